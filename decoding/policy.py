@@ -1,0 +1,53 @@
+"""What decoding and training need to know of a language model: four functions and a cache."""
+
+from typing import Any, Protocol
+
+from jaxtyping import Array, Float, Int
+
+PromptCache = Any
+Cache = Any
+
+
+class Policy(Protocol):
+    """A causal language model over groups: B prompts, G continuations of each.
+
+    A policy is itself a pytree, so that it passes through `jax.jit`, `jax.grad` and shardings as
+    one argument. The prompt's keys and values are stored once per prompt and shared by its G
+    continuations; both caches are opaque to the callers.
+    """
+
+    def prefill(
+        self, prompts: Int[Array, "B S"], lengths: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B D"], PromptCache]:
+        """Return the hidden state at each prompt's last token, and the prompt's cache."""
+        ...
+
+    def start(self, prompt_cache: PromptCache, group_size: int, capacity: int) -> Cache:
+        """Add an empty response part of `capacity` tokens for `group_size` rows a prompt."""
+        ...
+
+    def decode(
+        self, tokens: Int[Array, "B G"], steps: Int[Array, " B"], cache: Cache
+    ) -> tuple[Float[Array, "B G V"], Cache]:
+        """Feed response token number `steps[b]` of each row; return the next token's logits.
+
+        The absolute position of the token is the prompt's length plus `steps[b]`.
+        """
+        ...
+
+    def score(
+        self,
+        prompts: Int[Array, "B S"],
+        lengths: Int[Array, " B"],
+        responses: Int[Array, "B G T"],
+    ) -> Float[Array, "B G T D"]:
+        """Return the hidden states that predict each response token (teacher forcing).
+
+        `hidden[b, g, 0]` is the last prompt token's, shared by the group; `hidden[b, g, t]` is
+        that of response token t - 1. The prompt's tokens are computed once per group.
+        """
+        ...
+
+    def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+        """Return the float32 logits of hidden states."""
+        ...

@@ -1,0 +1,115 @@
+"""Choosing a token from logits: greedy, temperature, top-k and top-p, without a sort."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from decoding.errors import DecodingInputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; static.
+
+    Attributes:
+      temperature: 0 is greedy.
+      top_k: keep the k most likely tokens, 0 keeps all.
+      top_p: keep the fewest most likely tokens with this much probability, 1 keeps all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self):
+        if self.temperature < 0:
+            raise DecodingInputError(
+                f"temperature {self.temperature} is negative; use 0 for greedy, or above 0"
+            )
+        if self.top_k < 0:
+            raise DecodingInputError(f"top_k {self.top_k} is negative; use 0 to keep all tokens")
+        if not 0 < self.top_p <= 1:
+            raise DecodingInputError(
+                f"top_p {self.top_p} must lie in (0, 1]; use 1 to keep all tokens"
+            )
+
+
+def row_keys(
+    seed: int | Int[Array, ""],
+    step: int | Int[Array, ""],
+    example_ids: Int[Array, " B"],
+    group_size: int,
+) -> Key[Array, "B G"]:
+    """Return a key a row, folded from (seed, step, example id, continuation).
+
+    What is sampled for a prompt then depends on nothing else in its batch and on no restart.
+    """
+    base = jax.random.fold_in(jax.random.key(seed), step)
+
+    def one_prompt(example_id):
+        key = jax.random.fold_in(base, example_id)
+        return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(group_size))
+
+    return jax.vmap(one_prompt)(example_ids)
+
+
+def sample(
+    logits: Float[Array, "B G V"], keys: Key[Array, "B G"], sampling: Sampling
+) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
+    """Draw a token a row from masked logits.
+
+    Returns:
+      The tokens, and their log-probabilities log softmax(logits / temperature): those that the
+      trainer computes, before top-k and top-p. Greedy reports them at temperature 1.
+    """
+    logits = logits / (sampling.temperature or 1.0)
+    if sampling.temperature == 0:
+        tokens = jnp.argmax(logits, axis=-1)
+    else:
+        kept = logits
+        if sampling.top_k:
+            kept = _keep_top_k(kept, sampling.top_k)
+        if sampling.top_p < 1:
+            kept = _keep_top_p(kept, sampling.top_p)
+        tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, kept)
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return tokens.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _keep_top_k(logits: Float[Array, "B G V"], top_k: int) -> Float[Array, "B G V"]:
+    return _keep_above(
+        logits, jax.nn.softmax(logits, axis=-1), lambda kept, _: kept.sum(axis=-1) >= top_k
+    )
+
+
+def _keep_top_p(logits: Float[Array, "B G V"], top_p: float) -> Float[Array, "B G V"]:
+    # The sum of all probabilities may round to less than top_p.
+    total = jax.nn.softmax(logits, axis=-1).sum(axis=-1)
+    return _keep_above(
+        logits,
+        jax.nn.softmax(logits, axis=-1),
+        lambda kept, probs: jnp.where(kept, probs, 0).sum(axis=-1) >= jnp.minimum(top_p, total),
+    )
+
+
+def _keep_above(logits, probs, enough):
+    """Keep the tokens at or above the highest probability threshold whose kept set is `enough`.
+
+    Non-negative floats are ordered as their bits are, so bisection over 31 bits is exact. Tokens
+    of equal probability are kept or dropped together.
+    """
+    bits = lax.bitcast_convert_type(probs, jnp.int32)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = low + (high - low) // 2
+        fits = enough(bits >= middle[..., None], probs)
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    low = jnp.zeros(probs.shape[:-1], jnp.int32)
+    high = jnp.full(probs.shape[:-1], lax.bitcast_convert_type(jnp.float32(2.0), jnp.int32))
+    threshold, _ = lax.fori_loop(0, 31, halve, (low, high))
+    return jnp.where(bits >= threshold[..., None], logits, -jnp.inf)

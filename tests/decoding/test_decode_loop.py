@@ -1,0 +1,202 @@
+"""The decode loop: what it samples, and that the trainer scores it alike."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.decode_loop import decode
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling, row_keys
+from decoding.span_copy import SpanRules, log_probs, trace
+from decoding.spans import find_spans
+from tests.oracles.span_oracle import OraclePrompt, matches
+from tests.oracles.toy_policy import random_toy_policy
+
+VOCAB, ROWS = 30, 32
+START, END, EOS = 27, 28, 29
+RULES = SpanRules(
+    start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END, EOS), max_length=6
+)
+NUM_PROMPTS, GROUP, SIZE, NEW = 4, 8, 20, 24
+
+
+def make_prompts(seed, num_prompts=NUM_PROMPTS):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, SIZE + 1, num_prompts)
+    flags = rng.random((3, num_prompts, SIZE)) < 0.8
+    return Prompts(
+        tokens=jnp.asarray(rng.integers(0, 6, (num_prompts, SIZE)), jnp.int32),
+        lengths=jnp.asarray(lengths, jnp.int32),
+        copyable=jnp.asarray(flags[0]),
+        span_start=jnp.asarray(flags[1]),
+        span_end=jnp.asarray(flags[2]),
+    )
+
+
+def sample_responses(policy, prompts, seed=0, sampling=Sampling(temperature=0.7), rules=RULES):
+    keys = row_keys(seed, 0, jnp.arange(prompts.tokens.shape[0]), GROUP)
+    return decode(
+        policy,
+        prompts,
+        keys,
+        rules=rules,
+        sampling=sampling,
+        max_new_tokens=NEW,
+        stop_tokens=(EOS,),
+    )
+
+
+def span_loving_policy(seed):
+    policy = random_toy_policy(seed, ROWS)
+    return type(policy)(table=policy.table.at[:, START].add(2.0))
+
+
+def oracle_prompt(prompts, b):
+    size = int(prompts.lengths[b])
+    fields = (prompts.tokens, prompts.copyable, prompts.span_start, prompts.span_end)
+    return OraclePrompt(*(np.asarray(field[b, :size]).tolist() for field in fields))
+
+
+def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
+    states = trace(decoded.responses, index, rules, NEW)
+    hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
+    return log_probs(
+        policy,
+        hidden,
+        decoded.responses,
+        states,
+        index,
+        rules,
+        temperature=temperature,
+        chunk=chunk,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed):
+    prompts = make_prompts(seed)
+    decoded, index = sample_responses(span_loving_policy(seed), prompts, seed)
+    states = trace(decoded.responses, index, RULES, NEW)
+    spans = find_spans(decoded.responses, decoded.lengths, states, index, RULES, max_occurrences=99)
+    checked = 0
+    for b in range(NUM_PROMPTS):
+        for g in range(GROUP):
+            tokens = np.asarray(decoded.responses[b, g]).tolist()
+            for span in spans[b][g]:
+                places = matches(
+                    oracle_prompt(prompts, b), tokens[span.start : span.end], RULES.barriers
+                )
+                assert span.closed and places
+                assert span.count == len(places)
+                assert [start for start, _ in span.occurrences] == places
+                assert tokens[span.start - 1] == START and tokens[span.end] == END
+                checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize("chunk", [1, 7, NEW])
+def test_trainer_log_probs_equal_the_samplers(chunk):
+    policy, prompts = span_loving_policy(1), make_prompts(1)
+    decoded, index = sample_responses(policy, prompts, sampling=Sampling(temperature=0.7))
+    scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=chunk)
+    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    np.testing.assert_allclose(
+        np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
+    )
+    # The responses hold forced tokens as well as free choices.
+    assert (np.asarray(decoded.log_probs)[real] == 0).any()
+    assert (np.asarray(decoded.log_probs)[real] < -1).any()
+
+
+def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax():
+    policy, prompts = span_loving_policy(2), make_prompts(2)
+    decoded, index = sample_responses(policy, prompts)
+    states = trace(decoded.responses, index, RULES, NEW)
+    real = jnp.arange(NEW) < decoded.lengths[..., None]
+
+    def chunked(policy):
+        scores = score(policy, prompts, decoded, index, 0.7, 5)
+        return jnp.where(real, scores.log_probs, 0).sum(), scores
+
+    def dense(policy):
+        from decoding.span_copy import mask_logits
+
+        hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
+        flat = jax.tree.map(lambda x: x.reshape(NUM_PROMPTS, -1), states)
+        logits = policy.unembed(hidden).reshape(NUM_PROMPTS, -1, ROWS)
+        allowed = jnp.isfinite(mask_logits(jnp.zeros_like(logits), flat, index, RULES))
+        scores = jax.nn.log_softmax(logits / 0.7, axis=-1, where=allowed)
+        tokens = decoded.responses.reshape(NUM_PROMPTS, -1, 1)
+        chosen = jnp.take_along_axis(scores, tokens, axis=-1)[..., 0]
+        entropy = -jnp.where(allowed, jnp.exp(scores) * scores, 0).sum(-1)
+        return jnp.where(real.reshape(chosen.shape), chosen, 0).sum(), entropy
+
+    (value, scores), grad = jax.value_and_grad(chunked, has_aux=True)(policy)
+    (expected, entropy), expected_grad = jax.value_and_grad(dense, has_aux=True)(policy)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(grad.table, expected_grad.table, atol=1e-4)
+    np.testing.assert_allclose(scores.entropy.reshape(entropy.shape), entropy, atol=1e-4)
+
+
+def test_a_prompts_responses_do_not_depend_on_its_batch():
+    policy, prompts = span_loving_policy(3), make_prompts(3)
+    together, _ = sample_responses(policy, prompts)
+    for b in range(NUM_PROMPTS):
+        alone = jax.tree.map(lambda field, b=b: field[b : b + 1], prompts)
+        keys = row_keys(0, 0, jnp.asarray([b]), GROUP)
+        decoded, _ = decode(
+            policy,
+            alone,
+            keys,
+            rules=RULES,
+            sampling=Sampling(temperature=0.7),
+            max_new_tokens=NEW,
+            stop_tokens=(EOS,),
+        )
+        np.testing.assert_array_equal(decoded.responses[0], together.responses[b])
+
+
+def test_rows_and_steps_draw_different_tokens_and_the_seed_decides_them():
+    prompts = make_prompts(4)
+    flat = random_toy_policy(4, ROWS, scale=0.0)
+    first, _ = sample_responses(flat, prompts, seed=1)
+    again, _ = sample_responses(flat, prompts, seed=1)
+    other, _ = sample_responses(flat, prompts, seed=2)
+    np.testing.assert_array_equal(first.responses, again.responses)
+    assert not np.array_equal(first.responses, other.responses)
+    rows = {tuple(row) for row in np.asarray(first.responses).reshape(-1, NEW).tolist()}
+    assert len(rows) == NUM_PROMPTS * GROUP
+    assert len(set(np.asarray(first.responses[0, 0]).tolist())) > 1
+
+
+def test_a_row_ends_with_its_stop_token_and_is_padded_after_it():
+    decoded, _ = sample_responses(random_toy_policy(5, ROWS, scale=0.5), make_prompts(5))
+    responses, lengths = np.asarray(decoded.responses), np.asarray(decoded.lengths)
+    stopped = 0
+    for row, length in zip(responses.reshape(-1, NEW), lengths.ravel(), strict=True):
+        assert EOS not in row[: length - 1]
+        assert not row[length:].any()
+        if length < NEW:
+            assert row[length - 1] == EOS
+            stopped += 1
+    assert stopped > 3
+
+
+def test_greedy_takes_the_best_allowed_token():
+    policy, prompts = span_loving_policy(6), make_prompts(6)
+    decoded, index = sample_responses(policy, prompts, sampling=Sampling(temperature=0.0))
+    first = np.asarray(decoded.responses)
+    assert (first == first[:, :1]).all(), "greedy rows of a group must agree"
+    scores = score(policy, prompts, decoded, index, temperature=1.0, chunk=8)
+    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    np.testing.assert_allclose(
+        np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
+    )
+
+
+def test_a_prompt_with_nothing_to_copy_never_opens_a_span():
+    prompts = make_prompts(7)
+    barren = Prompts(**{**vars(prompts), "copyable": jnp.zeros_like(prompts.copyable)})
+    decoded, _ = sample_responses(span_loving_policy(7), barren)
+    assert not (np.asarray(decoded.responses) == START).any()

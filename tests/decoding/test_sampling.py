@@ -1,0 +1,75 @@
+"""Token choice against frequencies and against sorting."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.errors import DecodingInputError
+from decoding.sampling import Sampling, sample
+
+DRAWS = 20_000
+
+
+def draw(logits, sampling):
+    keys = jax.random.split(jax.random.key(0), (1, DRAWS))
+    many = jnp.broadcast_to(jnp.asarray(logits), (1, DRAWS, len(logits)))
+    tokens, _ = jax.jit(sample, static_argnums=2)(many, keys, sampling)
+    return np.bincount(np.asarray(tokens[0]), minlength=len(logits))
+
+
+def expected_distribution(logits, temperature, top_k, top_p):
+    """Temperature, then top-k, then top-p, by sorting."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    probs = np.exp(scaled - scaled.max())
+    probs /= probs.sum()
+    order = np.argsort(-probs, kind="stable")
+    if top_k:
+        probs[order[top_k:]] = 0
+        probs /= probs.sum()
+    before = np.cumsum(probs[order]) - probs[order]
+    probs[order[before >= top_p]] = 0
+    return probs / probs.sum()
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (3, 1.0), (0, 0.7), (4, 0.8)])
+def test_frequencies_follow_the_filtered_softmax(temperature, top_k, top_p):
+    logits = [1.0, 0.3, -0.5, 2.0, -jnp.inf, 0.9, -2.0]
+    counts = draw(logits, Sampling(temperature, top_k, top_p))
+    expected = expected_distribution(logits, temperature, top_k, top_p)
+    assert (counts[expected == 0] == 0).all()
+    kept = expected > 0
+    chi_square = ((counts - DRAWS * expected)[kept] ** 2 / (DRAWS * expected[kept])).sum()
+    # The 99.99th percentile of chi-square with 6 degrees of freedom, the most there can be.
+    assert chi_square < 27.9
+
+
+def test_log_probs_are_those_before_top_k_and_top_p():
+    logits = jnp.asarray([[[2.0, 1.0, 0.0]]])
+    keys = jax.random.split(jax.random.key(1), (1, 1))
+    token, log_prob = sample(logits, keys, Sampling(0.5, top_k=1))
+    assert int(token[0, 0]) == 0
+    # softmax of (4, 2, 0)
+    np.testing.assert_allclose(log_prob[0, 0], -np.log(1 + np.exp(-2) + np.exp(-4)), rtol=1e-5)
+
+
+def test_a_single_allowed_token_has_log_probability_zero():
+    logits = jnp.asarray([[[-jnp.inf, -1e30, -jnp.inf]]])
+    keys = jax.random.split(jax.random.key(1), (1, 1))
+    for temperature in (0.0, 0.3, 1.0):
+        token, log_prob = sample(logits, keys, Sampling(temperature, top_p=0.9))
+        assert int(token[0, 0]) == 1 and float(log_prob[0, 0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature -1.0 is negative"),
+        ({"top_p": 0.0}, "top_p 0.0 must lie in"),
+        ({"top_k": -2}, "top_k -2 is negative"),
+    ],
+)
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(DecodingInputError, match=message):
+        Sampling(**options)

@@ -1,0 +1,168 @@
+"""The span rules against brute force, token by token."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoding.errors import DecodingInputError
+from decoding.prompts import Prompts
+from decoding.span_copy import SpanRules, advance, initial_state, mask_logits, trace
+from decoding.suffix_index import build_index
+from tests.oracles.span_oracle import OraclePrompt, allowed_tokens
+
+NUM_PROMPTS, NUM_ROWS, SIZE, VOCAB, VOCAB_ROWS = 3, 2, 14, 8, 10
+START, END, CHAT = 5, 6, 7
+BUDGET = 12
+
+
+def make_rules(**changes):
+    options = dict(start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END, CHAT))
+    return SpanRules(**{**options, **changes})
+
+
+def pad_prompts(prompts, size=SIZE):
+    def padded(field, fill):
+        rows = [list(getattr(p, field)) + [fill] * (size - len(p.tokens)) for p in prompts]
+        return jnp.asarray(rows)
+
+    # The padding claims to be copyable: the lengths alone must keep it out.
+    return Prompts(
+        tokens=padded("tokens", 1),
+        lengths=jnp.asarray([len(p.tokens) for p in prompts]),
+        copyable=padded("copyable", True),
+        span_start=padded("span_start", True),
+        span_end=padded("span_end", True),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def index_of(prompts, rules):
+    return build_index(
+        prompts, num_rows=VOCAB_ROWS, max_length=rules.max_length, barriers=rules.barriers
+    )
+
+
+masked = functools.partial(jax.jit, static_argnames="rules")(mask_logits)
+advanced = functools.partial(jax.jit, static_argnames="rules")(advance)
+
+
+@st.composite
+def oracle_prompts(draw, alphabet=4):
+    size = draw(st.integers(0, SIZE))
+    flags = st.lists(st.booleans() | st.just(True), min_size=size, max_size=size)
+    tokens = st.integers(0, alphabet) | st.just(CHAT) if draw(st.booleans()) else st.just(2)
+    return OraclePrompt(
+        tokens=draw(st.lists(tokens, min_size=size, max_size=size)),
+        copyable=draw(flags),
+        span_start=draw(flags),
+        span_end=draw(flags),
+    )
+
+
+RULES = st.sampled_from(
+    [
+        make_rules(),
+        make_rules(max_length=3),
+        make_rules(min_length=2, max_length=4),
+        make_rules(barriers=()),
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(oracle_prompts(), min_size=NUM_PROMPTS, max_size=NUM_PROMPTS),
+    RULES,
+    st.randoms(use_true_random=False),
+    st.sampled_from([0.0, float("nan"), float("inf"), -float("inf"), -1e4]),
+)
+def test_allowed_sets_equal_brute_force_at_every_step(prompts, rules, random, logit):
+    index = index_of(pad_prompts(prompts), rules=rules)
+    state = initial_state(NUM_PROMPTS, NUM_ROWS, BUDGET)
+    responses = [[[] for _ in range(NUM_ROWS)] for _ in prompts]
+    logits = jnp.full((NUM_PROMPTS, NUM_ROWS, VOCAB_ROWS), logit)
+    for _ in range(BUDGET):
+        got = np.asarray(masked(logits, state, index, rules=rules))
+        chosen = np.zeros((NUM_PROMPTS, NUM_ROWS), np.int32)
+        for b, prompt in enumerate(prompts):
+            for r in range(NUM_ROWS):
+                expected = allowed_tokens(prompt, responses[b][r], rules, BUDGET)
+                assert set(np.flatnonzero(np.isfinite(got[b, r]))) == expected
+                assert expected, "a dead end"
+                likely = [START] * 4 + [t for t in expected if t != END] * 2 + [END]
+                chosen[b, r] = random.choice([t for t in likely if t in expected])
+                responses[b][r].append(int(chosen[b, r]))
+        state = advanced(state, jnp.asarray(chosen), index, rules=rules)
+    assert not np.asarray(state.inside).any(), "a span left open at the end of the budget"
+
+
+def test_an_interval_wider_than_the_window_is_read_to_its_end():
+    # 600 suffixes begin with token 0; only the very last of them goes on with token 3.
+    size = 1203
+    tokens = [0, 1] * 600 + [0, 3, 2]
+    prompt = OraclePrompt(tokens, [True] * size, [True] * size, [True] * size)
+    rules = make_rules()
+    index = index_of(pad_prompts([prompt], size), rules=rules)
+    state = initial_state(1, 1, BUDGET)
+    for token in (START, 0):
+        state = advanced(state, jnp.full((1, 1), token), index, rules=rules)
+    got = np.asarray(masked(jnp.zeros((1, 1, VOCAB_ROWS)), state, index, rules=rules))
+    assert set(np.flatnonzero(np.isfinite(got[0, 0]))) == {1, 3, END}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=40, max_size=40), st.integers(1, 9))
+def test_suffixes_are_sorted_by_their_first_tokens_up_to_barriers(tokens, barrier_every):
+    copyable = [i % (barrier_every + 1) != barrier_every for i in range(40)]
+    prompt = OraclePrompt(tokens, copyable, [True] * 40, [True] * 40)
+    rules = make_rules(max_length=4)
+    index = index_of(pad_prompts([prompt], 40), rules=rules)
+    count = int(index.count[0])
+    assert count == sum(copyable)
+
+    def key(start):
+        run = []
+        for place in range(start, min(start + 4, 40)):
+            if not copyable[place]:
+                break
+            run.append(tokens[place])
+        return run
+
+    suffixes = np.asarray(index.suffixes[0])
+    keys = [key(start) for start in suffixes[:count]]
+    assert keys == sorted(keys)
+    assert sorted(suffixes.tolist()) == list(range(40))
+
+
+def test_trace_gives_the_state_before_each_token():
+    prompt = OraclePrompt([0, 1, 2, 0, 1, 3], [True] * 6, [True] * 6, [True] * 6)
+    rules = make_rules()
+    index = index_of(pad_prompts([prompt]), rules=rules)
+    responses = jnp.asarray([[[4, START, 0, 1, 3, END, 4]]])
+    states = trace(responses, index, rules, BUDGET)
+    assert np.asarray(states.inside[0, 0]).tolist() == [0, 0, 1, 1, 1, 1, 0]
+    assert np.asarray(states.depth[0, 0]).tolist()[2:6] == [0, 1, 2, 3]
+    widths = np.asarray(states.high - states.low)[0, 0]
+    assert widths[2:6].tolist() == [6, 2, 2, 1]
+    assert np.asarray(states.budget[0, 0]).tolist() == list(range(BUDGET, BUDGET - 7, -1))
+
+
+def test_unconstrained_rules_forbid_the_unused_rows_only():
+    prompt = OraclePrompt([0, 1], [True] * 2, [True] * 2, [True] * 2)
+    rules = make_rules(constrained=False)
+    index = index_of(pad_prompts([prompt]), rules=rules)
+    state = advance(initial_state(1, 1, BUDGET), jnp.full((1, 1), START), index, rules)
+    got = np.asarray(mask_logits(jnp.zeros((1, 1, VOCAB_ROWS)), state, index, rules))
+    assert np.isfinite(got[0, 0]).tolist() == [True] * VOCAB + [False] * (VOCAB_ROWS - VOCAB)
+
+
+def test_rules_that_cannot_hold_are_refused():
+    with pytest.raises(DecodingInputError, match="min_recall_length 9 must lie between"):
+        make_rules(min_length=9, max_length=8)
+    with pytest.raises(DecodingInputError, match="end_token 8 is no id"):
+        make_rules(end_token=VOCAB)

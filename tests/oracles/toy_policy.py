@@ -1,0 +1,70 @@
+"""A language model that one computes by hand: its next-token logits are a table's rows.
+
+The logits after a token depend on that token and on the sum of the prompt, so that group sharing
+and the cache have something to get wrong.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ToyCache:
+    prompt_sum: jax.Array  # [B]
+    seen: jax.Array  # [B, G] sum of the response so far
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ToyPolicy:
+    """hidden = [one-hot of the last token, prompt sum, response sum]; logits = hidden @ table."""
+
+    table: jax.Array  # [V + 2, V]
+
+    @property
+    def num_rows(self):
+        return self.table.shape[1]
+
+    def _hidden(self, last, prompt_sum, seen):
+        one_hot = jax.nn.one_hot(last, self.num_rows)
+        extra = jnp.stack([jnp.sin(prompt_sum * 1.0), jnp.sin(seen * 1.0)], axis=-1)
+        return jnp.concatenate([one_hot, extra], axis=-1)
+
+    def prefill(self, prompts, lengths):
+        real = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
+        prompt_sum = jnp.where(real, prompts, 0).sum(axis=1)
+        last = jnp.take_along_axis(prompts, lengths[:, None] - 1, axis=1)[:, 0]
+        return self._hidden(last, prompt_sum, jnp.zeros_like(prompt_sum)), prompt_sum
+
+    def start(self, prompt_cache, group_size, capacity):
+        del capacity
+        seen = jnp.zeros((prompt_cache.shape[0], group_size), prompt_cache.dtype)
+        return ToyCache(prompt_sum=prompt_cache, seen=seen)
+
+    def decode(self, tokens, steps, cache):
+        del steps
+        seen = cache.seen + tokens
+        prompt_sum = jnp.broadcast_to(cache.prompt_sum[:, None], tokens.shape)
+        hidden = self._hidden(tokens, prompt_sum, seen)
+        return self.unembed(hidden), ToyCache(prompt_sum=cache.prompt_sum, seen=seen)
+
+    def score(self, prompts, lengths, responses):
+        first, prompt_sum = self.prefill(prompts, lengths)
+        group = responses.shape[:2]
+        seen = jnp.cumsum(responses, axis=-1)
+        sums = jnp.broadcast_to(prompt_sum[:, None, None], responses.shape)
+        hidden = self._hidden(responses, sums, seen)
+        first = jnp.broadcast_to(first[:, None, None], (*group, 1, first.shape[-1]))
+        return jnp.concatenate([first, hidden[:, :, :-1]], axis=2)
+
+    def unembed(self, hidden):
+        return hidden @ self.table
+
+
+def random_toy_policy(seed, num_rows, scale=2.0):
+    """Return a ToyPolicy with normal logits."""
+    key = jax.random.key(seed)
+    return ToyPolicy(table=scale * jax.random.normal(key, (num_rows + 2, num_rows)))
