@@ -8,7 +8,7 @@ import pytest
 from decoding.decode_loop import decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
-from decoding.span_copy import SpanRules, log_probs, trace
+from decoding.span_copy import SpanRules, log_probs, mask_logits, trace
 from decoding.spans import find_spans
 from tests.oracles.span_oracle import OraclePrompt, matches
 from tests.oracles.toy_policy import random_toy_policy
@@ -19,6 +19,7 @@ RULES = SpanRules(
     start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END, EOS), max_length=6
 )
 NUM_PROMPTS, GROUP, SIZE, NEW = 4, 8, 20, 24
+SAMPLING = Sampling(temperature=0.7)
 
 
 def make_prompts(seed, num_prompts=NUM_PROMPTS):
@@ -34,7 +35,7 @@ def make_prompts(seed, num_prompts=NUM_PROMPTS):
     )
 
 
-def sample_responses(policy, prompts, seed=0, sampling=Sampling(temperature=0.7), rules=RULES):
+def sample_responses(policy, prompts, seed=0, sampling=SAMPLING, rules=RULES):
     keys = row_keys(seed, 0, jnp.arange(prompts.tokens.shape[0]), GROUP)
     return decode(
         policy,
@@ -120,8 +121,6 @@ def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax():
         return jnp.where(real, scores.log_probs, 0).sum(), scores
 
     def dense(policy):
-        from decoding.span_copy import mask_logits
-
         hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
         flat = jax.tree.map(lambda x: x.reshape(NUM_PROMPTS, -1), states)
         logits = policy.unembed(hidden).reshape(NUM_PROMPTS, -1, ROWS)

@@ -44,7 +44,7 @@ def open_span(response: list[int], rules) -> list[int] | None:
 
 
 def allowed_tokens(prompt: OraclePrompt, response: list[int], rules, budget: int) -> set[int]:
-    """Return the tokens that may follow `response`, of which `budget` tokens in all may be emitted."""
+    """Return the tokens that may follow `response`; all of it may hold `budget` tokens."""
     left = budget - len(response)
     copied = open_span(response, rules)
     if copied is None:
