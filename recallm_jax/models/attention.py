@@ -1,0 +1,97 @@
+"""Attention in parts that are merged by their log-sum-exp.
+
+A response token attends to its prompt, whose keys and values all G continuations share, and to its
+own response. Each part is one call of `attend`; `merge` combines them exactly as one softmax would.
+No call holds scores for more than QUERY_BLOCK queries a key head and prompt at a time once there
+are more queries than that, forward or backward.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+QUERY_BLOCK = 1024
+# Stands for -inf where a softmax over nothing must stay finite.
+MASKED = -1e30
+
+
+def attend(
+    query: Float[Array, "batch Q N H"],
+    key: Float[Array, "batch P K H"],
+    value: Float[Array, "batch P K H"],
+    *,
+    key_lengths: Int[Array, " batch"] | None = None,
+    causal: bool = False,
+) -> tuple[Float[Array, "batch Q N H"], Float[Array, "batch Q N"]]:
+    """Attend to a part of the keys: grouped-query softmax attention, scaled by 1/sqrt(H).
+
+    Args:
+      key_lengths: keys from this number on are not seen.
+      causal: query i sees keys 0 to i.
+
+    Returns:
+      The attention's output, and the log-sum-exp of its scores in float32 (for `merge`); a query
+      that sees no key has the log-sum-exp MASKED.
+    """
+    num_queries = query.shape[1]
+    if num_queries <= QUERY_BLOCK:
+        return _attend_block(query, key, value, key_lengths, causal, jnp.int32(0))
+    num_blocks = -(-num_queries // QUERY_BLOCK)
+    padding = num_blocks * QUERY_BLOCK - num_queries
+    padded = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
+    blocks = padded.reshape(query.shape[0], num_blocks, QUERY_BLOCK, *query.shape[2:])
+    firsts = jnp.arange(num_blocks, dtype=jnp.int32) * QUERY_BLOCK
+
+    @jax.checkpoint
+    def one_block(block):
+        return _attend_block(block[0], key, value, key_lengths, causal, block[1])
+
+    outputs, sums = lax.map(one_block, (jnp.moveaxis(blocks, 1, 0), firsts))
+
+    def joined(field):
+        field = jnp.moveaxis(field, 0, 1)
+        return field.reshape(field.shape[0], -1, *field.shape[3:])[:, :num_queries]
+
+    return joined(outputs), joined(sums)
+
+
+def _attend_block(query, key, value, key_lengths, causal, first):
+    batch, num_queries, num_heads, head_dim = query.shape
+    num_keys, num_kv_heads = key.shape[1:3]
+    grouped = query.reshape(batch, num_queries, num_kv_heads, -1, head_dim)
+    scores = jnp.einsum("bqkmh,bpkh->bkmqp", grouped, key, preferred_element_type=jnp.float32)
+    scores = scores * head_dim**-0.5
+    places = jnp.arange(num_keys)
+    seen = None
+    if causal:
+        queries = first + jnp.arange(num_queries)
+        seen = (places[None, :] <= queries[:, None])[None, None, None]
+    if key_lengths is not None:
+        real = (places[None] < key_lengths[:, None])[:, None, None, None]
+        seen = real if seen is None else seen & real
+    if seen is not None:
+        scores = jnp.where(seen, scores, MASKED)
+    peak = lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    output = jnp.einsum(
+        "bkmqp,bpkh->bqkmh", (weights / total).astype(value.dtype), value
+    ).reshape(query.shape)
+    sums = (jnp.log(total) + peak)[..., 0]
+    return output, jnp.moveaxis(sums.reshape(batch, num_heads, num_queries), 1, 2)
+
+
+def merge(
+    *parts: tuple[Float[Array, "*rows N H"], Float[Array, "*rows N"]],
+) -> Float[Array, "*rows N H"]:
+    """Combine attention over disjoint sets of keys into attention over all of them."""
+    sums = jnp.stack([part_sum for _, part_sum in parts])
+    weights = jax.nn.softmax(sums, axis=0)[..., None]
+    terms = (
+        weight * output.astype(jnp.float32)
+        for weight, (output, _) in zip(weights, parts, strict=True)
+    )
+    return functools.reduce(jnp.add, terms).astype(parts[0][0].dtype)

@@ -1,0 +1,150 @@
+"""The sizes of the models, and the presets of the families that one decoder covers."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for long contexts; fields as in Hugging Face configs.
+
+    kind "llama3" reads factor, low_freq_factor, high_freq_factor, original_max_positions;
+    kind "yarn" reads factor, beta_fast, beta_slow, original_max_positions.
+    """
+
+    kind: str
+    factor: float
+    original_max_positions: int
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and options of a decoder; static.
+
+    Attributes:
+      vocab_rows: V, rows of the embedding, which may exceed the tokenizer's entries.
+      width: D.
+      num_layers: L.
+      num_heads, num_kv_heads, head_dim: N, K, H.
+      mlp_dim: width of the gated MLP.
+      tie_embeddings: the output matrix is the embedding.
+      qkv_bias: Qwen2's biases.
+      qk_norm: Qwen3's norms of queries and keys.
+      dtype: of activations and matrix products; norms, softmax and logits are float32.
+      remat: what the backward pass recomputes: "none", "full" (each layer), or "dots" (all but
+        matrix products).
+    """
+
+    family: str
+    vocab_rows: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    max_positions: int
+    rope_theta: float
+    norm_eps: float
+    tie_embeddings: bool
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    rope_scaling: RopeScaling | None = None
+    dtype: str = "float32"
+    remat: str = "full"
+
+
+_LLAMA3_ROPE = RopeScaling(kind="llama3", factor=8.0, original_max_positions=8192)
+QWEN2_5_YARN = RopeScaling(kind="yarn", factor=4.0, original_max_positions=32768)
+
+
+def _qwen2_5(width, num_layers, num_heads, num_kv_heads, mlp_dim, vocab_rows, tie) -> ModelConfig:
+    return ModelConfig(
+        family="qwen2",
+        vocab_rows=vocab_rows,
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=width // num_heads,
+        mlp_dim=mlp_dim,
+        max_positions=32768,
+        rope_theta=1e6,
+        norm_eps=1e-6,
+        tie_embeddings=tie,
+        qkv_bias=True,
+    )
+
+
+def _qwen3(width, num_layers, num_heads, mlp_dim, tie) -> ModelConfig:
+    return ModelConfig(
+        family="qwen3",
+        vocab_rows=151936,
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=8,
+        head_dim=128,
+        mlp_dim=mlp_dim,
+        max_positions=40960,
+        rope_theta=1e6,
+        norm_eps=1e-6,
+        tie_embeddings=tie,
+        qk_norm=True,
+    )
+
+
+PRESETS = {
+    "smollm2-135m": ModelConfig(
+        family="llama",
+        vocab_rows=49152,
+        width=576,
+        num_layers=30,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        mlp_dim=1536,
+        max_positions=8192,
+        rope_theta=1e5,
+        norm_eps=1e-5,
+        tie_embeddings=True,
+    ),
+    "qwen2.5-0.5b": _qwen2_5(896, 24, 14, 2, 4864, 151936, True),
+    "qwen2.5-1.5b": _qwen2_5(1536, 28, 12, 2, 8960, 151936, True),
+    "qwen2.5-7b": _qwen2_5(3584, 28, 28, 4, 18944, 152064, False),
+    "qwen3-0.6b": _qwen3(1024, 28, 16, 3072, True),
+    "qwen3-8b": _qwen3(4096, 36, 32, 12288, False),
+    "llama-3.2-1b": ModelConfig(
+        family="llama",
+        vocab_rows=128256,
+        width=2048,
+        num_layers=16,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=64,
+        mlp_dim=8192,
+        max_positions=131072,
+        rope_theta=5e5,
+        norm_eps=1e-5,
+        tie_embeddings=True,
+        rope_scaling=dataclasses.replace(_LLAMA3_ROPE, factor=32.0),
+    ),
+    "llama-3.1-8b": ModelConfig(
+        family="llama",
+        vocab_rows=128256,
+        width=4096,
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        mlp_dim=14336,
+        max_positions=131072,
+        rope_theta=5e5,
+        norm_eps=1e-5,
+        tie_embeddings=False,
+        rope_scaling=_LLAMA3_ROPE,
+    ),
+}

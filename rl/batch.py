@@ -1,0 +1,50 @@
+"""What passes between the steps of training: prompts, rollouts, update batches."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from decoding.prompts import Prompts
+from decoding.suffix_index import SuffixIndex
+from rl.rewards.composite import GroundTruth
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptText:
+    """The host's side of one prompt: who it is, its text, and what a right answer is."""
+
+    example_id: str
+    # Folded into the sampling key; a function of the example alone.
+    number: int
+    prompt: str
+    # Character range in `prompt` of each of its tokens.
+    offsets: Int[np.ndarray, "S 2"]
+    ground_truth: GroundTruth
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Responses:
+    """B groups of G right-padded responses under their prompts, and the prompts' index."""
+
+    prompts: Prompts
+    index: SuffixIndex
+    tokens: Int[Array, "B G T"]
+    # The stop token is part of a response: ending is a decision like any other.
+    lengths: Int[Array, "B G"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What a policy update reads."""
+
+    responses: Responses
+    advantages: Float[Array, "B G"]
+    # Of the sampler, under the span mask, at the sampling temperature.
+    sampler_log_probs: Float[Array, "B G T"]
+    # Of the policy before the first update on this batch.
+    old_log_probs: Float[Array, "B G T"]
+    reference_log_probs: Float[Array, "B G T"]
