@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from decoding.prompts import Prompts
 from decoding.suffix_index import SuffixIndex
-from rl.rewards.composite import GroundTruth
+from rl.rewards.categories import GroundTruth
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""The whole reward of one response, with its components by name."""
+
+import dataclasses
+import math
+
+from rl.rewards.categories import GroundTruth, RewardSettings, category
+from rl.rewards.format import format_score
+from rl.rewards.recall import density, overlap, usage
+from tasks import scoring
+
+EPSILON = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """One response as the reward sees it.
+
+    Attributes:
+      text: the response without its stop token.
+      num_tokens: its tokens, the stop token included.
+      spans: texts of the recall spans, without the recall tokens.
+      num_starts, num_ends: recall tokens, counted in the token ids.
+      finished: whether it ended by itself.
+    """
+
+    text: str
+    num_tokens: int
+    spans: tuple[str, ...]
+    num_starts: int
+    num_ends: int
+    finished: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """The components, each in [0, 1], and their composition."""
+
+    total: float
+    format: float
+    answer: float
+    retrieval: float
+    overlap: float
+    usage: float
+    density: float
+    exact_match: float
+
+
+def compose(format_reward: float, answer: float, retrieval: float) -> float:
+    """Return R = 0.2 R_format + 0.4 R_add + 0.4 R_mult.
+
+    R_add = (R_ans + R_ret) / 2 and R_mult = sqrt((R_ans + e)(R_ret + e)) - e with e = 0.01
+    (arXiv 2604.09494, section 4.3).
+    """
+    additive = (answer + retrieval) / 2
+    product = math.sqrt((answer + EPSILON) * (retrieval + EPSILON)) - EPSILON
+    return 0.2 * format_reward + 0.4 * additive + 0.4 * product
+
+
+def overlong_factor(num_tokens: int, max_tokens: int, buffer: int) -> float:
+    """Return a factor falling linearly from 1 to 0 over the last `buffer` tokens of the limit."""
+    if buffer <= 0:
+        return 1.0
+    return min(1.0, max(0.0, (max_tokens - num_tokens) / buffer))
+
+
+def score(completion: Completion, truth: GroundTruth, settings: RewardSettings) -> Reward:
+    """Return the reward of a response.
+
+    Raises:
+      ValueError: the data set has no row in the table.
+    """
+    row = category(truth.dataset)
+    answer = scoring.extract_answer(completion.text)
+    answer_score = row.answer_score(answer, truth, settings)
+    recalled = overlap(completion.spans, truth.gold_documents, row)
+    used = usage(completion.spans, completion.num_starts, completion.num_ends, row.min_span)
+    dense = density(
+        len(completion.spans), completion.num_tokens, row.free_spans, settings.density_limit
+    )
+    well_formed = format_score(completion.text)
+    retrieval = recalled * used * dense
+    return Reward(
+        total=compose(well_formed, answer_score, retrieval),
+        format=well_formed,
+        answer=answer_score,
+        retrieval=retrieval,
+        overlap=recalled,
+        usage=used,
+        density=dense,
+        exact_match=max(scoring.exact_match(answer, value) for value in truth.answers),
+    )
