@@ -1,0 +1,248 @@
+"""Hugging Face folders in and out: config.json, safetensors (one file or sharded), tokenizer."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from recallm_jax.errors import UserError
+from recallm_jax.models.presets import ModelConfig
+from recallm_jax.models.transformer import Transformer
+from recallm_jax.weights.hugging_face_config import read_config, write_config
+from recallm_jax.weights.tensors import assemble, disassemble
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFiles:
+    """What a checkpoint says of its tokenizer.
+
+    Attributes:
+      tokenizer_json: text of tokenizer.json.
+      chat_template: the Jinja template of a chat.
+      eos_token: the token that ends a turn.
+    """
+
+    tokenizer_json: str
+    chat_template: str
+    eos_token: str
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    remat: str = "full",
+) -> tuple[Transformer, ModelConfig]:
+    """Load the model of a Hugging Face folder.
+
+    Args:
+      dtype: of activations and matrix products.
+      param_dtype: that parameters are kept in.
+      remat: see `ModelConfig`.
+
+    Raises:
+      UserError: the folder lacks a file, a file is truncated, or the sizes do not agree.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give a Hugging Face checkpoint folder")
+    config_path = folder / "config.json"
+    config = read_config(_read_json(config_path), str(config_path), dtype=dtype, remat=remat)
+    with ExitStack() as stack:
+        read = _tensor_reader(folder, stack)
+        return assemble(config, read, param_dtype, str(folder)), config
+
+
+def _tensor_reader(folder: pathlib.Path, stack: ExitStack) -> Callable[[str], np.ndarray]:
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if index.exists():
+        content = _read_json(index)
+        if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+            raise UserError(f"{index} has no field 'weight_map': fetch the checkpoint again")
+        names = sorted(set(content["weight_map"].values()))
+        if any(pathlib.PurePath(name).name != name for name in names):
+            raise UserError(f"{index} names files outside its folder: fetch the checkpoint again")
+    elif single.exists():
+        names = [SINGLE_FILE]
+    else:
+        raise UserError(
+            f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors checkpoints "
+            "are read"
+        )
+    files = {}
+    for name in names:
+        path = folder / name
+        if not path.exists():
+            raise UserError(f"{path} is missing; {INDEX_FILE} names it: fetch it again")
+        try:
+            opened = stack.enter_context(safe_open(path, framework="numpy"))
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{path} is truncated or no safetensors file ({error}): fetch it again"
+            ) from None
+        files.update(dict.fromkeys(opened.keys(), opened))
+    return lambda name: files[name].get_tensor(name)
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
+    """Read tokenizer.json, the chat template and the end-of-turn token of a folder.
+
+    The template is chat_template.jinja if there is one, else that of tokenizer_config.json.
+
+    Raises:
+      UserError: one of the three is missing.
+    """
+    folder = pathlib.Path(folder)
+    tokenizer_path = folder / "tokenizer.json"
+    if not tokenizer_path.exists():
+        raise UserError(f"{tokenizer_path} is missing; fetch the checkpoint's tokenizer files too")
+    settings_path = folder / "tokenizer_config.json"
+    settings = _read_json(settings_path)
+    template_path = folder / "chat_template.jinja"
+    if template_path.exists():
+        template = template_path.read_text(encoding="utf-8")
+    elif "chat_template" in settings:
+        template = settings["chat_template"]
+        if isinstance(template, list):
+            named = {entry["name"]: entry["template"] for entry in template}
+            template = named["default"] if "default" in named else None
+    else:
+        template = None
+    if not template:
+        raise UserError(
+            f"{folder} has no chat template, neither {template_path.name} nor in "
+            f"{settings_path.name}; use an instruction-tuned checkpoint"
+        )
+    eos = settings["eos_token"] if "eos_token" in settings else None
+    if isinstance(eos, dict):
+        eos = eos["content"]
+    if not eos:
+        raise UserError(f"{settings_path} names no eos_token; add the token that ends a turn")
+    return TokenizerFiles(tokenizer_path.read_text(encoding="utf-8"), template, eos)
+
+
+def save(
+    model: Transformer,
+    folder: str | os.PathLike[str],
+    tokenizer: TokenizerFiles,
+    *,
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Write a folder that transformers and vLLM load; whole or not at all.
+
+    Args:
+      folder: must not exist, or be empty.
+      max_shard_bytes: a safetensors file holds no more than this, unless one tensor alone does.
+
+    Raises:
+      UserError: the folder has contents, or the disk is full or not writable.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already; give a new folder or remove it first")
+    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.mkdir(parents=True)
+        _write_weights(model, partial, max_shard_bytes)
+        _write_settings(model, partial, tokenizer)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {folder}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: TokenizerFiles) -> None:
+    vocabulary = _ids(tokenizer.tokenizer_json)
+    if tokenizer.eos_token not in vocabulary:
+        raise UserError(
+            f"the tokenizer has no token {tokenizer.eos_token!r}, which should end a turn"
+        )
+    config = write_config(
+        model.config,
+        param_dtype=str(model.embedding[...].dtype),
+        eos_id=vocabulary[tokenizer.eos_token],
+    )
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.eos_token,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.config.max_positions,
+        "chat_template": tokenizer.chat_template,
+    }
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "tokenizer_config.json", settings)
+    (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
+
+
+def _ids(tokenizer_json: str) -> dict[str, int]:
+    content = json.loads(tokenizer_json)
+    ids = dict(content["model"]["vocab"])
+    ids.update({token["content"]: token["id"] for token in content["added_tokens"]})
+    return ids
+
+
+def _write_weights(model: Transformer, folder: pathlib.Path, max_shard_bytes: int) -> None:
+    shards = _shards(disassemble(model), max_shard_bytes)
+    # The number of shards stands in every name, so the names come last.
+    weight_map, total, count = {}, 0, 0
+    for number, shard in enumerate(shards):
+        save_file(shard, folder / f"{number}.safetensors", metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, number))
+        total += sum(tensor.nbytes for tensor in shard.values())
+        count = number + 1
+    if count == 1:
+        (folder / "0.safetensors").rename(folder / SINGLE_FILE)
+        return
+
+    def final_name(number: int) -> str:
+        return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+    for number in range(count):
+        (folder / f"{number}.safetensors").rename(folder / final_name(number))
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: final_name(number) for name, number in weight_map.items()},
+    }
+    _write_json(folder / INDEX_FILE, index)
+
+
+def _shards(
+    tensors: Iterator[tuple[str, np.ndarray]], max_bytes: int
+) -> Iterator[dict[str, np.ndarray]]:
+    shard, size = {}, 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > max_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; fetch the checkpoint again") from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}); fetch it again") from None
+
+
+def _write_json(path: pathlib.Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,110 @@
+"""Checkpoint tensors under their Hugging Face names, to and from a Transformer.
+
+Checkpoints store matrices [out, in] and one tensor a layer; ours are [in, out] and stacked.
+"""
+
+from collections.abc import Callable, Iterator
+
+import jax.numpy as jnp
+import numpy as np
+
+from recallm_jax.errors import UserError
+from recallm_jax.models.presets import ModelConfig
+from recallm_jax.models.transformer import Transformer, layer_specs, top_specs
+
+TOP_NAMES = {
+    "embedding": "model.embed_tokens.weight",
+    "final_norm": "model.norm.weight",
+    "output": "lm_head.weight",
+}
+# Name inside `model.layers.<number>.`, and whether the checkpoint holds the transpose of ours.
+LAYER_NAMES = {
+    "attention_norm": ("input_layernorm.weight", False),
+    "query": ("self_attn.q_proj.weight", True),
+    "key": ("self_attn.k_proj.weight", True),
+    "value": ("self_attn.v_proj.weight", True),
+    "query_bias": ("self_attn.q_proj.bias", False),
+    "key_bias": ("self_attn.k_proj.bias", False),
+    "value_bias": ("self_attn.v_proj.bias", False),
+    "query_norm": ("self_attn.q_norm.weight", False),
+    "key_norm": ("self_attn.k_norm.weight", False),
+    "attention_output": ("self_attn.o_proj.weight", True),
+    "mlp_norm": ("post_attention_layernorm.weight", False),
+    "gate": ("mlp.gate_proj.weight", True),
+    "up": ("mlp.up_proj.weight", True),
+    "down": ("mlp.down_proj.weight", True),
+}
+
+
+def layer_name(number: int, name: str) -> str:
+    return f"model.layers.{number}.{name}"
+
+
+def assemble(
+    config: ModelConfig, read: Callable[[str], np.ndarray], param_dtype: str, origin: str
+) -> Transformer:
+    """Build the model from a reader of checkpoint tensors.
+
+    Args:
+      read: tensor of that name as the checkpoint holds it; raises KeyError where it has none.
+      param_dtype: data type that the parameters are kept in.
+      origin: file or folder named in errors.
+
+    Raises:
+      UserError: a tensor is missing or has another shape than the sizes ask for.
+    """
+    dtype = jnp.dtype(param_dtype)
+
+    def checked(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        try:
+            tensor = read(name)
+        except KeyError:
+            raise UserError(
+                f"{origin} has no tensor {name!r}; its configuration promises one: "
+                "fetch the checkpoint again"
+            ) from None
+        if tensor.shape != shape:
+            raise UserError(
+                f"{origin}: tensor {name!r} has shape {list(tensor.shape)}, but the "
+                f"configuration asks for {list(shape)}: weights and config.json do not belong "
+                "together"
+            )
+        return tensor
+
+    top = {
+        name: jnp.asarray(checked(TOP_NAMES[name], spec.shape), dtype)
+        for name, spec in top_specs(config).items()
+    }
+    layers = {}
+    for name, spec in layer_specs(config).items():
+        stored_name, transposed = LAYER_NAMES[name]
+        stored_shape = spec.shape[:0:-1] if transposed else spec.shape[1:]
+        stacked = np.empty(spec.shape, dtype)
+        for number in range(config.num_layers):
+            tensor = checked(layer_name(number, stored_name), stored_shape)
+            stacked[number] = tensor.T if transposed else tensor
+        layers[name] = jnp.asarray(stacked)
+    return Transformer(config, top, layers)
+
+
+def disassemble(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the checkpoint tensors of a model one by one, in the order of its layers."""
+    top, layers = top_arrays(model), layer_arrays(model)
+    for name, value in top.items():
+        yield TOP_NAMES[name], np.asarray(value)
+    for number in range(model.config.num_layers):
+        for name, value in layers.items():
+            stored_name, transposed = LAYER_NAMES[name]
+            tensor = np.asarray(value[number])
+            yield (
+                layer_name(number, stored_name),
+                np.ascontiguousarray(tensor.T if transposed else tensor),
+            )
+
+
+def top_arrays(model: Transformer) -> dict:
+    return {name: getattr(model, name)[...] for name in top_specs(model.config)}
+
+
+def layer_arrays(model: Transformer) -> dict:
+    return {name: getattr(model.layers, name)[...] for name in layer_specs(model.config)}
