@@ -1,0 +1,88 @@
+"""Optimisers: schedule, clipping, and which parameters and rows train."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up to `learning_rate`, then a cosine to `final_fraction` of it at `steps`."""
+
+    learning_rate: float
+    steps: int
+    warmup_fraction: float
+    final_fraction: float = 0.1
+
+    def __call__(self, step):
+        """Return the learning rate of a step, the first being 0."""
+        warmup = round(self.warmup_fraction * self.steps)
+        schedule = optax.warmup_cosine_decay_schedule(
+            # The first step of a warm-up of n is 1/(n + 1) of the peak: no step is wasted at 0.
+            init_value=self.learning_rate / (warmup + 1),
+            peak_value=self.learning_rate,
+            warmup_steps=warmup,
+            decay_steps=max(self.steps, warmup + 1),
+            end_value=self.learning_rate * self.final_fraction,
+        )
+        return schedule(step)
+
+
+def adamw(
+    schedule: Schedule,
+    *,
+    b1: float,
+    b2: float,
+    eps: float,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """Return AdamW behind a global-norm clip."""
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
+    )
+
+
+def train_rows_only(
+    inner: optax.GradientTransformation, rows: tuple[int, ...]
+) -> optax.GradientTransformation:
+    """Train only some rows of the embedding, and of the output matrix where it is untied.
+
+    The inner optimiser sees just these rows, so its state, its clipping and its weight decay are
+    theirs alone. Parameters are a tree with the leaves `embedding` and perhaps `output`, [V, D].
+    """
+    picked = jnp.asarray(rows)
+
+    def pick(tree):
+        return {name: value[picked] for name, value in _vocabulary_matrices(tree).items()}
+
+    def init(params):
+        return inner.init(pick(params))
+
+    def update(updates, state, params=None):
+        small, state = inner.update(pick(updates), state, None if params is None else pick(params))
+
+        def place(path, update):
+            name = _name(path)
+            if name in small:
+                return jnp.zeros_like(update).at[picked].set(small[name].astype(update.dtype))
+            return jnp.zeros_like(update)
+
+        return jax.tree_util.tree_map_with_path(place, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _vocabulary_matrices(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_name(path): leaf for path, leaf in leaves if _name(path) in ("embedding", "output")}
+
+
+def _name(path) -> str:
+    """Return the first key of a tree path: the name of a top-level parameter."""
+    key = path[0]
+    return str(getattr(key, "name", getattr(key, "key", key)))
