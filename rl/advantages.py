@@ -4,9 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def group_relative(
-    rewards: Float[Array, "B G"], *, epsilon: float = 1e-6
-) -> Float[Array, "B G"]:
+def group_relative(rewards: Float[Array, "B G"], *, epsilon: float = 1e-6) -> Float[Array, "B G"]:
     """GRPO: A_i = (r_i - mean(r)) / (std(r) + epsilon) within each group.
 
     The standard deviation is that of the sample (divisor G - 1), as in the common

@@ -55,8 +55,6 @@ def truncated_importance(
     return lax.stop_gradient(jnp.minimum(jnp.exp(old_log_probs - sampler_log_probs), cap))
 
 
-def masked_sum(
-    values: Float[Array, "B G T"], mask: Bool[Array, "B G T"]
-) -> Float[Array, ""]:
+def masked_sum(values: Float[Array, "B G T"], mask: Bool[Array, "B G T"]) -> Float[Array, ""]:
     """Sum the values where the mask holds; what stands elsewhere, NaN even, has no influence."""
     return jnp.where(mask, values, 0.0).sum()

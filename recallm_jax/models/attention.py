@@ -77,9 +77,9 @@ def _attend_block(query, key, value, key_lengths, causal, first):
     peak = lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - peak)
     total = weights.sum(axis=-1, keepdims=True)
-    output = jnp.einsum(
-        "bkmqp,bpkh->bqkmh", (weights / total).astype(value.dtype), value
-    ).reshape(query.shape)
+    output = jnp.einsum("bkmqp,bpkh->bqkmh", (weights / total).astype(value.dtype), value).reshape(
+        query.shape
+    )
     sums = (jnp.log(total) + peak)[..., 0]
     return output, jnp.moveaxis(sums.reshape(batch, num_heads, num_queries), 1, 2)
 

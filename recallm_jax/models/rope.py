@@ -54,9 +54,10 @@ def rotation(
 ) -> tuple[Float[Array, "*rows half"], Float[Array, "*rows half"]]:
     """Return float32 cos and sin of every position, scaled by the attention factor."""
     freqs, factor = frequencies(config)
-    angles = positions[..., None].astype(jnp.float32) * jnp.asarray(freqs, jnp.float32)[
-        (None,) * positions.ndim
-    ]
+    angles = (
+        positions[..., None].astype(jnp.float32)
+        * jnp.asarray(freqs, jnp.float32)[(None,) * positions.ndim]
+    )
     return jnp.cos(angles) * factor, jnp.sin(angles) * factor
 
 

@@ -262,4 +262,6 @@ def random_transformer(config: ModelConfig, key: Array) -> Transformer:
         }
 
     top_key, layer_key = jax.random.split(key)
-    return Transformer(config, draw(top_specs(config), top_key), draw(layer_specs(config), layer_key))
+    return Transformer(
+        config, draw(top_specs(config), top_key), draw(layer_specs(config), layer_key)
+    )

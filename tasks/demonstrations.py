@@ -1,0 +1,111 @@
+"""Demonstrations for the cold start, written from the gold item of an example."""
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from tasks.context import Example
+from tasks.errors import TaskInputError
+from tasks.vocabulary import END_RECALL, END_THINK, START_RECALL, Tokenizer
+
+INTENTIONS = (
+    "I need {target}.",
+    "Let me recall {target}.",
+    "I look up {target}.",
+    "So I look for {target} in the context.",
+)
+CLOSINGS = (
+    "The context gives it.",
+    "That is the pair asked for.",
+    "I found it in the context.",
+    "This comes from the context.",
+)
+
+
+def gold_tokens(
+    offsets: Int[np.ndarray, "S 2"],
+    copyable: Bool[np.ndarray, " S"],
+    gold: tuple[int, int],
+) -> tuple[int, int]:
+    """Return the range of copyable tokens that cover a character range.
+
+    A token may reach past the range where the tokenizer merges its edge with a neighbour.
+    """
+    covers = copyable & (offsets[:, 1] > gold[0]) & (offsets[:, 0] < gold[1])
+    places = np.flatnonzero(covers)
+    if not len(places):
+        raise TaskInputError("the gold item has no copyable token; let `documents` contain it")
+    return int(places[0]), int(places[-1]) + 1
+
+
+def demonstration(
+    rng: np.random.Generator,
+    example: Example,
+    tokenizer: Tokenizer,
+    inputs: list[int],
+    spans: list[tuple[int, int]],
+) -> list[int]:
+    """Return the response tokens: working, recall, closing line, answer, end of turn.
+
+    The spans are the prompt's own tokens, not re-encoded, so that they are allowed by the mask.
+    """
+    intention = INTENTIONS[rng.integers(len(INTENTIONS))].format(target=example.target)
+    working = f"{example.working}. " if example.working else ""
+    tokens = tokenizer.encode(f"{working}{intention}\n")
+    for start, end in spans:
+        tokens += [tokenizer.start_recall_id, *inputs[start:end], tokenizer.end_recall_id]
+    closing = CLOSINGS[rng.integers(len(CLOSINGS))]
+    tokens += tokenizer.encode(f"\n{END_THINK}\n{closing}\nAnswer: {example.answers[0]}")
+    return [*tokens, tokenizer.eos_id]
+
+
+def check_demonstration(
+    inputs: Int[np.ndarray, " S"],
+    flags: tuple[Bool[np.ndarray, " S"], Bool[np.ndarray, " S"], Bool[np.ndarray, " S"]],
+    targets: Int[np.ndarray, " T"],
+    tokenizer: Tokenizer,
+    *,
+    example_id: str,
+    max_recall_length: int,
+) -> None:
+    """Refuse a demonstration with a token that the span mask forbids.
+
+    Raises:
+      TaskInputError: a span is not a copyable run, is too long, empty, open or nested.
+    """
+    copyable, span_start, span_end = flags
+
+    def refuse(reason: str):
+        raise TaskInputError(
+            f"demonstration of {example_id} can't be trained on: {reason}; recall spans must be "
+            f"{START_RECALL}copied text{END_RECALL}"
+        )
+
+    def is_copy(span: list[int]) -> bool:
+        size = len(span)
+        starts = np.flatnonzero((inputs == span[0]) & span_start)
+        return any(
+            start + size <= len(inputs)
+            and copyable[start : start + size].all()
+            and span_end[start + size - 1]
+            and inputs[start : start + size].tolist() == span
+            for start in starts
+        )
+
+    span: list[int] | None = None
+    for token in targets.tolist():
+        if span is None:
+            if token == tokenizer.end_recall_id:
+                refuse("a span ends that never began")
+            if token >= tokenizer.size:
+                refuse(f"token {token} is past the tokenizer's {tokenizer.size} entries")
+            span = [] if token == tokenizer.start_recall_id else None
+        elif token != tokenizer.end_recall_id:
+            span.append(token)
+        else:
+            if not 1 <= len(span) <= max_recall_length:
+                refuse(f"a span has {len(span)} tokens, allowed are 1 to {max_recall_length}")
+            if not is_copy(span):
+                refuse(f"{tokenizer.decode(span)!r} is not in the copyable context")
+            span = None
+    if span is not None:
+        refuse("a span is left open")

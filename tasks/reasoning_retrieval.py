@@ -1,0 +1,163 @@
+"""Category `reasoning_retrieval`: work out a key, then look it up (dataset `math_retrieval`)."""
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from tasks.context import Example, generator
+from tasks.recall import lookup
+
+ARITHMETIC_QUESTIONS = (
+    "Work out ${problem}$. The result is a key: what is its value?",
+    "Compute ${problem}$ and give the value stored under the result.",
+    "Let k = ${problem}$. Which value belongs to key k?",
+)
+EQUATION_QUESTIONS = (
+    "Solve ${problem}$ for x. The solution is a key: what is its value?",
+    "Find x with ${problem}$ and give the value stored under key x.",
+    "Let x satisfy ${problem}$. Which value belongs to key x?",
+)
+SIGNS = {"+": "+", "-": "-", "*": r"\times", "/": r"\div"}
+# Keys are drawn around the solution: at least this far on both sides.
+MIN_KEY_SPREAD = 50
+MAX_KEY_SPREAD = 20_000
+
+
+def arithmetic(
+    rng: np.random.Generator, terms: tuple[int, int], operators: str
+) -> tuple[str, str, int]:
+    """Draw an integer-valued expression over numbers 0 to 99.
+
+    Returns:
+      The problem in LaTeX, its worked steps, and the result.
+    """
+    while True:
+        size = int(rng.integers(terms[0], terms[1] + 1))
+        numbers = [int(n) for n in rng.integers(0, 100, size)]
+        signs = [operators[i] for i in rng.integers(len(operators), size=size - 1)]
+        solved = _work_out(numbers, signs)
+        if solved is not None:
+            break
+    problem = " ".join([str(numbers[0]), *(f"{SIGNS[s]} {n}" for s, n in zip(signs, numbers[1:]))])
+    steps, result = solved
+    return problem, ". ".join(steps) or f"The result is {result}", result
+
+
+def _work_out(numbers: list[int], signs: list[str]) -> tuple[list[str], int] | None:
+    """Evaluate products and quotients first, then sums, each from the left; None if not whole."""
+    values, signs, steps = [Fraction(n) for n in numbers], list(signs), []
+    for level in ("*/", "+-"):
+        place = 0
+        while place < len(signs):
+            if signs[place] not in level:
+                place += 1
+                continue
+            left, right, sign = values[place], values[place + 1], signs.pop(place)
+            if sign == "/" and (right == 0 or left % right):
+                return None
+            result = {
+                "+": left + right,
+                "-": left - right,
+                "*": left * right,
+                "/": left / right if right else left,
+            }[sign]
+            steps.append(f"{left} {sign} {right} = {result}")
+            values[place : place + 2] = [result]
+    return (steps, int(values[0])) if abs(values[0]) < 10_000 else None
+
+
+def equation(rng: np.random.Generator, terms: tuple[int, int]) -> tuple[str, str, int]:
+    """Draw a linear equation with coefficients -10 to 9 and a whole solution -100 to 99.
+
+    Returns:
+      The problem in LaTeX, its worked steps, and the solution.
+    """
+    solution = int(rng.integers(-100, 100))
+    while True:
+        size = int(rng.integers(terms[0], terms[1] + 1))
+        coefficients = [int(c) for c in rng.integers(-10, 10, size)]
+        # At least one term holds x, and the coefficients of x must not cancel.
+        holds_x = [True, *(bool(b) for b in rng.integers(0, 2, size - 1))]
+        slope = sum(c for c, x in zip(coefficients, holds_x, strict=True) if x)
+        if slope and all(coefficients):
+            break
+    offset = sum(c for c, x in zip(coefficients, holds_x, strict=True) if not x)
+    order = rng.permutation(size)
+    left = " ".join(_signed(coefficients[i], holds_x[i], first=n == 0) for n, i in enumerate(order))
+    right = slope * solution + offset
+    steps = []
+    if size > 1:
+        collected = (
+            f"{slope}x {'-' if offset < 0 else '+'} {abs(offset)}" if offset else f"{slope}x"
+        )
+        steps.append(f"{collected} = {right}")
+    if offset:
+        steps.append(f"{slope}x = {right - offset}")
+    steps.append(f"x = {right - offset} / {slope} = {solution}")
+    return f"{left} = {right}", ". ".join(steps), solution
+
+
+def _signed(coefficient: int, holds_x: bool, *, first: bool) -> str:
+    term = f"{abs(coefficient)}{'x' if holds_x else ''}"
+    if first:
+        return f"-{term}" if coefficient < 0 else term
+    return f"{'-' if coefficient < 0 else '+'} {term}"
+
+
+def math_retrieval(
+    rng: np.random.Generator,
+    index: int,
+    *,
+    terms: tuple[int, int],
+    operators: str,
+    value_length: int,
+    formats: Sequence[str],
+) -> Callable[[int], Example]:
+    """Draw an example: arithmetic for an even index, a linear equation for an odd one.
+
+    The other keys lie near the solution, so that an error in the working finds another value.
+
+    Returns:
+      The example as a function of the number of other pairs.
+    """
+    if index % 2 == 0:
+        problem, working, result = arithmetic(rng, terms, operators)
+        wordings = ARITHMETIC_QUESTIONS
+    else:
+        problem, working, result = equation(rng, terms)
+        wordings = EQUATION_QUESTIONS
+    question = wordings[rng.integers(len(wordings))].format(problem=problem)
+    # Nearest keys first: any number of them lies as close as it can, at least MIN_KEY_SPREAD wide.
+    near = rng.permutation([d for d in range(-MIN_KEY_SPREAD, MIN_KEY_SPREAD + 1) if d])
+    far = np.arange(MIN_KEY_SPREAD + 1, MAX_KEY_SPREAD)
+    far = np.stack([far, -far], axis=1).ravel()
+    return lookup(
+        rng,
+        keys=result + np.concatenate([[0], near, far]),
+        question=question,
+        working=working,
+        math_answer=str(result),
+        value_length=value_length,
+        formats=formats,
+    )
+
+
+def draw(
+    seed: int,
+    index: int,
+    *,
+    terms: tuple[int, int],
+    operators: str,
+    value_length: int,
+    formats: Sequence[str],
+):
+    """Return example `index` of the data set with this seed, as a function of its size."""
+    return math_retrieval(
+        generator("math_retrieval", seed, index),
+        index,
+        terms=terms,
+        operators=operators,
+        value_length=value_length,
+        formats=formats,
+    )

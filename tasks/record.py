@@ -1,0 +1,155 @@
+"""One tokenised example: all that training and evaluation see of a task. No TensorFlow."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from tasks.errors import TaskInputError
+from tasks.vocabulary import Tokenizer
+
+ALIGNMENTS = ("character", "word", "token")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A prompt with its tokens, what may be copied, and what a right response is.
+
+    Attributes:
+      prompt: the whole chat-formatted text.
+      inputs, offsets: its tokens and their character ranges.
+      copyable, span_start, span_end: flags a token (see `decoding/prompts.py`).
+      targets: a demonstration's tokens with the end-of-turn token; empty where there is none.
+      ground_truth: {"answers", "gold_documents", "gold_ranges", "math_answer"}.
+    """
+
+    example_id: str
+    dataset: str
+    prompt: str
+    inputs: Int[np.ndarray, " S"]
+    offsets: Int[np.ndarray, "S 2"]
+    copyable: Bool[np.ndarray, " S"]
+    span_start: Bool[np.ndarray, " S"]
+    span_end: Bool[np.ndarray, " S"]
+    targets: Int[np.ndarray, " T"]
+    ground_truth: dict[str, Any]
+
+
+_ARRAYS = {
+    "inputs": np.int32,
+    "offsets": np.int32,
+    "copyable": bool,
+    "span_start": bool,
+    "span_end": bool,
+    "targets": np.int32,
+}
+
+
+def to_json(record: Record) -> str:
+    """Return the record as one line of JSON."""
+    fields = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    for name in _ARRAYS:
+        fields[name] = fields[name].astype(np.int32).tolist()
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def from_json(line: str) -> Record:
+    """Read a record from one line of JSON.
+
+    Raises:
+      TaskInputError: a field is missing or of the wrong length.
+    """
+    try:
+        fields = json.loads(line)
+        for name, dtype in _ARRAYS.items():
+            fields[name] = np.asarray(fields[name], dtype)
+        fields["offsets"] = fields["offsets"].reshape(-1, 2)
+        record = Record(**fields)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TaskInputError(
+            f"no valid record ({error}); write it with recallm_jax.prepare"
+        ) from None
+    for name in ("offsets", "copyable", "span_start", "span_end"):
+        if len(getattr(record, name)) != len(record.inputs):
+            raise TaskInputError(
+                f"{name} has {len(getattr(record, name))} entries for {len(record.inputs)} inputs; "
+                "write the file anew with recallm_jax.prepare"
+            )
+    return record
+
+
+def read_jsonl(path: str | Path) -> Iterator[Record]:
+    """Yield the records of a file.
+
+    Raises:
+      TaskInputError: the file is missing, or a line is no record.
+    """
+    if not Path(path).is_file():
+        raise TaskInputError(f"{path} does not exist; write it with recallm_jax.prepare")
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield from_json(line)
+            except TaskInputError as error:
+                raise TaskInputError(f"{path}, line {number}: {error}") from None
+
+
+def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
+    """Write records to a file, whole or not at all; return their number."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    count = 0
+    with open(partial, "w", encoding="utf-8") as file:
+        for record in records:
+            file.write(to_json(record) + "\n")
+            count += 1
+    partial.rename(path)
+    return count
+
+
+def span_flags(
+    tokenizer: Tokenizer,
+    text: str,
+    inputs: list[int],
+    offsets: Int[np.ndarray, "S 2"],
+    documents: list[tuple[int, int]],
+    alignment: str,
+) -> tuple[Bool[np.ndarray, " S"], Bool[np.ndarray, " S"], Bool[np.ndarray, " S"]]:
+    """Return which tokens may be copied, and where a span may open and close.
+
+    Args:
+      documents: character ranges of `text` that may be copied; a token must lie wholly inside
+        one. Added tokens never may.
+      alignment: spans open and close at boundaries of characters, of words (runs of letters and
+        digits), or anywhere ("token", the paper's rule).
+    """
+    if alignment not in ALIGNMENTS:
+        raise TaskInputError(
+            f"span_alignment {alignment!r} is unknown; use one of {', '.join(ALIGNMENTS)}"
+        )
+    starts, ends = offsets[:, 0], offsets[:, 1]
+    copyable = np.zeros(len(inputs), bool)
+    for low, high in documents:
+        copyable |= (starts >= low) & (ends <= high)
+    copyable &= ~np.isin(inputs, list(tokenizer.special_ids))
+    if alignment == "token":
+        return copyable, copyable.copy(), copyable.copy()
+
+    pieces = [tokenizer.token_bytes[token] for token in inputs]
+    # A byte 10xxxxxx continues a character.
+    opens = np.array([piece[:1] != b"" and piece[0] & 0xC0 != 0x80 for piece in pieces])
+    # A token ends a character where the next one starts one.
+    closes = np.append(opens[1:], True) if len(opens) else opens
+    if alignment == "word":
+
+        def splits_word(place: int) -> bool:
+            return 0 < place < len(text) and text[place - 1].isalnum() and text[place].isalnum()
+
+        opens &= np.array([not splits_word(place) for place in starts])
+        closes &= np.array([not splits_word(place) for place in ends])
+    return copyable, copyable & opens, copyable & closes

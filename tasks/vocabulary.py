@@ -1,0 +1,152 @@
+"""Tokenizers with the four added tokens, chat templates and exact character offsets; no TensorFlow.
+
+`tasks/seqio_vocabulary.py` wraps a `Tokenizer` as a `seqio.Vocabulary`.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jinja2
+import jinja2.sandbox
+import numpy as np
+import tokenizers
+from jaxtyping import Int
+
+from tasks.errors import TaskInputError
+
+START_RECALL, END_RECALL = "<|start_recall|>", "<|end_recall|>"
+THINK, END_THINK = "<think>", "</think>"
+ADDED_TOKENS = (START_RECALL, END_RECALL, THINK, END_THINK)
+
+
+class Tokenizer:
+    """A byte-level Hugging Face tokenizer with recall and think tokens.
+
+    Attributes:
+      size: the last id plus one.
+      eos_id: the token that ends an assistant's turn.
+      special_ids: every added token, which no span may copy: chat, control, recall, think.
+    """
+
+    def __init__(self, tokenizer_json: str, *, chat_template: str, eos_token: str):
+        """Read a tokenizer.json; the four tokens get the next free ids where they are missing.
+
+        Raises:
+          TaskInputError: not a tokenizer, or it lacks the end-of-turn token.
+        """
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # The library raises bare Exceptions.
+            raise TaskInputError(
+                f"tokenizer.json can't be read ({str(error).splitlines()[0]}); "
+                "take it from the folder that the weights came from"
+            ) from error
+        self._tokenizer.add_tokens(
+            [
+                tokenizers.AddedToken(token, special=False, normalized=False)
+                for token in ADDED_TOKENS
+                if self._tokenizer.token_to_id(token) is None
+            ]
+        )
+        self.chat_template = chat_template
+        self.eos_token = eos_token
+        self.size = max(self._tokenizer.get_vocab().values()) + 1
+        self.eos_id = self._id(eos_token)
+        self.start_recall_id, self.end_recall_id = self._id(START_RECALL), self._id(END_RECALL)
+        self.think_id, self.end_think_id = self._id(THINK), self._id(END_THINK)
+        self.special_ids = frozenset(self._tokenizer.get_added_tokens_decoder())
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True
+        )
+        environment.globals["raise_exception"] = _template_error
+        self._template = environment.from_string(chat_template)
+
+    def _id(self, token: str) -> int:
+        token_id = self._tokenizer.token_to_id(token)
+        if token_id is None:
+            raise TaskInputError(
+                f"the tokenizer has no token {token!r}; take tokenizer.json and its end-of-turn "
+                "token from the same model"
+            )
+        return token_id
+
+    def to_json(self) -> str:
+        """Return the tokenizer.json with the added tokens."""
+        return self._tokenizer.to_str()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, no token added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text, added tokens visible; bytes that are no UTF-8 become U+FFFD."""
+        pieces = b"".join(self.token_bytes[token] for token in ids if token < self.size)
+        return pieces.decode("utf-8", errors="replace")
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], Int[np.ndarray, "S 2"]]:
+        """Return the ids and the character range of each token.
+
+        A token that holds part of a character has the range of the whole character.
+
+        Raises:
+          TaskInputError: the tokenizer rewrites the text, so that tokens have no exact place.
+        """
+        ids = self.encode(text)
+        lengths = [len(self.token_bytes[token]) for token in ids]
+        if b"".join(self.token_bytes[token] for token in ids) != text.encode():
+            raise TaskInputError(
+                "the tokenizer changes this text (Unicode normalisation), so spans would have no "
+                "exact place in it; normalise the text to NFC first"
+            )
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        # The character of each byte.
+        sizes = [len(character.encode()) for character in text]
+        character = np.repeat(np.arange(len(text)), sizes)
+        return ids, np.stack([character[starts], character[ends - 1] + 1], axis=1)
+
+    def chat_prompt(self, system: str, user: str) -> str:
+        """Return the prompt's text, ending in the assistant's header and an opened thought."""
+        rendered = self._template.render(
+            messages=[
+                {"role": "system", "content": system},
+                {"role": "user", "content": user},
+            ],
+            add_generation_prompt=True,
+            eos_token=self.eos_token,
+            bos_token="",
+        )
+        return f"{rendered}{THINK}\n"
+
+    @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every id, b"" for ids that no token has."""
+        pieces = [b""] * self.size
+        byte_of = _byte_of_character()
+        added = self._tokenizer.get_added_tokens_decoder()
+        for token, token_id in self._tokenizer.get_vocab().items():
+            if token_id in added:
+                pieces[token_id] = token.encode()
+            else:
+                try:
+                    pieces[token_id] = bytes(byte_of[character] for character in token)
+                except KeyError as error:
+                    raise TaskInputError(
+                        f"token {token!r} is not byte-level; use a byte-level BPE tokenizer "
+                        "(Llama 3, Qwen2/2.5/3, SmolLM2)"
+                    ) from error
+        return pieces
+
+
+def _template_error(message: str):
+    raise TaskInputError(f"the chat template refuses this conversation: {message}")
+
+
+@functools.cache
+def _byte_of_character() -> dict[str, int]:
+    """Return GPT-2's mapping from printable characters to bytes."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    mapping = {chr(byte): byte for byte in printable}
+    mapping.update({chr(256 + number): byte for number, byte in enumerate(others)})
+    return mapping
