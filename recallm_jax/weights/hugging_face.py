@@ -117,7 +117,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
         template = settings["chat_template"]
         if isinstance(template, list):
             named = {entry["name"]: entry["template"] for entry in template}
-            template = named["default"] if "default" in named else None
+            template = named.get("default")
     else:
         template = None
     if not template:
@@ -125,7 +125,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
             f"{folder} has no chat template, neither {template_path.name} nor in "
             f"{settings_path.name}; use an instruction-tuned checkpoint"
         )
-    eos = settings["eos_token"] if "eos_token" in settings else None
+    eos = settings.get("eos_token")
     if isinstance(eos, dict):
         eos = eos["content"]
     if not eos:
@@ -202,7 +202,10 @@ def _write_weights(model: Transformer, folder: pathlib.Path, max_shard_bytes: in
     # The number of shards stands in every name, so the names come last.
     weight_map, total, count = {}, 0, 0
     for number, shard in enumerate(shards):
-        save_file(shard, folder / f"{number}.safetensors", metadata={"format": "pt"})
+        path = folder / f"{number}.safetensors"
+        save_file(shard, path, metadata={"format": "pt"})
+        # safetensors writes for its owner alone; the other files of the folder are readable.
+        path.chmod(0o644)
         weight_map.update(dict.fromkeys(shard, number))
         total += sum(tensor.nbytes for tensor in shard.values())
         count = number + 1

@@ -1,0 +1,83 @@
+"""The four added tokens: their ids in the tokenizer and their rows in the model."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import AddedToken, Tokenizer
+
+from recallm_jax.errors import UserError
+from recallm_jax.models.transformer import Transformer
+from recallm_jax.weights.tensors import layer_arrays, top_arrays
+
+ADDED_TOKENS = ("<|start_recall|>", "<|end_recall|>", "<think>", "</think>")
+# Standard deviation of the noise on a new row, in those of the existing rows' entries.
+NOISE = 0.1
+
+
+def add_tokens(
+    model: Transformer,
+    tokenizer_json: str,
+    *,
+    seed: int,
+    tokens: Sequence[str] = ADDED_TOKENS,
+    rows_multiple: int = 128,
+) -> tuple[Transformer, str]:
+    """Give the tokens that the tokenizer lacks an id, and the model a row for each.
+
+    A new row is the mean of the tokenizer's existing rows plus small noise, in the embedding and,
+    where it is apart, in the output matrix. Rows past the tokenizer's last id (padding to a
+    multiple, for sharding) keep their values or are zero; the decoder never allows them.
+
+    Args:
+      tokenizer_json: text of tokenizer.json.
+      seed: of the noise.
+      rows_multiple: the model's rows are padded to a multiple of this.
+
+    Returns:
+      The model and the tokenizer's text; the same ones where nothing was to be added.
+
+    Raises:
+      UserError: the tokenizer has ids past the embedding's rows.
+    """
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    size = tokenizer_size(tokenizer)
+    rows = model.config.vocab_rows
+    if size > rows:
+        raise UserError(
+            f"the tokenizer has ids up to {size - 1}, but the embedding has {rows} rows: "
+            "tokenizer and weights do not belong together"
+        )
+    missing = [token for token in tokens if tokenizer.token_to_id(token) is None]
+    if missing:
+        tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in missing])
+        tokenizer_json = tokenizer.to_str()
+    new_ids = [tokenizer.token_to_id(token) for token in missing]
+    wanted = -(-max(rows, tokenizer_size(tokenizer)) // rows_multiple) * rows_multiple
+    if wanted == rows and not missing:
+        return model, tokenizer_json
+    rng = np.random.default_rng(seed)
+    top = dict(top_arrays(model))
+    for name in ("embedding", "output"):
+        if name in top:
+            top[name] = jnp.asarray(_extended(np.asarray(top[name]), size, new_ids, wanted, rng))
+    config = dataclasses.replace(model.config, vocab_rows=wanted)
+    return Transformer(config, top, layer_arrays(model)), tokenizer_json
+
+
+def tokenizer_size(tokenizer: Tokenizer) -> int:
+    """Return the last id plus one."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+
+def _extended(
+    matrix: np.ndarray, size: int, new_ids: Sequence[int], rows: int, rng: np.random.Generator
+) -> np.ndarray:
+    out = np.zeros((rows, matrix.shape[1]), matrix.dtype)
+    out[: len(matrix)] = matrix
+    existing = matrix[:size].astype(np.float32)
+    mean, spread = existing.mean(axis=0), existing.std(axis=0)
+    for number in new_ids:
+        out[number] = mean + NOISE * spread * rng.standard_normal(len(mean))
+    return out

