@@ -45,6 +45,7 @@ class Batch:
     advantages: Float[Array, "B G"]
     # Of the sampler, under the span mask, at the sampling temperature.
     sampler_log_probs: Float[Array, "B G T"]
-    # Of the policy before the first update on this batch.
-    old_log_probs: Float[Array, "B G T"]
-    reference_log_probs: Float[Array, "B G T"]
+    # Of the policy before the first update on this batch; None stands for the policy as it is.
+    old_log_probs: Float[Array, "B G T"] | None
+    # Of the frozen reference; None where the loss has no KL penalty.
+    reference_log_probs: Float[Array, "B G T"] | None

@@ -1,0 +1,120 @@
+"""One step's rollouts: prompts in, groups of scored responses out."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from decoding.decode_loop import decode
+from decoding.policy import Policy
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling
+from decoding.span_copy import SpanRules, trace
+from decoding.spans import CopiedSpan, find_spans
+from rl.batch import PromptText, Responses
+from rl.rewards.categories import RewardSettings
+from rl.rewards.composite import Completion, Reward, overlong_factor, score
+
+Detokenize = Callable[[Sequence[int]], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """B groups of G responses: arrays for the update, text for people and rewards."""
+
+    responses: Responses
+    sampler_log_probs: Float[Array, "B G T"]
+    completions: list[list[Completion]]
+    spans: list[list[list[CopiedSpan]]]
+
+
+def sample_groups(
+    policy: Policy,
+    prompts: Prompts,
+    keys: Key[Array, "B G"],
+    detokenize: Detokenize,
+    *,
+    rules: SpanRules,
+    sampling: Sampling,
+    max_new_tokens: int,
+    stop_token: int,
+) -> Rollout:
+    """Sample G responses of each prompt and read their spans back."""
+    decoded, index = decode(
+        policy,
+        prompts,
+        keys,
+        rules=rules,
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        stop_tokens=(stop_token,),
+    )
+    states = jax.jit(trace, static_argnames=("rules", "budget"))(
+        decoded.responses, index, rules=rules, budget=max_new_tokens
+    )
+    spans = find_spans(decoded.responses, decoded.lengths, states, index, rules)
+    tokens, lengths = jax.device_get((decoded.responses, decoded.lengths))
+    completions = [
+        [
+            read_completion(tokens[b, g, : lengths[b, g]], row_spans, detokenize, rules, stop_token)
+            for g, row_spans in enumerate(group)
+        ]
+        for b, group in enumerate(spans)
+    ]
+    responses = Responses(prompts, index, decoded.responses, decoded.lengths)
+    return Rollout(responses, decoded.log_probs, completions, spans)
+
+
+def read_completion(
+    tokens: np.ndarray,
+    spans: Sequence[CopiedSpan],
+    detokenize: Detokenize,
+    rules: SpanRules,
+    stop_token: int,
+) -> Completion:
+    """Return a response as the reward sees it. Recall tokens are counted by id."""
+    finished = len(tokens) > 0 and int(tokens[-1]) == stop_token
+    return Completion(
+        text=detokenize(tokens[: len(tokens) - finished].tolist()),
+        num_tokens=len(tokens),
+        spans=tuple(detokenize(tokens[span.start : span.end].tolist()) for span in spans),
+        num_starts=int((tokens == rules.start_token).sum()),
+        num_ends=int((tokens == rules.end_token).sum()),
+        finished=bool(finished),
+    )
+
+
+def reward_groups(
+    rollout: Rollout,
+    texts: Sequence[PromptText],
+    settings: RewardSettings,
+    *,
+    max_new_tokens: int,
+    overlong_buffer: int,
+) -> tuple[Float[np.ndarray, "B G"], list[list[Reward]]]:
+    """Return the rewards of all responses, shaped for length, and their components.
+
+    Raises:
+      ValueError: a reward is not a number in [0, 1]; names the example.
+    """
+    rewards = [
+        [score(completion, text.ground_truth, settings) for completion in group]
+        for text, group in zip(texts, rollout.completions, strict=True)
+    ]
+    totals = np.array(
+        [
+            [
+                reward.total
+                * overlong_factor(completion.num_tokens, max_new_tokens, overlong_buffer)
+                for reward, completion in zip(row, group, strict=True)
+            ]
+            for row, group in zip(rewards, rollout.completions, strict=True)
+        ],
+        np.float32,
+    )
+    for text, row in zip(texts, totals, strict=True):
+        if not (np.isfinite(row).all() and (row >= 0).all() and (row <= 1).all()):
+            raise ValueError(f"rewards {row.tolist()} of {text.example_id} leave [0, 1]")
+    return totals, rewards
