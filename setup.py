@@ -1,0 +1,68 @@
+"""Package metadata. Install from the clone: `pip install -e '.[test,report]' -c constraints.txt`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+JOBS = ("train", "evaluate", "generate", "prepare", "convert", "report")
+
+setup(
+    name="recallm-jax",
+    version="0.1.0",
+    description="RecaLLM in JAX: training language models to quote their context verbatim",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        "benchmarks",
+        "configs",
+        "decoding",
+        "recallm_jax",
+        "recallm_jax.models",
+        "recallm_jax.weights",
+        "rl",
+        "rl.rewards",
+        "tasks",
+    ],
+    package_data={"recallm_jax": ["report_page.html", "report_page.css", "report_page.js"]},
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "clu>=0.0.12,<0.1",
+        "flax>=0.12.8,<0.13",
+        "gcsfs>=2024.6",
+        "gguf>=0.17,<1",
+        "jax>=0.10,<0.12",
+        "jaxtyping>=0.3.2,<0.4",
+        "jinja2>=3.1.6,<4",
+        "math-verify[antlr4_13_2]>=0.8,<0.10",
+        "ml-collections>=1.1,<2",
+        "ml-dtypes>=0.5,<1",
+        "numpy>=2.0,<3",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.11.30,<0.13",
+        "safetensors>=0.5,<1",
+        "seqio>=0.0.20,<0.1",
+        "tensorboard>=2.18,<3",
+        "tensorflow>=2.18,<3",
+        "tensorflow-datasets>=4.9.8,<5",
+        "tokenizers>=0.21,<1",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "test": [
+            "beartype>=0.20,<1",
+            "chex>=0.1.90,<0.2",
+            "hypothesis>=6.100,<7",
+            "mypy>=1.15,<3",
+            "pytest>=8.3,<10",
+            "ruff>=0.15,<1",
+        ],
+        "report": ["matplotlib>=3.9,<4"],
+        "tpu-plan": ["libtpu>=0.0.30,<0.1"],
+        "cache": ["apache-beam>=2.60,<3"],
+    },
+    entry_points={
+        "console_scripts": [f"recallm-{job} = recallm_jax.{job}:main" for job in JOBS],
+    },
+)

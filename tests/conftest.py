@@ -1,0 +1,14 @@
+"""The strict test process: eight simulated CPU devices, no silent rank promotion."""
+
+import os
+
+# Read when JAX first looks for devices, which is after this file is loaded.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+).strip()
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
