@@ -1,0 +1,157 @@
+"""Registration of the SeqIO tasks and their mixture. Nothing registers on import.
+
+Names: `recallm_<dataset>_train` and `recallm_<dataset>_val_<length>`, with lengths such as `512` or
+`4k`; the mixture is `recallm_train`.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from tasks import metrics
+from tasks.errors import TaskInputError
+from tasks.feature_converters import FLAGS
+from tasks.generate import TaskSettings, record
+from tasks.record import Record
+from tasks.seqio_vocabulary import RecallVocabulary
+from tasks.vocabulary import Tokenizer
+
+MIXTURE = "recallm_train"
+# Training never runs out: an example is a function of its index.
+NUM_TRAIN = 2**31 - 1
+_STRINGS = ("example_id", "dataset", "prompt", "ground_truth")
+# What a mixture's `get_dataset` has to be asked for beside the output features.
+PASSTHROUGH = ("offsets", *_STRINGS)
+_registered: dict[str, object] = {}
+
+
+def length_name(length: int) -> str:
+    """Return `4k` for 4096 tokens, `512` for 512."""
+    return f"{length // 1024}k" if length % 1024 == 0 else str(length)
+
+
+def validation_task(dataset: str, length: int) -> str:
+    """Return the name of a validation task."""
+    return f"recallm_{dataset}_val_{length_name(length)}"
+
+
+def register(
+    tokenizer: Tokenizer,
+    settings: TaskSettings,
+    *,
+    rates: Mapping[str, float],
+    validation_lengths: Sequence[int],
+    num_validation: int,
+    seed: int,
+) -> None:
+    """Register the tasks of some data sets, and their mixture, with SeqIO.
+
+    Calling it again with the same arguments changes nothing.
+
+    Args:
+      settings: of the training tasks; validation replaces the target length.
+      rates: data sets and their shares of the mixture.
+
+    Raises:
+      TaskInputError: a name is registered with other settings in this process.
+    """
+    wanted = (tokenizer.to_json(), settings, tuple(rates.items()), num_validation, seed)
+    names = [f"recallm_{dataset}_train" for dataset in rates]
+    for dataset, name in zip(rates, names, strict=True):
+        _add(name, wanted, tokenizer, dataset, settings, "train", seed, NUM_TRAIN)
+        for length in validation_lengths:
+            sized = dataclasses.replace(settings, target_length=length)
+            task = validation_task(dataset, length)
+            _add(task, wanted, tokenizer, dataset, sized, "validation", seed, num_validation)
+    if _is_new(MIXTURE, wanted):
+        seqio.MixtureRegistry.add(MIXTURE, list(zip(names, rates.values(), strict=True)))
+
+
+def _is_new(name: str, wanted: object) -> bool:
+    if name not in _registered:
+        _registered[name] = wanted
+        return True
+    if _registered[name] != wanted:
+        raise TaskInputError(
+            f"SeqIO task {name} is registered with other settings in this process; "
+            "start a new process for them"
+        )
+    return False
+
+
+def _add(name, wanted, tokenizer, dataset, settings, split, seed, num_examples) -> None:
+    if not _is_new(name, (wanted, settings)):
+        return
+    vocabulary = RecallVocabulary(tokenizer)
+    flag = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False, dtype=tf.int32)
+    tokens = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
+
+    def indices(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+        del split, shuffle_files, seed
+        return tf.data.Dataset.range(num_examples).map(lambda index: {"index": index})
+
+    def make(index: np.int64):
+        return _features(record(dataset, tokenizer, settings, split, seed, int(index)))
+
+    def generate(ds: tf.data.Dataset) -> tf.data.Dataset:
+        return ds.map(
+            lambda row: _named(tf.numpy_function(make, [row["index"]], _DTYPES)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.FunctionDataSource(
+            indices, splits=[split], num_input_examples={split: num_examples}
+        ),
+        preprocessors=[generate],
+        output_features={"inputs": tokens, "targets": tokens, **{name: flag for name in FLAGS}},
+        postprocess_fn=_postprocess,
+        metric_fns=[metrics.answer_metrics],
+    )
+
+
+def _postprocess(decoded, example=None, is_target=False):
+    """Return the ground truth of a target, and a prediction as it is."""
+    return json.loads(example["ground_truth"].decode()) if is_target else decoded
+
+
+_ARRAYS = ("inputs", "targets", *FLAGS, "offsets")
+_DTYPES = [tf.int32] * len(_ARRAYS) + [tf.string] * len(_STRINGS)
+
+
+def _features(example: Record) -> list:
+    truth = json.dumps(example.ground_truth, ensure_ascii=False)
+    arrays = [np.asarray(getattr(example, name), np.int32) for name in _ARRAYS]
+    texts = (example.example_id, example.dataset, example.prompt, truth)
+    return [*arrays, *(text.encode() for text in texts)]
+
+
+def _named(values: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+    features = dict(zip((*_ARRAYS, *_STRINGS), values, strict=True))
+    for name in _ARRAYS:
+        features[name].set_shape([None, 2] if name == "offsets" else [None])
+    for name in _STRINGS:
+        features[name].set_shape([])
+    return features
+
+
+def to_record(features: Mapping[str, np.ndarray]) -> Record:
+    """Return the record of a task's example, as it comes from `as_numpy_iterator`."""
+    return Record(
+        example_id=features["example_id"].decode(),
+        dataset=features["dataset"].decode(),
+        prompt=features["prompt"].decode(),
+        inputs=features["inputs"],
+        offsets=features["offsets"],
+        copyable=features["copyable"].astype(bool),
+        span_start=features["span_start"].astype(bool),
+        span_end=features["span_end"].astype(bool),
+        targets=features["targets"],
+        ground_truth=json.loads(features["ground_truth"].decode()),
+    )
