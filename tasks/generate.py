@@ -9,6 +9,7 @@ from tasks import reasoning_retrieval, recall
 from tasks.context import Example, generator, largest_fit
 from tasks.demonstrations import check_demonstration, demonstration, gold_tokens
 from tasks.errors import TaskInputError
+from tasks.names import train_task, validation_task
 from tasks.record import Record, span_flags
 from tasks.vocabulary import Tokenizer
 
@@ -80,7 +81,12 @@ def record(
         )
     example = _fitted(sized, tokenizer, settings.target_length)
     rng = generator(f"{dataset}/demonstration", stream, index)
-    name = f"recallm_{dataset}_{split}_{settings.target_length}/{index}"
+    task = (
+        train_task(dataset)
+        if split == "train"
+        else validation_task(dataset, settings.target_length)
+    )
+    name = f"{task}/{index}"
     return _tokenised(name, dataset, example, tokenizer, settings, rng)
 
 

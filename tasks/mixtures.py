@@ -1,8 +1,4 @@
-"""Registration of the SeqIO tasks and their mixture. Nothing registers on import.
-
-Names: `recallm_<dataset>_train` and `recallm_<dataset>_val_<length>`, with lengths such as `512` or
-`4k`; the mixture is `recallm_train`.
-"""
+"""Registration of the SeqIO tasks and their mixture. Nothing registers on import."""
 
 import dataclasses
 import json
@@ -16,27 +12,17 @@ from tasks import metrics
 from tasks.errors import TaskInputError
 from tasks.feature_converters import FLAGS
 from tasks.generate import TaskSettings, record
+from tasks.names import MIXTURE, train_task, validation_task
 from tasks.record import Record
 from tasks.seqio_vocabulary import RecallVocabulary
 from tasks.vocabulary import Tokenizer
 
-MIXTURE = "recallm_train"
 # Training never runs out: an example is a function of its index.
 NUM_TRAIN = 2**31 - 1
 _STRINGS = ("example_id", "dataset", "prompt", "ground_truth")
 # What a mixture's `get_dataset` has to be asked for beside the output features.
 PASSTHROUGH = ("offsets", *_STRINGS)
 _registered: dict[str, object] = {}
-
-
-def length_name(length: int) -> str:
-    """Return `4k` for 4096 tokens, `512` for 512."""
-    return f"{length // 1024}k" if length % 1024 == 0 else str(length)
-
-
-def validation_task(dataset: str, length: int) -> str:
-    """Return the name of a validation task."""
-    return f"recallm_{dataset}_val_{length_name(length)}"
 
 
 def register(
@@ -60,7 +46,7 @@ def register(
       TaskInputError: a name is registered with other settings in this process.
     """
     wanted = (tokenizer.to_json(), settings, tuple(rates.items()), num_validation, seed)
-    names = [f"recallm_{dataset}_train" for dataset in rates]
+    names = [train_task(dataset) for dataset in rates]
     for dataset, name in zip(rates, names, strict=True):
         _add(name, wanted, tokenizer, dataset, settings, "train", seed, NUM_TRAIN)
         for length in validation_lengths:

@@ -1,0 +1,180 @@
+"""From tasks to batches: records by way of SeqIO or of JSONL files, padded on the host."""
+
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from decoding.prompts import Prompts
+from recallm_jax.errors import UserError
+from rl.batch import PromptText
+from rl.rewards.categories import GroundTruth
+from tasks.generate import TaskSettings
+from tasks.names import MIXTURE, validation_task
+from tasks.record import Record, read_jsonl
+from tasks.vocabulary import Tokenizer
+
+JSONL = "jsonl:"
+
+
+def task_settings(config: ConfigDict) -> TaskSettings:
+    """Return the settings of the synthetic tasks that a config asks for."""
+    return TaskSettings(
+        target_length=config.data.target_length,
+        value_length=config.data.value_length,
+        formats=tuple(config.data.formats),
+        terms=tuple(config.data.terms),
+        operators=config.data.operators,
+        span_alignment=config.decoding.span_alignment,
+        max_recall_length=config.decoding.max_recall_length,
+    )
+
+
+def train_records(config: ConfigDict, tokenizer: Tokenizer, start: int) -> Iterator[Record]:
+    """Yield the training records from number `start` on, without end.
+
+    A JSONL file is read in its order, again and again; the SeqIO mixture never repeats.
+    """
+    source = config.data.source
+    if source.startswith(JSONL):
+        records = list(read_jsonl(source.removeprefix(JSONL)))
+        if not records:
+            raise UserError(f"data.source {source} holds no record; write it with prepare")
+        _check_vocabulary(records[0], tokenizer, source)
+        return itertools.islice(itertools.cycle(records), start % len(records), None)
+    return itertools.islice(_mixture(config, tokenizer), start, None)
+
+
+def validation_records(
+    config: ConfigDict, tokenizer: Tokenizer, dataset: str, length: int
+) -> list[Record]:
+    """Return the validation records of a data set at a target length.
+
+    With `data.source = "jsonl:DIR/train.jsonl"` they are those of `DIR/<task>.jsonl`.
+    """
+    task = validation_task(dataset, length)
+    count = config.evaluation.num_examples
+    if config.data.source.startswith(JSONL):
+        train = config.data.source.removeprefix(JSONL)
+        path = f"{train.rpartition('/')[0] or '.'}/{task}.jsonl"
+        records = list(itertools.islice(read_jsonl(path), count))
+        if len(records) < count:
+            raise UserError(
+                f"{path} holds {len(records)} records, evaluation.num_examples asks for {count}; "
+                "lower it, or prepare more"
+            )
+        return records
+    return list(_seqio_records(config, tokenizer, task, "validation"))
+
+
+def _mixture(config: ConfigDict, tokenizer: Tokenizer) -> Iterator[Record]:
+    return _seqio_records(config, tokenizer, MIXTURE, "train")
+
+
+def _seqio_records(
+    config: ConfigDict, tokenizer: Tokenizer, name: str, split: str
+) -> Iterator[Record]:
+    # TensorFlow comes with SeqIO; it is loaded here and nowhere else, and kept off accelerators.
+    import seqio
+    import tensorflow as tf
+
+    from tasks import mixtures
+
+    tf.config.set_visible_devices([], "GPU")
+    mixtures.register(
+        tokenizer,
+        task_settings(config),
+        rates={name: rate for name, rate in config.data.mixture.items() if rate > 0},
+        validation_lengths=tuple(config.evaluation.lengths),
+        num_validation=config.evaluation.num_examples,
+        seed=config.seed,
+    )
+    dataset = seqio.get_mixture_or_task(name).get_dataset(
+        None,
+        split=split,
+        shuffle=False,
+        seed=config.seed,
+        num_epochs=1 if split == "validation" else None,
+        passthrough_features=mixtures.PASSTHROUGH,
+    )
+    for features in dataset.as_numpy_iterator():
+        yield mixtures.to_record(features)
+
+
+def _check_vocabulary(record: Record, tokenizer: Tokenizer, source: str) -> None:
+    if tokenizer.encode(record.prompt) != record.inputs.tolist():
+        raise UserError(
+            f"{source} was tokenised by another tokenizer than the model's; "
+            "prepare it anew with this model's weights"
+        )
+
+
+def prompts_and_texts(
+    records: Sequence[Record], max_length: int
+) -> tuple[Prompts, list[PromptText]]:
+    """Return a padded batch of prompts [B, S] and the host's side of them.
+
+    Raises:
+      UserError: a prompt is longer than S, or has nothing that may be copied.
+    """
+    for record in records:
+        if len(record.inputs) > max_length:
+            raise UserError(
+                f"prompt {record.example_id} has {len(record.inputs)} tokens, more than the "
+                f"{max_length} there is room for; raise the length, or shorten the prompt"
+            )
+        if not (record.copyable & record.span_start).any():
+            raise UserError(
+                f"prompt {record.example_id} has no copyable token; mark its context as copyable"
+            )
+
+    def padded(name: str, dtype) -> np.ndarray:
+        rows = np.zeros((len(records), max_length), dtype)
+        for row, record in zip(rows, records, strict=True):
+            values = getattr(record, name)
+            row[: len(values)] = values
+        return rows
+
+    prompts = Prompts(
+        tokens=padded("inputs", np.int32),
+        lengths=np.array([len(record.inputs) for record in records], np.int32),
+        copyable=padded("copyable", bool),
+        span_start=padded("span_start", bool),
+        span_end=padded("span_end", bool),
+    )
+    return prompts, [_text(record) for record in records]
+
+
+def _text(record: Record) -> PromptText:
+    truth = record.ground_truth
+    return PromptText(
+        example_id=record.example_id,
+        number=zlib.crc32(record.example_id.encode()),
+        prompt=record.prompt,
+        offsets=record.offsets,
+        ground_truth=GroundTruth(
+            dataset=record.dataset,
+            answers=tuple(truth["answers"]),
+            gold_documents=tuple(truth["gold_documents"]),
+            math_answer=truth["math_answer"],
+        ),
+    )
+
+
+def demonstrations(records: Sequence[Record], max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the demonstrations as responses [B, 1, T], padded, and their lengths [B, 1].
+
+    Raises:
+      UserError: a record has none, or one longer than T.
+    """
+    tokens = np.zeros((len(records), 1, max_length), np.int32)
+    for row, record in zip(tokens, records, strict=True):
+        if not 0 < len(record.targets) <= max_length:
+            raise UserError(
+                f"demonstration of {record.example_id} has {len(record.targets)} tokens; it must "
+                f"have 1 to {max_length}: raise decoding.max_new_tokens"
+            )
+        row[0, : len(record.targets)] = record.targets
+    return tokens, np.array([[len(record.targets)] for record in records], np.int32)
