@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from decoding.policy import Policy
 from decoding.prompts import Prompts
-from decoding.sampling import Sampling, sample
+from decoding.sampling import Sampling, log_prob_of, sample
 from decoding.span_copy import SpanRules, advance, initial_state, mask_logits
 from decoding.suffix_index import SuffixIndex, build_index
 
@@ -39,11 +39,16 @@ def decode(
     sampling: Sampling,
     max_new_tokens: int,
     stop_tokens: tuple[int, ...],
+    prefix: Int[Array, "B G P"] | None = None,
 ) -> tuple[Decoded, SuffixIndex]:
     """Sample G responses of at most `max_new_tokens` for each of B prompts.
 
     The prompt is prefilled once for its group. The loop ends when every row has emitted a stop
     token; the host is not asked meanwhile.
+
+    Args:
+      prefix: P tokens that every response begins with, counted in its budget. Their
+        log-probabilities are given like those of sampled ones (-inf for a forbidden token).
 
     Returns:
       The responses, and the prompts' index (for span offsets and for the trainer).
@@ -63,6 +68,10 @@ def decode(
         logits = mask_logits(logits, state, index, rules)
         step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, step)))(keys)
         token, log_prob = sample(logits, step_keys, sampling)
+        if prefix is not None:
+            given = prefix[:, :, jnp.minimum(step, prefix.shape[2] - 1)]
+            token = jnp.where(step < prefix.shape[2], given, token)
+            log_prob = log_prob_of(logits, token, sampling)
         token = jnp.where(done, 0, token)
         stops = functools.reduce(jnp.logical_or, [token == stop for stop in stop_tokens])
         # A finished row leaves its span state alone, so that it can't keep the mask at work.

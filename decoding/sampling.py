@@ -65,18 +65,26 @@ def sample(
       The tokens, and their log-probabilities log softmax(logits / temperature): those that the
       trainer computes, before top-k and top-p. Greedy reports them at temperature 1.
     """
-    logits = logits / (sampling.temperature or 1.0)
     if sampling.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1)
     else:
-        kept = logits
+        kept = logits / sampling.temperature
         if sampling.top_k:
             kept = _keep_top_k(kept, sampling.top_k)
         if sampling.top_p < 1:
             kept = _keep_top_p(kept, sampling.top_p)
         tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, kept)
+    tokens = tokens.astype(jnp.int32)
+    return tokens, log_prob_of(logits, tokens, sampling)
+
+
+def log_prob_of(
+    logits: Float[Array, "B G V"], tokens: Int[Array, "B G"], sampling: Sampling
+) -> Float[Array, "B G"]:
+    """Return log softmax(logits / temperature) of given tokens; greedy: at temperature 1."""
+    logits = logits / (sampling.temperature or 1.0)
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    return tokens.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def _keep_top_k(logits: Float[Array, "B G V"], top_k: int) -> Float[Array, "B G V"]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from decoding.decode_loop import decode
 from decoding.policy import Policy
@@ -17,6 +17,7 @@ from rl.batch import PromptText, Responses
 from rl.rewards.categories import RewardSettings
 from rl.rewards.composite import Completion, Reward, overlong_factor, score
 
+_trace = jax.jit(trace, static_argnames=("rules", "budget"))
 Detokenize = Callable[[Sequence[int]], str]
 
 
@@ -40,8 +41,9 @@ def sample_groups(
     sampling: Sampling,
     max_new_tokens: int,
     stop_token: int,
+    prefix: Int[Array, "B G P"] | None = None,
 ) -> Rollout:
-    """Sample G responses of each prompt and read their spans back."""
+    """Sample G responses of each prompt and read their spans back; see `decode`."""
     decoded, index = decode(
         policy,
         prompts,
@@ -50,10 +52,9 @@ def sample_groups(
         sampling=sampling,
         max_new_tokens=max_new_tokens,
         stop_tokens=(stop_token,),
+        prefix=prefix,
     )
-    states = jax.jit(trace, static_argnames=("rules", "budget"))(
-        decoded.responses, index, rules=rules, budget=max_new_tokens
-    )
+    states = _trace(decoded.responses, index, rules=rules, budget=max_new_tokens)
     spans = find_spans(decoded.responses, decoded.lengths, states, index, rules)
     tokens, lengths = jax.device_get((decoded.responses, decoded.lengths))
     completions = [

@@ -1,0 +1,271 @@
+"""Evaluating a policy on validation tasks: one JSONL row a response, and a summary."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from decoding.policy import Policy
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling, row_keys
+from decoding.span_copy import SpanRules
+from decoding.spans import CopiedSpan
+from recallm_jax.errors import UserError
+from recallm_jax.inputs import prompts_and_texts, validation_records
+from rl.batch import PromptText
+from rl.rewards.categories import SETTINGS
+from rl.rewards.composite import Completion, score
+from rl.rollout import Rollout, sample_groups
+from tasks import scoring
+from tasks.names import validation_task
+from tasks.record import Record
+from tasks.vocabulary import Tokenizer
+
+MODES = (
+    "constrained-greedy",
+    "unconstrained-greedy",
+    "constrained-sampled",
+    "unconstrained-sampled",
+)
+Row = dict[str, Any]
+
+
+def span_rules(config: ConfigDict, tokenizer: Tokenizer, *, constrained: bool = True) -> SpanRules:
+    """Return the rules of recall spans that a config asks for."""
+    return SpanRules(
+        start_token=tokenizer.start_recall_id,
+        end_token=tokenizer.end_recall_id,
+        vocab_size=tokenizer.size,
+        barriers=tuple(sorted(tokenizer.special_ids)),
+        min_length=config.decoding.min_recall_length,
+        max_length=config.decoding.max_recall_length,
+        constrained=constrained,
+    )
+
+
+def evaluate(
+    policy: Policy,
+    tokenizer: Tokenizer,
+    config: ConfigDict,
+    *,
+    label: str,
+    folder: Path,
+    place: Callable[[Prompts], Prompts],
+    progress: Callable[[Iterable, str], Iterable],
+) -> list[Row]:
+    """Evaluate every data set at every length in every mode of the config.
+
+    Rows that the folder already holds are kept, so that an interrupted evaluation goes on.
+
+    Args:
+      label: what the policy is called in the rows, such as "start" or "grpo".
+      place: puts a batch of prompts on the devices.
+      progress: wraps an iterable into a progress bar with a title.
+
+    Returns:
+      A summary row for each task and mode; also written to `summary.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    summaries = []
+    for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
+        for length in config.evaluation.lengths:
+            records = validation_records(config, tokenizer, dataset, length)
+            for mode in config.evaluation.modes:
+                task = validation_task(dataset, length)
+                path = folder / f"{task}.{mode}.jsonl"
+                done = read_rows(path)
+                known = {row["example_id"] for row in done}
+                missing = [record for record in records if record.example_id not in known]
+                batches = _batches(missing, config.evaluation.batch_size)
+                with open(path, "a", encoding="utf-8") as file:
+                    for batch in progress(batches, f"evaluate {label}: {task} {mode}"):
+                        rows = _evaluate_batch(
+                            policy, tokenizer, config, batch, length, mode, place
+                        )
+                        for row in rows:
+                            row |= {"label": label, "task": task, "target_length": length}
+                            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        file.flush()
+                        done += rows
+                summaries.append(summarise(done))
+    (folder / "summary.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
+    return summaries
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a file, without a last line that an interruption cut short.
+
+    Raises:
+      UserError: another line is no JSON.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if lines[-1]:
+        # Without its newline the last line is not whole; it is written again.
+        path.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
+    try:
+        return [json.loads(line) for line in lines[:-1]]
+    except ValueError as error:
+        raise UserError(f"{path} holds a damaged row ({error}); delete the file") from None
+
+
+def _batches(records: Sequence[Record], size: int) -> list[list[Record]]:
+    return [list(records[i : i + size]) for i in range(0, len(records), size)]
+
+
+def sampling_of(mode: str, config: ConfigDict) -> tuple[Sampling, bool, int]:
+    """Return a mode's sampling, whether spans are constrained, and responses a prompt."""
+    if mode not in MODES:
+        raise UserError(f"evaluation mode {mode!r} is unknown; use any of {', '.join(MODES)}")
+    constraint, _, choice = mode.partition("-")
+    if choice == "greedy":
+        return Sampling(temperature=0.0), constraint == "constrained", 1
+    sampling = Sampling(temperature=config.evaluation.temperature, top_p=config.evaluation.top_p)
+    return sampling, constraint == "constrained", config.evaluation.samples
+
+
+def _evaluate_batch(policy, tokenizer, config, records, length, mode, place) -> list[Row]:
+    sampling, constrained, group_size = sampling_of(mode, config)
+    # A last, smaller batch is filled up, so that nothing is compiled for its size.
+    filled = list(records) + [records[0]] * (config.evaluation.batch_size - len(records))
+    prompts, texts = prompts_and_texts(filled, length)
+    numbers = np.array([text.number for text in texts], np.uint32)
+    rollout = sample_groups(
+        policy,
+        place(prompts),
+        row_keys(config.seed, 0, numbers, group_size),
+        tokenizer.decode,
+        rules=span_rules(config, tokenizer, constrained=constrained),
+        sampling=sampling,
+        max_new_tokens=config.decoding.max_new_tokens,
+        stop_token=tokenizer.eos_id,
+    )
+    return [
+        row | {"mode": mode}
+        for number in range(len(records))
+        for row in response_rows(rollout, number, texts[number], records[number], tokenizer)
+    ]
+
+
+def response_rows(
+    rollout: Rollout, number: int, text: PromptText, record: Record, tokenizer: Tokenizer
+) -> list[Row]:
+    """Return a row for each response of one prompt of a rollout."""
+    tokens = jax.device_get(rollout.responses.tokens[number])
+    rows = []
+    for sample, completion in enumerate(rollout.completions[number]):
+        spans = [
+            _span_row(span, copied, tokens[sample], text, tokenizer)
+            for span, copied in zip(rollout.spans[number][sample], completion.spans, strict=True)
+        ]
+        rows.append(
+            {
+                "example_id": text.example_id,
+                "dataset": record.dataset,
+                "sample": sample,
+                "prompt": text.prompt,
+                "prompt_tokens": len(record.inputs),
+                "completion": completion.text,
+                "completion_tokens": completion.num_tokens,
+                "finished": completion.finished,
+                "span_starts": completion.num_starts,
+                "span_ends": completion.num_ends,
+                "answer": scoring.extract_answer(completion.text),
+                "ground_truth": record.ground_truth,
+                "spans": spans,
+                **_scores(completion, text),
+            }
+        )
+    return rows
+
+
+def _scores(completion: Completion, text: PromptText) -> Row:
+    reward = dataclasses.asdict(score(completion, text.ground_truth, SETTINGS["eval"]))
+    return {
+        "reward": reward.pop("total"),
+        "exact_match": reward.pop("exact_match"),
+        "components": reward,
+    }
+
+
+def _span_row(
+    span: CopiedSpan, copied: str, tokens: np.ndarray, text: PromptText, tokenizer: Tokenizer
+) -> Row:
+    """Return where a span stands in the response and where it comes from in the prompt."""
+    start = len(tokenizer.decode(tokens[: span.start].tolist()))
+    return {
+        "text": copied,
+        "closed": span.closed,
+        "response_tokens": [span.start, span.end],
+        "response_chars": [start, start + len(copied)],
+        # An unconstrained model may quote the text in other tokens than the prompt's.
+        "verbatim": bool(copied) and (span.count > 0 or copied in text.prompt),
+        "count": span.count,
+        "occurrences": [
+            {
+                "tokens": [first, last],
+                "chars": [int(text.offsets[first, 0]), int(text.offsets[last - 1, 1])],
+            }
+            for first, last in span.occurrences
+        ],
+    }
+
+
+def summarise(rows: Sequence[Row]) -> Row:
+    """Return the summary of one task and mode: means, and the interval of the exact match."""
+    spans = [span for row in rows for span in row["spans"] if span["closed"]]
+    correct = sum(row["exact_match"] for row in rows)
+    low, high = wilson_interval(correct, len(rows))
+    first = rows[0]
+    return {
+        **{name: first[name] for name in ("label", "task", "dataset", "target_length", "mode")},
+        "n": len(rows),
+        "exact_match": correct / len(rows),
+        "exact_match_low": low,
+        "exact_match_high": high,
+        "reward": float(np.mean([row["reward"] for row in rows])),
+        "finished": float(np.mean([row["finished"] for row in rows])),
+        "spans": len(spans),
+        "verbatim_spans": sum(span["verbatim"] for span in spans),
+        "completion_tokens": float(np.mean([row["completion_tokens"] for row in rows])),
+    }
+
+
+def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the 95 % interval of a proportion (Wilson 1927)."""
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def format_table(summaries: Sequence[Row]) -> str:
+    """Return the summary as a table for the console."""
+    header = ("policy", "task", "mode", "n", "exact match", "95 % interval", "reward", "verbatim")
+    lines = [header]
+    for row in summaries:
+        lines.append(
+            (
+                row["label"],
+                row["task"].removeprefix("recallm_"),
+                row["mode"],
+                str(row["n"]),
+                f"{100 * row['exact_match']:.1f} %",
+                f"{100 * row['exact_match_low']:.1f} to {100 * row['exact_match_high']:.1f} %",
+                f"{row['reward']:.3f}",
+                f"{row['verbatim_spans']}/{row['spans']}",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,130 @@
+"""A first look: one question about one document, answered with recall spans."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from decoding.policy import Policy
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling, row_keys
+from recallm_jax.errors import UserError
+from recallm_jax.evaluation import Row, response_rows, span_rules
+from recallm_jax.inputs import prompts_and_texts
+from rl.rollout import sample_groups
+from tasks.recall import SYSTEMS
+from tasks.record import Record, span_flags
+from tasks.vocabulary import START_RECALL, Tokenizer
+
+# Makes a model that does not know recall spans yet begin with one.
+QUOTE_FIRST = f"The context says: {START_RECALL}"
+# Prompts are padded to multiples of this, so that few sizes are compiled.
+LENGTH_STEP = 64
+EXAMPLE_DOCUMENT = """\
+The lighthouse of Skerry Point was lit in 1874.
+Its keeper was Ada Thorne, who kept the log until 1901.
+The lamp burned 12 litres of colza oil a night.
+"""
+EXAMPLE_QUESTION = "Who was the keeper of the lighthouse?"
+
+
+def question_record(
+    tokenizer: Tokenizer, document: str, question: str, span_alignment: str
+) -> Record:
+    """Return the prompt of a question; only the document may be copied.
+
+    Raises:
+      UserError: the document is empty.
+    """
+    if not document.strip():
+        raise UserError("the document is empty, so there is nothing to recall; give a text file")
+    document = document.strip()
+    user = f"{document}\n\n{question.strip()}"
+    prompt = tokenizer.chat_prompt(SYSTEMS[0], user)
+    shift = prompt.index(user)
+    inputs, offsets = tokenizer.encode_with_offsets(prompt)
+    ranges = [(shift, shift + len(document))]
+    flags = span_flags(tokenizer, prompt, inputs, offsets, ranges, span_alignment)
+    return Record(
+        "document/0",
+        "retrieval",
+        prompt,
+        np.asarray(inputs, np.int32),
+        offsets.astype(np.int32),
+        *flags,
+        targets=np.zeros(0, np.int32),
+        ground_truth={
+            "answers": [""],
+            "gold_documents": [],
+            "gold_ranges": [],
+            "math_answer": "",
+        },
+    )
+
+
+def answer(
+    policy: Policy,
+    tokenizer: Tokenizer,
+    config: ConfigDict,
+    document: str,
+    question: str,
+    *,
+    sampling: Sampling,
+    max_new_tokens: int,
+    max_recall_length: int,
+    quote_first: bool,
+    place: Callable[[Prompts], Prompts],
+) -> Row:
+    """Answer a question from a document; every recall span is a copy of part of it.
+
+    Args:
+      quote_first: begin the response with a recall span, whatever the model would do.
+
+    Returns:
+      A row as evaluation writes them, spans with their places in the prompt.
+
+    Raises:
+      UserError: an empty document, or one longer than the model's context.
+    """
+    record = question_record(tokenizer, document, question, config.decoding.span_alignment)
+    length = -(-len(record.inputs) // LENGTH_STEP) * LENGTH_STEP
+    limit = policy.config.max_positions
+    if length + max_new_tokens > limit:
+        raise UserError(
+            f"the prompt has {len(record.inputs)} tokens and may be answered with "
+            f"{max_new_tokens}; the model's context holds {limit}: shorten the document"
+        )
+    prompts, texts = prompts_and_texts([record], length)
+    prefix = np.asarray(tokenizer.encode(QUOTE_FIRST if quote_first else ""), np.int32)
+    rules = dataclasses.replace(span_rules(config, tokenizer), max_length=max_recall_length)
+    rollout = sample_groups(
+        policy,
+        place(prompts),
+        row_keys(config.seed, 0, np.zeros(1, np.uint32), 1),
+        tokenizer.decode,
+        rules=rules,
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        stop_token=tokenizer.eos_id,
+        prefix=prefix[None, None] if quote_first else None,
+    )
+    return response_rows(rollout, 0, texts[0], record, tokenizer)[0]
+
+
+def show(row: Row) -> str:
+    """Return a response for the console: the text, and each span beside its place."""
+    lines = [row["completion"].strip(), ""]
+    for number, span in enumerate(row["spans"], 1):
+        lines.append(f"  recall span {number}: {span['text']!r}")
+        for place in span["occurrences"]:
+            first, last = place["chars"]
+            before = row["prompt"][max(0, first - 24) : first].replace("\n", " ")
+            after = row["prompt"][last : last + 24].replace("\n", " ")
+            copied = row["prompt"][first:last].replace("\n", " ")
+            lines.append(
+                f"    characters {first} to {last} of the prompt: …{before}[{copied}]{after}…"
+            )
+    if not row["spans"]:
+        lines.append("  no recall span (a model learns to use them in the cold start)")
+    return "\n".join(lines)
