@@ -1,6 +1,6 @@
 """What decoding and training need to know of a language model: four functions and a cache."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int
 
@@ -8,6 +8,7 @@ PromptCache = Any
 Cache = Any
 
 
+@runtime_checkable
 class Policy(Protocol):
     """A causal language model over groups: B prompts, G continuations of each.
 

@@ -3,7 +3,9 @@
 import dataclasses
 
 import jax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
+
+from decoding.arrays import AnyArray
 
 
 @jax.tree_util.register_dataclass
@@ -16,8 +18,8 @@ class Prompts:
     begins or ends there) is decided where the text is known, in the task.
     """
 
-    tokens: Int[Array, "B S"]
-    lengths: Int[Array, " B"]
-    copyable: Bool[Array, "B S"]
-    span_start: Bool[Array, "B S"]
-    span_end: Bool[Array, "B S"]
+    tokens: Int[AnyArray, "B S"]
+    lengths: Int[AnyArray, " B"]
+    copyable: Bool[AnyArray, "B S"]
+    span_start: Bool[AnyArray, "B S"]
+    span_end: Bool[AnyArray, "B S"]

@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
+from decoding.arrays import AnyArray
 from decoding.errors import DecodingInputError
 
 
@@ -40,7 +41,7 @@ class Sampling:
 def row_keys(
     seed: int | Int[Array, ""],
     step: int | Int[Array, ""],
-    example_ids: Int[Array, " B"],
+    example_ids: Integer[AnyArray, " B"],
     group_size: int,
 ) -> Key[Array, "B G"]:
     """Return a key a row, folded from (seed, step, example id, continuation).

@@ -38,6 +38,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from decoding.arrays import AnyArray
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.suffix_index import BARRIER, SuffixIndex, narrow, tokens_at
@@ -89,14 +90,14 @@ class SpanRules:
 class SpanState:
     """Where each row stands before its next token. Outside a span the match fields are unused."""
 
-    inside: Bool[Array, "B *rows"]
+    inside: Bool[AnyArray, "B *rows"]
     # The suffixes that match what the span has copied so far are entries [low, high).
-    low: Int[Array, "B *rows"]
-    high: Int[Array, "B *rows"]
+    low: Int[AnyArray, "B *rows"]
+    high: Int[AnyArray, "B *rows"]
     # Tokens copied since the span opened.
-    depth: Int[Array, "B *rows"]
+    depth: Int[AnyArray, "B *rows"]
     # Tokens that the row may still emit, the next one included.
-    budget: Int[Array, "B *rows"]
+    budget: Int[AnyArray, "B *rows"]
 
 
 def initial_state(num_prompts: int, num_rows: int, budget: int) -> SpanState:
@@ -136,7 +137,7 @@ def mask_logits(
 
     At least one token of every row stays allowed, whatever the logits hold.
     """
-    tokens = jnp.arange(logits.shape[-1])
+    tokens = jnp.arange(logits.shape[-1])[None, None]
     used = tokens < rules.vocab_size
     if not rules.constrained:
         return _forbid(logits, jnp.broadcast_to(used, logits.shape))
@@ -182,7 +183,7 @@ def _allowed_inside(
 
     def read(carry):
         cursor, allowed, closes = carry
-        entries = cursor[..., None] + jnp.arange(WINDOW)
+        entries = cursor[..., None] + jnp.arange(WINDOW)[None, None]
         valid = entries < high[..., None]
         depths = jnp.broadcast_to(state.depth[..., None], entries.shape)
         token = tokens_at(index, entries, depths)
@@ -197,7 +198,8 @@ def _allowed_inside(
     )
     closes = closes & (state.depth >= rules.min_length)
     closes |= forced | ~allowed.any(axis=-1)
-    return allowed | (closes[..., None] & (jnp.arange(num_rows) == rules.end_token))
+    ends = jnp.arange(num_rows)[None, None] == rules.end_token
+    return allowed | (closes[..., None] & ends)
 
 
 def _closes(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
+from decoding.arrays import AnyArray
 from decoding.prompts import Prompts
 
 BARRIER = -1
@@ -30,14 +31,14 @@ class SuffixIndex:
     """
 
     # The prompt's tokens, BARRIER where they may not be copied.
-    text: Int[Array, "B S"]
+    text: Int[AnyArray, "B S"]
     # Start positions in sorted order; only the first `count` are places where a span may open.
-    suffixes: Int[Array, "B S"]
-    count: Int[Array, " B"]
+    suffixes: Int[AnyArray, "B S"]
+    count: Int[AnyArray, " B"]
     # Whether a span may close after a position.
-    span_end: Bool[Array, "B S"]
+    span_end: Bool[AnyArray, "B S"]
     # Whether some span opens with a vocabulary entry.
-    openers: Bool[Array, "B V"]
+    openers: Bool[AnyArray, "B V"]
 
 
 def build_index(
@@ -131,7 +132,7 @@ def narrow(
     stride = 1
     while stride * FANOUT < size + 1:
         stride *= FANOUT
-    steps = jnp.arange(1, FANOUT, dtype=jnp.int32)
+    steps = jnp.arange(1, FANOUT, dtype=jnp.int32)[None, None, None]
     while stride >= 1:
         probes = bound[..., None] + steps * stride - 1
         depths = jnp.broadcast_to(depth[..., None, None], probes.shape)

@@ -4,8 +4,9 @@ import dataclasses
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from decoding.arrays import AnyArray
 from decoding.prompts import Prompts
 from decoding.suffix_index import SuffixIndex
 from rl.rewards.categories import GroundTruth
@@ -31,9 +32,9 @@ class Responses:
 
     prompts: Prompts
     index: SuffixIndex
-    tokens: Int[Array, "B G T"]
+    tokens: Int[AnyArray, "B G T"]
     # The stop token is part of a response: ending is a decision like any other.
-    lengths: Int[Array, "B G"]
+    lengths: Int[AnyArray, "B G"]
 
 
 @jax.tree_util.register_dataclass
@@ -42,10 +43,10 @@ class Batch:
     """What a policy update reads."""
 
     responses: Responses
-    advantages: Float[Array, "B G"]
+    advantages: Float[AnyArray, "B G"]
     # Of the sampler, under the span mask, at the sampling temperature.
-    sampler_log_probs: Float[Array, "B G T"]
+    sampler_log_probs: Float[AnyArray, "B G T"]
     # Of the policy before the first update on this batch; None stands for the policy as it is.
-    old_log_probs: Float[Array, "B G T"] | None
+    old_log_probs: Float[AnyArray, "B G T"] | None
     # Of the frozen reference; None where the loss has no KL penalty.
-    reference_log_probs: Float[Array, "B G T"] | None
+    reference_log_probs: Float[AnyArray, "B G T"] | None

@@ -114,7 +114,7 @@ def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax():
     policy, prompts = span_loving_policy(2), make_prompts(2)
     decoded, index = sample_responses(policy, prompts)
     states = trace(decoded.responses, index, RULES, NEW)
-    real = jnp.arange(NEW) < decoded.lengths[..., None]
+    real = jnp.arange(NEW)[None, None] < decoded.lengths[..., None]
 
     def chunked(policy):
         scores = score(policy, prompts, decoded, index, 0.7, 5)
