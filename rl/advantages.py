@@ -1,19 +1,22 @@
 """Advantages of group-sampled responses: pure functions over arrays."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
 
 def group_relative(rewards: Float[Array, "B G"], *, epsilon: float = 1e-6) -> Float[Array, "B G"]:
     """GRPO: A_i = (r_i - mean(r)) / (std(r) + epsilon) within each group.
 
     The standard deviation is that of the sample (divisor G - 1), as in the common
-    implementations. A group whose rewards are all equal gets exactly 0.
+    implementations. A group whose rewards are all equal, a group of one among them, gets
+    exactly 0.
 
     Source: DeepSeekMath (arXiv 2402.03300), section 4.1.2.
     """
     centred = mean_centred(rewards)
-    spread = jnp.sqrt(jnp.square(centred).sum(axis=1, keepdims=True) / (rewards.shape[1] - 1))
+    freedom = max(1, rewards.shape[1] - 1)
+    spread = jnp.sqrt(jnp.square(centred).sum(axis=1, keepdims=True) / freedom)
     equal = (rewards == rewards[:, :1]).all(axis=1, keepdims=True)
     return jnp.where(equal, 0.0, centred / (spread + epsilon))
 
@@ -24,3 +27,51 @@ def mean_centred(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
     Source: Dr. GRPO (arXiv 2503.20783), section 3.2.
     """
     return rewards - rewards.mean(axis=1, keepdims=True)
+
+
+def leave_one_out(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+    """RLOO: A_i = r_i - mean of the group's other rewards.
+
+    Raises:
+      ValueError: the groups have a single response.
+
+    Source: Ahmadian et al., "Back to Basics" (arXiv 2402.14740), equation 7.
+    """
+    group_size = rewards.shape[1]
+    if group_size < 2:
+        raise ValueError("leave-one-out needs groups of at least 2 responses, not 1")
+    return mean_centred(rewards) * (group_size / (group_size - 1))
+
+
+def generalized(
+    r_t: Float[Array, "B G T"],
+    v_t: Float[Array, "B G T"],
+    mask: Bool[Array, "B G T"],
+    *,
+    discount: float,
+    trace_decay: float,
+) -> Float[Array, "B G T"]:
+    """GAE: A_t = sum_k (discount trace_decay)^k delta_{t+k} over the rest of the response.
+
+    delta_t = r_t + discount v_{t+1} - v_t, where v is 0 after the response's last token.
+
+    Args:
+      r_t: rewards on emitting token t.
+      v_t: values of the state before token t.
+      mask: tokens of the responses, from the first on; elsewhere nothing is read and A is 0.
+
+    Source: Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage
+    Estimation" (arXiv 1506.02438), equation 16.
+    """
+    r_t, v_t = jnp.where(mask, r_t, 0.0), jnp.where(mask, v_t, 0.0)
+    v_tp1 = jnp.concatenate([v_t[..., 1:], jnp.zeros_like(v_t[..., :1])], axis=-1)
+    delta_t = r_t + discount * v_tp1 - v_t
+
+    def step(a_tp1, delta):
+        a_t = delta + discount * trace_decay * a_tp1
+        return a_t, a_t
+
+    _, a_t = lax.scan(
+        step, jnp.zeros_like(delta_t[..., 0]), jnp.moveaxis(delta_t, -1, 0), reverse=True
+    )
+    return jnp.moveaxis(a_t, 0, -1)

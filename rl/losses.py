@@ -4,9 +4,13 @@ All of them take log-probabilities in nats under the span mask, [B, G, T], and a
 that count.
 """
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
+
+Aggregation = Literal["token", "sequence", "constant"]
 
 
 def clipped_surrogate(
@@ -26,6 +30,31 @@ def clipped_surrogate(
     ratio = jnp.exp(log_probs - old_log_probs)
     clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
     return -jnp.minimum(ratio * advantages[..., None], clipped * advantages[..., None])
+
+
+def kl_k1(
+    log_probs: Float[Array, "B G T"], reference_log_probs: Float[Array, "B G T"]
+) -> Float[Array, "B G T"]:
+    """Estimate KL(pi || pi_ref) per token by k1 = log pi - log pi_ref.
+
+    Unbiased for tokens drawn from pi, of either sign; in a loss its gradient has the mean 0, so
+    it belongs in the reward.
+
+    Source: Schulman, "Approximating KL Divergence" (2020).
+    """
+    return log_probs - reference_log_probs
+
+
+def kl_k2(
+    log_probs: Float[Array, "B G T"], reference_log_probs: Float[Array, "B G T"]
+) -> Float[Array, "B G T"]:
+    """Estimate KL(pi || pi_ref) per token by k2 = (log pi - log pi_ref)^2 / 2.
+
+    Never negative; its value is biased, its gradient is that of the KL.
+
+    Source: Schulman, "Approximating KL Divergence" (2020).
+    """
+    return jnp.square(log_probs - reference_log_probs) / 2
 
 
 def kl_k3(
@@ -58,3 +87,42 @@ def truncated_importance(
 def masked_sum(values: Float[Array, "B G T"], mask: Bool[Array, "B G T"]) -> Float[Array, ""]:
     """Sum the values where the mask holds; what stands elsewhere, NaN even, has no influence."""
     return jnp.where(mask, values, 0.0).sum()
+
+
+def loss_denominator(
+    mask: Bool[Array, "B G T"], aggregation: Aggregation, *, max_tokens: int
+) -> Float[Array, ""]:
+    """Return what `aggregate` divides by, from the mask of the whole batch.
+
+    Args:
+      max_tokens: the limit of a response, for "constant".
+    """
+    if aggregation == "token":
+        count = mask.sum()
+    elif aggregation == "sequence":
+        count = mask.any(axis=-1).sum()
+    else:
+        count = jnp.asarray(mask.shape[0] * mask.shape[1] * max_tokens)
+    return jnp.maximum(count, 1).astype(jnp.float32)
+
+
+def aggregate(
+    values: Float[Array, "B G T"],
+    mask: Bool[Array, "B G T"],
+    denominator: Num[Array, ""],
+    aggregation: Aggregation,
+) -> Float[Array, ""]:
+    """Return the loss of a batch, or a micro-batch's share of it, from the tokens' losses.
+
+    * "token": the mean over all tokens of the batch (DAPO, arXiv 2503.14476, equation 8);
+    * "sequence": the mean over responses of the mean over their tokens (GRPO, arXiv 2402.03300,
+      equation 3);
+    * "constant": the sum over tokens, by the number of responses times their limit
+      (Dr. GRPO, arXiv 2503.20783).
+
+    With the denominator of the whole batch, the shares of its micro-batches add up to its loss.
+    """
+    if aggregation == "sequence":
+        lengths = jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
+        values = values / lengths
+    return masked_sum(values, mask) / denominator

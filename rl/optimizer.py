@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -40,11 +41,25 @@ def adamw(
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """Return AdamW behind a global-norm clip."""
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
+    """Return AdamW behind a global-norm clip, its state and arithmetic in float32."""
+    return _in_float32(
+        optax.chain(
+            optax.clip_by_global_norm(clip_norm),
+            optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
+        )
     )
+
+
+def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Show the inner optimiser float32 trees; a bfloat16 second moment would never move."""
+
+    def cast(tree):
+        return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+    def update(updates, state, params=None):
+        return inner.update(cast(updates), state, None if params is None else cast(params))
+
+    return optax.GradientTransformation(lambda params: inner.init(cast(params)), update)
 
 
 def train_rows_only(
@@ -54,13 +69,28 @@ def train_rows_only(
 
     The inner optimiser sees just these rows, so its state, its clipping and its weight decay are
     theirs alone. Parameters are a tree with the leaves `embedding` and perhaps `output`, [V, D].
+
+    Raises:
+      ValueError: on `init`, if the parameters have no such leaf or not all of these rows.
     """
-    picked = jnp.asarray(rows)
+    picked = np.asarray(rows, np.int32)
 
     def pick(tree):
         return {name: value[picked] for name, value in _vocabulary_matrices(tree).items()}
 
     def init(params):
+        matrices = _vocabulary_matrices(params)
+        if not matrices or not rows:
+            raise ValueError(
+                f"no rows to train: {len(rows)} row numbers for the matrices {list(matrices)}; "
+                "the parameters need `embedding`"
+            )
+        for name, value in matrices.items():
+            if min(rows) < 0 or max(rows) >= value.shape[0]:
+                raise ValueError(
+                    f"rows {list(rows)} to train are not all in `{name}`, which has "
+                    f"{value.shape[0]}; add the new tokens' rows to the model first"
+                )
         return inner.init(pick(params))
 
     def update(updates, state, params=None):

@@ -14,15 +14,25 @@ class GroundTruth:
     """What a right response to one prompt is.
 
     Attributes:
-      answers: accepted answers.
+      answers: accepted answers, at least one, none blank.
       gold_documents: the documents that a faithful response recalls, as rendered in the prompt.
       math_answer: the number that leads to the answer, "" where there is none.
+
+    Raises:
+      ValueError: no answer, or a blank one: no response could be right.
     """
 
     dataset: str
     answers: tuple[str, ...]
     gold_documents: tuple[str, ...]
     math_answer: str = ""
+
+    def __post_init__(self):
+        if not self.answers or not all(answer.strip() for answer in self.answers):
+            raise ValueError(
+                f"the ground truth of {self.dataset!r} has the answers {self.answers!r}; "
+                "give at least one, and none blank"
+            )
 
 
 AnswerScore = Callable[[str, GroundTruth, "RewardSettings"], float]
@@ -60,6 +70,7 @@ class Category:
         "used_recall" (1 if there is any span).
       free_spans: spans that the density does not count.
       answer_score: the answer's score in [0, 1].
+      top_k: gold documents that count in the mode "top_k_gold".
     """
 
     hit_threshold: float

@@ -18,7 +18,7 @@ class Completion:
     Attributes:
       text: the response without its stop token.
       num_tokens: its tokens, the stop token included.
-      spans: texts of the recall spans, without the recall tokens.
+      spans: texts of the recall spans, without the recall tokens; one left open is among them.
       num_starts, num_ends: recall tokens, counted in the token ids.
       finished: whether it ended by itself.
     """
@@ -53,7 +53,9 @@ def compose(format_reward: float, answer: float, retrieval: float) -> float:
     """
     additive = (answer + retrieval) / 2
     product = math.sqrt((answer + EPSILON) * (retrieval + EPSILON)) - EPSILON
-    return 0.2 * format_reward + 0.4 * additive + 0.4 * product
+    total = 0.2 * format_reward + 0.4 * additive + 0.4 * product
+    # Rounding alone can leave [0, 1].
+    return min(1.0, max(0.0, total))
 
 
 def overlong_factor(num_tokens: int, max_tokens: int, buffer: int) -> float:

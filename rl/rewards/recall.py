@@ -45,7 +45,12 @@ def _suffix_prefix(first: str, second: str) -> int:
 
 
 def overlap(spans: Sequence[str], documents: Sequence[str], row: Category) -> float:
-    """Return how much of the gold documents the spans recall, in [0, 1]."""
+    """Return how much of the gold documents the spans recall, in [0, 1].
+
+    Each gold document counts by the copy-F1 of its best span over the row's hit threshold, at
+    most 1; the overlap is the mean over all of them or over the best k. 1 without gold documents,
+    0 with them but no spans.
+    """
     if row.gold_mode == "always_1":
         return 1.0
     if row.gold_mode == "used_recall":
@@ -66,9 +71,9 @@ def usage(spans: Sequence[str], num_starts: int, num_ends: int, min_span: int) -
 
     errors = |starts - ends| + spans shorter than `min_span` characters.
     """
-    errors = abs(num_starts - num_ends) + sum(len(span) < min_span for span in spans)
     if not spans:
-        return 1.0 if errors == 0 else 0.0
+        return 1.0
+    errors = abs(num_starts - num_ends) + sum(len(span) < min_span for span in spans)
     return max(0.0, 1.0 - errors / math.sqrt(len(spans)))
 
 

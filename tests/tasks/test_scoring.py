@@ -1,0 +1,137 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.scoring import contains_value, exact_match, extract_answer, normalise, token_f1
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("thought</think>\nAnswer: abC1 \n", "abC1"),
+        # The first `Answer:` would give "draft", the first `</think>` "x Answer: y".
+        ("Answer: draft</think>Answer: one</think> Answer: two Answer: three", "three"),
+        ("Answer: in the thought</think> nothing after it", ""),
+        ("never closed. Answer: 7", "7"),
+        ("</think>Answer: two\nlines", "two\nlines"),
+        ("</think>Answer:", ""),
+        ("</think>answer: lower case", ""),
+        ("", ""),
+    ],
+)
+def test_the_answer_follows_the_last_answer_behind_the_last_thought(response, answer):
+    assert extract_answer(response) == answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "aB3dE6gH9k",
+        '"aB3dE6gH9k".',
+        "The value of key -1234 is aB3dE6gH9k",
+        "aB3dE6gH9k, as recalled: aB3dE6gH9k",
+        '"1234": "aB3dE6gH9k"',
+    ],
+)
+def test_an_answer_may_wrap_and_repeat_the_value(answer):
+    assert contains_value(answer, "aB3dE6gH9k") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "value", "papers"),
+    [
+        ("anything", "", 1.0),
+        ("anything", " ", 0.0),
+        ("", "aB3dE6gH9k", 0.0),
+        ("ab3de6gh9k", "aB3dE6gH9k", 0.0),
+        ("xaB3dE6gH9kx", "aB3dE6gH9k", 1.0),
+        ("zZ1zZ1zZ1z aB3dE6gH9k", "aB3dE6gH9k", 1.0),
+        ("zZ1zZ1zZ1z,aB3dE6gH9k", "aB3dE6gH9k", 1.0),
+        ("yes " * 16 + "aB3dE6gH9k", "aB3dE6gH9k", 1.0),
+        ("yes,yes,yes,yes,yes,yes,yes,yes,yes,yes,yes,yes,yes,yes,yes,yes,hello", "hello", 1.0),
+        ("-12", "12", 1.0),
+        ("12.5", "12", 1.0),
+        ("12.55x", "12", 1.0),
+        ("12,000", "12", 1.0),
+        ("112", "12", 1.0),
+        ("12 or 13", "12", 1.0),
+        ("-12 or -13", "-12", 1.0),
+    ],
+)
+def test_gaming_and_lucky_answers_score_only_by_the_papers_rule(answer, value, papers):
+    assert contains_value(answer, value) == 0.0
+    assert contains_value(answer, value, paper_rule=True) == papers
+
+
+@pytest.mark.parametrize("answer", ["12", "$x = 12$", "It is 12.", "(12)", "key 12: zZ1zZ1", "12;"])
+def test_a_number_is_found_beside_marks_and_words(answer):
+    assert contains_value(answer, "12") == 1.0
+
+
+def test_a_number_as_long_as_a_value_of_letters_and_digits_is_no_rival():
+    assert contains_value("Key 4821: aB3d", "aB3d") == 1.0
+
+
+def test_ordinary_words_are_no_rivals():
+    assert contains_value("That Code READ: aB3d", "aB3d") == 1.0
+
+
+def test_a_long_value_may_be_given_in_full():
+    value = " ".join(f"word{i}" for i in range(30))
+    assert contains_value(f"It reads {value}", value) == 1.0
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.text(max_size=8))
+def test_our_rule_is_never_more_generous_than_the_papers(answer, value):
+    ours = contains_value(answer, value)
+    assert ours in (0.0, 1.0)
+    assert ours <= contains_value(answer, value, paper_rule=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value", "score"),
+    [
+        ("aB3d", "aB3d", 1.0),
+        (' "aB3d". ', "aB3d", 1.0),
+        ("**aB3d**", "aB3d", 1.0),
+        ("\u201caB3d\u201d", "aB3d", 1.0),
+        ("f(x)", "f(x)", 1.0),
+        ("ab3d", "aB3d", 0.0),
+        ("It is aB3d", "aB3d", 0.0),
+        (".5", "5", 0.0),
+        ("-5", "5", 0.0),
+        ("", "", 0.0),
+        ("...", ".", 0.0),
+    ],
+)
+def test_exact_match_forgives_what_surrounds_the_value_only(answer, value, score):
+    assert exact_match(answer, value) == score
+
+
+def test_normalise_follows_squad():
+    # Punctuation goes before the articles do: "a." is an article too.
+    assert normalise("The  Cat's, a. hat\nANd an Anthem") == "cats hat and anthem"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "f1"),
+    [
+        # Precision 2/3, recall 2/4; their plain mean would be 0.583.
+        ("blue cat sat", "the blue cat is here", 4 / 7),
+        # One `dog` in common: counting it twice would give 1.
+        ("dog dog", "dog", 2 / 3),
+        ("the", "a", 0.0),
+        ("cat", "dog", 0.0),
+        ("The cat.", "cat", 1.0),
+    ],
+)
+def test_token_f1(answer, reference, f1):
+    assert token_f1(answer, reference) == pytest.approx(f1)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_token_f1_is_symmetric(first, second):
+    assert token_f1(first, second) == pytest.approx(token_f1(second, first))
+    assert 0.0 <= token_f1(first, second) <= 1.0
