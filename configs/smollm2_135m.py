@@ -1,0 +1,44 @@
+"""SmolLM2-135M-Instruct on the two retrieval tasks, as long a run as one GPU does in some hours.
+
+Result: not yet run.
+Hardware: one GPU of 80 GB.
+
+    python -m recallm_jax.train --config=configs/smollm2_135m.py --workdir=runs/smollm2_135m
+    python -m recallm_jax.report --workdir=runs/smollm2_135m
+
+Variants: `:tiny` is a minute with a random model on a CPU; `:length=2048` trains on longer
+contexts.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Return the config; see the module."""
+    options = common.parse_arg(arg, tiny=False, length=1024)
+    config = common.base()
+
+    config.model.dtype = "bfloat16"
+    config.data.target_length = options.length
+    config.decoding.max_new_tokens = 256
+
+    config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 20, 32, 16
+    config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 60, 32, 16
+    config.sft1.learning_rate = 5e-3
+    config.sft2.learning_rate = 1e-4
+
+    config.grpo.steps = 150
+    config.grpo.prompts_per_step = 32
+    config.grpo.group_size = 16
+    config.grpo.micro_batch = 8
+    config.grpo.overlong_buffer = 64
+    config.optimizer.learning_rate = 5e-6
+
+    config.evaluation.lengths = (512, 1024, 2048, 4096)
+    config.evaluation.num_examples = 200
+    config.evaluation.batch_size = 25
+    config.checkpoint.every_steps = 25
+
+    return common.shrink(config) if options.tiny else config

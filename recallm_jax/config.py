@@ -1,0 +1,209 @@
+"""Loading a config: a Python file, its overrides on the command line, and the checks of both.
+
+    --config=configs/quickstart.py:tiny --config.optimizer.learning_rate=1e-5
+
+A config that passed has every field of `config_fields.FIELDS`, no other, each of its type and
+within bounds, and sizes that fit together; so readers write `config.grpo.steps` and nothing else.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from recallm_jax.config_fields import FIELDS, check_field, unknown_field
+from recallm_jax.errors import UserError
+
+_OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
+
+
+class JobParser(argparse.ArgumentParser):
+    """argparse whose errors are `UserError`s, and which knows no abbreviations."""
+
+    def __init__(self, prog: str, description: str | None):
+        super().__init__(
+            prog=prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print below its usage."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def parse_config(parser: JobParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
+    """Parse a job's own arguments with its parser, and the config with its overrides.
+
+    Raises:
+      UserError: an argument that neither knows, or a config that does not pass.
+    """
+    parser.epilog = "--config=FILE.py[:variant] is required; --config.section.field=value overrides"
+    arguments, rest = parser.parse_known_args(list(argv))
+    return arguments, load_config(rest)
+
+
+def load_config(argv: Sequence[str]) -> ConfigDict:
+    """Return the config that `--config=FILE[:variant]` and its overrides give, checked and locked.
+
+    Raises:
+      UserError: a missing or broken file, an unknown field, a wrong type, sizes that can't work.
+    """
+    path, overrides = _split(argv)
+    if not Path(path.split(":", 1)[0]).is_file():
+        raise UserError(
+            f"--config={path}: there is no such file; give one of configs/, and run from the clone"
+        )
+    config = _parse([f"--config={path}"])
+    check_config(config)
+    for override in overrides:
+        match = _OVERRIDE.match(override)
+        assert match is not None
+        if match[1] not in FIELDS:
+            raise unknown_field(match[1])
+    config = _parse([f"--config={path}", *overrides])
+    check_config(config)
+    return config
+
+
+def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the config's path and the overrides, each as one argument with its value."""
+    path, overrides = None, []
+    waiting = list(argv)
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.partition("=")
+        if name not in ("--config", "-config") and not _OVERRIDE.match(argument):
+            raise UserError(f"argument {argument!r} is unknown; see --help")
+        if not equals:
+            if not waiting or waiting[0].startswith("--"):
+                raise UserError(f"{name} has no value; write {name}=VALUE")
+            value = waiting.pop(0)
+        if name in ("--config", "-config"):
+            path = value
+        else:
+            overrides.append(f"{name}={value}")
+    if path is None:
+        raise UserError("--config is missing; give one, such as --config=configs/quickstart.py")
+    return path, overrides
+
+
+def _parse(argv: list[str]) -> ConfigDict:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", lock_config=True, flag_values=values, sys_argv=["", *argv]
+    )
+    try:
+        values(["", *argv])
+        config = values.config
+    except (flags.Error, OSError, TypeError, ValueError, SyntaxError, ImportError) as error:
+        raise UserError(_reason(error, argv)) from None
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f"{argv[0]}: get_config must return a ConfigDict, not {kind}")
+    return config
+
+
+def _reason(error: Exception, argv: list[str]) -> str:
+    """Return one line for what ml_collections or the file itself raised."""
+    message = str(error)
+    if override := re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL):
+        field = FIELDS[override[1]]
+        kind = f"a tuple of {field.kind.__name__}" if field.many else field.kind.__name__
+        return f"config.{override[1]} = {override[2]!r} has the wrong type; give {kind}"
+    # The file's own error stands at the end of the traceback that the message quotes.
+    last = [line for line in message.splitlines() if line.strip()][-1].strip()
+    return f"{argv[0]}: {re.sub(r'^[A-Za-z]*Error: ', '', last)}"
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuse a config with a missing, unknown or impossible field, or sizes that can't work.
+
+    Raises:
+      UserError: one line naming field, value and remedy.
+    """
+    values = flatten(config)
+    for name in values:
+        if name not in FIELDS:
+            raise unknown_field(name)
+    for name in FIELDS:
+        if name not in values:
+            raise UserError(f"config.{name} is missing; set it, as configs/common.py does")
+        check_field(name, values[name])
+    _check_sizes(config)
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Return the values of a config by their dotted names."""
+    values: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            values |= flatten(value, f"{prefix}{name}.")
+        else:
+            values[prefix + name] = value
+    return values
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    decoding, grpo = config.decoding, config.grpo
+    if decoding.min_recall_length > decoding.max_recall_length:
+        raise UserError(
+            f"config.decoding.min_recall_length = {decoding.min_recall_length} exceeds "
+            f"max_recall_length = {decoding.max_recall_length}; lower it"
+        )
+    if decoding.max_new_tokens < decoding.min_recall_length + 2:
+        raise UserError(
+            f"config.decoding.max_new_tokens = {decoding.max_new_tokens} has no room for the "
+            f"shortest recall span; give at least {decoding.min_recall_length + 2}"
+        )
+    if grpo.overlong_buffer > decoding.max_new_tokens:
+        raise UserError(
+            f"config.grpo.overlong_buffer = {grpo.overlong_buffer} exceeds "
+            f"decoding.max_new_tokens = {decoding.max_new_tokens}; lower it"
+        )
+    if len(config.data.terms) != 2 or config.data.terms[0] > config.data.terms[1]:
+        raise UserError(
+            f"config.data.terms = {tuple(config.data.terms)} must be a range such as (3, 5)"
+        )
+    if not sum(config.data.mixture.values()):
+        raise UserError("config.data.mixture has only zeros; give a data set a share above 0")
+    if len(set(config.stages)) < len(config.stages):
+        raise UserError(f"config.stages = {tuple(config.stages)} names a stage twice; name it once")
+    shards = config.mesh.data * config.mesh.fsdp
+    for stage, size in (
+        ("sft1", "batch_size"),
+        ("sft2", "batch_size"),
+        ("grpo", "prompts_per_step"),
+    ):
+        batch, micro_batch = config[stage][size], config[stage].micro_batch
+        if batch % micro_batch:
+            raise UserError(
+                f"config.{stage}.{size} = {batch} is no multiple of "
+                f"{stage}.micro_batch = {micro_batch}; change one of them"
+            )
+        if micro_batch % shards:
+            raise UserError(
+                f"config.{stage}.micro_batch = {micro_batch} cannot be split over mesh.data * "
+                f"mesh.fsdp = {shards} devices; make it a multiple"
+            )
+    if config.evaluation.batch_size % shards:
+        raise UserError(
+            f"config.evaluation.batch_size = {config.evaluation.batch_size} cannot be split over "
+            f"mesh.data * mesh.fsdp = {shards} devices; make it a multiple"
+        )
+
+
+def write_config(config: ConfigDict, workdir: str | Path) -> None:
+    """Write `config.json` into the folder of a run."""
+    folder = Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config.to_dict(), indent=1, default=list)
+    partial = folder / "config.json.partial"
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(folder / "config.json")

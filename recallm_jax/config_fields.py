@@ -1,0 +1,170 @@
+"""Every field of a config: its type and the values that it may have. Defaults live in configs/."""
+
+import dataclasses
+import difflib
+import math
+from typing import Any
+
+from recallm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What a field may hold.
+
+    Attributes:
+      kind: type of the value, or of the items where `many`. An int may stand for a float.
+      many: a tuple of one or more values.
+      low, high: bounds, both included.
+      above: a bound that the value must exceed.
+      choices: the only values.
+    """
+
+    kind: type
+    many: bool = False
+    low: int | float = -math.inf
+    high: int | float = math.inf
+    above: int | float = -math.inf
+    choices: tuple[str, ...] = ()
+
+
+_COUNT = Field(int, low=1)
+_NOT_NEGATIVE = Field(float, low=0.0)
+_POSITIVE = Field(float, above=0.0)
+_SHARE = Field(float, low=0.0, high=1.0)
+_TEXT = Field(str)
+
+FIELDS = {
+    "seed": Field(int, low=0),
+    "model.weights": _TEXT,
+    "model.dtype": Field(str, choices=("float32", "bfloat16")),
+    "model.param_dtype": Field(str, choices=("float32", "bfloat16")),
+    "model.remat": Field(str, choices=("none", "dots", "full")),
+    "model.logits_chunk": _COUNT,
+    "mesh.data": _COUNT,
+    "mesh.fsdp": _COUNT,
+    "mesh.sequence": _COUNT,
+    "mesh.tensor": _COUNT,
+    "data.source": _TEXT,
+    "data.mixture.retrieval": _NOT_NEGATIVE,
+    "data.mixture.math_retrieval": _NOT_NEGATIVE,
+    "data.target_length": Field(int, low=128),
+    "data.value_length": Field(int, low=4),
+    "data.formats": Field(str, many=True, choices=("lines", "json", "csv")),
+    "data.terms": Field(int, many=True, low=1),
+    "data.operators": _TEXT,
+    "decoding.min_recall_length": _COUNT,
+    "decoding.max_recall_length": _COUNT,
+    "decoding.copy_source": Field(str, choices=("prompt",)),
+    "decoding.span_alignment": Field(str, choices=("character", "word", "token")),
+    "decoding.max_new_tokens": _COUNT,
+    "stages": Field(str, many=True, choices=("sft1", "sft2", "grpo")),
+    "sft1.steps": _COUNT,
+    "sft1.batch_size": _COUNT,
+    "sft1.micro_batch": _COUNT,
+    "sft1.learning_rate": _POSITIVE,
+    "sft1.warmup_fraction": _SHARE,
+    "sft2.steps": _COUNT,
+    "sft2.batch_size": _COUNT,
+    "sft2.micro_batch": _COUNT,
+    "sft2.learning_rate": _POSITIVE,
+    "sft2.warmup_fraction": _SHARE,
+    "grpo.steps": _COUNT,
+    "grpo.prompts_per_step": _COUNT,
+    "grpo.group_size": Field(int, low=2),
+    "grpo.micro_batch": _COUNT,
+    "grpo.warmup_fraction": _SHARE,
+    "grpo.temperature": _POSITIVE,
+    "grpo.kl_coefficient": _NOT_NEGATIVE,
+    "grpo.clip_low": Field(float, above=0.0, high=1.0),
+    "grpo.clip_high": _POSITIVE,
+    "grpo.importance_cap": _POSITIVE,
+    "grpo.overlong_buffer": Field(int, low=0),
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.b1": _SHARE,
+    "optimizer.b2": _SHARE,
+    "optimizer.eps": _POSITIVE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.clip_norm": _POSITIVE,
+    "evaluation.lengths": Field(int, many=True, low=128),
+    "evaluation.num_examples": _COUNT,
+    "evaluation.batch_size": _COUNT,
+    "evaluation.modes": Field(
+        str,
+        many=True,
+        choices=(
+            "constrained-greedy",
+            "unconstrained-greedy",
+            "constrained-sampled",
+            "unconstrained-sampled",
+        ),
+    ),
+    "evaluation.samples": _COUNT,
+    "evaluation.temperature": _POSITIVE,
+    "evaluation.top_p": Field(float, above=0.0, high=1.0),
+    "checkpoint.every_steps": _COUNT,
+    "checkpoint.keep": _COUNT,
+}
+
+
+def unknown_field(name: str) -> UserError:
+    """Return the error for a name that is no field, with the nearest that is."""
+    sections = {field.rpartition(".")[0] for field in FIELDS} - {""}
+    if name in sections:
+        inside = ", ".join(field for field in FIELDS if field.startswith(name + "."))
+        return UserError(f"config.{name} is a section; set one of its fields: {inside}")
+    last = name.rpartition(".")[2]
+    near = [field for field in FIELDS if field.rpartition(".")[2] == last]
+    near = near or difflib.get_close_matches(name, FIELDS, n=1)
+    names = " or ".join(f"config.{field}" for field in near)
+    remedy = f"did you mean {names}?" if near else "see recallm_jax/config_fields.py"
+    return UserError(f"config.{name} is no field; {remedy}")
+
+
+def check_field(name: str, value: Any) -> None:
+    """Refuse a value of the wrong type or out of bounds.
+
+    Raises:
+      UserError: names field, value and remedy.
+    """
+    field = FIELDS[name]
+    if field.many:
+        if not isinstance(value, tuple | list) or not value:
+            raise UserError(
+                f"config.{name} = {value!r} must be a tuple with at least one "
+                f"{field.kind.__name__}, such as {_example(field)!r}"
+            )
+        for item in value:
+            _check_value(name, field, item)
+    else:
+        _check_value(name, field, value)
+
+
+def _example(field: Field) -> tuple:
+    return field.choices[:1] or (int(field.low),)
+
+
+def _check_value(name: str, field: Field, value: Any) -> None:
+    kinds: Any = (int, float) if field.kind is float else field.kind
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise UserError(f"config.{name} = {value!r} has the wrong type; give {field.kind.__name__}")
+    if field.choices and value not in field.choices:
+        raise UserError(
+            f"config.{name} = {value!r} is no choice; use {' or '.join(map(repr, field.choices))}"
+        )
+    if field.kind is str:
+        if not value:
+            raise UserError(f"config.{name} is empty; give a text")
+    elif not (field.low <= value <= field.high and value > field.above and math.isfinite(value)):
+        raise UserError(f"config.{name} = {value!r} is out of bounds; give {_bounds(field)}")
+
+
+def _bounds(field: Field) -> str:
+    parts = []
+    if field.above > -math.inf:
+        parts.append(f"more than {field.above:g}")
+    if field.low > -math.inf:
+        parts.append(f"at least {field.low:g}")
+    if field.high < math.inf:
+        parts.append(f"at most {field.high:g}")
+    return " and ".join(parts) or "a finite number"

@@ -1,0 +1,117 @@
+"""How a job parses its arguments and ends; config files of users' own."""
+
+import errno
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from decoding.errors import DecodingInputError
+from recallm_jax.config import JobParser, check_config, load_config, parse_config, write_config
+from recallm_jax.errors import UserError, run_job
+from tasks.errors import TaskInputError
+
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+def parser() -> JobParser:
+    parser = JobParser("job", "A job.")
+    parser.add_argument("--workdir", required=True)
+    return parser
+
+
+def test_a_job_gets_its_own_arguments_and_the_config():
+    arguments, config = parse_config(parser(), ["--workdir=x", QUICKSTART, "--config.seed=5"])
+    assert (arguments.workdir, config.seed) == ("x", 5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([QUICKSTART], "the following arguments are required: --workdir; see job --help"),
+        (["--workdir=x"], "--config is missing"),
+        (["--workdir=x", QUICKSTART, "--work=y"], "argument '--work=y' is unknown"),
+    ],
+)
+def test_mistaken_arguments_are_explained(argv, message):
+    with pytest.raises(UserError) as caught:
+        parse_config(parser(), argv)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UserError("bad\n  thing"), TaskInputError("bad thing"), DecodingInputError("bad thing")],
+)
+def test_an_error_of_the_user_is_one_line_and_code_2(error, capsys):
+    def job(argv):
+        raise error
+
+    assert run_job(job, []) == 2
+    assert capsys.readouterr().err == "error: bad thing\n"
+
+
+def test_a_full_disk_is_one_line_and_code_2(capsys):
+    def job(argv):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
+
+    assert run_job(job, []) == 2
+    assert capsys.readouterr().err.startswith("error: the disk is full while writing runs/x/metr")
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault"), OSError(errno.EACCES, "no")])
+def test_a_fault_keeps_its_traceback(error):
+    def job(argv):
+        raise error
+
+    with pytest.raises(type(error)):
+        run_job(job, [])
+
+
+def test_a_job_that_ends_gives_code_0():
+    seen = []
+    assert run_job(seen.append, ["--x"]) == 0
+    assert seen == [["--x"]]
+
+
+def write(path, body: str) -> str:
+    path.write_text(
+        "from configs import common\n\n\ndef get_config(arg=''):\n"
+        f"    config = common.base()\n    {body}\n    return config\n",
+        encoding="utf-8",
+    )
+    return f"--config={path}"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("config.grpo.step = 3", "config.grpo.step is no field; did you mean config.grpo.steps?"),
+        ("del config.grpo.steps", "config.grpo.steps is missing"),
+        ("config.grpo.steps = 'many'", "many"),
+        ("config.seed = True", "config.seed = True has the wrong type; give int"),
+        ("raise ValueError('the\\nreason')", "reason"),
+        ("import nonsense", "nonsense"),
+        ("return 3", "get_config must return a ConfigDict, not int"),
+        ("(", "was never closed"),
+    ],
+)
+def test_a_broken_config_file_is_explained(tmp_path, body, message):
+    with pytest.raises(UserError) as caught:
+        load_config([write(tmp_path / "own.py", body)])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_made_by_hand_is_checked_too():
+    with pytest.raises(UserError, match=r"config\.model\.weights is missing"):
+        check_config(ConfigDict({"seed": 0}))
+
+
+def test_the_written_config_is_json(tmp_path):
+    config = load_config([QUICKSTART])
+    write_config(config, tmp_path / "run")
+    read = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert read["stages"] == list(config.stages)
+    assert read["optimizer"]["learning_rate"] == config.optimizer.learning_rate
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]

@@ -1,0 +1,122 @@
+"""Every config loads, in every variant, and every mistake in an override is one clear line."""
+
+import pathlib
+
+import pytest
+
+from recallm_jax.config import flatten, load_config
+from recallm_jax.errors import UserError
+
+CONFIGS = sorted(
+    path.as_posix()
+    for path in pathlib.Path("configs").glob("*.py")
+    if path.name not in ("__init__.py", "common.py")
+)
+QUICKSTART = "--config=configs/quickstart.py"
+
+
+@pytest.mark.parametrize("variant", ["", ":tiny"])
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_passes_its_own_checks(path, variant):
+    config = load_config([f"--config={path}{variant}"])
+    assert config.is_locked
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_config_says_its_result_hardware_and_command(path):
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+    for part in ("Result: ", "Hardware: ", f"--config={path} "):
+        assert part in text
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_tiny_is_small(path):
+    config = load_config([f"--config={path}:tiny"])
+    assert config.model.weights == "random:tiny"
+    assert config.grpo.steps * config.grpo.prompts_per_step * config.grpo.group_size <= 16
+
+
+def test_overrides_reach_the_fields_and_leave_the_others():
+    plain = flatten(load_config([QUICKSTART]))
+    changed = flatten(
+        load_config(
+            [
+                QUICKSTART,
+                "--config.optimizer.learning_rate=1e-7",
+                "--config.seed",
+                "7",
+                "--config.stages=sft2",
+                "--config.stages=grpo",
+            ]
+        )
+    )
+    assert changed == plain | {
+        "optimizer.learning_rate": 1e-7,
+        "seed": 7,
+        "stages": ("sft2", "grpo"),
+    }
+
+
+def test_an_override_may_stand_before_the_config():
+    assert load_config(["--config.seed=3", QUICKSTART]).seed == 3
+
+
+MISTAKES = {
+    "--config.optimizer.learning_rte=1": "optimizer.learning_rte is no field; did you mean "
+    "config.optimizer.learning_rate?",
+    "--config.learning_rate=1": "did you mean config.sft1.learning_rate or config.sft2."
+    "learning_rate or config.optimizer.learning_rate?",
+    "--config.grpo=1": "config.grpo is a section; set one of its fields: grpo.steps",
+    "--config.xyz=1": "config.xyz is no field; see recallm_jax/config_fields.py",
+    "--config.seed=abc": "config.seed = 'abc' has the wrong type; give int",
+    "--config.seed=1.5": "config.seed = '1.5' has the wrong type; give int",
+    "--config.seed=-1": "config.seed = -1 is out of bounds; give at least 0",
+    "--config.optimizer.b1=1.5": "optimizer.b1 = 1.5 is out of bounds; give at least 0 and at most",
+    "--config.optimizer.learning_rate=0": "give more than 0",
+    "--config.optimizer.learning_rate=nan": "is out of bounds",
+    "--config.grpo.steps=0": "config.grpo.steps = 0 is out of bounds; give at least 1",
+    "--config.model.dtype=fp16": "'fp16' is no choice; use 'float32' or 'bfloat16'",
+    "--config.model.weights=": "config.model.weights is empty; give a text",
+    "--config.stages=sft3": "config.stages = 'sft3' is no choice; use 'sft1' or 'sft2' or 'grpo'",
+    "--config.stages=()": "config.stages = () must be a tuple with at least one str",
+    "--config.evaluation.lengths=long": "evaluation.lengths = 'long' has the wrong type; give int",
+    "--config.decoding.min_recall_length=200": "min_recall_length = 200 exceeds "
+    "max_recall_length = 128; lower it",
+    "--config.decoding.max_new_tokens=2": "no room for the shortest recall span; give at least 3",
+    "--config.grpo.overlong_buffer=9999": "exceeds decoding.max_new_tokens",
+    "--config.grpo.micro_batch=3": "is no multiple of grpo.micro_batch = 3",
+    "--config.mesh.data=3": "cannot be split over mesh.data * mesh.fsdp = 3 devices",
+    "--config.data.terms=(3,1)": "config.data.terms = (3, 1) must be a range such as (3, 5)",
+    "--confg.seed=1": "argument '--confg.seed=1' is unknown",
+    "--config.seed": "--config.seed has no value; write --config.seed=VALUE",
+}
+
+
+@pytest.mark.parametrize("argument", MISTAKES)
+def test_a_mistaken_override_is_explained(argument):
+    with pytest.raises(UserError) as caught:
+        load_config([QUICKSTART, argument])
+    assert MISTAKES[argument] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_shares_zero_are_refused():
+    zeros = [f"--config.data.mixture.{name}=0" for name in ("retrieval", "math_retrieval")]
+    with pytest.raises(UserError, match="mixture has only zeros"):
+        load_config([QUICKSTART, *zeros])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config=configs/nope.py", "--config=configs/nope.py: there is no such file"),
+        (QUICKSTART + ":tny", "variant 'tny' is unknown; use any of tiny"),
+        (QUICKSTART + ":tiny=1", "write tiny alone, or leave it out"),
+        ("--config=configs/smollm2_135m.py:length=long", "variant 'length=long': give int"),
+    ],
+)
+def test_a_config_that_cannot_be_loaded_is_explained(argument, message):
+    with pytest.raises(UserError) as caught:
+        load_config([argument])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
