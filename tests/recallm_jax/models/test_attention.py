@@ -1,0 +1,95 @@
+"""Attention in blocks and parts equals one plain softmax, written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recallm_jax.models import attention
+from recallm_jax.models.attention import attend, merge
+
+HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
+
+
+def draw(seed, num_queries, num_keys, batch=2):
+    rng = np.random.default_rng(seed)
+    query = rng.normal(size=(batch, num_queries, HEADS, HEAD_DIM))
+    key, value = rng.normal(size=(2, batch, num_keys, KV_HEADS, HEAD_DIM))
+    return tuple(jnp.asarray(x, jnp.float32) for x in (query, key, value))
+
+
+def plain(query, key, value, seen):
+    """Softmax attention in float64; `seen` is [batch, Q, P]."""
+    query, key, value = (np.asarray(x, np.float64) for x in (query, key, value))
+    out = np.zeros(query.shape)
+    sums = np.zeros(query.shape[:3])
+    for head in range(HEADS):
+        kv_head = head // (HEADS // KV_HEADS)
+        scores = query[:, :, head] @ key[:, :, kv_head].swapaxes(1, 2) / np.sqrt(HEAD_DIM)
+        weights = np.where(seen, np.exp(scores), 0.0)
+        total = weights.sum(-1)
+        out[:, :, head] = weights @ value[:, :, kv_head] / total[..., None]
+        sums[:, :, head] = np.log(total)
+    return out, sums
+
+
+@pytest.mark.parametrize("block", [1024, 5, 4])
+@pytest.mark.parametrize("causal", [True, False])
+def test_blocks_equal_one_plain_softmax(monkeypatch, block, causal):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    query, key, value = draw(0, 13, 13)
+    lengths = np.array([13, 6])
+    seen = np.broadcast_to(np.arange(13)[None, None] < lengths[:, None, None], (2, 13, 13))
+    if causal:
+        seen = seen & np.tril(np.ones((13, 13), bool))[None]
+    expected, expected_sums = plain(query, key, value, seen)
+    out, sums = attend(query, key, value, key_lengths=jnp.asarray(lengths), causal=causal)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(sums, expected_sums, rtol=0, atol=1e-5)
+
+
+def test_gradients_do_not_depend_on_the_blocks(monkeypatch):
+    query, key, value = draw(1, 9, 9)
+
+    def gradients(block):
+        monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+
+        def loss(*inputs):
+            out, sums = attend(*inputs, causal=True)
+            return jnp.sum(jnp.sin(out)) + jnp.sum(sums**2)
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(query, key, value)
+
+    for whole, blocked in zip(gradients(1024), gradients(4), strict=True):
+        np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-5)
+
+
+def test_merged_parts_equal_attention_over_all_keys():
+    query, key, value = draw(2, 3, 10)
+    expected, _ = plain(query, key, value, np.ones((2, 3, 10), bool))
+    parts = [attend(query, key[:, a:b], value[:, a:b]) for a, b in ((0, 4), (4, 9), (9, 10))]
+    np.testing.assert_allclose(merge(*parts), expected, rtol=0, atol=1e-5)
+
+
+def test_a_part_without_keys_has_no_weight_and_no_nan():
+    query, key, value = draw(3, 3, 6)
+    expected, _ = plain(query, key, value, np.ones((2, 3, 6), bool))
+
+    def merged(key):
+        nothing = attend(query, 100.0 * key, value, key_lengths=jnp.zeros(2, jnp.int32))
+        return merge(attend(query, key, value), nothing)
+
+    np.testing.assert_allclose(jax.jit(merged)(key), expected, rtol=0, atol=1e-5)
+    assert np.isfinite(jax.jit(jax.grad(lambda key: merged(key).sum()))(key)).all()
+
+
+def test_no_square_of_a_long_prompt_is_ever_held():
+    length = 32 * attention.QUERY_BLOCK
+    shapes = [jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)] * 3
+
+    def loss(*inputs):
+        return attend(*inputs, causal=True)[0].sum()
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile()
+    square = 4 * 2 * length * length
+    assert compiled.memory_analysis().temp_size_in_bytes < square / 4

@@ -1,0 +1,184 @@
+"""Groups share their prompt without changing what any row computes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recallm_jax.models.presets import PRESETS
+from recallm_jax.models.transformer import Transformer, layer_specs, random_transformer, top_specs
+from recallm_jax.weights.tensors import layer_arrays, top_arrays
+from tests.oracles.tiny_models import tiny_model
+
+NUM_PROMPTS, GROUP, SIZE, LENGTH = 2, 3, 11, 7
+# The second prompt is shorter, so that its padding could leak.
+LENGTHS = (SIZE, 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("qwen2_yarn")
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "prompts": jnp.asarray(rng.integers(0, 40, (NUM_PROMPTS, SIZE)), jnp.int32),
+        "lengths": jnp.array(LENGTHS, jnp.int32),
+        "responses": jnp.asarray(rng.integers(0, 40, (NUM_PROMPTS, GROUP, LENGTH)), jnp.int32),
+    }
+
+
+def full_sequence_logits(model, prompt, response):
+    """One row as one causal sequence without padding: logits that predict its response."""
+    tokens = jnp.concatenate([prompt, response])
+    # All tokens as the response of their first one: no prompt part beyond it.
+    hidden = model.score(tokens[None, :1], jnp.array([1]), tokens[None, None, 1:])
+    return model.unembed(hidden)[0, 0, prompt.size - 1 :]
+
+
+@jax.jit
+def score_logits(model, batch):
+    return model.unembed(model.score(**batch))
+
+
+def with_params(model, params):
+    top = {name: params[name] for name in top_specs(model.config)}
+    return Transformer(
+        model.config, top, {name: params[name] for name in layer_specs(model.config)}
+    )
+
+
+def test_group_logits_and_gradients_equal_those_of_separate_sequences(model, batch):
+    params = {**top_arrays(model), **layer_arrays(model)}
+    weights = jax.random.normal(jax.random.key(1), (NUM_PROMPTS, GROUP, LENGTH, 40))
+
+    def grouped(params):
+        model_of = with_params(model, params)
+        return model_of.unembed(model_of.score(**batch))
+
+    def separate(params):
+        model_of = with_params(model, params)
+        rows = jax.vmap(full_sequence_logits, in_axes=(None, None, 0))
+        return jnp.stack(
+            [
+                rows(model_of, batch["prompts"][b, :length], batch["responses"][b])
+                for b, length in enumerate(LENGTHS)
+            ]
+        )
+
+    def loss(logits):
+        return jnp.sum(weights * jax.nn.log_softmax(logits))
+
+    @jax.jit
+    def both(params):
+        return tuple(
+            (run(params), jax.grad(lambda p, run=run: loss(run(p)))(params))
+            for run in (grouped, separate)
+        )
+
+    (logits, gradients), (expected_logits, expected_gradients) = both(params)
+    np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=5e-5)
+    for name, expected in expected_gradients.items():
+        scale = float(jnp.abs(expected).max())
+        assert scale > 0, name
+        np.testing.assert_allclose(
+            gradients[name], expected, rtol=0, atol=1e-5 * max(scale, 1.0), err_msg=name
+        )
+
+
+def test_group_decode_equals_score_with_prompts_at_different_steps(model, batch):
+    expected = score_logits(model, batch)
+    prefill = jax.jit(lambda model, *inputs: model.prefill(*inputs))
+    hidden, prompt_cache = prefill(model, batch["prompts"], batch["lengths"])
+    first = model.unembed(hidden)
+    np.testing.assert_allclose(first, expected[:, 0, 0], rtol=0, atol=5e-5)
+
+    decode = jax.jit(lambda model, *inputs: model.decode(*inputs))
+    cache = model.start(prompt_cache, GROUP, LENGTH)
+    steps = jnp.array([0, 0], jnp.int32)
+    for turn in range(LENGTH - 1):
+        tokens = jnp.stack([batch["responses"][b, :, steps[b]] for b in range(NUM_PROMPTS)])
+        logits, cache = decode(model, tokens, steps, cache)
+        for b in range(NUM_PROMPTS):
+            np.testing.assert_allclose(logits[b], expected[b, :, steps[b] + 1], rtol=0, atol=5e-5)
+        # The second group stands still every other turn: its slot is written anew, as a
+        # scheduler does with a group that waits.
+        steps = steps + jnp.array([1, turn % 2])
+
+
+def test_padding_of_the_prompt_changes_nothing(model, batch):
+    other = dict(batch, prompts=batch["prompts"].at[1, 4:].set(39))
+    np.testing.assert_array_equal(score_logits(model, batch)[1], score_logits(model, other)[1])
+
+
+def test_rematerialisation_changes_no_gradient(model, batch):
+    params = {**top_arrays(model), **layer_arrays(model)}
+
+    @jax.jit
+    def gradients(params):
+        def loss(params, config):
+            top = {name: params[name] for name in top_specs(config)}
+            layers = {name: params[name] for name in layer_specs(config)}
+            return jnp.sum(jnp.square(Transformer(config, top, layers).score(**batch)))
+
+        configs = [dataclasses.replace(model.config, remat=r) for r in ("full", "none", "dots")]
+        return [jax.grad(loss)(params, config) for config in configs]
+
+    full, *others = gradients(params)
+    for other in others:
+        for name, gradient in full.items():
+            np.testing.assert_allclose(gradient, other[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_bfloat16_compute_keeps_logits_float32_and_close(batch):
+    exact = tiny_model("llama_plain")
+    rounded = tiny_model("llama_plain", dtype="bfloat16")
+    expected = score_logits(exact, batch)
+    logits = score_logits(rounded, batch)
+    assert logits.dtype == jnp.float32
+    prefilled = jax.eval_shape(rounded.prefill, batch["prompts"], batch["lengths"])
+    assert prefilled[1].keys.dtype == jnp.bfloat16
+    error = jnp.abs(logits - expected)
+    assert 0 < float(error.mean()) < 0.15
+    assert float(error.max()) < 1.5
+
+
+def test_scoring_is_traced_once_for_one_shape(model, batch):
+    traces = []
+
+    @jax.jit
+    def score(model, batch):
+        traces.append(1)
+        return model.score(**batch)
+
+    score(model, batch)
+    score(jax.tree.map(lambda x: x + 0, model), batch)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("smollm2-135m", 134_515_008),
+        ("qwen2.5-0.5b", 494_032_768),
+        ("qwen2.5-1.5b", 1_543_714_304),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-8b", 8_190_735_360),
+        ("llama-3.2-1b", 1_235_814_400),
+        ("llama-3.1-8b", 8_030_261_248),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(name, published):
+    shapes = jax.eval_shape(lambda: random_transformer(PRESETS[name], jax.random.key(0)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == published
+
+
+def test_parameters_of_another_size_are_refused(model):
+    top = dict(top_arrays(model), final_norm=jnp.ones(7))
+    with pytest.raises(ValueError, match="sizes ask for"):
+        Transformer(model.config, top, layer_arrays(model))

