@@ -1,0 +1,235 @@
+"""Checkpoints of a run, with Orbax: asynchronous, atomic, the newest complete one is used.
+
+A checkpoint holds a pytree of arrays (parameters, optimiser state, random keys, counters) and JSON
+metadata (stage, data position, whatever else the next step reads). On disk the arrays lie under
+their tree paths, so that nothing but names, shapes and dtypes has to agree when they are read.
+"""
+
+import errno
+import logging
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from recallm_jax.errors import UserError, full_disk_message
+
+_ARRAYS = "arrays"
+_METADATA = "metadata"
+_LAYOUT = "layout"
+_CHECKSUMS = "checksums"
+_DAMAGED = ".damaged"
+State = Any
+
+
+def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
+    """Return the manager of a folder of checkpoints, of which the newest `keep` stay.
+
+    What an interrupted save left behind is removed. Use as a context, or call `close`.
+    """
+    logging.getLogger("absl").addFilter(_not_by_orbax)
+    path = Path(folder).absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+    )
+    return ocp.CheckpointManager(path, options=options, item_names=(_ARRAYS, _METADATA))
+
+
+def _not_by_orbax(record: logging.LogRecord) -> bool:
+    """Keep Orbax from logging, with pages of traceback, the failures that it raises as well."""
+    return "orbax" not in record.pathname
+
+
+def save(
+    manager: ocp.CheckpointManager, step: int, state: State, metadata: Mapping[str, Any]
+) -> None:
+    """Start to write a checkpoint; the state may be donated as soon as this returns.
+
+    Raises:
+      UserError: the disk was full, now or when the save before went on in the background.
+    """
+    flat = _flatten(state)
+    written = {"run": dict(metadata), _LAYOUT: _layout(flat), _CHECKSUMS: _checksums(flat)}
+    try:
+        # Orbax itself waits for the save before; its failure is told here.
+        manager.wait_until_finished()
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                **{_ARRAYS: ocp.args.StandardSave(flat), _METADATA: ocp.args.JsonSave(written)}
+            ),
+            force=True,
+        )
+    except Exception as error:
+        _raise_if_full(manager, error)
+        raise
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Wait until the last checkpoint is whole.
+
+    Raises:
+      UserError: the disk was full.
+    """
+    try:
+        manager.wait_until_finished()
+        manager.check_for_errors()
+    except Exception as error:
+        _raise_if_full(manager, error)
+        raise
+
+
+def restore_latest(
+    manager: ocp.CheckpointManager, template: State
+) -> tuple[State, dict[str, Any]] | None:
+    """Return the newest complete checkpoint's state and metadata; None if there is none.
+
+    A damaged checkpoint is reported on stderr and set aside (renamed), and the one before is used.
+
+    Args:
+      template: arrays or `jax.ShapeDtypeStruct`s with the state's structure, shapes, dtypes and
+        shardings; the result lies on these shardings.
+
+    Raises:
+      UserError: the newest readable checkpoint is of another model, or all are damaged.
+    """
+    flat = _flatten(template)
+    manager.reload()
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+        folder = Path(manager.directory) / str(step)
+        try:
+            written = _read_metadata(manager, step)
+            run, layout, checksums = (written[name] for name in ("run", _LAYOUT, _CHECKSUMS))
+        except Exception as error:
+            _set_aside(manager, folder, error)
+            continue
+        _check_layout(folder, layout, _layout(flat))
+        try:
+            restored = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    **{_ARRAYS: ocp.args.StandardRestore(jax.tree.map(_abstract, flat))}
+                ),
+            )[_ARRAYS]
+        except Exception as error:
+            _set_aside(manager, folder, error)
+            continue
+        found = _checksums(restored)
+        changed = [name for name in found if found[name] != checksums[name]]
+        if changed:
+            _set_aside(manager, folder, ValueError(f"the values of {changed[0]} have changed"))
+            continue
+        return _unflatten(template, restored), run
+    if steps:
+        raise UserError(
+            f"every checkpoint in {manager.directory} is damaged; delete the folder to start anew"
+        )
+    return None
+
+
+def _read_metadata(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
+    return manager.restore(step, args=args)[_METADATA]
+
+
+def _set_aside(manager: ocp.CheckpointManager, folder: Path, error: Exception) -> None:
+    aside = folder.with_name(folder.name + _DAMAGED)
+    if aside.exists():
+        shutil.rmtree(aside)
+    folder.rename(aside)
+    manager.reload()
+    reason = str(error).split("\n", 1)[0][:200]
+    print(
+        f"warning: checkpoint {folder} is damaged ({type(error).__name__}: {reason}); "
+        f"it is now {aside.name}, and the one before it is used",
+        file=sys.stderr,
+    )
+
+
+def _flatten(state: State) -> dict[str, Any]:
+    """Return the arrays by their tree paths; random keys become their integers."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {_name(path): _key_data(leaf) for path, leaf in leaves}
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_data(leaf: Any) -> Any:
+    if not _is_key(leaf):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return jax.random.key_data(leaf)
+
+
+def _unflatten(template: State, flat: Mapping[str, Any]) -> State:
+    def leaf(path: tuple, like: Any) -> Any:
+        value = flat[_name(path)]
+        return jax.random.wrap_key_data(value, impl=_impl(like)) if _is_key(like) else value
+
+    return jax.tree_util.tree_map_with_path(leaf, template)
+
+
+def _impl(key: Any) -> Any:
+    return jax.random.key_impl(key) if isinstance(key, jax.Array) else key.dtype._impl.name
+
+
+def _abstract(leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return leaf
+
+
+def _layout(flat: Mapping[str, Any]) -> dict[str, str]:
+    """Return each array's dtype and shape, such as "float32[4,8]"."""
+    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in flat.items()}
+
+
+@jax.jit
+def _bit_sum(x: Any) -> Any:
+    if x.dtype == bool:
+        return x.sum(dtype=jnp.uint32)
+    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(x, unsigned).sum(dtype=jnp.uint32)
+
+
+def _checksums(flat: dict[str, Any]) -> dict[str, int]:
+    """Return the sum of each array's bits; what is on disk has no checksum of its own."""
+    # One by one, for they may lie on different devices; all started before one is waited for.
+    sums = {name: _bit_sum(value) for name, value in flat.items()}
+    return {name: int(total) for name, total in sums.items()}
+
+
+def _check_layout(folder: Path, found: dict[str, str], wanted: dict[str, str]) -> None:
+    for name in sorted(found.keys() | wanted.keys()):
+        there, here = found.get(name, "absent"), wanted.get(name, "absent")
+        if there != here:
+            raise UserError(
+                f"checkpoint {folder} is of another model or stage: {name} is {there} in it, but "
+                f"{here} in this run; choose another --workdir, or the config it was written with"
+            )
+
+
+def _raise_if_full(manager: ocp.CheckpointManager, error: Exception) -> None:
+    text = f"{error} {error.__cause__ or ''}"
+    if "No space left" not in text:
+        return
+    for partial in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    full = OSError(errno.ENOSPC, "No space left on device", str(manager.directory))
+    raise UserError(full_disk_message(full)) from None

@@ -1,0 +1,175 @@
+"""Checkpoints: what is saved comes back, on its shardings; nothing broken is taken for whole."""
+
+import functools
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from recallm_jax import checkpoint
+from recallm_jax.errors import UserError
+
+
+def make_state(scale: float, width: int = 4) -> dict:
+    return {
+        "policy": {"w": scale * jnp.arange(8.0 * width).reshape(8, width)},
+        "moments": (jnp.ones(3, jnp.bfloat16), None),
+        "key": jax.random.fold_in(jax.random.key(1), int(scale)),
+        "step": jnp.int32(scale),
+    }
+
+
+def as_numpy(state) -> list[np.ndarray]:
+    plain = checkpoint._flatten(state)
+    return [np.asarray(plain[name]) for name in sorted(plain)]
+
+
+def assert_same(got, wanted):
+    for x, y in zip(as_numpy(got), as_numpy(wanted), strict=True):
+        np.testing.assert_array_equal(x, y)
+        assert x.dtype == y.dtype
+
+
+def write(folder, scales, keep: int = 3) -> None:
+    with checkpoint.open_manager(folder, keep=keep) as manager:
+        for scale in scales:
+            checkpoint.save(manager, scale, make_state(scale), {"stage": "grpo", "at": scale})
+        checkpoint.finish(manager)
+
+
+def read(folder, template=None):
+    with checkpoint.open_manager(folder, keep=3) as manager:
+        return checkpoint.restore_latest(manager, make_state(0) if template is None else template)
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_the_newest_state_comes_back_with_keys_and_metadata(tmp_path):
+    write(tmp_path, [1, 2])
+    state, metadata = read(tmp_path)
+    assert_same(state, make_state(2))
+    assert metadata == {"stage": "grpo", "at": 2}
+    assert jax.random.uniform(state["key"]) == jax.random.uniform(make_state(2)["key"])
+
+
+def test_an_abstract_template_is_enough(tmp_path):
+    write(tmp_path, [1])
+    state, _ = read(tmp_path, jax.eval_shape(functools.partial(make_state, 0)))
+    assert_same(state, make_state(1))
+
+
+def test_an_empty_folder_gives_none(tmp_path):
+    assert read(tmp_path) is None
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    write(tmp_path, [1, 2, 3, 4], keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4"]
+
+
+def test_the_state_may_be_donated_while_it_is_written(tmp_path):
+    @functools.partial(jax.jit, donate_argnums=0)
+    def overwrite(x):
+        return 0 * x - 1
+
+    big = jnp.arange(4_000_000, dtype=jnp.float32)
+    with checkpoint.open_manager(tmp_path, keep=1) as manager:
+        checkpoint.save(manager, 1, {"big": big}, {})
+        jax.block_until_ready(overwrite(big))
+        checkpoint.finish(manager)
+    state, _ = read(tmp_path, {"big": jax.ShapeDtypeStruct((4_000_000,), jnp.float32)})
+    np.testing.assert_array_equal(state["big"], np.arange(4_000_000, dtype=np.float32))
+
+
+def test_a_state_moves_to_other_shardings(tmp_path):
+    write(tmp_path, [3])
+    sharding = NamedSharding(
+        Mesh(np.array(jax.devices()).reshape(4, 2), ("a", "b")), PartitionSpec("a", "b")
+    )
+    template = make_state(0)
+    template["policy"]["w"] = jax.device_put(template["policy"]["w"], sharding)
+    state, _ = read(tmp_path, template)
+    assert state["policy"]["w"].sharding == sharding
+    assert_same(state, make_state(3))
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_kept(tmp_path):
+    write(tmp_path, [1])
+    with pytest.raises(UserError, match=r"of another model or stage: policy\.w is float32\[8,4\]"):
+        read(tmp_path, make_state(0, width=5))
+    with pytest.raises(UserError, match="extra is absent in it"):
+        read(tmp_path, make_state(0) | {"extra": jnp.zeros(1)})
+    assert (tmp_path / "1").is_dir()
+
+
+def damage_metadata(folder):
+    (folder / "metadata" / "metadata").write_text("{")
+
+
+def damage_arrays(folder):
+    for path in (folder / "arrays").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def lose_arrays(folder):
+    shutil.rmtree(folder / "arrays")
+
+
+@pytest.mark.parametrize("damage", [damage_metadata, damage_arrays, lose_arrays])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, damage, capfd):
+    write(tmp_path, [1, 2])
+    damage(tmp_path / "2")
+    with checkpoint.open_manager(tmp_path, keep=3) as manager:
+        state, metadata = checkpoint.restore_latest(manager, make_state(0))
+        assert metadata["at"] == 1
+        assert_same(state, make_state(1))
+        assert f"checkpoint {tmp_path / '2'} is damaged" in capfd.readouterr().err
+        # The run goes on and writes its step 2 again.
+        checkpoint.save(manager, 2, make_state(7), {"at": 7})
+        checkpoint.finish(manager)
+    state, metadata = read(tmp_path)
+    assert metadata == {"at": 7}
+    assert_same(state, make_state(7))
+
+
+def test_flipped_bytes_are_noticed(tmp_path):
+    with checkpoint.open_manager(tmp_path, keep=3) as manager:
+        values = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+        checkpoint.save(manager, 1, {"w": jnp.asarray(values)}, {})
+        checkpoint.finish(manager)
+    file = largest_file(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
+        read(tmp_path, {"w": jnp.zeros(100_000)})
+
+
+def test_a_half_written_checkpoint_is_not_used_and_soon_removed(tmp_path):
+    write(tmp_path, [1, 2])
+    (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp")
+    _, metadata = read(tmp_path)
+    assert metadata["at"] == 1
+    write(tmp_path, [3])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]
+
+
+@pytest.mark.parametrize("moment", ["save", "wait_until_finished"])
+def test_a_full_disk_is_told_and_leaves_no_half_checkpoint(tmp_path, monkeypatch, moment):
+    write(tmp_path, [1])
+
+    def fail(*args, **kwargs):
+        (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device")
+
+    with checkpoint.open_manager(tmp_path, keep=3) as manager:
+        with monkeypatch.context() as patch:
+            patch.setattr(manager, moment, fail)
+            with pytest.raises(UserError, match="the disk is full while writing"):
+                checkpoint.save(manager, 2, make_state(2), {})
+        assert [path.name for path in tmp_path.iterdir()] == ["1"]
