@@ -1,0 +1,120 @@
+"""Metrics: `metrics.jsonl`, TensorBoard where clu is installed, the console; and progress bars.
+
+A line of `metrics.jsonl` is {"stage": "grpo", "step": 3, "time": seconds, "reward": 0.5, …}; steps
+count from 0 in each stage.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+FILE = "metrics.jsonl"
+# Seconds between two states of a progress bar, on a terminal and in a log.
+_TERMINAL_INTERVAL, _LOG_INTERVAL = 0.2, 20.0
+
+
+class MetricWriter:
+    """Writes metrics to every place at once. Use as a context, or call `close`."""
+
+    def __init__(self, workdir: str | Path):
+        folder = Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / FILE
+        self._summary_writer = _summary_writer(folder / "tensorboard")
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def resume(self, stage: str, step: int) -> None:
+        """Forget a stage's rows from `step` on: they are about to be written again."""
+        rows = [r for r in read_metrics(self._path) if r["stage"] != stage or r["step"] < step]
+        partial = self._path.with_name(FILE + ".partial")
+        partial.write_text("".join(map(_line, rows)), encoding="utf-8")
+        partial.replace(self._path)
+
+    def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Write the metrics of one step: anything that `float` takes."""
+        values = {name: float(value) for name, value in metrics.items()}
+        row = {"stage": stage, "step": step, "time": round(time.time(), 3), **values}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(_line(row))
+        tqdm.write(f"{stage} {step}: {format_metrics(values)}", file=sys.stdout)
+        if self._summary_writer is not None:
+            self._summary_writer.write_scalars(
+                step, {f"{stage}/{name}": value for name, value in values.items()}
+            )
+
+    def close(self) -> None:
+        """Flush what is still buffered."""
+        if self._summary_writer is not None:
+            self._summary_writer.close()
+
+
+def _summary_writer(folder: Path) -> Any | None:
+    """Return clu's TensorBoard writer, or None, saying so, where clu or TensorFlow is missing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+        from clu import metric_writers
+    except ImportError as error:
+        print(f"note: no TensorBoard files are written ({error})", file=sys.stderr)
+        return None
+    tf.config.set_visible_devices([], "GPU")
+    return metric_writers.SummaryWriter(str(folder))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file, without a last one that was cut short; [] if none."""
+    if not Path(path).exists():
+        return []
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    # Behind the last newline stands nothing, or what an interruption left.
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Return metrics as one line, four digits each."""
+    return "  ".join(f"{name} {_number(value)}" for name, value in metrics.items())
+
+
+def _number(value: float) -> str:
+    if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3e}"
+    return f"{value:.4g}"
+
+
+def progress(
+    items: Iterable[Item], title: str, *, total: int | None = None, done: int = 0
+) -> Iterable[Item]:
+    """Yield the items under a progress bar that shows the time left.
+
+    Args:
+      total: number of items, those already done included; None where `items` knows its length.
+      done: items that an earlier run did.
+    """
+    interval = _TERMINAL_INTERVAL if sys.stderr.isatty() else _LOG_INTERVAL
+    return tqdm(
+        items,
+        desc=title,
+        total=total,
+        initial=done,
+        mininterval=interval,
+        maxinterval=interval,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    )

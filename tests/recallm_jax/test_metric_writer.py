@@ -1,0 +1,84 @@
+"""Metrics survive restarts without doubled rows, and need neither clu nor TensorFlow."""
+
+import builtins
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from recallm_jax.metric_writer import MetricWriter, format_metrics, progress, read_metrics
+
+
+@pytest.fixture
+def without_tensorflow(monkeypatch):
+    real = builtins.__import__
+
+    def fake(name, *args, **kwargs):
+        if name.partition(".")[0] in ("tensorflow", "clu"):
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fake)
+
+
+def steps(path, stage):
+    return [row["step"] for row in read_metrics(path) if row["stage"] == stage]
+
+
+@pytest.mark.usefixtures("without_tensorflow")
+def test_rows_are_json_with_stage_step_and_time(tmp_path, capsys):
+    with MetricWriter(tmp_path) as writer:
+        writer.write("grpo", 3, {"reward": jnp.float32(0.25), "kl": 1e-7})
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row.pop("time") > 1e9
+    assert row == {"stage": "grpo", "step": 3, "reward": 0.25, "kl": 1e-7}
+    captured = capsys.readouterr()
+    assert captured.out == "grpo 3: reward 0.25  kl 1.000e-07\n"
+    assert captured.err.startswith("note: no TensorBoard files are written (No module named 'tens")
+
+
+@pytest.mark.usefixtures("without_tensorflow")
+def test_a_restart_writes_no_step_twice(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricWriter(tmp_path) as writer:
+        for step in range(3):
+            writer.write("sft1", step, {"loss": 1.0})
+        for step in range(5):
+            writer.write("grpo", step, {"loss": 1.0})
+    with MetricWriter(tmp_path) as writer:
+        writer.resume("grpo", 3)
+        assert steps(path, "grpo") == [0, 1, 2]
+        writer.write("grpo", 3, {"loss": 2.0})
+    assert steps(path, "grpo") == [0, 1, 2, 3]
+    assert steps(path, "sft1") == [0, 1, 2]
+
+
+@pytest.mark.usefixtures("without_tensorflow")
+def test_a_row_cut_short_is_dropped_on_restart(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"stage": "grpo", "step": 0}\n{"stage": "grpo", "st')
+    with MetricWriter(tmp_path) as writer:
+        writer.resume("grpo", 1)
+        writer.write("grpo", 1, {})
+    assert steps(path, "grpo") == [0, 1]
+
+
+def test_tensorboard_gets_the_scalars(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.write("grpo", 0, {"reward": 0.5})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"grpo/reward" in events.read_bytes()
+
+
+def test_a_missing_file_has_no_rows(tmp_path):
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_numbers_stay_readable():
+    text = format_metrics({"a": 0.0, "b": 12345.678, "c": -2e-6, "d": float("nan")})
+    assert text == "a 0  b 1.235e+04  c -2.000e-06  d nan"
+
+
+def test_progress_passes_the_items_on(capsys):
+    assert list(progress(iter("ab"), "title", total=5, done=3)) == ["a", "b"]
+    assert "title" in capsys.readouterr().err
