@@ -160,8 +160,8 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.data.target_length = 256
     config.data.terms = (1, 2)
     config.data.operators = "+-"
-    config.decoding.max_new_tokens = 24
-    config.decoding.max_recall_length = 8
+    config.decoding.max_new_tokens = 160
+    config.decoding.max_recall_length = 32
     for stage in (config.sft1, config.sft2):
         stage.steps, stage.batch_size, stage.micro_batch = 2, 2, 2
     config.grpo.steps = 2

@@ -19,7 +19,7 @@ from decoding.spans import CopiedSpan
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import prompts_and_texts, validation_records
 from rl.batch import PromptText
-from rl.rewards.categories import SETTINGS
+from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout, sample_groups
 from tasks import scoring
@@ -180,14 +180,14 @@ def response_rows(
                 "answer": scoring.extract_answer(completion.text),
                 "ground_truth": record.ground_truth,
                 "spans": spans,
-                **_scores(completion, text),
+                **(_scores(completion, text.ground_truth) if text.ground_truth else {}),
             }
         )
     return rows
 
 
-def _scores(completion: Completion, text: PromptText) -> Row:
-    reward = dataclasses.asdict(score(completion, text.ground_truth, SETTINGS["eval"]))
+def _scores(completion: Completion, truth: GroundTruth) -> Row:
+    reward = dataclasses.asdict(score(completion, truth, SETTINGS["eval"]))
     return {
         "reward": reward.pop("total"),
         "exact_match": reward.pop("exact_match"),

@@ -1,6 +1,8 @@
 """From tasks to batches: records by way of SeqIO or of JSONL files, padded on the host."""
 
+import dataclasses
 import itertools
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -11,12 +13,16 @@ from decoding.prompts import Prompts
 from recallm_jax.errors import UserError
 from rl.batch import PromptText
 from rl.rewards.categories import GroundTruth
+from tasks import generate
+from tasks.context import generator
+from tasks.errors import TaskInputError
 from tasks.generate import TaskSettings
 from tasks.names import MIXTURE, validation_task
 from tasks.record import Record, read_jsonl
 from tasks.vocabulary import Tokenizer
 
 JSONL = "jsonl:"
+GENERATED = "generated"
 
 
 def task_settings(config: ConfigDict) -> TaskSettings:
@@ -35,9 +41,13 @@ def task_settings(config: ConfigDict) -> TaskSettings:
 def train_records(config: ConfigDict, tokenizer: Tokenizer, start: int) -> Iterator[Record]:
     """Yield the training records from number `start` on, without end.
 
-    A JSONL file is read in its order, again and again; the SeqIO mixture never repeats.
+    `data.source` is "seqio", the registered mixture; "generated", the same data sets without
+    TensorFlow, where record number i is a function of i alone; or "jsonl:FILE", read in its order,
+    again and again.
     """
     source = config.data.source
+    if source == GENERATED:
+        return (_generated(config, tokenizer, number) for number in itertools.count(start))
     if source.startswith(JSONL):
         records = list(read_jsonl(source.removeprefix(JSONL)))
         if not records:
@@ -56,6 +66,12 @@ def validation_records(
     """
     task = validation_task(dataset, length)
     count = config.evaluation.num_examples
+    if config.data.source == GENERATED:
+        settings = dataclasses.replace(task_settings(config), target_length=length)
+        return [
+            generate.record(dataset, tokenizer, settings, "validation", config.seed, index)
+            for index in range(count)
+        ]
     if config.data.source.startswith(JSONL):
         train = config.data.source.removeprefix(JSONL)
         path = f"{train.rpartition('/')[0] or '.'}/{task}.jsonl"
@@ -67,6 +83,14 @@ def validation_records(
             )
         return records
     return list(_seqio_records(config, tokenizer, task, "validation"))
+
+
+def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
+    rates = {name: rate for name, rate in sorted(config.data.mixture.items()) if rate > 0}
+    shares = np.array(list(rates.values())) / sum(rates.values())
+    drawn = generator("mixture", config.seed, number).choice(len(shares), p=shares)
+    dataset = list(rates)[drawn]
+    return generate.record(dataset, tokenizer, task_settings(config), "train", config.seed, number)
 
 
 def _mixture(config: ConfigDict, tokenizer: Tokenizer) -> Iterator[Record]:
@@ -83,6 +107,8 @@ def _seqio_records(
     from tasks import mixtures
 
     tf.config.set_visible_devices([], "GPU")
+    # Bound here: the module is gone when an unfinished generator is closed at exit.
+    invalid_argument = tf.errors.InvalidArgumentError
     mixtures.register(
         tokenizer,
         task_settings(config),
@@ -91,16 +117,26 @@ def _seqio_records(
         num_validation=config.evaluation.num_examples,
         seed=config.seed,
     )
-    dataset = seqio.get_mixture_or_task(name).get_dataset(
+    provider = seqio.get_mixture_or_task(name)
+    is_mixture = isinstance(provider, seqio.Mixture)
+    options = {"passthrough_features": mixtures.PASSTHROUGH} if is_mixture else {}
+    dataset = provider.get_dataset(
         None,
         split=split,
         shuffle=False,
         seed=config.seed,
         num_epochs=1 if split == "validation" else None,
-        passthrough_features=mixtures.PASSTHROUGH,
+        **options,
     )
-    for features in dataset.as_numpy_iterator():
-        yield mixtures.to_record(features)
+    try:
+        for features in dataset.as_numpy_iterator():
+            yield mixtures.to_record(features)
+    except invalid_argument as error:
+        # TensorFlow wraps what a task raised in its own error, traceback and all.
+        raised = re.search(r"^tasks\.errors\.TaskInputError: (.*)$", error.message, re.MULTILINE)
+        if raised is None:
+            raise
+        raise TaskInputError(raised[1]) from None
 
 
 def _check_vocabulary(record: Record, tokenizer: Tokenizer, source: str) -> None:
@@ -148,18 +184,22 @@ def prompts_and_texts(
 
 
 def _text(record: Record) -> PromptText:
-    truth = record.ground_truth
     return PromptText(
         example_id=record.example_id,
         number=zlib.crc32(record.example_id.encode()),
         prompt=record.prompt,
         offsets=record.offsets,
-        ground_truth=GroundTruth(
-            dataset=record.dataset,
-            answers=tuple(truth["answers"]),
-            gold_documents=tuple(truth["gold_documents"]),
-            math_answer=truth["math_answer"],
-        ),
+        ground_truth=_ground_truth(record) if record.ground_truth else None,
+    )
+
+
+def _ground_truth(record: Record) -> GroundTruth:
+    truth = record.ground_truth
+    return GroundTruth(
+        dataset=record.dataset,
+        answers=tuple(truth["answers"]),
+        gold_documents=tuple(truth["gold_documents"]),
+        math_answer=truth["math_answer"],
     )
 
 

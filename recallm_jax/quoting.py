@@ -54,12 +54,7 @@ def question_record(
         offsets.astype(np.int32),
         *flags,
         targets=np.zeros(0, np.int32),
-        ground_truth={
-            "answers": [""],
-            "gold_documents": [],
-            "gold_ranges": [],
-            "math_answer": "",
-        },
+        ground_truth={},
     )
 
 

@@ -22,7 +22,8 @@ class PromptText:
     prompt: str
     # Character range in `prompt` of each of its tokens.
     offsets: Int[np.ndarray, "S 2"]
-    ground_truth: GroundTruth
+    # None where no right answer is known: a user's own question.
+    ground_truth: GroundTruth | None
 
 
 @jax.tree_util.register_dataclass

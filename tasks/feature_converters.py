@@ -1,5 +1,7 @@
 """From the features of a task to padded arrays of a fixed shape."""
 
+from typing import ClassVar
+
 import seqio
 import tensorflow as tf
 
@@ -30,12 +32,12 @@ class RecallFeatureConverter(seqio.FeatureConverter):
     answer.
     """
 
-    TASK_FEATURES = {
+    TASK_FEATURES: ClassVar = {
         "inputs": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
         "targets": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
         **{name: seqio.FeatureConverter.FeatureSpec(dtype=tf.int32) for name in FLAGS},
     }
-    MODEL_FEATURES = {
+    MODEL_FEATURES: ClassVar = {
         "prompts": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
         "prompt_length": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32, rank=0),
         "responses": seqio.FeatureConverter.FeatureSpec(dtype=tf.int32),
@@ -54,7 +56,7 @@ class RecallFeatureConverter(seqio.FeatureConverter):
         # A scalar counts as length 1.
         lengths = {"prompts": size, "responses": response}
         lengths |= {"prompt_length": 1, "response_length": 1}
-        return lengths | {name: size for name in FLAGS}
+        return lengths | dict.fromkeys(FLAGS, size)
 
     def _convert_features(self, ds, task_feature_lengths):
         size, response = task_feature_lengths["inputs"], task_feature_lengths["targets"]

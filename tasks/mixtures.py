@@ -96,7 +96,7 @@ def _add(name, wanted, tokenizer, dataset, settings, split, seed, num_examples) 
             indices, splits=[split], num_input_examples={split: num_examples}
         ),
         preprocessors=[generate],
-        output_features={"inputs": tokens, "targets": tokens, **{name: flag for name in FLAGS}},
+        output_features={"inputs": tokens, "targets": tokens, **dict.fromkeys(FLAGS, flag)},
         postprocess_fn=_postprocess,
         metric_fns=[metrics.answer_metrics],
     )

@@ -39,7 +39,9 @@ def arithmetic(
         solved = _work_out(numbers, signs)
         if solved is not None:
             break
-    problem = " ".join([str(numbers[0]), *(f"{SIGNS[s]} {n}" for s, n in zip(signs, numbers[1:]))])
+    problem = " ".join(
+        [str(numbers[0]), *(f"{SIGNS[s]} {n}" for s, n in zip(signs, numbers[1:], strict=True))]
+    )
     steps, result = solved
     return problem, ". ".join(steps) or f"The result is {result}", result
 

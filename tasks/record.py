@@ -24,7 +24,8 @@ class Record:
       inputs, offsets: its tokens and their character ranges.
       copyable, span_start, span_end: flags a token (see `decoding/prompts.py`).
       targets: a demonstration's tokens with the end-of-turn token; empty where there is none.
-      ground_truth: {"answers", "gold_documents", "gold_ranges", "math_answer"}.
+      ground_truth: {"answers", "gold_documents", "gold_ranges", "math_answer"}; empty where no
+        right answer is known.
     """
 
     example_id: str

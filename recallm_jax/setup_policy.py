@@ -1,0 +1,125 @@
+"""The policy and tokenizer that a config names, placed on its mesh."""
+
+import dataclasses
+
+import jax
+import tokenizers
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from recallm_jax import partitioning
+from recallm_jax.errors import UserError
+from recallm_jax.models.presets import ModelConfig
+from recallm_jax.models.transformer import Transformer, random_transformer
+from recallm_jax.weights.source import load_policy
+from tasks import reasoning_retrieval, recall
+from tasks.vocabulary import Tokenizer
+
+RANDOM = "random:tiny"
+TINY = ModelConfig(
+    family="llama",
+    vocab_rows=768,
+    width=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    mlp_dim=128,
+    max_positions=2048,
+    rope_theta=1e4,
+    norm_eps=1e-5,
+    tie_embeddings=True,
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What every job starts from."""
+
+    policy: Transformer
+    tokenizer: Tokenizer
+    mesh: Mesh
+
+    def place(self, batch):
+        """Put arrays that have a leading prompt axis on the mesh, split over it."""
+        return jax.device_put(batch, partitioning.batch_sharding(self.mesh))
+
+
+def set_up(config: ConfigDict) -> Setup:
+    """Load the weights that a config names, and place them on its mesh.
+
+    `model.weights` is a path (`weights/source.py`), or "random:tiny": a small random model with a
+    tokenizer trained on the tasks' own wordings, for tests and tours.
+
+    Raises:
+      UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
+    """
+    if config.model.weights == RANDOM:
+        model = random_transformer(
+            dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat),
+            jax.random.key(config.seed),
+        )
+        tokenizer = tiny_tokenizer()
+    else:
+        loaded = load_policy(
+            config.model.weights,
+            dtype=config.model.dtype,
+            param_dtype=config.model.param_dtype,
+            remat=config.model.remat,
+            seed=config.seed,
+        )
+        model = loaded.model
+        tokenizer = Tokenizer(
+            loaded.tokenizer_json, chat_template=loaded.chat_template, eos_token=loaded.eos_token
+        )
+    check_lengths(config, model.config)
+    mesh = partitioning.make_mesh(**config.mesh)
+    partitioning.check_config(model.config, mesh)
+    return Setup(partitioning.place_model(model, mesh), tokenizer, mesh)
+
+
+def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
+    """Refuse prompts and responses that the model's context can't hold.
+
+    Raises:
+      UserError: names the field.
+    """
+    lengths = {"data.target_length": [config.data.target_length]}
+    lengths["evaluation.lengths"] = list(config.evaluation.lengths)
+    for name, values in lengths.items():
+        for value in values:
+            if value + config.decoding.max_new_tokens > model.max_positions:
+                raise UserError(
+                    f"config.{name} = {value} with decoding.max_new_tokens = "
+                    f"{config.decoding.max_new_tokens} exceeds the model's context of "
+                    f"{model.max_positions} tokens; lower one of them"
+                )
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """Return a byte-level BPE tokenizer of a few hundred tokens."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (
+        *recall.SYSTEMS,
+        *recall.INTRODUCTIONS,
+        *recall.QUESTIONS,
+        *reasoning_retrieval.ARITHMETIC_QUESTIONS,
+        *reasoning_retrieval.EQUATION_QUESTIONS,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return Tokenizer(tokenizer.to_str(), chat_template=CHAT_TEMPLATE, eos_token="<|im_end|>")

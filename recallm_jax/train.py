@@ -1,0 +1,147 @@
+"""Train a policy: cold start, then GRPO, with evaluations before, between and after.
+
+    python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+
+The same command goes on with a run that was interrupted. A run is a function of its config: what a
+step samples depends on the seed, the step and the examples alone.
+"""
+
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from decoding.policy import Policy
+from decoding.sampling import Sampling
+from recallm_jax import checkpoint, partitioning
+from recallm_jax.config import JobParser, parse_config, write_config
+from recallm_jax.errors import run_job
+from recallm_jax.evaluation import evaluate, format_table
+from recallm_jax.metric_writer import MetricWriter, progress
+from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
+from recallm_jax.setup_policy import Setup, set_up
+from recallm_jax.stages import SFT_STAGES, Stage, batches, plan_stages, run_grpo, run_sft
+from rl.learner import LearnerState, init_state
+
+# Labels of the evaluations.
+START, COLD_START, GRPO = "start", "cold_start", "grpo"
+CHECKPOINTS = "checkpoints"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; return the exit code."""
+    return run_job(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = JobParser("python -m recallm_jax.train", __doc__)
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    arguments, config = parse_config(parser, argv)
+    train(config, Path(arguments.workdir))
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Run the stages that the config lists, each from where its checkpoints stand."""
+    write_config(config, workdir)
+    setup = set_up(config)
+    if not (workdir / CHECKPOINTS).exists():
+        _first_look(config, setup)
+    _evaluate(config, setup, setup.policy, START, workdir)
+
+    policy = setup.policy
+    stages = plan_stages(config, setup)
+    with MetricWriter(workdir) as writer:
+        for stage in stages:
+            policy = _run_stage(config, setup, stage, policy, writer, workdir)
+            label = _label_after(stages, stage)
+            if label is not None:
+                _evaluate(config, setup, policy, label, workdir)
+
+
+def _run_stage(
+    config: ConfigDict,
+    setup: Setup,
+    stage: Stage,
+    policy: Policy,
+    writer: MetricWriter,
+    workdir: Path,
+) -> Policy:
+    """Train a stage's policy from `policy`, which for GRPO is also the frozen reference."""
+    folder = workdir / CHECKPOINTS / stage.name
+    with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
+        state, first_step = _placed(init_state(policy, stage.optimizer), setup), 0
+        restored = checkpoint.restore_latest(manager, state)
+        if restored is not None:
+            state, first_step = restored[0], restored[1]["step"]
+        writer.resume(stage.name, first_step)
+
+        def save(step: int, state: LearnerState) -> None:
+            if step % config.checkpoint.every_steps == 0 or step == stage.steps:
+                checkpoint.save(manager, step, state, {"stage": stage.name, "step": step})
+
+        steps = range(first_step, stage.steps)
+        loop = {
+            "steps": progress(steps, stage.name, total=stage.steps, done=first_step),
+            "data": batches(config, setup, stage, first_step),
+            "write": functools.partial(writer.write, stage.name),
+            "save": save,
+        }
+        if stage.name in SFT_STAGES:
+            state = run_sft(config, setup, stage, state, **loop)
+        else:
+            state = run_grpo(config, setup, stage, state, policy, **loop)
+        checkpoint.finish(manager)
+    return state.policy
+
+
+def _placed(state: LearnerState, setup: Setup) -> LearnerState:
+    shardings = partitioning.state_shardings(state, state.policy.config, setup.mesh)
+    # A copy: updates give their argument's buffers away, and the policy before is read again.
+    return jax.device_put(jax.tree.map(jnp.copy, state), shardings)
+
+
+def _label_after(stages: Sequence[Stage], stage: Stage) -> str | None:
+    """Return the label under which a stage's policy is evaluated; None between the two phases."""
+    if stage.name not in SFT_STAGES:
+        return GRPO
+    following = stages[stage.number + 1 :]
+    return None if following and following[0].name in SFT_STAGES else COLD_START
+
+
+def _first_look(config: ConfigDict, setup: Setup) -> None:
+    """Show what a recall span is, before anything is trained."""
+    row = answer(
+        setup.policy,
+        setup.tokenizer,
+        config,
+        EXAMPLE_DOCUMENT,
+        EXAMPLE_QUESTION,
+        sampling=Sampling(temperature=0.0),
+        max_new_tokens=min(48, config.decoding.max_new_tokens),
+        max_recall_length=min(12, config.decoding.max_recall_length),
+        quote_first=True,
+        place=setup.place,
+    )
+    print("A first recall span, made before any training: the span can only copy the document.")
+    print(f"\n{EXAMPLE_DOCUMENT}\n{EXAMPLE_QUESTION}\n\n{show(row)}\n", flush=True)
+
+
+def _evaluate(config: ConfigDict, setup: Setup, policy: Policy, label: str, workdir: Path) -> None:
+    summaries = evaluate(
+        policy,
+        setup.tokenizer,
+        config,
+        label=label,
+        folder=workdir / "eval" / label,
+        place=setup.place,
+        progress=progress,
+    )
+    print(f"\n{format_table(summaries)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
