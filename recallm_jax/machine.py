@@ -1,0 +1,43 @@
+"""What a run ran on, for those who read its numbers."""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+FILE = "machine.json"
+
+
+def write_machine(workdir: str | Path) -> None:
+    """Write `machine.json`: processor, devices, versions and the date of the run's start.
+
+    What stands there is kept, so that a restart does not change the date.
+    """
+    path = Path(workdir) / FILE
+    if path.exists():
+        return
+    devices = jax.devices()
+    about = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "processor": f"{os.cpu_count()} x {_processor()}",
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
+    partial = path.with_name(FILE + ".partial")
+    partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _processor() -> str:
+    """Return the processor's name where the system tells it (Linux), else its architecture."""
+    about = Path("/proc/cpuinfo")
+    if about.exists():
+        for line in about.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()

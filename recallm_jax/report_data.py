@@ -1,0 +1,215 @@
+"""What a report says: a run's files read, counted, and compared. No markup."""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recallm_jax.errors import UserError
+from recallm_jax.evaluation import Row, read_rows, wilson_interval
+from recallm_jax.metric_writer import FILE as METRICS_FILE
+from recallm_jax.metric_writer import read_metrics
+
+# Labels and modes in the order of a run; others follow by name.
+LABELS = ("start", "cold_start", "grpo")
+MODES = (
+    "constrained-greedy",
+    "unconstrained-greedy",
+    "constrained-sampled",
+    "unconstrained-sampled",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The files of a run's folder.
+
+    Attributes:
+      metrics: rows of `metrics.jsonl`, by stage, in order of steps.
+      rows: evaluation rows of all labels, tasks and modes.
+      labels, modes, lengths, datasets: the values that occur in the rows, in order.
+    """
+
+    name: str
+    config: dict[str, Any]
+    machine: dict[str, Any]
+    metrics: dict[str, list[dict[str, Any]]]
+    rows: list[Row]
+    labels: list[str]
+    modes: list[str]
+    lengths: list[int]
+    datasets: list[str]
+
+
+def load_run(workdir: str | Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+      UserError: the folder holds neither metrics nor evaluations.
+    """
+    folder = Path(workdir)
+    rows = [row for path in sorted(folder.glob("eval/*/*.jsonl")) for row in read_rows(path)]
+    metrics: dict[str, list[dict[str, Any]]] = {}
+    for row in read_metrics(folder / METRICS_FILE):
+        metrics.setdefault(row["stage"], []).append(row)
+    if not rows and not metrics:
+        raise UserError(
+            f"{folder} holds neither {METRICS_FILE} nor eval/*/*.jsonl; give the --workdir that "
+            "recallm_jax.train wrote"
+        )
+    for stage in metrics.values():
+        stage.sort(key=lambda row: row["step"])
+    return Run(
+        name=folder.resolve().name,
+        config=_read_json(folder / "config.json"),
+        machine=_read_json(folder / "machine.json"),
+        metrics=metrics,
+        rows=rows,
+        labels=_ordered({row["label"] for row in rows}, LABELS),
+        modes=_ordered({row["mode"] for row in rows}, MODES),
+        lengths=sorted({row["target_length"] for row in rows}),
+        datasets=sorted({row["dataset"] for row in rows}),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _ordered(names: set[str], known: Sequence[str]) -> list[str]:
+    return [name for name in known if name in names] + sorted(names - set(known))
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Evaluation rows counted.
+
+    Attributes:
+      n: responses.
+      exact_match, low, high: share of right answers with its 95 % Wilson interval.
+      reward, finished, tokens: means.
+      spans, verbatim: closed recall spans, and how many of them stand in the prompt.
+    """
+
+    n: int
+    exact_match: float
+    low: float
+    high: float
+    reward: float
+    finished: float
+    tokens: float
+    spans: int
+    verbatim: int
+
+
+def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Return the rows whose fields have these values."""
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def count(rows: Sequence[Row]) -> Score | None:
+    """Return the rows counted; None without rows."""
+    if not rows:
+        return None
+    right = sum(row["exact_match"] for row in rows)
+    low, high = wilson_interval(right, len(rows))
+    spans = [span for row in rows for span in row["spans"] if span["closed"]]
+    return Score(
+        n=len(rows),
+        exact_match=right / len(rows),
+        low=low,
+        high=high,
+        reward=statistics.fmean(row["reward"] for row in rows),
+        finished=statistics.fmean(row["finished"] for row in rows),
+        tokens=statistics.fmean(row["completion_tokens"] for row in rows),
+        spans=len(spans),
+        verbatim=sum(span["verbatim"] for span in spans),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A quantity over the first and the last third of its steps.
+
+    Attributes:
+      first, last: means; first_error, last_error: their standard errors.
+      steps: in each third.
+    """
+
+    first: float
+    first_error: float
+    last: float
+    last_error: float
+    steps: int
+
+    @property
+    def difference(self) -> float:
+        """Last minus first."""
+        return self.last - self.first
+
+    @property
+    def error(self) -> float:
+        """Standard error of the difference."""
+        return math.hypot(self.first_error, self.last_error)
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether the difference is below two standard errors."""
+        return abs(self.difference) < 2 * self.error
+
+
+def change(values: Sequence[float]) -> Change | None:
+    """Compare the last third of a curve with the first; None with fewer than 6 steps.
+
+    Steps count as independent, which consecutive ones nearly are: each draws its own prompts.
+    """
+    third = len(values) // 3
+    if third < 2:
+        return None
+    first, last = values[:third], values[-third:]
+    return Change(
+        first=statistics.fmean(first),
+        first_error=statistics.stdev(first) / math.sqrt(third),
+        last=statistics.fmean(last),
+        last_error=statistics.stdev(last) / math.sqrt(third),
+        steps=third,
+    )
+
+
+def curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return the (step, value) pairs of a metric, without those that are no finite number."""
+    return [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
+
+
+def choose_examples(run: Run, per_task: int) -> list[list[Row]]:
+    """Return groups of responses to one prompt in one mode, a row for each label.
+
+    Of each task and mode come first the prompts whose answer changed between the first label and
+    the last, from wrong to right before right to wrong, then those that stayed right or wrong in
+    turn.
+    """
+    groups = []
+    for mode in run.modes:
+        for dataset in run.datasets:
+            for length in run.lengths:
+                found = select(run.rows, mode=mode, dataset=dataset, target_length=length, sample=0)
+                prompts: dict[str, list[Row]] = {}
+                for row in sorted(found, key=lambda row: run.labels.index(row["label"])):
+                    prompts.setdefault(row["example_id"], []).append(row)
+                kinds: dict[tuple[bool, bool], list[list[Row]]] = {}
+                for rows in prompts.values():
+                    kind = (bool(rows[0]["exact_match"]), bool(rows[-1]["exact_match"]))
+                    kinds.setdefault(kind, []).append(rows)
+                order = [(False, True), (True, False), (True, True), (False, False)]
+                groups += _take_in_turn([kinds.get(kind, []) for kind in order], per_task)
+    return groups
+
+
+def _take_in_turn(kinds: list[list[list[Row]]], limit: int) -> list[list[Row]]:
+    taken: list[list[Row]] = []
+    for place in range(max(map(len, kinds))):
+        taken += [kind[place] for kind in kinds if place < len(kind)]
+    return taken[:limit]

@@ -1,0 +1,153 @@
+"""Example responses as markup: each recall span beside the place it was copied from."""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Sequence
+
+from markupsafe import Markup, escape
+
+from recallm_jax.evaluation import Row
+
+# Characters shown on each side of a source.
+AROUND = 90
+# Places shown of a span that occurs more often.
+MOST_PLACES = 2
+_CONTROL = re.compile(r"<\|[^<>|]*\|>|</?think>")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """A range of characters to highlight.
+
+    Attributes:
+      number: of the span it belongs to.
+      link: where a click goes; "" for nowhere.
+    """
+
+    start: int
+    end: int
+    number: int
+    style: str
+    anchor: str
+    link: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One recall span and its places in the prompt.
+
+    Attributes:
+      count: places in the prompt.
+      excerpts: (character range, excerpt) of the first places.
+    """
+
+    number: int
+    text: str
+    verbatim: bool
+    closed: bool
+    count: int
+    excerpts: list[tuple[tuple[int, int], Markup]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One response, ready for the page."""
+
+    key: str
+    row: Row
+    completion: Markup
+    prompt: Markup
+    sources: list[Source]
+
+
+def make_example(key: str, row: Row) -> Example:
+    """Return a response with its spans and their sources highlighted.
+
+    Args:
+      key: unique on the page; anchors begin with it.
+    """
+    in_completion, in_prompt, sources = [], [], []
+    for number, span in enumerate(row["spans"], 1):
+        places = _places(row["prompt"], span)
+        style = "span" if span["verbatim"] else "span wrong"
+        link = f"#{key}-p{number}" if places else ""
+        start, end = span["response_chars"]
+        in_completion.append(Mark(start, end, number, style, f"{key}-c{number}", link))
+        for place, (first, last) in enumerate(places[:MOST_PLACES]):
+            anchor = f"{key}-p{number}" if place == 0 else ""
+            in_prompt.append(Mark(first, last, number, "span", anchor, f"#{key}-c{number}"))
+        sources.append(
+            Source(
+                number=number,
+                text=span["text"],
+                verbatim=span["verbatim"],
+                closed=span["closed"],
+                count=max(span["count"], len(places)),
+                excerpts=[
+                    (place, _excerpt(row["prompt"], place, number))
+                    for place in places[:MOST_PLACES]
+                ],
+            )
+        )
+    return Example(
+        key=key,
+        row=row,
+        completion=highlight(row["completion"], in_completion),
+        prompt=highlight(row["prompt"], in_prompt),
+        sources=sources,
+    )
+
+
+def _places(prompt: str, span: dict) -> list[tuple[int, int]]:
+    """Return the character ranges of a span's sources.
+
+    An unconstrained model may quote the text in other tokens; then it is looked for as text.
+    """
+    if span["occurrences"]:
+        return [tuple(place["chars"]) for place in span["occurrences"]]
+    start = prompt.find(span["text"]) if span["verbatim"] else -1
+    return [(start, start + len(span["text"]))] if start >= 0 else []
+
+
+def _excerpt(prompt: str, place: tuple[int, int], number: int) -> Markup:
+    first, last = place
+    low, high = max(0, first - AROUND), min(len(prompt), last + AROUND)
+    mark = Mark(first - low, last - low, number, "span", "", "")
+    before = Markup("…") if low else Markup("")
+    after = Markup("…") if high < len(prompt) else Markup("")
+    return before + highlight(prompt[low:high], [mark]) + after
+
+
+def highlight(text: str, marks: Sequence[Mark]) -> Markup:
+    """Return escaped text in which ranges are marked; ranges may overlap."""
+    bounds = {0, len(text)}
+    for mark in marks:
+        bounds |= {min(mark.start, len(text)), min(mark.end, len(text))}
+    cuts = sorted(bounds)
+    parts, opened = [], set()
+    for start, end in itertools.pairwise(cuts):
+        piece = _dim_control_tokens(text[start:end])
+        inside = [mark for mark in marks if mark.start <= start and end <= mark.end]
+        if not inside:
+            parts.append(piece)
+            continue
+        mark = inside[0]
+        begins = (mark.number, mark.start) not in opened
+        opened.add((mark.number, mark.start))
+        anchor = Markup(' id="{}"').format(mark.anchor) if mark.anchor and begins else ""
+        badge = Markup("<sup>{}</sup>").format(mark.number) if begins else ""
+        body = Markup('<mark class="{}" data-span="{}"{}>{}{}</mark>').format(
+            mark.style, mark.number, anchor, badge, piece
+        )
+        parts.append(Markup('<a href="{}">{}</a>').format(mark.link, body) if mark.link else body)
+    return Markup("").join(parts)
+
+
+def _dim_control_tokens(text: str) -> Markup:
+    parts, last = [], 0
+    for match in _CONTROL.finditer(text):
+        parts += [escape(text[last : match.start()])]
+        parts += [Markup('<span class="control">{}</span>').format(match[0])]
+        last = match.end()
+    return Markup("").join([*parts, escape(text[last:])])
