@@ -59,16 +59,20 @@ def attend(
 
 
 def _attend_block(query, key, value, key_lengths, causal, first):
-    batch, num_queries, num_heads, head_dim = query.shape
+    batch, num_queries, _, head_dim = query.shape
     num_keys, num_kv_heads = key.shape[1:3]
-    grouped = query.reshape(batch, num_queries, num_kv_heads, -1, head_dim)
-    scores = jnp.einsum("bqkmh,bpkh->bkmqp", grouped, key, preferred_element_type=jnp.float32)
-    scores = scores * head_dim**-0.5
+    # Rows are all queries of a key head: one plain matrix product each, in the order of memory.
+    rows = query.reshape(batch, num_queries, num_kv_heads, -1, head_dim).transpose(0, 2, 1, 3, 4)
+    grouped = rows.shape
+    rows = rows.reshape(batch, num_kv_heads, -1, head_dim)
+    key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    scores = jnp.einsum("bkrh,bkph->bkrp", rows, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(*grouped[:4], num_keys) * head_dim**-0.5
     places = jnp.arange(num_keys)
     seen = None
     if causal:
         queries = first + jnp.arange(num_queries)
-        seen = (places[None, :] <= queries[:, None])[None, None, None]
+        seen = (places[None, :] <= queries[:, None])[None, None, :, None]
     if key_lengths is not None:
         real = (places[None] < key_lengths[:, None])[:, None, None, None]
         seen = real if seen is None else seen & real
@@ -77,11 +81,13 @@ def _attend_block(query, key, value, key_lengths, causal, first):
     peak = lax.stop_gradient(scores.max(axis=-1, keepdims=True))
     weights = jnp.exp(scores - peak)
     total = weights.sum(axis=-1, keepdims=True)
-    output = jnp.einsum("bkmqp,bpkh->bqkmh", (weights / total).astype(value.dtype), value).reshape(
-        query.shape
-    )
+    weights = (weights / total).astype(value.dtype).reshape(*rows.shape[:3], num_keys)
+    output = jnp.einsum("bkrp,bkph->bkrh", weights, value).reshape(grouped)
     sums = (jnp.log(total) + peak)[..., 0]
-    return output, jnp.moveaxis(sums.reshape(batch, num_heads, num_queries), 1, 2)
+    return (
+        output.transpose(0, 2, 1, 3, 4).reshape(query.shape),
+        sums.transpose(0, 2, 1, 3).reshape(query.shape[:3]),
+    )
 
 
 def merge(

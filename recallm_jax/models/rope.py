@@ -63,8 +63,8 @@ def rotation(
 
 def rotate(
     x: Float[Array, "*rows heads H"],
-    cos: Float[Array, "*rows half"],
-    sin: Float[Array, "*rows half"],
+    cos: Float[Array, "*#rows half"],
+    sin: Float[Array, "*#rows half"],
 ) -> Float[Array, "*rows heads H"]:
     """Rotate the pairs (i, i + H/2) of each head, in float32."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
