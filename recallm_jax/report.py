@@ -35,10 +35,10 @@ from recallm_jax.report_examples import make_example
 
 FILE = "report.html"
 TITLES = {"start": "start", "cold_start": "after cold start", "grpo": "after GRPO"}
+# Stages shown under one heading, each with what its charts are called.
 STAGES = {
-    "sft1": "cold start, phase 1 (new rows only)",
-    "sft2": "cold start, phase 2 (all parameters)",
-    "grpo": "GRPO",
+    "Cold start": {"sft1": "phase 1 (new rows)", "sft2": "phase 2 (all parameters)"},
+    "GRPO": {"grpo": ""},
 }
 COMPONENTS = "reward_"
 # Shown at once, in this order; the other metrics open on a click.
@@ -123,9 +123,7 @@ def render(run: Run) -> str:
         overall=_tables(run, by_dataset=False),
         detailed=_tables(run, by_dataset=True),
         lengths=_length_charts(run),
-        stages=[
-            (STAGES.get(name, name), _stage_charts(rows)) for name, rows in run.metrics.items()
-        ],
+        stages=_stages(run),
         reward_change=_reward_sentence(run),
         examples=examples,
         num_rows=len(run.rows),
@@ -259,7 +257,8 @@ def _reward_sentence(run: Run) -> str:
     thirds = (
         f"Mean reward of the first {moved.steps} steps {moved.first:.3f} ± "
         f"{moved.first_error:.3f}, of the last {moved.steps} {moved.last:.3f} ± "
-        f"{moved.last_error:.3f} (standard errors); difference {moved.difference:+.3f} ± {moved.error:.3f}."
+        f"{moved.last_error:.3f} (standard errors); difference "
+        f"{moved.difference:+.3f} ± {moved.error:.3f}."
     )
     if moved.within_noise:
         return (
@@ -305,13 +304,29 @@ def _legend(series: Sequence[Series]) -> list[tuple[str, str]]:
     return [(line.name, line.style) for line in series] if len(series) > 1 else []
 
 
-def _stage_charts(rows: list[dict[str, Any]]) -> tuple[list[Chart], list[Chart]]:
+def _stages(run: Run) -> list[tuple[str, list[Chart], list[Chart]]]:
+    """Return the headings with their main charts and their others."""
+    headings = []
+    for title, stages in STAGES.items():
+        main: list[Chart] = []
+        others: list[Chart] = []
+        for stage, suffix in stages.items():
+            if stage in run.metrics:
+                first, rest = _stage_charts(run.metrics[stage], f", {suffix}" if suffix else "")
+                main += first
+                others += rest
+        if main or others:
+            headings.append((title, main, others))
+    return headings
+
+
+def _stage_charts(rows: list[dict[str, Any]], suffix: str) -> tuple[list[Chart], list[Chart]]:
     """Return a stage's main charts and the others: one for each metric, one for the components."""
     names = dict.fromkeys(name for row in rows for name in row)
     parts = [name for name in names if name.startswith(COMPONENTS)]
     charts = {
         name: Chart(
-            name.replace("_", " "),
+            name.replace("_", " ") + suffix,
             line_chart([Series(name, points, "s1")], x_label="step", smooth=True),
             [],
         )
@@ -324,7 +339,7 @@ def _stage_charts(rows: list[dict[str, Any]]) -> tuple[list[Chart], list[Chart]]
             for number, name in enumerate(parts)
         ]
         svg = line_chart(series, x_label="step", bounds=(0.0, 1.0), smooth=True)
-        charts[COMPONENTS] = Chart("components of the reward", svg, _legend(series))
+        charts[COMPONENTS] = Chart(f"components of the reward{suffix}", svg, _legend(series))
     main = [charts.pop(name) for name in MAIN_METRICS if name in charts]
     return main, list(charts.values())
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 34
+# Steps and lengths are whole, and a type checker at run time holds ints apart from floats.
+Number = int | float
+WIDTH, HEIGHT = 330, 205
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 10, 10, 34
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +23,18 @@ class Series:
     """
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[tuple[Number, Number]]
     style: str
-    intervals: Sequence[tuple[float, float]] = ()
+    intervals: Sequence[tuple[Number, Number]] = ()
 
 
 def line_chart(
     series: Sequence[Series],
     *,
     x_label: str,
-    bounds: tuple[float, float] | None = None,
+    bounds: tuple[Number, Number] | None = None,
     percent: bool = False,
-    x_ticks: Sequence[float] | None = None,
+    x_ticks: Sequence[Number] | None = None,
     smooth: bool = False,
 ) -> Markup:
     """Draw lines over x, with dots where they are few and whiskers where intervals are given.
@@ -53,12 +55,15 @@ def line_chart(
     left, right = min(*xs, *x_ticks), max(*xs, *x_ticks)
     if left == right:
         left, right = left - 1, right + 1
+    if any(line.intervals for line in series):
+        # Room for the whiskers at both ends.
+        left, right = left - 0.06 * (right - left), right + 0.06 * (right - left)
     inner_width, inner_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
 
-    def place_x(x: float) -> float:
+    def place_x(x: Number) -> Number:
         return _LEFT + inner_width * (x - left) / (right - left)
 
-    def place_y(y: float) -> float:
+    def place_y(y: Number) -> Number:
         return _TOP + inner_height * (high - y) / (high - low)
 
     parts = []
@@ -108,11 +113,11 @@ def line_chart(
     )
 
 
-def interval_bar(value: float, low: float, high: float, style: str) -> Markup:
+def interval_bar(value: Number, low: Number, high: Number, style: str) -> Markup:
     """Draw a share with its interval on a scale from 0 to 1."""
     width, height = 150, 16
 
-    def place(share: float) -> float:
+    def place(share: Number) -> Number:
         return 4 + (width - 8) * share
 
     ticks = "".join(
@@ -127,11 +132,13 @@ def interval_bar(value: float, low: float, high: float, style: str) -> Markup:
     )
 
 
-def _points(places: Sequence[tuple[float, float]]) -> str:
+def _points(places: Sequence[tuple[Number, Number]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
-def _moving_mean(places: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+def _moving_mean(
+    places: Sequence[tuple[Number, Number]], window: int
+) -> list[tuple[Number, Number]]:
     """Return each place with the mean height of its neighbours; the ends have fewer."""
     means = []
     for i, (x, _) in enumerate(places):
@@ -140,7 +147,7 @@ def _moving_mean(places: Sequence[tuple[float, float]], window: int) -> list[tup
     return means
 
 
-def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+def _ticks(low: Number, high: Number, *, whole: bool = False) -> list[Number]:
     """Return three to six round numbers that span low to high."""
     if high <= low:
         low, high = low - 0.5 * (abs(low) or 1), low + 0.5 * (abs(low) or 1)
@@ -155,5 +162,5 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     return [number * step for number in range(first, last + 1)]
 
 
-def _short(value: float) -> str:
+def _short(value: Number) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

@@ -161,7 +161,7 @@ class Change:
         return abs(self.difference) < 2 * self.error
 
 
-def change(values: Sequence[float]) -> Change | None:
+def change(values: Sequence[int | float]) -> Change | None:
     """Compare the last third of a curve with the first; None with fewer than 6 steps.
 
     Steps count as independent, which consecutive ones nearly are: each draws its own prompts.
@@ -179,7 +179,7 @@ def change(values: Sequence[float]) -> Change | None:
     )
 
 
-def curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+def curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, int | float]]:
     """Return the (step, value) pairs of a metric, without those that are no finite number."""
     return [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
 

@@ -9,8 +9,8 @@ from markupsafe import Markup, escape
 
 from recallm_jax.evaluation import Row
 
-# Characters shown on each side of a source.
-AROUND = 90
+# Characters and lines shown on each side of a source, at most.
+AROUND, LINES_AROUND = 160, 2
 # Places shown of a span that occurs more often.
 MOST_PLACES = 2
 _CONTROL = re.compile(r"<\|[^<>|]*\|>|</?think>")
@@ -112,11 +112,13 @@ def _places(prompt: str, span: dict) -> list[tuple[int, int]]:
 
 def _excerpt(prompt: str, place: tuple[int, int], number: int) -> Markup:
     first, last = place
-    low, high = max(0, first - AROUND), min(len(prompt), last + AROUND)
+    before, after = prompt[max(0, first - AROUND) : first], prompt[last : last + AROUND]
+    low = first - len("\n".join(before.split("\n")[-LINES_AROUND - 1 :]))
+    high = last + len("\n".join(after.split("\n")[: LINES_AROUND + 1]))
     mark = Mark(first - low, last - low, number, "span", "", "")
-    before = Markup("…") if low else Markup("")
-    after = Markup("…") if high < len(prompt) else Markup("")
-    return before + highlight(prompt[low:high], [mark]) + after
+    opening = Markup("…") if low else Markup("")
+    closing = Markup("…") if high < len(prompt) else Markup("")
+    return opening + highlight(prompt[low:high], [mark]) + closing
 
 
 def highlight(text: str, marks: Sequence[Mark]) -> Markup:

@@ -108,10 +108,21 @@ def test_a_config_made_by_hand_is_checked_too():
         check_config(ConfigDict({"seed": 0}))
 
 
-def test_the_written_config_is_json(tmp_path):
+def test_the_written_config_and_machine_are_json(tmp_path):
     config = load_config([QUICKSTART])
     write_config(config, tmp_path / "run")
     read = json.loads((tmp_path / "run" / "config.json").read_text())
     assert read["stages"] == list(config.stages)
     assert read["optimizer"]["learning_rate"] == config.optimizer.learning_rate
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    machine = json.loads((tmp_path / "run" / "machine.json").read_text())
+    assert machine["devices"] == "8 x cpu"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "config.json",
+        "machine.json",
+    ]
+
+
+def test_a_restart_keeps_the_date_of_the_start(tmp_path):
+    (tmp_path / "machine.json").write_text('{"date": "2001-01-01"}')
+    write_config(load_config([QUICKSTART]), tmp_path)
+    assert (tmp_path / "machine.json").read_text() == '{"date": "2001-01-01"}'
