@@ -1,0 +1,111 @@
+"""Who may import whom (DESIGN, section 2), and that importing a package is free of TensorFlow."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+FLOORS = ("decoding", "tasks", "rl", "recallm_jax", "configs", "benchmarks")
+JOBS = [
+    job
+    for job in ("train", "evaluate", "generate", "prepare", "convert", "report", "plan")
+    if pathlib.Path(f"recallm_jax/{job}.py").exists()
+]
+# Loaded inside the functions that need them, and only there.
+LAZY = ("tensorflow", "seqio", "clu")
+MAY_IMPORT = {
+    "decoding": {"decoding"},
+    "tasks": {"tasks"},
+    "rl": {"rl", "decoding", "tasks.scoring"},
+    "recallm_jax": {"recallm_jax", "rl", "decoding", "tasks"},
+    "configs": {"configs"},
+    "benchmarks": {"benchmarks", "recallm_jax", "rl", "decoding", "tasks"},
+}
+FILES = sorted(path for floor in FLOORS for path in pathlib.Path(floor).rglob("*.py"))
+MODULES = {".".join(path.with_suffix("").parts): path for path in FILES}
+
+
+def imports(path: pathlib.Path, *, top_level: bool = False) -> set[str]:
+    """Return the modules that a file names in its imports, `from a import b` as `a` or `a.b`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = set()
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: the path of a file is its import name"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = inner & (MODULES.keys() | {"tasks.scoring"})
+            names |= modules or {node.module}
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_a_file_imports_only_what_its_floor_may(path):
+    allowed = MAY_IMPORT[path.parts[0]]
+    ours = {name for name in imports(path) if name.partition(".")[0] in FLOORS}
+    refused = {
+        name for name in ours if not any(name == a or name.startswith(a + ".") for a in allowed)
+    }
+    assert refused == set()
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_jobs_import_no_jobs(job):
+    path = pathlib.Path(f"recallm_jax/{job}.py")
+    others = {f"recallm_jax.{other}" for other in JOBS if other != job}
+    assert imports(path) & others == set()
+
+
+def test_nothing_but_jobs_is_a_job():
+    """A module below that imported a job would tie the floors in a circle."""
+    jobs = {f"recallm_jax.{job}" for job in JOBS}
+    for name, path in MODULES.items():
+        if name not in jobs:
+            assert imports(path) & jobs == set(), path
+
+
+def test_package_files_are_empty():
+    full = [path for path in FILES if path.name == "__init__.py" and path.read_text()]
+    assert full == []
+
+
+def test_tests_are_no_package():
+    assert list(pathlib.Path("tests").rglob("__init__.py")) == []
+
+
+def test_tensorflow_is_imported_in_functions_or_seqio_modules_only():
+    for path in FILES:
+        roots = {name.partition(".")[0] for name in imports(path, top_level=True)}
+        if roots & set(LAZY):
+            assert path.parts[0] == "tasks", path
+
+
+def test_importing_everything_but_the_seqio_modules_loads_no_tensorflow():
+    seqio_side = {
+        name
+        for name, path in MODULES.items()
+        if {n.partition(".")[0] for n in imports(path, top_level=True)} & set(LAZY)
+    }
+    # Modules that import one of these at their top are of that side too.
+    while more := {
+        name
+        for name, path in MODULES.items()
+        if name not in seqio_side and imports(path, top_level=True) & seqio_side
+    }:
+        seqio_side |= more
+    assert not any(name.startswith(("recallm_jax", "rl", "decoding")) for name in seqio_side)
+    modules = [
+        name.removesuffix(".__init__")
+        for name in MODULES
+        if name not in seqio_side and not name.startswith("benchmarks")
+    ]
+    code = "import sys\n" + "".join(f"import {name}\n" for name in modules)
+    code += f"print([name for name in {LAZY!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
