@@ -1,0 +1,102 @@
+"""Every command in the README and in the docstrings of configs and jobs parses; files exist."""
+
+import importlib
+import pathlib
+import re
+import shlex
+
+import pytest
+
+README = pathlib.Path("README.md")
+DOCUMENTS = [README, *pathlib.Path("launch").glob("*.md"), *pathlib.Path("docs").rglob("*.md")]
+SOURCES = [*pathlib.Path("configs").glob("*.py"), *pathlib.Path("recallm_jax").glob("*.py")]
+COMMAND = re.compile(r"^\s*(?:\S*/)?(?:python3? -m (\S+)|recallm-(\S+))((?: .*)?)$")
+
+
+def commands(path: pathlib.Path) -> list[str]:
+    """Return the lines of a file that run one of our modules, continuation lines joined."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if COMMAND.match(line)]
+    if path.suffix == ".md":
+        blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL))
+        lines = [line for line in blocks.splitlines() if COMMAND.match(line)]
+    return [line.strip() for line in lines]
+
+
+FOUND = sorted({(path.as_posix(), line) for path in DOCUMENTS + SOURCES for line in commands(path)})
+
+
+def test_there_are_commands_to_test():
+    assert len(FOUND) >= 8
+
+
+@pytest.mark.parametrize(("path", "line"), FOUND)
+def test_a_command_parses(path, line, monkeypatch, capsys):
+    match = COMMAND.match(line)
+    assert match is not None
+    name = match[1] or f"recallm_jax.{match[2]}"
+    if name.partition(".")[0] in ("venv", "pip", "pytest"):
+        return
+    module = importlib.import_module(name)
+    if not name.startswith("recallm_jax."):
+        return
+    job = name.rpartition(".")[2]
+    called = []
+    # What the job does is replaced; its own parser reads the arguments.
+    monkeypatch.setattr(module, job, lambda *args, **kwargs: called.append(job))
+    arguments = shlex.split(match[3], comments=True)
+    assert module.main(arguments) == 0, capsys.readouterr().err
+    assert called == [job]
+
+
+def make_targets() -> set[str]:
+    text = pathlib.Path("Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z][\w-]*):", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_make_targets_exist(path):
+    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
+    named = set(re.findall(r"^make ([a-z][\w-]*)", blocks, re.MULTILINE))
+    assert named <= make_targets()
+
+
+def test_the_targets_that_the_project_promises_exist():
+    assert make_targets() >= {"quickstart", "test", "test-slow", "lint", "bench"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_named_files_exist(path):
+    """Files that a run makes lie in runs/, .cache/ and .venv/, which a clone has not."""
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:txt|py|toml))`", text))
+    named |= set(re.findall(r"\]\((?!http|#)([^)]+)\)", text))
+    named |= {found.partition(":")[0] for found in re.findall(r"--config=(\S+)", text)}
+    made = ("runs/", ".cache/", ".venv/")
+    missing = [
+        name
+        for name in named
+        if not name.startswith(made)
+        and not (pathlib.Path(name).exists() or (path.parent / name).exists())
+    ]
+    assert missing == []
+
+
+def test_every_job_has_a_console_command():
+    text = pathlib.Path("setup.py").read_text(encoding="utf-8")
+    jobs = re.search(r"JOBS = \((.*?)\)", text)
+    assert jobs is not None
+    for job in re.findall(r'"(\w+)"', jobs[1]):
+        assert callable(importlib.import_module(f"recallm_jax.{job}").main)
+
+
+def test_every_package_is_listed():
+    text = pathlib.Path("setup.py").read_text(encoding="utf-8")
+    packages = {
+        ".".join(path.parent.parts)
+        for floor in ("benchmarks", "configs", "decoding", "recallm_jax", "rl", "tasks")
+        for path in pathlib.Path(floor).rglob("__init__.py")
+    }
+    assert packages == set(re.findall(r'^        "([\w.]+)",$', text, re.MULTILINE))
+    data = {path.name for path in pathlib.Path("recallm_jax").glob("report_page.*")}
+    assert data == set(re.findall(r'"(report_page\.\w+)"', text))
