@@ -1,4 +1,4 @@
-"""Package metadata. Install from the clone: `pip install -e '.[test,report]' -c constraints.txt`."""
+"""Package metadata: `pip install -e ".[test,report]" -c constraints.txt`, from the clone."""
 
 from pathlib import Path
 
