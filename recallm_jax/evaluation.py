@@ -17,7 +17,7 @@ from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
 from decoding.spans import CopiedSpan
 from recallm_jax.errors import UserError
-from recallm_jax.inputs import prompts_and_texts, validation_records
+from recallm_jax.inputs import ground_truth, prompts_and_texts, validation_records
 from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion, score
@@ -96,6 +96,43 @@ def evaluate(
                 summaries.append(summarise(done))
     (folder / "summary.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
     return summaries
+
+
+def rescore(folder: Path) -> list[Row]:
+    """Score the saved rows of an evaluation again, from their texts, and write them back.
+
+    Returns:
+      The new summary.
+
+    Raises:
+      UserError: the folder holds no rows.
+    """
+    paths = sorted(folder.glob("*.jsonl"))
+    if not paths:
+        raise UserError(f"{folder} holds no rows; evaluate first, or name another --label")
+    summaries = []
+    for path in paths:
+        rows = [_rescored(row) for row in read_rows(path)]
+        partial = path.with_suffix(".partial")
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(path)
+        summaries.append(summarise(rows))
+    (folder / "summary.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
+    return summaries
+
+
+def _rescored(row: Row) -> Row:
+    completion = Completion(
+        text=row["completion"],
+        num_tokens=row["completion_tokens"],
+        spans=tuple(span["text"] for span in row["spans"]),
+        num_starts=row["span_starts"],
+        num_ends=row["span_ends"],
+        finished=row["finished"],
+    )
+    truth = ground_truth(row["dataset"], row["ground_truth"])
+    return row | {"answer": scoring.extract_answer(row["completion"])} | _scores(completion, truth)
 
 
 def read_rows(path: Path) -> list[Row]:

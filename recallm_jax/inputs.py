@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -189,14 +190,16 @@ def _text(record: Record) -> PromptText:
         number=zlib.crc32(record.example_id.encode()),
         prompt=record.prompt,
         offsets=record.offsets,
-        ground_truth=_ground_truth(record) if record.ground_truth else None,
+        ground_truth=ground_truth(record.dataset, record.ground_truth),
     )
 
 
-def _ground_truth(record: Record) -> GroundTruth:
-    truth = record.ground_truth
+def ground_truth(dataset: str, truth: Mapping[str, Any]) -> GroundTruth | None:
+    """Return what the reward reads of a record's ground truth; None where there is none."""
+    if not truth:
+        return None
     return GroundTruth(
-        dataset=record.dataset,
+        dataset=dataset,
         answers=tuple(truth["answers"]),
         gold_documents=tuple(truth["gold_documents"]),
         math_answer=truth["math_answer"],

@@ -59,28 +59,38 @@ def set_up(config: ConfigDict) -> Setup:
     Raises:
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
     """
-    if config.model.weights == RANDOM:
-        model = random_transformer(
-            dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat),
-            jax.random.key(config.seed),
-        )
-        tokenizer = tiny_tokenizer()
-    else:
-        loaded = load_policy(
-            config.model.weights,
-            dtype=config.model.dtype,
-            param_dtype=config.model.param_dtype,
-            remat=config.model.remat,
-            seed=config.seed,
-        )
-        model = loaded.model
-        tokenizer = Tokenizer(
-            loaded.tokenizer_json, chat_template=loaded.chat_template, eos_token=loaded.eos_token
-        )
+    model, tokenizer = _load(config)
     check_lengths(config, model.config)
     mesh = partitioning.make_mesh(**config.mesh)
     partitioning.check_config(model.config, mesh)
     return Setup(partitioning.place_model(model, mesh), tokenizer, mesh)
+
+
+def load_tokenizer(config: ConfigDict) -> Tokenizer:
+    """Return the tokenizer of the weights that a config names."""
+    return _load(config)[1]
+
+
+def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
+    if config.model.weights == RANDOM:
+        sizes = dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat)
+        return random_transformer(sizes, jax.random.key(config.seed)), tiny_tokenizer()
+    loaded = load_policy(
+        config.model.weights,
+        dtype=config.model.dtype,
+        param_dtype=config.model.param_dtype,
+        remat=config.model.remat,
+        seed=config.seed,
+    )
+    tokenizer = Tokenizer(
+        loaded.tokenizer_json, chat_template=loaded.chat_template, eos_token=loaded.eos_token
+    )
+    if tokenizer.size > loaded.model.config.vocab_rows:
+        raise UserError(
+            f"{config.model.weights}: the tokenizer has {tokenizer.size} entries, the embedding "
+            f"{loaded.model.config.vocab_rows} rows; take both from the same model"
+        )
+    return loaded.model, tokenizer
 
 
 def check_lengths(config: ConfigDict, model: ModelConfig) -> None:

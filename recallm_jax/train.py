@@ -11,25 +11,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
-from recallm_jax import checkpoint, partitioning
+from recallm_jax import checkpoint
 from recallm_jax.config import JobParser, parse_config, write_config
 from recallm_jax.errors import run_job
 from recallm_jax.evaluation import evaluate, format_table
 from recallm_jax.metric_writer import MetricWriter, progress
 from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
+from recallm_jax.restore_policy import CHECKPOINTS, placed_state
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import SFT_STAGES, Stage, batches, plan_stages, run_grpo, run_sft
-from rl.learner import LearnerState, init_state
+from rl.learner import LearnerState
 
 # Labels of the evaluations.
 START, COLD_START, GRPO = "start", "cold_start", "grpo"
-CHECKPOINTS = "checkpoints"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +71,7 @@ def _run_stage(
     """Train a stage's policy from `policy`, which for GRPO is also the frozen reference."""
     folder = workdir / CHECKPOINTS / stage.name
     with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
-        state, first_step = _placed(init_state(policy, stage.optimizer), setup), 0
+        state, first_step = placed_state(policy, stage, setup), 0
         restored = checkpoint.restore_latest(manager, state)
         if restored is not None:
             state, first_step = restored[0], restored[1]["step"]
@@ -96,12 +94,6 @@ def _run_stage(
             state = run_grpo(config, setup, stage, state, policy, **loop)
         checkpoint.finish(manager)
     return state.policy
-
-
-def _placed(state: LearnerState, setup: Setup) -> LearnerState:
-    shardings = partitioning.state_shardings(state, state.policy.config, setup.mesh)
-    # A copy: updates give their argument's buffers away, and the policy before is read again.
-    return jax.device_put(jax.tree.map(jnp.copy, state), shardings)
 
 
 def _label_after(stages: Sequence[Stage], stage: Stage) -> str | None:

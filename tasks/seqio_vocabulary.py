@@ -58,7 +58,7 @@ class RecallVocabulary(seqio.Vocabulary):
         def encode(text: bytes) -> np.ndarray:
             return np.asarray(self.tokenizer.encode(text.decode()), np.int32)
 
-        ids = tf.numpy_function(encode, [s], tf.int32)
+        ids = tf.numpy_function(encode, [tf.convert_to_tensor(s)], tf.int32)
         ids.set_shape([None])
         return ids
 

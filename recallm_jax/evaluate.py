@@ -1,0 +1,60 @@
+"""Evaluate a policy on the validation tasks of a config, offline.
+
+    python -m recallm_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
+
+The policy is that of the run's newest checkpoint; with `--label=start` it is the starting weights.
+Rows go to WORKDIR/eval/LABEL, and an interrupted evaluation goes on where it stopped. With
+`--rescore` no model is loaded: saved completions get their rewards anew.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recallm_jax.config import JobParser, parse_config
+from recallm_jax.errors import UserError, run_job
+from recallm_jax.evaluation import evaluate, format_table, rescore
+from recallm_jax.metric_writer import progress
+from recallm_jax.restore_policy import restore_policy
+from recallm_jax.setup_policy import set_up
+
+START = "start"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; return the exit code."""
+    return run_job(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = JobParser("python -m recallm_jax.evaluate", __doc__)
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--label", default="", help="name of the evaluation; the stage's if absent")
+    parser.add_argument("--rescore", action="store_true", help="score saved rows, without a model")
+    arguments, config = parse_config(parser, argv)
+    workdir = Path(arguments.workdir)
+    if arguments.rescore:
+        if not arguments.label:
+            raise UserError("--rescore needs --label: the folder of WORKDIR/eval to score")
+        print(format_table(rescore(workdir / "eval" / arguments.label)))
+        return
+    setup = set_up(config)
+    if arguments.label == START:
+        policy, label = setup.policy, START
+    else:
+        policy, stage = restore_policy(config, setup, workdir)
+        label = arguments.label or stage
+    summaries = evaluate(
+        policy,
+        setup.tokenizer,
+        config,
+        label=label,
+        folder=workdir / "eval" / label,
+        place=setup.place,
+        progress=progress,
+    )
+    print(f"\n{format_table(summaries)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Answer a question about a document with recall spans, each shown beside its source.
+
+    python -m recallm_jax.generate --config=configs/quickstart.py --workdir=runs/quickstart \
+        --document=README.md --question="What is a recall span?"
+
+Without `--workdir` the starting weights answer: they do not know recall spans yet, so
+`--quote_first` makes the response begin with one.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from decoding.sampling import Sampling
+from recallm_jax.config import JobParser, parse_config
+from recallm_jax.errors import UserError, run_job
+from recallm_jax.quoting import answer, show
+from recallm_jax.restore_policy import restore_policy
+from recallm_jax.setup_policy import set_up
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; return the exit code."""
+    return run_job(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = JobParser("python -m recallm_jax.generate", __doc__)
+    parser.add_argument("--document", required=True, help="text file; its text may be recalled")
+    parser.add_argument("--question", required=True)
+    parser.add_argument("--workdir", default="", help="run whose newest checkpoint answers")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--quote_first", action="store_true", help="begin with a recall span")
+    arguments, config = parse_config(parser, argv)
+    document = _read(Path(arguments.document))
+    setup = set_up(config)
+    policy = setup.policy
+    if arguments.workdir:
+        policy, _ = restore_policy(config, setup, Path(arguments.workdir))
+    row = answer(
+        policy,
+        setup.tokenizer,
+        config,
+        document,
+        arguments.question,
+        sampling=Sampling(temperature=arguments.temperature),
+        max_new_tokens=config.decoding.max_new_tokens,
+        max_recall_length=config.decoding.max_recall_length,
+        quote_first=arguments.quote_first,
+        place=setup.place,
+    )
+    print(show(row))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UserError(f"--document={path} can't be read: {reason}; give a text file") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Write the prompts of a config as JSONL, to be read without TensorFlow or tokenising anew.
+
+    python -m recallm_jax.prepare --config=configs/quickstart.py --out=prompts --num_train=256
+
+Writes OUT/train.jsonl and a file for each validation task. Train on them with
+`--config.data.source=jsonl:OUT/train.jsonl`.
+"""
+
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from recallm_jax.config import JobParser, parse_config
+from recallm_jax.errors import UserError, run_job
+from recallm_jax.inputs import train_records, validation_records
+from recallm_jax.metric_writer import progress
+from recallm_jax.setup_policy import load_tokenizer
+from tasks.names import validation_task
+from tasks.record import write_jsonl
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; return the exit code."""
+    return run_job(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = JobParser("python -m recallm_jax.prepare", __doc__)
+    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--num_train", type=int, required=True, help="training records")
+    arguments, config = parse_config(parser, argv)
+    if arguments.num_train < 1:
+        raise UserError(f"--num_train={arguments.num_train}: give at least 1")
+    out = Path(arguments.out)
+    tokenizer = load_tokenizer(config)
+    records = islice(train_records(config, tokenizer, 0), arguments.num_train)
+    records = progress(records, "train", total=arguments.num_train)
+    print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
+    for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
+        for length in config.evaluation.lengths:
+            path = out / f"{validation_task(dataset, length)}.jsonl"
+            print(path, write_jsonl(path, validation_records(config, tokenizer, dataset, length)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The policy of a run: the newest stage's newest checkpoint."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from decoding.policy import Policy
+from recallm_jax import checkpoint, partitioning
+from recallm_jax.errors import UserError
+from recallm_jax.setup_policy import Setup
+from recallm_jax.stages import Stage, plan_stages
+from rl.learner import LearnerState, init_state
+
+CHECKPOINTS = "checkpoints"
+
+
+def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
+    """Return the state before a stage's first update, on the mesh, in buffers of its own.
+
+    Updates give their argument's buffers away, and the policy before a stage is read again.
+    """
+    state = jax.tree.map(jnp.copy, init_state(policy, stage.optimizer))
+    shardings = partitioning.state_shardings(state, state.policy.config, setup.mesh)
+    return jax.device_put(state, shardings)
+
+
+def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Policy, str]:
+    """Return the policy that a run has come to, and the stage that it is from.
+
+    Raises:
+      UserError: the run has no checkpoint, or one of another model.
+    """
+    for stage in reversed(plan_stages(config, setup)):
+        folder = workdir / CHECKPOINTS / stage.name
+        if not folder.exists():
+            continue
+        with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
+            state = placed_state(setup.policy, stage, setup)
+            restored = checkpoint.restore_latest(manager, state)
+        if restored is not None:
+            return restored[0].policy, stage.name
+    raise UserError(
+        f"{workdir} holds no checkpoint of the stages {tuple(config.stages)}; "
+        "train first, or leave --checkpoint out for the starting weights"
+    )

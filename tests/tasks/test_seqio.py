@@ -1,0 +1,122 @@
+"""The SeqIO face of the tasks: equal to the plain functions, padded, mixed, scored."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from recallm_jax.setup_policy import tiny_tokenizer
+from tasks.errors import TaskInputError
+from tasks.generate import TaskSettings, record
+from tasks.names import MIXTURE, train_task, validation_task
+from tasks.record import to_json
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TOKENIZER = tiny_tokenizer()
+SETTINGS = TaskSettings(target_length=400)
+OPTIONS = {
+    "rates": {"retrieval": 1.0, "math_retrieval": 3.0},
+    "validation_lengths": (400, 1024),
+    "num_validation": 4,
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def registered():
+    import seqio
+
+    from tasks import mixtures
+
+    mixtures.register(TOKENIZER, SETTINGS, **OPTIONS)
+    return seqio, mixtures
+
+
+def test_a_tasks_examples_equal_those_of_the_plain_functions(registered):
+    seqio, mixtures = registered
+    task = seqio.get_mixture_or_task(validation_task("retrieval", 400))
+    dataset = task.get_dataset(None, split="validation", shuffle=False)
+    got = [to_json(mixtures.to_record(row)) for row in dataset.as_numpy_iterator()]
+    expected = [
+        to_json(record("retrieval", TOKENIZER, SETTINGS, "validation", 0, i)) for i in range(4)
+    ]
+    assert got == expected
+    assert validation_task("retrieval", 1024) == "recallm_retrieval_val_1k"
+
+
+def test_shards_part_the_examples(registered):
+    seqio, _ = registered
+    task = seqio.get_mixture_or_task(validation_task("retrieval", 400))
+    ids = []
+    for index in range(2):
+        shard = seqio.ShardInfo(index=index, num_shards=2)
+        dataset = task.get_dataset(None, split="validation", shuffle=False, shard_info=shard)
+        ids.append([row["example_id"].decode() for row in dataset.as_numpy_iterator()])
+    assert len(ids[0]) == len(ids[1]) == 2
+    assert not set(ids[0]) & set(ids[1])
+
+
+def test_the_mixture_follows_its_rates(registered):
+    seqio, mixtures = registered
+    mixture = seqio.get_mixture_or_task(MIXTURE)
+    dataset = mixture.get_dataset(
+        None,
+        split="train",
+        shuffle=False,
+        seed=0,
+        num_epochs=None,
+        passthrough_features=mixtures.PASSTHROUGH,
+    )
+    rows = list(dataset.take(80).as_numpy_iterator())
+    counts = collections.Counter(row["dataset"].decode() for row in rows)
+    # 60 expected, standard deviation 3.9.
+    assert 45 <= counts["math_retrieval"] <= 75
+    assert mixtures.to_record(rows[0]).example_id.startswith("recallm_")
+
+
+def test_the_converter_pads_and_counts_and_refuses_what_is_too_long(registered):
+    seqio, _ = registered
+    import tensorflow as tf
+
+    from tasks.feature_converters import RecallFeatureConverter, feature_lengths
+
+    task = seqio.get_mixture_or_task(train_task("retrieval"))
+    dataset = task.get_dataset(None, split="train", shuffle=False).take(1)
+    raw = next(dataset.as_numpy_iterator())
+    row = next(RecallFeatureConverter()(dataset, feature_lengths(410, 130)).as_numpy_iterator())
+    size, response = len(raw["inputs"]), len(raw["targets"])
+    assert row["prompt_length"] == size and row["response_length"] == response
+    np.testing.assert_array_equal(row["prompts"][:size], raw["inputs"])
+    np.testing.assert_array_equal(row["responses"][:response], raw["targets"])
+    for name in ("copyable", "span_start", "span_end"):
+        np.testing.assert_array_equal(row[name][:size], raw[name])
+        assert not row[name][size:].any() and row[name].shape == (410,)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 100; raise the length"):
+        next(RecallFeatureConverter()(dataset, feature_lengths(100, 130)).as_numpy_iterator())
+
+
+def test_the_metric_scores_the_final_answer(registered):
+    del registered
+    from tasks.metrics import answer_metrics
+
+    targets = [{"answers": ["ab12"]}] * 4
+    responses = ["x</think>\nAnswer: ab12", "Answer: 'ab12'.", "Answer: the value ab12", "ab12"]
+    scores = answer_metrics(targets, responses)
+    assert scores == {"exact_match": 50.0, "answer_contained": 75.0}
+
+
+def test_the_vocabulary_round_trips_and_stops_at_the_end_of_turn(registered):
+    seqio, _ = registered
+    vocabulary = (
+        seqio.get_mixture_or_task(train_task("retrieval")).output_features["inputs"].vocabulary
+    )
+    ids = vocabulary.encode("Key 12:\nab")
+    assert vocabulary.decode([*ids, vocabulary.eos_id, 5]) == "Key 12:\nab"
+    assert vocabulary.encode_tf("Key 12:\nab").numpy().tolist() == list(ids)
+
+
+def test_other_settings_under_the_same_names_are_refused(registered):
+    _, mixtures = registered
+    mixtures.register(TOKENIZER, SETTINGS, **OPTIONS)
+    with pytest.raises(TaskInputError, match="registered with other settings"):
+        mixtures.register(TOKENIZER, SETTINGS, **{**OPTIONS, "seed": 1})

@@ -1,0 +1,211 @@
+"""The synthetic data sets: exact places, exact fit, and demonstrations worth the full reward."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from recallm_jax.setup_policy import tiny_tokenizer
+from rl.rewards.categories import SETTINGS, GroundTruth
+from rl.rewards.composite import Completion, score
+from tasks import recall
+from tasks.context import generator, largest_fit
+from tasks.demonstrations import check_demonstration
+from tasks.errors import TaskInputError
+from tasks.generate import DATASETS, TaskSettings, record
+from tasks.reasoning_retrieval import arithmetic, equation
+from tasks.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
+
+TOKENIZER = tiny_tokenizer()
+SETTINGS_500 = TaskSettings(target_length=500)
+
+
+def make(dataset="retrieval", index=0, split="train", settings=SETTINGS_500, seed=0):
+    return record(dataset, TOKENIZER, settings, split, seed, index)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("index", range(6))
+def test_gold_items_answers_and_offsets_are_exact(dataset, index):
+    example = make(dataset, index)
+    for token, (low, high) in zip(example.inputs, example.offsets, strict=True):
+        # A token that is a part of a character has the range of the whole.
+        piece = TOKENIZER.token_bytes[token]
+        assert piece in example.prompt[low:high].encode()
+        assert len(example.prompt[low:high].encode()) - len(piece) < 3
+    truth = example.ground_truth
+    for (low, high), document in zip(truth["gold_ranges"], truth["gold_documents"], strict=True):
+        assert example.prompt[low:high] == document
+        assert truth["answers"][0] in document
+        covered = (example.offsets[:, 0] < high) & (example.offsets[:, 1] > low)
+        assert example.copyable[covered].all()
+    assert example.prompt.count(truth["answers"][0]) == 1, "the answer must stand there once"
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("index", range(8))
+def test_a_demonstration_earns_the_full_reward(dataset, index):
+    example = make(dataset, index)
+    tokens = example.targets.tolist()
+    assert tokens[-1] == TOKENIZER.eos_id
+    start = tokens.index(TOKENIZER.start_recall_id)
+    end = tokens.index(TOKENIZER.end_recall_id)
+    completion = Completion(
+        text=TOKENIZER.decode(tokens[:-1]),
+        num_tokens=len(tokens),
+        spans=(TOKENIZER.decode(tokens[start + 1 : end]),),
+        num_starts=1,
+        num_ends=1,
+        finished=True,
+    )
+    truth = example.ground_truth
+    truth = GroundTruth(
+        dataset,
+        tuple(truth["answers"]),
+        tuple(truth["gold_documents"]),
+        math_answer=truth["math_answer"],
+    )
+    reward = score(completion, truth, SETTINGS["train"])
+    assert reward.total == pytest.approx(1.0, abs=1e-6)
+    assert reward.exact_match == 1.0
+
+
+def test_examples_are_a_function_of_seed_split_and_index():
+    assert to_json(make(index=3)) == to_json(make(index=3))
+    texts = {
+        make(index=i, split=s, seed=d).prompt
+        for i in (0, 1)
+        for s in ("train", "validation")
+        for d in (0, 1)
+    }
+    assert len(texts) == 8
+
+
+@pytest.mark.parametrize("target_length", [400, 701, 1500])
+def test_the_context_is_the_longest_that_fits(target_length):
+    settings = dataclasses.replace(SETTINGS_500, target_length=target_length, formats=("lines",))
+    example = make(settings=settings)
+    assert len(example.inputs) <= target_length
+    keys = example.prompt.count("\nKey ")
+    longer = recall.draw(0, 0, value_length=10, formats=("lines",))(keys)
+    prompt = TOKENIZER.chat_prompt(longer.system, longer.user)
+    assert prompt.count("\nKey ") == keys + 1
+    assert len(TOKENIZER.encode(prompt)) > target_length
+
+
+@pytest.mark.parametrize("guess", [1, 40, 900])
+@pytest.mark.parametrize("target", [10, 11, 137, 5000])
+def test_largest_fit_finds_the_number_for_uneven_items(guess, target):
+    sizes = np.cumsum([10, *generator("sizes", 0, guess).integers(1, 30, 1000)])
+    found = largest_fit(lambda n: int(sizes[n]), target, guess, 1000)
+    assert sizes[found] <= target
+    assert found == 1000 or sizes[found + 1] > target
+
+
+def test_a_target_too_short_for_the_question_is_refused():
+    settings = dataclasses.replace(SETTINGS_500, target_length=40)
+    with pytest.raises(TaskInputError, match="target_length 40 is too short"):
+        make(settings=settings)
+
+
+@pytest.mark.parametrize("index", range(30))
+def test_worked_arithmetic_is_right(index):
+    rng = generator("arithmetic", 1, index)
+    problem, steps, result = arithmetic(rng, (1, 5), "+-*/")
+    plain = problem.replace(r"\times", "*").replace(r"\div", "/")
+    assert eval(plain) == result
+    assert str(result) in steps
+
+
+@pytest.mark.parametrize("index", range(30))
+def test_worked_equations_are_right(index):
+    problem, steps, solution = equation(generator("equation", 1, index), (1, 5))
+    left, right = problem.replace("x", f"*({solution})").split(" = ")
+    assert eval(left) == int(right)
+    assert steps.endswith(f"= {solution}")
+
+
+def test_flags_keep_spans_off_characters_and_words_that_would_be_cut():
+    text = "naïve 日本 ab"
+    inputs, offsets = TOKENIZER.encode_with_offsets(text)
+    for alignment in ("character", "word", "token"):
+        copyable, opens, closes = span_flags(
+            TOKENIZER, text, inputs, offsets, [(0, len(text))], alignment
+        )
+        assert copyable.all()
+        pieces = [TOKENIZER.token_bytes[token] for token in inputs]
+        ends = np.cumsum([len(piece) for piece in pieces])
+        boundaries = set(np.cumsum([0, *(len(c.encode()) for c in text)]).tolist())
+        words = {0, 1 + 5, 1 + 5 + 1, 1 + 5 + 1 + 6, 1 + 5 + 1 + 6 + 1, len(text.encode())}
+        for number, (end, piece) in enumerate(zip(ends, pieces, strict=True)):
+            start = end - len(piece)
+            if alignment == "character":
+                assert opens[number] == (start in boundaries)
+                assert closes[number] == (end in boundaries)
+            elif alignment == "word":
+                assert opens[number] == (start in words)
+                assert closes[number] == (end in words)
+            else:
+                assert opens[number] and closes[number]
+
+
+def test_added_tokens_inside_the_documents_are_not_copyable():
+    text = "ab<|im_end|>cd"
+    inputs, offsets = TOKENIZER.encode_with_offsets(text)
+    copyable, _, _ = span_flags(TOKENIZER, text, inputs, offsets, [(0, len(text))], "character")
+    assert [TOKENIZER.decode([t]) for t, c in zip(inputs, copyable, strict=True) if not c] == [
+        "<|im_end|>"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda t, start, end: np.delete(t, end), "not in the copyable context|left open"),
+        (lambda t, start, end: np.delete(t, start), "ends that never began"),
+        (lambda t, start, end: np.delete(t, range(start + 1, end)), "has 0 tokens"),
+        (lambda t, start, end: np.insert(t, start + 2, 5), "not in the copyable context"),
+    ],
+)
+def test_a_demonstration_that_the_mask_forbids_is_refused_by_name(spoil, message):
+    example = make()
+    targets = example.targets
+    start = targets.tolist().index(TOKENIZER.start_recall_id)
+    end = targets.tolist().index(TOKENIZER.end_recall_id)
+    flags = (example.copyable, example.span_start, example.span_end)
+    with pytest.raises(TaskInputError, match=f"demonstration of some/7 .*({message})"):
+        check_demonstration(
+            example.inputs,
+            flags,
+            spoil(targets, start, end),
+            TOKENIZER,
+            example_id="some/7",
+            max_recall_length=64,
+        )
+
+
+def test_records_survive_jsonl_and_broken_lines_are_named(tmp_path):
+    path = tmp_path / "records.jsonl"
+    records = [make(index=i) for i in range(3)]
+    assert write_jsonl(path, records) == 3
+    assert [to_json(r) for r in read_jsonl(path)] == [to_json(r) for r in records]
+    assert to_json(from_json(to_json(records[0]))) == to_json(records[0])
+    path.write_text(to_json(records[0]) + "\n{}\n", encoding="utf-8")
+    with pytest.raises(TaskInputError, match=r"records.jsonl, line 2: no valid record"):
+        list(read_jsonl(path))
+    with pytest.raises(TaskInputError, match="does not exist"):
+        list(read_jsonl(tmp_path / "none.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ("xml",)}, "format 'xml' is unknown"),
+        ({"terms": (3, 2)}, r"terms \(3, 2\)"),
+        ({"operators": "%"}, "operators '%'"),
+        ({"value_length": 2}, "value_length 2"),
+    ],
+)
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(TaskInputError, match=message):
+        TaskSettings(target_length=500, **options)
