@@ -32,6 +32,7 @@ from recallm_jax.report_data import (
     select,
 )
 from recallm_jax.report_examples import make_example
+from recallm_jax.report_figure import write_figure
 
 FILE = "report.html"
 TITLES = {"start": "start", "cold_start": "after cold start", "grpo": "after GRPO"}
@@ -74,12 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.report", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the run")
-    report(parser.parse_args(argv).workdir)
+    parser.add_argument("--figure", help="also draw a picture, such as docs/run.png")
+    arguments = parser.parse_args(argv)
+    report(arguments.workdir, arguments.figure)
 
 
-def report(workdir: str) -> None:
-    """Write the page and say where it is."""
-    print(f"report: {build_report(workdir).resolve().as_uri()}")
+def report(workdir: str, figure: str | None) -> None:
+    """Write the page, and the picture if a file is given for it; say where the page is."""
+    path = build_report(workdir)
+    if figure is not None:
+        write_figure(load_run(workdir), figure)
+    print(f"report: {path.resolve().as_uri()}")
 
 
 def build_report(workdir: str | pathlib.Path) -> pathlib.Path:

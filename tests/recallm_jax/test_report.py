@@ -196,6 +196,14 @@ def test_the_job_says_where_the_page_is(workdir, capsys):
     assert capsys.readouterr().out == f"report: {(workdir / 'report.html').as_uri()}\n"
 
 
+def test_a_picture_is_drawn_on_request(workdir, tmp_path, capsys):
+    path = tmp_path / "run.png"
+    assert report.main([f"--workdir={workdir}", f"--figure={path}"]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert report.main([f"--workdir={workdir}", f"--figure={tmp_path / 'run.doc'}"]) == 2
+    assert "'doc' is not supported" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="holds neither metrics"):
         report.build_report(tmp_path)

@@ -1,0 +1,64 @@
+"""The report's two main drawings as one picture file, for places that show no HTML."""
+
+from pathlib import Path
+
+from recallm_jax.errors import UserError
+from recallm_jax.report_data import Run, count, curve, select
+
+COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5")
+
+
+def write_figure(run: Run, path: str | Path) -> None:
+    """Draw exact match by mode and policy, and GRPO's reward over its steps.
+
+    Raises:
+      UserError: matplotlib is missing, or the file's ending is no kind of picture.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError(
+            "--figure needs matplotlib; install it with pip install -e '.[report]'"
+        ) from None
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    bars, rewards = figure.subplots(1, 2)
+    _draw_scores(run, bars)
+    points = curve(run.metrics.get("grpo", []), "reward")
+    if points:
+        rewards.plot(*zip(*points, strict=True), color=COLOURS[1], linewidth=1.5)
+    rewards.set(title="GRPO reward", xlabel="step")
+    for axes in (bars, rewards):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:
+        raise UserError(f"--figure={path}: {error}") from None
+
+
+def _draw_scores(run: Run, axes) -> None:
+    width = 0.8 / max(1, len(run.labels))
+    for number, label in enumerate(run.labels):
+        for place, mode in enumerate(run.modes):
+            score = count(select(run.rows, label=label, mode=mode))
+            if score is None:
+                continue
+            share = score.exact_match
+            axes.bar(
+                place + (number - (len(run.labels) - 1) / 2) * width,
+                share,
+                width,
+                color=COLOURS[number % len(COLOURS)],
+                # Rounding may put the bound of the interval past the share by a hair.
+                yerr=[[max(0.0, share - score.low)], [max(0.0, score.high - share)]],
+                ecolor="#444444",
+                capsize=2,
+                label=f"{label} (n = {score.n})" if place == 0 else None,
+            )
+    axes.set(title="exact match, 95 % interval", ylim=(0, 1))
+    axes.set_xticks(range(len(run.modes)), run.modes, fontsize=8)
+    if run.rows:
+        axes.legend(fontsize=8, frameon=False)
