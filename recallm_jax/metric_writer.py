@@ -49,7 +49,7 @@ class MetricWriter:
         row = {"stage": stage, "step": step, "time": round(time.time(), 3), **values}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(_line(row))
-        tqdm.write(f"{stage} {step}: {format_metrics(values)}", file=sys.stdout)
+        _say(f"{stage} {step}: {format_metrics(values)}")
         if self._summary_writer is not None:
             self._summary_writer.write_scalars(
                 step, {f"{stage}/{name}": value for name, value in values.items()}
@@ -59,6 +59,14 @@ class MetricWriter:
         """Flush what is still buffered."""
         if self._summary_writer is not None:
             self._summary_writer.close()
+
+
+def _say(line: str) -> None:
+    """Print a line: on a terminal above the progress bar, in a log as it is."""
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stdout)
+    else:
+        print(line, flush=True)
 
 
 def _summary_writer(folder: Path) -> Any | None:
