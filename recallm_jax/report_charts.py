@@ -88,7 +88,8 @@ def line_chart(
     )
     for number, line in enumerate(series):
         # Whiskers of several lines stand side by side.
-        shift = 5 * (number - (len(series) - 1) / 2) if line.intervals else 0.0
+        apart = (5 if len(set(xs)) > 1 else 24) if line.intervals else 0
+        shift = apart * (number - (len(series) - 1) / 2)
         places = [(place_x(x) + shift, place_y(y)) for x, y in line.points]
         parts.append(f'<g class="{line.style}">')
         window = max(1, len(places) // 10) if smooth else 1
