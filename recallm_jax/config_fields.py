@@ -40,6 +40,7 @@ FIELDS = {
     "model.dtype": Field(str, choices=("float32", "bfloat16")),
     "model.param_dtype": Field(str, choices=("float32", "bfloat16")),
     "model.remat": Field(str, choices=("none", "dots", "full")),
+    "model.unstack_decode": Field(bool),
     "model.logits_chunk": _COUNT,
     "mesh.data": _COUNT,
     "mesh.fsdp": _COUNT,
@@ -146,7 +147,7 @@ def _example(field: Field) -> tuple:
 
 def _check_value(name: str, field: Field, value: Any) -> None:
     kinds: Any = (int, float) if field.kind is float else field.kind
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if not isinstance(value, kinds) or isinstance(value, bool) != (kinds is bool):
         raise UserError(f"config.{name} = {value!r} has the wrong type; give {field.kind.__name__}")
     if field.choices and value not in field.choices:
         raise UserError(

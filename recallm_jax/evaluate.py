@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from decoding.policy import Policy
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import evaluate, format_table, rescore
@@ -39,9 +40,9 @@ def _run(argv: Sequence[str]) -> None:
         print(format_table(rescore(workdir / "eval" / arguments.label)))
         return
     setup = set_up(config)
-    if arguments.label == START:
-        policy, label = setup.policy, START
-    else:
+    policy: Policy = setup.policy
+    label = START
+    if arguments.label != START:
         policy, stage = restore_policy(config, setup, workdir)
         label = arguments.label or stage
     summaries = evaluate(

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from decoding.policy import Policy
 from decoding.sampling import Sampling
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
@@ -34,7 +35,7 @@ def _run(argv: Sequence[str]) -> None:
     arguments, config = parse_config(parser, argv)
     document = _read(Path(arguments.document))
     setup = set_up(config)
-    policy = setup.policy
+    policy: Policy = setup.policy
     if arguments.workdir:
         policy, _ = restore_policy(config, setup, Path(arguments.workdir))
     row = answer(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,6 +103,8 @@ def _seqio_records(
     config: ConfigDict, tokenizer: Tokenizer, name: str, split: str
 ) -> Iterator[Record]:
     # TensorFlow comes with SeqIO; it is loaded here and nowhere else, and kept off accelerators.
+    # Without one it would print lines about missing drivers; what fails is raised all the same.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import seqio
     import tensorflow as tf
 

@@ -89,7 +89,8 @@ def partition_spec(
     Raises:
       UserError: a name without a rule, or two axes of the array on one mesh axis.
     """
-    entries, used = [], {}
+    entries: list = []
+    used: dict[str, str | None] = {}
     for name, size in zip(axes, sizes, strict=True):
         chosen, parts = [], 1
         for mesh_axis in _mesh_axes(name, rules):

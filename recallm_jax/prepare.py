@@ -34,8 +34,8 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(f"--num_train={arguments.num_train}: give at least 1")
     out = Path(arguments.out)
     tokenizer = load_tokenizer(config)
-    records = islice(train_records(config, tokenizer, 0), arguments.num_train)
-    records = progress(records, "train", total=arguments.num_train)
+    first = islice(train_records(config, tokenizer, 0), arguments.num_train)
+    records = progress(first, "train", total=arguments.num_train)
     print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
     for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
         for length in config.evaluation.lengths:

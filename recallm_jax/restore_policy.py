@@ -43,5 +43,5 @@ def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Pol
             return restored[0].policy, stage.name
     raise UserError(
         f"{workdir} holds no checkpoint of the stages {tuple(config.stages)}; "
-        "train first, or leave --checkpoint out for the starting weights"
+        "train first, or name another --workdir"
     )

@@ -60,6 +60,7 @@ def set_up(config: ConfigDict) -> Setup:
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
     """
     model, tokenizer = _load(config)
+    model.config = dataclasses.replace(model.config, unstack_decode=config.model.unstack_decode)
     check_lengths(config, model.config)
     mesh = partitioning.make_mesh(**config.mesh)
     partitioning.check_config(model.config, mesh)

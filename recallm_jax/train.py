@@ -50,7 +50,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         _first_look(config, setup)
     _evaluate(config, setup, setup.policy, START, workdir)
 
-    policy = setup.policy
+    policy: Policy = setup.policy
     stages = plan_stages(config, setup)
     with MetricWriter(workdir) as writer:
         for stage in stages:

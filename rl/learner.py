@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Float, Int
 
 from decoding.policy import Policy
@@ -26,11 +27,11 @@ Metrics = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LearnerState:
-    """What an update changes."""
+    """What an update changes; or, leaf for leaf, shapes or shardings of it."""
 
     policy: Policy
     optimizer_state: optax.OptState
-    step: Int[Array, ""]
+    step: Int[Array, ""] | jax.ShapeDtypeStruct | Sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +88,14 @@ def score_responses(policy: Policy, responses: Responses, scoring: Scoring) -> T
 
 
 def split_prompts(batch, num_parts: int):
-    """Split the leading (prompt) axis of every array into [parts, prompts a part]."""
-    return jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), batch)
+    """Split every array's leading (prompt) axis into [parts, prompts a part].
+
+    Returns:
+      The arrays, and a function from those of one part to a batch of it.
+    """
+    leaves, structure = jax.tree.flatten(batch)
+    parts = [x.reshape(num_parts, -1, *x.shape[1:]) for x in leaves]
+    return parts, functools.partial(jax.tree.unflatten, structure)
 
 
 @functools.partial(jax.jit, static_argnames=("scoring", "num_parts"))
@@ -96,10 +103,8 @@ def score_in_parts(
     policy: Policy, responses: Responses, scoring: Scoring, num_parts: int
 ) -> Float[Array, "B G T"]:
     """Return log-probabilities without gradient, a few prompts at a time."""
-    scores = lax.map(
-        lambda part: score_responses(policy, part, scoring).log_probs,
-        split_prompts(responses, num_parts),
-    )
+    parts, join = split_prompts(responses, num_parts)
+    scores = lax.map(lambda part: score_responses(policy, join(part), scoring).log_probs, parts)
     return scores.reshape(responses.tokens.shape)
 
 
@@ -147,14 +152,13 @@ def _grpo_loss(policy: Policy, batch: Batch, num_tokens, scoring: Scoring, loss:
 def _accumulate(loss_fn: Callable, policy: Policy, parts) -> tuple[Policy, Metrics]:
     """Sum gradients and metrics over micro-batches; the losses share one denominator."""
     gradient_fn = jax.grad(loss_fn, has_aux=True)
-    num_parts = jax.tree.leaves(parts)[0].shape[0]
-    if num_parts == 1:
-        return gradient_fn(policy, jax.tree.map(lambda x: x[0], parts))
+    first = [x[0] for x in parts]
+    if parts[0].shape[0] == 1:
+        return gradient_fn(policy, first)
 
     def add(total, part):
         return jax.tree.map(jnp.add, total, gradient_fn(policy, part)), None
 
-    first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient_fn, policy, first)
     )
@@ -188,11 +192,13 @@ def sft_update(
     """
     num_tokens = token_mask(responses).sum()
 
+    parts, join = split_prompts(responses, num_parts)
+
     def loss(policy, part):
-        return _sft_loss(policy, part, num_tokens, scoring)
+        return _sft_loss(policy, join(part), num_tokens, scoring)
 
     # No norm of the whole gradient is reported: where only rows train, the rest is never computed.
-    gradient, metrics = _accumulate(loss, state.policy, split_prompts(responses, num_parts))
+    gradient, metrics = _accumulate(loss, state.policy, parts)
     return _apply(state, gradient, optimizer), metrics
 
 
@@ -218,9 +224,11 @@ def grpo_update(
     """
     num_tokens = token_mask(batch.responses).sum()
 
-    def loss_fn(policy, part):
-        return _grpo_loss(policy, part, num_tokens, scoring, loss)
+    parts, join = split_prompts(batch, num_parts)
 
-    gradient, metrics = _accumulate(loss_fn, state.policy, split_prompts(batch, num_parts))
+    def loss_fn(policy, part):
+        return _grpo_loss(policy, join(part), num_tokens, scoring, loss)
+
+    gradient, metrics = _accumulate(loss_fn, state.policy, parts)
     metrics["grad_norm"] = optax.global_norm(gradient)
     return _apply(state, gradient, optimizer), metrics

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from decoding.arrays import AnyArray
 from decoding.decode_loop import decode
 from decoding.policy import Policy
 from decoding.prompts import Prompts
@@ -41,7 +42,7 @@ def sample_groups(
     sampling: Sampling,
     max_new_tokens: int,
     stop_token: int,
-    prefix: Int[Array, "B G P"] | None = None,
+    prefix: Int[AnyArray, "B G P"] | None = None,
 ) -> Rollout:
     """Sample G responses of each prompt and read their spans back; see `decode`."""
     decoded, index = decode(

@@ -73,7 +73,7 @@ def lookup(
     formats: Sequence[str],
 ) -> Callable[[int], Example]:
     """Return an example that asks for the value of `keys[0]` among pairs with the other keys."""
-    layout = formats[rng.integers(len(formats))]
+    layout = formats[int(rng.integers(len(formats)))]
     letters = rng.integers(len(ALPHANUMERIC), size=(len(keys), value_length))
     system = SYSTEMS[rng.integers(len(SYSTEMS))]
     introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))]

@@ -55,10 +55,10 @@ class RecallVocabulary(seqio.Vocabulary):
         return self.tokenizer.decode(kept)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return np.asarray(self.tokenizer.encode(text.decode()), np.int32)
+        def encode(text: tf.Tensor) -> np.ndarray:
+            return np.asarray(self.tokenizer.encode(text.numpy().decode()), np.int32)
 
-        ids = tf.numpy_function(encode, [tf.convert_to_tensor(s)], tf.int32)
+        ids = tf.py_function(encode, [s], tf.int32)
         ids.set_shape([None])
         return ids
 

@@ -5,7 +5,12 @@ import os
 # Read when JAX first looks for devices, which is after this file is loaded.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        # The tests compile far more than they compute.
+        "--xla_backend_optimization_level=0",
+    ]
 ).strip()
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 

@@ -90,6 +90,39 @@ def _attend_block(query, key, value, key_lengths, causal, first):
     )
 
 
+def attend_cached(
+    query: Float[Array, "batch Q N H"],
+    key: Float[Array, "batch K P H"],
+    value: Float[Array, "batch K P H"],
+    key_lengths: Int[Array, " batch"],
+) -> tuple[Float[Array, "batch Q N H"], Float[Array, "batch Q N"]]:
+    """As `attend` for few queries over cached keys, which have their heads first.
+
+    Both products read the cache in the order in which it lies; nothing of its size is transposed.
+    """
+    batch, num_queries, num_heads, head_dim = query.shape
+    num_kv_heads, num_keys = key.shape[1:3]
+    grouped = query.reshape(batch, num_queries, num_kv_heads, -1, head_dim)
+    grouped = jnp.moveaxis(grouped, 2, 1).reshape(batch, num_kv_heads, -1, head_dim)
+    batched = ((0, 1), (0, 1))
+    scores = lax.dot_general(
+        grouped, key, (((3,), (3,)), batched), preferred_element_type=jnp.float32
+    )
+    seen = (jnp.arange(num_keys)[None] < key_lengths[:, None])[:, None, None]
+    scores = jnp.where(seen, scores * head_dim**-0.5, MASKED)
+    peak = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights = (weights / total).astype(value.dtype)
+    output = lax.dot_general(weights, value, (((3,), (2,)), batched))
+
+    def queries_first(x):
+        x = x.reshape(batch, num_kv_heads, num_queries, -1, x.shape[-1])
+        return jnp.moveaxis(x, 1, 2).reshape(batch, num_queries, num_heads, x.shape[-1])
+
+    return queries_first(output), queries_first(jnp.log(total) + peak)[..., 0]
+
+
 def merge(
     *parts: tuple[Float[Array, "*rows N H"], Float[Array, "*rows N"]],
 ) -> Float[Array, "*rows N H"]:

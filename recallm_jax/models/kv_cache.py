@@ -1,6 +1,10 @@
-"""Keys and values of prompts, stored once a prompt, and of the responses under them."""
+"""Keys and values of prompts, stored once a prompt, and of the responses under them.
+
+Heads come before tokens, so that a decode step's products read them as they lie.
+"""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +16,55 @@ from jaxtyping import Array, Float, Int
 class PromptCache:
     """What all continuations of a prompt share; read only while decoding."""
 
-    keys: Float[Array, "L B S K H"]
-    values: Float[Array, "L B S K H"]
+    keys: Float[Array, "L B K S H"]
+    values: Float[Array, "L B K S H"]
     lengths: Int[Array, " B"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """A prompt cache and the G responses growing under each prompt."""
+    """A prompt cache and the G responses growing under each prompt.
 
-    prompt: PromptCache
-    keys: Float[Array, "L B G T K H"]
-    values: Float[Array, "L B G T K H"]
+    Stacked on a leading layer axis; or, for `ModelConfig.unstack_decode`, tuples of one array a
+    layer, with the layers' parameters beside them.
+    """
+
+    lengths: Int[Array, " B"]
+    # Parameters of each layer; empty where the model's own stacked ones are scanned.
+    layers: tuple[Any, ...]
+    prompt_keys: Float[Array, "L B K S H"] | tuple[Float[Array, "B K S H"], ...]
+    prompt_values: Float[Array, "L B K S H"] | tuple[Float[Array, "B K S H"], ...]
+    keys: Float[Array, "L B G K T H"] | tuple[Float[Array, "B G K T H"], ...]
+    values: Float[Array, "L B G K T H"] | tuple[Float[Array, "B G K T H"], ...]
 
 
 def empty_responses(prompt: PromptCache, group_size: int, capacity: int) -> Cache:
-    """Return a cache with room for `capacity` tokens of G responses a prompt."""
-    num_layers, batch, _, num_kv_heads, head_dim = prompt.keys.shape
-    shape = (num_layers, batch, group_size, capacity, num_kv_heads, head_dim)
+    """Return a stacked cache with room for `capacity` tokens of G responses a prompt."""
+    num_layers, batch, num_kv_heads, _, head_dim = prompt.keys.shape
+    shape = (num_layers, batch, group_size, num_kv_heads, capacity, head_dim)
     zeros = jnp.zeros(shape, prompt.keys.dtype)
-    return Cache(prompt=prompt, keys=zeros, values=jnp.zeros_like(zeros))
+    return Cache(
+        lengths=prompt.lengths,
+        layers=(),
+        prompt_keys=prompt.keys,
+        prompt_values=prompt.values,
+        keys=zeros,
+        values=jnp.zeros_like(zeros),
+    )
+
+
+def unstacked(cache: Cache, layers: Any, num_layers: int) -> Cache:
+    """Return the cache with arrays of their own for each layer, parameters included."""
+
+    def split(tree: Any) -> tuple[Any, ...]:
+        return tuple(jax.tree.map(lambda x, n=n: x[n], tree) for n in range(num_layers))
+
+    return Cache(
+        lengths=cache.lengths,
+        layers=split(layers),
+        prompt_keys=split(cache.prompt_keys),
+        prompt_values=split(cache.prompt_values),
+        keys=split(cache.keys),
+        values=split(cache.values),
+    )

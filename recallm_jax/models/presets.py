@@ -36,6 +36,10 @@ class ModelConfig:
       dtype: of activations and matrix products; norms, softmax and logits are float32.
       remat: what the backward pass recomputes: "none", "full" (each layer), or "dots" (all but
         matrix products).
+      unstack_decode: decoding keeps arrays of their own for each layer, not stacked ones: on CPU
+        a scan copies every layer's parameters and cache out of the stack each step, which takes
+        more time than the products. Costs a second copy of the parameters while decoding, and
+        compile time in proportion to depth.
     """
 
     family: str
@@ -55,6 +59,7 @@ class ModelConfig:
     rope_scaling: RopeScaling | None = None
     dtype: str = "float32"
     remat: str = "full"
+    unstack_decode: bool = False
 
 
 _LLAMA3_ROPE = RopeScaling(kind="llama3", factor=8.0, original_max_positions=8192)

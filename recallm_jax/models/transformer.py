@@ -13,8 +13,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from recallm_jax.models.attention import attend, merge
-from recallm_jax.models.kv_cache import Cache, PromptCache, empty_responses
+from recallm_jax.models.attention import attend, attend_cached, merge
+from recallm_jax.models.kv_cache import Cache, PromptCache, empty_responses, unstacked
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.rope import rotate, rotation
 
@@ -107,7 +107,8 @@ class Transformer(nnx.Module):
         def block(x, layer):
             query, key, value = self._project(layer, x, cos_sin)
             mixed, _ = attend(query, key, value, causal=True)
-            return self._residual(layer, x, mixed), (key, value)
+            heads_first = (jnp.moveaxis(key, 2, 1), jnp.moveaxis(value, 2, 1))
+            return self._residual(layer, x, mixed), heads_first
 
         x, (keys, values) = lax.scan(block, self._embed(prompts), self.layers)
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
@@ -115,46 +116,63 @@ class Transformer(nnx.Module):
 
     def start(self, prompt_cache: PromptCache, group_size: int, capacity: int) -> Cache:
         """Add an empty response part for G rows a prompt."""
-        return empty_responses(prompt_cache, group_size, capacity)
+        cache = empty_responses(prompt_cache, group_size, capacity)
+        if self.config.unstack_decode:
+            return unstacked(cache, self.layers, self.config.num_layers)
+        return cache
 
     def decode(
         self, tokens: Int[Array, "B G"], steps: Int[Array, " B"], cache: Cache
     ) -> tuple[Float[Array, "B G V"], Cache]:
         """Feed one token a row; return the next token's logits and the cache with it."""
         batch, group_size = tokens.shape
-        prompt = cache.prompt
-        capacity = cache.keys.shape[3]
-        positions = jnp.broadcast_to((prompt.lengths + steps)[:, None], tokens.shape)
+        positions = jnp.broadcast_to((cache.lengths + steps)[:, None], tokens.shape)
         cos_sin = rotation(self.config, positions)
         rows = jnp.arange(batch)
         response_lengths = jnp.repeat(steps + 1, group_size)
 
-        def block(carry, inputs):
+        def mixed(query, prompt_keys, prompt_values, keys, values):
+            own = attend_cached(
+                query.reshape(batch * group_size, 1, *query.shape[2:]),
+                keys.reshape(batch * group_size, *keys.shape[2:]),
+                values.reshape(batch * group_size, *values.shape[2:]),
+                response_lengths,
+            )
+            own = (own[0].reshape(query.shape), own[1].reshape(query.shape[:3]))
+            return merge(attend_cached(query, prompt_keys, prompt_values, cache.lengths), own)
+
+        def stacked_block(carry, inputs):
             x, keys, values = carry
             number, layer, prompt_keys, prompt_values = inputs
             query, key, value = self._project(layer, x, cos_sin)
             # Written into the carry, not stacked anew, so that the loop updates it in place.
-            keys = keys.at[number, rows, :, steps].set(key)
-            values = values.at[number, rows, :, steps].set(value)
-            own_shape = (batch * group_size, capacity, *key.shape[2:])
-            own = attend(
-                query.reshape(batch * group_size, 1, *query.shape[2:]),
-                lax.dynamic_index_in_dim(keys, number, keepdims=False).reshape(own_shape),
-                lax.dynamic_index_in_dim(values, number, keepdims=False).reshape(own_shape),
-                key_lengths=response_lengths,
+            keys = keys.at[number, rows, :, :, steps].set(key)
+            values = values.at[number, rows, :, :, steps].set(value)
+            own = (
+                lax.dynamic_index_in_dim(part, number, keepdims=False) for part in (keys, values)
             )
-            own = (own[0].reshape(query.shape), own[1].reshape(query.shape[:3]))
-            shared = attend(query, prompt_keys, prompt_values, key_lengths=prompt.lengths)
-            return (self._residual(layer, x, merge(shared, own)), keys, values), None
+            out = mixed(query, prompt_keys, prompt_values, *own)
+            return (self._residual(layer, x, out), keys, values), None
 
-        numbers = jnp.arange(self.config.num_layers)
-        (x, keys, values), _ = lax.scan(
-            block,
-            (self._embed(tokens), cache.keys, cache.values),
-            (numbers, self.layers, prompt.keys, prompt.values),
-        )
+        x = self._embed(tokens)
+        if not self.config.unstack_decode:
+            numbers = jnp.arange(self.config.num_layers)
+            prompt = (cache.prompt_keys, cache.prompt_values)
+            (x, keys, values), _ = lax.scan(
+                stacked_block, (x, cache.keys, cache.values), (numbers, self.layers, *prompt)
+            )
+        else:
+            grown = []
+            for number, layer in enumerate(cache.layers):
+                query, key, value = self._project(layer, x, cos_sin)
+                keys = cache.keys[number].at[rows, :, :, steps].set(key)
+                values = cache.values[number].at[rows, :, :, steps].set(value)
+                prompt = (cache.prompt_keys[number], cache.prompt_values[number])
+                x = self._residual(layer, x, mixed(query, *prompt, keys, values))
+                grown.append((keys, values))
+            keys, values = zip(*grown, strict=True)
         hidden = self._norm(x, self.final_norm[...])
-        return self.unembed(hidden), Cache(prompt=prompt, keys=keys, values=values)
+        return self.unembed(hidden), dataclasses.replace(cache, keys=keys, values=values)
 
     def score(
         self,

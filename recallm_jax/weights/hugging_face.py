@@ -111,6 +111,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     settings_path = folder / "tokenizer_config.json"
     settings = _read_json(settings_path)
     template_path = folder / "chat_template.jinja"
+    template: str | None
     if template_path.exists():
         template = template_path.read_text(encoding="utf-8")
     elif "chat_template" in settings:
@@ -228,7 +229,8 @@ def _write_weights(model: Transformer, folder: pathlib.Path, max_shard_bytes: in
 def _shards(
     tensors: Iterator[tuple[str, np.ndarray]], max_bytes: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    shard, size = {}, 0
+    shard: dict[str, np.ndarray] = {}
+    size = 0
     for name, tensor in tensors:
         if shard and size + tensor.nbytes > max_bytes:
             yield shard

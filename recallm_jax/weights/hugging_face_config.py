@@ -121,7 +121,7 @@ def _read_rope(fields, field, origin) -> tuple[float, RopeScaling | None]:
 
 
 def write_config(config: ModelConfig, *, param_dtype: str, eos_id: int) -> dict[str, Any]:
-    """Return the config.json of a model, in the spelling that transformers 4 and 5 and vLLM read."""
+    """Return the config.json of a model, in the spelling transformers 4, 5 and vLLM read."""
     (architecture,) = [name for name, family in ARCHITECTURES.items() if family == config.family]
     fields = {
         "architectures": [architecture],

@@ -1,5 +1,6 @@
 """The span rules against brute force, token by token."""
 
+import dataclasses
 import functools
 
 import jax
@@ -21,8 +22,10 @@ BUDGET = 12
 
 
 def make_rules(**changes):
-    options = dict(start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END, CHAT))
-    return SpanRules(**{**options, **changes})
+    rules = SpanRules(
+        start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END, CHAT)
+    )
+    return dataclasses.replace(rules, **changes)
 
 
 def pad_prompts(prompts, size=SIZE):

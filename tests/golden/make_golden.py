@@ -83,12 +83,12 @@ FAMILIES = {
         },
     ),
 }
-PASSAGE = """The harbour office keeps two books. In the first, every ship that ties up at the long \
-quay is written down with its name, its flag and the hour of its arrival: the Marigold at 6:40, the \
-Anselm at 7:05, the Petrel at 11:58. In the second, the clerk records what was carried ashore. On \
-Tuesday that meant 312 crates of oranges, 48 barrels of pitch, one upright piano and a parrot whose \
-price nobody could agree on. Mira, who had worked there for nine years, liked the second book better, \
-because ships only come and go, but cargo tells you what a town is hungry for.
+PASSAGE = """The harbour office keeps two books. In the first, every ship that ties up at the \
+long quay is written down with its name, its flag and the hour of its arrival: the Marigold at \
+6:40, the Anselm at 7:05, the Petrel at 11:58. In the second, the clerk records what was carried \
+ashore. On Tuesday that meant 312 crates of oranges, 48 barrels of pitch, one upright piano and \
+a parrot whose price nobody could agree on. Mira, who had worked there for nine years, liked the \
+second book better, because ships only come and go, but cargo tells you what a town is hungry for.
 
 When the archive asked her for the key of each ledger she wrote a list:
 {"ledger-17": "k4Qz9", "ledger-18": "B7xw2", "ledger-19": "m0RtE"}

@@ -90,7 +90,10 @@ def test_group_logits_and_gradients_equal_those_of_separate_sequences(model, bat
         )
 
 
-def test_group_decode_equals_score_with_prompts_at_different_steps(model, batch):
+@pytest.mark.parametrize("unstack", [False, True])
+def test_group_decode_equals_score_with_prompts_at_different_steps(model, batch, unstack):
+    config = dataclasses.replace(model.config, unstack_decode=unstack)
+    model = Transformer(config, top_arrays(model), layer_arrays(model))
     expected = score_logits(model, batch)
     prefill = jax.jit(lambda model, *inputs: model.prefill(*inputs))
     hidden, prompt_cache = prefill(model, batch["prompts"], batch["lengths"])

