@@ -78,7 +78,7 @@ def model() -> dict:
 def data() -> dict:
     """Return the two retrieval tasks, generated while training, in equal shares."""
     return {
-        # "seqio"; "generated", the same without TensorFlow; or "jsonl:FILE", by recallm_jax.prepare.
+        # "seqio"; "generated", the same without TensorFlow; "jsonl:FILE", by recallm_jax.prepare.
         "source": "seqio",
         "mixture": {"retrieval": 1.0, "math_retrieval": 1.0},
         "target_length": 512,

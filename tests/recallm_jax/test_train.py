@@ -127,7 +127,7 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
     ("job", "arguments", "message"),
     [
         (generate, ["--document=none.txt", "--question=?"], "--document=none.txt can't be read"),
-        (evaluate, ["--workdir={tmp}/none", "--label=x", "--rescore"], "holds no rows; evaluate first"),
+        (evaluate, ["--workdir={tmp}/none", "--label=x", "--rescore"], "holds no rows; evaluate"),
         (evaluate, ["--workdir={tmp}/none"], "none holds no checkpoint of the stages"),
         (
             train,
@@ -142,7 +142,7 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
         (
             train,
             ["--workdir={tmp}", "--config.data.source=jsonl:{tmp}/train.jsonl"],
-            "recallm_math_retrieval_val_256.jsonl does not exist; write it with recallm_jax.prepare",
+            "recallm_math_retrieval_val_256.jsonl does not exist; write it with",
         ),
     ],
 )
