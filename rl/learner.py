@@ -8,13 +8,13 @@ prompt is computed once for all its responses.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Sharding
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from decoding.policy import Policy
 from decoding.span_copy import SpanRules, TokenScores, log_probs, trace
@@ -31,7 +31,8 @@ class LearnerState:
 
     policy: Policy
     optimizer_state: optax.OptState
-    step: Int[Array, ""] | jax.ShapeDtypeStruct | Sharding
+    # An int32 scalar.
+    step: Any
 
 
 @dataclasses.dataclass(frozen=True)
