@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from decoding.prompts import Prompts
 from recallm_jax.errors import UserError
+from recallm_jax.quiet import hidden_stderr
 from rl.batch import PromptText
 from rl.rewards.categories import GroundTruth
 from tasks import generate
@@ -103,14 +103,13 @@ def _seqio_records(
     config: ConfigDict, tokenizer: Tokenizer, name: str, split: str
 ) -> Iterator[Record]:
     # TensorFlow comes with SeqIO; it is loaded here and nowhere else, and kept off accelerators.
-    # Without one it would print lines about missing drivers; what fails is raised all the same.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import seqio
-    import tensorflow as tf
+    with hidden_stderr():
+        import seqio
+        import tensorflow as tf
 
-    from tasks import mixtures
+        from tasks import mixtures
 
-    tf.config.set_visible_devices([], "GPU")
+        tf.config.set_visible_devices([], "GPU")
     # Bound here: the module is gone when an unfinished generator is closed at exit.
     invalid_argument = tf.errors.InvalidArgumentError
     mixtures.register(

@@ -19,8 +19,15 @@ def write_machine(workdir: str | Path) -> None:
     path = Path(workdir) / FILE
     if path.exists():
         return
+    partial = path.with_name(FILE + ".partial")
+    partial.write_text(json.dumps(describe_machine(), indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def describe_machine() -> dict[str, str]:
+    """Return processor, devices, versions and today's date."""
     devices = jax.devices()
-    about = {
+    return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "processor": f"{os.cpu_count()} x {_processor()}",
         "devices": f"{len(devices)} x {devices[0].device_kind}",
@@ -28,9 +35,6 @@ def write_machine(workdir: str | Path) -> None:
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
-    partial = path.with_name(FILE + ".partial")
-    partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _processor() -> str:

@@ -6,7 +6,6 @@ count from 0 in each stage.
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+from recallm_jax.quiet import hidden_stderr
 
 Item = TypeVar("Item")
 FILE = "metrics.jsonl"
@@ -71,14 +72,15 @@ def _say(line: str) -> None:
 
 def _summary_writer(folder: Path) -> Any | None:
     """Return clu's TensorBoard writer, or None, saying so, where clu or TensorFlow is missing."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import tensorflow as tf
-        from clu import metric_writers
+        with hidden_stderr():
+            import tensorflow as tf
+            from clu import metric_writers
+
+            tf.config.set_visible_devices([], "GPU")
     except ImportError as error:
         print(f"note: no TensorBoard files are written ({error})", file=sys.stderr)
         return None
-    tf.config.set_visible_devices([], "GPU")
     return metric_writers.SummaryWriter(str(folder))
 
 

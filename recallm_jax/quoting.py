@@ -26,7 +26,7 @@ The lighthouse of Skerry Point was lit in 1874.
 Its keeper was Ada Thorne, who kept the log until 1901.
 The lamp burned 12 litres of colza oil a night.
 """
-EXAMPLE_QUESTION = "Who was the keeper of the lighthouse?"
+EXAMPLE_QUESTION = "How much oil did the lamp burn a night?"
 
 
 def question_record(
