@@ -20,27 +20,27 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.base()
 
     config.model.unstack_decode = True
-    config.data.target_length = 256
+    config.data.target_length = 224
     config.data.value_length = 6
     config.data.terms = (1, 1)
     config.data.operators = "+-"
     config.decoding.max_new_tokens = 64
 
-    config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 2, 4, 4
+    config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 4, 4, 4
     config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 10, 8, 4
-    config.sft1.learning_rate = 1e-2
-    config.sft2.learning_rate = 3e-4
+    config.sft1.learning_rate = 2e-2
+    config.sft2.learning_rate = 6e-4
 
     config.grpo.steps = 5
     config.grpo.prompts_per_step = 4
     config.grpo.group_size = 8
     config.grpo.micro_batch = 2
     config.grpo.overlong_buffer = 0
-    config.optimizer.learning_rate = 2e-5
+    config.optimizer.learning_rate = 1e-5
 
-    config.evaluation.lengths = (256,)
-    config.evaluation.num_examples = 32
-    config.evaluation.batch_size = 16
+    config.evaluation.lengths = (224,)
+    config.evaluation.num_examples = 24
+    config.evaluation.batch_size = 24
     config.evaluation.modes = common.MODES[:1]
 
     return common.shrink(config) if options.tiny else config
