@@ -231,5 +231,5 @@ def grpo_update(
         return _grpo_loss(policy, join(part), num_tokens, scoring, loss)
 
     gradient, metrics = _accumulate(loss_fn, state.policy, parts)
-    metrics["grad_norm"] = optax.global_norm(gradient)
+    metrics["grad_norm"] = optax.tree.norm(gradient)
     return _apply(state, gradient, optimizer), metrics

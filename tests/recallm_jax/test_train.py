@@ -16,6 +16,7 @@ from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import prompts_and_texts, train_records
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.partitioning import make_mesh, place_model
+from recallm_jax.quoting import answer
 from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import plan_stages
@@ -121,6 +122,32 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
     assert generate.main([*CONFIG, *arguments]) == 0
     out = capsys.readouterr().out
     assert "recall span 1" in out and "of the prompt: …" in out
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_spans_places_hold_its_text_to_the_character(seed):
+    config = load_config([*CONFIG, f"--config.seed={seed}"])
+    setup = set_up(config)
+    row = answer(
+        setup.policy,
+        setup.tokenizer,
+        config,
+        "Zürich, 40 km: ½ day by 🚲, ½ hour by 🚆.\n東京: ½ day by 🚲.\n",
+        "How far?",
+        sampling=Sampling(temperature=1.0),
+        max_new_tokens=40,
+        max_recall_length=16,
+        quote_first=True,
+        place=setup.place,
+    )
+    closed = [span for span in row["spans"] if span["closed"]]
+    assert closed
+    for span in closed:
+        assert span["verbatim"] and span["count"] >= len(span["occurrences"]) >= 1
+        assert {row["prompt"][slice(*place["chars"])] for place in span["occurrences"]} == {
+            span["text"]
+        }
+        assert row["completion"][slice(*span["response_chars"])] == span["text"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Records from every source are the same, and what can't become a batch is refused by name."""
+
+import dataclasses
+import json
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from recallm_jax import prepare
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.inputs import (
+    demonstrations,
+    prompts_and_texts,
+    train_records,
+    validation_records,
+)
+from recallm_jax.setup_policy import tiny_tokenizer
+from tasks.record import Record
+from tasks.vocabulary import Tokenizer
+
+ARGUMENTS = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def records(tokenizer) -> list[Record]:
+    return list(islice(train_records(load_config(ARGUMENTS), tokenizer, 0), 6))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    assert prepare.main([*ARGUMENTS, f"--out={folder}", "--num_train=6"]) == 0
+    return folder
+
+
+def config_of(source: str):
+    return load_config([ARGUMENTS[0], f"--config.data.source={source}"])
+
+
+def assert_same(first: Record, second: Record):
+    for field in dataclasses.fields(Record):
+        np.testing.assert_equal(getattr(first, field.name), getattr(second, field.name))
+
+
+def test_prepared_files_hold_the_generated_records(prepared, records, tokenizer):
+    config = config_of(f"jsonl:{prepared}/train.jsonl")
+    # The file is read again from its start when it ends.
+    read = list(islice(train_records(config, tokenizer, 0), 8))
+    for got, expected in zip(read, [*records, *records[:2]], strict=True):
+        assert_same(got, expected)
+    generated = validation_records(load_config(ARGUMENTS), tokenizer, "math_retrieval", 256)
+    written = validation_records(config, tokenizer, "math_retrieval", 256)
+    for got, expected in zip(written, generated, strict=True):
+        assert_same(got, expected)
+
+
+@pytest.mark.parametrize("start", [1, 4])
+def test_records_from_a_place_on_are_those_of_the_whole(records, tokenizer, start):
+    for got, expected in zip(
+        train_records(load_config(ARGUMENTS), tokenizer, start), records[start:], strict=False
+    ):
+        assert_same(got, expected)
+
+
+def test_files_of_another_tokenizer_are_refused(prepared, tokenizer):
+    changed = json.loads(tokenizer.to_json())
+    del changed["model"]["merges"][100:]
+    other = Tokenizer(
+        json.dumps(changed), chat_template=tokenizer.chat_template, eos_token=tokenizer.eos_token
+    )
+    config = config_of(f"jsonl:{prepared}/train.jsonl")
+    with pytest.raises(UserError, match="was tokenised by another tokenizer than the model's"):
+        next(train_records(config, other, 0))
+
+
+def test_too_few_validation_records_are_refused(prepared, tokenizer):
+    config = config_of(f"jsonl:{prepared}/train.jsonl")
+    config.evaluation.num_examples = 3
+    with pytest.raises(UserError, match=r"holds 2 records, evaluation\.num_examples asks for 3"):
+        validation_records(config, tokenizer, "retrieval", 256)
+
+
+def test_a_prompt_without_room_or_without_anything_to_copy_is_refused(records):
+    with pytest.raises(UserError, match=r"has \d+ tokens, more than the 100 there is room for"):
+        prompts_and_texts(records, 100)
+    nothing = dataclasses.replace(records[1], copyable=np.zeros_like(records[1].copyable))
+    with pytest.raises(UserError, match=f"{records[1].example_id} has no copyable token"):
+        prompts_and_texts([records[0], nothing], 256)
+
+
+def test_padding_never_counts_as_a_token(records):
+    prompts, texts = prompts_and_texts(records, 300)
+    for row, record in enumerate(records):
+        length = len(record.inputs)
+        assert prompts.lengths[row] == length and texts[row].prompt == record.prompt
+        np.testing.assert_array_equal(prompts.tokens[row, :length], record.inputs)
+        assert not prompts.copyable[row, length:].any()
+
+
+def test_demonstrations_are_padded_and_longer_ones_refused(records):
+    tokens, lengths = demonstrations(records, 200)
+    for row, record in enumerate(records):
+        np.testing.assert_array_equal(tokens[row, 0, : lengths[row, 0]], record.targets)
+        assert not tokens[row, 0, lengths[row, 0] :].any()
+    with pytest.raises(UserError, match=r"it must have 1 to 20: raise decoding.max_new_tokens"):
+        demonstrations(records, 20)

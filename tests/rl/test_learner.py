@@ -1,0 +1,138 @@
+"""Update steps on a policy that one computes by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from decoding.prompts import Prompts
+from decoding.span_copy import SpanRules
+from decoding.suffix_index import build_index
+from rl.batch import Batch, Responses
+from rl.learner import GrpoLoss, Scoring, grpo_update, init_state, score_in_parts, sft_update
+from tests.oracles.toy_policy import random_toy_policy
+
+VOCAB, START, END = 12, 10, 11
+RULES = SpanRules(start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END))
+BUDGET = 6
+SCORING = Scoring(rules=RULES, budget=BUDGET, temperature=1.0, chunk=4)
+LOSS = GrpoLoss(clip_low=0.2, clip_high=0.2, kl_coefficient=0.0, importance_cap=2.0)
+OPTIMIZER = optax.sgd(0.5)
+NUM_PROMPTS, GROUP = 4, 2
+
+
+@pytest.fixture
+def state():
+    return init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
+
+
+@pytest.fixture(scope="module")
+def responses() -> Responses:
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(0, 10, (NUM_PROMPTS, 5)), jnp.int32)
+    everywhere = jnp.ones(tokens.shape, bool)
+    prompts = Prompts(
+        tokens=tokens,
+        lengths=jnp.full(NUM_PROMPTS, 5, jnp.int32),
+        copyable=everywhere,
+        span_start=everywhere,
+        span_end=everywhere,
+    )
+    index = build_index(prompts, num_rows=VOCAB, max_length=4, barriers=RULES.barriers)
+    # Free text only, of different lengths.
+    written = jnp.asarray(rng.integers(0, 10, (NUM_PROMPTS, GROUP, BUDGET)), jnp.int32)
+    lengths = jnp.asarray(rng.integers(1, BUDGET + 1, (NUM_PROMPTS, GROUP)), jnp.int32)
+    return Responses(prompts, index, written, lengths)
+
+
+def batch_of(policy, responses: Responses, advantages) -> Batch:
+    scores = score_in_parts(policy, responses, scoring=SCORING, num_parts=1)
+    return Batch(
+        responses=responses,
+        advantages=jnp.asarray(advantages, jnp.float32),
+        sampler_log_probs=scores,
+        old_log_probs=None,
+        reference_log_probs=scores,
+    )
+
+
+def expected_log_probs(policy, responses: Responses):
+    """Log-probabilities in NumPy: in free text all but the end token is allowed, and a span needs
+    room for its two marks and a token."""
+    prompts = responses.prompts
+    hidden = policy.score(prompts.tokens, prompts.lengths, responses.tokens)
+    logits = np.array(policy.unembed(hidden), np.float64)
+    logits[..., END] = -np.inf
+    logits[:, :, BUDGET - 2 :, START] = -np.inf
+    normaliser = np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    chosen = np.array(responses.tokens)[..., None]
+    return np.take_along_axis(logits - normaliser, chosen, axis=-1)[..., 0]
+
+
+def real_tokens(responses: Responses):
+    return np.arange(BUDGET)[None, None] < np.asarray(responses.lengths)[..., None]
+
+
+def test_the_sft_loss_is_the_mean_over_all_real_tokens(state, responses):
+    expected = -expected_log_probs(state.policy, responses)[real_tokens(responses)].mean()
+    _, metrics = sft_update(state, responses, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2)
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_sft_makes_the_demonstrations_likelier(state, responses):
+    before = expected_log_probs(state.policy, responses)
+    new, _ = sft_update(state, responses, optimizer=OPTIMIZER, scoring=SCORING, num_parts=1)
+    after = expected_log_probs(new.policy, responses)
+    real = real_tokens(responses)
+    assert after[real].mean() > before[real].mean() + 0.01
+
+
+def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, responses):
+    before = expected_log_probs(state.policy, responses)
+    batch = batch_of(state.policy, responses, [[1.0, -1.0]] * NUM_PROMPTS)
+    new, metrics = grpo_update(
+        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
+    )
+    change = np.where(real_tokens(responses), expected_log_probs(new.policy, responses) - before, 0)
+    better, worse = change.sum(axis=(0, 2))
+    assert better > 0.01 and worse < -0.01
+    # At the first update of a batch the ratio is 1: the loss is the mean advantage a token.
+    tokens_of = np.asarray(responses.lengths).sum(axis=0)
+    expected = -(tokens_of[0] - tokens_of[1]) / tokens_of.sum()
+    assert metrics["policy_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_parts", [2, 4])
+def test_micro_batches_sum_to_the_whole_batch(responses, num_parts):
+    def update(parts):
+        state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
+        advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP))
+        return grpo_update(
+            state,
+            batch_of(state.policy, responses, advantages),
+            optimizer=OPTIMIZER,
+            scoring=SCORING,
+            loss=LOSS,
+            num_parts=parts,
+        )
+
+    whole, parts = update(1), update(num_parts)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
+
+
+def test_what_follows_a_response_changes_nothing(responses):
+    def update(tokens):
+        state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
+        changed = dataclasses.replace(responses, tokens=tokens)
+        batch = batch_of(state.policy, changed, [[1.0, -1.0]] * NUM_PROMPTS)
+        return grpo_update(
+            state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
+        )[0].policy.table
+
+    padding = ~real_tokens(responses)
+    # The end token is forbidden there, with a log-probability of -inf.
+    spoilt = jnp.where(padding, END, responses.tokens)
+    np.testing.assert_array_equal(update(spoilt), update(jnp.where(padding, 0, responses.tokens)))
