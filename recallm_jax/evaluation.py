@@ -16,6 +16,7 @@ from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
 from decoding.spans import CopiedSpan
+from recallm_jax.config_fields import FIELDS
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import ground_truth, prompts_and_texts, validation_records
 from rl.batch import PromptText
@@ -27,12 +28,7 @@ from tasks.names import validation_task
 from tasks.record import Record
 from tasks.vocabulary import Tokenizer
 
-MODES = (
-    "constrained-greedy",
-    "unconstrained-greedy",
-    "constrained-sampled",
-    "unconstrained-sampled",
-)
+MODES = FIELDS["evaluation.modes"].choices
 Row = dict[str, Any]
 
 

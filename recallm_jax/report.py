@@ -30,12 +30,12 @@ from recallm_jax.report_data import (
     curve,
     load_run,
     select,
+    titles,
 )
 from recallm_jax.report_examples import make_example
 from recallm_jax.report_figure import write_figure
 
 FILE = "report.html"
-TITLES = {"start": "start", "cold_start": "after cold start", "grpo": "after GRPO"}
 # Stages shown under one heading, each with what its charts are called.
 STAGES = {
     "Cold start": {"sft1": "phase 1 (new rows)", "sft2": "phase 2 (all parameters)"},
@@ -133,13 +133,9 @@ def render(run: Run) -> str:
         reward_change=_reward_sentence(run),
         examples=examples,
         num_rows=len(run.rows),
-        titles=_titles(run),
+        titles=titles(run),
         config=json.dumps(run.config, indent=1),
     )
-
-
-def _titles(run: Run) -> dict[str, str]:
-    return {label: TITLES.get(label, label) for label in run.labels}
 
 
 def _style(run: Run, label: str) -> str:
@@ -167,7 +163,7 @@ def _line(run: Run, label: str, rows: list[Row]) -> Line | None:
         return None
     style = _style(run, label)
     bar = interval_bar(score.exact_match, score.low, score.high, style)
-    return Line(_titles(run)[label], style, score, bar)
+    return Line(titles(run)[label], style, score, bar)
 
 
 def _tables(run: Run, *, by_dataset: bool) -> list[tuple[str, list[Line]]]:
@@ -288,7 +284,7 @@ def _length_charts(run: Run) -> list[Chart]:
                 if known:
                     series.append(
                         Series(
-                            _titles(run)[label],
+                            titles(run)[label],
                             [(n, score.exact_match) for n, score in known],
                             _style(run, label),
                             [(score.low, score.high) for _, score in known],

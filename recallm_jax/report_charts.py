@@ -95,7 +95,7 @@ def line_chart(
         window = max(1, len(places) // 10) if smooth else 1
         if window > 1:
             parts.append(f'<polyline class="raw" points="{_points(places)}"/>')
-        parts.append(f'<polyline class="line" points="{_points(_moving_mean(places, window))}"/>')
+        parts.append(f'<polyline class="line" points="{_points(moving_mean(places, window))}"/>')
         for (x, _), (y_low, y_high) in zip(places, line.intervals, strict=False):
             parts.append(
                 f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" '
@@ -137,7 +137,7 @@ def _points(places: Sequence[tuple[Number, Number]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
-def _moving_mean(
+def moving_mean(
     places: Sequence[tuple[Number, Number]], window: int
 ) -> list[tuple[Number, Number]]:
     """Return each place with the mean height of its neighbours; the ends have fewer."""

@@ -9,18 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import Row, read_rows, wilson_interval
+from recallm_jax.evaluation import MODES, Row, read_rows, wilson_interval
 from recallm_jax.metric_writer import FILE as METRICS_FILE
 from recallm_jax.metric_writer import read_metrics
 
-# Labels and modes in the order of a run; others follow by name.
-LABELS = ("start", "cold_start", "grpo")
-MODES = (
-    "constrained-greedy",
-    "unconstrained-greedy",
-    "constrained-sampled",
-    "unconstrained-sampled",
-)
+# What the labels of a run are called, in its order; others follow by name.
+TITLES = {"start": "start", "cold_start": "after cold start", "grpo": "after GRPO"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +62,7 @@ def load_run(workdir: str | Path) -> Run:
         machine=_read_json(folder / "machine.json"),
         metrics=metrics,
         rows=rows,
-        labels=_ordered({row["label"] for row in rows}, LABELS),
+        labels=_ordered({row["label"] for row in rows}, tuple(TITLES)),
         modes=_ordered({row["mode"] for row in rows}, MODES),
         lengths=sorted({row["target_length"] for row in rows}),
         datasets=sorted({row["dataset"] for row in rows}),
@@ -103,6 +97,11 @@ class Score:
     tokens: float
     spans: int
     verbatim: int
+
+
+def titles(run: Run) -> dict[str, str]:
+    """Return what a run's labels are called where people read."""
+    return {label: TITLES.get(label, label) for label in run.labels}
 
 
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:

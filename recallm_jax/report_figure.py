@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from recallm_jax.errors import UserError
-from recallm_jax.report_data import Run, count, curve, select
+from recallm_jax.report_charts import moving_mean
+from recallm_jax.report_data import Run, count, curve, select, titles
 
 COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5")
 
@@ -28,8 +29,10 @@ def write_figure(run: Run, path: str | Path) -> None:
     _draw_scores(run, bars)
     points = curve(run.metrics.get("grpo", []), "reward")
     if points:
-        rewards.plot(*zip(*points, strict=True), color=COLOURS[1], linewidth=1.5)
-    rewards.set(title="GRPO reward", xlabel="step")
+        means = moving_mean(points, max(1, len(points) // 10))
+        rewards.plot(*zip(*points, strict=True), ".", color=COLOURS[1], alpha=0.4)
+        rewards.plot(*zip(*means, strict=True), color=COLOURS[1], linewidth=1.5)
+    rewards.set(title="GRPO reward, mean of a step", xlabel="step")
     for axes in (bars, rewards):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
@@ -56,9 +59,10 @@ def _draw_scores(run: Run, axes) -> None:
                 yerr=[[max(0.0, share - score.low)], [max(0.0, score.high - share)]],
                 ecolor="#444444",
                 capsize=2,
-                label=f"{label} (n = {score.n})" if place == 0 else None,
+                label=f"{titles(run)[label]} (n = {score.n})" if place == 0 else None,
             )
     axes.set(title="exact match, 95 % interval", ylim=(0, 1))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
     axes.set_xticks(range(len(run.modes)), run.modes, fontsize=8)
     if run.rows:
         axes.legend(fontsize=8, frameon=False)
