@@ -7,7 +7,6 @@ within bounds, and sizes that fit together; so readers write `config.grpo.steps`
 """
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from ml_collections import ConfigDict, config_flags
 
 from recallm_jax.config_fields import FIELDS, check_field, unknown_field
 from recallm_jax.errors import UserError
-from recallm_jax.machine import write_machine
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
@@ -198,14 +196,3 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.evaluation.batch_size = {config.evaluation.batch_size} cannot be split over "
             f"mesh.data * mesh.fsdp = {shards} devices; make it a multiple"
         )
-
-
-def write_config(config: ConfigDict, workdir: str | Path) -> None:
-    """Write `config.json`, and beside it `machine.json`, into the folder of a run."""
-    folder = Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config.to_dict(), indent=1, default=list)
-    partial = folder / "config.json.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(folder / "config.json")
-    write_machine(folder)

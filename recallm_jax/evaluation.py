@@ -19,6 +19,7 @@ from decoding.spans import CopiedSpan
 from recallm_jax.config_fields import FIELDS
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import ground_truth, prompts_and_texts, validation_records
+from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion, score
@@ -66,8 +67,12 @@ def evaluate(
 
     Returns:
       A summary row for each task and mode; also written to `summary.json`.
+
+    Raises:
+      UserError: the folder holds rows that another config made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    remedy = "give the same config, or another --label"
+    keep_config(config, folder, may_change=MAY_CHANGE + TRAINING, remedy=remedy)
     summaries = []
     for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
         for length in config.evaluation.lengths:

@@ -16,12 +16,14 @@ from ml_collections import ConfigDict
 from decoding.policy import Policy
 from decoding.sampling import Sampling
 from recallm_jax import checkpoint
-from recallm_jax.config import JobParser, parse_config, write_config
+from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import run_job
 from recallm_jax.evaluation import evaluate, format_table
+from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import MetricWriter, progress
 from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
+from recallm_jax.run_config import MAY_CHANGE, keep_config
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import SFT_STAGES, Stage, batches, plan_stages, run_grpo, run_sft
 from rl.learner import LearnerState
@@ -44,7 +46,9 @@ def _run(argv: Sequence[str]) -> None:
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Run the stages that the config lists, each from where its checkpoints stand."""
-    write_config(config, workdir)
+    remedy = "give the same config, or another --workdir"
+    keep_config(config, workdir, may_change=MAY_CHANGE, remedy=remedy)
+    write_machine(workdir)
     setup = set_up(config)
     if not (workdir / CHECKPOINTS).exists():
         _first_look(config, setup)

@@ -1,13 +1,12 @@
 """How a job parses its arguments and ends; config files of users' own."""
 
 import errno
-import json
 
 import pytest
 from ml_collections import ConfigDict
 
 from decoding.errors import DecodingInputError
-from recallm_jax.config import JobParser, check_config, load_config, parse_config, write_config
+from recallm_jax.config import JobParser, check_config, load_config, parse_config
 from recallm_jax.errors import UserError, run_job
 from tasks.errors import TaskInputError
 
@@ -106,23 +105,3 @@ def test_a_broken_config_file_is_explained(tmp_path, body, message):
 def test_a_config_made_by_hand_is_checked_too():
     with pytest.raises(UserError, match=r"config\.model\.weights is missing"):
         check_config(ConfigDict({"seed": 0}))
-
-
-def test_the_written_config_and_machine_are_json(tmp_path):
-    config = load_config([QUICKSTART])
-    write_config(config, tmp_path / "run")
-    read = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert read["stages"] == list(config.stages)
-    assert read["optimizer"]["learning_rate"] == config.optimizer.learning_rate
-    machine = json.loads((tmp_path / "run" / "machine.json").read_text())
-    assert machine["devices"] == "8 x cpu"
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "config.json",
-        "machine.json",
-    ]
-
-
-def test_a_restart_keeps_the_date_of_the_start(tmp_path):
-    (tmp_path / "machine.json").write_text('{"date": "2001-01-01"}')
-    write_config(load_config([QUICKSTART]), tmp_path)
-    assert (tmp_path / "machine.json").read_text() == '{"date": "2001-01-01"}'
