@@ -1,4 +1,4 @@
-# make quickstart   train, evaluate and report on a real model (about 15 minutes on 2 cores)
+# make quickstart   train, evaluate and report on a real model, on 2 cores
 # make test         the tests that take seconds;  make test-slow: all of them
 # make lint         formatting, lint, types
 # make bench        the benchmarks
