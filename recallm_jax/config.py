@@ -170,6 +170,12 @@ def _check_sizes(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.terms = {tuple(config.data.terms)} must be a range such as (3, 5)"
         )
+    source = config.data.source
+    if source not in ("seqio", "generated") and not source.startswith("jsonl:"):
+        raise UserError(
+            f"config.data.source = {source!r} is no source; use 'seqio', 'generated' or "
+            "'jsonl:FILE'"
+        )
     if not sum(config.data.mixture.values()):
         raise UserError("config.data.mixture has only zeros; give a data set a share above 0")
     if len(set(config.stages)) < len(config.stages):

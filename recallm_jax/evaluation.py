@@ -114,6 +114,8 @@ def rescore(folder: Path) -> list[Row]:
     summaries = []
     for path in paths:
         rows = [_rescored(row) for row in read_rows(path)]
+        if not rows:
+            continue
         partial = path.with_suffix(".partial")
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         partial.write_text("".join(lines), encoding="utf-8")

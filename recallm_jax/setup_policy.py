@@ -46,8 +46,14 @@ class Setup:
     mesh: Mesh
 
     def place(self, batch):
-        """Put arrays that have a leading prompt axis on the mesh, split over it."""
-        return jax.device_put(batch, partitioning.batch_sharding(self.mesh))
+        """Put arrays that have a leading prompt axis on the mesh, split over it.
+
+        What can't be split evenly, such as one prompt alone, every device holds whole.
+        """
+        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        whole = any(x.shape[0] % parts for x in jax.tree.leaves(batch))
+        kind = partitioning.replicated if whole else partitioning.batch_sharding
+        return jax.device_put(batch, kind(self.mesh))
 
 
 def set_up(config: ConfigDict) -> Setup:

@@ -232,8 +232,8 @@ def _checked(metrics: dict, stage: Stage, step: int) -> dict[str, float]:
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not math.isfinite(values["loss"]):
         raise UserError(
-            f"the loss of {stage.name} at step {step} is {values['loss']}; lower the learning rate "
-            "and start again: the run goes on from its last checkpoint"
+            f"the loss of {stage.name} at step {step} is {values['loss']}; start again with a "
+            "lower learning rate and another --workdir"
         )
     return values
 

@@ -46,10 +46,10 @@ def _run(argv: Sequence[str]) -> None:
 
 def train(config: ConfigDict, workdir: Path) -> None:
     """Run the stages that the config lists, each from where its checkpoints stand."""
+    setup = set_up(config)
     remedy = "give the same config, or another --workdir"
     keep_config(config, workdir, may_change=MAY_CHANGE, remedy=remedy)
     write_machine(workdir)
-    setup = set_up(config)
     if not (workdir / CHECKPOINTS).exists():
         _first_look(config, setup)
     _evaluate(config, setup, setup.policy, START, workdir)
@@ -118,7 +118,9 @@ def _first_look(config: ConfigDict, setup: Setup) -> None:
         EXAMPLE_QUESTION,
         sampling=Sampling(temperature=0.0),
         max_new_tokens=min(48, config.decoding.max_new_tokens),
-        max_recall_length=min(12, config.decoding.max_recall_length),
+        max_recall_length=max(
+            config.decoding.min_recall_length, min(12, config.decoding.max_recall_length)
+        ),
         quote_first=True,
         place=setup.place,
     )

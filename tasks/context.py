@@ -38,7 +38,11 @@ def question_place(rng: np.random.Generator) -> str:
 
 
 def insert_at_depth(fillers: Sequence, gold, depth: float) -> list:
-    """Insert the gold item at index floor(depth * number of fillers)."""
+    """Insert the gold item at index floor(depth * number of fillers).
+
+    With depth below 1 a filler always follows it: the release's rule, kept so that its data and
+    ours have the same distribution.
+    """
     place = int(depth * len(fillers))
     return [*fillers[:place], gold, *fillers[place:]]
 

@@ -68,6 +68,7 @@ MISTAKES = {
     "learning_rate or config.optimizer.learning_rate?",
     "--config.grpo=1": "config.grpo is a section; set one of its fields: grpo.steps",
     "--config.xyz=1": "config.xyz is no field; see recallm_jax/config_fields.py",
+    "--config.data.source=generate": "'generate' is no source; use 'seqio', 'generated' or",
     "--config.seed=abc": "config.seed = 'abc' has the wrong type; give int",
     "--config.seed=1.5": "config.seed = '1.5' has the wrong type; give int",
     "--config.seed=-1": "config.seed = -1 is out of bounds; give at least 0",

