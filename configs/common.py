@@ -121,6 +121,7 @@ def grpo() -> dict:
         "warmup_fraction": 0.0,
         "temperature": 1.0,
         "kl_coefficient": 0.001,
+        # With one update a batch the ratio is 1, and nothing is clipped.
         "clip_low": 0.2,
         "clip_high": 0.2,
         "importance_cap": 2.0,

@@ -18,6 +18,8 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
     options = common.parse_arg(arg, tiny=False, length=1024)
+    if options.tiny and "length" in arg:
+        raise ValueError("variant 'tiny' has a length of its own; leave out length")
     config = common.base()
 
     config.model.dtype = "bfloat16"

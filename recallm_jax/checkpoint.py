@@ -5,11 +5,12 @@ metadata (stage, data position, whatever else the next step reads). On disk the 
 their tree paths, so that nothing but names, shapes and dtypes has to agree when they are read.
 """
 
+import contextlib
 import errno
 import logging
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
 
     What an interrupted save left behind is removed. Use as a context, or call `close`.
     """
-    logging.getLogger("absl").addFilter(_not_by_orbax)
     path = Path(folder).absolute()
     path.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
@@ -40,6 +40,16 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
     )
+    return _manager(path, options)
+
+
+def open_reader(folder: str | Path) -> ocp.CheckpointManager:
+    """Return a manager that changes nothing in its folder: a run may be writing there."""
+    return _manager(Path(folder).absolute(), ocp.CheckpointManagerOptions(read_only=True))
+
+
+def _manager(path: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    logging.getLogger("absl").addFilter(_not_by_orbax)
     return ocp.CheckpointManager(path, options=options, item_names=(_ARRAYS, _METADATA))
 
 
@@ -88,71 +98,83 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def restore_latest(
-    manager: ocp.CheckpointManager, template: State
+    manager: ocp.CheckpointManager, template: State, *, set_aside: bool = False
 ) -> tuple[State, dict[str, Any]] | None:
     """Return the newest complete checkpoint's state and metadata; None if there is none.
 
-    A damaged checkpoint is reported on stderr and set aside (renamed), and the one before is used.
+    A damaged checkpoint is reported on stderr, and the one before is used.
 
     Args:
       template: arrays or `jax.ShapeDtypeStruct`s with the state's structure, shapes, dtypes and
         shardings; the result lies on these shardings.
+      set_aside: rename a damaged checkpoint, so that its step can be written again.
 
     Raises:
       UserError: the newest readable checkpoint is of another model, or all are damaged.
     """
     flat = _flatten(template)
     manager.reload()
+    folder = Path(manager.directory)
     steps = sorted(manager.all_steps(), reverse=True)
     for step in steps:
-        folder = Path(manager.directory) / str(step)
         try:
-            written = _read_metadata(manager, step)
-            run, layout, checksums = (written[name] for name in ("run", _LAYOUT, _CHECKSUMS))
-        except Exception as error:
-            _set_aside(manager, folder, error)
-            continue
-        _check_layout(folder, layout, _layout(flat))
-        try:
-            restored = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    **{_ARRAYS: ocp.args.StandardRestore(jax.tree.map(_abstract, flat))}
-                ),
-            )[_ARRAYS]
-        except Exception as error:
-            _set_aside(manager, folder, error)
-            continue
-        found = _checksums(restored)
-        changed = [name for name in found if found[name] != checksums[name]]
-        if changed:
-            _set_aside(manager, folder, ValueError(f"the values of {changed[0]} have changed"))
-            continue
-        return _unflatten(template, restored), run
-    if steps:
-        raise UserError(
-            f"every checkpoint in {manager.directory} is damaged; delete the folder to start anew"
-        )
+            return _restore(manager, step, flat, template)
+        except _Damaged as damaged:
+            aside = _set_aside(manager, folder / str(step)) if set_aside else ""
+            print(
+                f"warning: checkpoint {folder / str(step)} is damaged ({damaged}){aside}; "
+                "the one before it is used",
+                file=sys.stderr,
+            )
+    if steps or list(folder.glob(f"*{_DAMAGED}")):
+        raise UserError(f"every checkpoint in {folder} is damaged; delete the folder to start anew")
     return None
 
 
-def _read_metadata(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
-    args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
-    return manager.restore(step, args=args)[_METADATA]
+class _Damaged(Exception):
+    """A checkpoint can't be read, and won't be another time."""
 
 
-def _set_aside(manager: ocp.CheckpointManager, folder: Path, error: Exception) -> None:
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    """Take an error for damage, unless it comes from the machine: memory, or permissions."""
+    try:
+        yield
+    except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        reason = str(error).split("\n", 1)[0][:200]
+        raise _Damaged(f"{type(error).__name__}: {reason}") from error
+
+
+def _restore(
+    manager: ocp.CheckpointManager, step: int, flat: dict[str, Any], template: State
+) -> tuple[State, dict[str, Any]]:
+    with _damage():
+        args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
+        written = manager.restore(step, args=args)[_METADATA]
+        run, layout, checksums = (written[name] for name in ("run", _LAYOUT, _CHECKSUMS))
+    _check_layout(Path(manager.directory) / str(step), layout, _layout(flat))
+    with _damage():
+        abstract = ocp.args.StandardRestore(jax.tree.map(_abstract, flat))
+        args = ocp.args.Composite(**{_ARRAYS: abstract})
+        restored = manager.restore(step, args=args)[_ARRAYS]
+    found = _checksums(restored)
+    changed = [name for name in found if found[name] != checksums[name]]
+    if changed:
+        raise _Damaged(f"the values of {changed[0]} have changed")
+    return _unflatten(template, restored), run
+
+
+def _set_aside(manager: ocp.CheckpointManager, folder: Path) -> str:
     aside = folder.with_name(folder.name + _DAMAGED)
     if aside.exists():
         shutil.rmtree(aside)
     folder.rename(aside)
     manager.reload()
-    reason = str(error).split("\n", 1)[0][:200]
-    print(
-        f"warning: checkpoint {folder} is damaged ({type(error).__name__}: {reason}); "
-        f"it is now {aside.name}, and the one before it is used",
-        file=sys.stderr,
-    )
+    return f" and is now called {aside.name}"
 
 
 def _flatten(state: State) -> dict[str, Any]:

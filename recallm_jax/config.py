@@ -101,7 +101,8 @@ def _parse(argv: list[str]) -> ConfigDict:
     try:
         values(["", *argv])
         config = values.config
-    except (flags.Error, OSError, TypeError, ValueError, SyntaxError, ImportError) as error:
+    except Exception as error:
+        # The file is the user's code: it may raise anything.
         raise UserError(_reason(error, argv)) from None
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
@@ -111,14 +112,14 @@ def _parse(argv: list[str]) -> ConfigDict:
 
 def _reason(error: Exception, argv: list[str]) -> str:
     """Return one line for what ml_collections or the file itself raised."""
-    message = str(error)
+    message = str(error).strip() or type(error).__name__
     if override := re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL):
         field = FIELDS[override[1]]
         kind = f"a tuple of {field.kind.__name__}" if field.many else field.kind.__name__
         return f"config.{override[1]} = {override[2]!r} has the wrong type; give {kind}"
     # The file's own error stands at the end of the traceback that the message quotes.
     last = [line for line in message.splitlines() if line.strip()][-1].strip()
-    return f"{argv[0]}: {re.sub(r'^[A-Za-z]*Error: ', '', last)}"
+    return f"{argv[0]}: {last.removeprefix('ValueError: ')}"
 
 
 def check_config(config: ConfigDict) -> None:
@@ -180,6 +181,16 @@ def _check_sizes(config: ConfigDict) -> None:
         raise UserError("config.data.mixture has only zeros; give a data set a share above 0")
     if len(set(config.stages)) < len(config.stages):
         raise UserError(f"config.stages = {tuple(config.stages)} names a stage twice; name it once")
+    if list(config.stages) != sorted(config.stages, key=FIELDS["stages"].choices.index):
+        raise UserError(
+            f"config.stages = {tuple(config.stages)} is out of order; the order is "
+            f"{', '.join(FIELDS['stages'].choices)}"
+        )
+    if config.mesh.sequence > 1:
+        raise UserError(
+            f"config.mesh.sequence = {config.mesh.sequence}: prompts are not split over devices "
+            "yet; leave it at 1, and use mesh.fsdp or mesh.tensor"
+        )
     shards = config.mesh.data * config.mesh.fsdp
     for stage, size in (
         ("sft1", "batch_size"),

@@ -1,6 +1,7 @@
 """The error that a job shows to its user, and how a job ends."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,15 @@ from decoding.errors import DecodingInputError
 from tasks.errors import TaskInputError
 
 EXIT_BAD_INPUT = 2
+_UNUSABLE_PATH = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 
 
 class UserError(Exception):
@@ -28,9 +38,13 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     except (UserError, DecodingInputError, TaskInputError) as error:
         message = str(error)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            message = full_disk_message(error)
+        elif error.errno in _UNUSABLE_PATH and error.filename:
+            reason = os.strerror(error.errno).lower()
+            message = f"{error.filename} can't be used ({reason}); give another path, or mend it"
+        else:
             raise
-        message = full_disk_message(error)
     else:
         return 0
     print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -2,9 +2,10 @@
 
     python -m recallm_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 
-The policy is that of the run's newest checkpoint; with `--label=start` it is the starting weights.
-Rows go to WORKDIR/eval/LABEL, and an interrupted evaluation goes on where it stopped. With
-`--rescore` no model is loaded: saved completions get their rewards anew.
+The policy is that of the run's newest checkpoint, and the label says which: "cold_start", "grpo",
+or "grpo_step20" while the run goes on. With `--label=start` it is the starting weights. Rows go to
+WORKDIR/eval/LABEL, and an interrupted evaluation goes on where it stopped. With `--rescore` no
+model is loaded: saved completions get their rewards anew.
 """
 
 import sys
@@ -18,8 +19,7 @@ from recallm_jax.evaluation import evaluate, format_table, rescore
 from recallm_jax.metric_writer import progress
 from recallm_jax.restore_policy import restore_policy
 from recallm_jax.setup_policy import set_up
-
-START = "start"
+from recallm_jax.stages import START, policy_label
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,10 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.evaluate", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the run")
-    parser.add_argument("--label", default="", help="name of the evaluation; the stage's if absent")
+    parser.add_argument("--label", default="", help="name of the evaluation's folder")
     parser.add_argument("--rescore", action="store_true", help="score saved rows, without a model")
     arguments, config = parse_config(parser, argv)
     workdir = Path(arguments.workdir)
+    if arguments.label != Path(arguments.label).name:
+        raise UserError(f"--label={arguments.label} must be the name of a folder, without a path")
     if arguments.rescore:
         if not arguments.label:
             raise UserError("--rescore needs --label: the folder of WORKDIR/eval to score")
@@ -41,15 +43,17 @@ def _run(argv: Sequence[str]) -> None:
         return
     setup = set_up(config)
     policy: Policy = setup.policy
-    label = START
+    label = made_by = START
     if arguments.label != START:
-        policy, stage = restore_policy(config, setup, workdir)
-        label = arguments.label or stage
+        policy, stage, step = restore_policy(config, setup, workdir)
+        label = arguments.label or policy_label(config, stage, step)
+        made_by = f"{stage.name} step {step}"
     summaries = evaluate(
         policy,
         setup.tokenizer,
         config,
         label=label,
+        made_by=made_by,
         folder=workdir / "eval" / label,
         place=setup.place,
         progress=progress,

@@ -1,5 +1,6 @@
 """Evaluating a policy on validation tasks: one JSONL row a response, and a summary."""
 
+import collections
 import dataclasses
 import json
 import math
@@ -52,6 +53,7 @@ def evaluate(
     config: ConfigDict,
     *,
     label: str,
+    made_by: str,
     folder: Path,
     place: Callable[[Prompts], Prompts],
     progress: Callable[[Iterable, str], Iterable],
@@ -62,6 +64,7 @@ def evaluate(
 
     Args:
       label: what the policy is called in the rows, such as "start" or "grpo".
+      made_by: which policy this is, such as "grpo step 20"; a folder holds the rows of one.
       place: puts a batch of prompts on the devices.
       progress: wraps an iterable into a progress bar with a title.
 
@@ -69,10 +72,11 @@ def evaluate(
       A summary row for each task and mode; also written to `summary.json`.
 
     Raises:
-      UserError: the folder holds rows that another config made.
+      UserError: the folder holds rows that another config or policy made.
     """
-    remedy = "give the same config, or another --label"
-    keep_config(config, folder, may_change=MAY_CHANGE + TRAINING, remedy=remedy)
+    remedy = "give the same config and checkpoint, or another --label"
+    may_change = MAY_CHANGE + TRAINING
+    keep_config(config, folder, may_change=may_change, remedy=remedy, policy=made_by)
     summaries = []
     for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
         for length in config.evaluation.lengths:
@@ -80,7 +84,7 @@ def evaluate(
             for mode in config.evaluation.modes:
                 task = validation_task(dataset, length)
                 path = folder / f"{task}.{mode}.jsonl"
-                done = read_rows(path)
+                done = _keep_whole(path, samples=sampling_of(mode, config)[2])
                 known = {row["example_id"] for row in done}
                 missing = [record for record in records if record.example_id not in known]
                 batches = _batches(missing, config.evaluation.batch_size)
@@ -94,7 +98,8 @@ def evaluate(
                             file.write(json.dumps(row, ensure_ascii=False) + "\n")
                         file.flush()
                         done += rows
-                summaries.append(summarise(done))
+                asked = {record.example_id for record in records}
+                summaries.append(summarise([row for row in done if row["example_id"] in asked]))
     (folder / "summary.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
     return summaries
 
@@ -116,10 +121,7 @@ def rescore(folder: Path) -> list[Row]:
         rows = [_rescored(row) for row in read_rows(path)]
         if not rows:
             continue
-        partial = path.with_suffix(".partial")
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(path)
+        _write_rows(path, rows)
         summaries.append(summarise(rows))
     (folder / "summary.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
     return summaries
@@ -146,14 +148,29 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    if lines[-1]:
-        # Without its newline the last line is not whole; it is written again.
-        path.write_text("".join(line + "\n" for line in lines[:-1]), encoding="utf-8")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     try:
+        # Without its newline the last line is not whole.
         return [json.loads(line) for line in lines[:-1]]
     except ValueError as error:
         raise UserError(f"{path} holds a damaged row ({error}); delete the file") from None
+
+
+def _write_rows(path: Path, rows: Iterable[Row]) -> None:
+    partial = path.with_suffix(".partial")
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    partial.write_text("".join(lines), encoding="utf-8")
+    partial.replace(path)
+
+
+def _keep_whole(path: Path, samples: int) -> list[Row]:
+    """Drop from a file the responses of prompts that have not all of theirs; return the rest."""
+    rows = read_rows(path)
+    counts = collections.Counter(row["example_id"] for row in rows)
+    whole = [row for row in rows if counts[row["example_id"]] == samples]
+    if path.exists():
+        _write_rows(path, whole)
+    return whole
 
 
 def _batches(records: Sequence[Record], size: int) -> list[list[Record]]:
@@ -240,34 +257,44 @@ def _span_row(
 ) -> Row:
     """Return where a span stands in the response and where it comes from in the prompt."""
     start = len(tokenizer.decode(tokens[: span.start].tolist()))
+    places = [
+        {
+            "tokens": [first, last],
+            "chars": [int(text.offsets[first, 0]), int(text.offsets[last - 1, 1])],
+        }
+        for first, last in span.occurrences
+    ]
+    # The texts are compared, not only the tokens: a forced end may cut a character in two. An
+    # unconstrained model may quote the context in other tokens than the prompt's.
+    sources = [text.prompt[slice(*place["chars"])] for place in places]
+    verbatim = copied in sources if sources else any(copied in part for part in text.copyable)
     return {
         "text": copied,
         "closed": span.closed,
         "response_tokens": [span.start, span.end],
         "response_chars": [start, start + len(copied)],
-        # An unconstrained model may quote the text in other tokens than the prompt's.
-        "verbatim": bool(copied) and (span.count > 0 or copied in text.prompt),
+        "verbatim": bool(copied) and verbatim,
         "count": span.count,
-        "occurrences": [
-            {
-                "tokens": [first, last],
-                "chars": [int(text.offsets[first, 0]), int(text.offsets[last - 1, 1])],
-            }
-            for first, last in span.occurrences
-        ],
+        "occurrences": places,
     }
 
 
 def summarise(rows: Sequence[Row]) -> Row:
-    """Return the summary of one task and mode: means, and the interval of the exact match."""
+    """Return the summary of one task and mode: means, and the interval of the exact match.
+
+    The interval is that of as many trials as there are prompts, right at any correlation between
+    the samples of a prompt, and wide where they are independent.
+    """
     spans = [span for row in rows for span in row["spans"] if span["closed"]]
-    correct = sum(row["exact_match"] for row in rows)
-    low, high = wilson_interval(correct, len(rows))
+    exact_match = float(np.mean([row["exact_match"] for row in rows]))
+    prompts = len({row["example_id"] for row in rows})
+    low, high = wilson_interval(exact_match * prompts, prompts)
     first = rows[0]
     return {
         **{name: first[name] for name in ("label", "task", "dataset", "target_length", "mode")},
-        "n": len(rows),
-        "exact_match": correct / len(rows),
+        "n": prompts,
+        "samples": len(rows) // prompts,
+        "exact_match": exact_match,
         "exact_match_low": low,
         "exact_match_high": high,
         "reward": float(np.mean([row["reward"] for row in rows])),

@@ -37,7 +37,7 @@ def _run(argv: Sequence[str]) -> None:
     setup = set_up(config)
     policy: Policy = setup.policy
     if arguments.workdir:
-        policy, _ = restore_policy(config, setup, Path(arguments.workdir))
+        policy, _, _ = restore_policy(config, setup, Path(arguments.workdir))
     row = answer(
         policy,
         setup.tokenizer,

@@ -5,6 +5,7 @@ import itertools
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from ml_collections import ConfigDict
 from decoding.prompts import Prompts
 from recallm_jax.errors import UserError
 from recallm_jax.quiet import hidden_stderr
+from recallm_jax.run_config import RECORDS, hold_to_config
 from rl.batch import PromptText
 from rl.rewards.categories import GroundTruth
 from tasks import generate
 from tasks.context import generator
+from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError
-from tasks.generate import TaskSettings
+from tasks.generate import DATASETS, TaskSettings
 from tasks.names import MIXTURE, validation_task
 from tasks.record import Record, read_jsonl
 from tasks.vocabulary import Tokenizer
@@ -36,6 +39,7 @@ def task_settings(config: ConfigDict) -> TaskSettings:
         terms=tuple(config.data.terms),
         operators=config.data.operators,
         span_alignment=config.decoding.span_alignment,
+        min_recall_length=config.decoding.min_recall_length,
         max_recall_length=config.decoding.max_recall_length,
     )
 
@@ -51,10 +55,10 @@ def train_records(config: ConfigDict, tokenizer: Tokenizer, start: int) -> Itera
     if source == GENERATED:
         return (_generated(config, tokenizer, number) for number in itertools.count(start))
     if source.startswith(JSONL):
-        records = list(read_jsonl(source.removeprefix(JSONL)))
+        path = Path(source.removeprefix(JSONL))
+        records = list(_prepared(config, tokenizer, path, config.data.target_length))
         if not records:
             raise UserError(f"data.source {source} holds no record; write it with prepare")
-        _check_vocabulary(records[0], tokenizer, source)
         return itertools.islice(itertools.cycle(records), start % len(records), None)
     return itertools.islice(_mixture(config, tokenizer), start, None)
 
@@ -75,9 +79,8 @@ def validation_records(
             for index in range(count)
         ]
     if config.data.source.startswith(JSONL):
-        train = config.data.source.removeprefix(JSONL)
-        path = f"{train.rpartition('/')[0] or '.'}/{task}.jsonl"
-        records = list(itertools.islice(read_jsonl(path), count))
+        path = Path(config.data.source.removeprefix(JSONL)).parent / f"{task}.jsonl"
+        records = list(itertools.islice(_prepared(config, tokenizer, path, length), count))
         if len(records) < count:
             raise UserError(
                 f"{path} holds {len(records)} records, evaluation.num_examples asks for {count}; "
@@ -142,11 +145,49 @@ def _seqio_records(
         raise TaskInputError(raised[1]) from None
 
 
-def _check_vocabulary(record: Record, tokenizer: Tokenizer, source: str) -> None:
-    if tokenizer.encode(record.prompt) != record.inputs.tolist():
+def _prepared(
+    config: ConfigDict, tokenizer: Tokenizer, path: Path, max_length: int
+) -> Iterator[Record]:
+    """Yield the records of a file, each checked against the config and the tokenizer."""
+    remedy = "prepare it anew, or give that value"
+    hold_to_config(config, path.parent, fields=RECORDS, remedy=remedy)
+    for number, record in enumerate(read_jsonl(path), 1):
+        if number == 1 and tokenizer.encode(record.prompt) != record.inputs.tolist():
+            raise UserError(
+                f"{path} was tokenised by another tokenizer than the model's; "
+                "prepare it anew with this model's weights"
+            )
+        try:
+            _check_record(config, tokenizer, record, max_length)
+        except (UserError, TaskInputError) as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        yield record
+
+
+def _check_record(
+    config: ConfigDict, tokenizer: Tokenizer, record: Record, max_length: int
+) -> None:
+    if record.dataset not in DATASETS:
         raise UserError(
-            f"{source} was tokenised by another tokenizer than the model's; "
-            "prepare it anew with this model's weights"
+            f"dataset = {record.dataset!r} is unknown; use one of {', '.join(DATASETS)}"
+        )
+    for name in ("inputs", "targets"):
+        wrong = [token for token in getattr(record, name) if not 0 <= token < tokenizer.size]
+        if wrong:
+            raise UserError(
+                f"{name} has the token {wrong[0]}, the model's tokenizer {tokenizer.size} entries; "
+                "prepare it anew with this model's weights"
+            )
+    _check_prompt(record, max_length)
+    if len(record.targets):
+        check_demonstration(
+            record.inputs,
+            (record.copyable, record.span_start, record.span_end),
+            record.targets,
+            tokenizer,
+            example_id=record.example_id,
+            min_recall_length=config.decoding.min_recall_length,
+            max_recall_length=config.decoding.max_recall_length,
         )
 
 
@@ -159,15 +200,7 @@ def prompts_and_texts(
       UserError: a prompt is longer than S, or has nothing that may be copied.
     """
     for record in records:
-        if len(record.inputs) > max_length:
-            raise UserError(
-                f"prompt {record.example_id} has {len(record.inputs)} tokens, more than the "
-                f"{max_length} there is room for; raise the length, or shorten the prompt"
-            )
-        if not (record.copyable & record.span_start).any():
-            raise UserError(
-                f"prompt {record.example_id} has no copyable token; mark its context as copyable"
-            )
+        _check_prompt(record, max_length)
 
     def padded(name: str, dtype) -> np.ndarray:
         rows = np.zeros((len(records), max_length), dtype)
@@ -186,14 +219,35 @@ def prompts_and_texts(
     return prompts, [_text(record) for record in records]
 
 
+def _check_prompt(record: Record, max_length: int) -> None:
+    if len(record.inputs) > max_length:
+        raise UserError(
+            f"prompt {record.example_id} has {len(record.inputs)} tokens, more than the "
+            f"{max_length} there is room for; raise the length, or shorten the prompt"
+        )
+    if not (record.copyable & record.span_start).any():
+        raise UserError(
+            f"prompt {record.example_id} has no copyable token; mark its context as copyable"
+        )
+
+
 def _text(record: Record) -> PromptText:
     return PromptText(
         example_id=record.example_id,
         number=zlib.crc32(record.example_id.encode()),
         prompt=record.prompt,
+        copyable=copyable_texts(record),
         offsets=record.offsets,
         ground_truth=ground_truth(record.dataset, record.ground_truth),
     )
+
+
+def copyable_texts(record: Record) -> tuple[str, ...]:
+    """Return the runs of the prompt that recall spans may copy from."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], record.copyable, [0]])))
+    runs = zip(edges[::2], edges[1::2] - 1, strict=True)
+    places = [(record.offsets[first, 0], record.offsets[last, 1]) for first, last in runs]
+    return tuple(record.prompt[start:end] for start, end in places)
 
 
 def ground_truth(dataset: str, truth: Mapping[str, Any]) -> GroundTruth | None:

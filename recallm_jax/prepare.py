@@ -2,8 +2,8 @@
 
     python -m recallm_jax.prepare --config=configs/quickstart.py --out=prompts --num_train=256
 
-Writes OUT/train.jsonl and a file for each validation task. Train on them with
-`--config.data.source=jsonl:OUT/train.jsonl`.
+Writes OUT/train.jsonl, a file for each validation task, and the config. Train on them with
+`--config.data.source=jsonl:OUT/train.jsonl`, and the same data settings.
 """
 
 import sys
@@ -15,6 +15,7 @@ from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.inputs import train_records, validation_records
 from recallm_jax.metric_writer import progress
+from recallm_jax.run_config import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.setup_policy import load_tokenizer
 from tasks.names import validation_task
 from tasks.record import write_jsonl
@@ -34,6 +35,8 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(f"--num_train={arguments.num_train}: give at least 1")
     out = Path(arguments.out)
     tokenizer = load_tokenizer(config)
+    remedy = "give another --out, or delete the folder"
+    keep_config(config, out, may_change=MAY_CHANGE + STAGES, remedy=remedy)
     first = islice(train_records(config, tokenizer, 0), arguments.num_train)
     records = progress(first, "train", total=arguments.num_train)
     print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))

@@ -82,7 +82,7 @@ class Score:
     """Evaluation rows counted.
 
     Attributes:
-      n: responses.
+      n: prompts; what is trusted as independent, also where each has several responses.
       exact_match, low, high: share of right answers with its 95 % Wilson interval.
       reward, finished, tokens: means.
       spans, verbatim: closed recall spans, and how many of them stand in the prompt.
@@ -113,12 +113,13 @@ def count(rows: Sequence[Row]) -> Score | None:
     """Return the rows counted; None without rows."""
     if not rows:
         return None
-    right = sum(row["exact_match"] for row in rows)
-    low, high = wilson_interval(right, len(rows))
+    exact_match = statistics.fmean(row["exact_match"] for row in rows)
+    prompts = len({(row["task"], row["mode"], row["example_id"]) for row in rows})
+    low, high = wilson_interval(exact_match * prompts, prompts)
     spans = [span for row in rows for span in row["spans"] if span["closed"]]
     return Score(
-        n=len(rows),
-        exact_match=right / len(rows),
+        n=prompts,
+        exact_match=exact_match,
         low=low,
         high=high,
         reward=statistics.fmean(row["reward"] for row in rows),

@@ -26,8 +26,10 @@ def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
     return jax.device_put(state, shardings)
 
 
-def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Policy, str]:
-    """Return the policy that a run has come to, and the stage that it is from.
+def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Policy, Stage, int]:
+    """Return the policy that a run has come to: its newest stage's, after how many steps of it.
+
+    Nothing in the folder is changed: the run may still be going on.
 
     Raises:
       UserError: the run has no checkpoint, or one of another model.
@@ -36,11 +38,11 @@ def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Pol
         folder = workdir / CHECKPOINTS / stage.name
         if not folder.exists():
             continue
-        with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
+        with checkpoint.open_reader(folder) as manager:
             state = placed_state(setup.policy, stage, setup)
             restored = checkpoint.restore_latest(manager, state)
         if restored is not None:
-            return restored[0].policy, stage.name
+            return restored[0].policy, stage, restored[1]["step"]
     raise UserError(
         f"{workdir} holds no checkpoint of the stages {tuple(config.stages)}; "
         "train first, or name another --workdir"

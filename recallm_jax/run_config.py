@@ -4,7 +4,7 @@ A run is a function of its config; results of two configs are never mixed in one
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,44 +30,85 @@ MAY_CHANGE = (
     "evaluation.num_examples",
     "evaluation.batch_size",
 )
+STAGES = ("stages", "sft1.", "sft2.", "grpo.", "optimizer.")
 # What an evaluation of given weights does not depend on either.
-TRAINING = (
-    "stages",
-    "sft1.",
-    "sft2.",
-    "grpo.",
-    "optimizer.",
+TRAINING = (*STAGES, "data.mixture.", "data.target_length")
+# What prepared records depend on, beside the seed and the tokenizer.
+RECORDS = (
     "data.mixture.",
     "data.target_length",
+    "data.value_length",
+    "data.formats",
+    "data.terms",
+    "data.operators",
+    "decoding.span_alignment",
 )
 
 
 def keep_config(
-    config: ConfigDict, folder: Path, *, may_change: Sequence[str], remedy: str
+    config: ConfigDict,
+    folder: Path,
+    *,
+    may_change: Sequence[str],
+    remedy: str,
+    policy: str | None = None,
 ) -> None:
     """Write `config.json` into a folder of results, unless these were made with another config.
 
     Args:
       may_change: beginnings of the names of fields that may differ from what stands there.
       remedy: what the user can do where another field differs.
+      policy: which policy of a run made the results, such as "grpo step 20"; kept and compared
+        like a field.
 
     Raises:
       UserError: the folder holds results of another config; names the field and both values.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    text = json.dumps(config.to_dict(), indent=1, default=list)
+    values = config.to_dict() | ({"policy": policy} if policy else {})
+    text = _json(values)
     if path.exists():
-        old, new = _values(path.read_text(encoding="utf-8"), path), _values(text, path)
-        for name in sorted(old.keys() | new.keys()):
-            before, now = old.get(name), new.get(name)
-            if before != now and not name.startswith(tuple(may_change)):
-                raise UserError(
-                    f"{folder} was made with config.{name} = {before!r}, not {now!r}; {remedy}"
-                )
+        for name, before, now in _differences(path, text):
+            if not name.startswith(tuple(may_change)):
+                raise _made_otherwise(folder, name, before, now, remedy)
     partial = path.with_name(FILE + ".partial")
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def hold_to_config(config: ConfigDict, folder: Path, *, fields: Sequence[str], remedy: str) -> None:
+    """Refuse a folder whose `config.json` differs in some fields; one without it passes.
+
+    Args:
+      fields: beginnings of the names of the fields that must agree.
+      remedy: what the user can do where one does not.
+
+    Raises:
+      UserError: names the field and both values.
+    """
+    path = folder / FILE
+    if path.exists():
+        for name, before, now in _differences(path, _json(config.to_dict())):
+            if name.startswith(tuple(fields)):
+                raise _made_otherwise(folder, name, before, now, remedy)
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=1, default=list)
+
+
+def _differences(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
+    old, new = _values(path.read_text(encoding="utf-8"), path), _values(text, path)
+    for name in sorted(old.keys() | new.keys()):
+        before, now = old.get(name), new.get(name)
+        if before != now:
+            yield name, before, now
+
+
+def _made_otherwise(folder: Path, name: str, before: Any, now: Any, remedy: str) -> UserError:
+    field = name if name == "policy" else f"config.{name}"
+    return UserError(f"{folder} was made with {field} = {before!r}, not {now!r}; {remedy}")
 
 
 def _values(text: str, path: Path) -> dict[str, Any]:

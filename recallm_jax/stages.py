@@ -69,6 +69,19 @@ def plan_stages(config: ConfigDict, setup: Setup) -> list[Stage]:
     return stages
 
 
+START, COLD_START, GRPO = "start", "cold_start", "grpo"
+
+
+def policy_label(config: ConfigDict, stage: Stage, step: int) -> str:
+    """Return the name under which a stage's policy is evaluated after so many of its steps."""
+    if step < stage.steps:
+        return f"{stage.name}_step{step}"
+    if stage.name not in SFT_STAGES:
+        return GRPO
+    following = config.stages[stage.number + 1 :]
+    return stage.name if following and following[0] in SFT_STAGES else COLD_START
+
+
 def make_optimizer(config: ConfigDict, setup: Setup, name: str) -> optax.GradientTransformation:
     """Return a stage's optimiser; phase 1 of the cold start trains the four new rows only."""
     section, shared = config[name], config.optimizer

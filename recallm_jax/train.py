@@ -25,11 +25,19 @@ from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
 from recallm_jax.run_config import MAY_CHANGE, keep_config
 from recallm_jax.setup_policy import Setup, set_up
-from recallm_jax.stages import SFT_STAGES, Stage, batches, plan_stages, run_grpo, run_sft
+from recallm_jax.stages import (
+    COLD_START,
+    GRPO,
+    SFT_STAGES,
+    START,
+    Stage,
+    batches,
+    plan_stages,
+    policy_label,
+    run_grpo,
+    run_sft,
+)
 from rl.learner import LearnerState
-
-# Labels of the evaluations.
-START, COLD_START, GRPO = "start", "cold_start", "grpo"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,16 +60,17 @@ def train(config: ConfigDict, workdir: Path) -> None:
     write_machine(workdir)
     if not (workdir / CHECKPOINTS).exists():
         _first_look(config, setup)
-    _evaluate(config, setup, setup.policy, START, workdir)
+    _evaluate(config, setup, setup.policy, START, START, workdir)
 
     policy: Policy = setup.policy
     stages = plan_stages(config, setup)
     with MetricWriter(workdir) as writer:
         for stage in stages:
             policy = _run_stage(config, setup, stage, policy, writer, workdir)
-            label = _label_after(stages, stage)
-            if label is not None:
-                _evaluate(config, setup, policy, label, workdir)
+            label = policy_label(config, stage, stage.steps)
+            if label in (COLD_START, GRPO):
+                made_by = f"{stage.name} step {stage.steps}"
+                _evaluate(config, setup, policy, label, made_by, workdir)
 
 
 def _run_stage(
@@ -76,7 +85,7 @@ def _run_stage(
     folder = workdir / CHECKPOINTS / stage.name
     with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
         state, first_step = placed_state(policy, stage, setup), 0
-        restored = checkpoint.restore_latest(manager, state)
+        restored = checkpoint.restore_latest(manager, state, set_aside=True)
         if restored is not None:
             state, first_step = restored[0], restored[1]["step"]
         writer.resume(stage.name, first_step)
@@ -100,14 +109,6 @@ def _run_stage(
     return state.policy
 
 
-def _label_after(stages: Sequence[Stage], stage: Stage) -> str | None:
-    """Return the label under which a stage's policy is evaluated; None between the two phases."""
-    if stage.name not in SFT_STAGES:
-        return GRPO
-    following = stages[stage.number + 1 :]
-    return None if following and following[0].name in SFT_STAGES else COLD_START
-
-
 def _first_look(config: ConfigDict, setup: Setup) -> None:
     """Show what a recall span is, before anything is trained."""
     row = answer(
@@ -128,12 +129,15 @@ def _first_look(config: ConfigDict, setup: Setup) -> None:
     print(f"\n{EXAMPLE_DOCUMENT}\n{EXAMPLE_QUESTION}\n\n{show(row)}\n", flush=True)
 
 
-def _evaluate(config: ConfigDict, setup: Setup, policy: Policy, label: str, workdir: Path) -> None:
+def _evaluate(
+    config: ConfigDict, setup: Setup, policy: Policy, label: str, made_by: str, workdir: Path
+) -> None:
     summaries = evaluate(
         policy,
         setup.tokenizer,
         config,
         label=label,
+        made_by=made_by,
         folder=workdir / "eval" / label,
         place=setup.place,
         progress=progress,

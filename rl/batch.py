@@ -20,6 +20,8 @@ class PromptText:
     # Folded into the sampling key; a function of the example alone.
     number: int
     prompt: str
+    # The runs of `prompt` that may be copied.
+    copyable: tuple[str, ...]
     # Character range in `prompt` of each of its tokens.
     offsets: Int[np.ndarray, "S 2"]
     # None where no right answer is known: a user's own question.

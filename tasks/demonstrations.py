@@ -65,12 +65,13 @@ def check_demonstration(
     tokenizer: Tokenizer,
     *,
     example_id: str,
+    min_recall_length: int,
     max_recall_length: int,
 ) -> None:
     """Refuse a demonstration with a token that the span mask forbids.
 
     Raises:
-      TaskInputError: a span is not a copyable run, is too long, empty, open or nested.
+      TaskInputError: a span is not a copyable run, is too short or long, open or nested.
     """
     copyable, span_start, span_end = flags
 
@@ -102,8 +103,9 @@ def check_demonstration(
         elif token != tokenizer.end_recall_id:
             span.append(token)
         else:
-            if not 1 <= len(span) <= max_recall_length:
-                refuse(f"a span has {len(span)} tokens, allowed are 1 to {max_recall_length}")
+            if not min_recall_length <= len(span) <= max_recall_length:
+                allowed = f"{min_recall_length} to {max_recall_length}"
+                refuse(f"a span has {len(span)} tokens, allowed are {allowed}")
             if not is_copy(span):
                 refuse(f"{tokenizer.decode(span)!r} is not in the copyable context")
             span = None

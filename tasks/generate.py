@@ -28,7 +28,7 @@ class TaskSettings:
       formats: layouts of the pairs, one drawn for each example.
       terms, operators: size of the sums and equations, and the signs of the sums.
       span_alignment: where spans may open and close ("character", "word", "token").
-      max_recall_length: longest span that a demonstration may hold, in tokens.
+      min_recall_length, max_recall_length: tokens of a span that a demonstration may hold.
     """
 
     target_length: int
@@ -37,6 +37,7 @@ class TaskSettings:
     terms: tuple[int, int] = (3, 5)
     operators: str = "+-*/"
     span_alignment: str = "character"
+    min_recall_length: int = 1
     max_recall_length: int = 128
 
     def __post_init__(self):
@@ -125,6 +126,7 @@ def _tokenised(
         targets,
         tokenizer,
         example_id=name,
+        min_recall_length=settings.min_recall_length,
         max_recall_length=settings.max_recall_length,
     )
     return Record(

@@ -58,11 +58,11 @@ def to_json(record: Record) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def from_json(line: str) -> Record:
+def from_json(line: str | bytes) -> Record:
     """Read a record from one line of JSON.
 
     Raises:
-      TaskInputError: a field is missing or of the wrong length.
+      TaskInputError: a field is missing, of the wrong type or of the wrong length.
     """
     try:
         fields = json.loads(line)
@@ -70,17 +70,51 @@ def from_json(line: str) -> Record:
             fields[name] = np.asarray(fields[name], dtype)
         fields["offsets"] = fields["offsets"].reshape(-1, 2)
         record = Record(**fields)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise TaskInputError(
             f"no valid record ({error}); write it with recallm_jax.prepare"
         ) from None
+    for name in ("example_id", "dataset", "prompt"):
+        if not isinstance(getattr(record, name), str):
+            raise TaskInputError(f"{name} = {getattr(record, name)!r} must be a text")
+    _check_ground_truth(record.ground_truth)
     for name in ("offsets", "copyable", "span_start", "span_end"):
         if len(getattr(record, name)) != len(record.inputs):
             raise TaskInputError(
                 f"{name} has {len(getattr(record, name))} entries for {len(record.inputs)} inputs; "
                 "write the file anew with recallm_jax.prepare"
             )
+    if record.offsets.size and not 0 <= record.offsets.min() <= record.offsets.max() <= len(
+        record.prompt
+    ):
+        raise TaskInputError(
+            f"offsets reach from {record.offsets.min()} to {record.offsets.max()} in a prompt of "
+            f"{len(record.prompt)} characters; write the file anew with recallm_jax.prepare"
+        )
     return record
+
+
+def _check_ground_truth(truth: Any) -> None:
+    """Refuse a ground truth that is neither empty nor complete."""
+    if truth == {}:
+        return
+    names = ("answers", "gold_documents", "math_answer")
+    if not isinstance(truth, dict) or any(name not in truth for name in names):
+        raise TaskInputError(f"ground_truth = {truth!r} must have {', '.join(names)}, or be {{}}")
+    for name in names[:2]:
+        texts = truth[name]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise TaskInputError(f"ground_truth.{name} = {texts!r} must be a list of texts")
+    if not truth["answers"] or not all(answer.strip() for answer in truth["answers"]):
+        raise TaskInputError(
+            f"ground_truth.answers = {truth['answers']!r}: no response could be right; "
+            "give at least one answer, and none blank"
+        )
+    if not isinstance(truth["math_answer"], str):
+        raise TaskInputError(
+            f"ground_truth.math_answer = {truth['math_answer']!r} must be a text, "
+            'such as "42", or "" where there is none'
+        )
 
 
 def read_jsonl(path: str | Path) -> Iterator[Record]:
@@ -91,7 +125,8 @@ def read_jsonl(path: str | Path) -> Iterator[Record]:
     """
     if not Path(path).is_file():
         raise TaskInputError(f"{path} does not exist; write it with recallm_jax.prepare")
-    with open(path, encoding="utf-8") as lines:
+    # As bytes, so that what is no UTF-8 is an error of its line.
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 yield from_json(line)

@@ -79,6 +79,8 @@ MISTAKES = {
     "--config.model.dtype=fp16": "'fp16' is no choice; use 'float32' or 'bfloat16'",
     "--config.model.weights=": "config.model.weights is empty; give a text",
     "--config.stages=sft3": "config.stages = 'sft3' is no choice; use 'sft1' or 'sft2' or 'grpo'",
+    "--config.stages=('grpo','sft2')": "is out of order; the order is sft1, sft2, grpo",
+    "--config.mesh.sequence=2": "config.mesh.sequence = 2: prompts are not split over devices yet",
     "--config.stages=()": "config.stages = () must be a tuple with at least one str",
     "--config.evaluation.lengths=long": "evaluation.lengths = 'long' has the wrong type; give int",
     "--config.decoding.min_recall_length=200": "min_recall_length = 200 exceeds "
@@ -114,6 +116,7 @@ def test_all_shares_zero_are_refused():
         (QUICKSTART + ":tny", "variant 'tny' is unknown; use any of tiny"),
         (QUICKSTART + ":tiny=1", "write tiny alone, or leave it out"),
         ("--config=configs/smollm2_135m.py:length=long", "variant 'length=long': give int"),
+        ("--config=configs/smollm2_135m.py:tiny,length=9", "'tiny' has a length of its own"),
     ],
 )
 def test_a_config_that_cannot_be_loaded_is_explained(argument, message):

@@ -42,7 +42,8 @@ def write(folder, scales, keep: int = 3) -> None:
 
 def read(folder, template=None):
     with checkpoint.open_manager(folder, keep=3) as manager:
-        return checkpoint.restore_latest(manager, make_state(0) if template is None else template)
+        template = make_state(0) if template is None else template
+        return checkpoint.restore_latest(manager, template, set_aside=True)
 
 
 def largest_file(folder):
@@ -125,7 +126,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, dama
     write(tmp_path, [1, 2])
     damage(tmp_path / "2")
     with checkpoint.open_manager(tmp_path, keep=3) as manager:
-        state, metadata = checkpoint.restore_latest(manager, make_state(0))
+        state, metadata = checkpoint.restore_latest(manager, make_state(0), set_aside=True)
         assert metadata["at"] == 1
         assert_same(state, make_state(1))
         assert f"checkpoint {tmp_path / '2'} is damaged" in capfd.readouterr().err
@@ -135,6 +136,39 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, dama
     state, metadata = read(tmp_path)
     assert metadata == {"at": 7}
     assert_same(state, make_state(7))
+
+
+def test_a_reader_changes_nothing_in_the_folder(tmp_path, capfd):
+    write(tmp_path, [1, 2])
+    damage_metadata(tmp_path / "2")
+    (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with checkpoint.open_reader(tmp_path) as manager:
+        _, metadata = checkpoint.restore_latest(manager, make_state(0))
+    assert metadata["at"] == 1
+    assert "is damaged" in capfd.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_machine_without_memory_is_no_damage(tmp_path, monkeypatch):
+    write(tmp_path, [1])
+
+    def fail(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    with checkpoint.open_manager(tmp_path, keep=3) as manager:
+        monkeypatch.setattr(manager, "restore", fail)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory"):
+            checkpoint.restore_latest(manager, make_state(0), set_aside=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_never_starts_over_unasked(tmp_path):
+    write(tmp_path, [1])
+    damage_metadata(tmp_path / "1")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"every checkpoint in .* delete the folder to start"):
+            read(tmp_path)
 
 
 def test_flipped_bytes_are_noticed(tmp_path):

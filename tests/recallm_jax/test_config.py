@@ -58,7 +58,22 @@ def test_a_full_disk_is_one_line_and_code_2(capsys):
     assert capsys.readouterr().err.startswith("error: the disk is full while writing runs/x/metr")
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault"), OSError(errno.EACCES, "no")])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_text("a file"), "not a directory"),
+        (lambda path: path.symlink_to("nowhere"), "file exists"),
+    ],
+)
+def test_a_path_that_cannot_be_a_folder_is_one_line_and_code_2(make, reason, tmp_path, capsys):
+    path = tmp_path / "runs"
+    make(path)
+    assert run_job(lambda argv: (path / "x").mkdir(parents=True), []) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}") and f"can't be used ({reason})" in error
+
+
+@pytest.mark.parametrize("error", [ValueError("a fault"), OSError(errno.EBADF, "no")])
 def test_a_fault_keeps_its_traceback(error):
     def job(argv):
         raise error
@@ -93,6 +108,10 @@ def write(path, body: str) -> str:
         ("import nonsense", "nonsense"),
         ("return 3", "get_config must return a ConfigDict, not int"),
         ("(", "was never closed"),
+        ("nonsense", "name 'nonsense' is not defined"),
+        ("config.data.nonsense.x = 1", "nonsense"),
+        ("config.model['x']['y'] = 1", "x"),
+        ("raise AssertionError", "AssertionError"),
     ],
 )
 def test_a_broken_config_file_is_explained(tmp_path, body, message):

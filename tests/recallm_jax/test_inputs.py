@@ -17,7 +17,7 @@ from recallm_jax.inputs import (
     validation_records,
 )
 from recallm_jax.setup_policy import tiny_tokenizer
-from tasks.record import Record
+from tasks.record import Record, write_jsonl
 from tasks.vocabulary import Tokenizer
 
 ARGUMENTS = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
@@ -78,6 +78,45 @@ def test_files_of_another_tokenizer_are_refused(prepared, tokenizer):
     config = config_of(f"jsonl:{prepared}/train.jsonl")
     with pytest.raises(UserError, match="was tokenised by another tokenizer than the model's"):
         next(train_records(config, other, 0))
+
+
+def test_prepared_files_are_read_with_the_data_settings_that_made_them(prepared, tokenizer):
+    source = f"--config.data.source=jsonl:{prepared}/train.jsonl"
+    config = load_config([ARGUMENTS[0], source, "--config.data.value_length=9"])
+    with pytest.raises(UserError, match=r"config\.data\.value_length = 6, not 9; prepare it anew"):
+        next(train_records(config, tokenizer, 0))
+    # What the records do not depend on may differ.
+    others = ["--config.seed=5", "--config.decoding.max_new_tokens=90", "--config.grpo.steps=1"]
+    next(train_records(load_config([ARGUMENTS[0], source, *others]), tokenizer, 0))
+
+
+def test_prepare_never_mixes_two_configs_in_a_folder(prepared, capsys):
+    again = [*ARGUMENTS, f"--out={prepared}", "--num_train=6"]
+    assert prepare.main([*again, "--config.seed=1"]) == 2
+    assert "was made with config.seed = 0, not 1" in capsys.readouterr().err
+    assert prepare.main(again) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "nq"}, "dataset = 'nq' is unknown; use one of retrieval"),
+        ({"inputs": np.array([99_999])}, "inputs has the token 99999, the model's tokenizer"),
+        ({"targets": np.array([-1])}, "targets has the token -1"),
+        ({"copyable": np.zeros(1, bool)}, "has no copyable token"),
+        ({"span_end": np.zeros(1, bool)}, "can't be trained on: .* is not in the copyable"),
+    ],
+)
+def test_a_record_that_does_not_fit_the_model_is_named(
+    records, tokenizer, tmp_path, change, message
+):
+    fields = {
+        name: np.resize(value, len(getattr(records[1], name))) if name != "dataset" else value
+        for name, value in change.items()
+    }
+    write_jsonl(tmp_path / "train.jsonl", [records[0], dataclasses.replace(records[1], **fields)])
+    with pytest.raises(UserError, match=rf"train\.jsonl, line 2: .*{message}"):
+        next(train_records(config_of(f"jsonl:{tmp_path}/train.jsonl"), tokenizer, 0))
 
 
 def test_too_few_validation_records_are_refused(prepared, tokenizer):

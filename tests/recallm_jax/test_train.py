@@ -43,8 +43,8 @@ def finished_run(tmp_path_factory):
 
 def final_policy(workdir):
     config = load_config(CONFIG)
-    policy, stage = restore_policy(config, set_up(config), workdir)
-    assert stage == "grpo"
+    policy, stage, step = restore_policy(config, set_up(config), workdir)
+    assert (stage.name, step) == ("grpo", 2)
     return jax.device_get(policy)
 
 
@@ -115,6 +115,45 @@ def test_an_evaluation_goes_on_where_it_stopped(finished_run, tmp_path):
     assert path.read_text() == rows
 
 
+def test_a_prompt_without_all_its_responses_is_evaluated_again(finished_run, tmp_path):
+    sampled = [*CONFIG, "--config.evaluation.modes=('constrained-sampled',)"]
+    arguments = [*sampled, "--config.evaluation.samples=3", f"--workdir={finished_run}"]
+    assert evaluate.main([*arguments, "--label=sampled"]) == 0
+    folder = finished_run / "eval" / "sampled"
+    (path,) = folder.glob("recallm_retrieval_*-sampled.jsonl")
+    rows = path.read_text()
+    lines = rows.splitlines(keepends=True)
+    assert len(lines) == 6
+    path.write_text("".join(lines[:4]))
+    assert evaluate.main([*arguments, "--label=sampled"]) == 0
+    assert path.read_text() == rows
+
+
+def test_fewer_prompts_are_summed_up_without_losing_the_others(finished_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run, copy)
+    fewer = ["--config.evaluation.num_examples=1", f"--workdir={copy}"]
+    assert evaluate.main([*CONFIG, *fewer]) == 0
+    summary = json.loads((copy / "eval" / "grpo" / "summary.json").read_text())
+    assert [row["n"] for row in summary] == [1, 1]
+    for path in (copy / "eval" / "grpo").glob("*.jsonl"):
+        assert path.read_text() == (finished_run / "eval" / "grpo" / path.name).read_text()
+
+
+def test_a_policy_in_the_middle_of_its_stage_has_a_label_of_its_own(finished_run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run, copy)
+    shutil.rmtree(copy / "checkpoints" / "grpo" / "2")
+    before = (copy / "eval" / "grpo" / "summary.json").read_text()
+    assert evaluate.main([*CONFIG, f"--workdir={copy}"]) == 0
+    assert (copy / "eval" / "grpo_step1" / "summary.json").exists()
+    # The folder of another policy's rows is never added to.
+    assert evaluate.main([*CONFIG, f"--workdir={copy}", "--label=grpo"]) == 2
+    error = capsys.readouterr().err
+    assert "was made with policy = 'grpo step 2', not 'grpo step 1'" in error
+    assert (copy / "eval" / "grpo" / "summary.json").read_text() == before
+
+
 def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
     document = tmp_path / "document.txt"
     document.write_text("The lamp was lit in 1874.\nAda Thorne kept it.\n")
@@ -156,6 +195,7 @@ def test_a_spans_places_hold_its_text_to_the_character(seed):
         (generate, ["--document=none.txt", "--question=?"], "--document=none.txt can't be read"),
         (evaluate, ["--workdir={tmp}/none", "--label=x", "--rescore"], "holds no rows; evaluate"),
         (evaluate, ["--workdir={tmp}/none"], "none holds no checkpoint of the stages"),
+        (evaluate, ["--workdir={tmp}", "--label=a/b"], "--label=a/b must be the name of a folder"),
         (
             train,
             ["--workdir={tmp}/none", "--config.model.weights=none.whl"],

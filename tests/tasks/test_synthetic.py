@@ -1,6 +1,7 @@
 """The synthetic data sets: exact places, exact fit, and demonstrations worth the full reward."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -164,6 +165,7 @@ def test_added_tokens_inside_the_documents_are_not_copyable():
         (lambda t, start, end: np.delete(t, end), "not in the copyable context|left open"),
         (lambda t, start, end: np.delete(t, start), "ends that never began"),
         (lambda t, start, end: np.delete(t, range(start + 1, end)), "has 0 tokens"),
+        (lambda t, start, end: np.delete(t, range(start + 2, end)), "1 tokens, allowed are 2 to"),
         (lambda t, start, end: np.insert(t, start + 2, 5), "not in the copyable context"),
     ],
 )
@@ -180,6 +182,7 @@ def test_a_demonstration_that_the_mask_forbids_is_refused_by_name(spoil, message
             spoil(targets, start, end),
             TOKENIZER,
             example_id="some/7",
+            min_recall_length=2,
             max_recall_length=64,
         )
 
@@ -195,6 +198,33 @@ def test_records_survive_jsonl_and_broken_lines_are_named(tmp_path):
         list(read_jsonl(path))
     with pytest.raises(TaskInputError, match="does not exist"):
         list(read_jsonl(tmp_path / "none.jsonl"))
+    path.write_bytes(b'{"prompt": "\xff"}\n')
+    with pytest.raises(TaskInputError, match=r"records.jsonl, line 1: .*can't decode byte 0xff"):
+        list(read_jsonl(path))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("inputs", [2**40], "no valid record"),
+        ("inputs", [1], "offsets has .* entries for 1 inputs"),
+        ("prompt", "short", "offsets reach from 0 to .* in a prompt of 5 characters"),
+        ("prompt", 3, "prompt = 3 must be a text"),
+        ("ground_truth", [], r"ground_truth = \[\] must have answers, gold_documents"),
+        ("ground_truth", {"answers": ["x"]}, "must have answers, gold_documents, math_answer"),
+        ("answers", [], r"answers = \[\]: no response could be right"),
+        ("answers", [" "], "give at least one answer, and none blank"),
+        ("answers", "x", "answers = 'x' must be a list of texts"),
+        ("gold_documents", [1], r"gold_documents = \[1\] must be a list of texts"),
+        ("math_answer", 42, "math_answer = 42 must be a text"),
+    ],
+)
+def test_a_record_with_a_broken_field_is_refused(field, value, message):
+    fields = json.loads(to_json(make()))
+    place = fields if field in fields else fields["ground_truth"]
+    place[field] = value
+    with pytest.raises(TaskInputError, match=message):
+        from_json(json.dumps(fields))
 
 
 @pytest.mark.parametrize(
