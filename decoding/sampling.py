@@ -10,6 +10,9 @@ from jaxtyping import Array, Float, Int, Integer, Key
 from decoding.arrays import AnyArray
 from decoding.errors import DecodingInputError
 
+# Tokens whose weights are summed first when one is drawn: about the square root of a vocabulary.
+BLOCK = 256
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -74,9 +77,34 @@ def sample(
             kept = _keep_top_k(kept, sampling.top_k)
         if sampling.top_p < 1:
             kept = _keep_top_p(kept, sampling.top_p)
-        tokens = jax.vmap(jax.vmap(jax.random.categorical))(keys, kept)
+        tokens = jax.vmap(jax.vmap(_draw))(keys, kept)
     tokens = tokens.astype(jnp.int32)
     return tokens, log_prob_of(logits, tokens, sampling)
+
+
+def _draw(key: Key[Array, ""], logits: Float[Array, " V"]) -> Int[Array, ""]:
+    """Draw from softmax(logits) by inverting its distribution function, block by block.
+
+    Two random numbers a row, where adding Gumbel noise would take one for each token.
+    """
+    size = logits.shape[0]
+    weights = jnp.exp(logits - logits.max())
+    blocks = jnp.pad(weights, (0, -size % BLOCK)).reshape(-1, BLOCK)
+    of_block, of_token = jax.random.uniform(key, (2,))
+    block = _invert(blocks.sum(axis=1), of_block)
+    return block * BLOCK + _invert(blocks[block], of_token)
+
+
+def _invert(weights: Float[Array, " n"], uniform: Float[Array, ""]) -> Int[Array, ""]:
+    """Return the first place where the running sum exceeds a share in [0, 1) of the whole.
+
+    A place of weight zero is never returned, however sums are rounded.
+    """
+    sums = jnp.cumsum(weights)
+    possible = weights > 0
+    passed = possible & (sums > uniform * sums[-1])
+    last = weights.shape[0] - 1 - jnp.argmax(possible[::-1])
+    return jnp.where(passed.any(), jnp.argmax(passed), last)
 
 
 def log_prob_of(

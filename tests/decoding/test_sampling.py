@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from decoding.errors import DecodingInputError
-from decoding.sampling import Sampling, sample
+from decoding.sampling import BLOCK, Sampling, sample
 
 DRAWS = 20_000
 
 
 def draw(logits, sampling):
     keys = jax.random.split(jax.random.key(0), (1, DRAWS))
-    many = jnp.broadcast_to(jnp.asarray(logits), (1, DRAWS, len(logits)))
+    many = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, DRAWS, len(logits)))
     tokens, _ = jax.jit(sample, static_argnums=2)(many, keys, sampling)
     return np.bincount(np.asarray(tokens[0]), minlength=len(logits))
 
@@ -43,6 +43,26 @@ def test_frequencies_follow_the_filtered_softmax(temperature, top_k, top_p):
     chi_square = ((counts - DRAWS * expected)[kept] ** 2 / (DRAWS * expected[kept])).sum()
     # The 99.99th percentile of chi-square with 6 degrees of freedom, the most there can be.
     assert chi_square < 27.9
+
+
+def test_a_large_vocabulary_is_drawn_from_as_its_softmax_says():
+    # Several blocks, the last one partial; nine tokens of ten are forbidden.
+    rng = np.random.default_rng(0)
+    logits = np.where(rng.random(3 * BLOCK + 17) < 0.1, rng.normal(size=3 * BLOCK + 17), -np.inf)
+    counts = draw(logits, Sampling(1.0))
+    expected = expected_distribution(logits, 1.0, 0, 1.0)
+    kept = expected > 0
+    assert (counts[~kept] == 0).all()
+    chi_square = ((counts - DRAWS * expected)[kept] ** 2 / (DRAWS * expected[kept])).sum()
+    # Mean and standard deviation of chi-square with n degrees of freedom: n, sqrt(2 n).
+    assert chi_square < kept.sum() + 4 * np.sqrt(2 * kept.sum())
+
+
+@pytest.mark.parametrize("place", [0, BLOCK - 1, BLOCK, 3 * BLOCK])
+def test_the_one_possible_token_is_drawn_wherever_it_stands(place):
+    logits = np.full(3 * BLOCK + 1, -np.inf)
+    logits[place] = -1e30
+    assert draw(logits, Sampling(1.0))[place] == DRAWS
 
 
 def test_log_probs_are_those_before_top_k_and_top_p():
