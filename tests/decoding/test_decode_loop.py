@@ -164,9 +164,10 @@ def test_rows_and_steps_draw_different_tokens_and_the_seed_decides_them():
     other, _ = sample_responses(flat, prompts, seed=2)
     np.testing.assert_array_equal(first.responses, again.responses)
     assert not np.array_equal(first.responses, other.responses)
-    rows = {tuple(row) for row in np.asarray(first.responses).reshape(-1, NEW).tolist()}
-    assert len(rows) == NUM_PROMPTS * GROUP
-    assert len(set(np.asarray(first.responses[0, 0]).tolist())) > 1
+    # Rows that soon draw the stop token may well be the same.
+    longer = np.asarray(first.responses)[np.asarray(first.lengths) > 5].tolist()
+    assert len({tuple(row) for row in longer}) == len(longer) > GROUP
+    assert all(len(set(row[:5])) > 1 for row in longer)
 
 
 def test_a_row_ends_with_its_stop_token_and_is_padded_after_it():
