@@ -57,7 +57,7 @@ def copy_loop(index, logits, constrained: bool):
         token = jnp.where(number == 0, START, token)
         return (advance(state, token, index, RULES) if constrained else state), token
 
-    first = (initial_state(1, ROWS, 2 * STEPS), jnp.zeros((1, ROWS), jnp.int32))
+    first = (initial_state(index, ROWS, 2 * STEPS), jnp.zeros((1, ROWS), jnp.int32))
     return lax.fori_loop(0, STEPS, step, first)[1]
 
 

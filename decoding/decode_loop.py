@@ -100,7 +100,7 @@ def decode(
         (
             jnp.int32(0),
             jnp.zeros(shape, bool),
-            initial_state(num_prompts, group_size, max_new_tokens),
+            initial_state(index, group_size, max_new_tokens),
             logits,
             policy.start(prompt_cache, group_size, max_new_tokens),
             jnp.zeros((*shape, max_new_tokens), jnp.int32),

@@ -35,16 +35,17 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from decoding.arrays import AnyArray
 from decoding.errors import DecodingInputError
+from decoding.locus import Locus, descend, may_close, next_tokens, root
 from decoding.policy import Policy
-from decoding.suffix_index import BARRIER, SuffixIndex, narrow, tokens_at
+from decoding.suffix_index import SuffixIndex
+from decoding.token_bits import num_words, pack, single, unpack
 
-# Entries of the suffix array whose next tokens are read at once while the mask is built.
-WINDOW = 128
 # Logits are clipped to this range, so that infinities and NaN can't unmask a forbidden token.
 LOGIT_BOUND = 1e30
 
@@ -88,46 +89,45 @@ class SpanRules:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SpanState:
-    """Where each row stands before its next token. Outside a span the match fields are unused."""
+    """Where each row stands before its next token. Outside a span its locus is unused."""
 
     inside: Bool[AnyArray, "B *rows"]
-    # The suffixes that match what the span has copied so far are entries [low, high).
-    low: Int[AnyArray, "B *rows"]
-    high: Int[AnyArray, "B *rows"]
-    # Tokens copied since the span opened.
-    depth: Int[AnyArray, "B *rows"]
+    # Where the span that is open may have come from.
+    locus: Locus
     # Tokens that the row may still emit, the next one included.
     budget: Int[AnyArray, "B *rows"]
 
 
-def initial_state(num_prompts: int, num_rows: int, budget: int) -> SpanState:
+def initial_state(index: SuffixIndex, num_rows: int, budget: int) -> SpanState:
     """Return the state of [B, R] rows before their first token: prompts never open a span."""
-    zeros = jnp.zeros((num_prompts, num_rows), jnp.int32)
+    shape = (index.count.shape[0], num_rows)
     return SpanState(
-        inside=zeros.astype(bool), low=zeros, high=zeros, depth=zeros, budget=zeros + budget
+        inside=jnp.zeros(shape, bool),
+        locus=root(index, num_rows),
+        budget=jnp.full(shape, budget, jnp.int32),
     )
 
 
 def advance(
     state: SpanState, token: Int[Array, "B R"], index: SuffixIndex, rules: SpanRules
 ) -> SpanState:
-    """Return the state after `token`. A token that is not allowed empties the interval."""
+    """Return the state after `token`. A token that is not allowed empties the locus."""
     opens = ~state.inside & (token == rules.start_token)
     closes = state.inside & (token == rules.end_token)
     copies = state.inside & ~closes
 
-    def narrowed(_):
-        return narrow(index, state.low, state.high, state.depth, token)
+    def moved(_):
+        copied = descend(index, state.locus, token)
+        opened = root(index, token.shape[1])
+        return jax.tree.map(
+            lambda new, at_root, old: jnp.where(copies, new, jnp.where(opens, at_root, old)),
+            copied,
+            opened,
+            state.locus,
+        )
 
-    low, high = lax.cond(copies.any(), narrowed, lambda _: (state.low, state.high), None)
-    count = jnp.broadcast_to(index.count[:, None], token.shape)
-    return SpanState(
-        inside=opens | copies,
-        low=jnp.where(opens, 0, jnp.where(copies, low, state.low)),
-        high=jnp.where(opens, count, jnp.where(copies, high, state.high)),
-        depth=jnp.where(copies, state.depth + 1, 0),
-        budget=state.budget - 1,
-    )
+    locus = lax.cond((opens | copies).any(), moved, lambda _: state.locus, None)
+    return SpanState(inside=opens | copies, locus=locus, budget=state.budget - 1)
 
 
 def mask_logits(
@@ -137,82 +137,39 @@ def mask_logits(
 
     At least one token of every row stays allowed, whatever the logits hold.
     """
-    tokens = jnp.arange(logits.shape[-1])[None, None]
-    used = tokens < rules.vocab_size
-    if not rules.constrained:
-        return _forbid(logits, jnp.broadcast_to(used, logits.shape))
-
-    room = state.budget >= rules.min_length + 2
-    may_open = ~state.inside & room & (index.count > 0)[:, None]
-    free = used & (tokens != rules.end_token)
-    free = free & (may_open[..., None] | (tokens != rules.start_token))
-    allowed = lax.cond(
-        state.inside.any(),
-        lambda _: jnp.where(
-            state.inside[..., None], _allowed_inside(state, index, rules, logits.shape[-1]), free
-        ),
-        lambda _: jnp.broadcast_to(free, logits.shape),
-        None,
-    )
-    return _forbid(logits, allowed)
-
-
-def _forbid(logits: Float[Array, "B R V"], allowed: Bool[Array, "B R V"]) -> Float[Array, "B R V"]:
-    finite = jnp.clip(jnp.nan_to_num(logits, nan=-LOGIT_BOUND), -LOGIT_BOUND, LOGIT_BOUND)
+    num_rows = logits.shape[-1]
+    allowed = unpack(allowed_tokens(state, index, rules, num_rows), num_rows)
+    finite = jnp.clip(jnp.nan_to_num(logits, nan=0.0), -LOGIT_BOUND, LOGIT_BOUND)
     return jnp.where(allowed, finite, -jnp.inf)
 
 
-def _allowed_inside(
+def allowed_tokens(
     state: SpanState, index: SuffixIndex, rules: SpanRules, num_rows: int
-) -> Bool[Array, "B R V"]:
-    """Return the allowed tokens of rows inside a span; rows outside come out arbitrary.
-
-    The intervals are read in windows until the widest has been seen, so the work is in proportion
-    to it and the result exact. The widest of all, that of a span just opened, is not read: the
-    index knows which tokens open a span.
-    """
-    batch = jnp.arange(state.low.shape[0])[:, None, None]
-    rows = jnp.arange(state.low.shape[1])[None, :, None]
-    at_start = state.depth == 0
-    forced = (state.depth >= rules.max_length) | (state.budget <= 1)
-    reading = state.inside & ~at_start & ~forced
-    high = jnp.where(reading, state.high, state.low)
-
-    def unfinished(carry):
-        return (carry[0] < high).any()
-
-    def read(carry):
-        cursor, allowed, closes = carry
-        entries = cursor[..., None] + jnp.arange(WINDOW)[None, None]
-        valid = entries < high[..., None]
-        depths = jnp.broadcast_to(state.depth[..., None], entries.shape)
-        token = tokens_at(index, entries, depths)
-        allowed = allowed.at[batch, rows, jnp.where(valid & (token != BARRIER), token, num_rows)]
-        allowed = allowed.set(True, mode="drop")
-        closes |= (valid & _closes(index, entries, depths)).any(axis=-1)
-        return cursor + WINDOW, allowed, closes
-
-    opening = jnp.where((at_start & ~forced)[..., None], index.openers[:, None, :], False)
-    _, allowed, closes = lax.while_loop(
-        unfinished, read, (state.low, opening, jnp.zeros_like(state.inside))
+) -> UInt32[Array, "B R words"]:
+    """Return the tokens below `num_rows` that each row may emit next, as packed bits."""
+    used = np.arange(num_rows) < rules.vocab_size
+    shape = (*state.inside.shape, num_words(num_rows))
+    if not rules.constrained:
+        return jnp.broadcast_to(pack(used), shape)
+    room = state.budget >= rules.min_length + 2
+    may_open = (room & (index.count > 0)[:, None])[..., None]
+    end, start = (
+        jnp.broadcast_to(single(token, num_rows), shape)
+        for token in (rules.end_token, rules.start_token)
     )
-    closes = closes & (state.depth >= rules.min_length)
-    closes |= forced | ~allowed.any(axis=-1)
-    ends = jnp.arange(num_rows)[None, None] == rules.end_token
-    return allowed | (closes[..., None] & ends)
+    free = jnp.broadcast_to(pack(used), shape) & ~end
+    free = jnp.where(may_open, free, free & ~start)
 
+    def with_spans(_):
+        locus, inside = state.locus, state.inside
+        forced = (locus.depth >= rules.max_length) | (state.budget <= 1)
+        words = next_tokens(index, locus, inside & ~forced)
+        closes = (locus.depth >= rules.min_length) & (locus.depth > 0) & may_close(index, locus)
+        closes |= forced | ~words.any(axis=-1)
+        words = jnp.where(closes[..., None], words | end, words)
+        return jnp.where(inside[..., None], words, free)
 
-def _closes(
-    index: SuffixIndex, entries: Int[Array, "B R W"], depths: Int[Array, "B R W"]
-) -> Bool[Array, "B R W"]:
-    """Return whether a span that copied `depths` >= 1 tokens from these entries may close there."""
-    size = index.text.shape[1]
-
-    def one_prompt(span_end, suffixes, entry, depth):
-        position = suffixes[jnp.clip(entry, 0, size - 1)] + depth - 1
-        return span_end[jnp.clip(position, 0, size - 1)] & (position < size)
-
-    return jax.vmap(one_prompt)(index.span_end, index.suffixes, entries, depths)
+    return lax.cond(state.inside.any(), with_spans, lambda _: free, None)
 
 
 def trace(
@@ -227,12 +184,11 @@ def trace(
     Returns:
       The state before each token, with fields [B, G, T].
     """
-    num_prompts, group_size, _ = responses.shape
 
     def step(state, token):
         return advance(state, token, index, rules), state
 
-    first = initial_state(num_prompts, group_size, budget)
+    first = initial_state(index, responses.shape[1], budget)
     _, states = lax.scan(step, first, jnp.moveaxis(responses, -1, 0))
     return jax.tree.map(lambda field: jnp.moveaxis(field, 0, -1), states)
 

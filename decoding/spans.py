@@ -79,7 +79,7 @@ def find_spans(
 
 
 def _places(states: SpanState, suffixes: np.ndarray, b: int, g: int, t: int) -> list[int]:
-    low, high = int(states.low[b, g, t]), int(states.high[b, g, t])
+    low, high = int(states.locus.low[b, g, t]), int(states.locus.high[b, g, t])
     return sorted(int(p) for p in suffixes[b, low:high])
 
 

@@ -1,9 +1,14 @@
-"""A suffix array over the copyable part of each prompt, built and searched on the device.
+"""An index of what may be copied from each prompt, built and searched on the device.
 
-The suffixes of a prompt are sorted by their first `max_length` tokens. All the places where a span
-that has copied d tokens may have come from are then one interval of that order, and copying one
-more token narrows the interval by a search at depth d. A token that may not be copied is a barrier:
-it sorts before every token and never equals one, so no match runs across it.
+The suffixes of a prompt that a span may open on are sorted. All the places where a span that has
+copied d tokens may have come from are then one interval of that order, a *locus* (interval, d).
+Where the next token is not the same for all of them the interval *branches*: its distinct next
+tokens, with the intervals that they lead to, stand side by side in one table, so that naming the
+allowed tokens takes work in proportion to their number, whatever the interval's width, and taking
+one of them is a binary search. (The table is the suffix tree's branching nodes, in arrays.)
+
+A token that may not be copied is a barrier: it sorts before every token, and no match runs across
+it.
 """
 
 import dataclasses
@@ -11,40 +16,55 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, UInt32
 
 from decoding.arrays import AnyArray
 from decoding.prompts import Prompts
+from decoding.suffix_sort import BARRIER, common_prefixes, prefix_ranks, previous_smaller
+from decoding.token_bits import WORD, bit_of, num_words
 
-BARRIER = -1
-# Probes of one round of the interval search: one wide gather costs an accelerator about as much as
-# a narrow one, so few wide rounds beat many narrow ones.
-FANOUT = 16
+# A locus with more next tokens than this has them stored as packed bits too.
+WIDE = 1024
+# Suffixes whose closing places are summed up in one entry of the level above.
+BLOCK = 64
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SuffixIndex:
-    """The suffix arrays of B prompts.
+    """The suffixes and branches of B prompts.
 
-    Memory: 9 bytes a prompt token, and one byte a vocabulary entry and prompt.
+    Memory: 24 bytes a prompt token and V / 8 bytes for every WIDE tokens or part of them.
     """
 
     # The prompt's tokens, BARRIER where they may not be copied.
-    text: Int[AnyArray, "B S"]
+    text: Int[AnyArray, "*B S"]
     # Start positions in sorted order; only the first `count` are places where a span may open.
-    suffixes: Int[AnyArray, "B S"]
-    count: Int[AnyArray, " B"]
+    suffixes: Int[AnyArray, "*B S"]
+    count: Int[AnyArray, "*B"]
     # Whether a span may close after a position.
-    span_end: Bool[AnyArray, "B S"]
-    # Whether some span opens with a vocabulary entry.
-    openers: Bool[AnyArray, "B V"]
+    span_end: Bool[AnyArray, "*B S"]
+    # Bit d - 1: whether some suffix of a block may close after d tokens; blocks of BLOCK suffixes,
+    # then of BLOCK blocks, and so on.
+    closing: tuple[UInt32[AnyArray, "*B _ _"], ...]
+    # Branches. Those of loci whose interval begins at suffix i are entries first_branch[i] to
+    # first_branch[i + 1], the deepest locus first, each locus's in the order of their tokens. A
+    # locus's first next token, that of its first suffix, is not among them. Unused entries have
+    # depth -1.
+    first_branch: Int[AnyArray, "*B S+1"]
+    branch_depth: Int[AnyArray, "*B S"]
+    branch_token: Int[AnyArray, "*B S"]
+    branch_suffix: Int[AnyArray, "*B S"]
+    # Next tokens of wide loci, by the locus's first branch. The first of these sets is the root's,
+    # the tokens that may open a span, however many; the unused ones are at branch S.
+    wide_branch: Int[AnyArray, "*B wide"]
+    wide_tokens: UInt32[AnyArray, "*B wide words"]
 
 
 def build_index(
     prompts: Prompts, *, num_rows: int, max_length: int, barriers: tuple[int, ...] = ()
 ) -> SuffixIndex:
-    """Sort the suffixes of each prompt by prefix doubling, in ceil(log2(max_length)) sorts.
+    """Index each prompt, in at most ceil(log2(max_length)) + 2 sorts.
 
     Args:
       prompts: B prompts of S tokens.
@@ -63,81 +83,100 @@ def build_index(
     text = jnp.where(copyable, prompts.tokens, BARRIER).astype(jnp.int32)
     may_open = copyable & prompts.span_start
 
-    suffixes = jax.vmap(lambda t, o: _sorted_suffixes(t, o, max_length))(text, may_open)
-    rows = jnp.arange(text.shape[0])[:, None]
-    openers = jnp.zeros((text.shape[0], num_rows), bool)
-    openers = openers.at[rows, jnp.where(may_open, text, num_rows)].set(True, mode="drop")
-    return SuffixIndex(
-        text=text,
-        suffixes=suffixes,
-        count=may_open.sum(axis=1, dtype=jnp.int32),
-        span_end=prompts.span_end & copyable,
-        openers=openers,
-    )
+    def one_prompt(text, may_open, span_end):
+        levels = prefix_ranks(text, max_length)
+        last = jnp.int32(jnp.iinfo(jnp.int32).max)
+        key = jnp.where(may_open, levels[-1], last)
+        suffixes = lax.sort((key, positions), num_keys=1, is_stable=False)[1]
+        count = may_open.sum(dtype=jnp.int32)
+        shared = common_prefixes(levels, suffixes[:-1], suffixes[1:])
+        shared = jnp.concatenate([jnp.full(1, -1, jnp.int32), jnp.minimum(shared, max_length)])
+        shared = jnp.where(positions < count, shared, -1)
+        closing = _closing(suffixes, count, span_end, max_length)
+        branches = _branches(text, suffixes, shared, max_length)
+        wide = _wide_tokens(text, suffixes, count, branches, num_rows)
+        return suffixes, count, closing, *branches, *wide
+
+    span_end = prompts.span_end & copyable
+    suffixes, count, *rest = jax.vmap(one_prompt)(text, may_open, span_end)
+    return SuffixIndex(text, suffixes, count, span_end, *rest)
 
 
-def _sorted_suffixes(
-    text: Int[Array, " S"], may_open: Bool[Array, " S"], max_length: int
-) -> Int[Array, " S"]:
-    size = text.shape[0]
-    positions = jnp.arange(size, dtype=jnp.int32)
-    # rank[i] orders the suffix at i by its first `width` tokens; 0 is the barrier. Past a barrier
-    # the order is arbitrary, which is harmless: no search ever looks there.
-    rank = text - BARRIER
-    width = 1
-    while width < max_length:
-        tail = jnp.concatenate([rank[width:], jnp.zeros(min(width, size), rank.dtype)])[:size]
-        first, second, order = lax.sort((rank, tail, positions), num_keys=2)
-        differs = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-        sorted_rank = jnp.concatenate([jnp.ones(1, jnp.int32), 1 + jnp.cumsum(differs)])
-        rank = jnp.zeros_like(rank).at[order].set(sorted_rank, unique_indices=True)
-        # The barrier keeps rank 0 in every round, so that suffixes cut off at it compare equal.
-        rank = jnp.where(text == BARRIER, 0, rank)
-        width *= 2
-    last = jnp.int32(jnp.iinfo(jnp.int32).max)
-    return lax.sort((jnp.where(may_open, rank, last), positions), num_keys=1)[1]
+def _branches(
+    text: Int[Array, " S"], suffixes: Int[Array, " S"], shared: Int[Array, " S"], max_length: int
+) -> tuple[Int[Array, " S1"], Int[Array, " S"], Int[Array, " S"], Int[Array, " S"]]:
+    """Return the table of branches from the tokens that each suffix shares with the one before.
 
-
-def tokens_at(
-    index: SuffixIndex, entries: Int[Array, "B *rows"], depth: Int[Array, "B *rows"]
-) -> Int[Array, "B *rows"]:
-    """Return the token `depth` tokens after the start of suffix-array entries; BARRIER past S."""
-    size = index.text.shape[1]
-
-    def one_prompt(text, suffixes, entry, offset):
-        position = suffixes[jnp.clip(entry, 0, size - 1)] + offset
-        return jnp.where(position < size, text[jnp.clip(position, 0, size - 1)], BARRIER)
-
-    return jax.vmap(one_prompt)(index.text, index.suffixes, entries, depth)
-
-
-def narrow(
-    index: SuffixIndex,
-    low: Int[Array, "B R"],
-    high: Int[Array, "B R"],
-    depth: Int[Array, "B R"],
-    token: Int[Array, "B R"],
-) -> tuple[Int[Array, "B R"], Int[Array, "B R"]]:
-    """Narrow the intervals [low, high) to the suffixes with `token` at `depth`.
-
-    Both bounds are found together, FANOUT probes a round, in ceil(log_FANOUT(S)) rounds.
-
-    Returns:
-      The new bounds; equal where no suffix of the interval continues with the token.
+    A branch is a suffix that shares fewer than `max_length` tokens with its predecessor. It belongs
+    to the locus whose depth is their number and whose interval begins at the nearest suffix to the
+    left that shares fewer with its own predecessor. Of one beginning, deeper loci are nested in
+    shallower ones and their branches stand further left: so a sort by (beginning, suffix) puts each
+    locus's branches side by side.
     """
-    size = index.text.shape[1]
-    # Counting the entries below `token` gives the new low, those below `token + 1` the new high.
-    threshold = jnp.stack([token, token + 1], axis=-1)
-    bound = jnp.stack([low, low], axis=-1)
-    stride = 1
-    while stride * FANOUT < size + 1:
-        stride *= FANOUT
-    steps = jnp.arange(1, FANOUT, dtype=jnp.int32)[None, None, None]
-    while stride >= 1:
-        probes = bound[..., None] + steps * stride - 1
-        depths = jnp.broadcast_to(depth[..., None, None], probes.shape)
-        below = tokens_at(index, probes, depths) < threshold[..., None]
-        below &= probes < high[..., None, None]
-        bound = bound + stride * below.sum(axis=-1, dtype=jnp.int32)
-        stride //= FANOUT
-    return bound[..., 0], bound[..., 1]
+    size = text.shape[0]
+    places = jnp.arange(size, dtype=jnp.int32)
+    begins = jnp.where((shared >= 0) & (shared < max_length), previous_smaller(shared), size)
+    begins, suffix = lax.sort((begins, places), num_keys=2, is_stable=False)
+    counts = jnp.zeros(size, jnp.int32).at[begins].add(1, mode="drop")
+    first_branch = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts)])
+    depth = jnp.where(begins < size, shared[suffix], -1)
+    token = text[jnp.minimum(suffixes[suffix] + depth, size - 1)]
+    return first_branch, depth.astype(jnp.int16), token, suffix
+
+
+def _wide_tokens(
+    text: Int[Array, " S"],
+    suffixes: Int[Array, " S"],
+    count: Int[Array, ""],
+    branches: tuple,
+    num_rows: int,
+) -> tuple[Int[Array, " wide"], UInt32[Array, "wide words"]]:
+    """Return the loci with more than WIDE branches, and the root, with their tokens as bits."""
+    first_branch, depth, token, _ = branches
+    size = text.shape[0]
+    num_wide = 1 + size // (WIDE + 1)
+    places = jnp.arange(size, dtype=jnp.int32)
+    total = first_branch[-1]
+    is_first = jnp.zeros(size, bool).at[first_branch[:-1]].set(True, mode="drop")
+    is_first = is_first.at[1:].set(is_first[1:] | (depth[1:] != depth[:-1])) & (places < total)
+    first_of = lax.cummax(jnp.where(is_first, places, 0))
+    following = lax.cummin(jnp.where(is_first, places, size), reverse=True)
+    following = jnp.concatenate([following[1:], jnp.full(1, size, jnp.int32)])
+    # The root's branches are those at depth 0.
+    is_root = depth == 0
+    is_wide = is_first & (jnp.minimum(following, total) - places > WIDE) & ~is_root
+    number = jnp.cumsum(is_wide, dtype=jnp.int32)
+    wide_branch = jnp.full(num_wide, size, jnp.int32)
+    wide_branch = wide_branch.at[jnp.where(is_wide, number, num_wide)].set(places, mode="drop")
+
+    slot = jnp.where(is_wide[first_of] & (places < total), number[first_of], num_wide)
+    slot = jnp.where(is_root, 0, slot)
+    tokens = jnp.zeros((num_wide, num_words(num_rows)), jnp.uint32)
+    # No token occurs twice in a locus, so adding bits sets them.
+    tokens = tokens.at[slot, token // WORD].add(bit_of(token), mode="drop")
+    opener = jnp.maximum(text[suffixes[0]], 0)
+    opening = jnp.where(count > 0, bit_of(opener), jnp.uint32(0))
+    return wide_branch, tokens.at[0, opener // WORD].add(opening, mode="drop")
+
+
+def _closing(
+    suffixes: Int[Array, " S"], count: Int[Array, ""], span_end: Bool[Array, " S"], max_length: int
+) -> tuple[UInt32[Array, "blocks words"], ...]:
+    """Return for blocks of suffixes, and blocks of blocks, the depths at which one may close."""
+    size = suffixes.shape[0]
+    # Bit j of ahead[p] is span_end[p + j].
+    ahead = span_end.astype(jnp.uint32)
+    for width in (1, 2, 4, 8, 16):
+        moved = jnp.concatenate([ahead[width:], jnp.zeros(min(width, size), jnp.uint32)])[:size]
+        ahead |= moved << width
+    places = suffixes[:, None] + WORD * jnp.arange(num_words(max_length))[None]
+    real = (places < size) & (jnp.arange(size) < count)[:, None]
+    entries = jnp.where(real, ahead[jnp.minimum(places, size - 1)], 0)
+    levels = []
+    while entries.shape[0] > BLOCK or not levels:
+        num_blocks = -(-entries.shape[0] // BLOCK)
+        padded = jnp.pad(entries, ((0, num_blocks * BLOCK - entries.shape[0]), (0, 0)))
+        blocks = padded.reshape(num_blocks, BLOCK, -1)
+        entries = lax.reduce(blocks, jnp.uint32(0), lax.bitwise_or, (1,))
+        levels.append(entries)
+    return tuple(levels)

@@ -1,5 +1,6 @@
 """The span rules against brute force, token by token."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -10,11 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decoding import locus as locus_module
+from decoding import suffix_index
 from decoding.errors import DecodingInputError
+from decoding.locus import descend, may_close, next_tokens, root
 from decoding.prompts import Prompts
 from decoding.span_copy import SpanRules, advance, initial_state, mask_logits, trace
 from decoding.suffix_index import build_index
-from tests.oracles.span_oracle import OraclePrompt, allowed_tokens
+from decoding.token_bits import unpack
+from tests.oracles.span_oracle import OraclePrompt, allowed_tokens, matches
 
 NUM_PROMPTS, NUM_ROWS, SIZE, VOCAB, VOCAB_ROWS = 3, 2, 14, 8, 10
 START, END, CHAT = 5, 6, 7
@@ -86,7 +91,7 @@ RULES = st.sampled_from(
 )
 def test_allowed_sets_equal_brute_force_at_every_step(prompts, rules, random, logit):
     index = index_of(pad_prompts(prompts), rules=rules)
-    state = initial_state(NUM_PROMPTS, NUM_ROWS, BUDGET)
+    state = initial_state(index, NUM_ROWS, BUDGET)
     responses = [[[] for _ in range(NUM_ROWS)] for _ in prompts]
     logits = jnp.full((NUM_PROMPTS, NUM_ROWS, VOCAB_ROWS), logit)
     for _ in range(BUDGET):
@@ -111,7 +116,7 @@ def test_an_interval_wider_than_the_window_is_read_to_its_end():
     prompt = OraclePrompt(tokens, [True] * size, [True] * size, [True] * size)
     rules = make_rules()
     index = index_of(pad_prompts([prompt], size), rules=rules)
-    state = initial_state(1, 1, BUDGET)
+    state = initial_state(index, 1, BUDGET)
     for token in (START, 0):
         state = advanced(state, jnp.full((1, 1), token), index, rules=rules)
     got = np.asarray(masked(jnp.zeros((1, 1, VOCAB_ROWS)), state, index, rules=rules))
@@ -149,8 +154,8 @@ def test_trace_gives_the_state_before_each_token():
     responses = jnp.asarray([[[4, START, 0, 1, 3, END, 4]]])
     states = trace(responses, index, rules, BUDGET)
     assert np.asarray(states.inside[0, 0]).tolist() == [0, 0, 1, 1, 1, 1, 0]
-    assert np.asarray(states.depth[0, 0]).tolist()[2:6] == [0, 1, 2, 3]
-    widths = np.asarray(states.high - states.low)[0, 0]
+    assert np.asarray(states.locus.depth[0, 0]).tolist()[2:6] == [0, 1, 2, 3]
+    widths = np.asarray(states.locus.high - states.locus.low)[0, 0]
     assert widths[2:6].tolist() == [6, 2, 2, 1]
     assert np.asarray(states.budget[0, 0]).tolist() == list(range(BUDGET, BUDGET - 7, -1))
 
@@ -159,7 +164,7 @@ def test_unconstrained_rules_forbid_the_unused_rows_only():
     prompt = OraclePrompt([0, 1], [True] * 2, [True] * 2, [True] * 2)
     rules = make_rules(constrained=False)
     index = index_of(pad_prompts([prompt]), rules=rules)
-    state = advance(initial_state(1, 1, BUDGET), jnp.full((1, 1), START), index, rules)
+    state = advance(initial_state(index, 1, BUDGET), jnp.full((1, 1), START), index, rules)
     got = np.asarray(mask_logits(jnp.zeros((1, 1, VOCAB_ROWS)), state, index, rules))
     assert np.isfinite(got[0, 0]).tolist() == [True] * VOCAB + [False] * (VOCAB_ROWS - VOCAB)
 
@@ -169,3 +174,64 @@ def test_rules_that_cannot_hold_are_refused():
         make_rules(min_length=9, max_length=8)
     with pytest.raises(DecodingInputError, match="end_token 8 is no id"):
         make_rules(end_token=VOCAB)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=90),
+    st.integers(2, 12),
+    st.randoms(use_true_random=False),
+)
+def test_every_locus_of_a_prompt_has_the_oracles_tokens_and_places(tokens, every, random):
+    size = 90
+    flags = {
+        name: [random.random() < share for _ in tokens]
+        for name, share in (("copyable", 1 - 1 / every), ("span_start", 0.8), ("span_end", 0.2))
+    }
+    prompt = OraclePrompt(tokens, **flags)
+    rules = make_rules(max_length=5, barriers=())
+    with small_tables():
+        index = small_index_of(pad_prompts([prompt], size), rules=rules)
+        copied = []
+        locus = root(index, 1)
+        while True:
+            places = matches(prompt, copied, rules.barriers)
+            low, high = int(locus.low[0, 0]), int(locus.high[0, 0])
+            assert sorted(np.asarray(index.suffixes[0, low:high]).tolist()) == places
+            following = next_ones(prompt, places, len(copied))
+            words = small_next_tokens(index, locus, jnp.ones((1, 1), bool))
+            assert set(np.flatnonzero(unpack(words, VOCAB_ROWS)[0, 0])) == following
+            if copied:
+                closing = any(prompt.span_end[place + len(copied) - 1] for place in places)
+                assert bool(small_may_close(index, locus)[0, 0]) == closing
+            if not following or len(copied) == rules.max_length - 1:
+                return
+            copied.append(random.choice(sorted(following)))
+            locus = small_descend(index, locus, jnp.full((1, 1), copied[-1]))
+
+
+def next_ones(prompt, places, depth):
+    after = [place + depth for place in places]
+    return {prompt.tokens[p] for p in after if p < len(prompt.tokens) and prompt.copyable[p]}
+
+
+@contextlib.contextmanager
+def small_tables():
+    """Let a few tokens be many: every search takes several rounds, every table several levels."""
+    sizes = {(suffix_index, "WIDE"): 2, (suffix_index, "BLOCK"): 2, (locus_module, "BLOCK"): 2}
+    sizes |= {(locus_module, "WINDOW"): 1, (locus_module, "FANOUT"): 2}
+    with pytest.MonkeyPatch.context() as patch:
+        for (module, name), value in sizes.items():
+            patch.setattr(module, name, value)
+        yield
+
+
+# Compiled under `small_tables` alone.
+small_index_of = functools.partial(jax.jit, static_argnames="rules")(
+    lambda prompts, rules: build_index(
+        prompts, num_rows=VOCAB_ROWS, max_length=rules.max_length, barriers=rules.barriers
+    )
+)
+small_next_tokens = jax.jit(lambda *arguments: next_tokens(*arguments))
+small_descend = jax.jit(lambda *arguments: descend(*arguments))
+small_may_close = jax.jit(lambda *arguments: may_close(*arguments))

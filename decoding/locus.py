@@ -1,0 +1,194 @@
+"""Where a span may have been copied from, and what may follow: searches in a `SuffixIndex`."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Int, UInt32
+
+from decoding.arrays import AnyArray
+from decoding.suffix_index import BLOCK, SuffixIndex
+from decoding.suffix_sort import BARRIER
+from decoding.token_bits import WORD, bit_of
+
+# Probes of one round of a search: one wide gather costs an accelerator about as much as a narrow
+# one, so few wide rounds beat many narrow ones.
+FANOUT = 16
+# Branches that are read at once while tokens are named.
+WINDOW = 128
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Locus:
+    """The places that the spans of [B, R] rows may have come from.
+
+    Suffixes [low, high) agree in their first `depth` tokens; none where low = high. Entries
+    [first, last) are the branches there: none where all of them go on alike.
+    """
+
+    low: Int[AnyArray, "*rows"]
+    high: Int[AnyArray, "*rows"]
+    depth: Int[AnyArray, "*rows"]
+    first: Int[AnyArray, "*rows"]
+    last: Int[AnyArray, "*rows"]
+
+
+def root(index: SuffixIndex, num_rows: int) -> Locus:
+    """Return the locus before the first token of a span."""
+    zeros = jnp.zeros((index.count.shape[0], num_rows), jnp.int32)
+    # Of the loci that begin at the first suffix the root is the shallowest, so its branches are
+    # the last ones.
+    last = index.first_branch[:, 1:2]
+    first = last - (index.branch_depth == 0).sum(axis=1, keepdims=True, dtype=jnp.int32)
+    return Locus(zeros, zeros + index.count[:, None], zeros, zeros + first, zeros + last)
+
+
+def _each_row(function: Callable, index: SuffixIndex, *fields):
+    """Call a function of one prompt's index and one row's scalars for all [B, R] rows."""
+    return jax.vmap(jax.vmap(function, in_axes=(None, *[0] * len(fields))))(index, *fields)
+
+
+def _partition_point(
+    below: Callable[[Array], Array], low: Int[Array, ""], high: Int[Array, ""], size: int
+) -> Int[Array, ""]:
+    """Return the first place of [low, high) where `below` is false, `high` if it nowhere is.
+
+    `below` takes an array of places and must be true up to some place and false from there on.
+    FANOUT probes a round, ceil(log_FANOUT(size)) rounds.
+    """
+    stride = 1
+    while stride * FANOUT <= size:
+        stride *= FANOUT
+    point = low
+    steps = jnp.arange(1, FANOUT, dtype=jnp.int32)
+    while stride >= 1:
+        probes = point + steps * stride - 1
+        passed = (probes < high) & below(jnp.minimum(probes, size - 1))
+        point += stride * passed.sum(dtype=jnp.int32)
+        stride //= FANOUT
+    return point
+
+
+def _next_token(index: SuffixIndex, low: Int[Array, ""], depth: Int[Array, ""]) -> Int[Array, ""]:
+    """Return the token after the first `depth` ones of suffix `low`, of one prompt."""
+    size = index.text.shape[0]
+    place = index.suffixes[jnp.minimum(low, size - 1)] + depth
+    return jnp.where(place < size, index.text[jnp.minimum(place, size - 1)], BARRIER)
+
+
+def descend(index: SuffixIndex, locus: Locus, token: Int[Array, "B R"]) -> Locus:
+    """Return the loci after copying one more token; empty where it continues no match."""
+    size = index.text.shape[1]
+
+    def one_row(index, locus, token):
+        first, last = locus.first, locus.last
+        branch = _partition_point(lambda e: index.branch_token[e] < token, first, last, size)
+        stored = jnp.minimum(branch, size - 1)
+        found = (branch < last) & (index.branch_token[stored] == token)
+
+        def begin(branch):
+            suffix = index.branch_suffix[jnp.minimum(branch, size - 1)]
+            return jnp.where(branch < last, suffix, locus.high)
+
+        at_head = (_next_token(index, locus.low, locus.depth) == token) & (locus.low < locus.high)
+        low = jnp.where(at_head, locus.low, begin(branch))
+        high = jnp.where(at_head, begin(first), begin(branch + 1))
+        high = jnp.where(at_head | found, high, low)
+        depth = locus.depth + 1
+
+        place = jnp.minimum(low, size - 1)
+        runs = index.first_branch[place], index.first_branch[place + 1]
+        first, last = (
+            _partition_point(lambda e, d=d: index.branch_depth[e] >= d, *runs, size)
+            for d in (depth + 1, depth)
+        )
+        return Locus(low, high, depth, first, jnp.where(low < high, last, first))
+
+    return _each_row(one_row, index, locus, token)
+
+
+def next_tokens(
+    index: SuffixIndex, locus: Locus, rows: Bool[Array, "B R"]
+) -> UInt32[Array, "B R words"]:
+    """Return the distinct tokens that continue the match of some rows, as packed bits.
+
+    Work in proportion to their number, and at most WIDE a row; nothing for the other rows, whose
+    sets come out empty.
+    """
+    size = index.text.shape[1]
+    batch = jnp.arange(index.text.shape[0])[:, None, None]
+    row = jnp.arange(rows.shape[1])[None, :, None]
+    rows = rows & (locus.low < locus.high)
+    at_root = rows & (locus.depth == 0)
+    # Slot 0 is the root's; no locus has its first branch at the place that unused slots name.
+    match = index.wide_branch[:, None, :] == locus.first[..., None]
+    match &= (locus.first < locus.last)[..., None]
+    stored = at_root | (rows & match.any(axis=-1))
+    slot = jnp.where(at_root, 0, jnp.argmax(match, axis=-1))
+    words = jnp.where(stored[..., None], index.wide_tokens[batch[..., 0], slot], jnp.uint32(0))
+
+    def add(words, token, real):
+        place = jnp.where(real, token // WORD, words.shape[-1])
+        return words.at[batch, row, place].add(bit_of(token), mode="drop")
+
+    head = _each_row(_next_token, index, locus.low, locus.depth)[..., None]
+    words = add(words, head, (rows & ~at_root)[..., None] & (head != BARRIER))
+    last = jnp.where(rows & ~stored, locus.last, locus.first)
+
+    def read(carry):
+        cursor, words = carry
+        branches = cursor[..., None] + jnp.arange(WINDOW, dtype=jnp.int32)[None, None]
+        token = jax.vmap(lambda table, at: table[at])(
+            index.branch_token, jnp.minimum(branches, size - 1)
+        )
+        return cursor + WINDOW, add(words, token, branches < last[..., None])
+
+    def unfinished(carry):
+        return (carry[0] < last).any()
+
+    return lax.while_loop(unfinished, read, (locus.first, words))[1]
+
+
+def may_close(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
+    """Return whether a span may close after the `depth` >= 1 tokens that it has copied.
+
+    It may where some place that it can have come from says so. Sums over blocks of suffixes keep
+    the work at a few times BLOCK a row and level, whatever the interval's width.
+    """
+    size = index.text.shape[1]
+
+    def one_row(index, locus):
+        offset = locus.depth - 1
+
+        def suffix_closes(suffix):
+            place = index.suffixes[jnp.minimum(suffix, size - 1)] + offset
+            return (place < size) & index.span_end[jnp.minimum(place, size - 1)]
+
+        def block_closes(level):
+            def closes(block):
+                word = level[jnp.minimum(block, level.shape[0] - 1), offset // WORD]
+                return (word >> (offset % WORD).astype(jnp.uint32)) & 1 == 1
+
+            return closes
+
+        levels = [suffix_closes, *(block_closes(level) for level in index.closing)]
+        low, high = locus.low, locus.high
+        closes = jnp.bool_(False)
+        for number, entry_closes in enumerate(levels):
+            window = jnp.arange(BLOCK, dtype=jnp.int32)
+            # The entries before the first whole block and behind the last one; on the top level
+            # one window holds all.
+            starts = [low]
+            if number < len(levels) - 1:
+                starts.append(high // BLOCK * BLOCK)
+            for start in starts:
+                entries = jnp.maximum(start, low) + window
+                real = entries < high
+                closes |= (real & entry_closes(entries)).any()
+            low, high = -(-low // BLOCK), high // BLOCK
+        return closes
+
+    return _each_row(one_row, index, locus)

@@ -1,0 +1,38 @@
+"""Sets of tokens as packed bits: token v is bit v % 32 of word v // 32."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Int, UInt32
+
+WORD = 32
+
+
+def num_words(num_rows: int) -> int:
+    """Return the words that a set of tokens below `num_rows` takes."""
+    return -(-num_rows // WORD)
+
+
+def bit_of(token: Int[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """Return each token's bit in its word."""
+    return jnp.uint32(1) << (token % WORD).astype(jnp.uint32)
+
+
+def single(token: int, num_rows: int) -> UInt32[np.ndarray, " words"]:
+    """Return the set of one token."""
+    return pack(np.arange(num_rows) == token)
+
+
+def pack(members: Bool[np.ndarray, " V"]) -> UInt32[np.ndarray, " words"]:
+    """Return the set of the tokens that are flagged, made on the host."""
+    padded = np.zeros(num_words(len(members)) * WORD, bool)
+    padded[: len(members)] = members
+    return np.packbits(padded, bitorder="little").view("<u4").astype(np.uint32)
+
+
+def unpack(words: UInt32[Array, "*rows words"], num_rows: int) -> Bool[Array, "*rows V"]:
+    """Return a flag for each token below `num_rows`."""
+    places = lax.broadcasted_iota(jnp.uint32, (*words.shape, WORD), words.ndim)
+    bits = words[..., None] >> places
+    flags = (bits & 1).astype(bool)
+    return flags.reshape(*words.shape[:-1], -1)[..., :num_rows]
