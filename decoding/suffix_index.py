@@ -172,7 +172,7 @@ def _closing(
     places = suffixes[:, None] + WORD * jnp.arange(num_words(max_length))[None]
     real = (places < size) & (jnp.arange(size) < count)[:, None]
     entries = jnp.where(real, ahead[jnp.minimum(places, size - 1)], 0)
-    levels = []
+    levels: list[Array] = []
     while entries.shape[0] > BLOCK or not levels:
         num_blocks = -(-entries.shape[0] // BLOCK)
         padded = jnp.pad(entries, ((0, num_blocks * BLOCK - entries.shape[0]), (0, 0)))
