@@ -1,19 +1,28 @@
-"""Choosing a token from logits: greedy, temperature, top-k and top-p, without a sort."""
+"""Choosing a token from logits, without a sort.
+
+The order is: repetition penalty, the user's own function, the span mask; then temperature, top-k,
+top-p, min-p, each over what the one before has kept. What comes before the mask can't unmask
+anything, so every span stays a copy whatever it does.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Integer, Key
+from jaxtyping import Array, Float, Int, Integer, Key, UInt32
 
 from decoding.arrays import AnyArray
 from decoding.errors import DecodingInputError
+from decoding.token_bits import unpack
 
 # Tokens whose weights are summed first when one is drawn: about the square root of a vocabulary.
 BLOCK = 256
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn; static.
@@ -22,23 +31,73 @@ class Sampling:
       temperature: 0 is greedy.
       top_k: keep the k most likely tokens, 0 keeps all.
       top_p: keep the fewest most likely tokens with this much probability, 1 keeps all.
+      min_p: keep the tokens with at least this share of the likeliest one's probability
+        (arXiv 2407.01082), 0 keeps all.
+      repetition_penalty: divides the positive logits of tokens that the prompt or the response
+        holds, and multiplies the negative ones (CTRL, arXiv 1909.05858, section 4.1); 1 is off.
+        Inside recall spans too: among the tokens that may be copied it still chooses.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise DecodingInputError(
-                f"temperature {self.temperature} is negative; use 0 for greedy, or above 0"
-            )
-        if self.top_k < 0:
-            raise DecodingInputError(f"top_k {self.top_k} is negative; use 0 to keep all tokens")
-        if not 0 < self.top_p <= 1:
-            raise DecodingInputError(
-                f"top_p {self.top_p} must lie in (0, 1]; use 1 to keep all tokens"
-            )
+        bounds = {
+            "temperature": (self.temperature >= 0, "is negative; use 0 for greedy, or above 0"),
+            "top_k": (self.top_k >= 0, "is negative; use 0 to keep all tokens"),
+            "top_p": (0 < self.top_p <= 1, "must lie in (0, 1]; use 1 to keep all tokens"),
+            "min_p": (0 <= self.min_p <= 1, "must lie in [0, 1]; use 0 to keep all tokens"),
+            "repetition_penalty": (self.repetition_penalty > 0, "must be above 0; 1 is off"),
+        }
+        for name, (holds, remedy) in bounds.items():
+            if not holds:
+                raise DecodingInputError(f"{name} {getattr(self, name)} {remedy}")
+
+    @property
+    def counts_repetition(self) -> bool:
+        """Whether the tokens that a row has seen matter."""
+        return self.repetition_penalty != 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RowSampling:
+    """Settings of each row, fields as in `Sampling`; None where all rows leave them off."""
+
+    temperature: Float[AnyArray, "B G"]
+    top_k: Int[AnyArray, "B G"] | None = None
+    top_p: Float[AnyArray, "B G"] | None = None
+    min_p: Float[AnyArray, "B G"] | None = None
+    repetition_penalty: Float[AnyArray, "B G"] | None = None
+
+    @property
+    def counts_repetition(self) -> bool:
+        """Whether the tokens that a row has seen matter."""
+        return self.repetition_penalty is not None
+
+
+def stack_sampling(rows: Sequence[Sequence[Sampling]]) -> RowSampling:
+    """Return settings that differ from row to row; rows [B][G]."""
+    off = dataclasses.asdict(Sampling())
+
+    def field(name):
+        values = np.array([[getattr(row, name) for row in group] for group in rows])
+        if name != "temperature" and (values == off[name]).all():
+            return None
+        return values.astype(np.int32 if name == "top_k" else np.float32)
+
+    return RowSampling(**{name: field(name) for name in off})
+
+
+def _filters(sampling: Sampling | RowSampling, shape: tuple[int, ...]) -> RowSampling:
+    """Return the settings a row, None where they are off."""
+    if isinstance(sampling, RowSampling):
+        return sampling
+    rows = [[sampling] * shape[1]] * shape[0]
+    return stack_sampling(rows)
 
 
 def row_keys(
@@ -60,26 +119,55 @@ def row_keys(
     return jax.vmap(one_prompt)(example_ids)
 
 
+def penalise_repetition(
+    logits: Float[Array, "B G V"],
+    seen: UInt32[Array, "B G words"],
+    sampling: Sampling | RowSampling,
+) -> Float[Array, "B G V"]:
+    """Lower the logits of the tokens that a row has `seen`."""
+    penalty = _filters(sampling, seen.shape[:2]).repetition_penalty
+    if penalty is None:
+        return logits
+    penalty = jnp.asarray(penalty)[..., None]
+    lowered = jnp.where(logits > 0, logits / penalty, logits * penalty)
+    return jnp.where(unpack(seen, logits.shape[-1]), lowered, logits)
+
+
 def sample(
-    logits: Float[Array, "B G V"], keys: Key[Array, "B G"], sampling: Sampling
+    logits: Float[Array, "B G V"], keys: Key[Array, "B G"], sampling: Sampling | RowSampling
 ) -> tuple[Int[Array, "B G"], Float[Array, "B G"]]:
     """Draw a token a row from masked logits.
 
     Returns:
       The tokens, and their log-probabilities log softmax(logits / temperature): those that the
-      trainer computes, before top-k and top-p. Greedy reports them at temperature 1.
+      trainer computes, before top-k, top-p and min-p. Greedy reports them at temperature 1.
     """
-    if sampling.temperature == 0:
+    if isinstance(sampling, Sampling) and sampling.temperature == 0:
         tokens = jnp.argmax(logits, axis=-1)
     else:
-        kept = logits / sampling.temperature
-        if sampling.top_k:
-            kept = _keep_top_k(kept, sampling.top_k)
-        if sampling.top_p < 1:
-            kept = _keep_top_p(kept, sampling.top_p)
+        rows = _filters(sampling, keys.shape)
+        kept = logits / _divisor(sampling)
+        for keep, setting in (
+            (_keep_top_k, rows.top_k),
+            (_keep_top_p, rows.top_p),
+            (_keep_min_p, rows.min_p),
+        ):
+            if setting is not None:
+                kept = keep(kept, jnp.asarray(setting))
         tokens = jax.vmap(jax.vmap(_draw))(keys, kept)
+        if isinstance(sampling, RowSampling):
+            greedy = jnp.asarray(rows.temperature) == 0
+            tokens = jnp.where(greedy, jnp.argmax(logits, axis=-1), tokens)
     tokens = tokens.astype(jnp.int32)
     return tokens, log_prob_of(logits, tokens, sampling)
+
+
+def _divisor(sampling: Sampling | RowSampling) -> float | Float[Array, "B G 1"]:
+    """Return the temperature that logits are divided by; 1 where the choice is greedy."""
+    if isinstance(sampling, Sampling):
+        return sampling.temperature or 1.0
+    temperature = jnp.asarray(sampling.temperature)
+    return jnp.where(temperature == 0, 1.0, temperature)[..., None]
 
 
 def _draw(key: Key[Array, ""], logits: Float[Array, " V"]) -> Int[Array, ""]:
@@ -108,28 +196,34 @@ def _invert(weights: Float[Array, " n"], uniform: Float[Array, ""]) -> Int[Array
 
 
 def log_prob_of(
-    logits: Float[Array, "B G V"], tokens: Int[Array, "B G"], sampling: Sampling
+    logits: Float[Array, "B G V"], tokens: Int[Array, "B G"], sampling: Sampling | RowSampling
 ) -> Float[Array, "B G"]:
     """Return log softmax(logits / temperature) of given tokens; greedy: at temperature 1."""
-    logits = logits / (sampling.temperature or 1.0)
+    logits = logits / _divisor(sampling)
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def _keep_top_k(logits: Float[Array, "B G V"], top_k: int) -> Float[Array, "B G V"]:
+def _keep_top_k(logits: Float[Array, "B G V"], top_k: Int[Array, "B G"]) -> Float[Array, "B G V"]:
+    top_k = jnp.where(top_k == 0, logits.shape[-1], top_k)
     return _keep_above(
         logits, jax.nn.softmax(logits, axis=-1), lambda kept, _: kept.sum(axis=-1) >= top_k
     )
 
 
-def _keep_top_p(logits: Float[Array, "B G V"], top_p: float) -> Float[Array, "B G V"]:
-    # The sum of all probabilities may round to less than top_p.
-    total = jax.nn.softmax(logits, axis=-1).sum(axis=-1)
+def _keep_top_p(logits: Float[Array, "B G V"], top_p: Float[Array, "B G"]) -> Float[Array, "B G V"]:
+    probs = jax.nn.softmax(logits, axis=-1)
+    # The sum of all probabilities may round to less than top_p. No sum is enough for 1: all stay.
+    enough = jnp.where(top_p < 1, jnp.minimum(top_p, probs.sum(axis=-1)), jnp.inf)
     return _keep_above(
-        logits,
-        jax.nn.softmax(logits, axis=-1),
-        lambda kept, probs: jnp.where(kept, probs, 0).sum(axis=-1) >= jnp.minimum(top_p, total),
+        logits, probs, lambda kept, probs: jnp.where(kept, probs, 0).sum(axis=-1) >= enough
     )
+
+
+def _keep_min_p(logits: Float[Array, "B G V"], min_p: Float[Array, "B G"]) -> Float[Array, "B G V"]:
+    # The logarithm of 0 keeps all.
+    lowest = logits.max(axis=-1) + jnp.log(min_p)
+    return jnp.where(logits >= lowest[..., None], logits, -jnp.inf)
 
 
 def _keep_above(logits, probs, enough):

@@ -30,6 +30,27 @@ def pack(members: Bool[np.ndarray, " V"]) -> UInt32[np.ndarray, " words"]:
     return np.packbits(padded, bitorder="little").view("<u4").astype(np.uint32)
 
 
+def tokens_of(
+    tokens: Int[Array, "B S"], lengths: Int[Array, " B"], num_rows: int
+) -> UInt32[Array, "B words"]:
+    """Return the sets of the tokens that padded sequences hold."""
+    real = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
+    batch = jnp.arange(tokens.shape[0])[:, None]
+    flags = jnp.zeros((tokens.shape[0], num_words(num_rows) * WORD), bool)
+    flags = flags.at[batch, jnp.where(real, tokens, flags.shape[1])].set(True, mode="drop")
+    bits = flags.reshape(tokens.shape[0], -1, WORD).astype(jnp.uint32)
+    return (bits << lax.broadcasted_iota(jnp.uint32, bits.shape, 2)).sum(-1, dtype=jnp.uint32)
+
+
+def insert(
+    words: UInt32[Array, "B G words"], token: Int[Array, "B G"]
+) -> UInt32[Array, "B G words"]:
+    """Return each row's set with one more token in it."""
+    place = (token // WORD)[..., None]
+    word = jnp.take_along_axis(words, place, axis=-1)
+    return jnp.put_along_axis(words, place, word | bit_of(token)[..., None], axis=-1, inplace=False)
+
+
 def unpack(words: UInt32[Array, "*rows words"], num_rows: int) -> Bool[Array, "*rows V"]:
     """Return a flag for each token below `num_rows`."""
     places = lax.broadcasted_iota(jnp.uint32, (*words.shape, WORD), words.ndim)

@@ -1,5 +1,7 @@
 """The decode loop: what it samples, and that the trainer scores it alike."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,7 @@ def make_prompts(seed, num_prompts=NUM_PROMPTS):
     )
 
 
-def sample_responses(policy, prompts, seed=0, sampling=SAMPLING, rules=RULES):
+def sample_responses(policy, prompts, seed=0, sampling=SAMPLING, rules=RULES, **options):
     keys = row_keys(seed, 0, jnp.arange(prompts.tokens.shape[0]), GROUP)
     return decode(
         policy,
@@ -45,6 +47,7 @@ def sample_responses(policy, prompts, seed=0, sampling=SAMPLING, rules=RULES):
         sampling=sampling,
         max_new_tokens=NEW,
         stop_tokens=(EOS,),
+        **options,
     )
 
 
@@ -200,3 +203,96 @@ def test_a_prompt_with_nothing_to_copy_never_opens_a_span():
     barren = Prompts(**{**vars(prompts), "copyable": jnp.zeros_like(prompts.copyable)})
     decoded, _ = sample_responses(span_loving_policy(7), barren)
     assert not (np.asarray(decoded.responses) == START).any()
+
+
+def spans_of(prompts, decoded, index, rules=RULES):
+    states = trace(decoded.responses, index, rules, NEW)
+    return find_spans(decoded.responses, decoded.lengths, states, index, rules, max_occurrences=99)
+
+
+def test_a_response_ends_with_a_stop_sequence_but_not_inside_a_span():
+    prompts = make_prompts(8)
+    sequences = ((2, 3), (4,), (1, 0, 1))
+    decoded, index = sample_responses(
+        span_loving_policy(8), prompts, sampling=Sampling(2.0), stop_sequences=sequences
+    )
+    spans = spans_of(prompts, decoded, index)
+    ended = quoted = 0
+    for b in range(NUM_PROMPTS):
+        for g in range(GROUP):
+            row = np.asarray(decoded.responses[b, g])[: int(decoded.lengths[b, g])].tolist()
+            inside = {t for s in spans[b][g] for t in range(s.start, s.end)}
+            found = [
+                end
+                for end in range(1, len(row) + 1)
+                for sequence in (*sequences, (EOS,))
+                if tuple(row[max(0, end - len(sequence)) : end]) == sequence
+            ]
+            quoted += sum(end - 1 in inside for end in found)
+            ends = [end for end in found if end - 1 not in inside]
+            assert ends in ([], [len(row)]) or set(ends) == {len(row)}
+            assert ends or len(row) == NEW
+            ended += bool(ends) and row[-1] != EOS
+    assert ended > 5 and quoted > 2
+
+
+def test_a_stop_token_that_may_be_copied_does_not_leave_a_span_open():
+    prompts = make_prompts(9)
+    rules = dataclasses.replace(RULES, barriers=(START, END))
+    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
+    decoded, index = decode(
+        span_loving_policy(9),
+        prompts,
+        keys,
+        rules=rules,
+        sampling=SAMPLING,
+        max_new_tokens=NEW,
+        stop_tokens=(2,),
+    )
+    spans = [
+        span for group in spans_of(prompts, decoded, index, rules) for row in group for span in row
+    ]
+    assert all(span.closed and span.count for span in spans)
+    copied = [
+        2 in np.asarray(decoded.responses[b, g, span.start : span.end])
+        for b in range(NUM_PROMPTS)
+        for g in range(GROUP)
+        for span in spans_of(prompts, decoded, index, rules)[b][g]
+    ]
+    assert any(copied)
+
+
+def test_a_users_processor_steers_the_choice_but_cannot_unmask():
+    def wishes(logits):
+        return logits.at[..., END].add(1e9).at[..., ROWS - 1].set(jnp.nan).at[..., 5].set(jnp.inf)
+
+    prompts = make_prompts(10)
+    decoded, _ = sample_responses(
+        span_loving_policy(10), prompts, sampling=Sampling(0.0), processor=wishes
+    )
+    responses = np.asarray(decoded.responses)
+    assert (responses[:, :, 0] == 5).all(), "END is forbidden outside a span, 5 is wished for"
+    assert (responses < VOCAB).all() and not (responses == END).any()
+    shifted, _ = sample_responses(
+        span_loving_policy(10),
+        prompts,
+        sampling=Sampling(1.0),
+        processor=lambda logits: logits.at[..., START].add(1e9),
+    )
+    assert (np.asarray(shifted.responses)[:, :, 0] == START).all()
+
+
+def test_repetition_counts_the_prompt_and_the_response():
+    flat = random_toy_policy(11, ROWS, scale=0.0)
+    flat = type(flat)(
+        table=flat.table.at[:ROWS].set(jnp.where(jnp.arange(ROWS) < VOCAB - 3, 1.0, -9.0)[None])
+    )
+    prompts = make_prompts(11)
+    decoded, _ = sample_responses(
+        flat, prompts, sampling=Sampling(0.0, repetition_penalty=1e6), rules=RULES
+    )
+    for b in range(NUM_PROMPTS):
+        row = np.asarray(decoded.responses[b, 0]).tolist()
+        of_prompt = set(np.asarray(prompts.tokens[b, : prompts.lengths[b]]).tolist())
+        fresh = row[: VOCAB - 3 - len(of_prompt)]
+        assert len(set(fresh)) == len(fresh) and not set(fresh) & of_prompt

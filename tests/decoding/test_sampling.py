@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from decoding.errors import DecodingInputError
-from decoding.sampling import BLOCK, Sampling, sample
+from decoding.sampling import BLOCK, Sampling, penalise_repetition, sample, stack_sampling
+from decoding.token_bits import insert
 
 DRAWS = 20_000
 
@@ -14,7 +15,7 @@ DRAWS = 20_000
 def draw(logits, sampling):
     keys = jax.random.split(jax.random.key(0), (1, DRAWS))
     many = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (1, DRAWS, len(logits)))
-    tokens, _ = jax.jit(sample, static_argnums=2)(many, keys, sampling)
+    tokens, _ = jax.jit(sample)(many, keys, sampling)
     return np.bincount(np.asarray(tokens[0]), minlength=len(logits))
 
 
@@ -88,8 +89,51 @@ def test_a_single_allowed_token_has_log_probability_zero():
         ({"temperature": -1.0}, "temperature -1.0 is negative"),
         ({"top_p": 0.0}, "top_p 0.0 must lie in"),
         ({"top_k": -2}, "top_k -2 is negative"),
+        ({"min_p": 1.5}, r"min_p 1.5 must lie in \[0, 1\]"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty 0.0 must be above 0"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
     with pytest.raises(DecodingInputError, match=message):
         Sampling(**options)
+
+
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest():
+    probs = np.array([0.5, 0.26, 0.24, 0.0])
+    with np.errstate(divide="ignore"):
+        counts = draw(np.log(probs), Sampling(1.0, min_p=0.51))
+    # 0.26 >= 0.51 * 0.5 > 0.24: the first two stay, in the proportion 0.5 to 0.26.
+    expected = DRAWS * np.array([0.5, 0.26]) / 0.76
+    assert counts[2:].sum() == 0
+    assert ((counts[:2] - expected) ** 2 / expected).sum() < 15.1
+
+
+def test_each_row_is_drawn_by_its_own_settings():
+    settings = [
+        Sampling(0.0),
+        Sampling(0.6),
+        Sampling(1.0, top_k=2),
+        Sampling(1.0, top_p=0.7),
+        Sampling(1.0, min_p=0.2),
+    ]
+    logits = jnp.asarray([1.0, 0.3, -0.5, 2.0, -jnp.inf, 0.9, -2.0])
+    rows = stack_sampling([[row] * DRAWS for row in settings])
+    keys = jax.random.split(jax.random.key(3), (len(settings), DRAWS))
+    shape = (len(settings), DRAWS, len(logits))
+    tokens, log_probs = jax.jit(sample)(jnp.broadcast_to(logits, shape), keys, rows)
+    for b, row in enumerate(settings):
+        alone = jax.jit(sample)(jnp.broadcast_to(logits, (1, *shape[1:])), keys[b : b + 1], row)
+        np.testing.assert_array_equal(tokens[b], alone[0][0])
+        np.testing.assert_allclose(log_probs[b], alone[1][0], rtol=1e-6)
+    assert (np.asarray(tokens[0]) == 3).all()
+    assert set(np.unique(tokens[2])) == {0, 3}
+
+
+def test_repetition_lowers_the_logits_of_seen_tokens_only():
+    logits = jnp.asarray([[[2.0, -2.0, 2.0, -2.0] + [1.0] * 40]])
+    seen = insert(
+        insert(jnp.zeros((1, 1, 2), jnp.uint32), jnp.full((1, 1), 0)), jnp.full((1, 1), 1)
+    )
+    got = penalise_repetition(logits, seen, Sampling(repetition_penalty=2.0))
+    assert np.asarray(got)[0, 0, :5].tolist() == [1.0, -4.0, 2.0, -2.0, 1.0]
+    assert penalise_repetition(logits, seen, Sampling()) is logits
