@@ -162,8 +162,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def place_model(model: Transformer, mesh: Mesh, rules: Rules = TRAIN_RULES) -> Transformer:
-    """Put a model's parameters where the rules say."""
-    return jax.device_put(model, model_shardings(model, mesh, rules))
+    """Put a model's parameters where the rules say, and keep its activations to their prompts."""
+    placed = jax.device_put(model, model_shardings(model, mesh, rules))
+    placed.activation_sharding = batch_sharding(mesh, rules)
+    return placed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,11 +91,14 @@ def score_responses(policy: Policy, responses: Responses, scoring: Scoring) -> T
 def split_prompts(batch, num_parts: int):
     """Split every array's leading (prompt) axis into [parts, prompts a part].
 
+    Part p holds prompts p, p + num_parts, …: every device's prompts are spread over all parts, so
+    that a batch that is split over devices stays so in each part.
+
     Returns:
       The arrays, and a function from those of one part to a batch of it.
     """
     leaves, structure = jax.tree.flatten(batch)
-    parts = [x.reshape(num_parts, -1, *x.shape[1:]) for x in leaves]
+    parts = [x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
     return parts, functools.partial(jax.tree.unflatten, structure)
 
 
@@ -106,7 +109,7 @@ def score_in_parts(
     """Return log-probabilities without gradient, a few prompts at a time."""
     parts, join = split_prompts(responses, num_parts)
     scores = lax.map(lambda part: score_responses(policy, join(part), scoring).log_probs, parts)
-    return scores.reshape(responses.tokens.shape)
+    return scores.swapaxes(0, 1).reshape(responses.tokens.shape)
 
 
 def _sft_loss(policy: Policy, responses: Responses, num_tokens, scoring: Scoring):

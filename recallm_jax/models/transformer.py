@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from recallm_jax.models.attention import attend, attend_cached, merge
@@ -94,6 +95,8 @@ class Transformer(nnx.Module):
             if shapes != wanted:
                 raise ValueError(f"parameters have the shapes {shapes}; the sizes ask for {wanted}")
         self.config = config
+        # Where activations [B, tokens, D] lie; None leaves it to the compiler.
+        self.activation_sharding: NamedSharding | None = None
         for name, value in top.items():
             setattr(self, name, nnx.Param(value))
         self.layers = Layers(layers)
@@ -105,6 +108,7 @@ class Transformer(nnx.Module):
         cos_sin = rotation(self.config, jnp.arange(prompts.shape[1])[None])
 
         def block(x, layer):
+            x = self._split(x)
             query, key, value = self._project(layer, x, cos_sin)
             mixed, _ = attend(query, key, value, causal=True)
             heads_first = (jnp.moveaxis(key, 2, 1), jnp.moveaxis(value, 2, 1))
@@ -197,6 +201,7 @@ class Transformer(nnx.Module):
             return x[:, :size], own, own.reshape(batch * group_size, length, *x.shape[2:])
 
         def block(x, layer):
+            x = self._split(x)
             query, key, value = (split(part) for part in self._project(layer, x, cos_sin))
             prompt_mixed, _ = attend(query[0], key[0], value[0], causal=True)
             shared = attend(query[1], key[0], value[0], key_lengths=lengths)
@@ -223,7 +228,19 @@ class Transformer(nnx.Module):
         )
 
     def _embed(self, tokens):
-        return self.embedding[...].astype(self.config.dtype)[tokens]
+        return self._split(self.embedding[...].astype(self.config.dtype)[tokens])
+
+    def _split(self, x):
+        """Keep each device to its own prompts where they can be split evenly.
+
+        Left alone, the compiler may split activations as it finds the parameters split, and hold
+        the whole batch on every device.
+        """
+        sharding = self.activation_sharding
+        if sharding is None:
+            return x
+        parts = math.prod(sharding.mesh.shape[axis] for axis in sharding.spec[0])
+        return x if x.shape[0] % parts else lax.with_sharding_constraint(x, sharding)
 
     def _norm(self, x, scale):
         x32 = x.astype(jnp.float32)

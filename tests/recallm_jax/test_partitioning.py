@@ -19,6 +19,7 @@ from recallm_jax.partitioning import (
     place_model,
     state_shardings,
 )
+from rl.learner import split_prompts
 from tests.oracles.tiny_models import tiny_model
 
 needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (simulated) devices")
@@ -85,11 +86,37 @@ def test_scores_and_gradients_do_not_depend_on_the_mesh(sizes):
     placed = place_model(model, mesh)
     loss, gradient = loss_and_gradient(placed, *jax.device_put(batch, batch_sharding(mesh)))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5),
-        gradient,
-        expected_gradient,
+    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True)
+    for got, wanted in pairs:
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+
+
+@needs_eight
+@pytest.mark.parametrize("sizes", [{"data": 4}, {"fsdp": 4}])
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_each_device_computes_the_scores_of_its_own_prompts_only(sizes, num_parts):
+    model = tiny_model("llama_plain")
+    batch = (
+        jnp.zeros((8, 64), jnp.int32),
+        jnp.full(8, 64, jnp.int32),
+        jnp.zeros((8, 2, 32), jnp.int32),
     )
+
+    @jax.jit
+    def gradient(model, *batch):
+        parts, join = split_prompts(batch, num_parts)
+
+        def loss(model):
+            return sum(model.score(*join([x[p] for x in parts])).sum() for p in range(num_parts))
+
+        return jax.grad(loss)(model)
+
+    def flops(model, batch):
+        return gradient.lower(model, *batch).compile().cost_analysis()["flops"]
+
+    mesh = make_mesh(**sizes)
+    placed = place_model(model, mesh), jax.device_put(batch, batch_sharding(mesh))
+    assert flops(*placed) < 0.3 * flops(model, batch)
 
 
 @needs_eight
