@@ -110,6 +110,29 @@ def descend(index: SuffixIndex, locus: Locus, token: Int[Array, "B R"]) -> Locus
     return _each_row(one_row, index, locus, token)
 
 
+def goes_on(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
+    """Return whether some match has a next token."""
+    head = _each_row(_next_token, index, locus.low, locus.depth)
+    return (locus.low < locus.high) & ((head != BARRIER) | (locus.first < locus.last))
+
+
+def first_next_tokens(
+    index: SuffixIndex, locus: Locus, limit: int
+) -> tuple[Int[Array, "B R limit"], Bool[Array, "B R limit"]]:
+    """Return up to `limit` of the distinct tokens that continue the match, and which are real."""
+    size = index.text.shape[1]
+
+    def one_row(index, locus):
+        branches = locus.first + jnp.arange(limit - 1, dtype=jnp.int32)
+        others = index.branch_token[jnp.minimum(branches, size - 1)]
+        head = _next_token(index, locus.low, locus.depth)
+        tokens = jnp.concatenate([head[None], others])
+        real = jnp.concatenate([(head != BARRIER)[None], branches < locus.last])
+        return jnp.maximum(tokens, 0), real & (locus.low < locus.high)
+
+    return _each_row(one_row, index, locus)
+
+
 def next_tokens(
     index: SuffixIndex, locus: Locus, rows: Bool[Array, "B R"]
 ) -> UInt32[Array, "B R words"]:

@@ -1,4 +1,4 @@
-"""What decoding and training need to know of a language model: four functions and a cache."""
+"""What decoding and training need to know of a language model: a few functions and a cache."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,4 +51,10 @@ class Policy(Protocol):
 
     def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Return the float32 logits of hidden states."""
+        ...
+
+    def unembed_at(
+        self, hidden: Float[Array, "*rows D"], tokens: Int[Array, "*rows K"]
+    ) -> Float[Array, "*rows K"]:
+        """Return the float32 logits of K tokens each, without those of the vocabulary."""
         ...

@@ -26,8 +26,8 @@ Example, with a copyable context `a b c | a b d` (`|` a barrier), `min_length` 1
     START a b c END      anything but END
 
 `advance` moves the state by one token, `mask_logits` forbids what the state does not allow,
-`trace` runs the machine over given responses, and `log_probs` scores them under the mask. Sampler
-and trainer use the same functions, so that the policy trained is the policy that acted
+`trace` runs the machine over given responses, and `span_scores.py` scores them under the mask.
+Sampler and trainer use the same functions, so that the policy trained is the policy that acted
 (arXiv 2604.09494, section 4).
 """
 
@@ -41,8 +41,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from decoding.arrays import AnyArray
 from decoding.errors import DecodingInputError
-from decoding.locus import Locus, descend, may_close, next_tokens, root
-from decoding.policy import Policy
+from decoding.locus import Locus, descend, goes_on, may_close, next_tokens, root
 from decoding.suffix_index import SuffixIndex
 from decoding.token_bits import num_words, pack, single, unpack
 
@@ -161,15 +160,22 @@ def allowed_tokens(
     free = jnp.where(may_open, free, free & ~start)
 
     def with_spans(_):
-        locus, inside = state.locus, state.inside
-        forced = (locus.depth >= rules.max_length) | (state.budget <= 1)
-        words = next_tokens(index, locus, inside & ~forced)
-        closes = (locus.depth >= rules.min_length) & (locus.depth > 0) & may_close(index, locus)
-        closes |= forced | ~words.any(axis=-1)
+        forced, closes = endings(state, index, rules)
+        words = next_tokens(index, state.locus, state.inside & ~forced)
         words = jnp.where(closes[..., None], words | end, words)
-        return jnp.where(inside[..., None], words, free)
+        return jnp.where(state.inside[..., None], words, free)
 
     return lax.cond(state.inside.any(), with_spans, lambda _: free, None)
+
+
+def endings(
+    state: SpanState, index: SuffixIndex, rules: SpanRules
+) -> tuple[Bool[Array, "B R"], Bool[Array, "B R"]]:
+    """Return where the end token is the only one allowed in a span, and where it is allowed."""
+    locus = state.locus
+    forced = (locus.depth >= rules.max_length) | (state.budget <= 1)
+    forced |= ~goes_on(index, locus)
+    return forced, forced | ((locus.depth >= rules.min_length) & may_close(index, locus))
 
 
 def trace(
@@ -191,79 +197,3 @@ def trace(
     first = initial_state(index, responses.shape[1], budget)
     _, states = lax.scan(step, first, jnp.moveaxis(responses, -1, 0))
     return jax.tree.map(lambda field: jnp.moveaxis(field, 0, -1), states)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TokenScores:
-    """Per-token results of `log_probs`; the entropy carries no gradient."""
-
-    log_probs: Float[Array, "B G T"]
-    entropy: Float[Array, "B G T"]
-
-
-def log_probs(
-    policy: Policy,
-    hidden: Float[Array, "B G T D"],
-    responses: Int[Array, "B G T"],
-    states: SpanState,
-    index: SuffixIndex,
-    rules: SpanRules,
-    *,
-    temperature: float,
-    chunk: int,
-) -> TokenScores:
-    """Score responses under the span mask: log softmax(mask(logits) / temperature) at each token.
-
-    The vocabulary is only ever unfolded for `chunk` positions of each row at a time, forward and
-    backward: peak memory is a few times B * G * chunk * V floats.
-
-    Args:
-      hidden: the states that predict each token (`Policy.score`).
-      states: the machine before each token (`trace`).
-      temperature: that of the sampler, > 0.
-      chunk: positions a step; the last chunk is padded.
-
-    Returns:
-      Log-probabilities (-inf for a forbidden token) and entropies, in nats.
-    """
-    length = responses.shape[-1]
-    chunk = min(chunk, length)
-    num_chunks = -(-length // chunk)
-    group_size = responses.shape[1]
-
-    def chunked(field):
-        pad = [(0, 0)] * field.ndim
-        pad[2] = (0, num_chunks * chunk - length)
-        padded = jnp.pad(field, pad)
-        shape = (*field.shape[:2], num_chunks, chunk, *field.shape[3:])
-        return jnp.moveaxis(padded.reshape(shape), 2, 0)
-
-    @jax.checkpoint
-    def score_chunk(policy, hidden, tokens, state):
-        def rows(field):
-            return field.reshape(field.shape[0], group_size * chunk, *field.shape[3:])
-
-        state = jax.tree.map(rows, state)
-        logits = mask_logits(policy.unembed(rows(hidden)), state, index, rules) / temperature
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
-        chosen = jnp.take_along_axis(logits, rows(tokens)[..., None], axis=-1)[..., 0]
-        probability = jnp.exp(lax.stop_gradient(logits - normaliser[..., None]))
-        finite = jnp.where(probability > 0, lax.stop_gradient(logits), 0.0)
-        entropy = lax.stop_gradient(normaliser) - (probability * finite).sum(axis=-1)
-        return (
-            (chosen - normaliser).reshape(tokens.shape),
-            entropy.reshape(tokens.shape),
-        )
-
-    def step(_, chunk_of):
-        return None, score_chunk(policy, *chunk_of)
-
-    inputs = (chunked(hidden), chunked(responses), jax.tree.map(chunked, states))
-    _, (scores, entropy) = lax.scan(step, None, inputs)
-
-    def joined(field):
-        field = jnp.moveaxis(field, 0, 2)
-        return field.reshape(*field.shape[:2], num_chunks * chunk)[..., :length]
-
-    return TokenScores(log_probs=joined(scores), entropy=joined(entropy))

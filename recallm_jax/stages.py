@@ -241,13 +241,14 @@ def _scoring(config: ConfigDict, rules: SpanRules, *, temperature: float) -> Sco
 
 
 def _checked(metrics: dict, stage: Stage, step: int) -> dict[str, float]:
-    """Return the metrics as floats; stop a run whose loss is no number."""
+    """Return the metrics as floats; stop a run in which one of them is no number."""
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not math.isfinite(values["loss"]):
-        raise UserError(
-            f"the loss of {stage.name} at step {step} is {values['loss']}; start again with a "
-            "lower learning rate and another --workdir"
-        )
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name} of {stage.name} at step {step} is {value}; start again with a lower "
+                "learning rate and another --workdir"
+            )
     return values
 
 

@@ -17,7 +17,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from decoding.policy import Policy
-from decoding.span_copy import SpanRules, TokenScores, log_probs, trace
+from decoding.span_copy import SpanRules, trace
+from decoding.span_scores import TokenScores, log_probs
 from rl.batch import Batch, Responses
 from rl.losses import clipped_surrogate, kl_k3, masked_sum, truncated_importance
 
@@ -80,6 +81,7 @@ def score_responses(policy: Policy, responses: Responses, scoring: Scoring) -> T
         policy,
         hidden,
         responses.tokens,
+        responses.lengths,
         states,
         index,
         scoring.rules,

@@ -219,13 +219,18 @@ class Transformer(nnx.Module):
 
     def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Return the float32 logits of hidden states."""
-        matrix = self.embedding if self.config.tie_embeddings else self.output
-        return jnp.einsum(
-            "...d,vd->...v",
-            hidden,
-            matrix[...].astype(hidden.dtype),
-            preferred_element_type=jnp.float32,
-        )
+        matrix = self._output_matrix().astype(hidden.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32)
+
+    def unembed_at(
+        self, hidden: Float[Array, "*rows D"], tokens: Int[Array, "*rows K"]
+    ) -> Float[Array, "*rows K"]:
+        """Return the float32 logits of K tokens each."""
+        rows = self._output_matrix()[tokens].astype(hidden.dtype)
+        return jnp.einsum("...d,...kd->...k", hidden, rows, preferred_element_type=jnp.float32)
+
+    def _output_matrix(self):
+        return (self.embedding if self.config.tie_embeddings else self.output)[...]
 
     def _embed(self, tokens):
         return self._split(self.embedding[...].astype(self.config.dtype)[tokens])

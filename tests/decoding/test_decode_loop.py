@@ -10,7 +10,8 @@ import pytest
 from decoding.decode_loop import decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
-from decoding.span_copy import SpanRules, log_probs, mask_logits, trace
+from decoding.span_copy import SpanRules, mask_logits, trace
+from decoding.span_scores import FEW, log_probs
 from decoding.spans import find_spans
 from tests.oracles.span_oracle import OraclePrompt, matches
 from tests.oracles.toy_policy import random_toy_policy
@@ -69,6 +70,7 @@ def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
         policy,
         hidden,
         decoded.responses,
+        decoded.lengths,
         states,
         index,
         rules,
@@ -132,6 +134,7 @@ def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax():
         tokens = decoded.responses.reshape(NUM_PROMPTS, -1, 1)
         chosen = jnp.take_along_axis(scores, tokens, axis=-1)[..., 0]
         entropy = -jnp.where(allowed, jnp.exp(scores) * scores, 0).sum(-1)
+        entropy = jnp.where(real.reshape(entropy.shape), entropy, 0)
         return jnp.where(real.reshape(chosen.shape), chosen, 0).sum(), entropy
 
     (value, scores), grad = jax.value_and_grad(chunked, has_aux=True)(policy)
@@ -139,6 +142,49 @@ def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax():
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(grad.table, expected_grad.table, atol=1e-4)
     np.testing.assert_allclose(scores.entropy.reshape(entropy.shape), entropy, atol=1e-4)
+
+
+def test_a_forbidden_token_has_log_probability_minus_infinity_and_nothing_follows_the_end():
+    policy, prompts = span_loving_policy(12), make_prompts(12)
+    decoded, index = sample_responses(policy, prompts)
+    # END outside a span, then a span of a token that the prompt does not have.
+    wrong = decoded.responses.at[:, :, 0].set(END).at[:, :, 1].set(START).at[:, :, 2].set(20)
+    changed = dataclasses.replace(decoded, responses=wrong, lengths=jnp.full((4, GROUP), 4))
+    scores = np.asarray(score(policy, prompts, changed, index, 1.0, 5).log_probs)
+    assert np.isneginf(scores[:, :, [0, 2]]).all()
+    assert np.isfinite(scores[:, :, 1]).all()
+    assert (scores[:, :, 4:] == 0).all()
+
+
+def test_numbers_that_are_none_are_not_hidden_from_training():
+    policy, prompts = span_loving_policy(13), make_prompts(13)
+    decoded, index = sample_responses(policy, prompts)
+    broken = type(policy)(table=policy.table * jnp.nan)
+    scores = score(broken, prompts, decoded, index, 1.0, 5)
+    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    assert np.isnan(np.asarray(scores.log_probs)[real]).all()
+
+
+def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary():
+    policy, prompts = span_loving_policy(14), make_prompts(14)
+    decoded, index = sample_responses(policy, prompts)
+    seen = []
+
+    class Counting(type(policy)):
+        def unembed(self, hidden):
+            jax.debug.callback(lambda: seen.append(hidden.shape[0] * hidden.shape[1]))
+            return super().unembed(hidden)
+
+    counting = jax.tree_util.register_dataclass(Counting, ["table"], [])(policy.table)
+    score(counting, prompts, decoded, index, 1.0, 1)
+    jax.effects_barrier()
+    states = trace(decoded.responses, index, RULES, NEW)
+    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    few = np.asarray(states.inside & (states.locus.last - states.locus.first + 2 <= FEW))
+    needed = (real & ~few).sum(axis=(1, 2)).max()
+    chunks = -(-needed // GROUP)
+    assert sum(seen) == chunks * GROUP * NUM_PROMPTS < NEW * GROUP * NUM_PROMPTS
+    assert (real & few).any()
 
 
 def test_a_prompts_responses_do_not_depend_on_its_batch():

@@ -63,6 +63,9 @@ class ToyPolicy:
     def unembed(self, hidden):
         return hidden @ self.table
 
+    def unembed_at(self, hidden, tokens):
+        return jnp.einsum("...d,...kd->...k", hidden, self.table.T[tokens])
+
 
 def random_toy_policy(seed, num_rows, scale=2.0):
     """Return a ToyPolicy with normal logits."""

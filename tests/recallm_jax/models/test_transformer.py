@@ -185,3 +185,12 @@ def test_parameters_of_another_size_are_refused(model):
     top = dict(top_arrays(model), final_norm=jnp.ones(7))
     with pytest.raises(ValueError, match="sizes ask for"):
         Transformer(model.config, top, layer_arrays(model))
+
+
+@pytest.mark.parametrize("name", ["qwen2_yarn", "llama_plain"])
+def test_logits_of_some_tokens_are_those_of_the_vocabulary(name):
+    model = tiny_model(name)
+    hidden = jax.random.normal(jax.random.key(0), (2, 5, model.config.width))
+    tokens = jax.random.randint(jax.random.key(1), (2, 5, 3), 0, model.config.vocab_rows)
+    expected = jnp.take_along_axis(model.unembed(hidden), tokens, axis=-1)
+    np.testing.assert_allclose(model.unembed_at(hidden, tokens), expected, atol=1e-5)

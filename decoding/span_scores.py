@@ -1,0 +1,156 @@
+"""Log-probabilities of given responses under the span mask, for training.
+
+The definition is that of `span_copy.py`. What differs is the work: a position inside a span that
+only a few tokens can follow asks for the logits of these tokens alone, and a position behind the
+end of its response for none; the whole vocabulary is unfolded for the others, a chunk at a time.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from decoding.locus import first_next_tokens
+from decoding.policy import Policy
+from decoding.span_copy import SpanRules, SpanState, allowed_tokens, endings
+from decoding.suffix_index import SuffixIndex
+from decoding.token_bits import unpack
+
+# Inside a span, positions with at most this many allowed tokens never see the vocabulary.
+FEW = 8
+# The kinds of positions, in the order in which they are scored.
+WHOLE, SOME, NONE = 0, 1, 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TokenScores:
+    """Per-token results of `log_probs`; the entropy carries no gradient."""
+
+    log_probs: Float[Array, "B G T"]
+    entropy: Float[Array, "B G T"]
+
+
+def log_probs(
+    policy: Policy,
+    hidden: Float[Array, "B G T D"],
+    responses: Int[Array, "B G T"],
+    lengths: Int[Array, "B G"],
+    states: SpanState,
+    index: SuffixIndex,
+    rules: SpanRules,
+    *,
+    temperature: float,
+    chunk: int,
+) -> TokenScores:
+    """Score responses under the span mask: log softmax(mask(logits) / temperature) at each token.
+
+    Peak memory, forward and backward, is a few times B * G * chunk * V floats and one copy of the
+    hidden states. A logit that is no number makes a score that is none: unlike the sampler, which
+    must go on, training must not hide it.
+
+    Args:
+      hidden: the states that predict each token (`Policy.score`).
+      lengths: tokens of each response; 0 is returned for what follows them.
+      states: the machine before each token (`trace`).
+      temperature: that of the sampler, > 0.
+      chunk: positions of each row that are scored at a time.
+
+    Returns:
+      Log-probabilities (-inf for a forbidden token) and entropies, in nats.
+    """
+    num_prompts, group_size, length = responses.shape
+    num_rows = group_size * length
+    size = min(chunk, length) * group_size
+    num_chunks = -(-num_rows // size)
+
+    def rows(field):
+        return field.reshape(num_prompts, num_rows, *field.shape[3:])
+
+    states = jax.tree.map(rows, states)
+    real = rows(jnp.arange(length)[None, None] < lengths[..., None])
+    kind = jnp.where(real, _kind(states, rules), NONE)
+    # Positions of a kind are brought together, so that whole chunks are spared the vocabulary.
+    order = jnp.argsort(kind, axis=1, stable=True)
+    batch = jnp.arange(num_prompts)[:, None]
+
+    def chunked(field):
+        field = field[batch, order]
+        field = jnp.pad(
+            field, [(0, 0), (0, num_chunks * size - num_rows)] + [(0, 0)] * (field.ndim - 2)
+        )
+        return jnp.moveaxis(field.reshape(num_prompts, num_chunks, size, *field.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def score_chunk(policy, kind, hidden, tokens, state):
+        zeros = jnp.zeros(kind.shape, jnp.float32)
+        scores = (zeros, zeros)
+        for number, score in ((WHOLE, _score_whole), (SOME, _score_some)):
+            here = kind == number
+            found = lax.cond(
+                here.any(),
+                lambda score=score: score(policy, hidden, tokens, state, index, rules, temperature),
+                lambda: (zeros, zeros),
+            )
+            scores = jax.tree.map(
+                lambda new, old, here=here: jnp.where(here, new, old), found, scores
+            )
+        return scores
+
+    def step(_, chunk_of):
+        return None, score_chunk(policy, *chunk_of)
+
+    # Padding is of no kind.
+    inputs = jax.tree.map(chunked, (kind - NONE, rows(hidden), rows(responses), states))
+    inputs = (inputs[0] + NONE, *inputs[1:])
+    _, scores = lax.scan(step, None, inputs)
+
+    def restored(field):
+        field = jnp.moveaxis(field, 0, 1).reshape(num_prompts, -1)[:, :num_rows]
+        return jnp.zeros_like(field).at[batch, order].set(field).reshape(responses.shape)
+
+    return TokenScores(*map(restored, scores))
+
+
+def _kind(states: SpanState, rules: SpanRules) -> Int[Array, "B R"]:
+    """Return which positions ask for the whole vocabulary, and which for some tokens of it."""
+    locus = states.locus
+    # Its branches, the token that its first suffix goes on with, and the end token.
+    few = states.inside & (locus.last - locus.first + 2 <= FEW)
+    return jnp.where(few & rules.constrained, SOME, WHOLE)
+
+
+def _score_whole(policy, hidden, tokens, state, index, rules, temperature):
+    """Score positions [B, R] over the whole vocabulary."""
+    logits = policy.unembed(hidden)
+    allowed = unpack(allowed_tokens(state, index, rules, logits.shape[-1]), logits.shape[-1])
+    logits = jnp.where(allowed, logits, -jnp.inf) / temperature
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    return _softmax_scores(logits, chosen)
+
+
+def _score_some(policy, hidden, tokens, state, index, rules, temperature):
+    """Score positions [B, R] inside spans over the few tokens that are allowed there."""
+    forced, closes = endings(state, index, rules)
+    following, real = first_next_tokens(index, state.locus, FEW - 1)
+    end = jnp.full((*tokens.shape, 1), rules.end_token, jnp.int32)
+    candidates = jnp.concatenate([following, end], axis=-1)
+    allowed = jnp.concatenate([real & ~forced[..., None], closes[..., None]], axis=-1)
+    logits = policy.unembed_at(hidden, candidates)
+    logits = jnp.where(allowed, logits, -jnp.inf) / temperature
+    is_token = allowed & (candidates == tokens[..., None])
+    # The sum of one term; where the token is not allowed, of none.
+    chosen = jnp.where(is_token, logits, 0.0).sum(axis=-1)
+    chosen = jnp.where(is_token.any(axis=-1), chosen, -jnp.inf)
+    return _softmax_scores(logits, chosen)
+
+
+def _softmax_scores(logits, chosen):
+    """Return the log-probability of the chosen logit, and the entropy, without its gradient."""
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    fixed = lax.stop_gradient(logits)
+    log_probs = fixed - lax.stop_gradient(normaliser)[..., None]
+    terms = jnp.where(log_probs > -jnp.inf, jnp.exp(log_probs) * log_probs, 0.0)
+    return chosen - normaliser, -terms.sum(axis=-1)
