@@ -1,9 +1,15 @@
-"""What the span constraint costs: a jitted loop that samples under it, and the same loop without.
+"""What the span constraint costs a decoding step, and an index its prompt.
 
     python -m benchmarks.span_copy --out=runs/span_copy.json
 
-Greedy rows open a span each and copy until the loop ends; logits are random, so that only masking,
-sampling and the state machine are timed, not a model. Vocabulary 152,064, Zipf-distributed ids.
+A jitted loop that masks, samples greedily, scores the token and moves the state machine, against
+the same loop that only samples and scores; the difference is the constraint's. Logits are random,
+so that no model is timed. 16 rows, vocabulary 152,064, Zipf-distributed ids. Every row is held
+where it stands: free, opening a span, some tokens deep, or behind the commonest token of the
+context, whose next tokens are the most numerous.
+
+Beside it, for the same rows, a vector of the places that still match, in NumPy: O(n) a step, and
+no search. Medians.
 """
 
 import argparse
@@ -11,6 +17,7 @@ import functools
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,20 +26,25 @@ import numpy as np
 from jax import lax
 
 from decoding.prompts import Prompts
-from decoding.span_copy import SpanRules, advance, initial_state, mask_logits
-from decoding.suffix_index import build_index
+from decoding.sampling import Sampling, sample
+from decoding.span_copy import SpanRules, SpanState, advance, initial_state, mask_logits
+from decoding.suffix_index import SuffixIndex, build_index
 from recallm_jax.machine import describe_machine
 
 VOCAB = 152_064
 START, END = VOCAB - 2, VOCAB - 1
 ROWS = 16
-STEPS = 64
+STEPS = 16
 RULES = SpanRules(start_token=START, end_token=END, vocab_size=VOCAB, max_length=128)
+DEPTHS = (1, 4, 16, 64)
 
 
 def zipf_prompts(length: int, seed: int = 0) -> Prompts:
     """Return one prompt whose tokens may all be copied."""
-    tokens = np.random.default_rng(seed).zipf(1.2, length).clip(1, START - 1) - 1
+    tokens = np.random.default_rng(seed).zipf(1.2, length)
+    # Ids past the vocabulary are drawn anew, evenly.
+    spare = np.random.default_rng(seed + 1).integers(0, START, length)
+    tokens = np.where(tokens < START, tokens, spare)
     everywhere = np.ones((1, length), bool)
     return Prompts(
         tokens=tokens[None].astype(np.int32),
@@ -43,25 +55,75 @@ def zipf_prompts(length: int, seed: int = 0) -> Prompts:
     )
 
 
+def scenarios(prompts: Prompts, index: SuffixIndex) -> dict[str, tuple[SpanState, np.ndarray]]:
+    """Return states of ROWS rows, and the tokens [ROWS, d] that each has copied."""
+    text = np.asarray(prompts.tokens[0])
+    rng = np.random.default_rng(2)
+    free = initial_state(index, ROWS, 1000)
+    step = jax.jit(advance, static_argnames="rules")
+
+    def after(copied: np.ndarray) -> tuple[SpanState, np.ndarray]:
+        state = step(free, jnp.full((1, ROWS), START), index, rules=RULES)
+        for column in copied.T:
+            state = step(state, jnp.asarray(column[None]), index, rules=RULES)
+        return state, copied
+
+    found = {"no row inside a span": (free, np.zeros((ROWS, 0), np.int32))}
+    found["opening"] = after(np.zeros((ROWS, 0), np.int32))
+    commonest = np.bincount(text).argmax().astype(np.int32)
+    found["behind the commonest token"] = after(np.full((ROWS, 1), commonest))
+    for depth in DEPTHS:
+        places = rng.integers(0, len(text) - depth, ROWS)
+        found[f"{depth} deep"] = after(np.stack([text[p : p + depth] for p in places]))
+    return found
+
+
 @functools.partial(jax.jit, static_argnames="constrained")
-def copy_loop(index, logits, constrained: bool):
-    """Take STEPS greedy steps; return the last tokens, so that nothing is optimised away."""
+def decoding_loop(index: SuffixIndex, state: SpanState, logits, keys, constrained: bool):
+    """Take STEPS steps from the same state; return a sum, so that nothing is optimised away."""
 
-    def step(number, carry):
-        state, token = carry
-        # Other logits each step; ending is possible and never the best choice.
-        moved = jnp.roll(logits, number, axis=-1).at[..., END].set(-1e6)
+    def step(_, total):
+        # Zero, but not to the compiler: logits and state are new each step, and stay in the loop.
+        zero = total // 1024
+        moved = logits + zero.astype(jnp.float32)
+        here = jax.tree.map(
+            lambda field: field + zero if field.dtype == jnp.int32 else field, state
+        )
         if constrained:
-            moved = mask_logits(moved, state, index, RULES)
-        token = jnp.argmax(moved, axis=-1).astype(jnp.int32)
-        token = jnp.where(number == 0, START, token)
-        return (advance(state, token, index, RULES) if constrained else state), token
+            moved = mask_logits(moved, here, index, RULES)
+        token, log_prob = sample(moved, keys, Sampling(temperature=0.0))
+        total = total + token.sum() % 7 + log_prob.sum().astype(jnp.int32) % 7
+        if constrained:
+            locus = advance(here, token, index, RULES).locus
+            total = total + (locus.low.sum() + locus.last.sum()) % 7
+        return total % 1024
 
-    first = (initial_state(index, ROWS, 2 * STEPS), jnp.zeros((1, ROWS), jnp.int32))
-    return lax.fori_loop(0, STEPS, step, first)[1]
+    return lax.fori_loop(0, STEPS, step, jnp.int32(0))
 
 
-def median_seconds(function, *arguments, repeats: int = 7) -> float:
+def still_matching_seconds(text: np.ndarray, copied: np.ndarray) -> float:
+    """Return the time of one step of ROWS rows in NumPy: narrow, name the tokens, mask."""
+    depth = copied.shape[1]
+    logits = np.zeros((ROWS, VOCAB), np.float32)
+    matching = []
+    for row in range(ROWS):
+        still = np.ones(len(text) - depth, bool)
+        for d in range(depth):
+            still &= text[d : len(text) - depth + d] == copied[row, d]
+        matching.append(still)
+
+    def step():
+        for row in range(ROWS):
+            following = text[depth:][matching[row]]
+            masked = np.full(VOCAB, -np.inf, np.float32)
+            masked[following] = logits[row, following]
+            token = following[0]
+            matching[row] & (text[depth:] == token)
+
+    return seconds(step)
+
+
+def seconds(function: Callable, *arguments, repeats: int = 9) -> float:
     """Return the median time of a call, compilation left out."""
     jax.block_until_ready(function(*arguments))
     times = []
@@ -72,23 +134,52 @@ def median_seconds(function, *arguments, repeats: int = 7) -> float:
     return statistics.median(times)
 
 
-def measure(length: int) -> dict:
+def measure(length: int) -> list[dict]:
     """Return the figures of one context length, in milliseconds."""
-    prompts = jax.tree.map(jnp.asarray, zipf_prompts(length))
+    prompts = zipf_prompts(length)
+    on_device = jax.tree.map(jnp.asarray, prompts)
     build = jax.jit(functools.partial(build_index, num_rows=VOCAB, max_length=RULES.max_length))
-    index = build(prompts)
+    index = build(on_device)
+    build_ms = 1e3 * seconds(build, on_device)
+    num_bytes = sum(x.nbytes for x in jax.tree.leaves(index))
     logits = jax.random.normal(jax.random.key(0), (1, ROWS, VOCAB))
-    with_, without = (
-        median_seconds(functools.partial(copy_loop, constrained=flag), index, logits)
-        for flag in (True, False)
-    )
-    return {
-        "context_tokens": length,
-        "index_build_ms": 1e3 * median_seconds(build, prompts),
-        "step_with_ms": 1e3 * with_ / STEPS,
-        "step_without_ms": 1e3 * without / STEPS,
-        "constraint_ms": 1e3 * (with_ - without) / STEPS,
-    }
+    keys = jax.random.split(jax.random.key(1), (1, ROWS))
+    rows = []
+    for name, (state, copied) in scenarios(prompts, index).items():
+        # Turn and turn about, so that what else the machine does falls on both.
+        pairs = [
+            [
+                seconds(
+                    functools.partial(decoding_loop, constrained=flag),
+                    *(index, state, logits, keys),
+                    repeats=1,
+                )
+                for flag in (True, False)
+            ]
+            for _ in range(9)
+        ]
+        with_, without = (
+            1e3 * statistics.median(column) / STEPS for column in zip(*pairs, strict=True)
+        )
+        locus = state.locus
+        branches = np.asarray(locus.last - locus.first).max() + 1 if state.inside.any() else 0
+        numpy_ms = None
+        if copied.shape[1]:
+            numpy_ms = 1e3 * still_matching_seconds(np.asarray(prompts.tokens[0]), copied)
+        rows.append(
+            {
+                "context_tokens": length,
+                "index_build_ms": build_ms,
+                "index_bytes_per_token": num_bytes / length,
+                "rows": name,
+                "most_next_tokens": int(branches),
+                "step_with_ms": with_,
+                "step_without_ms": without,
+                "constraint_ms": with_ - without,
+                "numpy_still_matching_ms": numpy_ms,
+            }
+        )
+    return rows
 
 
 def main() -> None:
@@ -97,15 +188,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--lengths", type=int, nargs="+", default=[8_192, 131_072])
     arguments = parser.parse_args()
-    rows = [measure(length) for length in arguments.lengths]
-    print(f"{ROWS} rows inside spans, vocabulary {VOCAB}, milliseconds a step")
-    print("context tokens  index build  with constraint  without  difference")
-    for row in rows:
+    rows = []
+    print(f"{ROWS} rows, vocabulary {VOCAB}; milliseconds, a step")
+    for length in arguments.lengths:
+        measured = measure(length)
+        first = measured[0]
         print(
-            f"{row['context_tokens']:14d}  {row['index_build_ms']:11.1f}"
-            f"  {row['step_with_ms']:15.2f}  {row['step_without_ms']:7.2f}"
-            f"  {row['constraint_ms']:10.2f}"
+            f"\n{length} tokens: index built in {first['index_build_ms']:.0f} ms, "
+            f"{first['index_bytes_per_token']:.1f} bytes a token"
         )
+        print("rows                        next tokens  with  without  constraint  NumPy")
+        for row in measured:
+            numpy_ms = row["numpy_still_matching_ms"]
+            print(
+                f"{row['rows']:27s}  {row['most_next_tokens']:10d}  {row['step_with_ms']:4.2f}"
+                f"  {row['step_without_ms']:7.2f}  {row['constraint_ms']:10.2f}"
+                f"  {'' if numpy_ms is None else f'{numpy_ms:5.2f}'}"
+            )
+        rows += measured
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         report = {"machine": describe_machine(), "rows": rows}

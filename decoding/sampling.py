@@ -143,7 +143,7 @@ def sample(
       trainer computes, before top-k, top-p and min-p. Greedy reports them at temperature 1.
     """
     if isinstance(sampling, Sampling) and sampling.temperature == 0:
-        tokens = jnp.argmax(logits, axis=-1)
+        tokens = _best(logits)
     else:
         rows = _filters(sampling, keys.shape)
         kept = logits / _divisor(sampling)
@@ -157,7 +157,7 @@ def sample(
         tokens = jax.vmap(jax.vmap(_draw))(keys, kept)
         if isinstance(sampling, RowSampling):
             greedy = jnp.asarray(rows.temperature) == 0
-            tokens = jnp.where(greedy, jnp.argmax(logits, axis=-1), tokens)
+            tokens = jnp.where(greedy, _best(logits), tokens)
     tokens = tokens.astype(jnp.int32)
     return tokens, log_prob_of(logits, tokens, sampling)
 
@@ -168,6 +168,16 @@ def _divisor(sampling: Sampling | RowSampling) -> float | Float[Array, "B G 1"]:
         return sampling.temperature or 1.0
     temperature = jnp.asarray(sampling.temperature)
     return jnp.where(temperature == 0, 1.0, temperature)[..., None]
+
+
+def _best(logits: Float[Array, "B G V"]) -> Int[Array, "B G"]:
+    """Return the first of the best tokens, by two plain reductions: argmax does not vectorise.
+
+    Masked logits are never NaN.
+    """
+    places = lax.broadcasted_iota(jnp.int32, logits.shape, 2)
+    peak = logits.max(axis=-1, keepdims=True)
+    return jnp.where(logits == peak, places, logits.shape[-1]).min(axis=-1)
 
 
 def _draw(key: Key[Array, ""], logits: Float[Array, " V"]) -> Int[Array, ""]:

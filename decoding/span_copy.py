@@ -173,8 +173,8 @@ def endings(
 ) -> tuple[Bool[Array, "B R"], Bool[Array, "B R"]]:
     """Return where the end token is the only one allowed in a span, and where it is allowed."""
     locus = state.locus
-    forced = (locus.depth >= rules.max_length) | (state.budget <= 1)
-    forced |= ~goes_on(index, locus)
+    forced = ~goes_on(index, locus)
+    forced |= (locus.depth >= rules.max_length) | (state.budget <= 1)
     return forced, forced | ((locus.depth >= rules.min_length) & may_close(index, locus))
 
 
