@@ -27,7 +27,7 @@ from jax import lax
 
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, sample
-from decoding.span_copy import SpanRules, SpanState, advance, initial_state, mask_logits
+from decoding.span_copy import CopySource, SpanRules, SpanState, advance, initial_state, mask_logits
 from decoding.suffix_index import SuffixIndex, build_index
 from recallm_jax.machine import describe_machine
 
@@ -59,13 +59,14 @@ def scenarios(prompts: Prompts, index: SuffixIndex) -> dict[str, tuple[SpanState
     """Return states of ROWS rows, and the tokens [ROWS, d] that each has copied."""
     text = np.asarray(prompts.tokens[0])
     rng = np.random.default_rng(2)
-    free = initial_state(index, ROWS, 1000)
+    source = CopySource(index)
+    free = initial_state(source, ROWS, 1000, RULES)
     step = jax.jit(advance, static_argnames="rules")
 
     def after(copied: np.ndarray) -> tuple[SpanState, np.ndarray]:
-        state = step(free, jnp.full((1, ROWS), START), index, rules=RULES)
+        state = step(free, jnp.full((1, ROWS), START), source, rules=RULES)
         for column in copied.T:
-            state = step(state, jnp.asarray(column[None]), index, rules=RULES)
+            state = step(state, jnp.asarray(column[None]), source, rules=RULES)
         return state, copied
 
     found = {"no row inside a span": (free, np.zeros((ROWS, 0), np.int32))}
@@ -90,11 +91,11 @@ def decoding_loop(index: SuffixIndex, state: SpanState, logits, keys, constraine
             lambda field: field + zero if field.dtype == jnp.int32 else field, state
         )
         if constrained:
-            moved = mask_logits(moved, here, index, RULES)
+            moved = mask_logits(moved, here, CopySource(index), RULES)
         token, log_prob = sample(moved, keys, Sampling(temperature=0.0))
         total = total + token.sum() % 7 + log_prob.sum().astype(jnp.int32) % 7
         if constrained:
-            locus = advance(here, token, index, RULES).locus
+            locus = advance(here, token, CopySource(index), RULES).locus
             total = total + (locus.low.sum() + locus.last.sum()) % 7
         return total % 1024
 

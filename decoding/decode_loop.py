@@ -12,7 +12,14 @@ from jaxtyping import Array, Float, Int, Key
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import RowSampling, Sampling, log_prob_of, penalise_repetition, sample
-from decoding.span_copy import SpanRules, advance, initial_state, mask_logits
+from decoding.span_copy import (
+    SpanRules,
+    advance,
+    extend_source,
+    initial_state,
+    mask_logits,
+    start_source,
+)
 from decoding.suffix_index import SuffixIndex, build_index
 from decoding.token_bits import insert, tokens_of
 
@@ -73,18 +80,19 @@ def decode(
     index = build_index(
         prompts, num_rows=num_rows, max_length=rules.max_length, barriers=rules.barriers
     )
+    source = start_source(prompts, index, group_size, max_new_tokens, rules)
     counts_repetition = sampling.counts_repetition
     seen = jnp.zeros((*shape, 0), jnp.uint32)
     if counts_repetition:
         of_prompt = tokens_of(prompts.tokens, prompts.lengths, num_rows)
         seen = jnp.broadcast_to(of_prompt[:, None], (*shape, of_prompt.shape[-1]))
 
-    def emit(step, logits, state, seen, done):
+    def emit(step, logits, state, source, seen, done):
         if counts_repetition:
             logits = penalise_repetition(logits, seen, sampling)
         if processor is not None:
             logits = processor(logits)
-        logits = mask_logits(logits, state, index, rules)
+        logits = mask_logits(logits, state, source, rules)
         step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, step)))(keys)
         token, log_prob = sample(logits, step_keys, sampling)
         if prefix is not None:
@@ -109,30 +117,32 @@ def decode(
         return (step < max_new_tokens) & ~done.all()
 
     def body(carry):
-        step, done, state, seen, logits, cache, responses, log_probs, lengths = carry
+        step, done, state, source, seen, logits, cache, responses, log_probs, lengths = carry
         lengths = lengths + ~done
-        token, log_prob = emit(step, logits, state, seen, done)
+        token, log_prob = emit(step, logits, state, source, seen, done)
         responses = lax.dynamic_update_index_in_dim(responses, token, step, axis=2)
         log_probs = lax.dynamic_update_index_in_dim(log_probs, log_prob, step, axis=2)
         if counts_repetition:
             seen = insert(seen, token)
         # A finished row leaves its span state alone, so that it can't keep the mask at work.
-        moved = advance(state, token, index, rules)
+        moved = advance(state, token, source, rules)
+        source = extend_source(source, state, token, rules)
         ended = stops(token, responses, step)
-        if rules.constrained:
+        if rules.constrained and not rules.paper_compatible:
             ended &= ~(state.inside | moved.inside)
         state = jax.tree.map(lambda new, old: jnp.where(done, old, new), moved, state)
         steps = jnp.full(num_prompts, step, jnp.int32)
         logits, cache = policy.decode(token, steps, cache)
         return (
-            *(step + 1, done | ended, state, seen, logits, cache),
+            *(step + 1, done | ended, state, source, seen, logits, cache),
             *(responses, log_probs, lengths),
         )
 
     first = (
         jnp.int32(0),
         jnp.zeros(shape, bool),
-        initial_state(index, group_size, max_new_tokens),
+        initial_state(source, group_size, max_new_tokens, rules),
+        source,
         seen,
         jnp.broadcast_to(first_logits[:, None], (*shape, num_rows)),
         policy.start(prompt_cache, group_size, max_new_tokens),

@@ -142,8 +142,6 @@ def next_tokens(
     sets come out empty.
     """
     size = index.text.shape[1]
-    batch = jnp.arange(index.text.shape[0])[:, None, None]
-    row = jnp.arange(rows.shape[1])[None, :, None]
     rows = rows & (locus.low < locus.high)
     at_root = rows & (locus.depth == 0)
     # Slot 0 is the root's; no locus has its first branch at the place that unused slots name.
@@ -151,11 +149,14 @@ def next_tokens(
     match &= (locus.first < locus.last)[..., None]
     stored = at_root | (rows & match.any(axis=-1))
     slot = jnp.where(at_root, 0, jnp.argmax(match, axis=-1))
-    words = jnp.where(stored[..., None], index.wide_tokens[batch[..., 0], slot], jnp.uint32(0))
+    of_slot = jax.vmap(lambda sets, at: sets[at])(index.wide_tokens, slot)
+    words = jnp.where(stored[..., None], of_slot, jnp.uint32(0))
 
+    @jax.vmap
+    @jax.vmap
     def add(words, token, real):
-        place = jnp.where(real, token // WORD, words.shape[-1])
-        return words.at[batch, row, place].add(bit_of(token), mode="drop")
+        place = jnp.where(real, token // WORD, words.shape[0])
+        return words.at[place].add(bit_of(token), mode="drop")
 
     head = _each_row(_next_token, index, locus.low, locus.depth)[..., None]
     words = add(words, head, (rows & ~at_root)[..., None] & (head != BARRIER))

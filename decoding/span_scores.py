@@ -14,8 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from decoding.locus import first_next_tokens
 from decoding.policy import Policy
-from decoding.span_copy import SpanRules, SpanState, allowed_tokens, endings
-from decoding.suffix_index import SuffixIndex
+from decoding.span_copy import CopySource, SpanRules, SpanState, allowed_tokens, endings
 from decoding.token_bits import unpack
 
 # Inside a span, positions with at most this many allowed tokens never see the vocabulary.
@@ -39,7 +38,7 @@ def log_probs(
     responses: Int[Array, "B G T"],
     lengths: Int[Array, "B G"],
     states: SpanState,
-    index: SuffixIndex,
+    source: CopySource,
     rules: SpanRules,
     *,
     temperature: float,
@@ -74,24 +73,26 @@ def log_probs(
     kind = jnp.where(real, _kind(states, rules), NONE)
     # Positions of a kind are brought together, so that whole chunks are spared the vocabulary.
     order = jnp.argsort(kind, axis=1, stable=True)
-    batch = jnp.arange(num_prompts)[:, None]
 
     def chunked(field):
-        field = field[batch, order]
+        field = jax.vmap(lambda of_prompt, places: of_prompt[places])(field, order)
         field = jnp.pad(
             field, [(0, 0), (0, num_chunks * size - num_rows)] + [(0, 0)] * (field.ndim - 2)
         )
         return jnp.moveaxis(field.reshape(num_prompts, num_chunks, size, *field.shape[2:]), 1, 0)
 
     @jax.checkpoint
-    def score_chunk(policy, kind, hidden, tokens, state):
+    def score_chunk(policy, kind, group_rows, hidden, tokens, state):
+        here_source = _of_rows(source, group_rows)
         zeros = jnp.zeros(kind.shape, jnp.float32)
         scores = (zeros, zeros)
         for number, score in ((WHOLE, _score_whole), (SOME, _score_some)):
             here = kind == number
             found = lax.cond(
                 here.any(),
-                lambda score=score: score(policy, hidden, tokens, state, index, rules, temperature),
+                lambda score=score: score(
+                    policy, hidden, tokens, state, here_source, rules, temperature
+                ),
                 lambda: (zeros, zeros),
             )
             scores = jax.tree.map(
@@ -102,14 +103,18 @@ def log_probs(
     def step(_, chunk_of):
         return None, score_chunk(policy, *chunk_of)
 
+    group_rows = rows(jnp.broadcast_to(jnp.arange(group_size)[None, :, None], responses.shape))
     # Padding is of no kind.
-    inputs = jax.tree.map(chunked, (kind - NONE, rows(hidden), rows(responses), states))
-    inputs = (inputs[0] + NONE, *inputs[1:])
+    kind, *inputs = jax.tree.map(
+        chunked, (kind - NONE, group_rows, rows(hidden), rows(responses), states)
+    )
+    inputs = (kind + NONE, *inputs)
     _, scores = lax.scan(step, None, inputs)
 
     def restored(field):
         field = jnp.moveaxis(field, 0, 1).reshape(num_prompts, -1)[:, :num_rows]
-        return jnp.zeros_like(field).at[batch, order].set(field).reshape(responses.shape)
+        placed = jax.vmap(lambda values, places: jnp.zeros_like(values).at[places].set(values))
+        return placed(field, order).reshape(responses.shape)
 
     return TokenScores(*map(restored, scores))
 
@@ -119,22 +124,32 @@ def _kind(states: SpanState, rules: SpanRules) -> Int[Array, "B R"]:
     locus = states.locus
     # Its branches, the token that its first suffix goes on with, and the end token.
     few = states.inside & (locus.last - locus.first + 2 <= FEW)
-    return jnp.where(few & rules.constrained, SOME, WHOLE)
+    # What a response may repeat of itself is not counted.
+    return jnp.where(few & rules.constrained & (not rules.copies_response), SOME, WHOLE)
 
 
-def _score_whole(policy, hidden, tokens, state, index, rules, temperature):
+def _of_rows(source: CopySource, group_rows: Int[Array, "B R"]) -> CopySource:
+    """Return the source with the window of the response that each position belongs to."""
+    if source.text is None:
+        return source
+    pick = jax.vmap(lambda of_prompt, row: of_prompt[row])
+    text = jax.tree.map(lambda field: pick(field, group_rows), source.text)
+    return dataclasses.replace(source, text=text)
+
+
+def _score_whole(policy, hidden, tokens, state, source, rules, temperature):
     """Score positions [B, R] over the whole vocabulary."""
     logits = policy.unembed(hidden)
-    allowed = unpack(allowed_tokens(state, index, rules, logits.shape[-1]), logits.shape[-1])
+    allowed = unpack(allowed_tokens(state, source, rules, logits.shape[-1]), logits.shape[-1])
     logits = jnp.where(allowed, logits, -jnp.inf) / temperature
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     return _softmax_scores(logits, chosen)
 
 
-def _score_some(policy, hidden, tokens, state, index, rules, temperature):
+def _score_some(policy, hidden, tokens, state, source, rules, temperature):
     """Score positions [B, R] inside spans over the few tokens that are allowed there."""
-    forced, closes = endings(state, index, rules)
-    following, real = first_next_tokens(index, state.locus, FEW - 1)
+    forced, closes = endings(state, source, rules)
+    following, real = first_next_tokens(source.index, state.locus, FEW - 1)
     end = jnp.full((*tokens.shape, 1), rules.end_token, jnp.int32)
     candidates = jnp.concatenate([following, end], axis=-1)
     allowed = jnp.concatenate([real & ~forced[..., None], closes[..., None]], axis=-1)

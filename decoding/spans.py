@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from decoding.span_copy import SpanRules, SpanState
+from decoding.response_text import ResponseText
+from decoding.span_copy import CopySource, SpanRules, SpanState
 from decoding.suffix_index import SuffixIndex
 
 
@@ -18,8 +19,11 @@ class CopiedSpan:
     Attributes:
       start, end: range of the copied tokens in the response, the recall tokens not counted.
       closed: whether the end token follows.
-      count: places of the prompt that the span is a verbatim copy of; 0 if it is none.
+      count: places of the prompt that the span is a verbatim copy of.
       occurrences: the first of their token ranges in the prompt, in order of place.
+      response_count: places that end in the response, where spans may be copied from it.
+      response_occurrences: the first of their token ranges, counted from the response's first
+        token; one that begins in the prompt has a negative start.
     """
 
     start: int
@@ -27,13 +31,15 @@ class CopiedSpan:
     closed: bool
     count: int
     occurrences: tuple[tuple[int, int], ...]
+    response_count: int = 0
+    response_occurrences: tuple[tuple[int, int], ...] = ()
 
 
 def find_spans(
     responses: Int[Array, "B G T"],
     lengths: Int[Array, "B G"],
     states: SpanState,
-    index: SuffixIndex,
+    source: CopySource,
     rules: SpanRules,
     *,
     max_occurrences: int = 8,
@@ -42,10 +48,12 @@ def find_spans(
 
     Args:
       states: the machine before each token of the responses (`trace`).
+      source: what they may copy from (`whole_source`).
       max_occurrences: how many places are returned for a span; all of them are counted.
     """
+    index = source.index
     responses, lengths, suffixes = jax.device_get((responses, lengths, index.suffixes))
-    states = jax.device_get(states)
+    states, text = jax.device_get((states, source.text))
 
     def one_row(b: int, g: int) -> list[CopiedSpan]:
         length = int(lengths[b, g])
@@ -58,12 +66,17 @@ def find_spans(
             closed = number < len(closes)
             end = int(closes[number]) if closed else length
             start = int(opening) + 1
-            # The state after the last copied token stands before the token at `end`; of a span
-            # that the response ends in, the machine has not seen the last token.
-            matched = end if closed else end - 1
-            places = _places(states, suffixes, b, g, matched) if end > start else []
             depth = end - start
-            places = [p for p in places if closed or _matches(index, b, p, tokens[start:end])]
+            # The state after the last copied token stands before the token at `end`; of a span
+            # that the response ends in, the machine has not seen the last token. Suffixes are
+            # sorted by `max_length` tokens: what is copied past them is compared here.
+            seen = start + min(depth if closed else depth - 1, rules.max_length)
+            places = _places(states, suffixes, b, g, seen) if depth else []
+            if not closed or depth > rules.max_length:
+                places = [p for p in places if _matches(index, b, p, tokens[start:end])]
+            repeats = []
+            if text is not None and depth:
+                repeats = _repeats(text, b, g, tokens, start, end, rules.max_length)
             spans.append(
                 CopiedSpan(
                     start=start,
@@ -71,6 +84,8 @@ def find_spans(
                     closed=closed,
                     count=len(places),
                     occurrences=tuple((p, p + depth) for p in places[:max_occurrences]),
+                    response_count=len(repeats),
+                    response_occurrences=tuple((p, p + depth) for p in repeats[:max_occurrences]),
                 )
             )
         return spans
@@ -86,3 +101,16 @@ def _places(states: SpanState, suffixes: np.ndarray, b: int, g: int, t: int) -> 
 def _matches(index: SuffixIndex, b: int, place: int, copied: Sequence[int]) -> bool:
     text = np.asarray(index.text[b, place : place + len(copied)])
     return text.tolist() == list(copied)
+
+
+def _repeats(
+    text: ResponseText, b: int, g: int, tokens: np.ndarray, start: int, end: int, tail: int
+) -> list[int]:
+    """Return the places before a span, of the window that ends in the response, that it copies."""
+    copied = tokens[start:end]
+    before = text.tokens[b, g, : tail + start - 1]
+    if len(copied) > len(before):
+        return []
+    windows = np.lib.stride_tricks.sliding_window_view(before, len(copied))
+    places = np.flatnonzero((windows == copied).all(axis=1) & text.opens[b, g, : len(windows)])
+    return [int(p) - tail for p in places if p + len(copied) > tail]

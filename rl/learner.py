@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from decoding.policy import Policy
-from decoding.span_copy import SpanRules, trace
+from decoding.span_copy import SpanRules, trace, whole_source
 from decoding.span_scores import TokenScores, log_probs
 from rl.batch import Batch, Responses
 from rl.losses import clipped_surrogate, kl_k3, masked_sum, truncated_importance
@@ -74,8 +74,9 @@ def token_mask(responses: Responses) -> Bool[Array, "B G T"]:
 
 def score_responses(policy: Policy, responses: Responses, scoring: Scoring) -> TokenScores:
     """Return log-probabilities and entropies of the responses' tokens under the span mask."""
-    prompts, index = responses.prompts, responses.index
-    states = trace(responses.tokens, index, scoring.rules, scoring.budget)
+    prompts = responses.prompts
+    source = whole_source(prompts, responses.index, responses.tokens, scoring.rules)
+    states = trace(responses.tokens, source, scoring.rules, scoring.budget)
     hidden = policy.score(prompts.tokens, prompts.lengths, responses.tokens)
     return log_probs(
         policy,
@@ -83,7 +84,7 @@ def score_responses(policy: Policy, responses: Responses, scoring: Scoring) -> T
         responses.tokens,
         responses.lengths,
         states,
-        index,
+        source,
         scoring.rules,
         temperature=scoring.temperature,
         chunk=scoring.chunk,

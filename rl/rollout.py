@@ -1,6 +1,7 @@
 """One step's rollouts: prompts in, groups of scored responses out."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,13 +13,13 @@ from decoding.decode_loop import decode
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
-from decoding.span_copy import SpanRules, trace
+from decoding.span_copy import CopySource, SpanRules, SpanState, trace, whole_source
 from decoding.spans import CopiedSpan, find_spans
+from decoding.suffix_index import SuffixIndex
 from rl.batch import PromptText, Responses
 from rl.rewards.categories import RewardSettings
 from rl.rewards.composite import Completion, Reward, overlong_factor, score
 
-_trace = jax.jit(trace, static_argnames=("rules", "budget"))
 Detokenize = Callable[[Sequence[int]], str]
 
 
@@ -55,8 +56,8 @@ def sample_groups(
         stop_tokens=(stop_token,),
         prefix=prefix,
     )
-    states = _trace(decoded.responses, index, rules=rules, budget=max_new_tokens)
-    spans = find_spans(decoded.responses, decoded.lengths, states, index, rules)
+    source, states = _read_back(prompts, index, decoded.responses, rules, max_new_tokens)
+    spans = find_spans(decoded.responses, decoded.lengths, states, source, rules)
     tokens, lengths = jax.device_get((decoded.responses, decoded.lengths))
     completions = [
         [
@@ -67,6 +68,18 @@ def sample_groups(
     ]
     responses = Responses(prompts, index, decoded.responses, decoded.lengths)
     return Rollout(responses, decoded.log_probs, completions, spans)
+
+
+@functools.partial(jax.jit, static_argnames=("rules", "budget"))
+def _read_back(
+    prompts: Prompts,
+    index: SuffixIndex,
+    responses: Int[Array, "B G T"],
+    rules: SpanRules,
+    budget: int,
+) -> tuple[CopySource, SpanState]:
+    source = whole_source(prompts, index, responses, rules)
+    return source, trace(responses, source, rules, budget)
 
 
 def read_completion(

@@ -10,7 +10,7 @@ import pytest
 from decoding.decode_loop import decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
-from decoding.span_copy import SpanRules, mask_logits, trace
+from decoding.span_copy import SpanRules, mask_logits, trace, whole_source
 from decoding.span_scores import FEW, log_probs
 from decoding.spans import find_spans
 from tests.oracles.span_oracle import OraclePrompt, matches
@@ -63,8 +63,13 @@ def oracle_prompt(prompts, b):
     return OraclePrompt(*(np.asarray(field[b, :size]).tolist() for field in fields))
 
 
+def traced(prompts, decoded, index, rules=RULES):
+    source = whole_source(prompts, index, decoded.responses, rules)
+    return source, trace(decoded.responses, source, rules, NEW)
+
+
 def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
-    states = trace(decoded.responses, index, rules, NEW)
+    source, states = traced(prompts, decoded, index, rules)
     hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
     return log_probs(
         policy,
@@ -72,7 +77,7 @@ def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
         decoded.responses,
         decoded.lengths,
         states,
-        index,
+        source,
         rules,
         temperature=temperature,
         chunk=chunk,
@@ -83,8 +88,7 @@ def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
 def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed):
     prompts = make_prompts(seed)
     decoded, index = sample_responses(span_loving_policy(seed), prompts, seed)
-    states = trace(decoded.responses, index, RULES, NEW)
-    spans = find_spans(decoded.responses, decoded.lengths, states, index, RULES, max_occurrences=99)
+    spans = spans_of(prompts, decoded, index)
     checked = 0
     for b in range(NUM_PROMPTS):
         for g in range(GROUP):
@@ -118,7 +122,7 @@ def test_trainer_log_probs_equal_the_samplers(chunk):
 def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax():
     policy, prompts = span_loving_policy(2), make_prompts(2)
     decoded, index = sample_responses(policy, prompts)
-    states = trace(decoded.responses, index, RULES, NEW)
+    source, states = traced(prompts, decoded, index)
     real = jnp.arange(NEW)[None, None] < decoded.lengths[..., None]
 
     def chunked(policy):
@@ -129,7 +133,7 @@ def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax():
         hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
         flat = jax.tree.map(lambda x: x.reshape(NUM_PROMPTS, -1), states)
         logits = policy.unembed(hidden).reshape(NUM_PROMPTS, -1, ROWS)
-        allowed = jnp.isfinite(mask_logits(jnp.zeros_like(logits), flat, index, RULES))
+        allowed = jnp.isfinite(mask_logits(jnp.zeros_like(logits), flat, source, RULES))
         scores = jax.nn.log_softmax(logits / 0.7, axis=-1, where=allowed)
         tokens = decoded.responses.reshape(NUM_PROMPTS, -1, 1)
         chosen = jnp.take_along_axis(scores, tokens, axis=-1)[..., 0]
@@ -178,7 +182,7 @@ def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary():
     counting = jax.tree_util.register_dataclass(Counting, ["table"], [])(policy.table)
     score(counting, prompts, decoded, index, 1.0, 1)
     jax.effects_barrier()
-    states = trace(decoded.responses, index, RULES, NEW)
+    _, states = traced(prompts, decoded, index)
     real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
     few = np.asarray(states.inside & (states.locus.last - states.locus.first + 2 <= FEW))
     needed = (real & ~few).sum(axis=(1, 2)).max()
@@ -252,8 +256,8 @@ def test_a_prompt_with_nothing_to_copy_never_opens_a_span():
 
 
 def spans_of(prompts, decoded, index, rules=RULES):
-    states = trace(decoded.responses, index, rules, NEW)
-    return find_spans(decoded.responses, decoded.lengths, states, index, rules, max_occurrences=99)
+    source, states = traced(prompts, decoded, index, rules)
+    return find_spans(decoded.responses, decoded.lengths, states, source, rules, max_occurrences=99)
 
 
 def test_a_response_ends_with_a_stop_sequence_but_not_inside_a_span():

@@ -16,7 +16,16 @@ from decoding import suffix_index
 from decoding.errors import DecodingInputError
 from decoding.locus import descend, may_close, next_tokens, root
 from decoding.prompts import Prompts
-from decoding.span_copy import SpanRules, advance, initial_state, mask_logits, trace
+from decoding.span_copy import (
+    CopySource,
+    SpanRules,
+    advance,
+    extend_source,
+    initial_state,
+    mask_logits,
+    start_source,
+    trace,
+)
 from decoding.suffix_index import build_index
 from decoding.token_bits import unpack
 from tests.oracles.span_oracle import OraclePrompt, allowed_tokens, matches
@@ -24,6 +33,7 @@ from tests.oracles.span_oracle import OraclePrompt, allowed_tokens, matches
 NUM_PROMPTS, NUM_ROWS, SIZE, VOCAB, VOCAB_ROWS = 3, 2, 14, 8, 10
 START, END, CHAT = 5, 6, 7
 BUDGET = 12
+PADDING = 1
 
 
 def make_rules(**changes):
@@ -40,7 +50,7 @@ def pad_prompts(prompts, size=SIZE):
 
     # The padding claims to be copyable: the lengths alone must keep it out.
     return Prompts(
-        tokens=padded("tokens", 1),
+        tokens=padded("tokens", PADDING),
         lengths=jnp.asarray([len(p.tokens) for p in prompts]),
         copyable=padded("copyable", True),
         span_start=padded("span_start", True),
@@ -56,7 +66,18 @@ def index_of(prompts, rules):
 
 
 masked = functools.partial(jax.jit, static_argnames="rules")(mask_logits)
-advanced = functools.partial(jax.jit, static_argnames="rules")(advance)
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def started(prompts, index, rules):
+    source = start_source(prompts, index, NUM_ROWS, BUDGET, rules)
+    return source, initial_state(source, NUM_ROWS, BUDGET, rules)
+
+
+@functools.partial(jax.jit, static_argnames="rules")
+def moved(source, state, token, rules):
+    """Emit a token: the source grows by it, the state moves."""
+    return extend_source(source, state, token, rules), advance(state, token, source, rules)
 
 
 @st.composite
@@ -72,12 +93,17 @@ def oracle_prompts(draw, alphabet=4):
     )
 
 
+EDGES = bytes([1, 3, 5, 7, 0, 1, 1, 1])
 RULES = st.sampled_from(
     [
         make_rules(),
         make_rules(max_length=3),
         make_rules(min_length=2, max_length=4),
         make_rules(barriers=()),
+        make_rules(barriers=(), paper_compatible=True),
+        make_rules(copy_source="prompt+response", edges=EDGES),
+        make_rules(copy_source="prompt+response", edges=EDGES, min_length=2, max_length=4),
+        make_rules(copy_source="prompt+response", edges=bytes([1] * VOCAB), paper_compatible=True),
     ]
 )
 
@@ -90,23 +116,24 @@ RULES = st.sampled_from(
     st.sampled_from([0.0, float("nan"), float("inf"), -float("inf"), -1e4]),
 )
 def test_allowed_sets_equal_brute_force_at_every_step(prompts, rules, random, logit):
-    index = index_of(pad_prompts(prompts), rules=rules)
-    state = initial_state(index, NUM_ROWS, BUDGET)
+    padded = pad_prompts(prompts)
+    source, state = started(padded, index_of(padded, rules=rules), rules=rules)
     responses = [[[] for _ in range(NUM_ROWS)] for _ in prompts]
     logits = jnp.full((NUM_PROMPTS, NUM_ROWS, VOCAB_ROWS), logit)
     for _ in range(BUDGET):
-        got = np.asarray(masked(logits, state, index, rules=rules))
+        got = np.asarray(masked(logits, state, source, rules=rules))
         chosen = np.zeros((NUM_PROMPTS, NUM_ROWS), np.int32)
         for b, prompt in enumerate(prompts):
             for r in range(NUM_ROWS):
-                expected = allowed_tokens(prompt, responses[b][r], rules, BUDGET)
+                expected = allowed_tokens(prompt, responses[b][r], rules, BUDGET, before=PADDING)
                 assert set(np.flatnonzero(np.isfinite(got[b, r]))) == expected
                 assert expected, "a dead end"
                 likely = [START] * 4 + [t for t in expected if t != END] * 2 + [END]
                 chosen[b, r] = random.choice([t for t in likely if t in expected])
                 responses[b][r].append(int(chosen[b, r]))
-        state = advanced(state, jnp.asarray(chosen), index, rules=rules)
-    assert not np.asarray(state.inside).any(), "a span left open at the end of the budget"
+        source, state = moved(source, state, jnp.asarray(chosen), rules=rules)
+    if not rules.paper_compatible:
+        assert not np.asarray(state.inside).any(), "a span left open at the end of the budget"
 
 
 def test_an_interval_wider_than_the_window_is_read_to_its_end():
@@ -116,10 +143,11 @@ def test_an_interval_wider_than_the_window_is_read_to_its_end():
     prompt = OraclePrompt(tokens, [True] * size, [True] * size, [True] * size)
     rules = make_rules()
     index = index_of(pad_prompts([prompt], size), rules=rules)
-    state = initial_state(index, 1, BUDGET)
+    source = CopySource(index)
+    state = initial_state(source, 1, BUDGET, rules)
     for token in (START, 0):
-        state = advanced(state, jnp.full((1, 1), token), index, rules=rules)
-    got = np.asarray(masked(jnp.zeros((1, 1, VOCAB_ROWS)), state, index, rules=rules))
+        source, state = moved(source, state, jnp.full((1, 1), token), rules=rules)
+    got = np.asarray(masked(jnp.zeros((1, 1, VOCAB_ROWS)), state, source, rules=rules))
     assert set(np.flatnonzero(np.isfinite(got[0, 0]))) == {1, 3, END}
 
 
@@ -152,7 +180,7 @@ def test_trace_gives_the_state_before_each_token():
     rules = make_rules()
     index = index_of(pad_prompts([prompt]), rules=rules)
     responses = jnp.asarray([[[4, START, 0, 1, 3, END, 4]]])
-    states = trace(responses, index, rules, BUDGET)
+    states = trace(responses, CopySource(index), rules, BUDGET)
     assert np.asarray(states.inside[0, 0]).tolist() == [0, 0, 1, 1, 1, 1, 0]
     assert np.asarray(states.locus.depth[0, 0]).tolist()[2:6] == [0, 1, 2, 3]
     widths = np.asarray(states.locus.high - states.locus.low)[0, 0]
@@ -164,8 +192,10 @@ def test_unconstrained_rules_forbid_the_unused_rows_only():
     prompt = OraclePrompt([0, 1], [True] * 2, [True] * 2, [True] * 2)
     rules = make_rules(constrained=False)
     index = index_of(pad_prompts([prompt]), rules=rules)
-    state = advance(initial_state(index, 1, BUDGET), jnp.full((1, 1), START), index, rules)
-    got = np.asarray(mask_logits(jnp.zeros((1, 1, VOCAB_ROWS)), state, index, rules))
+    source = CopySource(index)
+    state = initial_state(source, 1, BUDGET, rules)
+    state = advance(state, jnp.full((1, 1), START), source, rules)
+    got = np.asarray(mask_logits(jnp.zeros((1, 1, VOCAB_ROWS)), state, source, rules))
     assert np.isfinite(got[0, 0]).tolist() == [True] * VOCAB + [False] * (VOCAB_ROWS - VOCAB)
 
 

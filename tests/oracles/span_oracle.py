@@ -1,6 +1,8 @@
-"""Brute force for the span rules: every allowed set by looking at every position of the prompt."""
+"""Brute force for the span rules: every allowed set by looking at every place of the context."""
 
 import dataclasses
+
+BEGINS, WORD_FIRST, WORD_LAST = 1, 2, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,6 +13,29 @@ class OraclePrompt:
     copyable: list[bool]
     span_start: list[bool]
     span_end: list[bool]
+
+
+def with_response(prompt: OraclePrompt, response: list[int], rules, before: int) -> OraclePrompt:
+    """Return the prompt with a response behind it, as something to copy from.
+
+    Args:
+      before: the token that stands for the last of a prompt that has none.
+    """
+    tokens = [*(prompt.tokens[-1:] or [before]), *response]
+
+    def boundary(i):
+        """Whether a unit begins between response tokens i - 1 and i."""
+        first, second = rules.edges[tokens[i]], rules.edges[tokens[i + 1]]
+        return bool(second & BEGINS) and not (first & WORD_LAST and second & WORD_FIRST)
+
+    boundaries = [boundary(i) for i in range(len(response))]
+    spans = {rules.start_token, rules.end_token}
+    return OraclePrompt(
+        tokens=[*prompt.tokens, *response],
+        copyable=[*prompt.copyable, *(token not in spans for token in response)],
+        span_start=[*prompt.span_start, *boundaries],
+        span_end=[*prompt.span_end, *boundaries[1:], True],
+    )
 
 
 def matches(prompt: OraclePrompt, copied: list[int], barriers: tuple[int, ...]) -> list[int]:
@@ -43,27 +68,44 @@ def open_span(response: list[int], rules) -> list[int] | None:
     return copied
 
 
-def allowed_tokens(prompt: OraclePrompt, response: list[int], rules, budget: int) -> set[int]:
+def context_of(prompt: OraclePrompt, response: list[int], rules, before: int) -> OraclePrompt:
+    """Return what the span that is open after `response`, or the next one, may copy from."""
+    if rules.copy_source == "prompt":
+        return prompt
+    copied = open_span(response, rules)
+    if copied is None:
+        # As if the next token opened a span.
+        return with_response(prompt, [*response, rules.start_token], rules, before)
+    opened = len(response) - len(copied)
+    return with_response(prompt, response[:opened], rules, before)
+
+
+def allowed_tokens(
+    prompt: OraclePrompt, response: list[int], rules, budget: int, before: int = 0
+) -> set[int]:
     """Return the tokens that may follow `response`; all of it may hold `budget` tokens."""
     left = budget - len(response)
     copied = open_span(response, rules)
+    context = context_of(prompt, response, rules, before)
     if copied is None:
-        allowed = set(range(rules.vocab_size)) - {rules.end_token}
-        if left < rules.min_length + 2 or not matches(prompt, [], rules.barriers):
+        allowed = set(range(rules.vocab_size))
+        if rules.paper_compatible:
+            return allowed
+        if left < rules.min_length + 2 or not matches(context, [], rules.barriers):
             allowed -= {rules.start_token}
-        return allowed
-    if len(copied) >= rules.max_length or left <= 1:
+        return allowed - {rules.end_token}
+    if len(copied) >= rules.max_length or (left <= 1 and not rules.paper_compatible):
         return {rules.end_token}
     depth = len(copied)
-    going_on, closing = set(), False
-    for start in matches(prompt, copied, rules.barriers):
+    going_on, closing = set(), rules.paper_compatible
+    for start in matches(context, copied, rules.barriers):
         place = start + depth
         if (
-            place < len(prompt.tokens)
-            and prompt.copyable[place]
-            and prompt.tokens[place] not in rules.barriers
+            place < len(context.tokens)
+            and context.copyable[place]
+            and context.tokens[place] not in rules.barriers
         ):
-            going_on.add(prompt.tokens[place])
-        if depth >= rules.min_length and prompt.span_end[place - 1]:
+            going_on.add(context.tokens[place])
+        if depth >= rules.min_length and context.span_end[place - 1]:
             closing = True
     return going_on | ({rules.end_token} if closing or not going_on else set())

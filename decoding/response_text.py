@@ -1,0 +1,206 @@
+"""What may be copied from a response itself, for `copy_source = "prompt+response"`.
+
+A window a row: the prompt's last `max_length` tokens, then the response's. A place of it matches if
+the tokens that a span has copied stand right before it. All places are compared with every token
+copied, so that a match may run from the prompt into the response; matches that end in the prompt
+are found by the suffix index as well.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Int, UInt32
+
+from decoding.arrays import AnyArray
+from decoding.prompts import Prompts
+from decoding.suffix_index import SuffixIndex
+from decoding.suffix_sort import BARRIER
+from decoding.token_bits import WORD, num_words, unpack
+
+# How a vocabulary entry begins and ends, bits of one byte: it begins a unit (a character, say) of
+# its own; its first, its last character belongs to a word.
+BEGINS, WORD_FIRST, WORD_LAST = 1, 2, 4
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ResponseText:
+    """The windows of [B, R] rows, X = max_length + T places each."""
+
+    # BARRIER where nothing may be copied, or nothing stands yet.
+    tokens: Int[AnyArray, "B R X"]
+    # Whether a span may open on a place, and close behind it.
+    opens: Bool[AnyArray, "B R X"]
+    closes: Bool[AnyArray, "B R X"]
+    # The newest token.
+    newest: Int[AnyArray, "B R"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Matches:
+    """Places of the window before which a row's span has just been found, as packed bits."""
+
+    places: UInt32[AnyArray, "*rows words"]
+    # Where the next token will stand.
+    position: Int[AnyArray, "*rows"]
+
+
+def _boundary(edges: np.ndarray, before: Array, after: Array) -> Bool[Array, "*shape"]:
+    """Return whether units begin between two tokens."""
+    table = jnp.asarray(edges)
+    before, after = table[before], table[after]
+    in_word = ((before & WORD_LAST) > 0) & ((after & WORD_FIRST) > 0)
+    return ((after & BEGINS) > 0) & ~in_word
+
+
+def empty_text(
+    prompts: Prompts, index: SuffixIndex, group_size: int, capacity: int, *, tail: int
+) -> ResponseText:
+    """Return the windows before the first token of G responses of at most `capacity` tokens.
+
+    Args:
+      tail: tokens of the prompt that a match may begin in, the longest span.
+    """
+    places = prompts.lengths[:, None] - tail + jnp.arange(tail, dtype=jnp.int32)[None]
+    rows = jnp.arange(places.shape[0])[:, None]
+    last = prompts.tokens[rows[:, 0], jnp.maximum(prompts.lengths - 1, 0)].astype(jnp.int32)
+
+    def window(field, fill):
+        of_prompt = jnp.where(places >= 0, field[rows, jnp.maximum(places, 0)], fill)
+        padded = jnp.pad(of_prompt, ((0, 0), (0, capacity)), constant_values=fill)
+        return jnp.broadcast_to(padded[:, None], (padded.shape[0], group_size, padded.shape[1]))
+
+    return ResponseText(
+        tokens=window(index.text, BARRIER),
+        opens=window((index.text != BARRIER) & prompts.span_start, False),
+        closes=window(index.span_end, False),
+        newest=jnp.broadcast_to(last[:, None], (last.shape[0], group_size)),
+    )
+
+
+def append(
+    text: ResponseText,
+    token: Int[Array, "B R"],
+    position: Int[Array, "B R"],
+    *,
+    tail: int,
+    edges: np.ndarray,
+    barriers: tuple[int, ...],
+) -> ResponseText:
+    """Return the windows with one more token; past their end they stay as they are."""
+    batch, row = jnp.arange(token.shape[0])[:, None], jnp.arange(token.shape[1])[None]
+    boundary = _boundary(edges, text.newest, token)
+    copied = jnp.where(_is_barrier(token, barriers), BARRIER, token)
+    # The end of the prompt's last token is the prompt's own business.
+    before = jnp.where(position > tail, position - 1, text.tokens.shape[-1])
+    return ResponseText(
+        tokens=text.tokens.at[batch, row, position].set(copied, mode="drop"),
+        opens=text.opens.at[batch, row, position].set(boundary, mode="drop"),
+        closes=text.closes.at[batch, row, before].set(boundary, mode="drop"),
+        newest=token,
+    )
+
+
+def whole_text(
+    prompts: Prompts,
+    index: SuffixIndex,
+    responses: Int[Array, "B G T"],
+    *,
+    tail: int,
+    edges: np.ndarray,
+    barriers: tuple[int, ...],
+) -> ResponseText:
+    """Return the windows behind the last token of given responses."""
+    text = empty_text(prompts, index, responses.shape[1], responses.shape[2], tail=tail)
+    before = jnp.concatenate([text.newest[..., None], responses[..., :-1]], axis=-1)
+    boundary = _boundary(edges, before, responses)
+    return ResponseText(
+        tokens=text.tokens.at[..., tail:].set(
+            jnp.where(_is_barrier(responses, barriers), BARRIER, responses)
+        ),
+        opens=text.opens.at[..., tail:].set(boundary),
+        closes=text.closes.at[..., tail:-1].set(boundary[..., 1:]),
+        newest=responses[..., -1],
+    )
+
+
+def _is_barrier(token: Array, barriers: tuple[int, ...]) -> Bool[Array, "*shape"]:
+    found = jnp.zeros(token.shape, bool)
+    for barrier in barriers:
+        found |= token == barrier
+    return found
+
+
+def no_matches(shape: tuple[int, int], capacity: int, *, tail: int) -> Matches:
+    """Return the matches of rows before their first token."""
+    words = jnp.zeros((*shape, num_words(tail + capacity)), jnp.uint32)
+    return Matches(words, jnp.full(shape, tail, jnp.int32))
+
+
+def _pack(flags: Bool[Array, "B R X"]) -> UInt32[Array, "B R words"]:
+    size = flags.shape[-1]
+    flags = jnp.pad(flags, ((0, 0), (0, 0), (0, num_words(size) * WORD - size)))
+    bits = flags.reshape(*flags.shape[:2], -1, WORD).astype(jnp.uint32)
+    return (bits << lax.broadcasted_iota(jnp.uint32, bits.shape, 3)).sum(-1, dtype=jnp.uint32)
+
+
+def _places(matches: Matches, text: ResponseText) -> Bool[Array, "B R X"]:
+    return unpack(matches.places, text.tokens.shape[-1])
+
+
+def move(
+    matches: Matches,
+    text: ResponseText,
+    token: Int[Array, "B R"],
+    opens: Bool[Array, "B R"],
+    copies: Bool[Array, "B R"],
+) -> Matches:
+    """Return the matches after `token`, which opens a span, or is copied, or is neither.
+
+    A span that opens may begin on any place before its start token; that token is a barrier, so
+    that no match runs into the span itself.
+    """
+    window = lax.broadcasted_iota(jnp.int32, text.tokens.shape, 2)
+    begins = text.opens & (text.tokens != BARRIER) & (window < matches.position[..., None])
+    goes_on = _places(matches, text) & (text.tokens == token[..., None])
+    goes_on = jnp.concatenate([jnp.zeros_like(goes_on[..., :1]), goes_on[..., :-1]], axis=-1)
+    moved = _pack(jnp.where(opens[..., None], begins, goes_on))
+    places = jnp.where((opens | copies)[..., None], moved, matches.places)
+    return Matches(places, matches.position + 1)
+
+
+def may_open(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
+    """Return whether some place could open a span now."""
+    window = lax.broadcasted_iota(jnp.int32, text.tokens.shape, 2)
+    before = window < matches.position[..., None]
+    return (text.opens & (text.tokens != BARRIER) & before).any(axis=-1)
+
+
+def may_close(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
+    """Return whether a span that has copied something may close here."""
+    closes = jnp.concatenate([jnp.zeros_like(text.closes[..., :1]), text.closes[..., :-1]], axis=-1)
+    return (_places(matches, text) & closes).any(axis=-1)
+
+
+def goes_on(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
+    """Return whether some match has a next token."""
+    return (_places(matches, text) & (text.tokens != BARRIER)).any(axis=-1)
+
+
+def next_tokens(
+    matches: Matches, text: ResponseText, rows: Bool[Array, "B R"], num_rows: int
+) -> UInt32[Array, "B R words"]:
+    """Return the tokens that continue the match of some rows, as packed bits."""
+    real = rows[..., None] & _places(matches, text) & (text.tokens != BARRIER)
+
+    @jax.vmap
+    @jax.vmap
+    def flagged(tokens, real):
+        flags = jnp.zeros(num_rows, bool)
+        return flags.at[jnp.where(real, tokens, num_rows)].set(True, mode="drop")
+
+    return _pack(flagged(text.tokens, real))
