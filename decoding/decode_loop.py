@@ -130,7 +130,11 @@ def decode(
         ended = stops(token, responses, step)
         if rules.constrained and not rules.paper_compatible:
             ended &= ~(state.inside | moved.inside)
-        state = jax.tree.map(lambda new, old: jnp.where(done, old, new), moved, state)
+        state = jax.tree.map(
+            lambda new, old: jnp.where(jnp.expand_dims(done, range(2, new.ndim)), old, new),
+            moved,
+            state,
+        )
         steps = jnp.full(num_prompts, step, jnp.int32)
         logits, cache = policy.decode(token, steps, cache)
         return (

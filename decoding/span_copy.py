@@ -30,9 +30,10 @@ With `copy_source` "prompt+response" what the response holds before the span's s
 copied as well, barriers excepted, and a match may run from the prompt's last tokens into it:
 
     x d START            a b c d x        (x from the response)
-    x d START x          d END            (response)
+    x d START x          d END
     x d START x d        END              (the span's own start token is a barrier)
-    x d START d          END              (prompt and response; neither goes on)
+    x d START d          x END            (from the prompt's last token into the response)
+    x d START d x        d END
 
 `paper_compatible` is the release's rule (arXiv 2604.09494's code) instead: the end token is allowed
 everywhere, so that a span may be empty and one may be closed that was never opened; the start token

@@ -13,7 +13,7 @@ from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules, mask_logits, trace, whole_source
 from decoding.span_scores import FEW, log_probs
 from decoding.spans import find_spans
-from tests.oracles.span_oracle import OraclePrompt, matches
+from tests.oracles.span_oracle import OraclePrompt, context_of, matches
 from tests.oracles.toy_policy import random_toy_policy
 
 VOCAB, ROWS = 30, 32
@@ -21,6 +21,9 @@ START, END, EOS = 27, 28, 29
 RULES = SpanRules(
     start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END, EOS), max_length=6
 )
+EDGES = bytes([1, 1, 1, 1, 0, 1] + [1] * (VOCAB - 6))
+BOTH = dataclasses.replace(RULES, copy_source="prompt+response", edges=EDGES)
+PAPER = dataclasses.replace(BOTH, barriers=(), paper_compatible=True)
 NUM_PROMPTS, GROUP, SIZE, NEW = 4, 8, 20, 24
 SAMPLING = Sampling(temperature=0.7)
 
@@ -68,6 +71,11 @@ def traced(prompts, decoded, index, rules=RULES):
     return source, trace(decoded.responses, source, rules, NEW)
 
 
+def spans_of(prompts, decoded, index, rules=RULES):
+    source, states = traced(prompts, decoded, index, rules)
+    return find_spans(decoded.responses, decoded.lengths, states, source, rules, max_occurrences=99)
+
+
 def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
     source, states = traced(prompts, decoded, index, rules)
     hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
@@ -84,38 +92,49 @@ def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
     )
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed):
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+@pytest.mark.parametrize("seed", range(2))
+def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed, rules):
     prompts = make_prompts(seed)
-    decoded, index = sample_responses(span_loving_policy(seed), prompts, seed)
-    spans = spans_of(prompts, decoded, index)
-    checked = 0
+    decoded, index = sample_responses(span_loving_policy(seed), prompts, seed, rules=rules)
+    spans = spans_of(prompts, decoded, index, rules)
+    checked = repeated = 0
     for b in range(NUM_PROMPTS):
+        prompt = oracle_prompt(prompts, b)
         for g in range(GROUP):
             tokens = np.asarray(decoded.responses[b, g]).tolist()
             for span in spans[b][g]:
-                places = matches(
-                    oracle_prompt(prompts, b), tokens[span.start : span.end], RULES.barriers
-                )
+                copied = tokens[span.start : span.end]
+                context = context_of(prompt, tokens[: span.start], rules, 0)
+                places = matches(context, copied, rules.barriers)
+                size = len(prompt.tokens)
+                of_prompt = [p for p in places if p + len(copied) <= size]
+                of_response = [p - size for p in places if p + len(copied) > size]
                 assert span.closed and places
-                assert span.count == len(places)
-                assert [start for start, _ in span.occurrences] == places
+                assert [start for start, _ in span.occurrences] == of_prompt
+                assert [start for start, _ in span.response_occurrences] == of_response
+                assert (span.count, span.response_count) == (len(of_prompt), len(of_response))
                 assert tokens[span.start - 1] == START and tokens[span.end] == END
                 checked += 1
+                repeated += bool(of_response) and not of_prompt
     assert checked > 20
+    assert rules is RULES or repeated > 5
 
 
+@pytest.mark.parametrize("rules", [RULES, BOTH, PAPER], ids=["prompt", "prompt+response", "paper"])
 @pytest.mark.parametrize("chunk", [1, 7, NEW])
-def test_trainer_log_probs_equal_the_samplers(chunk):
+def test_trainer_log_probs_equal_the_samplers(chunk, rules):
     policy, prompts = span_loving_policy(1), make_prompts(1)
-    decoded, index = sample_responses(policy, prompts, sampling=Sampling(temperature=0.7))
-    scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=chunk)
+    decoded, index = sample_responses(
+        policy, prompts, sampling=Sampling(temperature=0.7), rules=rules
+    )
+    scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=chunk, rules=rules)
     real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
     np.testing.assert_allclose(
         np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
     )
     # The responses hold forced tokens as well as free choices.
-    assert (np.asarray(decoded.log_probs)[real] == 0).any()
+    assert (np.asarray(decoded.log_probs)[real] == 0).any() or rules.paper_compatible
     assert (np.asarray(decoded.log_probs)[real] < -1).any()
 
 
@@ -253,11 +272,6 @@ def test_a_prompt_with_nothing_to_copy_never_opens_a_span():
     barren = Prompts(**{**vars(prompts), "copyable": jnp.zeros_like(prompts.copyable)})
     decoded, _ = sample_responses(span_loving_policy(7), barren)
     assert not (np.asarray(decoded.responses) == START).any()
-
-
-def spans_of(prompts, decoded, index, rules=RULES):
-    source, states = traced(prompts, decoded, index, rules)
-    return find_spans(decoded.responses, decoded.lengths, states, source, rules, max_occurrences=99)
 
 
 def test_a_response_ends_with_a_stop_sequence_but_not_inside_a_span():

@@ -136,6 +136,48 @@ def test_allowed_sets_equal_brute_force_at_every_step(prompts, rules, random, lo
         assert not np.asarray(state.inside).any(), "a span left open at the end of the budget"
 
 
+A, B, C, D, X = 0, 1, 2, 3, 4
+FREE = set(range(VOCAB)) - {END}
+
+
+@pytest.mark.parametrize(
+    ("changes", "response", "allowed"),
+    [
+        ({}, [], FREE),
+        ({}, [START], {A, B, C, D}),
+        ({}, [START, A], {B, END}),
+        ({}, [START, A, B], {C, D, END}),
+        ({}, [START, A, B, C], {END}),
+        ({}, [START, A, B, C, END], FREE),
+        ({"min_length": 2}, [START, A], {B}),
+        ({"max_length": 2}, [START, A, B], {END}),
+        ({"copy_source": "prompt+response"}, [X, D, START], {A, B, C, D, X}),
+        ({"copy_source": "prompt+response"}, [X, D, START, X], {D, END}),
+        ({"copy_source": "prompt+response"}, [X, D, START, X, D], {END}),
+        ({"copy_source": "prompt+response"}, [X, D, START, D], {X, END}),
+        ({"copy_source": "prompt+response"}, [X, D, START, D, X], {D, END}),
+        ({"copy_source": "prompt+response"}, [X, D, START, D, X, D], {END}),
+        ({"paper_compatible": True}, [], FREE | {END}),
+        ({"paper_compatible": True}, [END], FREE | {END}),
+        ({"paper_compatible": True}, [START], {A, B, C, D, END}),
+        ({"paper_compatible": True}, [START, A, B, C], {END}),
+    ],
+)
+def test_the_worked_examples_of_the_docstring(changes, response, allowed):
+    tokens = [A, B, C, CHAT, A, B, D]
+    prompt = OraclePrompt(tokens, [token != CHAT for token in tokens], [True] * 7, [True] * 7)
+    rules = make_rules(edges=bytes([1] * VOCAB), **changes)
+    assert allowed_tokens(prompt, response, rules, BUDGET) == allowed
+    padded = pad_prompts([prompt] * NUM_PROMPTS)
+    source, state = started(padded, index_of(padded, rules=rules), rules=rules)
+    for token in response:
+        tokens = jnp.full((NUM_PROMPTS, NUM_ROWS), token)
+        source, state = moved(source, state, tokens, rules=rules)
+    logits = jnp.zeros((NUM_PROMPTS, NUM_ROWS, VOCAB_ROWS))
+    got = np.asarray(masked(logits, state, source, rules=rules))
+    assert set(np.flatnonzero(np.isfinite(got[1, 1]))) == allowed
+
+
 def test_an_interval_wider_than_the_window_is_read_to_its_end():
     # 600 suffixes begin with token 0; only the very last of them goes on with token 3.
     size = 1203
