@@ -1,16 +1,17 @@
 """The training job from end to end, tiny: what it writes, resume, and devices."""
 
 import dataclasses
+import itertools
 import json
+import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from decoding.sampling import Sampling, row_keys
-from recallm_jax import checkpoint, evaluate, generate, train
+from recallm_jax import checkpoint, evaluate, generate, stages, train
 from recallm_jax.config import load_config
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import prompts_and_texts, train_records
@@ -20,7 +21,6 @@ from recallm_jax.quoting import answer
 from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import plan_stages
-from rl.advantages import group_relative
 from rl.batch import Batch
 from rl.learner import GrpoLoss, Scoring, grpo_update, score_in_parts
 from rl.rollout import sample_groups
@@ -31,7 +31,26 @@ CONFIG = [
     "--config=configs/quickstart.py:tiny",
     "--config.data.source=generated",
     "--config.evaluation.modes=('constrained-greedy',)",
+    # High enough that the second step's policy is measurably not the reference.
+    "--config.optimizer.learning_rate=1e-3",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reward_with_spread():
+    """Reward what a random model can do: GRPO learns nothing from responses that all get 0."""
+    reward_groups = stages.reward_groups
+
+    def share_of_even_tokens(rollout, *arguments, **options):
+        _, rewards = reward_groups(rollout, *arguments, **options)
+        tokens = np.asarray(rollout.responses.tokens)
+        real = np.arange(tokens.shape[-1]) < np.asarray(rollout.responses.lengths)[..., None]
+        totals = (real & (tokens % 2 == 0)).sum(axis=-1) / real.sum(axis=-1)
+        return totals.astype(np.float32), rewards
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "reward_groups", share_of_even_tokens)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +60,21 @@ def finished_run(tmp_path_factory):
     return workdir
 
 
-def final_policy(workdir):
+def newest_policy(workdir):
+    """Return the policy of a run's newest checkpoint, and which that is."""
     config = load_config(CONFIG)
     policy, stage, step = restore_policy(config, set_up(config), workdir)
-    assert (stage.name, step) == ("grpo", 2)
-    return jax.device_get(policy)
+    return jax.device_get(policy), stage.name, step
+
+
+def metrics_of(workdir, stage):
+    """Return the metrics of each step, without the time they were written at."""
+    rows = read_metrics(workdir / "metrics.jsonl")
+    return [
+        {name: value for name, value in row.items() if name != "time"}
+        for row in rows
+        if row["stage"] == stage
+    ]
 
 
 def test_a_run_leaves_metrics_and_evaluations_of_every_stage(finished_run):
@@ -83,6 +112,22 @@ def test_phase_one_trains_the_four_new_rows_alone(finished_run):
     assert not any(leaf.any() for leaf in jax.tree.leaves(changed.layers))
 
 
+def test_every_step_of_grpo_has_a_gradient_and_moves_the_parameters(finished_run, tmp_path):
+    for row in metrics_of(finished_run, "grpo"):
+        assert row["groups_with_spread"] > 0 and row["grad_norm"] > 1e-3
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run, copy)
+    policies = []
+    for made_by in (("grpo", 2), ("grpo", 1), ("sft2", 2)):
+        policy, *found = newest_policy(copy)
+        assert tuple(found) == made_by
+        policies.append(policy)
+        shutil.rmtree(copy / "checkpoints" / made_by[0] / str(made_by[1]))
+    for after, before in itertools.pairwise(policies):
+        moved = jax.tree.map(lambda a, b: abs(a - b).max(), after, before)
+        assert all(way > 1e-4 for way in jax.tree.leaves(moved))
+
+
 def test_an_interrupted_run_ends_with_the_same_parameters(finished_run, tmp_path):
     resumed = tmp_path / "resumed"
     shutil.copytree(finished_run, resumed)
@@ -90,10 +135,17 @@ def test_an_interrupted_run_ends_with_the_same_parameters(finished_run, tmp_path
     shutil.rmtree(resumed / "checkpoints" / "grpo" / "2")
     shutil.rmtree(resumed / "eval" / "grpo")
     assert train.main([*CONFIG, f"--workdir={resumed}"]) == 0
-    expected, got = final_policy(finished_run), final_policy(resumed)
-    jax.tree.map(np.testing.assert_array_equal, got, expected)
-    rows = read_metrics(resumed / "metrics.jsonl")
-    assert [row["step"] for row in rows if row["stage"] == "grpo"] == [0, 1]
+    expected, got = newest_policy(finished_run), newest_policy(resumed)
+    assert got[1:] == expected[1:] == ("grpo", 2)
+    jax.tree.map(np.testing.assert_array_equal, got[0], expected[0])
+    # What was sampled, rewarded and compared with the reference is the same, to the last bit.
+    rows = metrics_of(resumed, "grpo")
+    assert rows == metrics_of(finished_run, "grpo")
+    first, second = rows
+    assert {"reward", "response_tokens", "kl", "grad_norm"} <= set(second)
+    assert first["reward"] != second["reward"] and second["kl"] > 1e-5
+    for path in (finished_run / "eval" / "grpo").iterdir():
+        assert (resumed / "eval" / "grpo" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_saved_completions_are_scored_again_without_a_model(finished_run, capsys):
@@ -251,7 +303,21 @@ def test_a_checkpoint_of_another_model_is_refused(finished_run, tmp_path, capsys
     wider = dataclasses.replace(setup_policy.TINY, mlp_dim=96)
     monkeypatch.setattr(setup_policy, "TINY", wider)
     assert evaluate.main([*CONFIG, f"--workdir={other}"]) == 2
-    assert "error: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert re.search(
+        r"error: checkpoint \S+/grpo/2 is of another model or stage: \S*down\S* is "
+        r"float32\[2,128,64\] in it, but float32\[2,96,64\] in this run; choose another --workdir",
+        error,
+    )
+
+
+def assert_moved_alike(got, expected, start):
+    """Compare the ways that parameters went; each array must have gone one."""
+    # As leaves: the trees differ in the mesh that they know of.
+    for after, wanted, before in zip(*map(jax.tree.leaves, (got, expected, start)), strict=True):
+        way = wanted - before
+        assert abs(way).max() > 1e-4
+        np.testing.assert_allclose(after - before, way, rtol=0, atol=1e-3 * abs(way).max())
 
 
 def grpo_step(config, setup):
@@ -270,11 +336,15 @@ def grpo_step(config, setup):
         stop_token=setup.tokenizer.eos_id,
     )
     scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
-    reference = score_in_parts(setup.policy, rollout.responses, scoring=scoring, num_parts=1)
-    rewards = jnp.asarray(np.random.default_rng(0).random((8, 2)), jnp.float32)
+    scored = score_in_parts(setup.policy, rollout.responses, scoring=scoring, num_parts=2)
+    # Another policy than the one that is trained, so that the KL penalty is not 0.
+    smaller = jax.tree.map(lambda x: 0.5 * x, setup.policy)
+    reference = score_in_parts(smaller, rollout.responses, scoring=scoring, num_parts=2)
+    # They don't sum to 0 over a group, so that the loss is not 0 either.
+    advantages = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     batch = Batch(
         responses=rollout.responses,
-        advantages=setup.place(group_relative(rewards)),
+        advantages=setup.place(advantages),
         sampler_log_probs=rollout.sampler_log_probs,
         old_log_probs=None,
         reference_log_probs=reference,
@@ -286,14 +356,18 @@ def grpo_step(config, setup):
         optimizer=stage.optimizer,
         scoring=scoring,
         loss=GrpoLoss(0.2, 0.2, 0.001, 2.0),
-        num_parts=1,
+        num_parts=2,
     )
-    arrays = (rollout.responses, rollout.sampler_log_probs, reference, metrics, state.policy)
+    arrays = (rollout.responses, rollout.sampler_log_probs, scored, metrics, state.policy)
     return jax.device_get(arrays)
 
 
 def test_eight_devices_sample_score_and_update_as_one_does():
-    config = load_config(CONFIG)
+    # With a large epsilon Adam's step is proportional to the gradient where that is small, so that
+    # rounding does not decide the sign of whole steps.
+    config = load_config(
+        [*CONFIG, "--config.optimizer.learning_rate=0.1", "--config.optimizer.eps=1e-2"]
+    )
     alone = set_up(config)
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     together = Setup(place_model(alone.policy, mesh), alone.tokenizer, mesh)
@@ -305,6 +379,7 @@ def test_eight_devices_sample_score_and_update_as_one_does():
     # The sampler's own log-probabilities are those that the trainer finds.
     np.testing.assert_allclose(sampled[real], scored[real], atol=2e-5)
     assert metrics["importance_weight"] == pytest.approx(1.0, abs=1e-4)
-    for name in ("loss", "kl", "entropy", "grad_norm"):
-        np.testing.assert_allclose(eight[3][name], metrics[name], rtol=2e-4, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), eight[4], policy)
+    for name in ("loss", "policy_loss", "kl", "entropy", "grad_norm"):
+        assert abs(metrics[name]) > 1e-3
+        np.testing.assert_allclose(eight[3][name], metrics[name], rtol=2e-4)
+    assert_moved_alike(eight[4], policy, jax.device_get(alone.policy))
