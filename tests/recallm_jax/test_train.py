@@ -35,6 +35,10 @@ CONFIG = [
     "--config.optimizer.learning_rate=1e-3",
 ]
 
+# With it Adam's step is proportional to the gradient where that is small, so that rounding does not
+# decide the sign of whole steps.
+LARGE_EPSILON = "--config.optimizer.eps=1e-2"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def reward_with_spread():
@@ -362,16 +366,15 @@ def grpo_step(config, setup):
     return jax.device_get(arrays)
 
 
-def test_eight_devices_sample_score_and_update_as_one_does():
-    # With a large epsilon Adam's step is proportional to the gradient where that is small, so that
-    # rounding does not decide the sign of whole steps.
-    config = load_config(
-        [*CONFIG, "--config.optimizer.learning_rate=0.1", "--config.optimizer.eps=1e-2"]
-    )
-    alone = set_up(config)
+def on_eight_devices(alone):
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    together = Setup(place_model(alone.policy, mesh), alone.tokenizer, mesh)
-    one, eight = grpo_step(config, alone), grpo_step(config, together)
+    return Setup(place_model(alone.policy, mesh), alone.tokenizer, mesh)
+
+
+def test_eight_devices_sample_score_and_update_as_one_does():
+    config = load_config([*CONFIG, "--config.optimizer.learning_rate=0.1", LARGE_EPSILON])
+    alone = set_up(config)
+    one, eight = grpo_step(config, alone), grpo_step(config, on_eight_devices(alone))
     responses, sampled, scored, metrics, policy = one
     np.testing.assert_array_equal(eight[0].tokens, responses.tokens)
     real = np.arange(24) < np.asarray(responses.lengths)[..., None]
@@ -383,3 +386,32 @@ def test_eight_devices_sample_score_and_update_as_one_does():
         assert abs(metrics[name]) > 1e-3
         np.testing.assert_allclose(eight[3][name], metrics[name], rtol=2e-4)
     assert_moved_alike(eight[4], policy, jax.device_get(alone.policy))
+
+
+def sft_step(config, setup):
+    """Return the metrics and the policy of the first step of phase 2."""
+    stage = plan_stages(config, setup)[1]
+    written = []
+    state = stages.run_sft(
+        config,
+        setup,
+        stage,
+        placed_state(setup.policy, stage, setup),
+        steps=range(1),
+        data=stages.batches(config, setup, stage, 0),
+        write=lambda step, metrics: written.append(metrics),
+        save=lambda step, state: None,
+    )
+    return written[0], jax.device_get(state.policy)
+
+
+def test_micro_batches_of_demonstrations_on_eight_devices_train_as_one_batch_on_one_does():
+    sizes = ["--config.sft2.batch_size=8", "--config.sft2.learning_rate=0.1", LARGE_EPSILON]
+    whole = load_config([*CONFIG, *sizes, "--config.sft2.micro_batch=8"])
+    parts = load_config([*CONFIG, *sizes, "--config.sft2.micro_batch=4"])
+    alone = set_up(whole)
+    metrics, policy = sft_step(whole, alone)
+    parts_metrics, parts_policy = sft_step(parts, on_eight_devices(alone))
+    assert metrics["loss"] > 1
+    assert parts_metrics == pytest.approx(metrics, rel=1e-5)
+    assert_moved_alike(parts_policy, policy, jax.device_get(alone.policy))
