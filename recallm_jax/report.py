@@ -22,6 +22,7 @@ from recallm_jax.errors import run_job
 from recallm_jax.evaluation import Row
 from recallm_jax.report_charts import Series, interval_bar, line_chart
 from recallm_jax.report_data import (
+    Change,
     Run,
     Score,
     change,
@@ -204,17 +205,23 @@ def _verdicts(run: Run) -> list[tuple[str, str, str, str]]:
                 verdicts.append(_span_verdict(score, constrained))
     grpo = change([value for _, value in curve(run.metrics.get("grpo", []), "reward")])
     if grpo is not None:
-        verdicts.append(
-            (
-                "GRPO reward",
-                f"{grpo.first:.3f} → {grpo.last:.3f}",
-                f"{grpo.difference:+.3f} ± {grpo.error:.3f} (standard error), first to last "
-                f"{grpo.steps} steps: "
-                + ("within noise" if grpo.within_noise else "more than two standard errors"),
-                "" if grpo.within_noise else ("good" if grpo.difference > 0 else "bad"),
-            )
-        )
+        verdicts.append(_reward_verdict(grpo))
     return verdicts
+
+
+def _reward_verdict(grpo: Change) -> tuple[str, str, str, str]:
+    low, high = grpo.interval
+    if grpo.within_noise:
+        judgement, style = "within noise: the interval holds 0", ""
+    else:
+        judgement, style = "the interval excludes 0", "good" if grpo.difference > 0 else "bad"
+    return (
+        "GRPO reward",
+        f"{grpo.first:.3f} → {grpo.last:.3f}",
+        f"{grpo.difference:+.3f} [{low:+.3f}, {high:+.3f}] (95 %, Welch's t), first to last "
+        f"{grpo.steps} steps; {judgement}",
+        style,
+    )
 
 
 def _match_verdict(mode: str, first: Line, last: Line) -> tuple[str, str, str, str]:
@@ -256,19 +263,20 @@ def _reward_sentence(run: Run) -> str:
     moved = change(values)
     if moved is None:
         return f"GRPO ran {len(values)} steps: too few to tell whether its reward changed."
+    low, high = moved.interval
     thirds = (
         f"Mean reward of the first {moved.steps} steps {moved.first:.3f} ± "
         f"{moved.first_error:.3f}, of the last {moved.steps} {moved.last:.3f} ± "
-        f"{moved.last_error:.3f} (standard errors); difference "
-        f"{moved.difference:+.3f} ± {moved.error:.3f}."
+        f"{moved.last_error:.3f} (standard errors); difference {moved.difference:+.3f}, 95 % "
+        f"interval {low:+.3f} to {high:+.3f} (Welch's t, {moved.freedom:.1f} degrees of freedom)."
     )
     if moved.within_noise:
         return (
-            f"{thirds} This is less than two standard errors: within noise. These few steps do "
-            "not show that GRPO changed the reward."
+            f"{thirds} The interval holds 0: within noise. These steps do not show that GRPO "
+            "changed the reward."
         )
     direction = "rose" if moved.difference > 0 else "fell"
-    return f"{thirds} This is more than two standard errors: the reward {direction}."
+    return f"{thirds} The interval excludes 0: the reward {direction}."
 
 
 def _length_charts(run: Run) -> list[Chart]:

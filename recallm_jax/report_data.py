@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import MODES, Row, read_rows, wilson_interval
 from recallm_jax.metric_writer import FILE as METRICS_FILE
@@ -156,9 +158,40 @@ class Change:
         return math.hypot(self.first_error, self.last_error)
 
     @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the difference, between n - 1 and 2 (n - 1) (Welch 1947)."""
+        first, last = self.first_error**2, self.last_error**2
+        if first == last:
+            # Also where both are 0, and the quotient below means nothing.
+            return 2.0 * (self.steps - 1)
+        return (self.steps - 1) * (first + last) ** 2 / (first**2 + last**2)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the difference, by Student's t: few steps make it wide."""
+        half = t_quantile(self.freedom) * self.error
+        return self.difference - half, self.difference + half
+
+    @property
     def within_noise(self) -> bool:
-        """Whether the difference is below two standard errors."""
-        return abs(self.difference) < 2 * self.error
+        """Whether the interval holds 0."""
+        low, high = self.interval
+        return low <= 0 <= high
+
+
+def t_quantile(freedom: float) -> float:
+    """Return the t that |T| exceeds with a chance of 5 %, T being Student's.
+
+    With T = sqrt(freedom) tan(a), the density of the angle a is that of cos(a)^(freedom - 1).
+
+    Args:
+      freedom: degrees of freedom, at least 1; need not be whole.
+    """
+    angles = np.linspace(0, np.pi / 2, 20_001)
+    density = np.maximum(np.cos(angles), 0) ** (freedom - 1)
+    chances = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    angle = np.interp(0.95 * chances[-1], chances, angles)
+    return float(np.sqrt(freedom) * np.tan(angle))
 
 
 def change(values: Sequence[int | float]) -> Change | None:

@@ -5,13 +5,21 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
 from recallm_jax import report
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import wilson_interval
 from recallm_jax.report_charts import Series, line_chart
-from recallm_jax.report_data import change, choose_examples, count, curve, load_run
+from recallm_jax.report_data import (
+    change,
+    choose_examples,
+    count,
+    curve,
+    load_run,
+    t_quantile,
+)
 from recallm_jax.report_examples import Mark, highlight, make_example
 from tests.oracles.fake_run import write_run
 
@@ -137,8 +145,39 @@ def test_the_change_of_a_curve_by_hand():
     # The standard deviation of (0, 2), as of (4, 6), is sqrt(2); over sqrt(2) values it gives 1.
     assert moved.first_error == pytest.approx(1.0)
     assert moved.error == pytest.approx(math.sqrt(2))
-    assert not moved.within_noise
+    # Spreads are equal, so that two pairs leave 2 degrees of freedom: t = 4.303. Two standard
+    # errors are 2.83, which 4 exceeds; the interval is 4 ± 6.085.
+    assert moved.freedom == pytest.approx(2.0)
+    assert moved.interval == pytest.approx((-2.085, 10.085), abs=1e-3)
+    assert moved.within_noise
     assert change([1.0] * 5) is None
+
+
+def test_a_third_without_spread_leaves_the_freedom_of_the_other():
+    assert change([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 2.0, 4.0, 6.0]).freedom == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (120, 1.980)],
+)
+def test_the_quantile_of_t_is_that_of_the_published_tables(freedom, quantile):
+    assert t_quantile(float(freedom)) == pytest.approx(quantile, abs=6e-4)
+
+
+def test_a_reward_that_only_scatters_seldom_counts_as_changed():
+    # By two standard errors 18 % of six steps would.
+    curves = np.random.default_rng(0).normal(size=(1000, 6))
+    assert np.mean([not change(values.tolist()).within_noise for values in curves]) < 0.06
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.1, 1.0])
+def test_a_reward_that_never_changes_is_no_change(tmp_path, reward):
+    rows = [{"stage": "grpo", "step": n, "time": n, "reward": reward} for n in range(9)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = report.build_report(tmp_path).read_text(encoding="utf-8")
+    assert "within noise" in page
+    assert "the reward fell" not in page and 'class="tile bad"' not in page
 
 
 def test_the_wilson_interval_by_hand():
