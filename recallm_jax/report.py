@@ -27,9 +27,11 @@ from recallm_jax.report_data import (
     Score,
     change,
     choose_examples,
+    colour,
     count,
     curve,
     load_run,
+    main_labels,
     select,
     titles,
 )
@@ -135,12 +137,13 @@ def render(run: Run) -> str:
         examples=examples,
         num_rows=len(run.rows),
         titles=titles(run),
+        chosen_label=main_labels(run)[-1] if run.labels else "",
         config=json.dumps(run.config, indent=1),
     )
 
 
 def _style(run: Run, label: str) -> str:
-    return f"s{run.labels.index(label)}"
+    return f"s{colour(run, label)}"
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
@@ -189,12 +192,12 @@ def _verdicts(run: Run) -> list[tuple[str, str, str, str]]:
     """Return the headline: (title, figure, explanation, style)."""
     verdicts = []
     if run.rows:
-        mode = run.modes[0]
+        mode, labels = run.modes[0], main_labels(run)
         first, last = (
             _line(run, label, select(run.rows, label=label, mode=mode))
-            for label in (run.labels[0], run.labels[-1])
+            for label in (labels[0], labels[-1])
         )
-        if first and last and len(run.labels) > 1:
+        if first and last and len(labels) > 1:
             verdicts.append(_match_verdict(mode, first, last))
         for constrained in (True, False):
             chosen = [

@@ -17,6 +17,8 @@ from recallm_jax.metric_writer import read_metrics
 
 # What the labels of a run are called, in its order; others follow by name.
 TITLES = {"start": "start", "cold_start": "after cold start", "grpo": "after GRPO"}
+# Colours that the page and the picture have for labels.
+NUM_COLOURS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,22 @@ class Score:
 def titles(run: Run) -> dict[str, str]:
     """Return what a run's labels are called where people read."""
     return {label: TITLES.get(label, label) for label in run.labels}
+
+
+def main_labels(run: Run) -> list[str]:
+    """Return the labels that a run is judged by: those of its stages' ends, or else all.
+
+    Others, such as "grpo_step20", are of policies on the way or of a user's own naming.
+    """
+    return [label for label in run.labels if label in TITLES] or run.labels
+
+
+def colour(run: Run, label: str) -> int:
+    """Return the number of a label's colour: the same in every run for the ends of stages."""
+    if label in TITLES:
+        return list(TITLES).index(label)
+    others = [other for other in run.labels if other not in TITLES]
+    return len(TITLES) + others.index(label) % (NUM_COLOURS - len(TITLES))
 
 
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
@@ -220,10 +238,11 @@ def curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, int |
 def choose_examples(run: Run, per_task: int) -> list[list[Row]]:
     """Return groups of responses to one prompt in one mode, a row for each label.
 
-    Of each task and mode come first the prompts whose answer changed between the first label and
-    the last, from wrong to right before right to wrong, then those that stayed right or wrong in
-    turn.
+    Of each task and mode come first the prompts whose answer changed between the first main label
+    and the last, from wrong to right before right to wrong, then those that stayed right or wrong
+    in turn.
     """
+    compared = main_labels(run)
     groups = []
     for mode in run.modes:
         for dataset in run.datasets:
@@ -234,7 +253,8 @@ def choose_examples(run: Run, per_task: int) -> list[list[Row]]:
                     prompts.setdefault(row["example_id"], []).append(row)
                 kinds: dict[tuple[bool, bool], list[list[Row]]] = {}
                 for rows in prompts.values():
-                    kind = (bool(rows[0]["exact_match"]), bool(rows[-1]["exact_match"]))
+                    ends = [row for row in rows if row["label"] in compared] or rows
+                    kind = (bool(ends[0]["exact_match"]), bool(ends[-1]["exact_match"]))
                     kinds.setdefault(kind, []).append(rows)
                 order = [(False, True), (True, False), (True, True), (False, False)]
                 groups += _take_in_turn([kinds.get(kind, []) for kind in order], per_task)

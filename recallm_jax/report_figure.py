@@ -4,9 +4,10 @@ from pathlib import Path
 
 from recallm_jax.errors import UserError
 from recallm_jax.report_charts import moving_mean
-from recallm_jax.report_data import Run, count, curve, select, titles
+from recallm_jax.report_data import Run, colour, count, curve, select, titles
 
-COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5")
+# Those of the style sheet, in its order.
+COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5", "#14825a", "#b5255e", "#8a6d00", "#0b7f93")
 
 
 def write_figure(run: Run, path: str | Path) -> None:
@@ -54,7 +55,7 @@ def _draw_scores(run: Run, axes) -> None:
                 place + (number - (len(run.labels) - 1) / 2) * width,
                 share,
                 width,
-                color=COLOURS[number % len(COLOURS)],
+                color=COLOURS[colour(run, label)],
                 # Rounding may put the bound of the interval past the share by a hair.
                 yerr=[[max(0.0, share - score.low)], [max(0.0, score.high - share)]],
                 ecolor="#444444",

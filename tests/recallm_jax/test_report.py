@@ -4,6 +4,7 @@ import html.parser
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from recallm_jax.report_charts import Series, line_chart
 from recallm_jax.report_data import (
     change,
     choose_examples,
+    colour,
     count,
     curve,
     load_run,
     t_quantile,
 )
 from recallm_jax.report_examples import Mark, highlight, make_example
+from recallm_jax.report_figure import COLOURS
 from tests.oracles.fake_run import write_run
 
 
@@ -208,6 +211,55 @@ def test_examples_show_changed_answers_first_for_every_policy(workdir):
     assert all([row["label"] for row in rows] == run.labels for rows in groups)
     first = groups[0]
     assert (first[0]["exact_match"], first[-1]["exact_match"]) == (0.0, 1.0)
+
+
+@pytest.fixture
+def labelled(workdir, tmp_path):
+    """A run whose final policy was evaluated under other labels too, always wrong."""
+    folder = tmp_path / "labelled"
+    shutil.copytree(workdir, folder)
+    for label in ("grpo_step20", "mine", "other", "x", "y", "z"):
+        (folder / "eval" / label).mkdir()
+        for path in (folder / "eval" / "grpo").iterdir():
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            lines = [json.dumps(row | {"label": label, "exact_match": 0.0}) for row in rows]
+            (folder / "eval" / label / path.name).write_text("".join(f"{x}\n" for x in lines))
+    return folder
+
+
+def headline(page):
+    return re.search("<h3>Exact match, .*?</div>", page, re.DOTALL)[0]
+
+
+def test_other_labels_stand_in_the_tables_but_not_in_the_headline(labelled, workdir, page):
+    text = report.build_report(labelled).read_text(encoding="utf-8")
+    assert headline(text) == headline(page)
+    assert '<option value="grpo" selected>' in text
+    assert text.count("selected") == page.count("selected")
+    assert "</i>grpo_step20</span>" in text
+    chosen = (choose_examples(load_run(folder), 2) for folder in (labelled, workdir))
+    ids = [[rows[0]["example_id"] for rows in groups] for groups in chosen]
+    assert ids[0] == ids[1]
+
+
+def test_a_run_on_its_way_is_judged_by_the_stages_it_has_ended(labelled):
+    shutil.rmtree(labelled / "eval" / "grpo")
+    page = report.build_report(labelled).read_text(encoding="utf-8")
+    assert "after cold start [" in headline(page) and "grpo_step20" not in headline(page)
+    assert '<option value="cold_start" selected>' in page
+
+
+def test_every_label_has_a_colour_in_page_and_picture(labelled):
+    run = load_run(labelled)
+    numbers = [colour(run, label) for label in run.labels]
+    # Ends of stages keep theirs; of the others, the sixth shares that of the first.
+    assert numbers == [0, 1, 2, 3, 4, 5, 6, 7, 3]
+    page = report.build_report(labelled).read_text(encoding="utf-8")
+    for number in numbers:
+        # In the light scheme and in the dark one.
+        light, dark = re.findall(rf"--s{number}: (#\w*);", page)
+        assert light == COLOURS[number] != dark
+        assert f".s{number} {{ --hue: var(--s{number}); }}" in page
 
 
 def test_no_rows_count_as_nothing():
