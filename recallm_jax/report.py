@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from recallm_jax.config import JobParser
-from recallm_jax.errors import run_job
+from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import Row
 from recallm_jax.report_charts import Series, interval_bar, line_chart
 from recallm_jax.report_data import (
@@ -148,17 +148,27 @@ def _style(run: Run, label: str) -> str:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     """Return what was run, and on what."""
-    facts = []
-    if run.config:
-        facts.append(("model", pathlib.PurePath(run.config["model"]["weights"]).name))
-        stages = [f"{name} {run.config[name]['steps']}" for name in run.config["stages"]]
-        facts.append(("stages, steps", ", ".join(stages)))
-        facts.append(("seed", str(run.config["seed"])))
+    facts = _config_facts(run) if run.config else []
     facts += [(name, str(value)) for name, value in run.machine.items()]
     times = [row["time"] for rows in run.metrics.values() for row in rows]
     if len(times) > 1:
         facts.append(("first to last step", f"{(max(times) - min(times)) / 60:.1f} min"))
     return facts
+
+
+def _config_facts(run: Run) -> list[tuple[str, str]]:
+    try:
+        stages = [f"{name} {run.config[name]['steps']}" for name in run.config["stages"]]
+        return [
+            ("model", pathlib.PurePath(run.config["model"]["weights"]).name),
+            ("stages, steps", ", ".join(stages)),
+            ("seed", str(run.config["seed"])),
+        ]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"config.json of the run {run.name} is no config of a run ({error!r}); restore it, or "
+            "delete it to report without it"
+        ) from None
 
 
 def _line(run: Run, label: str, rows: list[Row]) -> Line | None:

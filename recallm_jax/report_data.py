@@ -46,12 +46,12 @@ def load_run(workdir: str | Path) -> Run:
     """Read a run's folder.
 
     Raises:
-      UserError: the folder holds neither metrics nor evaluations.
+      UserError: the folder holds neither metrics nor evaluations, or a damaged file.
     """
     folder = Path(workdir)
     rows = [row for path in sorted(folder.glob("eval/*/*.jsonl")) for row in read_rows(path)]
     metrics: dict[str, list[dict[str, Any]]] = {}
-    for row in read_metrics(folder / METRICS_FILE):
+    for row in _read_metrics(folder / METRICS_FILE):
         metrics.setdefault(row["stage"], []).append(row)
     if not rows and not metrics:
         raise UserError(
@@ -74,7 +74,26 @@ def load_run(workdir: str | Path) -> Run:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
+    if not isinstance(values, dict):
+        raise _damaged(path, "it holds no fields")
+    return values
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged ({reason}); restore it, or delete it to report without it")
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(path)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
 
 
 def _ordered(names: set[str], known: Sequence[str]) -> list[str]:

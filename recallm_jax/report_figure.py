@@ -13,6 +13,8 @@ COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5", "#14825a", "#b5255e", "#8
 def write_figure(run: Run, path: str | Path) -> None:
     """Draw exact match by mode and policy, and GRPO's reward over its steps.
 
+    A missing folder is made.
+
     Raises:
       UserError: matplotlib is missing, or the file's ending is no kind of picture.
     """
@@ -26,6 +28,11 @@ def write_figure(run: Run, path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.8), layout="constrained")
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    if Path(path).suffix.lower().removeprefix(".") not in kinds:
+        raise UserError(
+            f"--figure={path} must end in a kind of picture: any of .{', .'.join(kinds)}"
+        )
     bars, rewards = figure.subplots(1, 2)
     _draw_scores(run, bars)
     points = curve(run.metrics.get("grpo", []), "reward")
@@ -37,10 +44,8 @@ def write_figure(run: Run, path: str | Path) -> None:
     for axes in (bars, rewards):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
-        raise UserError(f"--figure={path}: {error}") from None
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
 
 
 def _draw_scores(run: Run, axes) -> None:

@@ -287,12 +287,49 @@ def test_the_job_says_where_the_page_is(workdir, capsys):
     assert capsys.readouterr().out == f"report: {(workdir / 'report.html').as_uri()}\n"
 
 
-def test_a_picture_is_drawn_on_request(workdir, tmp_path, capsys):
-    path = tmp_path / "run.png"
+def test_a_picture_is_drawn_on_request(workdir, tmp_path):
+    path = tmp_path / "missing" / "folder" / "run.PNG"
     assert report.main([f"--workdir={workdir}", f"--figure={path}"]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert report.main([f"--workdir={workdir}", f"--figure={tmp_path / 'run.doc'}"]) == 2
-    assert "'doc' is not supported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run.doc", "run"])
+def test_a_picture_of_no_known_kind_is_refused(workdir, tmp_path, capsys, name):
+    path = tmp_path / "missing" / name
+    assert report.main([f"--workdir={workdir}", f"--figure={path}"]) == 2
+    error = capsys.readouterr().err
+    assert f"error: --figure={path} must end in a kind of picture: any of ." in error
+    assert ".png" in error
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b'{"seed": 0,'),
+        ("config.json", b"[1, 2]"),
+        ("machine.json", b"\xff"),
+        ("metrics.jsonl", b'{"stage": "grpo",\n'),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_remedy(tmp_path, capsys, name, content):
+    write_run(tmp_path, examples=1)
+    (tmp_path / name).write_bytes(content)
+    assert report.main([f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / name} is damaged (") and error.count("\n") == 1
+    assert error.endswith("; restore it, or delete it to report without it\n")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("content", ['{"seed": 0}', '{"model": 1, "stages": [], "seed": 0}'])
+def test_a_config_without_a_runs_fields_is_named_with_its_remedy(tmp_path, capsys, content):
+    write_run(tmp_path, examples=1)
+    (tmp_path / "config.json").write_text(content)
+    assert report.main([f"--workdir={tmp_path}"]) == 2
+    assert "is no config of a run" in capsys.readouterr().err
+    (tmp_path / "config.json").unlink()
+    assert report.main([f"--workdir={tmp_path}"]) == 0
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
