@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct learns to answer from its context: cold start, GRPO, evaluation, report.
 
 Result: with 36 steps of GRPO, exact match 0 % at the start, 49 % after the cold start, 65 % after
-GRPO (n = 96, 2026-11-23, docs/results/README.md). The five steps here are not yet recorded.
+GRPO (n = 96, 2026-11-23, docs/results/README.md). With the fewer steps below: not yet recorded.
 Hardware: 2 CPU cores, 12 GiB (7.6 GB were used).
 
     python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
