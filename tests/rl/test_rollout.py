@@ -1,0 +1,156 @@
+"""Rollouts of a policy whose every choice, probability and reward one computes by hand."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling, row_keys
+from decoding.span_copy import SpanRules
+from decoding.spans import CopiedSpan
+from rl import rollout
+from rl.batch import PromptText
+from rl.rewards.categories import SETTINGS, GroundTruth
+from rl.rewards.composite import Completion
+from rl.rollout import Rollout, reward_groups, sample_groups
+from tests.oracles.toy_policy import ToyPolicy
+
+KEY, VALUE, OTHER_KEY, OTHER_VALUE, ANSWER, START, END, STOP = range(8)
+PIECES = (
+    *("Key 7:\n", "aB3dE6gH9k", "Key 8:\n", "xY5zW2"),
+    *("</think>\nAnswer: ", "<|start_recall|>", "<|end_recall|>", "<|stop|>"),
+)
+LINE = "Key 7:\naB3dE6gH9k"
+RULES = SpanRules(
+    start_token=START, end_token=END, vocab_size=8, barriers=(START, END, STOP), max_length=4
+)
+NEW = 10
+# What a response begins with decides how it goes on: see `policy`.
+PREFIX = np.array([[START], [ANSWER], [OTHER_KEY]], np.int32)
+
+
+def policy() -> ToyPolicy:
+    """After each token one other has the logit 5; after the value END has 10, where allowed."""
+    table = np.zeros((10, 8), np.float32)
+    table[START, KEY] = table[KEY, VALUE] = table[END, ANSWER] = table[ANSWER, VALUE] = 5
+    table[OTHER_KEY, OTHER_KEY] = 5
+    table[VALUE, END], table[VALUE, STOP] = 10, 5
+    return ToyPolicy(table=jnp.asarray(table))
+
+
+@pytest.fixture(scope="module")
+def sampled() -> Rollout:
+    tokens = np.array(
+        [[OTHER_KEY, OTHER_VALUE, KEY, VALUE, 0], [KEY, VALUE, OTHER_KEY, KEY, VALUE]], np.int32
+    )
+    lengths = np.array([4, 5], np.int32)
+    real = np.arange(5) < lengths[:, None]
+    return sample_groups(
+        policy(),
+        jax.tree.map(jnp.asarray, Prompts(tokens, lengths, real, real, real)),
+        row_keys(0, 0, np.arange(2, dtype=np.uint32), 3),
+        lambda tokens: "".join(PIECES[token] for token in tokens),
+        rules=RULES,
+        sampling=Sampling(temperature=0.0),
+        max_new_tokens=NEW,
+        stop_token=STOP,
+        prefix=np.stack([PREFIX, PREFIX]),
+    )
+
+
+def test_responses_end_with_their_stop_token_or_at_the_limit(sampled):
+    recalled = [START, KEY, VALUE, END, ANSWER, VALUE, STOP]
+    expected = [recalled, [ANSWER, VALUE, STOP], [OTHER_KEY] * NEW]
+    lengths = np.asarray(sampled.responses.lengths)
+    assert lengths.tolist() == [[7, 3, 10]] * 2
+    for b in range(2):
+        for g in range(3):
+            tokens = np.asarray(sampled.responses.tokens[b, g, : lengths[b, g]])
+            assert tokens.tolist() == expected[g]
+
+
+def test_log_probabilities_are_those_under_the_span_mask(sampled):
+    def likely(others, logit=5):
+        return logit - math.log(math.exp(logit) + others)
+
+    # In free text END is forbidden: 7 tokens are left. Where the prompts end in the value, STOP is
+    # the likely one of them at first. A span opens on any token of the prompt, of which there are
+    # 4 or 3; after the key stand the value and END. The first prompt has nothing after the value,
+    # so END is certain.
+    begin, free = -math.log(math.exp(5) + 6), likely(6)
+    opening, last = [likely(3), likely(2)], [0.0, likely(1, logit=10)]
+    for b in range(2):
+        expected = [begin, opening[b], likely(1), last[b], free, free, free]
+        np.testing.assert_allclose(sampled.sampler_log_probs[b, 0, :7], expected, atol=1e-5)
+
+
+def test_spans_are_read_back_with_all_their_places(sampled):
+    assert sampled.spans[0] == [[CopiedSpan(1, 3, True, 1, ((2, 4),))], [], []]
+    assert sampled.spans[1] == [[CopiedSpan(1, 3, True, 2, ((0, 2), (3, 5)))], [], []]
+
+
+def test_completions_are_texts_without_their_stop_token(sampled):
+    recalled = f"<|start_recall|>{LINE}<|end_recall|></think>\nAnswer: aB3dE6gH9k"
+    assert sampled.completions[0] == [
+        Completion(recalled, 7, (LINE,), num_starts=1, num_ends=1, finished=True),
+        Completion("</think>\nAnswer: aB3dE6gH9k", 3, (), 0, 0, finished=True),
+        Completion("Key 8:\n" * NEW, NEW, (), 0, 0, finished=False),
+    ]
+
+
+def text(number, answer) -> PromptText:
+    return PromptText(
+        example_id=f"example/{number}",
+        number=number,
+        prompt="",
+        copyable=(),
+        offsets=np.zeros((0, 2), np.int32),
+        ground_truth=GroundTruth("retrieval", (answer,), (LINE,)),
+    )
+
+
+TEXTS = [text(0, "aB3dE6gH9k"), text(1, "xY5zW2")]
+OPTIONS = {"settings": SETTINGS["train"], "max_new_tokens": NEW}
+
+
+def test_rewards_of_groups_by_hand(sampled):
+    totals, rewards = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+    # Well formed is 0.2. Of answer and recall one alone gives 0.4 / 2 and 0.4 (sqrt(1.01 * 0.01)
+    # - 0.01) more. The second prompt's answer is another than the one that was given.
+    one = 0.2 + 0.2 + 0.4 * (math.sqrt(1.01 * 0.01) - 0.01)
+    np.testing.assert_allclose(totals, [[1.0, one, 0.0], [one, 0.2, 0.0]], atol=1e-6)
+    assert totals.dtype == np.float32
+    assert [[reward.answer for reward in row] for row in rewards] == [[1, 1, 0], [0, 0, 0]]
+    assert [[reward.retrieval for reward in row] for row in rewards] == [[1, 0, 0]] * 2
+
+
+def test_long_responses_lose_reward_but_keep_their_components(sampled):
+    plain, rewards = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+    totals, shaped = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=4)
+    # 7 tokens of 10 leave 3 of the buffer's 4; 3 tokens leave all of it.
+    np.testing.assert_allclose(totals, plain * np.array([[0.75, 1.0, 0.0]]), atol=1e-6)
+    assert shaped == rewards
+
+
+@pytest.mark.parametrize("total", [math.nan, -0.1, 1.1])
+def test_a_reward_outside_its_range_names_its_example(sampled, monkeypatch, total):
+    score = rollout.score
+
+    def spoilt(completion, truth, settings):
+        reward = score(completion, truth, settings)
+        return (
+            dataclasses.replace(reward, total=total) if truth == TEXTS[1].ground_truth else reward
+        )
+
+    monkeypatch.setattr(rollout, "score", spoilt)
+    with pytest.raises(ValueError, match=r"of example/1 leave \[0, 1\]"):
+        reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+
+
+def test_every_prompt_needs_its_text(sampled):
+    with pytest.raises(ValueError, match="is longer than"):
+        reward_groups(sampled, TEXTS[:1], **OPTIONS, overlong_buffer=0)
