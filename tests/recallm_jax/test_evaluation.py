@@ -1,0 +1,231 @@
+"""Evaluation: what a row says of a response, what a summary counts, and going on after a stop."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.sampling import Sampling, row_keys
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.evaluation import (
+    evaluate,
+    format_table,
+    read_rows,
+    response_rows,
+    sampling_of,
+    span_rules,
+    summarise,
+)
+from recallm_jax.inputs import prompts_and_texts, validation_records
+from recallm_jax.setup_policy import tiny_tokenizer
+from rl.rollout import sample_groups
+from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
+
+NUM_ROWS = 768
+CONFIG = [
+    "--config=configs/quickstart.py:tiny",
+    "--config.data.source=generated",
+    "--config.decoding.max_new_tokens=24",
+    "--config.evaluation.num_examples=3",
+    "--config.evaluation.samples=2",
+    "--config.evaluation.modes=('constrained-greedy','unconstrained-sampled')",
+]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def record(config, tokenizer):
+    return validation_records(config, tokenizer, "retrieval", 256)[0]
+
+
+def rows_of(texts, record, config, tokenizer):
+    """Return the rows of responses that are given, whatever the policy would write."""
+    written = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
+    length = max(map(len, written))
+    padded = [tokens + [tokenizer.eos_id] * (length - len(tokens)) for tokens in written]
+    prompts, prompt_texts = prompts_and_texts([record], 256)
+    rollout = sample_groups(
+        ToyPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS))),
+        prompts,
+        row_keys(0, 0, np.zeros(1, np.uint32), len(texts)),
+        tokenizer.decode,
+        rules=span_rules(config, tokenizer, constrained=False),
+        sampling=Sampling(temperature=0.0),
+        max_new_tokens=length,
+        stop_token=tokenizer.eos_id,
+        prefix=np.array([padded], np.int32),
+    )
+    return response_rows(rollout, 0, prompt_texts[0], record, tokenizer)
+
+
+def test_a_row_tells_what_was_answered_and_where_it_was_copied_from(config, tokenizer, record):
+    first, last = record.ground_truth["gold_ranges"][0]
+    gold, (answer,) = record.prompt[first:last], record.ground_truth["answers"]
+    before = "I recall <|start_recall|>"
+    right = f"{before}{gold}<|end_recall|>.</think>\nAnswer: {answer}"
+    wrong = f"{before}no such thing<|end_recall|></think>\nAnswer: {answer[::-1]}x"
+    good, bad = rows_of([right, wrong], record, config, tokenizer)
+    assert (good["completion"], good["answer"], good["sample"]) == (right, answer, 0)
+    assert good["completion_tokens"] == len(tokenizer.encode(right)) + 1 and good["finished"]
+    assert (good["exact_match"], good["reward"]) == (1.0, pytest.approx(1.0))
+    (span,) = good["spans"]
+    assert (span["text"], span["closed"], span["verbatim"]) == (gold, True, True)
+    assert span["response_chars"] == [len(before), len(before) + len(gold)]
+    assert record.prompt == good["prompt"]
+    assert (bad["completion"], bad["sample"], bad["exact_match"]) == (wrong, 1, 0.0)
+    (span,) = bad["spans"]
+    assert (span["verbatim"], span["count"], span["occurrences"]) == (False, 0, [])
+
+
+def test_places_are_those_of_the_same_tokens_in_the_prompt(config, tokenizer, record):
+    # Tokens from the middle of the context: their text is a place's, whatever stands around it.
+    copyable = np.flatnonzero(record.copyable)
+    tokens = record.inputs[copyable[5:12]].tolist()
+    text = f"<|start_recall|>{tokenizer.decode(tokens)}<|end_recall|>"
+    assert tokenizer.encode(text)[1:-1] == tokens
+    (span,) = rows_of([text], record, config, tokenizer)[0]["spans"]
+    place = {
+        "tokens": [int(copyable[5]), int(copyable[11]) + 1],
+        "chars": [int(record.offsets[copyable[5], 0]), int(record.offsets[copyable[11], 1])],
+    }
+    assert place in span["occurrences"]
+    assert span["verbatim"] and span["count"] == len(span["occurrences"])
+
+
+class Stopped(Exception):
+    """An interruption."""
+
+
+def run(folder, config, tokenizer, *, stop_after=None):
+    """Evaluate a random policy; return the summary and how many batches that took."""
+    policy = random_toy_policy(0, NUM_ROWS)
+    table = policy.table.at[:, tokenizer.start_recall_id].add(6.0)
+    taken = []
+
+    def progress(batches, title):
+        for batch in batches:
+            if len(taken) == stop_after:
+                raise Stopped
+            yield batch
+            taken.append(title)
+
+    summaries = evaluate(
+        ToyPolicy(table=table),
+        tokenizer,
+        config,
+        label="toy",
+        made_by="toy step 0",
+        folder=folder,
+        place=lambda prompts: prompts,
+        progress=progress,
+    )
+    return summaries, len(taken)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, config, tokenizer):
+    folder = tmp_path_factory.mktemp("finished")
+    # 2 data sets, 2 modes, and 2 batches for 3 prompts.
+    assert run(folder, config, tokenizer)[1] == 8
+    return folder
+
+
+def test_a_row_is_written_for_each_response_of_each_task_and_mode(finished, config):
+    for dataset in ("retrieval", "math_retrieval"):
+        for mode, samples in (("constrained-greedy", 1), ("unconstrained-sampled", 2)):
+            task = f"recallm_{dataset}_val_256"
+            rows = read_rows(finished / f"{task}.{mode}.jsonl")
+            assert len({row["example_id"] for row in rows}) == 3
+            assert [row["sample"] for row in rows] == list(range(samples)) * 3
+            names = ("label", "task", "mode", "dataset", "target_length")
+            assert {tuple(row[name] for name in names) for row in rows} == {
+                ("toy", task, mode, dataset, 256)
+            }
+            closed = [span for row in rows for span in row["spans"] if span["closed"]]
+            if mode == "constrained-greedy":
+                assert closed and all(span["verbatim"] for span in closed)
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_an_evaluation_goes_on_where_it_was_stopped(
+    finished, tmp_path, config, tokenizer, stop_after
+):
+    with pytest.raises(Stopped):
+        run(tmp_path, config, tokenizer, stop_after=stop_after)
+    assert not (tmp_path / "summary.json").exists()
+    _, taken = run(tmp_path, config, tokenizer)
+    assert taken == 8 - stop_after
+    assert contents(tmp_path) == contents(finished)
+    # Nothing is left to do.
+    assert run(tmp_path, config, tokenizer)[1] == 0
+    assert contents(tmp_path) == contents(finished)
+
+
+def row(example_id, exact_match, spans=(), **fields):
+    return {
+        "label": "grpo",
+        "task": "recallm_retrieval_val_256",
+        "dataset": "retrieval",
+        "target_length": 256,
+        "mode": "constrained-sampled",
+        "example_id": example_id,
+        "exact_match": exact_match,
+        "reward": 0.5,
+        "finished": True,
+        "completion_tokens": 10,
+        "spans": [{"closed": closed, "verbatim": verbatim} for closed, verbatim in spans],
+        **fields,
+    }
+
+
+def test_a_summary_by_hand():
+    rows = [
+        row("a", 1.0, [(True, True), (True, False), (False, True)]),
+        row("a", 0.0, reward=0.1, finished=False, completion_tokens=40),
+        row("b", 1.0),
+        row("b", 1.0, [(True, True)]),
+    ]
+    summary = summarise(rows)
+    assert (summary["n"], summary["samples"], summary["exact_match"]) == (2, 2, 0.75)
+    # Wilson's for 1.5 of 2 prompts, not for 3 of 4 responses, of which the low end were 0.30:
+    # (0.75 + 0.9604 ± 1.96 sqrt(0.09375 + 0.2401)) / 2.9208.
+    interval = summary["exact_match_low"], summary["exact_match_high"]
+    assert interval == pytest.approx((0.1979, 0.9733), abs=1e-4)
+    assert summary["reward"] == pytest.approx(0.4)
+    assert (summary["finished"], summary["completion_tokens"]) == (0.75, 17.5)
+    # A span that was left open counts as none.
+    assert (summary["spans"], summary["verbatim_spans"]) == (3, 2)
+    table = format_table([summary])
+    for cell in ("grpo", "retrieval_val_256", "75.0 %", "19.8 to 97.3 %", "0.400", "2/3"):
+        assert cell in table
+
+
+def test_a_last_row_that_was_cut_short_is_dropped_and_a_damaged_one_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert read_rows(path) == []
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert read_rows(path) == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
+    with pytest.raises(UserError, match=r"rows.jsonl holds a damaged row .* delete the file"):
+        read_rows(path)
+
+
+def test_modes_say_how_tokens_are_drawn(config):
+    assert sampling_of("constrained-greedy", config) == (Sampling(temperature=0.0), True, 1)
+    drawn = Sampling(temperature=0.6, top_p=0.95)
+    assert sampling_of("unconstrained-sampled", config) == (drawn, False, 2)
+    with pytest.raises(UserError, match="evaluation mode 'greedy' is unknown; use any of con"):
+        sampling_of("greedy", config)
