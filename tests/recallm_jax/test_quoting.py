@@ -1,0 +1,117 @@
+"""A question about a document: what may be copied, what begins the response, what is shown."""
+
+import dataclasses
+import types
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.sampling import Sampling
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.quoting import QUOTE_FIRST, answer, question_record, show
+from recallm_jax.setup_policy import tiny_tokenizer
+from tests.oracles.toy_policy import ToyPolicy
+
+NUM_ROWS, CONTEXT = 768, 512
+CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
+DOCUMENT = "The lamp was lit in 1874.\nAda Thorne kept it, by the light of 12 candles.\n"
+QUESTION = "Who kept the lamp lit?"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IndifferentPolicy(ToyPolicy):
+    """All tokens are equally likely, so that greedy takes the allowed one of the lowest number."""
+
+    config: ClassVar = types.SimpleNamespace(max_positions=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def ask(tokenizer, document, *, max_new_tokens=16, quote_first=True):
+    return answer(
+        IndifferentPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS))),
+        tokenizer,
+        load_config(CONFIG),
+        document,
+        QUESTION,
+        sampling=Sampling(temperature=0.0),
+        max_new_tokens=max_new_tokens,
+        max_recall_length=5,
+        quote_first=quote_first,
+        place=lambda prompts: prompts,
+    )
+
+
+def test_the_document_alone_may_be_copied(tokenizer):
+    record = question_record(tokenizer, f"\n {DOCUMENT}\n", f" {QUESTION}\n", "character")
+    assert f"{DOCUMENT.strip()}\n\n{QUESTION}<|im_end|>" in record.prompt
+    places = record.offsets[record.copyable]
+    copyable = record.prompt[places[0, 0] : places[-1, 1]]
+    assert copyable.strip() == DOCUMENT.strip()
+    # One run: nothing of the system prompt or the question, and no gap.
+    assert np.diff(np.flatnonzero(record.copyable)).tolist() == [1] * (record.copyable.sum() - 1)
+    assert record.ground_truth == {} and record.targets.size == 0
+
+
+def test_a_response_begins_with_a_quotation_of_the_document(tokenizer):
+    row = ask(tokenizer, DOCUMENT)
+    assert row["completion"].startswith(QUOTE_FIRST)
+    span = row["spans"][0]
+    # It opens with the document's token of the lowest number, and goes on to the longest span.
+    record = question_record(tokenizer, DOCUMENT, QUESTION, "character")
+    may_open = np.flatnonzero(record.copyable & record.span_start)
+    lowest = record.inputs[may_open].min()
+    first, last = span["response_tokens"]
+    assert last - first == 5 and span["closed"] and span["verbatim"]
+    opened = [record.inputs[place["tokens"][0]] for place in span["occurrences"]]
+    assert opened and set(opened) == {lowest}
+    assert span["text"] in DOCUMENT
+    for place in span["occurrences"]:
+        assert row["prompt"][slice(*place["chars"])] == span["text"]
+    # There is no right answer to score it by.
+    assert "reward" not in row and "exact_match" not in row
+
+
+def test_without_being_told_so_a_response_does_not_begin_with_a_quotation(tokenizer):
+    row = ask(tokenizer, DOCUMENT, quote_first=False)
+    assert QUOTE_FIRST not in row["completion"] and row["spans"] == []
+
+
+@pytest.mark.parametrize("document", ["", " \n\t"])
+def test_an_empty_document_is_refused(tokenizer, document):
+    with pytest.raises(UserError, match=r"the document is empty, .* give a text file"):
+        ask(tokenizer, document)
+
+
+def test_a_document_that_exceeds_the_context_is_refused(tokenizer):
+    record = question_record(tokenizer, DOCUMENT, QUESTION, "character")
+    # The prompt is padded to a multiple of 64: what is left is for the response.
+    room = CONTEXT - -(-len(record.inputs) // 64) * 64
+    message = rf"the prompt has {len(record.inputs)} tokens .* with {room + 1}; .* shorten the"
+    with pytest.raises(UserError, match=message):
+        ask(tokenizer, DOCUMENT, max_new_tokens=room + 1)
+
+
+def test_each_span_is_shown_beside_its_places():
+    prompt = f"{'x' * 30}ab\n{'y' * 30}ab{'z' * 30}"
+    places = [{"chars": [30, 32]}, {"chars": [63, 65]}]
+    row = {"completion": "\n ab, I say \n", "prompt": prompt}
+    spans = [{"text": "ab", "occurrences": places}, {"text": "c\nd", "occurrences": []}]
+    assert show(row | {"spans": spans}).splitlines() == [
+        "ab, I say",
+        "",
+        "  recall span 1: 'ab'",
+        f"    characters 30 to 32 of the prompt: …{'x' * 24}[ab] {'y' * 23}…",
+        f"    characters 63 to 65 of the prompt: …{'y' * 24}[ab]{'z' * 24}…",
+        "  recall span 2: 'c\\nd'",
+    ]
+    nothing = "  no recall span (a model learns to use them in the cold start)"
+    assert show(row | {"spans": []}).splitlines() == ["ab, I say", "", nothing]
