@@ -1,0 +1,142 @@
+"""The stages of a run: whose records they use, what they are called, what a step reports."""
+
+import math
+from itertools import islice
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recallm_jax import stages
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.inputs import train_records
+from recallm_jax.restore_policy import placed_state
+from recallm_jax.setup_policy import set_up
+from recallm_jax.stages import batches, plan_stages, policy_label, rollout_metrics
+from rl.rewards.composite import Completion, Reward
+from rl.rollout import Rollout
+
+CONFIG = [
+    "--config=configs/quickstart.py:tiny",
+    "--config.data.source=generated",
+    "--config.sft2.steps=3",
+    "--config.grpo.prompts_per_step=4",
+]
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def setup(config):
+    return set_up(config)
+
+
+def ids(records):
+    return [record.example_id for record in records]
+
+
+def test_no_two_stages_use_the_same_record(config, setup):
+    planned = plan_stages(config, setup)
+    # 2 steps of 2 records, 3 of 2, 2 of 4.
+    assert [(stage.name, stage.first_record, stage.batch_size) for stage in planned] == [
+        ("sft1", 0, 2),
+        ("sft2", 4, 2),
+        ("grpo", 10, 4),
+    ]
+    used = [
+        example_id
+        for stage in planned
+        for records in islice(batches(config, setup, stage, 0), stage.steps)
+        for example_id in ids(records)
+    ]
+    assert used == ids(islice(train_records(config, setup.tokenizer, 0), 18))
+    assert len(set(used)) == 18
+
+
+def test_a_resumed_stage_reads_what_it_would_have_read(config, setup):
+    for stage in plan_stages(config, setup):
+        whole = [ids(records) for records in islice(batches(config, setup, stage, 0), 3)]
+        resumed = [ids(records) for records in islice(batches(config, setup, stage, 1), 2)]
+        assert resumed == whole[1:]
+
+
+@pytest.mark.parametrize(
+    ("names", "number", "step", "label"),
+    [
+        (("sft1", "sft2", "grpo"), 0, 2, "sft1"),
+        (("sft1", "sft2", "grpo"), 1, 3, "cold_start"),
+        (("sft1", "sft2", "grpo"), 1, 2, "sft2_step2"),
+        (("sft1", "sft2", "grpo"), 2, 1, "grpo_step1"),
+        (("sft1", "sft2", "grpo"), 2, 2, "grpo"),
+        (("sft1", "grpo"), 0, 2, "cold_start"),
+        (("sft1",), 0, 2, "cold_start"),
+        (("grpo",), 0, 2, "grpo"),
+    ],
+)
+def test_a_policy_is_called_by_the_stage_it_has_come_to(setup, names, number, step, label):
+    config = load_config([*CONFIG, f"--config.stages={names}"])
+    assert policy_label(config, plan_stages(config, setup)[number], step) == label
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(config, setup, monkeypatch):
+    def spoilt(state, responses, **options):
+        return state, {"loss": jnp.float32(math.nan)}
+
+    monkeypatch.setattr(stages, "sft_update", spoilt)
+    stage, done = plan_stages(config, setup)[0], []
+    with pytest.raises(UserError, match=r"loss of sft1 at step 1 is nan; start again with a lower"):
+        stages.run_sft(
+            config,
+            setup,
+            stage,
+            placed_state(setup.policy, stage, setup),
+            steps=range(1, 2),
+            data=batches(config, setup, stage, 1),
+            write=lambda *arguments: done.append(arguments),
+            save=lambda *arguments: done.append(arguments),
+        )
+    assert done == []
+
+
+def completion(num_tokens, spans, *, finished):
+    return Completion("", num_tokens, spans, len(spans), len(spans), finished)
+
+
+def reward(total, answer, exact_match):
+    return Reward(total, 1.0, answer, 0.5, 0.25, 1.0, 0.0, exact_match)
+
+
+def test_the_metrics_of_a_step_by_hand():
+    groups = [
+        [completion(10, ("a",), finished=True), completion(30, (), finished=False)],
+        [completion(20, ("a", "b"), finished=True), completion(20, (), finished=True)],
+    ]
+    rewards = [
+        [reward(0.8, 1.0, 1.0), reward(0.4, 0.0, 0.0)],
+        [reward(0.6, 0.25, 0.0), reward(0.6, 0.25, 0.0)],
+    ]
+    # Shaped for length: the second response lost half of its reward.
+    totals = np.array([[0.8, 0.2], [0.6, 0.6]], np.float32)
+    # Nothing but its completions is read.
+    rollout = object.__new__(Rollout)
+    object.__setattr__(rollout, "completions", groups)
+    assert rollout_metrics(rollout, totals, rewards) == pytest.approx(
+        {
+            "reward": 0.55,
+            "groups_with_spread": 0.5,
+            "exact_match": 0.25,
+            "response_tokens": 20.0,
+            "finished": 0.75,
+            "spans": 0.75,
+            "reward_format": 1.0,
+            "reward_answer": 0.375,
+            "reward_retrieval": 0.5,
+            "reward_overlap": 0.25,
+            "reward_usage": 1.0,
+            "reward_density": 0.0,
+        }
+    )
