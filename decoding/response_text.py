@@ -98,9 +98,9 @@ def append(
     # The end of the prompt's last token is the prompt's own business.
     before = jnp.where(position > tail, position - 1, text.tokens.shape[-1])
     return ResponseText(
-        tokens=text.tokens.at[batch, row, position].set(copied, mode="drop"),
-        opens=text.opens.at[batch, row, position].set(boundary, mode="drop"),
-        closes=text.closes.at[batch, row, before].set(boundary, mode="drop"),
+        tokens=jnp.asarray(text.tokens).at[batch, row, position].set(copied, mode="drop"),
+        opens=jnp.asarray(text.opens).at[batch, row, position].set(boundary, mode="drop"),
+        closes=jnp.asarray(text.closes).at[batch, row, before].set(boundary, mode="drop"),
         newest=token,
     )
 
@@ -119,11 +119,11 @@ def whole_text(
     before = jnp.concatenate([text.newest[..., None], responses[..., :-1]], axis=-1)
     boundary = _boundary(edges, before, responses)
     return ResponseText(
-        tokens=text.tokens.at[..., tail:].set(
-            jnp.where(_is_barrier(responses, barriers), BARRIER, responses)
-        ),
-        opens=text.opens.at[..., tail:].set(boundary),
-        closes=text.closes.at[..., tail:-1].set(boundary[..., 1:]),
+        tokens=jnp.asarray(text.tokens)
+        .at[..., tail:]
+        .set(jnp.where(_is_barrier(responses, barriers), BARRIER, responses)),
+        opens=jnp.asarray(text.opens).at[..., tail:].set(boundary),
+        closes=jnp.asarray(text.closes).at[..., tail:-1].set(boundary[..., 1:]),
         newest=responses[..., -1],
     )
 
@@ -177,7 +177,7 @@ def may_open(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
     """Return whether some place could open a span now."""
     window = lax.broadcasted_iota(jnp.int32, text.tokens.shape, 2)
     before = window < matches.position[..., None]
-    return (text.opens & (text.tokens != BARRIER) & before).any(axis=-1)
+    return (before & text.opens & (text.tokens != BARRIER)).any(axis=-1)
 
 
 def may_close(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
@@ -188,7 +188,7 @@ def may_close(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
 
 def goes_on(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
     """Return whether some match has a next token."""
-    return (_places(matches, text) & (text.tokens != BARRIER)).any(axis=-1)
+    return (_places(matches, text) & (jnp.asarray(text.tokens) != BARRIER)).any(axis=-1)
 
 
 def next_tokens(

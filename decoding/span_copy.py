@@ -272,7 +272,7 @@ def _may_open(state: SpanState, source: CopySource, rules: SpanRules) -> Bool[Ar
     something = (source.index.count > 0)[:, None]
     if state.matches is not None and source.text is not None:
         something = something | response_text.may_open(state.matches, source.text)
-    return something & (state.budget >= rules.min_length + 2)
+    return jnp.asarray(something & (state.budget >= rules.min_length + 2))
 
 
 def endings(
