@@ -94,7 +94,10 @@ def decoding() -> dict:
     return {
         "min_recall_length": 1,
         "max_recall_length": 128,
+        # "prompt", or "prompt+response": what the response holds before the span too.
         "copy_source": "prompt",
+        # The rule of the release, for comparison: decoding/span_copy.py says how it differs.
+        "paper_compatible": False,
         "span_alignment": "character",
         "max_new_tokens": 256,
     }

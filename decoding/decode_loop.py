@@ -16,11 +16,12 @@ from decoding.span_copy import (
     SpanRules,
     advance,
     extend_source,
+    index_prompts,
     initial_state,
     mask_logits,
     start_source,
 )
-from decoding.suffix_index import SuffixIndex, build_index
+from decoding.suffix_index import SuffixIndex
 from decoding.token_bits import insert, tokens_of
 
 
@@ -77,9 +78,7 @@ def decode(
     hidden, prompt_cache = policy.prefill(prompts.tokens, prompts.lengths)
     first_logits = policy.unembed(hidden)
     num_rows = first_logits.shape[-1]
-    index = build_index(
-        prompts, num_rows=num_rows, max_length=rules.max_length, barriers=rules.barriers
-    )
+    index = index_prompts(prompts, rules, num_rows)
     source = start_source(prompts, index, group_size, max_new_tokens, rules)
     counts_repetition = sampling.counts_repetition
     seen = jnp.zeros((*shape, 0), jnp.uint32)

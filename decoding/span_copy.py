@@ -35,11 +35,11 @@ copied as well, barriers excepted, and a match may run from the prompt's last to
     x d START d          x END            (from the prompt's last token into the response)
     x d START d x        d END
 
-`paper_compatible` is the release's rule (arXiv 2604.09494's code) instead: the end token is allowed
+`paper_compatible` is the release's rule (arXiv 2604.09494's code) instead: the whole prompt can be
+copied, special tokens and template included, from and to any token; the end token is allowed
 everywhere, so that a span may be empty and one may be closed that was never opened; the start token
-is allowed wherever no span is open; the budget may end inside a span. Special tokens and any place
-of the prompt can be copied if the flags and `barriers` that the caller gives say so, and then the
-end of sequence ends a response inside a span too.
+is allowed wherever no span is open; and a stop token or the budget may end a response inside a
+span. The recall tokens themselves stay barriers, and unused vocabulary rows forbidden.
 
 `advance` moves the state by one token, `mask_logits` forbids what the state does not allow,
 `trace` runs the machine over given responses, and `span_scores.py` scores them under the mask.
@@ -62,7 +62,7 @@ from decoding.errors import DecodingInputError
 from decoding.locus import Locus, descend, goes_on, may_close, next_tokens, root
 from decoding.prompts import Prompts
 from decoding.response_text import Matches, ResponseText
-from decoding.suffix_index import SuffixIndex
+from decoding.suffix_index import SuffixIndex, build_index
 from decoding.token_bits import num_words, pack, single, unpack
 
 # Logits are clipped to this range, so that infinities and NaN can't unmask a forbidden token.
@@ -76,7 +76,7 @@ class SpanRules:
     Attributes:
       start_token, end_token: ids of the two recall tokens.
       vocab_size: the tokenizer's size; ids from it on are rows that no text uses.
-      barriers: ids that are never copied: chat, control and recall tokens.
+      barriers: ids that are never copied, beside the recall tokens: chat and control tokens.
       min_length, max_length: bounds of the copied tokens, the two recall tokens not counted.
       constrained: False leaves the text inside spans to the model (for comparison); only
         the unused vocabulary rows stay forbidden.
@@ -125,13 +125,18 @@ class SpanRules:
         """Whether spans may copy from the response."""
         return self.copy_source == "prompt+response"
 
+    @property
+    def all_barriers(self) -> tuple[int, ...]:
+        """The ids that no span may hold."""
+        others = () if self.paper_compatible else self.barriers
+        return tuple(sorted({*others, self.start_token, self.end_token}))
+
     def text_options(self) -> dict[str, Any]:
         """Return what the windows of `response_text.py` need to know."""
-        edges = np.zeros(max(len(self.edges), 1), np.uint8)
-        edges[: len(self.edges)] = np.frombuffer(self.edges, np.uint8)
-        # A span's own start token is a barrier whatever the caller says.
-        barriers = tuple(sorted({*self.barriers, self.start_token, self.end_token}))
-        return {"tail": self.max_length, "edges": edges, "barriers": barriers}
+        edges = np.frombuffer(self.edges, np.uint8)
+        if self.paper_compatible:
+            edges = np.full_like(edges, response_text.BEGINS)
+        return {"tail": self.max_length, "edges": edges, "barriers": self.all_barriers}
 
 
 @jax.tree_util.register_dataclass
@@ -156,12 +161,32 @@ class SpanState:
     budget: Int[AnyArray, "*rows"]
 
 
+def _copyable(prompts: Prompts, rules: SpanRules) -> Prompts:
+    if not rules.paper_compatible:
+        return prompts
+    everywhere = jnp.ones_like(prompts.copyable)
+    return dataclasses.replace(
+        prompts, copyable=everywhere, span_start=everywhere, span_end=everywhere
+    )
+
+
+def index_prompts(prompts: Prompts, rules: SpanRules, num_rows: int) -> SuffixIndex:
+    """Return the index of what spans may copy from prompts; `num_rows` is V."""
+    return build_index(
+        _copyable(prompts, rules),
+        num_rows=num_rows,
+        max_length=rules.max_length,
+        barriers=rules.all_barriers,
+    )
+
+
 def start_source(
     prompts: Prompts, index: SuffixIndex, group_size: int, capacity: int, rules: SpanRules
 ) -> CopySource:
     """Return what may be copied before the first token of responses of at most `capacity`."""
     if not rules.copies_response:
         return CopySource(index)
+    prompts = _copyable(prompts, rules)
     text = response_text.empty_text(prompts, index, group_size, capacity, tail=rules.max_length)
     return CopySource(index, text)
 
@@ -172,7 +197,7 @@ def whole_source(
     """Return what may be copied, for given responses: each span from what stands before it."""
     if not rules.copies_response:
         return CopySource(index)
-    options = rules.text_options()
+    prompts, options = _copyable(prompts, rules), rules.text_options()
     return CopySource(index, response_text.whole_text(prompts, index, responses, **options))
 
 

@@ -27,7 +27,7 @@ from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout, sample_groups
 from tasks import scoring
 from tasks.names import validation_task
-from tasks.record import Record
+from tasks.record import Record, token_edges
 from tasks.vocabulary import Tokenizer
 
 MODES = FIELDS["evaluation.modes"].choices
@@ -44,7 +44,16 @@ def span_rules(config: ConfigDict, tokenizer: Tokenizer, *, constrained: bool = 
         min_length=config.decoding.min_recall_length,
         max_length=config.decoding.max_recall_length,
         constrained=constrained,
+        copy_source=config.decoding.copy_source,
+        paper_compatible=config.decoding.paper_compatible,
+        edges=_edges(tokenizer, config),
     )
+
+
+def _edges(tokenizer: Tokenizer, config: ConfigDict) -> bytes:
+    if config.decoding.copy_source == "prompt":
+        return b""
+    return token_edges(tokenizer, config.decoding.span_alignment)
 
 
 def evaluate(
@@ -267,6 +276,9 @@ def _span_row(
     # The texts are compared, not only the tokens: a forced end may cut a character in two. An
     # unconstrained model may quote the context in other tokens than the prompt's.
     sources = [text.prompt[slice(*place["chars"])] for place in places]
+    sources += [
+        _response_text(place, tokens, text, tokenizer) for place in span.response_occurrences
+    ]
     verbatim = copied in sources if sources else any(copied in part for part in text.copyable)
     return {
         "text": copied,
@@ -276,7 +288,18 @@ def _span_row(
         "verbatim": bool(copied) and verbatim,
         "count": span.count,
         "occurrences": places,
+        "response_count": span.response_count,
+        "response_occurrences": [list(place) for place in span.response_occurrences],
     }
+
+
+def _response_text(
+    place: tuple[int, int], tokens: np.ndarray, text: PromptText, tokenizer: Tokenizer
+) -> str:
+    """Return the text of a range of response tokens; one below 0 counts from the prompt's end."""
+    first, last = place
+    before = text.prompt[text.offsets[first, 0] :] if first < 0 else ""
+    return before + tokenizer.decode(tokens[max(first, 0) : last].tolist())
 
 
 def summarise(rows: Sequence[Row]) -> Row:

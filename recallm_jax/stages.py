@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
-from decoding.span_copy import SpanRules
-from decoding.suffix_index import build_index
+from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import demonstrations, prompts_and_texts, train_records
@@ -140,12 +139,7 @@ def run_sft(
         prompts, _ = prompts_and_texts(records, config.data.target_length)
         tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
         prompts, tokens, lengths = setup.place((prompts, tokens, lengths))
-        index = _build_index(
-            prompts,
-            num_rows=state.policy.config.vocab_rows,
-            max_length=rules.max_length,
-            barriers=rules.barriers,
-        )
+        index = _index_prompts(prompts, rules=rules, num_rows=state.policy.config.vocab_rows)
         state, metrics = sft_update(
             state,
             Responses(prompts, index, tokens, lengths),
@@ -228,7 +222,7 @@ def run_grpo(
     return state
 
 
-_build_index = jax.jit(build_index, static_argnames=("num_rows", "max_length", "barriers"))
+_index_prompts = jax.jit(index_prompts, static_argnames=("rules", "num_rows"))
 
 
 def _scoring(config: ConfigDict, rules: SpanRules, *, temperature: float) -> Scoring:

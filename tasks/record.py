@@ -189,3 +189,23 @@ def span_flags(
         opens &= np.array([not splits_word(place) for place in starts])
         closes &= np.array([not splits_word(place) for place in ends])
     return copyable, copyable & opens, copyable & closes
+
+
+def token_edges(tokenizer: Tokenizer, alignment: str) -> bytes:
+    """Return a byte a token that says how it begins and ends, as `span_flags` sees it.
+
+    Bits: 1 it begins a character; 2 its first, 4 its last character is a letter or a digit. Only
+    "word" sets the last two; "token" sets the first one always. Where a token holds a part of a
+    character, that character counts as a letter.
+    """
+    if alignment == "token":
+        return bytes([1] * tokenizer.size)
+
+    def edges(piece: bytes) -> int:
+        begins = piece[:1] != b"" and piece[0] & 0xC0 != 0x80
+        if alignment == "character" or not piece:
+            return int(begins)
+        text = piece.decode("utf-8", errors="replace").replace("\ufffd", "a")
+        return begins | 2 * text[0].isalnum() | 4 * text[-1].isalnum()
+
+    return bytes(edges(piece) for piece in tokenizer.token_bytes)

@@ -23,7 +23,7 @@ RULES = SpanRules(
 )
 EDGES = bytes([1, 1, 1, 1, 0, 1] + [1] * (VOCAB - 6))
 BOTH = dataclasses.replace(RULES, copy_source="prompt+response", edges=EDGES)
-PAPER = dataclasses.replace(BOTH, barriers=(), paper_compatible=True)
+PAPER = dataclasses.replace(BOTH, paper_compatible=True)
 NUM_PROMPTS, GROUP, SIZE, NEW = 4, 8, 20, 24
 SAMPLING = Sampling(temperature=0.7)
 

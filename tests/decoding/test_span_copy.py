@@ -21,6 +21,7 @@ from decoding.span_copy import (
     SpanRules,
     advance,
     extend_source,
+    index_prompts,
     initial_state,
     mask_logits,
     start_source,
@@ -60,9 +61,7 @@ def pad_prompts(prompts, size=SIZE):
 
 @functools.partial(jax.jit, static_argnames="rules")
 def index_of(prompts, rules):
-    return build_index(
-        prompts, num_rows=VOCAB_ROWS, max_length=rules.max_length, barriers=rules.barriers
-    )
+    return index_prompts(prompts, rules, VOCAB_ROWS)
 
 
 masked = functools.partial(jax.jit, static_argnames="rules")(mask_logits)
@@ -100,10 +99,10 @@ RULES = st.sampled_from(
         make_rules(max_length=3),
         make_rules(min_length=2, max_length=4),
         make_rules(barriers=()),
-        make_rules(barriers=(), paper_compatible=True),
+        make_rules(paper_compatible=True),
         make_rules(copy_source="prompt+response", edges=EDGES),
         make_rules(copy_source="prompt+response", edges=EDGES, min_length=2, max_length=4),
-        make_rules(copy_source="prompt+response", edges=bytes([1] * VOCAB), paper_compatible=True),
+        make_rules(copy_source="prompt+response", edges=EDGES, paper_compatible=True),
     ]
 )
 
@@ -159,8 +158,8 @@ FREE = set(range(VOCAB)) - {END}
         ({"copy_source": "prompt+response"}, [X, D, START, D, X, D], {END}),
         ({"paper_compatible": True}, [], FREE | {END}),
         ({"paper_compatible": True}, [END], FREE | {END}),
-        ({"paper_compatible": True}, [START], {A, B, C, D, END}),
-        ({"paper_compatible": True}, [START, A, B, C], {END}),
+        ({"paper_compatible": True}, [START], {A, B, C, D, CHAT, END}),
+        ({"paper_compatible": True}, [START, A, B, C], {CHAT, END}),
     ],
 )
 def test_the_worked_examples_of_the_docstring(changes, response, allowed):

@@ -86,6 +86,14 @@ def allowed_tokens(
     """Return the tokens that may follow `response`; all of it may hold `budget` tokens."""
     left = budget - len(response)
     copied = open_span(response, rules)
+    if rules.paper_compatible:
+        everywhere = [True] * len(prompt.tokens)
+        prompt = OraclePrompt(prompt.tokens, everywhere, everywhere, everywhere)
+        rules = dataclasses.replace(
+            rules,
+            barriers=(rules.start_token, rules.end_token),
+            edges=bytes([BEGINS] * len(rules.edges)),
+        )
     context = context_of(prompt, response, rules, before)
     if copied is None:
         allowed = set(range(rules.vocab_size))
