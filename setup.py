@@ -34,6 +34,7 @@ setup(
         "jax>=0.10,<0.12",
         "jaxtyping>=0.3.2,<0.4",
         "jinja2>=3.1.6,<4",
+        "markupsafe>=3.0,<4",
         "ml-collections>=1.1,<2",
         "ml-dtypes>=0.5,<1",
         "numpy>=2.0,<3",
