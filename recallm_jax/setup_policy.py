@@ -14,6 +14,7 @@ from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.weights.source import load_policy
 from tasks import reasoning_retrieval, recall
+from tasks.errors import TaskInputError
 from tasks.vocabulary import Tokenizer
 
 RANDOM = "random:tiny"
@@ -89,9 +90,12 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
         remat=config.model.remat,
         seed=config.seed,
     )
-    tokenizer = Tokenizer(
-        loaded.tokenizer_json, chat_template=loaded.chat_template, eos_token=loaded.eos_token
-    )
+    try:
+        tokenizer = Tokenizer(
+            loaded.tokenizer_json, chat_template=loaded.chat_template, eos_token=loaded.eos_token
+        )
+    except TaskInputError as error:
+        raise UserError(f"{config.model.weights}: {error}") from None
     if tokenizer.size > loaded.model.config.vocab_rows:
         raise UserError(
             f"{config.model.weights}: the tokenizer has {tokenizer.size} entries, the embedding "

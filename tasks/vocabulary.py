@@ -19,6 +19,21 @@ THINK, END_THINK = "<think>", "</think>"
 ADDED_TOKENS = (START_RECALL, END_RECALL, THINK, END_THINK)
 
 
+def read_tokenizer(tokenizer_json: str) -> tokenizers.Tokenizer:
+    """Return the tokenizer of a tokenizer.json.
+
+    Raises:
+      TaskInputError: it is none.
+    """
+    try:
+        return tokenizers.Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # The library raises bare Exceptions.
+        raise TaskInputError(
+            f"tokenizer.json can't be read ({str(error).splitlines()[0]}); "
+            "take it from the folder that the weights came from"
+        ) from None
+
+
 class Tokenizer:
     """A byte-level Hugging Face tokenizer with recall and think tokens.
 
@@ -32,15 +47,9 @@ class Tokenizer:
         """Read a tokenizer.json; the four tokens get the next free ids where they are missing.
 
         Raises:
-          TaskInputError: not a tokenizer, or it lacks the end-of-turn token.
+          TaskInputError: not a tokenizer, it lacks the end-of-turn token, or a broken template.
         """
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-        except Exception as error:  # The library raises bare Exceptions.
-            raise TaskInputError(
-                f"tokenizer.json can't be read ({str(error).splitlines()[0]}); "
-                "take it from the folder that the weights came from"
-            ) from error
+        self._tokenizer = read_tokenizer(tokenizer_json)
         self._tokenizer.add_tokens(
             [
                 tokenizers.AddedToken(token, special=False, normalized=False)
@@ -59,7 +68,10 @@ class Tokenizer:
             trim_blocks=True, lstrip_blocks=True
         )
         environment.globals["raise_exception"] = _template_error
-        self._template = environment.from_string(chat_template)
+        try:
+            self._template = environment.from_string(chat_template)
+        except jinja2.TemplateSyntaxError as error:
+            raise _broken_template(f"line {error.lineno}: {error.message}") from None
 
     def _id(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
@@ -106,16 +118,27 @@ class Tokenizer:
         return ids, np.stack([character[starts], character[ends - 1] + 1], axis=1)
 
     def chat_prompt(self, system: str, user: str) -> str:
-        """Return the prompt's text, ending in the assistant's header and an opened thought."""
-        rendered = self._template.render(
-            messages=[
-                {"role": "system", "content": system},
-                {"role": "user", "content": user},
-            ],
-            add_generation_prompt=True,
-            eos_token=self.eos_token,
-            bos_token="",
-        )
+        """Return the prompt's text, ending in the assistant's header and an opened thought.
+
+        Raises:
+          TaskInputError: the template fails on this conversation, or changes the user's text.
+        """
+        try:
+            rendered = self._template.render(
+                messages=[
+                    {"role": "system", "content": system},
+                    {"role": "user", "content": user},
+                ],
+                add_generation_prompt=True,
+                eos_token=self.eos_token,
+                bos_token="",
+            )
+        except TaskInputError:
+            raise
+        except Exception as error:  # The template is code of its own: it may raise anything.
+            raise _broken_template(str(error) or type(error).__name__) from None
+        if user not in rendered:
+            raise _broken_template("it does not write the user's text as it is")
         return f"{rendered}{THINK}\n"
 
     @functools.cached_property
@@ -136,6 +159,13 @@ class Tokenizer:
                         "(Llama 3, Qwen2/2.5/3, SmolLM2)"
                     ) from error
         return pieces
+
+
+def _broken_template(reason: str) -> TaskInputError:
+    return TaskInputError(
+        f"the chat template can't be used ({reason}); take it from the folder that the weights "
+        "came from"
+    )
 
 
 def _template_error(message: str):

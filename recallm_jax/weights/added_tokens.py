@@ -10,8 +10,8 @@ from tokenizers import AddedToken, Tokenizer
 from recallm_jax.errors import UserError
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
+from tasks.vocabulary import ADDED_TOKENS, read_tokenizer
 
-ADDED_TOKENS = ("<|start_recall|>", "<|end_recall|>", "<think>", "</think>")
 # Standard deviation of the noise on a new row, in those of the existing rows' entries.
 NOISE = 0.1
 
@@ -40,8 +40,9 @@ def add_tokens(
 
     Raises:
       UserError: the tokenizer has ids past the embedding's rows.
+      TaskInputError: its text is no tokenizer.
     """
-    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer = read_tokenizer(tokenizer_json)
     size = tokenizer_size(tokenizer)
     rows = model.config.vocab_rows
     if size > rows:

@@ -102,7 +102,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     The template is chat_template.jinja if there is one, else that of tokenizer_config.json.
 
     Raises:
-      UserError: one of the three is missing.
+      UserError: one of the three is missing, or no text.
     """
     folder = pathlib.Path(folder)
     tokenizer_path = folder / "tokenizer.json"
@@ -113,7 +113,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     template_path = folder / "chat_template.jinja"
     template: str | None
     if template_path.exists():
-        template = template_path.read_text(encoding="utf-8")
+        template = _read_text(template_path)
     elif "chat_template" in settings:
         template = settings["chat_template"]
         if isinstance(template, list):
@@ -131,7 +131,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
         eos = eos["content"]
     if not eos:
         raise UserError(f"{settings_path} names no eos_token; add the token that ends a turn")
-    return TokenizerFiles(tokenizer_path.read_text(encoding="utf-8"), template, eos)
+    return TokenizerFiles(_read_text(tokenizer_path), template, eos)
 
 
 def save(
@@ -238,6 +238,13 @@ def _shards(
         shard[name] = tensor
         size += tensor.nbytes
     yield shard
+
+
+def _read_text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text ({error}); fetch it again") from None
 
 
 def _read_json(path: pathlib.Path) -> dict:

@@ -15,6 +15,7 @@ from recallm_jax.weights import gguf, hugging_face
 from recallm_jax.weights.added_tokens import add_tokens
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
+from tasks.errors import TaskInputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ def load_policy(
         model, tokenizer_json = add_tokens(
             model, tokenizer.tokenizer_json, seed=seed, rows_multiple=rows_multiple
         )
-    except UserError as error:
+    except (UserError, TaskInputError) as error:
         raise UserError(f"{path}: {error}") from None
     return LoadedPolicy(model, tokenizer_json, tokenizer.chat_template, tokenizer.eos_token)
 

@@ -8,7 +8,7 @@ from tokenizers.models import BPE
 
 from recallm_jax.convert import main
 from recallm_jax.weights import hugging_face
-from recallm_jax.weights.added_tokens import ADDED_TOKENS
+from tasks.vocabulary import ADDED_TOKENS
 from tests.oracles.tiny_models import tiny_folder
 
 
@@ -39,3 +39,18 @@ def test_a_missing_source_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_tokenizer_is_one_line_and_exit_code_2(tmp_path, capsys):
+    make_source(tmp_path / "in")
+    tokenizer = tmp_path / "in" / "tokenizer.json"
+    whole = tokenizer.read_bytes()
+    for broken, message in (
+        (whole[:-9], "tokenizer.json can't be read"),
+        (b"\xff" + whole, "is no UTF-8 text"),
+    ):
+        tokenizer.write_bytes(broken)
+        assert main([f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+        assert f"{tmp_path / 'in'}" in error and message in error

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from recallm_jax.errors import UserError
-from recallm_jax.weights.added_tokens import ADDED_TOKENS, add_tokens
+from recallm_jax.weights.added_tokens import add_tokens
+from tasks.vocabulary import ADDED_TOKENS
 from tests.oracles.tiny_models import tiny_model
 
 ROWS = 40
