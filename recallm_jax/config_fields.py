@@ -52,7 +52,7 @@ FIELDS = {
     "data.target_length": Field(int, low=128),
     "data.value_length": Field(int, low=4),
     "data.formats": Field(str, many=True, choices=("lines", "json", "csv")),
-    "data.terms": Field(int, many=True, low=1),
+    "data.terms": Field(int, many=True, low=1, high=100),
     "data.operators": _TEXT,
     "decoding.min_recall_length": _COUNT,
     "decoding.max_recall_length": _COUNT,

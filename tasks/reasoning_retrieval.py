@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 
 from tasks.context import Example, generator
+from tasks.errors import TaskInputError
 from tasks.recall import lookup
 
 ARITHMETIC_QUESTIONS = (
@@ -22,6 +23,8 @@ SIGNS = {"+": "+", "-": "-", "*": r"\times", "/": r"\div"}
 # Keys are drawn around the solution: at least this far on both sides.
 MIN_KEY_SPREAD = 50
 MAX_KEY_SPREAD = 20_000
+# Draws of a problem before its settings are given up; common ones need a few.
+MAX_DRAWS = 2_000
 
 
 def arithmetic(
@@ -31,14 +34,19 @@ def arithmetic(
 
     Returns:
       The problem in LaTeX, its worked steps, and the result.
+
+    Raises:
+      TaskInputError: hardly any such expression has a whole result below 10,000.
     """
-    while True:
+    for _ in range(MAX_DRAWS):
         size = int(rng.integers(terms[0], terms[1] + 1))
         numbers = [int(n) for n in rng.integers(0, 100, size)]
         signs = [operators[i] for i in rng.integers(len(operators), size=size - 1)]
         solved = _work_out(numbers, signs)
         if solved is not None:
             break
+    else:
+        raise _no_problem(terms, f"whole result below 10,000 with operators = {operators!r}")
     problem = " ".join(
         [str(numbers[0]), *(f"{SIGNS[s]} {n}" for s, n in zip(signs, numbers[1:], strict=True))]
     )
@@ -74,9 +82,12 @@ def equation(rng: np.random.Generator, terms: tuple[int, int]) -> tuple[str, str
 
     Returns:
       The problem in LaTeX, its worked steps, and the solution.
+
+    Raises:
+      TaskInputError: hardly any equation of this size has no coefficient 0.
     """
     solution = int(rng.integers(-100, 100))
-    while True:
+    for _ in range(MAX_DRAWS):
         size = int(rng.integers(terms[0], terms[1] + 1))
         coefficients = [int(c) for c in rng.integers(-10, 10, size)]
         # At least one term holds x, and the coefficients of x must not cancel.
@@ -84,6 +95,8 @@ def equation(rng: np.random.Generator, terms: tuple[int, int]) -> tuple[str, str
         slope = sum(c for c, x in zip(coefficients, holds_x, strict=True) if x)
         if slope and all(coefficients):
             break
+    else:
+        raise _no_problem(terms, "linear equation without a coefficient 0")
     offset = sum(c for c, x in zip(coefficients, holds_x, strict=True) if not x)
     order = rng.permutation(size)
     left = " ".join(_signed(coefficients[i], holds_x[i], first=n == 0) for n, i in enumerate(order))
@@ -98,6 +111,12 @@ def equation(rng: np.random.Generator, terms: tuple[int, int]) -> tuple[str, str
         steps.append(f"{slope}x = {right - offset}")
     steps.append(f"x = {right - offset} / {slope} = {solution}")
     return f"{left} = {right}", ". ".join(steps), solution
+
+
+def _no_problem(terms: tuple[int, int], wanted: str) -> TaskInputError:
+    return TaskInputError(
+        f"data.terms = {terms} gave no {wanted} in {MAX_DRAWS:,} draws; lower it, such as (3, 5)"
+    )
 
 
 def _signed(coefficient: int, holds_x: bool, *, first: bool) -> str:

@@ -89,6 +89,7 @@ MISTAKES = {
     "--config.grpo.overlong_buffer=9999": "exceeds decoding.max_new_tokens",
     "--config.grpo.micro_batch=3": "is no multiple of grpo.micro_batch = 3",
     "--config.mesh.data=3": "cannot be split over mesh.data * mesh.fsdp = 3 devices",
+    "--config.data.terms=(300,300)": "data.terms = 300 is out of bounds; give at least 1",
     "--config.data.terms=(3,1)": "config.data.terms = (3, 1) must be a range such as (3, 5)",
     "--confg.seed=1": "argument '--confg.seed=1' is unknown",
     "--config.seed": "--config.seed has no value; write --config.seed=VALUE",

@@ -9,7 +9,7 @@ import pytest
 from recallm_jax.setup_policy import tiny_tokenizer
 from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion, score
-from tasks import recall
+from tasks import reasoning_retrieval, recall
 from tasks.context import generator, largest_fit
 from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError
@@ -124,6 +124,19 @@ def test_worked_equations_are_right(index):
     left, right = problem.replace("x", f"*({solution})").split(" = ")
     assert eval(left) == int(right)
     assert steps.endswith(f"= {solution}")
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (lambda rng: arithmetic(rng, (300, 300), "+"), r"whole result below 10,000 .* '\+'"),
+        (lambda rng: equation(rng, (300, 300)), "linear equation without a coefficient 0"),
+    ],
+)
+def test_terms_without_a_problem_are_refused_not_drawn_for_ever(problem, message, monkeypatch):
+    monkeypatch.setattr(reasoning_retrieval, "MAX_DRAWS", 50)
+    with pytest.raises(TaskInputError, match=rf"data\.terms = \(300, 300\) gave no {message}"):
+        problem(generator("problem", 0, 0))
 
 
 def test_flags_keep_spans_off_characters_and_words_that_would_be_cut():
