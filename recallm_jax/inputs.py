@@ -64,19 +64,28 @@ def train_records(config: ConfigDict, tokenizer: Tokenizer, start: int) -> Itera
 
 
 def validation_records(
-    config: ConfigDict, tokenizer: Tokenizer, dataset: str, length: int
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    dataset: str,
+    length: int,
+    *,
+    most: int | None = None,
 ) -> list[Record]:
     """Return the validation records of a data set at a target length.
 
     With `data.source = "jsonl:DIR/train.jsonl"` they are those of `DIR/<task>.jsonl`.
+
+    Args:
+      most: return the first of them, no more than this; None returns all.
     """
     task = validation_task(dataset, length)
     count = config.evaluation.num_examples
+    wanted = count if most is None else min(count, most)
     if config.data.source == GENERATED:
         settings = dataclasses.replace(task_settings(config), target_length=length)
         return [
             generate.record(dataset, tokenizer, settings, "validation", config.seed, index)
-            for index in range(count)
+            for index in range(wanted)
         ]
     if config.data.source.startswith(JSONL):
         path = Path(config.data.source.removeprefix(JSONL)).parent / f"{task}.jsonl"
@@ -86,8 +95,8 @@ def validation_records(
                 f"{path} holds {len(records)} records, evaluation.num_examples asks for {count}; "
                 "lower it, or prepare more"
             )
-        return records
-    return list(_seqio_records(config, tokenizer, task, "validation"))
+        return records[:wanted]
+    return list(itertools.islice(_seqio_records(config, tokenizer, task, "validation"), wanted))
 
 
 def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:

@@ -21,6 +21,7 @@ from recallm_jax.errors import run_job
 from recallm_jax.evaluation import evaluate, format_table
 from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import MetricWriter, progress
+from recallm_jax.preflight import check_records
 from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
 from recallm_jax.run_config import MAY_CHANGE, keep_config
@@ -55,6 +56,8 @@ def _run(argv: Sequence[str]) -> None:
 def train(config: ConfigDict, workdir: Path) -> None:
     """Run the stages that the config lists, each from where its checkpoints stand."""
     setup = set_up(config)
+    stages = plan_stages(config, setup)
+    check_records(config, setup.tokenizer, stages)
     remedy = "give the same config, or another --workdir"
     keep_config(config, workdir, may_change=MAY_CHANGE, remedy=remedy)
     write_machine(workdir)
@@ -63,7 +66,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
     _evaluate(config, setup, setup.policy, START, START, workdir)
 
     policy: Policy = setup.policy
-    stages = plan_stages(config, setup)
     with MetricWriter(workdir) as writer:
         for stage in stages:
             policy = _run_stage(config, setup, stage, policy, writer, workdir)

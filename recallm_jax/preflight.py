@@ -1,0 +1,53 @@
+"""A look at the records of a run before anything is trained, or its folder claimed."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+from ml_collections import ConfigDict
+
+from recallm_jax.errors import UserError
+from recallm_jax.inputs import (
+    demonstrations,
+    prompts_and_texts,
+    train_records,
+    validation_records,
+)
+from recallm_jax.stages import SFT_STAGES, Stage
+from tasks.errors import TaskInputError
+from tasks.vocabulary import Tokenizer
+
+# At most so many training records, and of so many tokens, are looked at: a few seconds.
+MOST_RECORDS, MOST_TOKENS = 256, 1 << 18
+# Of each validation task.
+VALIDATION_RECORDS = 4
+
+
+def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Stage]) -> None:
+    """Refuse a run whose prompts or demonstrations have no room.
+
+    Looked at are the run's own first training records, `MOST_RECORDS` or all of them, fewer where
+    prompts are long, and the first of every validation task. A record takes milliseconds, so this
+    takes some seconds; a later record may still be refused when its step comes.
+
+    Raises:
+      UserError: a prompt is longer than its length, or a demonstration than
+        `decoding.max_new_tokens`; names the record.
+      TaskInputError: no example fits `data.target_length`, or none can be drawn.
+    """
+    for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
+        for length in config.evaluation.lengths:
+            try:
+                records = validation_records(
+                    config, tokenizer, dataset, length, most=VALIDATION_RECORDS
+                )
+                prompts_and_texts(records, length)
+            except (UserError, TaskInputError) as error:
+                raise UserError(f"config.evaluation.lengths = {length}: {error}") from None
+    length = config.data.target_length
+    total = sum(stage.steps * stage.batch_size for stage in stages)
+    shown = sum(stage.steps * stage.batch_size for stage in stages if stage.name in SFT_STAGES)
+    looked_at = min(total, MOST_RECORDS, max(1, MOST_TOKENS // length))
+    records = list(islice(train_records(config, tokenizer, 0), looked_at))
+    prompts_and_texts(records, length)
+    # The stages that learn from demonstrations come first, and so do their records.
+    demonstrations(records[:shown], config.decoding.max_new_tokens)

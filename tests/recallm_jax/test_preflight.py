@@ -1,0 +1,60 @@
+"""Sizes that can't work are found before a run claims its folder."""
+
+import re
+
+import pytest
+
+from recallm_jax import preflight, train
+from recallm_jax.config import load_config
+from recallm_jax.preflight import check_records
+from recallm_jax.setup_policy import set_up
+from recallm_jax.stages import plan_stages
+
+CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
+
+
+def check(*overrides: str) -> None:
+    config = load_config([*CONFIG, *overrides])
+    setup = set_up(config)
+    check_records(config, setup.tokenizer, plan_stages(config, setup))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.target_length=128", "target_length 128 is too short: the question and its gold"),
+        ("decoding.max_new_tokens=20", "has .* tokens; it must have 1 to 20: raise decoding.max"),
+        ("evaluation.lengths=(256,130)", r"config\.evaluation\.lengths = 130: target_length 130"),
+        ("decoding.max_recall_length=3", "a span has .* tokens, allowed are 1 to 3"),
+    ],
+)
+def test_sizes_without_room_are_refused_before_the_folder_is_claimed(
+    override, message, tmp_path, capsys
+):
+    workdir = tmp_path / "run"
+    assert train.main([*CONFIG, f"--config.{override}", f"--workdir={workdir}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert re.search(f"error: .*{message}", captured.err)
+    assert not workdir.exists()
+
+
+def test_records_of_every_stage_and_validation_task_are_looked_at(monkeypatch):
+    seen = []
+    monkeypatch.setattr(preflight, "prompts_and_texts", lambda records, _: seen.append(records))
+    check("--config.evaluation.num_examples=9")
+    *validation, training = seen
+    assert [len(records) for records in validation] == [preflight.VALIDATION_RECORDS] * 2
+    assert [record.example_id.partition("/")[2] for record in training] == list(map(str, range(12)))
+
+
+def test_demonstrations_are_asked_for_where_a_stage_learns_from_them():
+    check("--config.decoding.max_new_tokens=20", "--config.stages=('grpo',)")
+
+
+def test_long_runs_and_long_prompts_have_a_bounded_look(monkeypatch):
+    monkeypatch.setattr(preflight, "MOST_TOKENS", 256 * 5)
+    counts = []
+    monkeypatch.setattr(preflight, "demonstrations", lambda records, _: counts.append(len(records)))
+    check("--config.sft2.steps=1000000")
+    assert counts == [5]
