@@ -17,6 +17,7 @@ from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
 from decoding.spans import CopiedSpan
+from recallm_jax import run_files
 from recallm_jax.config_fields import FIELDS
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import ground_truth, prompts_and_texts, validation_records
@@ -32,6 +33,19 @@ from tasks.vocabulary import Tokenizer
 
 MODES = FIELDS["evaluation.modes"].choices
 Row = dict[str, Any]
+_TEXTS = ("example_id", "dataset", "task", "label", "mode", "prompt", "completion")
+_NUMBERS = ("target_length", "completion_tokens", "exact_match", "reward")
+# What is read of a row, and of its spans.
+_FIELDS: run_files.Fields = {
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(_NUMBERS, run_files.NUMBER),
+    "finished": bool,
+    "span_starts": int,
+    "span_ends": int,
+    "ground_truth": dict,
+    "spans": list,
+}
+_SPAN_FIELDS: run_files.Fields = {"text": str, "closed": bool, "verbatim": bool}
 
 
 def span_rules(config: ConfigDict, tokenizer: Tokenizer, *, constrained: bool = True) -> SpanRules:
@@ -109,7 +123,7 @@ def evaluate(
                         done += rows
                 asked = {record.example_id for record in records}
                 summaries.append(summarise([row for row in done if row["example_id"] in asked]))
-    (folder / "summary.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
+    run_files.write_whole(folder / "summary.json", json.dumps(summaries, indent=1))
     return summaries
 
 
@@ -132,7 +146,7 @@ def rescore(folder: Path) -> list[Row]:
             continue
         _write_rows(path, rows)
         summaries.append(summarise(rows))
-    (folder / "summary.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
+    run_files.write_whole(folder / "summary.json", json.dumps(summaries, indent=1))
     return summaries
 
 
@@ -153,23 +167,23 @@ def read_rows(path: Path) -> list[Row]:
     """Return the rows of a file, without a last line that an interruption cut short.
 
     Raises:
-      UserError: another line is no JSON.
+      UserError: another line is no whole row.
     """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    try:
-        # Without its newline the last line is not whole.
-        return [json.loads(line) for line in lines[:-1]]
-    except ValueError as error:
-        raise UserError(f"{path} holds a damaged row ({error}); delete the file") from None
+    rows = []
+    for number, row in enumerate(run_files.read_rows(path, _FIELDS), 1):
+        try:
+            for span in row["spans"]:
+                run_files.check_fields(span, _SPAN_FIELDS)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number} has a damaged span ({error}); delete that line, or the file"
+            ) from None
+        rows.append(row)
+    return rows
 
 
 def _write_rows(path: Path, rows: Iterable[Row]) -> None:
-    partial = path.with_suffix(".partial")
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(path)
+    run_files.write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _keep_whole(path: Path, samples: int) -> list[Row]:

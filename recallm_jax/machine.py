@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from recallm_jax.run_files import write_whole
+
 FILE = "machine.json"
 
 
@@ -19,9 +21,7 @@ def write_machine(workdir: str | Path) -> None:
     path = Path(workdir) / FILE
     if path.exists():
         return
-    partial = path.with_name(FILE + ".partial")
-    partial.write_text(json.dumps(describe_machine(), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(describe_machine(), indent=1) + "\n")
 
 
 def describe_machine() -> dict[str, str]:

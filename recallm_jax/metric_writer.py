@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from recallm_jax.quiet import hidden_stderr
+from recallm_jax.run_files import NUMBER, read_rows, write_whole
 
 Item = TypeVar("Item")
 FILE = "metrics.jsonl"
@@ -40,9 +41,7 @@ class MetricWriter:
     def resume(self, stage: str, step: int) -> None:
         """Forget a stage's rows from `step` on: they are about to be written again."""
         rows = [r for r in read_metrics(self._path) if r["stage"] != stage or r["step"] < step]
-        partial = self._path.with_name(FILE + ".partial")
-        partial.write_text("".join(map(_line, rows)), encoding="utf-8")
-        partial.replace(self._path)
+        write_whole(self._path, "".join(map(_line, rows)))
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Write the metrics of one step: anything that `float` takes."""
@@ -89,12 +88,12 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics file, without a last one that was cut short; [] if none."""
-    if not Path(path).exists():
-        return []
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    # Behind the last newline stands nothing, or what an interruption left.
-    return [json.loads(line) for line in lines[:-1]]
+    """Return the rows of a metrics file, without a last one that was cut short; [] if none.
+
+    Raises:
+      UserError: another line is no row of metrics.
+    """
+    return list(read_rows(Path(path), {"stage": str, "step": int, "time": NUMBER}))
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

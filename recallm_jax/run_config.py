@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from recallm_jax.config import flatten
 from recallm_jax.errors import UserError
+from recallm_jax.run_files import write_whole
 
 FILE = "config.json"
 # Fields, or sections, that may change between two starts of a run: where and how fast it computes,
@@ -72,9 +73,7 @@ def keep_config(
         for name, before, now in _differences(path, text):
             if not name.startswith(tuple(may_change)):
                 raise _made_otherwise(folder, name, before, now, remedy)
-    partial = path.with_name(FILE + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text + "\n")
 
 
 def hold_to_config(config: ConfigDict, folder: Path, *, fields: Sequence[str], remedy: str) -> None:

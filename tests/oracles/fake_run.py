@@ -142,6 +142,8 @@ def eval_row(
         "completion": completion,
         "completion_tokens": 60,
         "finished": bool(copied),
+        "span_starts": len(spans),
+        "span_ends": len(spans),
         "exact_match": float(right and bool(copied)),
         "reward": 0.9 if right else 0.3,
         "components": {"format": 1.0, "answer": float(right), "retrieval": 0.8},

@@ -213,16 +213,6 @@ def test_a_summary_by_hand():
         assert cell in table
 
 
-def test_a_last_row_that_was_cut_short_is_dropped_and_a_damaged_one_named(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    assert read_rows(path) == []
-    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
-    assert read_rows(path) == [{"a": 1}, {"a": 2}]
-    path.write_text('{"a": 1}\n{"a"\n{"a": 3}\n')
-    with pytest.raises(UserError, match=r"rows.jsonl holds a damaged row .* delete the file"):
-        read_rows(path)
-
-
 def test_modes_say_how_tokens_are_drawn(config):
     assert sampling_of("constrained-greedy", config) == (Sampling(temperature=0.0), True, 1)
     drawn = Sampling(temperature=0.6, top_p=0.95)

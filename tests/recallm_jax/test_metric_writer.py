@@ -6,6 +6,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
+from recallm_jax.errors import UserError
 from recallm_jax.metric_writer import MetricWriter, format_metrics, progress, read_metrics
 
 
@@ -56,11 +57,31 @@ def test_a_restart_writes_no_step_twice(tmp_path):
 @pytest.mark.usefixtures("without_tensorflow")
 def test_a_row_cut_short_is_dropped_on_restart(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"stage": "grpo", "step": 0}\n{"stage": "grpo", "st')
+    path.write_text('{"stage": "grpo", "step": 0, "time": 1.5}\n{"stage": "grpo", "st')
     with MetricWriter(tmp_path) as writer:
         writer.resume("grpo", 1)
         writer.write("grpo", 1, {})
     assert steps(path, "grpo") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"garbage", "Expecting value"),
+        (b'{"step": 1, "time": 2.0}', "it has no 'stage'"),
+        (b'{"stage": "grpo", "step": "1", "time": 2.0}', "'step' can't be '1'"),
+        (b'{"stage": "grpo\xff", "step": 1, "time": 2.0}', "can't decode byte 0xff"),
+        (b"5", "'5' is no row"),
+    ],
+)
+def test_a_damaged_row_is_named(line, message, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"stage": "grpo", "step": 0, "time": 1.5}\n' + line + b"\n")
+    with pytest.raises(UserError) as caught:
+        read_metrics(path)
+    assert str(caught.value).startswith(f"{path}, line 2 is damaged (")
+    assert message in str(caught.value)
+    assert str(caught.value).endswith("; delete that line, or the file")
 
 
 def test_tensorboard_gets_the_scalars(tmp_path):

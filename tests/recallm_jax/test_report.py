@@ -309,7 +309,6 @@ def test_a_picture_of_no_known_kind_is_refused(workdir, tmp_path, capsys, name):
         ("config.json", b'{"seed": 0,'),
         ("config.json", b"[1, 2]"),
         ("machine.json", b"\xff"),
-        ("metrics.jsonl", b'{"stage": "grpo",\n'),
     ],
 )
 def test_a_damaged_file_is_named_with_its_remedy(tmp_path, capsys, name, content):

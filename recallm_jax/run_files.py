@@ -1,0 +1,58 @@
+"""The files of a run: written whole or not at all, and rows of JSON read back with care."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from recallm_jax.errors import UserError
+
+NUMBER = (int, float)
+# What each field of a row must be.
+Fields = Mapping[str, type | tuple[type, ...]]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that, whatever interrupts it, is whole or as it was."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_rows(path: Path, fields: Fields) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSONL file, without a last line that was cut short; none if no file.
+
+    Args:
+      fields: what a row must hold; others are not looked at.
+
+    Raises:
+      UserError: another line is no such row; names the line.
+    """
+    if not path.exists():
+        return
+    # Behind the last newline stands nothing, or what an interruption left. As bytes, so that what
+    # is no UTF-8 is an error of its line.
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            check_fields(row, fields)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number} is damaged ({error}); delete that line, or the file"
+            ) from None
+        yield row
+
+
+def check_fields(row: Any, fields: Fields) -> None:
+    """Refuse what is no object with these fields.
+
+    Raises:
+      ValueError: names the field.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"{str(row)[:40]!r} is no row")
+    for name, kind in fields.items():
+        if name not in row:
+            raise ValueError(f"it has no {name!r}")
+        if not isinstance(row[name], kind):
+            raise ValueError(f"{name!r} can't be {str(row[name])[:40]!r}")

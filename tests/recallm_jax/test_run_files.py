@@ -1,0 +1,67 @@
+"""Files of a run read back: damaged rows are named, and a summary is whole or as it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recallm_jax.errors import UserError
+from recallm_jax.evaluation import read_rows, rescore
+from tests.oracles.fake_run import write_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_run(tmp_path, examples=2)
+    return tmp_path / "eval" / "grpo"
+
+
+def spoil(folder, line):
+    path = sorted(folder.glob("*.jsonl"))[0]
+    first = path.read_text(encoding="utf-8").split("\n")[0]
+    path.write_text(f"{first}\n{line(json.loads(first))}\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (lambda row: "{", "is damaged (Expecting property name"),
+        (lambda row: "5", "is damaged ('5' is no row)"),
+        (lambda row: '{"example_id": 3}', "is damaged ('example_id' can't be '3')"),
+        (lambda row: json.dumps(row | {"completion": None}), "'completion' can't be 'None'"),
+        (lambda row: json.dumps(row | {"spans": [{}]}), "has a damaged span (it has no 'text')"),
+    ],
+)
+def test_a_damaged_row_is_named_with_its_line(folder, line, message):
+    path = spoil(folder, line)
+    for read in (lambda: read_rows(path), lambda: rescore(folder)):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert f"{path}, line 2 " in str(caught.value) and message in str(caught.value)
+        assert str(caught.value).endswith("; delete that line, or the file")
+
+
+def test_a_line_cut_short_is_no_row(folder):
+    path = sorted(folder.glob("*.jsonl"))[0]
+    rows = read_rows(path)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write('{"example_id": "x')
+    assert read_rows(path) == rows
+
+
+def test_a_summary_that_cannot_be_written_leaves_the_one_before(folder, monkeypatch):
+    rescore(folder)
+    before = (folder / "summary.json").read_text()
+    real = Path.write_text
+
+    def full(path, text, **options):
+        if path.name.startswith("summary"):
+            real(path, text[:9], **options)
+            raise OSError(28, "No space left on device", str(path))
+        return real(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        rescore(folder)
+    assert (folder / "summary.json").read_text() == before
