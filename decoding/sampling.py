@@ -6,6 +6,7 @@ anything, so every span stays a copy whatever it does.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -20,6 +21,8 @@ from decoding.token_bits import unpack
 
 # Tokens whose weights are summed first when one is drawn: about the square root of a vocabulary.
 BLOCK = 256
+# Logits divided by less may leave the range of float32.
+LOWEST_TEMPERATURE = 1e-3
 
 
 @jax.tree_util.register_static
@@ -28,7 +31,7 @@ class Sampling:
     """How tokens are drawn; static.
 
     Attributes:
-      temperature: 0 is greedy.
+      temperature: 0 is greedy; otherwise at least `LOWEST_TEMPERATURE`.
       top_k: keep the k most likely tokens, 0 keeps all.
       top_p: keep the fewest most likely tokens with this much probability, 1 keeps all.
       min_p: keep the tokens with at least this share of the likeliest one's probability
@@ -45,12 +48,19 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def __post_init__(self):
+        warm = LOWEST_TEMPERATURE <= self.temperature < math.inf
         bounds = {
-            "temperature": (self.temperature >= 0, "is negative; use 0 for greedy, or above 0"),
+            "temperature": (
+                self.temperature == 0 or warm,
+                f"must be 0 (greedy), or finite and at least {LOWEST_TEMPERATURE}",
+            ),
             "top_k": (self.top_k >= 0, "is negative; use 0 to keep all tokens"),
             "top_p": (0 < self.top_p <= 1, "must lie in (0, 1]; use 1 to keep all tokens"),
             "min_p": (0 <= self.min_p <= 1, "must lie in [0, 1]; use 0 to keep all tokens"),
-            "repetition_penalty": (self.repetition_penalty > 0, "must be above 0; 1 is off"),
+            "repetition_penalty": (
+                0 < self.repetition_penalty < math.inf,
+                "must be finite and above 0; 1 is off",
+            ),
         }
         for name, (holds, remedy) in bounds.items():
             if not holds:

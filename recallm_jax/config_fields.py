@@ -3,8 +3,10 @@
 import dataclasses
 import difflib
 import math
+import sys
 from typing import Any
 
+from decoding.sampling import LOWEST_TEMPERATURE
 from recallm_jax.errors import UserError
 
 
@@ -16,7 +18,7 @@ class Field:
       kind: type of the value, or of the items where `many`. An int may stand for a float.
       many: a tuple of one or more values.
       low, high: bounds, both included.
-      above: a bound that the value must exceed.
+      above, below: bounds that the value must keep clear of.
       choices: the only values.
     """
 
@@ -25,6 +27,7 @@ class Field:
     low: int | float = -math.inf
     high: int | float = math.inf
     above: int | float = -math.inf
+    below: int | float = math.inf
     choices: tuple[str, ...] = ()
 
 
@@ -32,10 +35,12 @@ _COUNT = Field(int, low=1)
 _NOT_NEGATIVE = Field(float, low=0.0)
 _POSITIVE = Field(float, above=0.0)
 _SHARE = Field(float, low=0.0, high=1.0)
+_DECAY = Field(float, low=0.0, below=1.0)
+_TEMPERATURE = Field(float, low=LOWEST_TEMPERATURE)
 _TEXT = Field(str)
 
 FIELDS = {
-    "seed": Field(int, low=0),
+    "seed": Field(int, low=0, high=2**31 - 1),
     "model.weights": _TEXT,
     "model.dtype": Field(str, choices=("float32", "bfloat16")),
     "model.param_dtype": Field(str, choices=("float32", "bfloat16")),
@@ -50,7 +55,7 @@ FIELDS = {
     "data.mixture.retrieval": _NOT_NEGATIVE,
     "data.mixture.math_retrieval": _NOT_NEGATIVE,
     "data.target_length": Field(int, low=128),
-    "data.value_length": Field(int, low=4),
+    "data.value_length": Field(int, low=4, high=256),
     "data.formats": Field(str, many=True, choices=("lines", "json", "csv")),
     "data.terms": Field(int, many=True, low=1, high=100),
     "data.operators": _TEXT,
@@ -76,15 +81,15 @@ FIELDS = {
     "grpo.group_size": Field(int, low=2),
     "grpo.micro_batch": _COUNT,
     "grpo.warmup_fraction": _SHARE,
-    "grpo.temperature": _POSITIVE,
+    "grpo.temperature": _TEMPERATURE,
     "grpo.kl_coefficient": _NOT_NEGATIVE,
     "grpo.clip_low": Field(float, above=0.0, high=1.0),
     "grpo.clip_high": _POSITIVE,
     "grpo.importance_cap": _POSITIVE,
     "grpo.overlong_buffer": Field(int, low=0),
     "optimizer.learning_rate": _POSITIVE,
-    "optimizer.b1": _SHARE,
-    "optimizer.b2": _SHARE,
+    "optimizer.b1": _DECAY,
+    "optimizer.b2": _DECAY,
     "optimizer.eps": _POSITIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.clip_norm": _POSITIVE,
@@ -102,7 +107,7 @@ FIELDS = {
         ),
     ),
     "evaluation.samples": _COUNT,
-    "evaluation.temperature": _POSITIVE,
+    "evaluation.temperature": _TEMPERATURE,
     "evaluation.top_p": Field(float, above=0.0, high=1.0),
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep": _COUNT,
@@ -157,16 +162,27 @@ def _check_value(name: str, field: Field, value: Any) -> None:
     if field.kind is str:
         if not value:
             raise UserError(f"config.{name} is empty; give a text")
-    elif not (field.low <= value <= field.high and value > field.above and math.isfinite(value)):
+    elif not (
+        field.low <= value <= field.high
+        and field.above < value < field.below
+        # An int may be past every float.
+        and abs(value) <= sys.float_info.max
+    ):
         raise UserError(f"config.{name} = {value!r} is out of bounds; give {_bounds(field)}")
 
 
 def _bounds(field: Field) -> str:
     parts = []
     if field.above > -math.inf:
-        parts.append(f"more than {field.above:g}")
+        parts.append(f"more than {_number(field.above)}")
     if field.low > -math.inf:
-        parts.append(f"at least {field.low:g}")
+        parts.append(f"at least {_number(field.low)}")
     if field.high < math.inf:
-        parts.append(f"at most {field.high:g}")
+        parts.append(f"at most {_number(field.high)}")
+    if field.below < math.inf:
+        parts.append(f"less than {_number(field.below)}")
     return " and ".join(parts) or "a finite number"
+
+
+def _number(bound: int | float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"

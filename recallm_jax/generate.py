@@ -33,6 +33,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--quote_first", action="store_true", help="begin with a recall span")
     arguments, config = parse_config(parser, argv)
+    sampling = Sampling(temperature=arguments.temperature)
     document = _read(Path(arguments.document))
     setup = set_up(config)
     policy: Policy = setup.policy
@@ -44,7 +45,7 @@ def _run(argv: Sequence[str]) -> None:
         config,
         document,
         arguments.question,
-        sampling=Sampling(temperature=arguments.temperature),
+        sampling=sampling,
         max_new_tokens=config.decoding.max_new_tokens,
         max_recall_length=config.decoding.max_recall_length,
         quote_first=arguments.quote_first,

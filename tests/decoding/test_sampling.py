@@ -86,11 +86,21 @@ def test_a_single_allowed_token_has_log_probability_zero():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature -1.0 is negative"),
+        (
+            {"temperature": -1.0},
+            "temperature -1.0 must be 0 .greedy., or finite and at least 0.001",
+        ),
+        ({"temperature": 1e-40}, "temperature 1e-40 must be 0"),
+        ({"temperature": float("nan")}, "temperature nan must be 0"),
+        ({"temperature": float("inf")}, "temperature inf must be 0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty nan must be finite and above 0"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty inf must be finite and above 0"),
         ({"top_p": 0.0}, "top_p 0.0 must lie in"),
+        ({"top_p": float("nan")}, "top_p nan must lie in"),
+        ({"min_p": float("nan")}, "min_p nan must lie in"),
         ({"top_k": -2}, "top_k -2 is negative"),
         ({"min_p": 1.5}, r"min_p 1.5 must lie in \[0, 1\]"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty 0.0 must be above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty 0.0 must be finite and above 0"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
