@@ -35,8 +35,10 @@ def question_record(
     """Return the prompt of a question; only the document may be copied.
 
     Raises:
-      UserError: the document is empty.
+      UserError: the document or the question is empty.
     """
+    if not question.strip():
+        raise UserError("the question is empty; give one, such as --question='Who kept it?'")
     if not document.strip():
         raise UserError("the document is empty, so there is nothing to recall; give a text file")
     document = document.strip()
@@ -80,17 +82,17 @@ def answer(
       A row as evaluation writes them, spans with their places in the prompt.
 
     Raises:
-      UserError: an empty document, or one longer than the model's context.
+      UserError: an empty document or question, or more than the model's context holds.
     """
     record = question_record(tokenizer, document, question, config.decoding.span_alignment)
-    length = -(-len(record.inputs) // LENGTH_STEP) * LENGTH_STEP
     limit = policy.config.max_positions
-    if length + max_new_tokens > limit:
+    if len(record.inputs) + max_new_tokens > limit:
         raise UserError(
             f"the prompt has {len(record.inputs)} tokens and may be answered with "
             f"{max_new_tokens}; the model's context holds {limit}: shorten the document"
         )
-    prompts, texts = prompts_and_texts([record], length)
+    padded = -(-len(record.inputs) // LENGTH_STEP) * LENGTH_STEP
+    prompts, texts = prompts_and_texts([record], min(padded, limit - max_new_tokens))
     prefix = np.asarray(tokenizer.encode(QUOTE_FIRST if quote_first else ""), np.int32)
     rules = dataclasses.replace(span_rules(config, tokenizer), max_length=max_recall_length)
     rollout = sample_groups(

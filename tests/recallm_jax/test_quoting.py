@@ -91,10 +91,17 @@ def test_an_empty_document_is_refused(tokenizer, document):
         ask(tokenizer, document)
 
 
-def test_a_document_that_exceeds_the_context_is_refused(tokenizer):
+def test_an_empty_question_is_refused(tokenizer):
+    with pytest.raises(UserError, match="the question is empty; give one, such as --question="):
+        question_record(tokenizer, DOCUMENT, " \n", "character")
+
+
+def test_only_what_exceeds_the_context_is_refused(tokenizer):
     record = question_record(tokenizer, DOCUMENT, QUESTION, "character")
-    # The prompt is padded to a multiple of 64: what is left is for the response.
-    room = CONTEXT - -(-len(record.inputs) // 64) * 64
+    # Padding to a multiple of 64 takes no room from the response.
+    room = CONTEXT - len(record.inputs)
+    assert len(record.inputs) % 64
+    assert ask(tokenizer, DOCUMENT, max_new_tokens=room)["prompt_tokens"] == len(record.inputs)
     message = rf"the prompt has {len(record.inputs)} tokens .* with {room + 1}; .* shorten the"
     with pytest.raises(UserError, match=message):
         ask(tokenizer, DOCUMENT, max_new_tokens=room + 1)
