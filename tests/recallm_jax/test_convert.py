@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
@@ -39,6 +40,21 @@ def test_a_missing_source_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--source=in"], "the following arguments are required: --out; see python -m recallm_jax"),
+        (["--source=in", "--out=out", "--param-dtype=int8"], "invalid choice: 'int8'"),
+        (["--source=in", "--out=out", "--max-shard-gb=nan"], "--max-shard-gb=nan: give a finite"),
+        (["--source=in", "--out=out", "--max-shard-gb=0"], "--max-shard-gb=0.0: give a finite"),
+    ],
+)
+def test_mistaken_arguments_are_one_line_and_exit_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
 def test_a_truncated_tokenizer_is_one_line_and_exit_code_2(tmp_path, capsys):
