@@ -8,6 +8,7 @@ their tree paths, so that nothing but names, shapes and dtypes has to agree when
 import contextlib
 import errno
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -249,9 +250,10 @@ def _check_layout(folder: Path, found: dict[str, str], wanted: dict[str, str]) -
 
 def _raise_if_full(manager: ocp.CheckpointManager, error: Exception) -> None:
     text = f"{error} {error.__cause__ or ''}"
-    if "No space left" not in text:
+    full = [number for number in (errno.ENOSPC, errno.EDQUOT) if os.strerror(number) in text]
+    if not full:
         return
     for partial in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(partial, ignore_errors=True)
-    full = OSError(errno.ENOSPC, "No space left on device", str(manager.directory))
-    raise UserError(full_disk_message(full)) from None
+    met = OSError(full[0], os.strerror(full[0]), str(manager.directory))
+    raise UserError(full_disk_message(met)) from None

@@ -9,7 +9,10 @@ from decoding.errors import DecodingInputError
 from tasks.errors import TaskInputError
 
 EXIT_BAD_INPUT = 2
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _UNUSABLE_PATH = (
+    errno.ENOENT,
+    errno.ELOOP,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
@@ -38,7 +41,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     except (UserError, DecodingInputError, TaskInputError) as error:
         message = str(error)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in _FULL:
             message = full_disk_message(error)
         elif error.errno in _UNUSABLE_PATH and error.filename:
             reason = os.strerror(error.errno).lower()
@@ -52,6 +55,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
 
 
 def full_disk_message(error: OSError) -> str:
-    """Return what to say of a write that found no space."""
+    """Return what to say of a write that found no space, or no more of the user's share."""
     place = f" while writing {error.filename}" if error.filename else ""
-    return f"the disk is full{place}; free some space, then start the same command again"
+    reason = _FULL[error.errno]
+    return f"{reason}{place}; free some space, then start the same command again"

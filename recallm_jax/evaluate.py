@@ -34,7 +34,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--rescore", action="store_true", help="score saved rows, without a model")
     arguments, config = parse_config(parser, argv)
     workdir = Path(arguments.workdir)
-    if arguments.label != Path(arguments.label).name:
+    if arguments.label != Path(arguments.label).name or arguments.label == "..":
         raise UserError(f"--label={arguments.label} must be the name of a folder, without a path")
     if arguments.rescore:
         if not arguments.label:

@@ -50,12 +50,16 @@ def test_an_error_of_the_user_is_one_line_and_code_2(error, capsys):
     assert capsys.readouterr().err == "error: bad thing\n"
 
 
-def test_a_full_disk_is_one_line_and_code_2(capsys):
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the disk quota is used up")],
+)
+def test_a_full_disk_is_one_line_and_code_2(number, reason, capsys):
     def job(argv):
-        raise OSError(errno.ENOSPC, "No space left on device", "runs/x/metrics.jsonl")
+        raise OSError(number, "as the system says", "runs/x/metrics.jsonl")
 
     assert run_job(job, []) == 2
-    assert capsys.readouterr().err.startswith("error: the disk is full while writing runs/x/metr")
+    assert capsys.readouterr().err.startswith(f"error: {reason} while writing runs/x/metrics.jso")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +75,13 @@ def test_a_path_that_cannot_be_a_folder_is_one_line_and_code_2(make, reason, tmp
     assert run_job(lambda argv: (path / "x").mkdir(parents=True), []) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}") and f"can't be used ({reason})" in error
+
+
+def test_a_folder_that_is_not_there_is_one_line_and_code_2(tmp_path, capsys):
+    path = tmp_path / "none" / "x.png"
+    assert run_job(lambda argv: path.write_bytes(b""), []) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path} can't be used (no such file or directory); give")
 
 
 @pytest.mark.parametrize("error", [ValueError("a fault"), OSError(errno.EBADF, "no")])
