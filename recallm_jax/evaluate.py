@@ -17,7 +17,7 @@ from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import evaluate, format_table, rescore
 from recallm_jax.metric_writer import progress
-from recallm_jax.restore_policy import restore_policy
+from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import START, policy_label
 
@@ -44,7 +44,9 @@ def _run(argv: Sequence[str]) -> None:
     setup = set_up(config)
     policy: Policy = setup.policy
     label = made_by = START
-    if arguments.label != START:
+    if arguments.label == START:
+        hold_to_run(config, workdir, fields=START_WEIGHTS)
+    else:
         policy, stage, step = restore_policy(config, setup, workdir)
         label = arguments.label or policy_label(config, stage, step)
         made_by = f"{stage.name} step {step}"

@@ -1,5 +1,6 @@
 """The policy of a run: the newest stage's newest checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -9,11 +10,16 @@ from ml_collections import ConfigDict
 from decoding.policy import Policy
 from recallm_jax import checkpoint, partitioning
 from recallm_jax.errors import UserError
+from recallm_jax.run_config import hold_to_config
 from recallm_jax.setup_policy import Setup
 from recallm_jax.stages import Stage, plan_stages
 from rl.learner import LearnerState, init_state
 
 CHECKPOINTS = "checkpoints"
+# What decides the policy beside a checkpoint's arrays: sizes that are no shapes, and the tokenizer.
+WEIGHTS = ("model.weights",)
+# And without a checkpoint: the seed draws the new rows, and all of a random model.
+START_WEIGHTS = (*WEIGHTS, "model.param_dtype", "seed")
 
 
 def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
@@ -26,14 +32,25 @@ def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
     return jax.device_put(state, shardings)
 
 
+def hold_to_run(config: ConfigDict, workdir: Path, *, fields: Sequence[str]) -> None:
+    """Refuse a config that differs from the run's own in `fields`, though shapes may agree.
+
+    Raises:
+      UserError: names the field and both values.
+    """
+    remedy = "give the run's own value, or another --workdir"
+    hold_to_config(config, workdir, fields=fields, remedy=remedy)
+
+
 def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Policy, Stage, int]:
     """Return the policy that a run has come to: its newest stage's, after how many steps of it.
 
     Nothing in the folder is changed: the run may still be going on.
 
     Raises:
-      UserError: the run has no checkpoint, or one of another model.
+      UserError: the run has no checkpoint, or one of another model, or started from other weights.
     """
+    hold_to_run(config, workdir, fields=WEIGHTS)
     for stage in reversed(plan_stages(config, setup)):
         folder = workdir / CHECKPOINTS / stage.name
         if not folder.exists():

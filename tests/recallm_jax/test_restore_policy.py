@@ -1,0 +1,41 @@
+"""The policy of a run is that of its own weights, also where the shapes of others agree."""
+
+import pytest
+
+from recallm_jax import evaluate, generate
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.restore_policy import START_WEIGHTS, WEIGHTS, hold_to_run
+from recallm_jax.run_config import keep_config
+
+CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    config = load_config([*CONFIG, "--config.model.weights=smollm2", "--config.seed=1"])
+    keep_config(config, tmp_path / "run", may_change=(), remedy="")
+    return tmp_path / "run"
+
+
+def test_other_weights_than_the_runs_are_refused(workdir, tmp_path, capsys):
+    (tmp_path / "lamp.txt").write_text("The lamp was lit in 1874.\n")
+    message = (
+        f"error: {workdir} was made with config.model.weights = 'smollm2', not 'random:tiny'; give "
+        "the run's own value, or another --workdir\n"
+    )
+    question = [f"--document={tmp_path / 'lamp.txt'}", "--question=When?"]
+    for job, arguments in (
+        (evaluate, []),
+        (evaluate, ["--label=start"]),
+        (generate, question),
+    ):
+        assert job.main([*CONFIG, f"--workdir={workdir}", *arguments]) == 2
+        assert capsys.readouterr().err == message
+
+
+def test_the_seed_belongs_to_the_starting_weights_alone(workdir):
+    config = load_config([*CONFIG, "--config.model.weights=smollm2"])
+    hold_to_run(config, workdir, fields=WEIGHTS)
+    with pytest.raises(UserError, match=r"was made with config\.seed = 1, not 0; give the run's"):
+        hold_to_run(config, workdir, fields=START_WEIGHTS)
