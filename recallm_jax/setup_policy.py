@@ -92,7 +92,10 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
     )
     try:
         tokenizer = Tokenizer(
-            loaded.tokenizer_json, chat_template=loaded.chat_template, eos_token=loaded.eos_token
+            loaded.tokenizer_json,
+            chat_template=loaded.chat_template,
+            eos_token=loaded.eos_token,
+            bos_token=loaded.bos_token,
         )
     except TaskInputError as error:
         raise UserError(f"{config.model.weights}: {error}") from None

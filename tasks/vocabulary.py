@@ -43,11 +43,17 @@ class Tokenizer:
       special_ids: every added token, which no span may copy: chat, control, recall, think.
     """
 
-    def __init__(self, tokenizer_json: str, *, chat_template: str, eos_token: str):
+    def __init__(
+        self, tokenizer_json: str, *, chat_template: str, eos_token: str, bos_token: str = ""
+    ):
         """Read a tokenizer.json; the four tokens get the next free ids where they are missing.
 
+        Args:
+          eos_token, bos_token: for the template, which writes them where the model wants them;
+            bos_token is "" where the model has none.
+
         Raises:
-          TaskInputError: not a tokenizer, it lacks the end-of-turn token, or a broken template.
+          TaskInputError: not a tokenizer, it lacks one of these tokens, or a broken template.
         """
         self._tokenizer = read_tokenizer(tokenizer_json)
         self._tokenizer.add_tokens(
@@ -58,9 +64,11 @@ class Tokenizer:
             ]
         )
         self.chat_template = chat_template
-        self.eos_token = eos_token
+        self.eos_token, self.bos_token = eos_token, bos_token
         self.size = max(self._tokenizer.get_vocab().values()) + 1
         self.eos_id = self._id(eos_token)
+        if bos_token:
+            self._id(bos_token)
         self.start_recall_id, self.end_recall_id = self._id(START_RECALL), self._id(END_RECALL)
         self.think_id, self.end_think_id = self._id(THINK), self._id(END_THINK)
         self.special_ids = frozenset(self._tokenizer.get_added_tokens_decoder())
@@ -77,8 +85,8 @@ class Tokenizer:
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None:
             raise TaskInputError(
-                f"the tokenizer has no token {token!r}; take tokenizer.json and its end-of-turn "
-                "token from the same model"
+                f"the tokenizer has no token {token!r}; take tokenizer.json and the names "
+                "of its special tokens from the same model"
             )
         return token_id
 
@@ -131,7 +139,7 @@ class Tokenizer:
                 ],
                 add_generation_prompt=True,
                 eos_token=self.eos_token,
-                bos_token="",
+                bos_token=self.bos_token,
             )
         except TaskInputError:
             raise

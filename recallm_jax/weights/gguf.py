@@ -190,4 +190,7 @@ def _tokenizer(fields: dict, origin: str) -> TokenizerFiles:
         tokenizer_json=json.dumps(content, ensure_ascii=False),
         chat_template=fields["tokenizer.chat_template"],
         eos_token=tokens[fields["tokenizer.ggml.eos_token_id"]],
+        bos_token=tokens[fields["tokenizer.ggml.bos_token_id"]]
+        if "tokenizer.ggml.bos_token_id" in fields
+        else "",
     )

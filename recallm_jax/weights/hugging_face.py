@@ -31,11 +31,13 @@ class TokenizerFiles:
       tokenizer_json: text of tokenizer.json.
       chat_template: the Jinja template of a chat.
       eos_token: the token that ends a turn.
+      bos_token: the token that begins a prompt, for the template; "" where there is none.
     """
 
     tokenizer_json: str
     chat_template: str
     eos_token: str
+    bos_token: str
 
 
 def load(
@@ -97,12 +99,12 @@ def _tensor_reader(folder: pathlib.Path, stack: ExitStack) -> Callable[[str], np
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
-    """Read tokenizer.json, the chat template and the end-of-turn token of a folder.
+    """Read tokenizer.json, the chat template and the special tokens of a folder.
 
     The template is chat_template.jinja if there is one, else that of tokenizer_config.json.
 
     Raises:
-      UserError: one of the three is missing, or no text.
+      UserError: a file, the template or the end-of-turn token is missing, or no text.
     """
     folder = pathlib.Path(folder)
     tokenizer_path = folder / "tokenizer.json"
@@ -126,12 +128,16 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
             f"{folder} has no chat template, neither {template_path.name} nor in "
             f"{settings_path.name}; use an instruction-tuned checkpoint"
         )
-    eos = settings.get("eos_token")
-    if isinstance(eos, dict):
-        eos = eos["content"]
+    eos, bos = (_special_token(settings, name) for name in ("eos_token", "bos_token"))
     if not eos:
         raise UserError(f"{settings_path} names no eos_token; add the token that ends a turn")
-    return TokenizerFiles(_read_text(tokenizer_path), template, eos)
+    return TokenizerFiles(_read_text(tokenizer_path), template, eos, bos)
+
+
+def _special_token(settings: dict, name: str) -> str:
+    """Return a token that tokenizer_config.json names, as text or object; "" if it does not."""
+    token = settings.get(name)
+    return (token.get("content") if isinstance(token, dict) else token) or ""
 
 
 def save(
@@ -186,6 +192,8 @@ def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: Tokeniz
         "model_max_length": model.config.max_positions,
         "chat_template": tokenizer.chat_template,
     }
+    if tokenizer.bos_token:
+        settings["bos_token"] = tokenizer.bos_token
     _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer_config.json", settings)
     (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")

