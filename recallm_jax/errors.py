@@ -2,13 +2,18 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from decoding.errors import DecodingInputError
+from recallm_jax.termination import Terminated
 from tasks.errors import TaskInputError
 
 EXIT_BAD_INPUT = 2
+# As the shell has them: 128 and the number of the signal.
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _UNUSABLE_PATH = (
     errno.ENOENT,
@@ -30,7 +35,8 @@ class UserError(Exception):
 def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a job on its arguments; return the exit code of the process.
 
-    An error that the user can mend is printed as one line, `error: …`, and gives code 2. Anything
+    An error that the user can mend is printed as one line, `error: …`, and gives code 2. Ctrl-C,
+    and SIGTERM where the job handles it, end with one line too, and codes 130 and 143. Anything
     else is a fault of the program and keeps its traceback.
 
     Args:
@@ -40,6 +46,12 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         job(sys.argv[1:] if argv is None else argv)
     except (UserError, DecodingInputError, TaskInputError) as error:
         message = str(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Terminated:
+        print("terminated; the same command goes on", file=sys.stderr)
+        return EXIT_TERMINATED
     except OSError as error:
         if error.errno in _FULL:
             message = full_disk_message(error)

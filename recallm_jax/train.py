@@ -2,7 +2,8 @@
 
     python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-The same command goes on with a run that was interrupted. A run is a function of its config: what a
+The same command goes on with a run that was interrupted. On SIGTERM the step that is running is
+finished and saved, and the exit code is 143. A run is a function of its config: what a
 step samples depends on the seed, the step and the examples alone.
 """
 
@@ -38,6 +39,7 @@ from recallm_jax.stages import (
     run_grpo,
     run_sft,
 )
+from recallm_jax.termination import Termination, on_sigterm
 from rl.learner import LearnerState
 
 
@@ -50,11 +52,16 @@ def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.train", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the run")
     arguments, config = parse_config(parser, argv)
-    train(config, Path(arguments.workdir))
+    with on_sigterm() as termination:
+        train(config, Path(arguments.workdir), termination)
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
-    """Run the stages that the config lists, each from where its checkpoints stand."""
+def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
+    """Run the stages that the config lists, each from where its checkpoints stand.
+
+    Raises:
+      Terminated: SIGTERM came; the step it came in is done, and saved.
+    """
     setup = set_up(config)
     stages = plan_stages(config, setup)
     check_records(config, setup.tokenizer, stages)
@@ -68,7 +75,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     policy: Policy = setup.policy
     with MetricWriter(workdir) as writer:
         for stage in stages:
-            policy = _run_stage(config, setup, stage, policy, writer, workdir)
+            policy = _run_stage(config, setup, stage, policy, writer, workdir, termination)
             label = policy_label(config, stage, stage.steps)
             if label in (COLD_START, GRPO):
                 made_by = f"{stage.name} step {stage.steps}"
@@ -82,6 +89,7 @@ def _run_stage(
     policy: Policy,
     writer: MetricWriter,
     workdir: Path,
+    termination: Termination,
 ) -> Policy:
     """Train a stage's policy from `policy`, which for GRPO is also the frozen reference."""
     folder = workdir / CHECKPOINTS / stage.name
@@ -93,8 +101,12 @@ def _run_stage(
         writer.resume(stage.name, first_step)
 
         def save(step: int, state: LearnerState) -> None:
-            if step % config.checkpoint.every_steps == 0 or step == stage.steps:
+            due = step % config.checkpoint.every_steps == 0 or step == stage.steps
+            if due or termination.requested:
                 checkpoint.save(manager, step, state, {"stage": stage.name, "step": step})
+            if termination.requested:
+                checkpoint.finish(manager)
+                termination.stop_if_requested()
 
         steps = range(first_step, stage.steps)
         loop = {
@@ -103,11 +115,12 @@ def _run_stage(
             "write": functools.partial(writer.write, stage.name),
             "save": save,
         }
-        if stage.name in SFT_STAGES:
-            state = run_sft(config, setup, stage, state, **loop)
-        else:
-            state = run_grpo(config, setup, stage, state, policy, **loop)
-        checkpoint.finish(manager)
+        with termination.deferred():
+            if stage.name in SFT_STAGES:
+                state = run_sft(config, setup, stage, state, **loop)
+            else:
+                state = run_grpo(config, setup, stage, state, policy, **loop)
+            checkpoint.finish(manager)
     return state.policy
 
 

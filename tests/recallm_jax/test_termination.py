@@ -1,0 +1,85 @@
+"""SIGTERM and Ctrl-C: a step is finished and saved, and the same command goes on."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from recallm_jax import train
+from recallm_jax.config import load_config
+from recallm_jax.errors import run_job
+from recallm_jax.metric_writer import MetricWriter, read_metrics
+from recallm_jax.restore_policy import restore_policy
+from recallm_jax.setup_policy import set_up
+from recallm_jax.termination import Terminated, on_sigterm
+
+CONFIG = [
+    "--config=configs/quickstart.py:tiny",
+    "--config.data.source=generated",
+    "--config.stages=('sft1',)",
+    "--config.sft1.steps=3",
+    "--config.checkpoint.every_steps=99",
+    "--config.evaluation.modes=('constrained-greedy',)",
+]
+
+
+def final_policy(workdir):
+    config = load_config(CONFIG)
+    policy, _, step = restore_policy(config, set_up(config), workdir)
+    assert step == 3
+    return jax.device_get(policy)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_terminated_run_has_saved_its_step_and_goes_on_as_if_nothing_had_been(
+    tmp_path, monkeypatch, capsys
+):
+    real = MetricWriter.write
+
+    def terminate(writer, stage, step, metrics):
+        real(writer, stage, step, metrics)
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    assert train.main([*CONFIG, f"--workdir={whole}"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricWriter, "write", terminate)
+        assert train.main([*CONFIG, f"--workdir={ended}"]) == 143
+    assert capsys.readouterr().err.endswith("terminated; the same command goes on\n")
+    assert [path.name for path in (ended / "checkpoints" / "sft1").iterdir()] == ["2"]
+    assert train.main([*CONFIG, f"--workdir={ended}"]) == 0
+    steps = [row["step"] for row in read_metrics(ended / "metrics.jsonl")]
+    assert steps == [0, 1, 2]
+    jax.tree.map(np.testing.assert_array_equal, final_policy(ended), final_policy(whole))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_outside_of_training_steps_sigterm_ends_the_job_at_once():
+    with pytest.raises(Terminated), on_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the signal came and went")
+
+
+def test_a_deferred_signal_ends_the_job_behind_the_block():
+    reached = []
+    with pytest.raises(Terminated), on_sigterm() as termination:
+        with termination.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("end of the block")
+        reached.append("behind it")
+    assert reached == ["end of the block"]
+
+
+def test_ctrl_c_is_one_line_and_code_130(capsys):
+    def job(argv):
+        raise KeyboardInterrupt
+
+    assert run_job(job, []) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+
+
+def test_no_handler_of_exceptions_takes_the_signal_for_a_fault():
+    assert not issubclass(Terminated, Exception)
