@@ -1,10 +1,11 @@
 """From tasks to batches: records by way of SeqIO or of JSONL files, padded on the host."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,12 @@ def task_settings(config: ConfigDict) -> TaskSettings:
     )
 
 
-def train_records(config: ConfigDict, tokenizer: Tokenizer, start: int) -> Iterator[Record]:
-    """Yield the training records from number `start` on, without end.
+def train_records(
+    config: ConfigDict, tokenizer: Tokenizer, start: int
+) -> Generator[Record, None, None]:
+    """Yield the training records from number `start` on, without end; close it when done.
+
+    SeqIO's threads work ahead; where they still do so when Python ends, it may crash or hang.
 
     `data.source` is "seqio", the registered mixture; "generated", the same data sets without
     TensorFlow, where record number i is a function of i alone; or "jsonl:FILE", read in its order,
@@ -53,14 +58,17 @@ def train_records(config: ConfigDict, tokenizer: Tokenizer, start: int) -> Itera
     """
     source = config.data.source
     if source == GENERATED:
-        return (_generated(config, tokenizer, number) for number in itertools.count(start))
-    if source.startswith(JSONL):
+        for number in itertools.count(start):
+            yield _generated(config, tokenizer, number)
+    elif source.startswith(JSONL):
         path = Path(source.removeprefix(JSONL))
         records = list(_prepared(config, tokenizer, path, config.data.target_length))
         if not records:
             raise UserError(f"data.source {source} holds no record; write it with prepare")
-        return itertools.islice(itertools.cycle(records), start % len(records), None)
-    return itertools.islice(_mixture(config, tokenizer), start, None)
+        yield from itertools.islice(itertools.cycle(records), start % len(records), None)
+    else:
+        with contextlib.closing(_seqio_records(config, tokenizer, MIXTURE, "train")) as mixture:
+            yield from itertools.islice(mixture, start, None)
 
 
 def validation_records(
@@ -96,7 +104,8 @@ def validation_records(
                 "lower it, or prepare more"
             )
         return records[:wanted]
-    return list(itertools.islice(_seqio_records(config, tokenizer, task, "validation"), wanted))
+    with contextlib.closing(_seqio_records(config, tokenizer, task, "validation")) as examples:
+        return list(itertools.islice(examples, wanted))
 
 
 def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
@@ -107,13 +116,9 @@ def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
     return generate.record(dataset, tokenizer, task_settings(config), "train", config.seed, number)
 
 
-def _mixture(config: ConfigDict, tokenizer: Tokenizer) -> Iterator[Record]:
-    return _seqio_records(config, tokenizer, MIXTURE, "train")
-
-
 def _seqio_records(
     config: ConfigDict, tokenizer: Tokenizer, name: str, split: str
-) -> Iterator[Record]:
+) -> Generator[Record, None, None]:
     # TensorFlow comes with SeqIO; it is loaded here and nowhere else, and kept off accelerators.
     with hidden_stderr():
         import seqio

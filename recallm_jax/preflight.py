@@ -1,5 +1,6 @@
 """A look at the records of a run before anything is trained, or its folder claimed."""
 
+import contextlib
 from collections.abc import Sequence
 from itertools import islice
 
@@ -47,7 +48,8 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
     total = sum(stage.steps * stage.batch_size for stage in stages)
     shown = sum(stage.steps * stage.batch_size for stage in stages if stage.name in SFT_STAGES)
     looked_at = min(total, MOST_RECORDS, max(1, MOST_TOKENS // length))
-    records = list(islice(train_records(config, tokenizer, 0), looked_at))
+    with contextlib.closing(train_records(config, tokenizer, 0)) as stream:
+        records = list(islice(stream, looked_at))
     prompts_and_texts(records, length)
     # The stages that learn from demonstrations come first, and so do their records.
     demonstrations(records[:shown], config.decoding.max_new_tokens)

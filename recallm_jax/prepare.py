@@ -6,6 +6,7 @@ Writes OUT/train.jsonl, a file for each validation task, and the config. Train o
 `--config.data.source=jsonl:OUT/train.jsonl`, and the same data settings.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -37,9 +38,10 @@ def _run(argv: Sequence[str]) -> None:
     tokenizer = load_tokenizer(config)
     remedy = "give another --out, or delete the folder"
     keep_config(config, out, may_change=MAY_CHANGE + STAGES, remedy=remedy)
-    first = islice(train_records(config, tokenizer, 0), arguments.num_train)
-    records = progress(first, "train", total=arguments.num_train)
-    print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
+    with contextlib.closing(train_records(config, tokenizer, 0)) as stream:
+        first = islice(stream, arguments.num_train)
+        records = progress(first, "train", total=arguments.num_train)
+        print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
     for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
         for length in config.evaluation.lengths:
             path = out / f"{validation_task(dataset, length)}.jsonl"

@@ -1,8 +1,9 @@
 """The training stages: one loop each, from step to step of a learner's state."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 
 import jax
@@ -107,12 +108,12 @@ def make_optimizer(config: ConfigDict, setup: Setup, name: str) -> optax.Gradien
 
 def batches(
     config: ConfigDict, setup: Setup, stage: Stage, first_step: int
-) -> Iterator[list[Record]]:
-    """Yield the records of each step from `first_step` on."""
+) -> Generator[list[Record], None, None]:
+    """Yield the records of each step from `first_step` on; close it when done."""
     start = stage.first_record + first_step * stage.batch_size
-    records = train_records(config, setup.tokenizer, start)
-    while True:
-        yield list(islice(records, stage.batch_size))
+    with contextlib.closing(train_records(config, setup.tokenizer, start)) as records:
+        while True:
+            yield list(islice(records, stage.batch_size))
 
 
 Save = Callable[[int, LearnerState], None]

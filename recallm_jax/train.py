@@ -7,6 +7,7 @@ finished and saved, and the exit code is 143. A run is a function of its config:
 step samples depends on the seed, the step and the examples alone.
 """
 
+import contextlib
 import functools
 import sys
 from collections.abc import Sequence
@@ -108,14 +109,15 @@ def _run_stage(
                 checkpoint.finish(manager)
                 termination.stop_if_requested()
 
+        data = batches(config, setup, stage, first_step)
         steps = range(first_step, stage.steps)
         loop = {
             "steps": progress(steps, stage.name, total=stage.steps, done=first_step),
-            "data": batches(config, setup, stage, first_step),
+            "data": data,
             "write": functools.partial(writer.write, stage.name),
             "save": save,
         }
-        with termination.deferred():
+        with termination.deferred(), contextlib.closing(data):
             if stage.name in SFT_STAGES:
                 state = run_sft(config, setup, stage, state, **loop)
             else:
