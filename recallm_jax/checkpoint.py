@@ -6,9 +6,7 @@ their tree paths, so that nothing but names, shapes and dtypes has to agree when
 """
 
 import contextlib
-import errno
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from recallm_jax.errors import UserError, full_disk_message
+from recallm_jax.errors import UserError, full_disk, full_disk_message
 
 _ARRAYS = "arrays"
 _METADATA = "metadata"
@@ -249,11 +247,9 @@ def _check_layout(folder: Path, found: dict[str, str], wanted: dict[str, str]) -
 
 
 def _raise_if_full(manager: ocp.CheckpointManager, error: Exception) -> None:
-    text = f"{error} {error.__cause__ or ''}"
-    full = [number for number in (errno.ENOSPC, errno.EDQUOT) if os.strerror(number) in text]
-    if not full:
+    met = full_disk(error, Path(manager.directory))
+    if met is None:
         return
     for partial in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(partial, ignore_errors=True)
-    met = OSError(full[0], os.strerror(full[0]), str(manager.directory))
     raise UserError(full_disk_message(met)) from None

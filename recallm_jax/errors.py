@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from decoding.errors import DecodingInputError
 from recallm_jax.termination import Terminated
@@ -14,7 +15,10 @@ EXIT_BAD_INPUT = 2
 # As the shell has them: 128 and the number of the signal.
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
-_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+_FULL: dict[int | None, str] = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+}
 _UNUSABLE_PATH = (
     errno.ENOENT,
     errno.ELOOP,
@@ -47,11 +51,9 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     except (UserError, DecodingInputError, TaskInputError) as error:
         message = str(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _stopped("interrupted", EXIT_INTERRUPTED, leave=argv is None)
     except Terminated:
-        print("terminated; the same command goes on", file=sys.stderr)
-        return EXIT_TERMINATED
+        return _stopped("terminated", EXIT_TERMINATED, leave=argv is None)
     except OSError as error:
         if error.errno in _FULL:
             message = full_disk_message(error)
@@ -64,6 +66,26 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         return 0
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def _stopped(how: str, code: int, *, leave: bool) -> int:
+    """Say that a signal ended the job; `leave` the process, or return its exit code."""
+    print(f"{how}; the same command goes on", file=sys.stderr)
+    if leave:
+        # The job has closed its files. Stopped while it compiles, JAX may crash at Python's exit.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def full_disk(error: Exception, path: Path) -> OSError | None:
+    """Return the full disk that a library reports by an error of its own; None if it is another."""
+    text = f"{error} {error.__cause__ or ''}"
+    for number in _FULL:
+        if os.strerror(number) in text:
+            return OSError(number, os.strerror(number), str(path))
+    return None
 
 
 def full_disk_message(error: OSError) -> str:

@@ -4,21 +4,23 @@ A line of `metrics.jsonl` is {"stage": "grpo", "step": 3, "time": seconds, "rewa
 count from 0 in each stage.
 """
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from recallm_jax.errors import full_disk
 from recallm_jax.quiet import hidden_stderr
 from recallm_jax.run_files import NUMBER, read_rows, write_whole
 
 Item = TypeVar("Item")
-FILE = "metrics.jsonl"
+FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
 # Seconds between two states of a progress bar, on a terminal and in a log.
 _TERMINAL_INTERVAL, _LOG_INTERVAL = 0.2, 20.0
 
@@ -30,7 +32,9 @@ class MetricWriter:
         folder = Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / FILE
-        self._summary_writer = _summary_writer(folder / "tensorboard")
+        self._summary_writer: Any | None = None
+        with self._full_disk():
+            self._summary_writer = _summary_writer(folder / TENSORBOARD)
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -51,14 +55,28 @@ class MetricWriter:
             file.write(_line(row))
         _say(f"{stage} {step}: {format_metrics(values)}")
         if self._summary_writer is not None:
-            self._summary_writer.write_scalars(
-                step, {f"{stage}/{name}": value for name, value in values.items()}
-            )
+            with self._full_disk():
+                self._summary_writer.write_scalars(
+                    step, {f"{stage}/{name}": value for name, value in values.items()}
+                )
 
     def close(self) -> None:
         """Flush what is still buffered."""
         if self._summary_writer is not None:
-            self._summary_writer.close()
+            with self._full_disk():
+                self._summary_writer.close()
+
+    @contextlib.contextmanager
+    def _full_disk(self) -> Iterator[None]:
+        """Raise TensorFlow's own error for a full disk as an `OSError`, and write no more."""
+        try:
+            yield
+        except Exception as error:
+            met = full_disk(error, self._path.parent / TENSORBOARD)
+            if met is None:
+                raise
+            self._summary_writer = None
+            raise met from None
 
 
 def _say(line: str) -> None:

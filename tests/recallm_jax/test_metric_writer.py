@@ -6,7 +6,8 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from recallm_jax.errors import UserError
+from recallm_jax import metric_writer
+from recallm_jax.errors import UserError, full_disk_message
 from recallm_jax.metric_writer import MetricWriter, format_metrics, progress, read_metrics
 
 
@@ -89,6 +90,32 @@ def test_tensorboard_gets_the_scalars(tmp_path):
         writer.write("grpo", 0, {"reward": 0.5})
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"grpo/reward" in events.read_bytes()
+
+
+def test_a_disk_that_tensorboard_finds_full_is_said_once(tmp_path, monkeypatch):
+    class Full:
+        def write_scalars(self, step, scalars):
+            raise RuntimeError("events.out; No space left on device\n\tCould not flush events file")
+
+        def close(self):
+            pytest.fail("a writer that failed is used again")
+
+    monkeypatch.setattr(metric_writer, "_summary_writer", lambda folder: Full())
+    with pytest.raises(OSError) as caught, MetricWriter(tmp_path) as writer:
+        writer.write("grpo", 0, {"reward": 0.5})
+    assert full_disk_message(caught.value).startswith(
+        f"the disk is full while writing {tmp_path / 'tensorboard'}; free some space"
+    )
+
+
+def test_another_error_of_tensorboard_stays_what_it_is(tmp_path, monkeypatch):
+    class Broken:
+        def close(self):
+            raise RuntimeError("a fault")
+
+    monkeypatch.setattr(metric_writer, "_summary_writer", lambda folder: Broken())
+    with pytest.raises(RuntimeError, match="a fault"):
+        MetricWriter(tmp_path).close()
 
 
 def test_a_missing_file_has_no_rows(tmp_path):
