@@ -1,0 +1,165 @@
+"""The whole decode loop of SmolLM2-135M: what the constraint costs it, and what groups save.
+
+    python -m benchmarks.decode_loop --out=runs/decode_loop.json
+
+Random weights of the true sizes, float32. Every row opens a span at once and copies to its maximum,
+again and again, so that the constraint is at work in every step. The prompts' keys and values are
+random too and given: what is timed is the loop, not the prefill, whose share is timed beside it.
+Tokens a second of 1 prompt with 16 continuations, of the same loop without the constraint, and of
+16 prompts with one continuation each. Medians of runs taken turn and turn about.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.span_copy import zipf_prompts
+from decoding.decode_loop import decode
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling, row_keys
+from decoding.span_copy import SpanRules
+from recallm_jax.machine import describe_machine
+from recallm_jax.models.kv_cache import PromptCache
+from recallm_jax.models.presets import PRESETS
+from recallm_jax.models.transformer import Transformer, random_transformer
+
+CONFIG = dataclasses.replace(PRESETS["smollm2-135m"], unstack_decode=True)
+ROWS = CONFIG.vocab_rows
+RULES = SpanRules(ROWS - 2, ROWS - 1, ROWS, barriers=(0,))
+GROUP = 16
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prefilled:
+    """A policy whose prompts are computed already."""
+
+    model: Transformer
+    hidden: jax.Array
+    cache: PromptCache
+
+    def prefill(self, prompts, lengths):
+        """Return what is there."""
+        del prompts, lengths
+        return self.hidden, self.cache
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
+def wish(logits):
+    """Open a span wherever one may be, and close it where it must be."""
+    return logits.at[..., RULES.start_token].add(1e6).at[..., RULES.end_token].add(-1e6)
+
+
+def prompts_of(count: int, length: int) -> Prompts:
+    """Return `count` prompts with ids of the vocabulary, all of them copyable."""
+    rows = [zipf_prompts(length, seed=number) for number in range(count)]
+    prompts = jax.tree.map(lambda *fields: jnp.concatenate([*map(jnp.asarray, fields)]), *rows)
+    return dataclasses.replace(prompts, tokens=1 + prompts.tokens % (ROWS - 3))
+
+
+def prefilled(model: Transformer, prompts: Prompts) -> Prefilled:
+    """Return the model with random keys and values for the prompts."""
+    count, length = prompts.tokens.shape
+    shape = (CONFIG.num_layers, count, CONFIG.num_kv_heads, length, CONFIG.head_dim)
+    rng = np.random.default_rng(0)
+    one = jnp.asarray(rng.standard_normal(shape[2:], np.float32))
+    values = jnp.broadcast_to(one[None, None], shape)
+    hidden = jnp.asarray(rng.standard_normal((count, CONFIG.width), np.float32))
+    return Prefilled(model, hidden, PromptCache(values, values, prompts.lengths))
+
+
+def loop_seconds(policy: Prefilled, prompts: Prompts, group: int, new_tokens: int, rules) -> float:
+    """Return the time of one call of the loop, compiled before."""
+    keys = row_keys(0, 0, np.arange(prompts.tokens.shape[0]), group)
+    run = functools.partial(
+        decode,
+        policy,
+        prompts,
+        keys,
+        rules=rules,
+        sampling=Sampling(temperature=1.0),
+        max_new_tokens=new_tokens,
+        # No row ever stops: the barrier can't be copied, and spans follow one another.
+        stop_tokens=(0,),
+        processor=wish,
+    )
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> dict:
+    """Return the figures of one prompt length."""
+    shared, separate = prompts_of(1, length), prompts_of(GROUP, length)
+    unconstrained = dataclasses.replace(RULES, constrained=False)
+    programs = {
+        "constrained": (prefilled(model, shared), shared, GROUP, new_tokens, RULES),
+        "unconstrained": (prefilled(model, shared), shared, GROUP, new_tokens, unconstrained),
+        "separate": (prefilled(model, separate), separate, 1, new_tokens, RULES),
+    }
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for arguments in programs.values():
+        loop_seconds(*arguments)
+    for _ in range(repeats):
+        for name, arguments in programs.items():
+            times[name].append(loop_seconds(*arguments))
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [a / b for a, b in zip(times["constrained"], times["unconstrained"], strict=True)]
+    prefill = jax.jit(lambda model, prompts: model.prefill(prompts.tokens, prompts.lengths)[0])
+    jax.block_until_ready(prefill(model, shared))
+    start = time.perf_counter()
+    jax.block_until_ready(prefill(model, shared))
+    generated = GROUP * new_tokens
+    return {
+        "prompt_tokens": length,
+        "new_tokens": new_tokens,
+        "constrained_over_unconstrained": statistics.median(ratios),
+        "step_ms": 1e3 * seconds["constrained"] / new_tokens,
+        "shared_tokens_per_second": generated / seconds["constrained"],
+        "separate_tokens_per_second": generated / seconds["separate"],
+        "shared_over_separate": seconds["separate"] / seconds["constrained"],
+        "prefill_of_one_prompt_s": time.perf_counter() - start,
+    }
+
+
+def main() -> None:
+    """Print the table; write it as JSON where `--out` says so."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192])
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    model = random_transformer(CONFIG, jax.random.key(0))
+    print(
+        f"SmolLM2-135M, {GROUP} rows, {arguments.new_tokens} new tokens; the loop without prefill"
+    )
+    print("prompt  ms a step  constrained/unconstrained  tokens/s 1x16  16x1  ratio  prefill s")
+    rows = []
+    for length in arguments.lengths:
+        row = measure(model, length, arguments.new_tokens, arguments.repeats)
+        rows.append(row)
+        print(
+            f"{length:6d}  {row['step_ms']:9.1f}  {row['constrained_over_unconstrained']:25.3f}"
+            f"  {row['shared_tokens_per_second']:13.1f}  {row['separate_tokens_per_second']:4.1f}"
+            f"  {row['shared_over_separate']:5.2f}  {row['prefill_of_one_prompt_s']:9.2f}",
+            flush=True,
+        )
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        report = {"machine": describe_machine(), "rows": rows}
+        arguments.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
