@@ -56,7 +56,7 @@ setup(
             "ruff>=0.15,<1",
         ],
         "report": ["matplotlib>=3.9,<4"],
-        "tpu-plan": ["libtpu>=0.0.30,<0.1"],
+        "tpu-plan": ["libtpu>=0.0.42,<0.1"],
         "cache": ["apache-beam>=2.60,<3"],
     },
     entry_points={

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.span_copy import zipf_prompts
-from decoding.decode_loop import decode
+from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
@@ -86,12 +86,9 @@ def loop_seconds(policy: Prefilled, prompts: Prompts, group: int, new_tokens: in
         policy,
         prompts,
         keys,
-        rules=rules,
         sampling=Sampling(temperature=1.0),
-        max_new_tokens=new_tokens,
-        # No row ever stops: the barrier can't be copied, and spans follow one another.
-        stop_tokens=(0,),
-        processor=wish,
+        # No row ever stops: spans follow one another, and the barrier can't be copied.
+        limits=Limits(rules, new_tokens, stop_tokens=(0,), processor=wish),
     )
     start = time.perf_counter()
     jax.block_until_ready(run())

@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from decoding.decode_loop import decode
+from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
@@ -76,10 +76,12 @@ def compiled_decode(
         model,
         prompts,
         shaped((num_prompts, group_size), jax.random.key(0).dtype),
-        rules=SpanRules(rows - 2, rows - 1, rows, barriers=(0,), constrained=constrained),
         sampling=Sampling(temperature=1.0),
-        max_new_tokens=new_tokens,
-        stop_tokens=(0,),
+        limits=Limits(
+            SpanRules(rows - 2, rows - 1, rows, barriers=(0,), constrained=constrained),
+            new_tokens,
+            stop_tokens=(0,),
+        ),
     ).compile()
 
 

@@ -32,7 +32,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sft1.learning_rate = 2e-2
     config.sft2.learning_rate = 6e-4
 
-    config.grpo.steps = 6
+    config.grpo.steps = 10
+    config.checkpoint.every_steps = 5
     config.grpo.prompts_per_step = 4
     config.grpo.group_size = 8
     config.grpo.micro_batch = 2

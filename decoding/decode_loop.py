@@ -3,17 +3,20 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import RowSampling, Sampling, log_prob_of, penalise_repetition, sample
 from decoding.span_copy import (
+    CopySource,
     SpanRules,
+    SpanState,
     advance,
     extend_source,
     index_prompts,
@@ -23,6 +26,28 @@ from decoding.span_copy import (
 )
 from decoding.suffix_index import SuffixIndex
 from decoding.token_bits import insert, tokens_of
+
+Processor = Callable[[Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a response may be; static.
+
+    Attributes:
+      max_new_tokens: T, the most tokens that it holds.
+      stop_tokens: it ends with the first of these.
+      stop_sequences: or with the first of these, longer ones. Under the constraint neither ends a
+        response inside a recall span: what is copied there is a quotation, and the span is closed.
+      processor: the user's own function from logits [B, G, V] to logits. It comes before the span
+        mask, so it can't unmask anything; the trainer does not know it.
+    """
+
+    rules: SpanRules
+    max_new_tokens: int
+    stop_tokens: tuple[int, ...]
+    stop_sequences: tuple[tuple[int, ...], ...] = ()
+    processor: Processor | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -36,122 +61,166 @@ class Decoded:
     log_probs: Float[Array, "B G T"]
 
 
-Processor = Callable[[Array], Array]
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """B groups in the course of decoding; each may be at a step of its own."""
+
+    # Tokens that each group has emitted.
+    steps: Int[Array, " B"]
+    # Rows that have stopped.
+    done: Bool[Array, "B G"]
+    keys: Key[Array, "B G"]
+    decoded: Decoded
+    span: SpanState
+    source: CopySource
+    # Tokens of prompt and response as packed bits; no words where repetition does not matter.
+    seen: UInt32[Array, "B G words"]
+    # Of the next token.
+    logits: Float[Array, "B G V"]
+    cache: Any
+
+    def finished(self, max_new_tokens: int) -> Bool[Array, " B"]:
+        """Return which groups emit nothing more."""
+        return self.done.all(axis=1) | (self.steps >= max_new_tokens)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("rules", "max_new_tokens", "stop_tokens", "stop_sequences", "processor"),
-)
+def start(
+    policy: Policy,
+    prompts: Prompts,
+    keys: Key[Array, "B G"],
+    sampling: Sampling | RowSampling,
+    limits: Limits,
+) -> Groups:
+    """Prefill each prompt once for its group, and index what may be copied from it."""
+    shape = keys.shape
+    capacity, rules = limits.max_new_tokens, limits.rules
+    hidden, prompt_cache = policy.prefill(prompts.tokens, prompts.lengths)
+    logits = policy.unembed(hidden)
+    num_rows = logits.shape[-1]
+    index = index_prompts(prompts, rules, num_rows)
+    source = start_source(prompts, index, shape[1], capacity, rules)
+    seen = jnp.zeros((*shape, 0), jnp.uint32)
+    if sampling.counts_repetition:
+        of_prompt = tokens_of(prompts.tokens, prompts.lengths, num_rows)
+        seen = jnp.broadcast_to(of_prompt[:, None], (*shape, of_prompt.shape[-1]))
+    return Groups(
+        steps=jnp.zeros(shape[0], jnp.int32),
+        done=jnp.zeros(shape, bool),
+        keys=keys,
+        decoded=Decoded(
+            responses=jnp.zeros((*shape, capacity), jnp.int32),
+            lengths=jnp.zeros(shape, jnp.int32),
+            log_probs=jnp.zeros((*shape, capacity), jnp.float32),
+        ),
+        span=initial_state(source, shape[1], capacity, rules),
+        source=source,
+        seen=seen,
+        logits=jnp.broadcast_to(logits[:, None], (*shape, num_rows)),
+        cache=policy.start(prompt_cache, shape[1], capacity),
+    )
+
+
+def step(
+    policy: Policy,
+    groups: Groups,
+    sampling: Sampling | RowSampling,
+    limits: Limits,
+    prefix: Int[Array, "B G P"] | None = None,
+) -> Groups:
+    """Sample a token of each row that goes on, and compute the logits of the one after it."""
+    rules, steps, logits = limits.rules, groups.steps, groups.logits
+    if sampling.counts_repetition:
+        logits = penalise_repetition(logits, groups.seen, sampling)
+    if limits.processor is not None:
+        logits = limits.processor(logits)
+    logits = mask_logits(logits, groups.span, groups.source, rules)
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)))(groups.keys, steps)
+    token, log_prob = sample(logits, keys, sampling)
+    if prefix is not None:
+        place = jnp.minimum(steps, prefix.shape[2] - 1)
+        given = jax.vmap(lambda rows, at: rows[:, at])(prefix, place)
+        token = jnp.where((steps < prefix.shape[2])[:, None], given, token)
+        log_prob = log_prob_of(logits, token, sampling)
+
+    stopped = groups.done | (steps >= limits.max_new_tokens)[:, None]
+    token = jnp.where(stopped, 0, token)
+    decoded = _written(groups.decoded, steps, token, jnp.where(stopped, 0.0, log_prob), stopped)
+    moved = advance(groups.span, token, groups.source, rules)
+    ends = _ends(decoded.responses, token, steps, limits)
+    if rules.constrained and not rules.paper_compatible:
+        ends &= ~(groups.span.inside | moved.inside)
+    # A row that has stopped leaves its span state alone, so that it can't keep the mask at work.
+    span = jax.tree.map(
+        lambda new, old: jnp.where(jnp.expand_dims(stopped, range(2, new.ndim)), old, new),
+        moved,
+        groups.span,
+    )
+    logits, cache = policy.decode(
+        token, jnp.minimum(steps, limits.max_new_tokens - 1), groups.cache
+    )
+    return Groups(
+        steps=steps + ~stopped.all(axis=1),
+        done=groups.done | ends,
+        keys=groups.keys,
+        decoded=decoded,
+        span=span,
+        source=extend_source(groups.source, groups.span, token, rules),
+        seen=insert(groups.seen, token) if sampling.counts_repetition else groups.seen,
+        logits=logits,
+        cache=cache,
+    )
+
+
+def _written(decoded: Decoded, steps, token, log_prob, stopped) -> Decoded:
+    write = jax.vmap(lambda rows, at, values: rows.at[:, at].set(values, mode="drop"))
+    # Past its steps a group's arrays stay as they are.
+    place = jnp.where(stopped.all(axis=1), decoded.responses.shape[-1], steps)
+    return Decoded(
+        responses=write(decoded.responses, place, token),
+        lengths=decoded.lengths + ~stopped,
+        log_probs=write(decoded.log_probs, place, log_prob),
+    )
+
+
+def _ends(responses, token, steps, limits: Limits) -> Bool[Array, "B G"]:
+    """Return the rows whose newest token is a stop token, or completes a stop sequence."""
+    ends = jnp.zeros(token.shape, bool)
+    for stop in limits.stop_tokens:
+        ends |= token == stop
+    for sequence in limits.stop_sequences:
+        places = steps[:, None] + jnp.arange(1 - len(sequence), 1, dtype=jnp.int32)[None]
+        tail = jax.vmap(lambda rows, at: rows[:, at])(responses, jnp.maximum(places, 0))
+        same = (tail == jnp.asarray(sequence, jnp.int32)[None, None]).all(axis=-1)
+        ends |= same & (steps + 1 >= len(sequence))[:, None]
+    return ends
+
+
+@functools.partial(jax.jit, static_argnames="limits")
 def decode(
     policy: Policy,
     prompts: Prompts,
     keys: Key[Array, "B G"],
     *,
-    rules: SpanRules,
     sampling: Sampling | RowSampling,
-    max_new_tokens: int,
-    stop_tokens: tuple[int, ...],
-    stop_sequences: tuple[tuple[int, ...], ...] = (),
-    processor: Processor | None = None,
+    limits: Limits,
     prefix: Int[Array, "B G P"] | None = None,
 ) -> tuple[Decoded, SuffixIndex]:
-    """Sample G responses of at most `max_new_tokens` for each of B prompts.
+    """Sample G responses for each of B prompts.
 
     The prompt is prefilled once for its group. The loop ends when every row has stopped; the host
     is not asked meanwhile.
 
     Args:
-      stop_tokens: a response ends with the first of these.
-      stop_sequences: or with the first of these, longer ones. Under the constraint neither ends a
-        response inside a recall span: what is copied there is a quotation, and the span is closed.
-      processor: the user's own function from logits [B, G, V] to logits. It comes before the span
-        mask, so it can't unmask anything; the trainer does not know it.
       prefix: P tokens that every response begins with, counted in its budget. Their
         log-probabilities are given like those of sampled ones (-inf for a forbidden token).
 
     Returns:
       The responses, and the prompts' index (for span offsets and for the trainer).
     """
-    num_prompts, group_size = keys.shape
-    shape = (num_prompts, group_size)
-    hidden, prompt_cache = policy.prefill(prompts.tokens, prompts.lengths)
-    first_logits = policy.unembed(hidden)
-    num_rows = first_logits.shape[-1]
-    index = index_prompts(prompts, rules, num_rows)
-    source = start_source(prompts, index, group_size, max_new_tokens, rules)
-    counts_repetition = sampling.counts_repetition
-    seen = jnp.zeros((*shape, 0), jnp.uint32)
-    if counts_repetition:
-        of_prompt = tokens_of(prompts.tokens, prompts.lengths, num_rows)
-        seen = jnp.broadcast_to(of_prompt[:, None], (*shape, of_prompt.shape[-1]))
-
-    def emit(step, logits, state, source, seen, done):
-        if counts_repetition:
-            logits = penalise_repetition(logits, seen, sampling)
-        if processor is not None:
-            logits = processor(logits)
-        logits = mask_logits(logits, state, source, rules)
-        step_keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, step)))(keys)
-        token, log_prob = sample(logits, step_keys, sampling)
-        if prefix is not None:
-            given = prefix[:, :, jnp.minimum(step, prefix.shape[2] - 1)]
-            token = jnp.where(step < prefix.shape[2], given, token)
-            log_prob = log_prob_of(logits, token, sampling)
-        return jnp.where(done, 0, token), jnp.where(done, 0.0, log_prob)
-
-    def stops(token, responses, step):
-        ends = functools.reduce(
-            jnp.logical_or, [token == stop for stop in stop_tokens], jnp.zeros(shape, bool)
-        )
-        for sequence in stop_sequences:
-            places = step - len(sequence) + 1 + jnp.arange(len(sequence), dtype=jnp.int32)
-            tail = responses[:, :, jnp.maximum(places, 0)]
-            same = tail == jnp.asarray(sequence, jnp.int32)[None, None]
-            ends |= (step + 1 >= len(sequence)) & same.all(axis=-1)
-        return ends
-
-    def unfinished(carry):
-        step, done = carry[0], carry[1]
-        return (step < max_new_tokens) & ~done.all()
-
-    def body(carry):
-        step, done, state, source, seen, logits, cache, responses, log_probs, lengths = carry
-        lengths = lengths + ~done
-        token, log_prob = emit(step, logits, state, source, seen, done)
-        responses = lax.dynamic_update_index_in_dim(responses, token, step, axis=2)
-        log_probs = lax.dynamic_update_index_in_dim(log_probs, log_prob, step, axis=2)
-        if counts_repetition:
-            seen = insert(seen, token)
-        # A finished row leaves its span state alone, so that it can't keep the mask at work.
-        moved = advance(state, token, source, rules)
-        source = extend_source(source, state, token, rules)
-        ended = stops(token, responses, step)
-        if rules.constrained and not rules.paper_compatible:
-            ended &= ~(state.inside | moved.inside)
-        state = jax.tree.map(
-            lambda new, old: jnp.where(jnp.expand_dims(done, range(2, new.ndim)), old, new),
-            moved,
-            state,
-        )
-        steps = jnp.full(num_prompts, step, jnp.int32)
-        logits, cache = policy.decode(token, steps, cache)
-        return (
-            *(step + 1, done | ended, state, source, seen, logits, cache),
-            *(responses, log_probs, lengths),
-        )
-
-    first = (
-        jnp.int32(0),
-        jnp.zeros(shape, bool),
-        initial_state(source, group_size, max_new_tokens, rules),
-        source,
-        seen,
-        jnp.broadcast_to(first_logits[:, None], (*shape, num_rows)),
-        policy.start(prompt_cache, group_size, max_new_tokens),
-        jnp.zeros((*shape, max_new_tokens), jnp.int32),
-        jnp.zeros((*shape, max_new_tokens), jnp.float32),
-        jnp.zeros(shape, jnp.int32),
+    groups = lax.while_loop(
+        lambda groups: ~groups.finished(limits.max_new_tokens).all(),
+        lambda groups: step(policy, groups, sampling, limits, prefix),
+        start(policy, prompts, keys, sampling, limits),
     )
-    *_, responses, log_probs, lengths = lax.while_loop(unfinished, body, first)
-    return Decoded(responses=responses, lengths=lengths, log_probs=log_probs), index
+    return groups.decoded, groups.source.index

@@ -27,6 +27,13 @@ class Policy(Protocol):
         """Add an empty response part of `capacity` tokens for `group_size` rows a prompt."""
         ...
 
+    def insert(self, cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
+        """Return a cache whose prompt number `slot` is the only one of `other`, responses too.
+
+        Both have the same S, group size and capacity.
+        """
+        ...
+
     def decode(
         self, tokens: Int[Array, "B G"], steps: Int[Array, " B"], cache: Cache
     ) -> tuple[Float[Array, "B G V"], Cache]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from decoding.arrays import AnyArray
-from decoding.decode_loop import decode
+from decoding.decode_loop import Limits, decode
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
@@ -50,10 +50,8 @@ def sample_groups(
         policy,
         prompts,
         keys,
-        rules=rules,
         sampling=sampling,
-        max_new_tokens=max_new_tokens,
-        stop_tokens=(stop_token,),
+        limits=Limits(rules, max_new_tokens, stop_tokens=(stop_token,)),
         prefix=prefix,
     )
     source, states = _read_back(prompts, index, decoded.responses, rules, max_new_tokens)

@@ -68,3 +68,25 @@ def unstacked(cache: Cache, layers: Any, num_layers: int) -> Cache:
         keys=split(cache.keys),
         values=split(cache.values),
     )
+
+
+def inserted(cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
+    """Return the cache with prompt `slot` replaced by the only one of `other`."""
+    # Unstacked arrays begin with the prompt, stacked ones with the layer.
+    axis = 0 if isinstance(cache.keys, tuple) else 1
+
+    def put(into: Any, one: Any) -> Any:
+        return jax.tree.map(
+            lambda all_, one_: jax.lax.dynamic_update_slice_in_dim(all_, one_, slot, axis),
+            into,
+            one,
+        )
+
+    return Cache(
+        lengths=cache.lengths.at[slot].set(other.lengths[0]),
+        layers=cache.layers,
+        prompt_keys=put(cache.prompt_keys, other.prompt_keys),
+        prompt_values=put(cache.prompt_values, other.prompt_values),
+        keys=put(cache.keys, other.keys),
+        values=put(cache.values, other.values),
+    )

@@ -15,7 +15,13 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from recallm_jax.models.attention import attend, attend_cached, merge
-from recallm_jax.models.kv_cache import Cache, PromptCache, empty_responses, unstacked
+from recallm_jax.models.kv_cache import (
+    Cache,
+    PromptCache,
+    empty_responses,
+    inserted,
+    unstacked,
+)
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.rope import rotate, rotation
 
@@ -124,6 +130,10 @@ class Transformer(nnx.Module):
         if self.config.unstack_decode:
             return unstacked(cache, self.layers, self.config.num_layers)
         return cache
+
+    def insert(self, cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
+        """Return a cache whose prompt number `slot` is the only one of `other`."""
+        return inserted(cache, slot, other)
 
     def decode(
         self, tokens: Int[Array, "B G"], steps: Int[Array, " B"], cache: Cache

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from decoding.decode_loop import decode
+from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules, mask_logits, trace, whole_source
@@ -47,11 +47,8 @@ def sample_responses(policy, prompts, seed=0, sampling=SAMPLING, rules=RULES, **
         policy,
         prompts,
         keys,
-        rules=rules,
         sampling=sampling,
-        max_new_tokens=NEW,
-        stop_tokens=(EOS,),
-        **options,
+        limits=Limits(rules, NEW, stop_tokens=(EOS,), **options),
     )
 
 
@@ -220,10 +217,8 @@ def test_a_prompts_responses_do_not_depend_on_its_batch():
             policy,
             alone,
             keys,
-            rules=RULES,
             sampling=Sampling(temperature=0.7),
-            max_new_tokens=NEW,
-            stop_tokens=(EOS,),
+            limits=Limits(RULES, NEW, stop_tokens=(EOS,)),
         )
         np.testing.assert_array_equal(decoded.responses[0], together.responses[b])
 
@@ -308,10 +303,8 @@ def test_a_stop_token_that_may_be_copied_does_not_leave_a_span_open():
         span_loving_policy(9),
         prompts,
         keys,
-        rules=rules,
         sampling=SAMPLING,
-        max_new_tokens=NEW,
-        stop_tokens=(2,),
+        limits=Limits(rules, NEW, stop_tokens=(2,)),
     )
     spans = [
         span for group in spans_of(prompts, decoded, index, rules) for row in group for span in row

@@ -44,6 +44,12 @@ class ToyPolicy:
         seen = jnp.zeros((prompt_cache.shape[0], group_size), prompt_cache.dtype)
         return ToyCache(prompt_sum=prompt_cache, seen=seen)
 
+    def insert(self, cache, slot, other):
+        return ToyCache(
+            prompt_sum=cache.prompt_sum.at[slot].set(other.prompt_sum[0]),
+            seen=cache.seen.at[slot].set(other.seen[0]),
+        )
+
     def decode(self, tokens, steps, cache):
         del steps
         seen = cache.seen + tokens

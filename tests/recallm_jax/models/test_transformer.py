@@ -194,3 +194,24 @@ def test_logits_of_some_tokens_are_those_of_the_vocabulary(name):
     tokens = jax.random.randint(jax.random.key(1), (2, 5, 3), 0, model.config.vocab_rows)
     expected = jnp.take_along_axis(model.unembed(hidden), tokens, axis=-1)
     np.testing.assert_allclose(model.unembed_at(hidden, tokens), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("unstack", [False, True])
+def test_a_prompt_that_enters_a_slot_decodes_as_if_it_had_been_there(model, batch, unstack):
+    config = dataclasses.replace(model.config, unstack_decode=unstack)
+    model = Transformer(config, top_arrays(model), layer_arrays(model))
+    tokens, steps = batch["responses"][:, :, 0], jnp.zeros(NUM_PROMPTS, jnp.int32)
+
+    @jax.jit
+    def started(prompts, lengths):
+        return model.start(model.prefill(prompts, lengths)[1], GROUP, LENGTH)
+
+    together = started(batch["prompts"], batch["lengths"])
+    expected, _ = jax.jit(model.decode)(tokens, steps, together)
+    slots = jax.tree.map(jnp.zeros_like, together)
+    slots = dataclasses.replace(slots, layers=together.layers)
+    for slot in (1, 0):
+        one = started(batch["prompts"][slot : slot + 1], batch["lengths"][slot : slot + 1])
+        slots = jax.jit(model.insert)(slots, slot, one)
+    got, _ = jax.jit(model.decode)(tokens, steps, slots)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
