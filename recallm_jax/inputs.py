@@ -146,6 +146,8 @@ def _seqio_records(
         shuffle=False,
         seed=config.seed,
         num_epochs=1 if split == "validation" else None,
+        # A task that is read in part would warn of its half-filled cache.
+        try_in_mem_cache=False,
         **options,
     )
     try:

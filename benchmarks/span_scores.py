@@ -1,0 +1,143 @@
+"""Memory and time of log-probabilities under the span mask, value and gradient.
+
+    python -m benchmarks.span_scores --out=runs/span_scores.json
+
+One response of 5,120 tokens over a vocabulary of 152,064 (Qwen2.5), two fifths of it inside recall
+spans, scored from its hidden states by an output matrix of Qwen2.5-0.5B's width: no model is timed.
+`chunked` is `decoding/span_scores.py`; `whole` the same without its short cut, the vocabulary
+unfolded at every position; `dense` a masked softmax over all [T, V] logits, compiled for its memory
+only. Memory is what XLA allots beside arguments and results.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.span_copy import END, RULES, START, VOCAB, zipf_prompts
+from decoding import span_scores
+from decoding.span_copy import allowed_tokens, index_prompts, trace, whole_source
+from decoding.token_bits import unpack
+from recallm_jax.machine import describe_machine
+from recallm_jax.models.presets import PRESETS
+
+WIDTH = PRESETS["qwen2.5-0.5b"].width
+PROMPT = 8_192
+SPAN, FREE = 24, 34
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The output matrix of a policy."""
+
+    matrix: jax.Array
+
+    def unembed(self, hidden):
+        """Return the logits of the vocabulary."""
+        return jnp.einsum("...d,vd->...v", hidden, self.matrix)
+
+    def unembed_at(self, hidden, tokens):
+        """Return the logits of some tokens."""
+        return jnp.einsum("...d,...kd->...k", hidden, self.matrix[tokens])
+
+
+def make_response(text: np.ndarray, length: int) -> np.ndarray:
+    """Return free text and recall spans in turn."""
+    rng = np.random.default_rng(0)
+    tokens: list[int] = []
+    while len(tokens) < length:
+        tokens += rng.integers(0, START, FREE - 2).tolist()
+        place = int(rng.integers(0, len(text) - SPAN))
+        tokens += [START, *text[place : place + SPAN].tolist(), END]
+    return np.asarray(tokens[:length], np.int32)[None, None]
+
+
+def loss_of(score, head, hidden, *arguments):
+    """Return the value and gradients of the mean score."""
+
+    def loss(head, hidden):
+        return score(head, hidden, *arguments).mean()
+
+    return jax.value_and_grad(loss, argnums=(0, 1))(head, hidden)
+
+
+def chunked(chunk, head, hidden, responses, lengths, states, source):
+    """Return the scores, [B, G, T]."""
+    scores = span_scores.log_probs(
+        head, hidden, responses, lengths, states, source, RULES, temperature=1.0, chunk=chunk
+    )
+    return scores.log_probs
+
+
+def dense(head, hidden, responses, lengths, states, source):
+    """Return the scores by a softmax over all logits at once."""
+    del lengths
+    rows = jax.tree.map(lambda x: x.reshape(1, -1), states)
+    logits = head.unembed(hidden).reshape(1, -1, VOCAB)
+    allowed = unpack(allowed_tokens(rows, source, RULES, VOCAB), VOCAB)
+    scores = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
+    return jnp.take_along_axis(scores, responses.reshape(1, -1, 1), axis=-1)
+
+
+def main() -> None:
+    """Print the table; write it as JSON where `--out` says so."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--length", type=int, default=5_120)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--repeats", type=int, default=2)
+    arguments = parser.parse_args()
+    prompts = jax.tree.map(jnp.asarray, zipf_prompts(PROMPT))
+    responses = jnp.asarray(make_response(np.asarray(prompts.tokens[0]), arguments.length))
+    lengths = jnp.full((1, 1), arguments.length, jnp.int32)
+    index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, VOCAB)
+    source = whole_source(prompts, index, responses, RULES)
+    states = jax.jit(trace, static_argnums=(2, 3))(responses, source, RULES, arguments.length + 1)
+    rng = np.random.default_rng(1)
+    hidden = jnp.asarray(rng.standard_normal((1, 1, arguments.length, WIDTH), np.float32))
+    head = Head(jnp.asarray(0.02 * rng.standard_normal((VOCAB, WIDTH), np.float32)))
+    batch = (responses, lengths, states, source)
+
+    programs = [("chunked", chunk, span_scores.FEW) for chunk in arguments.chunks]
+    programs += [("whole", chunk, 0) for chunk in arguments.chunks] + [("dense", None, 0)]
+    rows = []
+    inside = float(states.inside.mean())
+    print(f"T = {arguments.length}, V = {VOCAB}, D = {WIDTH}, {inside:.0%} inside spans")
+    print("program  chunk  temporary MB  seconds")
+    few = span_scores.FEW
+    for name, chunk, short_cut in programs:
+        span_scores.FEW = short_cut
+        score = dense if chunk is None else functools.partial(chunked, chunk)
+        program = jax.jit(functools.partial(loss_of, score)).lower(head, hidden, *batch).compile()
+        megabytes = program.memory_analysis().temp_size_in_bytes / 1e6
+        seconds = None
+        if chunk is not None:
+            times = []
+            for _ in range(arguments.repeats):
+                start = time.perf_counter()
+                jax.block_until_ready(program(head, hidden, *batch))
+                times.append(time.perf_counter() - start)
+            seconds = statistics.median(times)
+        rows.append({"program": name, "chunk": chunk, "temporary_mb": megabytes, "s": seconds})
+        print(
+            f"{name:7s}  {chunk or '':>5}  {megabytes:12.0f}  "
+            f"{'' if seconds is None else f'{seconds:7.1f}'}",
+            flush=True,
+        )
+    span_scores.FEW = few
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        report = {"machine": describe_machine(), "inside": inside, "rows": rows}
+        arguments.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
