@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from decoding.sampling import Sampling
+from decoding.sampling import Sampling, row_keys
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
+from recallm_jax.evaluation import response_rows, span_rules
+from recallm_jax.inputs import prompts_and_texts
 from recallm_jax.quoting import QUOTE_FIRST, answer, question_record, show
 from recallm_jax.setup_policy import tiny_tokenizer
+from rl.rollout import sample_groups
 from tests.oracles.toy_policy import ToyPolicy
 
 NUM_ROWS, CONTEXT = 768, 512
@@ -122,3 +125,51 @@ def test_each_span_is_shown_beside_its_places():
     ]
     nothing = "  no recall span (a model learns to use them in the cold start)"
     assert show(row | {"spans": []}).splitlines() == ["ab, I say", "", nothing]
+
+
+STRANGE = "Käse für Zoë: 日本語 🙂🙃 naïve ½ café — “x²” ok. Käse für 🙂🙃 日本"
+
+
+@pytest.mark.parametrize("alignment", ["character", "word", "token"])
+@pytest.mark.parametrize("copy_source", ["prompt", "prompt+response"])
+def test_places_are_right_in_text_of_many_bytes_a_character(tokenizer, alignment, copy_source):
+    options = [
+        f"--config.decoding.span_alignment={alignment}",
+        f"--config.decoding.copy_source={copy_source}",
+    ]
+    config = load_config([*CONFIG, *options])
+    rules = dataclasses.replace(span_rules(config, tokenizer), max_length=9)
+    record = question_record(tokenizer, STRANGE, QUESTION, alignment)
+    prompts, texts = prompts_and_texts([record], 256)
+    rollout = sample_groups(
+        IndifferentPolicy(
+            table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS)).at[:, rules.start_token].add(9.0)
+        ),
+        prompts,
+        row_keys(0, 0, np.zeros(1, np.uint32), 24),
+        tokenizer.decode,
+        rules=rules,
+        sampling=Sampling(temperature=1.0),
+        max_new_tokens=60,
+        stop_token=tokenizer.eos_id,
+    )
+    rows = response_rows(rollout, 0, texts[0], record, tokenizer)
+    spans = [(row, span) for row in rows for span in row["spans"] if span["closed"]]
+    whole = 0
+    for row, span in spans:
+        for place in span["occurrences"]:
+            first, last = place["tokens"]
+            copied = b"".join(tokenizer.token_bytes[t] for t in record.inputs[first:last])
+            characters = row["prompt"][slice(*place["chars"])]
+            # A span may begin and end inside a character with "token" alone, and end there where
+            # its end was forced; its range is then that of whole characters.
+            assert copied in characters.encode()
+            if alignment != "token" and record.span_end[last - 1]:
+                assert characters == span["text"] and characters.encode() == copied
+                assert span["verbatim"]
+        if "�" not in span["text"]:
+            assert row["completion"][slice(*span["response_chars"])] == span["text"]
+        assert span["count"] + span["response_count"] > 0
+        whole += "�" not in span["text"] and not span["text"].isascii()
+    assert len(spans) > 30 and whole > 10
+    assert any(span["response_count"] for _, span in spans) == (copy_source != "prompt")
