@@ -117,7 +117,9 @@ def main() -> None:
         span_scores.FEW = short_cut
         score = dense if chunk is None else functools.partial(chunked, chunk)
         program = jax.jit(functools.partial(loss_of, score)).lower(head, hidden, *batch).compile()
-        megabytes = program.memory_analysis().temp_size_in_bytes / 1e6
+        memory = program.memory_analysis()
+        assert memory is not None, "this backend does not report memory"
+        megabytes = memory.temp_size_in_bytes / 1e6
         seconds = None
         if chunk is not None:
             times = []
