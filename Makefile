@@ -1,7 +1,7 @@
 # make quickstart   train, evaluate and report on a real model, on 2 cores
 # make test         the tests that take seconds;  make test-slow: all of them
 # make lint         formatting, lint, types
-# make bench        the benchmarks
+# make bench        the benchmarks (a quarter of an hour);  make bench-tpu: the programs of a TPU
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: quickstart test test-slow lint bench clean
+.PHONY: quickstart test test-slow lint bench bench-tpu clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -49,10 +49,15 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-BENCHMARKS := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ tpu_program,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 bench: $(VENV)/installed
 	set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$benchmark; done
+
+# Compiles for TPUs that are only described; none is needed.
+bench-tpu: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[tpu-plan]' --constraint constraints.txt
+	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.tpu_program
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
