@@ -15,5 +15,13 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_one_module_at_a_time():
+    """Let go of compiled programs: each holds memory maps, of which a process has only so many."""
+    yield
+    jax.clear_caches()
