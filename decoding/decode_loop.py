@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import RowSampling, Sampling, log_prob_of, penalise_repetition, sample
@@ -39,8 +40,10 @@ class Limits:
       stop_tokens: it ends with the first of these.
       stop_sequences: or with the first of these, longer ones. Under the constraint neither ends a
         response inside a recall span: what is copied there is a quotation, and the span is closed.
+        The end of a span may be a stop.
       processor: the user's own function from logits [B, G, V] to logits. It comes before the span
-        mask, so it can't unmask anything; the trainer does not know it.
+        mask, so it can't unmask anything; the trainer does not know it. A new function object is
+        compiled anew.
     """
 
     rules: SpanRules
@@ -48,6 +51,14 @@ class Limits:
     stop_tokens: tuple[int, ...]
     stop_sequences: tuple[tuple[int, ...], ...] = ()
     processor: Processor | None = None
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise DecodingInputError(
+                f"max_new_tokens {self.max_new_tokens} leaves no room; give at least 1"
+            )
+        if not all(self.stop_sequences):
+            raise DecodingInputError("stop_sequences holds an empty sequence; leave it out")
 
 
 @jax.tree_util.register_dataclass
@@ -149,13 +160,14 @@ def step(
     moved = advance(groups.span, token, groups.source, rules)
     ends = _ends(decoded.responses, token, steps, limits)
     if rules.constrained and not rules.paper_compatible:
-        ends &= ~(groups.span.inside | moved.inside)
+        ends &= ~moved.inside
     # A row that has stopped leaves its span state alone, so that it can't keep the mask at work.
     span = jax.tree.map(
         lambda new, old: jnp.where(jnp.expand_dims(stopped, range(2, new.ndim)), old, new),
         moved,
         groups.span,
     )
+    span = dataclasses.replace(span, inside=span.inside & ~ends)
     logits, cache = policy.decode(
         token, jnp.minimum(steps, limits.max_new_tokens - 1), groups.cache
     )
@@ -213,11 +225,20 @@ def decode(
 
     Args:
       prefix: P tokens that every response begins with, counted in its budget. Their
-        log-probabilities are given like those of sampled ones (-inf for a forbidden token).
+        log-probabilities are given like those of sampled ones (-inf for a forbidden token). It is
+        taken as it is: a span within it may be no copy.
+
+    Raises:
+      DecodingInputError: the prefix is empty, or longer than `max_new_tokens`.
 
     Returns:
       The responses, and the prompts' index (for span offsets and for the trainer).
     """
+    if prefix is not None and not 1 <= prefix.shape[2] <= limits.max_new_tokens:
+        raise DecodingInputError(
+            f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
+            f"{limits.max_new_tokens}, or None"
+        )
     groups = lax.while_loop(
         lambda groups: ~groups.finished(limits.max_new_tokens).all(),
         lambda groups: step(policy, groups, sampling, limits, prefix),

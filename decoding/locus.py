@@ -42,7 +42,7 @@ def root(index: SuffixIndex, num_rows: int) -> Locus:
     # Of the loci that begin at the first suffix the root is the shallowest, so its branches are
     # the last ones.
     last = index.first_branch[:, 1:2]
-    first = last - (index.branch_depth == 0).sum(axis=1, keepdims=True, dtype=jnp.int32)
+    first = last - index.root_branches[:, None]
     return Locus(zeros, zeros + index.count[:, None], zeros, zeros + first, zeros + last)
 
 

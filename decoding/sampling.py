@@ -149,8 +149,9 @@ def sample(
     """Draw a token a row from masked logits.
 
     Returns:
-      The tokens, and their log-probabilities log softmax(logits / temperature): those that the
-      trainer computes, before top-k, top-p and min-p. Greedy reports them at temperature 1.
+      The tokens, and their log-probabilities log softmax(logits / temperature), before top-k,
+      top-p and min-p: those that the trainer computes, unless repetition was penalised or a user's
+      function applied. Greedy reports them at temperature 1.
     """
     if isinstance(sampling, Sampling) and sampling.temperature == 0:
         tokens = _best(logits)
@@ -166,7 +167,7 @@ def sample(
                 kept = keep(kept, jnp.asarray(setting))
         tokens = jax.vmap(jax.vmap(_draw))(keys, kept)
         if isinstance(sampling, RowSampling):
-            greedy = jnp.asarray(rows.temperature) == 0
+            greedy = jnp.asarray(rows.temperature) <= 0
             tokens = jnp.where(greedy, _best(logits), tokens)
     tokens = tokens.astype(jnp.int32)
     return tokens, log_prob_of(logits, tokens, sampling)
@@ -177,7 +178,7 @@ def _divisor(sampling: Sampling | RowSampling) -> float | Float[Array, "B G 1"]:
     if isinstance(sampling, Sampling):
         return sampling.temperature or 1.0
     temperature = jnp.asarray(sampling.temperature)
-    return jnp.where(temperature == 0, 1.0, temperature)[..., None]
+    return jnp.where(temperature <= 0, 1.0, temperature)[..., None]
 
 
 def _best(logits: Float[Array, "B G V"]) -> Int[Array, "B G"]:
@@ -225,7 +226,7 @@ def log_prob_of(
 
 
 def _keep_top_k(logits: Float[Array, "B G V"], top_k: Int[Array, "B G"]) -> Float[Array, "B G V"]:
-    top_k = jnp.where(top_k == 0, logits.shape[-1], top_k)
+    top_k = jnp.where(top_k <= 0, logits.shape[-1], top_k)
     return _keep_above(
         logits, jax.nn.softmax(logits, axis=-1), lambda kept, _: kept.sum(axis=-1) >= top_k
     )
@@ -241,8 +242,8 @@ def _keep_top_p(logits: Float[Array, "B G V"], top_p: Float[Array, "B G"]) -> Fl
 
 
 def _keep_min_p(logits: Float[Array, "B G V"], min_p: Float[Array, "B G"]) -> Float[Array, "B G V"]:
-    # The logarithm of 0 keeps all.
-    lowest = logits.max(axis=-1) + jnp.log(min_p)
+    # The logarithm of 0 keeps all; the likeliest token always stays.
+    lowest = logits.max(axis=-1) + jnp.minimum(jnp.log(min_p), 0.0)
     return jnp.where(logits >= lowest[..., None], logits, -jnp.inf)
 
 
@@ -263,4 +264,6 @@ def _keep_above(logits, probs, enough):
     low = jnp.zeros(probs.shape[:-1], jnp.int32)
     high = jnp.full(probs.shape[:-1], lax.bitcast_convert_type(jnp.float32(2.0), jnp.int32))
     threshold, _ = lax.fori_loop(0, 31, halve, (low, high))
-    return jnp.where(bits >= threshold[..., None], logits, -jnp.inf)
+    # The likeliest token stays, however little is asked for.
+    kept = (bits >= threshold[..., None]) | (logits == logits.max(axis=-1, keepdims=True))
+    return jnp.where(kept, logits, -jnp.inf)

@@ -67,6 +67,8 @@ from decoding.token_bits import num_words, pack, single, unpack
 
 # Logits are clipped to this range, so that infinities and NaN can't unmask a forbidden token.
 LOGIT_BOUND = 1e30
+# Depths are kept in 16 bits.
+MOST_LENGTH = 32_767
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,10 @@ class SpanRules:
             raise DecodingInputError(
                 f"min_recall_length {self.min_length} must lie between 1 and max_recall_length "
                 f"{self.max_length}; set both so that it does"
+            )
+        if self.max_length > MOST_LENGTH:
+            raise DecodingInputError(
+                f"max_recall_length {self.max_length} is more than {MOST_LENGTH}; lower it"
             )
         for name in ("start_token", "end_token"):
             token = getattr(self, name)
@@ -172,8 +178,10 @@ def _copyable(prompts: Prompts, rules: SpanRules) -> Prompts:
 
 def index_prompts(prompts: Prompts, rules: SpanRules, num_rows: int) -> SuffixIndex:
     """Return the index of what spans may copy from prompts; `num_rows` is V."""
+    prompts = _copyable(prompts, rules)
+    known = prompts.tokens < min(rules.vocab_size, num_rows)
     return build_index(
-        _copyable(prompts, rules),
+        dataclasses.replace(prompts, copyable=prompts.copyable & known),
         num_rows=num_rows,
         max_length=rules.max_length,
         barriers=rules.all_barriers,
@@ -260,7 +268,8 @@ def mask_logits(
     """
     num_rows = logits.shape[-1]
     allowed = unpack(allowed_tokens(state, source, rules, num_rows), num_rows)
-    finite = jnp.clip(jnp.nan_to_num(logits, nan=0.0), -LOGIT_BOUND, LOGIT_BOUND)
+    finite = jnp.nan_to_num(logits.astype(jnp.float32), nan=0.0)
+    finite = jnp.clip(finite, -LOGIT_BOUND, LOGIT_BOUND)
     return jnp.where(allowed, finite, -jnp.inf)
 
 

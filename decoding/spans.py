@@ -1,7 +1,6 @@
 """Where each recall span of a response was copied from."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -9,7 +8,6 @@ from jaxtyping import Array, Int
 
 from decoding.response_text import ResponseText
 from decoding.span_copy import CopySource, SpanRules, SpanState
-from decoding.suffix_index import SuffixIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +50,8 @@ def find_spans(
       max_occurrences: how many places are returned for a span; all of them are counted.
     """
     index = source.index
-    responses, lengths, suffixes = jax.device_get((responses, lengths, index.suffixes))
+    responses, lengths = jax.device_get((responses, lengths))
+    suffixes, prompts = jax.device_get((index.suffixes, index.text))
     states, text = jax.device_get((states, source.text))
 
     def one_row(b: int, g: int) -> list[CopiedSpan]:
@@ -71,9 +70,9 @@ def find_spans(
             # that the response ends in, the machine has not seen the last token. Suffixes are
             # sorted by `max_length` tokens: what is copied past them is compared here.
             seen = start + min(depth if closed else depth - 1, rules.max_length)
-            places = _places(states, suffixes, b, g, seen) if depth else []
+            places = _places(states, suffixes, b, g, seen) if depth else np.zeros(0, int)
             if not closed or depth > rules.max_length:
-                places = [p for p in places if _matches(index, b, p, tokens[start:end])]
+                places = _verbatim(prompts[b], places, tokens[start:end])
             repeats = []
             if text is not None and depth:
                 repeats = _repeats(text, b, g, tokens, start, end, rules.max_length)
@@ -83,7 +82,7 @@ def find_spans(
                     end=end,
                     closed=closed,
                     count=len(places),
-                    occurrences=tuple((p, p + depth) for p in places[:max_occurrences]),
+                    occurrences=tuple((p, p + depth) for p in places[:max_occurrences].tolist()),
                     response_count=len(repeats),
                     response_occurrences=tuple((p, p + depth) for p in repeats[:max_occurrences]),
                 )
@@ -93,14 +92,17 @@ def find_spans(
     return [[one_row(b, g) for g in range(lengths.shape[1])] for b in range(lengths.shape[0])]
 
 
-def _places(states: SpanState, suffixes: np.ndarray, b: int, g: int, t: int) -> list[int]:
+def _places(states: SpanState, suffixes: np.ndarray, b: int, g: int, t: int) -> np.ndarray:
     low, high = int(states.locus.low[b, g, t]), int(states.locus.high[b, g, t])
-    return sorted(int(p) for p in suffixes[b, low:high])
+    return np.sort(suffixes[b, low:high])
 
 
-def _matches(index: SuffixIndex, b: int, place: int, copied: Sequence[int]) -> bool:
-    text = np.asarray(index.text[b, place : place + len(copied)])
-    return text.tolist() == list(copied)
+def _verbatim(text: np.ndarray, places: np.ndarray, copied: np.ndarray) -> np.ndarray:
+    """Return those of the places where the text is what was copied."""
+    for offset, token in enumerate(copied):
+        places = places[places + offset < len(text)]
+        places = places[text[places + offset] == token]
+    return places
 
 
 def _repeats(

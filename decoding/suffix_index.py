@@ -25,7 +25,7 @@ from decoding.token_bits import WORD, bit_of, num_words
 
 # A locus with more next tokens than this has them stored as packed bits too.
 WIDE = 1024
-# Suffixes whose closing places are summed up in one entry of the level above.
+# Suffixes whose closing places are summed up in one entry of the level above; a power of two.
 BLOCK = 64
 
 
@@ -55,6 +55,8 @@ class SuffixIndex:
     branch_depth: Int[AnyArray, "*B S"]
     branch_token: Int[AnyArray, "*B S"]
     branch_suffix: Int[AnyArray, "*B S"]
+    # Branches of the root, the locus before a span's first token.
+    root_branches: Int[AnyArray, "*B"]
     # Next tokens of wide loci, by the locus's first branch. The first of these sets is the root's,
     # the tokens that may open a span, however many; the unused ones are at branch S.
     wide_branch: Int[AnyArray, "*B wide"]
@@ -95,7 +97,8 @@ def build_index(
         closing = _closing(suffixes, count, span_end, max_length)
         branches = _branches(text, suffixes, shared, max_length)
         wide = _wide_tokens(text, suffixes, count, branches, num_rows)
-        return suffixes, count, closing, *branches, *wide
+        root_branches = (branches[1] == 0).sum(dtype=jnp.int32)
+        return suffixes, count, closing, *branches, root_branches, *wide
 
     span_end = prompts.span_end & copyable
     suffixes, count, *rest = jax.vmap(one_prompt)(text, may_open, span_end)
@@ -177,6 +180,10 @@ def _closing(
         num_blocks = -(-entries.shape[0] // BLOCK)
         padded = jnp.pad(entries, ((0, num_blocks * BLOCK - entries.shape[0]), (0, 0)))
         blocks = padded.reshape(num_blocks, BLOCK, -1)
-        entries = lax.reduce(blocks, jnp.uint32(0), lax.bitwise_or, (1,))
+        # Halved until one is left: not every backend can reduce by "or" over devices.
+        while blocks.shape[1] > 1:
+            half = blocks.shape[1] // 2
+            blocks = blocks[:, :half] | blocks[:, half:]
+        entries = blocks[:, 0]
         levels.append(entries)
     return tuple(levels)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from decoding.decode_loop import Limits, decode
+from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules, mask_logits, trace, whole_source
@@ -353,3 +354,54 @@ def test_repetition_counts_the_prompt_and_the_response():
         of_prompt = set(np.asarray(prompts.tokens[b, : prompts.lengths[b]]).tolist())
         fresh = row[: VOCAB - 3 - len(of_prompt)]
         assert len(set(fresh)) == len(fresh) and not set(fresh) & of_prompt
+
+
+def test_the_end_of_a_span_may_end_a_response():
+    prompts = make_prompts(15)
+    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
+    limits = Limits(RULES, NEW, stop_tokens=(EOS, END))
+    decoded, index = decode(span_loving_policy(15), prompts, keys, sampling=SAMPLING, limits=limits)
+    spans = spans_of(prompts, decoded, index)
+    lengths = np.asarray(decoded.lengths)
+    quoted = [(b, g) for b in range(NUM_PROMPTS) for g in range(GROUP) if spans[b][g]]
+    assert len(quoted) > 5
+    for b, g in quoted:
+        (span,) = spans[b][g]
+        assert span.closed and span.end == lengths[b, g] - 1
+
+
+def test_logits_of_less_precision_are_sampled_in_float32():
+    prompts = make_prompts(16)
+    decoded, _ = sample_responses(
+        span_loving_policy(16),
+        prompts,
+        sampling=Sampling(0.7, top_p=0.9),
+        processor=lambda logits: logits.astype(jnp.bfloat16),
+    )
+    assert decoded.log_probs.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens 0 leaves no room"),
+        ({"stop_sequences": ((1,), ())}, "stop_sequences holds an empty sequence"),
+    ],
+)
+def test_limits_that_cannot_hold_are_refused(changes, message):
+    with pytest.raises(DecodingInputError, match=message):
+        Limits(**{"rules": RULES, "max_new_tokens": 4, "stop_tokens": (EOS,), **changes})
+
+
+def test_a_prefix_without_room_is_refused():
+    prefix = jnp.zeros((NUM_PROMPTS, GROUP, NEW + 1), jnp.int32)
+    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
+    with pytest.raises(DecodingInputError, match="the prefix has 25 tokens; give 1 to"):
+        decode(
+            span_loving_policy(0),
+            make_prompts(0),
+            keys,
+            sampling=SAMPLING,
+            limits=Limits(RULES, NEW, stop_tokens=(EOS,)),
+            prefix=prefix,
+        )

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from decoding.errors import DecodingInputError
-from decoding.sampling import BLOCK, Sampling, penalise_repetition, sample, stack_sampling
+from decoding.sampling import (
+    BLOCK,
+    RowSampling,
+    Sampling,
+    penalise_repetition,
+    sample,
+    stack_sampling,
+)
 from decoding.token_bits import insert
 
 DRAWS = 20_000
@@ -137,6 +144,27 @@ def test_each_row_is_drawn_by_its_own_settings():
         np.testing.assert_allclose(log_probs[b], alone[1][0], rtol=1e-6)
     assert (np.asarray(tokens[0]) == 3).all()
     assert set(np.unique(tokens[2])) == {0, 3}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"temperature": 1.0, "top_p": 0.0},
+        {"temperature": 1.0, "top_p": 1e-40},
+        {"temperature": 1.0, "top_k": 1},
+        {"temperature": 1.0, "min_p": 2.0},
+        {"temperature": -1.0},
+    ],
+)
+def test_the_likeliest_token_stays_however_little_is_asked_for(rows):
+    logits = jnp.asarray([[[1.0, 3.0, -jnp.inf, 2.0, 0.0]]])
+    fields = {
+        name: np.full((1, 1), value, np.int32 if name == "top_k" else np.float32)
+        for name, value in rows.items()
+    }
+    keys = jax.random.split(jax.random.key(0), (1, 1))
+    token, log_prob = sample(logits, keys, RowSampling(**fields))
+    assert int(token[0, 0]) == 1 and np.isfinite(log_prob).all()
 
 
 def test_repetition_lowers_the_logits_of_seen_tokens_only():

@@ -1,5 +1,7 @@
 """Groups come and go; what each of them says does not depend on it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -64,7 +66,13 @@ def transformer():
     return tiny_model("llama_plain")
 
 
-@pytest.mark.parametrize("make_policy", [stopping_policy, transformer])
+def unstacked_transformer():
+    policy = transformer()
+    policy.config = dataclasses.replace(policy.config, unstack_decode=True)
+    return policy
+
+
+@pytest.mark.parametrize("make_policy", [stopping_policy, transformer, unstacked_transformer])
 @pytest.mark.parametrize("num_slots", [1, 4])
 def test_every_request_gets_what_it_gets_alone(num_slots, make_policy):
     policy, requests = make_policy(), make_requests(11)

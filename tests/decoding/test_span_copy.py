@@ -243,6 +243,8 @@ def test_unconstrained_rules_forbid_the_unused_rows_only():
 def test_rules_that_cannot_hold_are_refused():
     with pytest.raises(DecodingInputError, match="min_recall_length 9 must lie between"):
         make_rules(min_length=9, max_length=8)
+    with pytest.raises(DecodingInputError, match="max_recall_length 40000 is more than 32767"):
+        make_rules(max_length=40_000)
     with pytest.raises(DecodingInputError, match="end_token 8 is no id"):
         make_rules(end_token=VOCAB)
 
@@ -306,3 +308,17 @@ small_index_of = functools.partial(jax.jit, static_argnames="rules")(
 small_next_tokens = jax.jit(lambda *arguments: next_tokens(*arguments))
 small_descend = jax.jit(lambda *arguments: descend(*arguments))
 small_may_close = jax.jit(lambda *arguments: may_close(*arguments))
+
+
+def test_ids_that_no_text_has_are_never_copied():
+    # 8 and 9 are rows past the tokenizer, 11 is past the vocabulary.
+    tokens = [0, 9, 2, 11, 3]
+    prompt = OraclePrompt(tokens, [True] * 5, [True] * 5, [True] * 5)
+    rules = make_rules(min_length=2)
+    padded = pad_prompts([prompt] * NUM_PROMPTS)
+    source, state = started(padded, index_of(padded, rules=rules), rules=rules)
+    for token, allowed in ((START, {0, 2, 3}), (2, {END})):
+        tokens = jnp.full((NUM_PROMPTS, NUM_ROWS), token)
+        source, state = moved(source, state, tokens, rules=rules)
+        got = masked(jnp.zeros((NUM_PROMPTS, NUM_ROWS, VOCAB_ROWS)), state, source, rules=rules)
+        assert set(np.flatnonzero(np.isfinite(got[0, 0]))) == allowed
