@@ -136,21 +136,43 @@ def test_trainer_log_probs_equal_the_samplers(chunk, rules):
     assert (np.asarray(decoded.log_probs)[real] < -1).any()
 
 
-def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax():
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_thousands_of_sampled_tokens_score_as_they_were_sampled(rules):
+    checked = 0
+    for seed in range(20, 26):
+        policy, prompts = span_loving_policy(seed), make_prompts(seed)
+        decoded, index = sample_responses(policy, prompts, seed, rules=rules)
+        scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=8, rules=rules)
+        real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+        np.testing.assert_allclose(
+            np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
+        )
+        checked += real.sum()
+    assert checked > 2000
+
+
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax(rules):
     policy, prompts = span_loving_policy(2), make_prompts(2)
-    decoded, index = sample_responses(policy, prompts)
-    source, states = traced(prompts, decoded, index)
+    decoded, index = sample_responses(policy, prompts, rules=rules)
+    source, states = traced(prompts, decoded, index, rules)
     real = jnp.arange(NEW)[None, None] < decoded.lengths[..., None]
 
+    def allowed_at(t):
+        state = jax.tree.map(lambda field: field[:, :, t], states)
+        flat = jnp.zeros((NUM_PROMPTS, GROUP, ROWS))
+        return jnp.isfinite(mask_logits(flat, state, source, rules))
+
+    allowed = jnp.stack([allowed_at(t) for t in range(NEW)], axis=2)
+    allowed = allowed.reshape(NUM_PROMPTS, -1, ROWS)
+
     def chunked(policy):
-        scores = score(policy, prompts, decoded, index, 0.7, 5)
+        scores = score(policy, prompts, decoded, index, 0.7, 5, rules)
         return jnp.where(real, scores.log_probs, 0).sum(), scores
 
     def dense(policy):
         hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
-        flat = jax.tree.map(lambda x: x.reshape(NUM_PROMPTS, -1), states)
         logits = policy.unembed(hidden).reshape(NUM_PROMPTS, -1, ROWS)
-        allowed = jnp.isfinite(mask_logits(jnp.zeros_like(logits), flat, source, RULES))
         scores = jax.nn.log_softmax(logits / 0.7, axis=-1, where=allowed)
         tokens = decoded.responses.reshape(NUM_PROMPTS, -1, 1)
         chosen = jnp.take_along_axis(scores, tokens, axis=-1)[..., 0]
