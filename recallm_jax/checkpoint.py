@@ -44,7 +44,9 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
 
 def open_reader(folder: str | Path) -> ocp.CheckpointManager:
     """Return a manager that changes nothing in its folder: a run may be writing there."""
-    return _manager(Path(folder).absolute(), ocp.CheckpointManagerOptions(read_only=True))
+    # Given as a reader has them, so that Orbax does not warn of setting them.
+    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+    return _manager(Path(folder).absolute(), options)
 
 
 def _manager(path: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
