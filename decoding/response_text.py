@@ -18,7 +18,7 @@ from decoding.arrays import AnyArray
 from decoding.prompts import Prompts
 from decoding.suffix_index import SuffixIndex
 from decoding.suffix_sort import BARRIER
-from decoding.token_bits import WORD, num_words, unpack
+from decoding.token_bits import num_words, pack_flags, unpack
 
 # How a vocabulary entry begins and ends, bits of one byte: it begins a unit (a character, say) of
 # its own; its first, its last character belongs to a word.
@@ -141,13 +141,6 @@ def no_matches(shape: tuple[int, int], capacity: int, *, tail: int) -> Matches:
     return Matches(words, jnp.full(shape, tail, jnp.int32))
 
 
-def _pack(flags: Bool[Array, "B R X"]) -> UInt32[Array, "B R words"]:
-    size = flags.shape[-1]
-    flags = jnp.pad(flags, ((0, 0), (0, 0), (0, num_words(size) * WORD - size)))
-    bits = flags.reshape(*flags.shape[:2], -1, WORD).astype(jnp.uint32)
-    return (bits << lax.broadcasted_iota(jnp.uint32, bits.shape, 3)).sum(-1, dtype=jnp.uint32)
-
-
 def _places(matches: Matches, text: ResponseText) -> Bool[Array, "B R X"]:
     return unpack(matches.places, text.tokens.shape[-1])
 
@@ -168,7 +161,7 @@ def move(
     begins = text.opens & (text.tokens != BARRIER) & (window < matches.position[..., None])
     goes_on = _places(matches, text) & (text.tokens == token[..., None])
     goes_on = jnp.concatenate([jnp.zeros_like(goes_on[..., :1]), goes_on[..., :-1]], axis=-1)
-    moved = _pack(jnp.where(opens[..., None], begins, goes_on))
+    moved = pack_flags(jnp.where(opens[..., None], begins, goes_on))
     places = jnp.where((opens | copies)[..., None], moved, matches.places)
     return Matches(places, matches.position + 1)
 
@@ -203,4 +196,4 @@ def next_tokens(
         flags = jnp.zeros(num_rows, bool)
         return flags.at[jnp.where(real, tokens, num_rows)].set(True, mode="drop")
 
-    return _pack(flagged(text.tokens, real))
+    return pack_flags(flagged(text.tokens, real))

@@ -30,16 +30,24 @@ def pack(members: Bool[np.ndarray, " V"]) -> UInt32[np.ndarray, " words"]:
     return np.packbits(padded, bitorder="little").view("<u4").astype(np.uint32)
 
 
+def pack_flags(flags: Bool[Array, "*rows V"]) -> UInt32[Array, "*rows words"]:
+    """Return the sets of the tokens that are flagged, as `pack` does, on the device."""
+    size = flags.shape[-1]
+    padding = [(0, 0)] * (flags.ndim - 1) + [(0, num_words(size) * WORD - size)]
+    bits = jnp.pad(flags, padding).reshape(*flags.shape[:-1], -1, WORD).astype(jnp.uint32)
+    places = lax.broadcasted_iota(jnp.uint32, bits.shape, bits.ndim - 1)
+    return (bits << places).sum(-1, dtype=jnp.uint32)
+
+
 def tokens_of(
     tokens: Int[Array, "B S"], lengths: Int[Array, " B"], num_rows: int
 ) -> UInt32[Array, "B words"]:
     """Return the sets of the tokens that padded sequences hold."""
     real = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
     batch = jnp.arange(tokens.shape[0])[:, None]
-    flags = jnp.zeros((tokens.shape[0], num_words(num_rows) * WORD), bool)
-    flags = flags.at[batch, jnp.where(real, tokens, flags.shape[1])].set(True, mode="drop")
-    bits = flags.reshape(tokens.shape[0], -1, WORD).astype(jnp.uint32)
-    return (bits << lax.broadcasted_iota(jnp.uint32, bits.shape, 2)).sum(-1, dtype=jnp.uint32)
+    flags = jnp.zeros((tokens.shape[0], num_rows), bool)
+    flags = flags.at[batch, jnp.where(real, tokens, num_rows)].set(True, mode="drop")
+    return pack_flags(flags)
 
 
 def insert(
