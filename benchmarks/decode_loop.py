@@ -12,7 +12,6 @@ Tokens a second of 1 prompt with 16 continuations, of the same loop without the 
 import argparse
 import dataclasses
 import functools
-import json
 import statistics
 import time
 from pathlib import Path
@@ -21,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.report import write_report
 from benchmarks.span_copy import zipf_prompts
 from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
-from recallm_jax.machine import describe_machine
 from recallm_jax.models.kv_cache import PromptCache
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import Transformer, random_transformer
@@ -152,10 +151,7 @@ def main() -> None:
             f"  {row['shared_over_separate']:5.2f}  {row['prefill_of_one_prompt_s']:9.2f}",
             flush=True,
         )
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {"machine": describe_machine(), "rows": rows}
-        arguments.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_report(arguments.out, rows)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ no search. Medians.
 
 import argparse
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,11 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks.report import write_report
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, sample
 from decoding.span_copy import CopySource, SpanRules, SpanState, advance, initial_state, mask_logits
 from decoding.suffix_index import SuffixIndex, build_index
-from recallm_jax.machine import describe_machine
 
 VOCAB = 152_064
 START, END = VOCAB - 2, VOCAB - 1
@@ -207,10 +206,7 @@ def main() -> None:
                 f"  {'' if numpy_ms is None else f'{numpy_ms:5.2f}'}"
             )
         rows += measured
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {"machine": describe_machine(), "rows": rows}
-        arguments.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_report(arguments.out, rows)
 
 
 if __name__ == "__main__":

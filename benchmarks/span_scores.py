@@ -12,7 +12,6 @@ only. Memory is what XLA allots beside arguments and results.
 import argparse
 import dataclasses
 import functools
-import json
 import statistics
 import time
 from pathlib import Path
@@ -21,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.report import write_report
 from benchmarks.span_copy import END, RULES, START, VOCAB, zipf_prompts
 from decoding import span_scores
 from decoding.span_copy import allowed_tokens, index_prompts, trace, whole_source
 from decoding.token_bits import unpack
-from recallm_jax.machine import describe_machine
 from recallm_jax.models.presets import PRESETS
 
 WIDTH = PRESETS["qwen2.5-0.5b"].width
@@ -135,10 +134,7 @@ def main() -> None:
             flush=True,
         )
     span_scores.FEW = few
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {"machine": describe_machine(), "inside": inside, "rows": rows}
-        arguments.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_report(arguments.out, rows, inside=inside)
 
 
 if __name__ == "__main__":

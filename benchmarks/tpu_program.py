@@ -16,7 +16,6 @@ import json
 import math
 import os
 import re
-import sys
 from pathlib import Path
 
 import jax
@@ -25,6 +24,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.report import write_report
 from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
@@ -176,11 +176,8 @@ def main() -> None:
             row = {"topology": topology, "constrained": constrained, **describe(compiled)}
             rows.append(row)
             print(json.dumps(row), flush=True)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        versions = {"jax": jax.__version__, "python": sys.version.split()[0]}
-        report = {"versions": versions, **vars(arguments), "out": None, "rows": rows}
-        arguments.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    sizes = {name: value for name, value in vars(arguments).items() if name != "out"}
+    write_report(arguments.out, rows, **sizes)
 
 
 if __name__ == "__main__":
