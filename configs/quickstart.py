@@ -2,7 +2,7 @@
 
 Result: exact match 0 % at the start, 46 % after the cold start, 60 % after GRPO (n = 48), in ten
 minutes (2026-11-25, docs/results/README.md). With 36 steps of GRPO: 0, 49 and 65 % (n = 96).
-Hardware: 2 CPU cores, 12 GiB (7.6 GB were used).
+Hardware: 2 CPU cores, 12 GiB (8.5 GB were used).
 
     python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
     python -m recallm_jax.report --workdir=runs/quickstart
