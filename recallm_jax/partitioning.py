@@ -64,7 +64,8 @@ def make_mesh(
     if count > len(available):
         raise UserError(
             f"mesh {sizes} needs {count} devices, but there are {len(available)}; "
-            "lower an axis, or on CPU set XLA_FLAGS=--xla_force_host_platform_device_count"
+            "lower an axis, or on CPU set XLA_FLAGS=--xla_force_host_platform_device_count "
+            "(and NPROC to several times as many: XLA needs a thread for each waiting collective)"
         )
     shape = tuple(sizes[name] for name in MESH_AXES)
     return Mesh(np.asarray(available[:count]).reshape(shape), MESH_AXES)

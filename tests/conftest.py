@@ -10,8 +10,13 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
         # The tests compile far more than they compute.
         "--xla_backend_optimization_level=0",
+        # Eight devices take turns on two cores: one that is late isn't lost.
+        "--xla_cpu_collective_call_terminate_timeout_seconds=300",
     ]
 ).strip()
+# XLA runs independent collectives of one program at once, each holding a thread until its peers
+# come. By default there are no more threads than devices, which can all wait for different ones.
+os.environ["NPROC"] = "64"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
