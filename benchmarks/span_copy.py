@@ -8,8 +8,9 @@ so that no model is timed. 16 rows, vocabulary 152,064, Zipf-distributed ids. Ev
 where it stands: free, opening a span, some tokens deep, or behind the commonest token of the
 context, whose next tokens are the most numerous.
 
-Beside it, for the same rows, a vector of the places that still match, in NumPy: O(n) a step, and
-no search. Medians.
+Beside it, for the same rows: a vector of the places that still match, in NumPy (O(n) a step, and no
+search), and llguidance's substring automaton where that is installed (`pip install llguidance`),
+the first time that it comes to these states and again, when it has them in its cache. Medians.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from benchmarks import llguidance_peer
 from benchmarks.report import write_report
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, sample
@@ -144,6 +146,8 @@ def measure(length: int) -> list[dict]:
     num_bytes = sum(x.nbytes for x in jax.tree.leaves(index))
     logits = jax.random.normal(jax.random.key(0), (1, ROWS, VOCAB))
     keys = jax.random.split(jax.random.key(1), (1, ROWS))
+    text = np.asarray(prompts.tokens[0])
+    peer = llguidance_peer.SubstringPeer(text, VOCAB) if llguidance_peer.installed() else None
     rows = []
     for name, (state, copied) in scenarios(prompts, index).items():
         # Turn and turn about, so that what else the machine does falls on both.
@@ -165,11 +169,15 @@ def measure(length: int) -> list[dict]:
         branches = np.asarray(locus.last - locus.first).max() + 1 if state.inside.any() else 0
         numpy_ms = None
         if copied.shape[1]:
-            numpy_ms = 1e3 * still_matching_seconds(np.asarray(prompts.tokens[0]), copied)
+            numpy_ms = 1e3 * still_matching_seconds(text, copied)
+        first_ms = again_ms = None
+        if peer is not None and state.inside.any():
+            first_ms, again_ms = llguidance_ms(peer, copied, np.asarray(logits[0]), branches)
         rows.append(
             {
                 "context_tokens": length,
                 "index_build_ms": build_ms,
+                "llguidance_build_ms": None if peer is None else 1e3 * peer.build_seconds,
                 "index_bytes_per_token": num_bytes / length,
                 "rows": name,
                 "most_next_tokens": int(branches),
@@ -177,16 +185,38 @@ def measure(length: int) -> list[dict]:
                 "step_without_ms": without,
                 "constraint_ms": with_ - without,
                 "numpy_still_matching_ms": numpy_ms,
+                "llguidance_first_ms": first_ms,
+                "llguidance_again_ms": again_ms,
             }
         )
     return rows
+
+
+def llguidance_ms(peer, copied: np.ndarray, logits: np.ndarray, most: int) -> tuple[float, float]:
+    """Return its time of the first step from these rows, and the median of those after it.
+
+    Raises:
+      ValueError: it allows other tokens than we do, so that the times can't be compared.
+    """
+    times = []
+    for _ in range(6):
+        taken, most_allowed = peer.step_seconds(peer.rows(copied), logits)
+        if most_allowed != most:
+            raise ValueError(f"llguidance allows up to {most_allowed} tokens, our index {most}")
+        times.append(1e3 * taken)
+    return times[0], statistics.median(times[1:])
+
+
+def cell(value: float | None) -> str:
+    """Return a figure of the table, or blanks."""
+    return " " * 7 if value is None else f"{value:7.2f}"
 
 
 def main() -> None:
     """Print the table; write it as JSON where `--out` says so."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[8_192, 131_072])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1_024, 8_192, 32_768, 131_072])
     arguments = parser.parse_args()
     rows = []
     print(f"{ROWS} rows, vocabulary {VOCAB}; milliseconds, a step")
@@ -194,19 +224,22 @@ def main() -> None:
         measured = measure(length)
         first = measured[0]
         print(
-            f"\n{length} tokens: index built in {first['index_build_ms']:.0f} ms, "
+            f"\n{length} tokens: index built in {first['index_build_ms']:.1f} ms, "
             f"{first['index_bytes_per_token']:.1f} bytes a token"
         )
-        print("rows                        next tokens  with  without  constraint  NumPy")
+        if first["llguidance_build_ms"] is not None:
+            print(f"llguidance's automaton built in {first['llguidance_build_ms']:.0f} ms")
+        print("rows                        next tokens   with  without  constraint", end="")
+        print("    NumPy  llguidance first    again")
         for row in measured:
-            numpy_ms = row["numpy_still_matching_ms"]
             print(
-                f"{row['rows']:27s}  {row['most_next_tokens']:10d}  {row['step_with_ms']:4.2f}"
+                f"{row['rows']:27s}  {row['most_next_tokens']:10d}  {row['step_with_ms']:5.2f}"
                 f"  {row['step_without_ms']:7.2f}  {row['constraint_ms']:10.2f}"
-                f"  {'' if numpy_ms is None else f'{numpy_ms:5.2f}'}"
+                f"  {cell(row['numpy_still_matching_ms'])}  {'':9s}"
+                f"{cell(row['llguidance_first_ms'])}  {cell(row['llguidance_again_ms'])}"
             )
         rows += measured
-    write_report(arguments.out, rows)
+    write_report(arguments.out, rows, llguidance=llguidance_peer.installed())
 
 
 if __name__ == "__main__":

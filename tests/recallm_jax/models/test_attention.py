@@ -33,10 +33,11 @@ def plain(query, key, value, seen):
     return out, sums
 
 
-@pytest.mark.parametrize("block", [1024, 5, 4])
+@pytest.mark.parametrize(("block", "segment"), [(1024, 256), (5, 256), (4, 3), (1024, 1), (1, 7)])
 @pytest.mark.parametrize("causal", [True, False])
-def test_blocks_equal_one_plain_softmax(monkeypatch, block, causal):
+def test_blocks_equal_one_plain_softmax(monkeypatch, block, segment, causal):
     monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    monkeypatch.setattr(attention, "MIN_SEGMENT", segment)
     query, key, value = draw(0, 13, 13)
     lengths = np.array([13, 6])
     seen = np.broadcast_to(np.arange(13)[None, None] < lengths[:, None, None], (2, 13, 13))
@@ -51,8 +52,9 @@ def test_blocks_equal_one_plain_softmax(monkeypatch, block, causal):
 def test_gradients_do_not_depend_on_the_blocks(monkeypatch):
     query, key, value = draw(1, 9, 9)
 
-    def gradients(block):
+    def gradients(block, segment):
         monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+        monkeypatch.setattr(attention, "MIN_SEGMENT", segment)
 
         def loss(*inputs):
             out, sums = attend(*inputs, causal=True)
@@ -60,8 +62,22 @@ def test_gradients_do_not_depend_on_the_blocks(monkeypatch):
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(query, key, value)
 
-    for whole, blocked in zip(gradients(1024), gradients(4), strict=True):
-        np.testing.assert_allclose(blocked, whole, rtol=0, atol=1e-5)
+    whole = gradients(1024, 256)
+    for block, segment in ((4, 256), (4, 2), (1, 4), (1024, 3)):
+        for expected, blocked in zip(whole, gradients(block, segment), strict=True):
+            np.testing.assert_allclose(blocked, expected, rtol=0, atol=1e-5)
+
+
+def test_causal_attention_skips_keys_behind_its_segments():
+    length = 4 * attention.MIN_SEGMENT
+    shapes = [jax.ShapeDtypeStruct((1, length, 2, 8), jnp.float32)] * 3
+
+    def flops(causal):
+        program = jax.jit(lambda *inputs: attend(*inputs, causal=causal)[0])
+        return program.lower(*shapes).compile().cost_analysis()["flops"]
+
+    # 10 of 16 blocks, and the masks.
+    assert flops(causal=True) < 0.7 * flops(causal=False)
 
 
 def test_merged_parts_equal_attention_over_all_keys():

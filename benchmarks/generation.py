@@ -1,0 +1,121 @@
+"""Generation end to end, prefill included, against Hugging Face transformers.
+
+    python -m venv /tmp/peer && /tmp/peer/bin/pip install torch==2.13.0 transformers
+    python -m benchmarks.generation --peer=/tmp/peer/bin/python --out=runs/generation.json
+
+SmolLM2-135M's sizes with random weights, float32, temperature 1, as many threads as cores in both.
+Ours decodes under the span constraint, with a span open in every row from the second token on, and
+computes the prompt once for all its continuations; transformers has no such thing and gets the
+prompt once a row. Medians, in one run, one after the other; compilation and warm-up left out.
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from benchmarks.decode_loop import CONFIG, RULES, prompts_of, wish
+from benchmarks.report import write_report
+from decoding.decode_loop import Limits, decode
+from decoding.sampling import Sampling, row_keys
+from recallm_jax.models.transformer import Transformer, random_transformer
+
+# Rows of one prompt, its tokens, new tokens. The second tells what a prompt costs by itself.
+CASES = ((1, 256, 64), (1, 1024, 1), (16, 256, 64), (16, 1024, 64))
+SIZES = {
+    "vocab_size": CONFIG.vocab_rows,
+    "hidden_size": CONFIG.width,
+    "intermediate_size": CONFIG.mlp_dim,
+    "num_hidden_layers": CONFIG.num_layers,
+    "num_attention_heads": CONFIG.num_heads,
+    "num_key_value_heads": CONFIG.num_kv_heads,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    # No token ends a response before its time.
+    "eos_token_id": None,
+    "bos_token_id": None,
+}
+
+
+def our_seconds(model: Transformer, rows: int, prompt: int, new: int, repeats: int) -> float:
+    """Return the median time of a prefill and `new` tokens in each row."""
+    prompts = prompts_of(1, prompt)
+    run = functools.partial(
+        decode,
+        model,
+        prompts,
+        row_keys(0, 0, np.arange(1), rows),
+        sampling=Sampling(temperature=1.0),
+        limits=Limits(RULES, new, stop_tokens=(0,), processor=wish),
+    )
+    lengths = np.asarray(run()[0].lengths)
+    if (lengths != new).any():
+        raise RuntimeError(f"responses of {lengths} tokens instead of {new}")
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peer_figures(python: Path, cases, repeats: int) -> dict:
+    """Return what the other Python measured.
+
+    Raises:
+      SystemExit: it could not.
+    """
+    script = Path(__file__).with_name("transformers_peer.py")
+    command = [
+        *(str(python), str(script)),
+        *("--sizes", json.dumps(SIZES), "--cases", json.dumps(cases)),
+        *("--threads", str(os.cpu_count()), "--repeats", str(repeats)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{python} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    """Print the table; write it as JSON where `--out` says so."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, help="a Python with torch and transformers")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    model = random_transformer(CONFIG, jax.random.key(0))
+    ours = [our_seconds(model, *case, arguments.repeats) for case in CASES]
+    peer = {"seconds": [None] * len(CASES)}
+    if arguments.peer is not None:
+        peer = peer_figures(arguments.peer, CASES, arguments.repeats)
+    print("rows  prompt  new  ours s  tokens/s  transformers s  tokens/s  ratio")
+    rows = []
+    for (count, prompt, new), seconds, other in zip(CASES, ours, peer["seconds"], strict=True):
+        row = {
+            "rows": count,
+            "prompt_tokens": prompt,
+            "new_tokens": new,
+            "seconds": seconds,
+            "transformers_seconds": other,
+        }
+        rows.append(row)
+        made = count * new
+        line = f"{count:4d}  {prompt:6d}  {new:3d}  {seconds:6.2f}  {made / seconds:8.1f}"
+        if other is not None:
+            line += f"  {other:14.2f}  {made / other:8.1f}  {other / seconds:5.2f}"
+        print(line)
+    versions = {name: peer[name] for name in ("torch", "transformers") if name in peer}
+    write_report(arguments.out, rows, **versions)
+
+
+if __name__ == "__main__":
+    main()
