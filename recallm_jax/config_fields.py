@@ -8,6 +8,7 @@ from typing import Any
 
 from decoding.sampling import LOWEST_TEMPERATURE
 from recallm_jax.errors import UserError
+from tasks.names import DATASETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Field:
       low, high: bounds, both included.
       above, below: bounds that the value must keep clear of.
       choices: the only values.
+      blank: whether a text may be empty.
     """
 
     kind: type
@@ -29,6 +31,7 @@ class Field:
     above: int | float = -math.inf
     below: int | float = math.inf
     choices: tuple[str, ...] = ()
+    blank: bool = False
 
 
 _COUNT = Field(int, low=1)
@@ -52,8 +55,10 @@ FIELDS = {
     "mesh.sequence": _COUNT,
     "mesh.tensor": _COUNT,
     "data.source": _TEXT,
-    "data.mixture.retrieval": _NOT_NEGATIVE,
-    "data.mixture.math_retrieval": _NOT_NEGATIVE,
+    **{f"data.mixture.{name}": _NOT_NEGATIVE for name in DATASETS},
+    "data.temperature": _POSITIVE,
+    "data.dir": Field(str, blank=True),
+    "data.corpus": Field(str, blank=True),
     "data.target_length": Field(int, low=128),
     "data.value_length": Field(int, low=4, high=256),
     "data.formats": Field(str, many=True, choices=("lines", "json", "csv")),
@@ -160,7 +165,7 @@ def _check_value(name: str, field: Field, value: Any) -> None:
             f"config.{name} = {value!r} is no choice; use {' or '.join(map(repr, field.choices))}"
         )
     if field.kind is str:
-        if not value:
+        if not value and not field.blank:
             raise UserError(f"config.{name} is empty; give a text")
     elif not (
         field.low <= value <= field.high

@@ -22,9 +22,10 @@ from tasks import generate
 from tasks.context import generator
 from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError
-from tasks.generate import DATASETS, TaskSettings
-from tasks.names import MIXTURE, validation_task
+from tasks.generate import DATASETS
+from tasks.names import CATEGORIES, MIXTURE, WITHOUT_CONTEXT, validation_task
 from tasks.record import Record, read_jsonl
+from tasks.settings import TaskSettings
 from tasks.vocabulary import Tokenizer
 
 JSONL = "jsonl:"
@@ -39,10 +40,21 @@ def task_settings(config: ConfigDict) -> TaskSettings:
         formats=tuple(config.data.formats),
         terms=tuple(config.data.terms),
         operators=config.data.operators,
+        data_dir=config.data.dir,
+        corpus=config.data.corpus,
         span_alignment=config.decoding.span_alignment,
         min_recall_length=config.decoding.min_recall_length,
         max_recall_length=config.decoding.max_recall_length,
     )
+
+
+def mixture_rates(config: ConfigDict) -> dict[str, float]:
+    """Return the data sets of the mixture by name, each with its share^(1 / temperature)."""
+    return {
+        name: rate ** (1.0 / config.data.temperature)
+        for name, rate in sorted(config.data.mixture.items())
+        if rate > 0
+    }
 
 
 def train_records(
@@ -109,7 +121,7 @@ def validation_records(
 
 
 def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
-    rates = {name: rate for name, rate in sorted(config.data.mixture.items()) if rate > 0}
+    rates = mixture_rates(config)
     shares = np.array(list(rates.values())) / sum(rates.values())
     drawn = generator("mixture", config.seed, number).choice(len(shares), p=shares)
     dataset = list(rates)[drawn]
@@ -132,7 +144,7 @@ def _seqio_records(
     mixtures.register(
         tokenizer,
         task_settings(config),
-        rates={name: rate for name, rate in config.data.mixture.items() if rate > 0},
+        rates=mixture_rates(config),
         validation_lengths=tuple(config.evaluation.lengths),
         num_validation=config.evaluation.num_examples,
         seed=config.seed,
@@ -241,6 +253,8 @@ def _check_prompt(record: Record, max_length: int) -> None:
             f"prompt {record.example_id} has {len(record.inputs)} tokens, more than the "
             f"{max_length} there is room for; raise the length, or shorten the prompt"
         )
+    if CATEGORIES.get(record.dataset) in WITHOUT_CONTEXT:
+        return
     if not (record.copyable & record.span_start).any():
         raise UserError(
             f"prompt {record.example_id} has no copyable token; mark its context as copyable"
@@ -274,7 +288,12 @@ def ground_truth(dataset: str, truth: Mapping[str, Any]) -> GroundTruth | None:
         dataset=dataset,
         answers=tuple(truth["answers"]),
         gold_documents=tuple(truth["gold_documents"]),
-        math_answer=truth["math_answer"],
+        gold_labels=tuple(truth.get("gold_labels", ())),
+        math_answer=truth.get("math_answer", ""),
+        parts=tuple(tuple(aliases) for aliases in truth.get("parts", ())),
+        wrong=tuple(truth.get("wrong", ())),
+        grades=dict(truth.get("grades", {})),
+        choices=dict(truth.get("choices", {})),
     )
 
 

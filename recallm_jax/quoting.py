@@ -13,8 +13,8 @@ from recallm_jax.errors import UserError
 from recallm_jax.evaluation import Row, response_rows, span_rules
 from recallm_jax.inputs import prompts_and_texts
 from rl.rollout import sample_groups
-from tasks.recall import SYSTEMS
 from tasks.record import Record, span_flags
+from tasks.system_prompts import SYSTEMS
 from tasks.vocabulary import START_RECALL, Tokenizer
 
 # Makes a model that does not know recall spans yet begin with one.

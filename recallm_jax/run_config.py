@@ -33,10 +33,13 @@ MAY_CHANGE = (
 )
 STAGES = ("stages", "sft1.", "sft2.", "grpo.", "optimizer.")
 # What an evaluation of given weights does not depend on either.
-TRAINING = (*STAGES, "data.mixture.", "data.target_length")
+TRAINING = (*STAGES, "data.mixture.", "data.temperature", "data.target_length")
 # What prepared records depend on, beside the seed and the tokenizer.
 RECORDS = (
     "data.mixture.",
+    "data.temperature",
+    "data.dir",
+    "data.corpus",
     "data.target_length",
     "data.value_length",
     "data.formats",

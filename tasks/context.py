@@ -1,29 +1,60 @@
-"""Filling a context to a target length, and the places of gold item and question."""
+"""A prompt as a function of its size, and the places of gold items and question."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tasks.errors import TaskInputError
-
 QUESTION_PLACES = ("end", "beginning", "both")
 QUESTION_RATES = (0.6, 0.2, 0.2)
+Range = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstration:
+    """A right response: a thought, a closing line and the answer.
+
+    Attributes:
+      thought: texts, and ranges of characters of `Example.user` that are recalled there. A range
+        of more tokens than a span may hold is cut.
+    """
+
+    thought: tuple[str | Range, ...]
+    closing: str
+    answer: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A prompt before tokenisation. Ranges are characters of `user`."""
+    """A prompt before tokenisation. Ranges are characters of `user`.
+
+    Attributes:
+      documents: what may be recalled, in order and apart from each other; none where there is no
+        context.
+      gold: the items that a faithful response recalls, each inside a document.
+      truth: the ground truth beside the gold items, by the fields of
+        `rl.rewards.categories.GroundTruth`: at least "answers".
+      demonstrate: draws a demonstration's wording; None where no right response is known.
+    """
 
     system: str
     user: str
-    documents: tuple[tuple[int, int], ...]
-    gold: tuple[tuple[int, int], ...]
-    answers: tuple[str, ...]
-    # Steps that lead to the recalled item, and its name in words, for demonstrations.
-    working: str
-    target: str
-    math_answer: str = ""
+    documents: tuple[Range, ...]
+    gold: tuple[Range, ...]
+    truth: Mapping[str, Any]
+    demonstrate: Callable[[np.random.Generator], Demonstration] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """An example whose context can hold any number of filler items up to `most`.
+
+    `example(k + 1)` has the items of `example(k)` and one more.
+    """
+
+    example: Callable[[int], Example]
+    most: int
 
 
 def generator(name: str, seed: int, index: int) -> np.random.Generator:
@@ -32,9 +63,11 @@ def generator(name: str, seed: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([*words, seed, index])))
 
 
-def question_place(rng: np.random.Generator) -> str:
+def question_place(
+    rng: np.random.Generator, rates: tuple[float, float, float] = QUESTION_RATES
+) -> str:
     """Draw where the question stands: at the end 0.6, the beginning 0.2, both 0.2."""
-    return QUESTION_PLACES[rng.choice(len(QUESTION_PLACES), p=QUESTION_RATES)]
+    return QUESTION_PLACES[rng.choice(len(QUESTION_PLACES), p=rates)]
 
 
 def insert_at_depth(fillers: Sequence, gold, depth: float) -> list:
@@ -47,41 +80,38 @@ def insert_at_depth(fillers: Sequence, gold, depth: float) -> list:
     return [*fillers[:place], gold, *fillers[place:]]
 
 
-def largest_fit(
-    count_tokens: Callable[[int], int], target_length: int, guess: int, most: int
-) -> int:
-    """Return the largest number of items whose prompt has at most `target_length` tokens.
+def insert_at_depths(
+    fillers: Sequence, gold: Sequence, depths: Sequence[float]
+) -> tuple[list, list[int]]:
+    """Insert several gold items, in order of depth, into the growing list.
 
-    `count_tokens` is asked for few numbers: it rises almost linearly, so each answer gives the
-    next guess, until a number fits and the next does not.
-
-    Args:
-      most: there are no more items than this.
-
-    Raises:
-      TaskInputError: not even the prompt without fillers fits.
+    Returns:
+      The items, and the place of each gold item, in the order of `gold`.
     """
-    counts: dict[int, int] = {}
+    items = list(fillers)
+    places = [0] * len(gold)
+    order = sorted(range(len(gold)), key=lambda i: depths[i])
+    for done, number in enumerate(order):
+        place = int(depths[number] * len(items))
+        items.insert(place, gold[number])
+        for earlier in order[:done]:
+            places[earlier] += places[earlier] >= place
+        places[number] = place
+    return items, places
 
-    def fits(number: int) -> bool:
-        if number not in counts:
-            counts[number] = count_tokens(number)
-        return counts[number] <= target_length
 
-    if not fits(0):
-        raise TaskInputError(
-            f"target_length {target_length} is too short: the question and its gold item alone "
-            f"take {counts[0]} tokens; raise target_length"
-        )
-    low, high = 0, most + 1
-    number = min(max(guess, 1), most)
-    while high - low > 1:
-        if fits(number):
-            low = number
-        else:
-            high = number
-        slope = (counts[number] - counts[0]) / max(1, number)
-        step = int((target_length - counts[number]) / max(slope, 1.0))
-        step = step or (1 if fits(number) else -1)
-        number = min(max(number + step, low + 1), high - 1)
-    return low
+def join(items: Sequence[str], joint: str = "\n", start: int = 0) -> tuple[str, list[Range]]:
+    """Return the items as one text, and the range of each, counted from `start`."""
+    ranges, place = [], start
+    for item in items:
+        ranges.append((place, place + len(item)))
+        place += len(item) + len(joint)
+    return joint.join(items), ranges
+
+
+def around(question: str, introduction: str, place: str) -> tuple[str, str]:
+    """Return the text before and behind the documents, the question at its place."""
+    before = f"{question}\n\n" if place in ("beginning", "both") else ""
+    before += f"{introduction}\n\n" if introduction else ""
+    after = f"\n\n{question}" if place in ("end", "both") else ""
+    return before, after

@@ -1,9 +1,9 @@
-"""Demonstrations for the cold start, written from the gold item of an example."""
+"""Demonstrations for the cold start, written from the gold items of an example."""
 
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.context import Example
+from tasks.context import Demonstration, Range
 from tasks.errors import TaskInputError
 from tasks.vocabulary import END_RECALL, END_THINK, START_RECALL, Tokenizer
 
@@ -37,24 +37,58 @@ def gold_tokens(
     return int(places[0]), int(places[-1]) + 1
 
 
-def demonstration(
+def lookup_demonstration(
     rng: np.random.Generator,
-    example: Example,
+    *,
+    working: str,
+    target: str,
+    recalled: tuple[Range, ...],
+    answer: str,
+) -> Demonstration:
+    """Return the demonstration of a lookup: working, what is looked for, its recall, the answer.
+
+    Args:
+      working: steps that lead to the recalled item, "" for none.
+      target: the item's name in words.
+    """
+    intention = INTENTIONS[rng.integers(len(INTENTIONS))].format(target=target)
+    closing = CLOSINGS[rng.integers(len(CLOSINGS))]
+    beginning = f"{working}. {intention}\n" if working else f"{intention}\n"
+    return Demonstration((beginning, *recalled), closing, answer)
+
+
+def demonstration_tokens(
+    demonstration: Demonstration,
     tokenizer: Tokenizer,
-    inputs: list[int],
-    spans: list[tuple[int, int]],
+    inputs: Int[np.ndarray, " S"],
+    offsets: Int[np.ndarray, "S 2"],
+    flags: tuple[Bool[np.ndarray, " S"], Bool[np.ndarray, " S"], Bool[np.ndarray, " S"]],
+    *,
+    shift: int,
+    max_recall_length: int,
 ) -> list[int]:
-    """Return the response tokens: working, recall, closing line, answer, end of turn.
+    """Return the response tokens: thought, closing line, answer, end of turn.
 
     The spans are the prompt's own tokens, not re-encoded, so that they are allowed by the mask.
+
+    Args:
+      shift: where the user's text begins in the prompt.
     """
-    intention = INTENTIONS[rng.integers(len(INTENTIONS))].format(target=example.target)
-    working = f"{example.working}. " if example.working else ""
-    tokens = tokenizer.encode(f"{working}{intention}\n")
-    for start, end in spans:
-        tokens += [tokenizer.start_recall_id, *inputs[start:end], tokenizer.end_recall_id]
-    closing = CLOSINGS[rng.integers(len(CLOSINGS))]
-    tokens += tokenizer.encode(f"\n{END_THINK}\n{closing}\nAnswer: {example.answers[0]}")
+    copyable, _, span_end = flags
+    tokens: list[int] = []
+    for part in demonstration.thought:
+        if isinstance(part, str):
+            tokens += tokenizer.encode(part)
+            continue
+        first, last = gold_tokens(offsets, copyable, (shift + part[0], shift + part[1]))
+        if last - first > max_recall_length:
+            ends = np.flatnonzero(span_end[first : first + max_recall_length])
+            last = first + int(ends[-1]) + 1 if len(ends) else last
+        span = inputs[first:last].tolist()
+        tokens += [tokenizer.start_recall_id, *span, tokenizer.end_recall_id]
+    tokens += tokenizer.encode(
+        f"\n{END_THINK}\n{demonstration.closing}\nAnswer: {demonstration.answer}"
+    )
     return [*tokens, tokenizer.eos_id]
 
 

@@ -1,5 +1,9 @@
-"""The error that callers of `tasks` may show to a user."""
+"""The errors of `tasks`."""
 
 
 class TaskInputError(ValueError):
     """Data or a setting that a task cannot work with; one line: what, value, remedy."""
+
+
+class UnfitRowError(ValueError):
+    """A row of a data set that makes no example at this length; another one may."""

@@ -11,10 +11,11 @@ import tensorflow as tf
 from tasks import metrics
 from tasks.errors import TaskInputError
 from tasks.feature_converters import FLAGS
-from tasks.generate import TaskSettings, record
+from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.record import Record
 from tasks.seqio_vocabulary import RecallVocabulary
+from tasks.settings import TaskSettings
 from tasks.vocabulary import Tokenizer
 
 # Training never runs out: an example is a function of its index.

@@ -1,13 +1,13 @@
 """Category `reasoning_retrieval`: work out a key, then look it up (dataset `math_retrieval`)."""
 
-from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
 
-from tasks.context import Example, generator
+from tasks.context import Draft, generator
 from tasks.errors import TaskInputError
 from tasks.recall import lookup
+from tasks.settings import SIGNS, TaskSettings
 
 ARITHMETIC_QUESTIONS = (
     "Work out ${problem}$. The result is a key: what is its value?",
@@ -19,7 +19,6 @@ EQUATION_QUESTIONS = (
     "Find x with ${problem}$ and give the value stored under key x.",
     "Let x satisfy ${problem}$. Which value belongs to key x?",
 )
-SIGNS = {"+": "+", "-": "-", "*": r"\times", "/": r"\div"}
 # Keys are drawn around the solution: at least this far on both sides.
 MIN_KEY_SPREAD = 50
 MAX_KEY_SPREAD = 20_000
@@ -127,26 +126,19 @@ def _signed(coefficient: int, holds_x: bool, *, first: bool) -> str:
 
 
 def math_retrieval(
-    rng: np.random.Generator,
-    index: int,
-    *,
-    terms: tuple[int, int],
-    operators: str,
-    value_length: int,
-    formats: Sequence[str],
-) -> Callable[[int], Example]:
+    settings: TaskSettings, split: str, stream: int, index: int, attempt: int
+) -> Draft:
     """Draw an example: arithmetic for an even index, a linear equation for an odd one.
 
     The other keys lie near the solution, so that an error in the working finds another value.
-
-    Returns:
-      The example as a function of the number of other pairs.
     """
+    del split, attempt
+    rng = generator("math_retrieval", stream, index)
     if index % 2 == 0:
-        problem, working, result = arithmetic(rng, terms, operators)
+        problem, working, result = arithmetic(rng, settings.terms, settings.operators)
         wordings = ARITHMETIC_QUESTIONS
     else:
-        problem, working, result = equation(rng, terms)
+        problem, working, result = equation(rng, settings.terms)
         wordings = EQUATION_QUESTIONS
     question = wordings[rng.integers(len(wordings))].format(problem=problem)
     # Nearest keys first: any number of them lies as close as it can, at least MIN_KEY_SPREAD wide.
@@ -155,30 +147,12 @@ def math_retrieval(
     far = np.stack([far, -far], axis=1).ravel()
     return lookup(
         rng,
+        settings,
         keys=result + np.concatenate([[0], near, far]),
         question=question,
         working=working,
         math_answer=str(result),
-        value_length=value_length,
-        formats=formats,
     )
 
 
-def draw(
-    seed: int,
-    index: int,
-    *,
-    terms: tuple[int, int],
-    operators: str,
-    value_length: int,
-    formats: Sequence[str],
-):
-    """Return example `index` of the data set with this seed, as a function of its size."""
-    return math_retrieval(
-        generator("math_retrieval", seed, index),
-        index,
-        terms=terms,
-        operators=operators,
-        value_length=value_length,
-        formats=formats,
-    )
+DRAFTS = {"math_retrieval": math_retrieval}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ class Record:
       inputs, offsets: its tokens and their character ranges.
       copyable, span_start, span_end: flags a token (see `decoding/prompts.py`).
       targets: a demonstration's tokens with the end-of-turn token; empty where there is none.
-      ground_truth: {"answers", "gold_documents", "gold_ranges", "math_answer"}; empty where no
-        right answer is known.
+      ground_truth: "answers", "gold_documents" and "gold_ranges", and further fields of
+        `rl.rewards.categories.GroundTruth`; empty where no right answer is known.
     """
 
     example_id: str
@@ -98,23 +98,64 @@ def _check_ground_truth(truth: Any) -> None:
     """Refuse a ground truth that is neither empty nor complete."""
     if truth == {}:
         return
-    names = ("answers", "gold_documents", "math_answer")
+    names = ("answers", "gold_documents")
     if not isinstance(truth, dict) or any(name not in truth for name in names):
         raise TaskInputError(f"ground_truth = {truth!r} must have {', '.join(names)}, or be {{}}")
-    for name in names[:2]:
-        texts = truth[name]
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise TaskInputError(f"ground_truth.{name} = {texts!r} must be a list of texts")
+    for name, value in truth.items():
+        kind, fits = _TRUTH.get(name, ("no field of ours", lambda _: False))
+        if not fits(value):
+            raise TaskInputError(f"ground_truth.{name} = {value!r} must be {kind}")
     if not truth["answers"] or not all(answer.strip() for answer in truth["answers"]):
         raise TaskInputError(
             f"ground_truth.answers = {truth['answers']!r}: no response could be right; "
             "give at least one answer, and none blank"
         )
-    if not isinstance(truth["math_answer"], str):
+    labels = truth.get("gold_labels", ())
+    if labels and len(labels) != len(truth["gold_documents"]):
         raise TaskInputError(
-            f"ground_truth.math_answer = {truth['math_answer']!r} must be a text, "
-            'such as "42", or "" where there is none'
+            f"ground_truth.gold_labels has {len(labels)} entries for "
+            f"{len(truth['gold_documents'])} gold_documents; give one each, or none"
         )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _map_to(kind: type) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, dict)
+        and all(isinstance(name, str) and isinstance(item, kind) for name, item in value.items())
+    )
+
+
+_TRUTH: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("answers", "gold_documents", "gold_labels", "wrong"), ("a list of texts", _texts)
+    ),
+    "gold_ranges": (
+        "a list of pairs of integers",
+        lambda value: (
+            isinstance(value, list)
+            and all(
+                isinstance(pair, list)
+                and len(pair) == 2
+                and all(isinstance(place, int) for place in pair)
+                for pair in value
+            )
+        ),
+    ),
+    "math_answer": (
+        'a text, such as "42", or "" where there is none',
+        lambda value: isinstance(value, str),
+    ),
+    "parts": (
+        "a list of lists of texts",
+        lambda value: isinstance(value, list) and all(map(_texts, value)),
+    ),
+    "grades": ('an object such as {"12": 1}', _map_to(int)),
+    "choices": ('an object such as {"A": "a text"}', _map_to(str)),
+}
 
 
 def read_jsonl(path: str | Path) -> Iterator[Record]:
@@ -151,7 +192,7 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
 def span_flags(
     tokenizer: Tokenizer,
     text: str,
-    inputs: list[int],
+    inputs: Int[np.ndarray, " S"] | list[int],
     offsets: Int[np.ndarray, "S 2"],
     documents: list[tuple[int, int]],
     alignment: str,
@@ -176,9 +217,7 @@ def span_flags(
     if alignment == "token":
         return copyable, copyable.copy(), copyable.copy()
 
-    pieces = [tokenizer.token_bytes[token] for token in inputs]
-    # A byte 10xxxxxx continues a character.
-    opens = np.array([piece[:1] != b"" and piece[0] & 0xC0 != 0x80 for piece in pieces])
+    opens = tokenizer.begins_character[inputs]
     # A token ends a character where the next one starts one.
     closes = np.append(opens[1:], True) if len(opens) else opens
     if alignment == "word":

@@ -10,7 +10,7 @@ import jinja2
 import jinja2.sandbox
 import numpy as np
 import tokenizers
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from tasks.errors import TaskInputError
 
@@ -98,6 +98,11 @@ class Tokenizer:
         """Return the token ids of a text, no token added."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [len(encoding) for encoding in encodings]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text, added tokens visible; bytes that are no UTF-8 become U+FFFD."""
         pieces = b"".join(self.token_bytes[token] for token in ids if token < self.size)
@@ -112,17 +117,16 @@ class Tokenizer:
           TaskInputError: the tokenizer rewrites the text, so that tokens have no exact place.
         """
         ids = self.encode(text)
-        lengths = [len(self.token_bytes[token]) for token in ids]
-        if b"".join(self.token_bytes[token] for token in ids) != text.encode():
+        raw = text.encode()
+        if b"".join([self.token_bytes[token] for token in ids]) != raw:
             raise TaskInputError(
                 "the tokenizer changes this text (Unicode normalisation), so spans would have no "
                 "exact place in it; normalise the text to NFC first"
             )
-        ends = np.cumsum(lengths)
-        starts = ends - lengths
-        # The character of each byte.
-        sizes = [len(character.encode()) for character in text]
-        character = np.repeat(np.arange(len(text)), sizes)
+        ends = np.cumsum(self._token_sizes[ids])
+        starts = ends - self._token_sizes[ids]
+        # The character of each byte; a byte 10xxxxxx continues one.
+        character = np.cumsum(np.frombuffer(raw, np.uint8) & 0xC0 != 0x80) - 1
         return ids, np.stack([character[starts], character[ends - 1] + 1], axis=1)
 
     def chat_prompt(self, system: str, user: str) -> str:
@@ -148,6 +152,17 @@ class Tokenizer:
         if user not in rendered:
             raise _broken_template("it does not write the user's text as it is")
         return f"{rendered}{THINK}\n"
+
+    @functools.cached_property
+    def _token_sizes(self) -> Int[np.ndarray, " V"]:
+        return np.array([len(piece) for piece in self.token_bytes])
+
+    @functools.cached_property
+    def begins_character(self) -> Bool[np.ndarray, " V"]:
+        """Whether the first byte of a token begins a character; a byte 10xxxxxx continues one."""
+        return np.array(
+            [piece[:1] != b"" and piece[0] & 0xC0 != 0x80 for piece in self.token_bytes]
+        )
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:

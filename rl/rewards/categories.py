@@ -4,7 +4,7 @@ arXiv 2604.09494, section 4.3 and appendix D.3.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tasks import scoring
 
@@ -14,9 +14,16 @@ class GroundTruth:
     """What a right response to one prompt is.
 
     Attributes:
-      answers: accepted answers, at least one, none blank.
+      answers: accepted answers, at least one, none blank: the aliases of one right answer.
       gold_documents: the documents that a faithful response recalls, as rendered in the prompt.
+      gold_labels: for each gold document the label that stands in it, such as "[3]" or
+        "label: 7"; () or "" where there is none.
       math_answer: the number that leads to the answer, "" where there is none.
+      parts: where several things are asked for, each with its aliases; then `answers` holds them
+        as one text.
+      wrong: candidates of the context that are not asked for.
+      grades: relevance of each document of the prompt by its id (reranking), 0 for none.
+      choices: the text of each option by its letter (multiple choice).
 
     Raises:
       ValueError: no answer, or a blank one: no response could be right.
@@ -24,8 +31,13 @@ class GroundTruth:
 
     dataset: str
     answers: tuple[str, ...]
-    gold_documents: tuple[str, ...]
+    gold_documents: tuple[str, ...] = ()
+    gold_labels: tuple[str, ...] = ()
     math_answer: str = ""
+    parts: tuple[tuple[str, ...], ...] = ()
+    wrong: tuple[str, ...] = ()
+    grades: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not self.answers or not all(answer.strip() for answer in self.answers):

@@ -5,70 +5,50 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 
 from recallm_jax.setup_policy import tiny_tokenizer
-from rl.rewards.categories import SETTINGS, GroundTruth
-from rl.rewards.composite import Completion, score
-from tasks import reasoning_retrieval, recall
-from tasks.context import generator, largest_fit
+from tasks import reasoning_retrieval
+from tasks.context import generator, insert_at_depths
 from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError
-from tasks.generate import DATASETS, TaskSettings, record
+from tasks.fitting import TokenCounter, counts_add_up, largest_fit
+from tasks.generate import DRAFTS, record
 from tasks.reasoning_retrieval import arithmetic, equation
 from tasks.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
+from tasks.settings import TaskSettings
+from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record
 
 TOKENIZER = tiny_tokenizer()
+SYNTHETIC = ("retrieval", "math_retrieval")
 SETTINGS_500 = TaskSettings(target_length=500)
 
 
-def make(dataset="retrieval", index=0, split="train", settings=SETTINGS_500, seed=0):
-    return record(dataset, TOKENIZER, settings, split, seed, index)
+def make(dataset="retrieval", index=0, split="train", wanted=SETTINGS_500, seed=0):
+    return record(dataset, TOKENIZER, wanted, split, seed, index)
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", SYNTHETIC)
 @pytest.mark.parametrize("index", range(6))
 def test_gold_items_answers_and_offsets_are_exact(dataset, index):
+    check_record(make(dataset, index), TOKENIZER, 500)
+
+
+@pytest.mark.parametrize("dataset", ["retrieval", "math_retrieval"])
+@pytest.mark.parametrize("index", range(6))
+def test_the_answer_stands_in_the_gold_pair_alone(dataset, index):
     example = make(dataset, index)
-    for token, (low, high) in zip(example.inputs, example.offsets, strict=True):
-        # A token that is a part of a character has the range of the whole.
-        piece = TOKENIZER.token_bytes[token]
-        assert piece in example.prompt[low:high].encode()
-        assert len(example.prompt[low:high].encode()) - len(piece) < 3
-    truth = example.ground_truth
-    for (low, high), document in zip(truth["gold_ranges"], truth["gold_documents"], strict=True):
-        assert example.prompt[low:high] == document
-        assert truth["answers"][0] in document
-        covered = (example.offsets[:, 0] < high) & (example.offsets[:, 1] > low)
-        assert example.copyable[covered].all()
-    assert example.prompt.count(truth["answers"][0]) == 1, "the answer must stand there once"
+    answer = example.ground_truth["answers"][0]
+    assert answer in example.ground_truth["gold_documents"][0]
+    assert example.prompt.count(answer) == 1
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", SYNTHETIC)
 @pytest.mark.parametrize("index", range(8))
 def test_a_demonstration_earns_the_full_reward(dataset, index):
-    example = make(dataset, index)
-    tokens = example.targets.tolist()
-    assert tokens[-1] == TOKENIZER.eos_id
-    start = tokens.index(TOKENIZER.start_recall_id)
-    end = tokens.index(TOKENIZER.end_recall_id)
-    completion = Completion(
-        text=TOKENIZER.decode(tokens[:-1]),
-        num_tokens=len(tokens),
-        spans=(TOKENIZER.decode(tokens[start + 1 : end]),),
-        num_starts=1,
-        num_ends=1,
-        finished=True,
-    )
-    truth = example.ground_truth
-    truth = GroundTruth(
-        dataset,
-        tuple(truth["answers"]),
-        tuple(truth["gold_documents"]),
-        math_answer=truth["math_answer"],
-    )
-    reward = score(completion, truth, SETTINGS["train"])
-    assert reward.total == pytest.approx(1.0, abs=1e-6)
-    assert reward.exact_match == 1.0
+    check_demonstration_is_right(make(dataset, index), TOKENIZER)
 
 
 def test_examples_are_a_function_of_seed_split_and_index():
@@ -82,31 +62,42 @@ def test_examples_are_a_function_of_seed_split_and_index():
     assert len(texts) == 8
 
 
+@pytest.mark.parametrize("layout", ["lines", "json", "csv"])
 @pytest.mark.parametrize("target_length", [400, 701, 1500])
-def test_the_context_is_the_longest_that_fits(target_length):
-    settings = dataclasses.replace(SETTINGS_500, target_length=target_length, formats=("lines",))
-    example = make(settings=settings)
-    assert len(example.inputs) <= target_length
-    keys = example.prompt.count("\nKey ")
-    longer = recall.draw(0, 0, value_length=10, formats=("lines",))(keys)
-    prompt = TOKENIZER.chat_prompt(longer.system, longer.user)
-    assert prompt.count("\nKey ") == keys + 1
-    assert len(TOKENIZER.encode(prompt)) > target_length
+def test_the_context_is_the_longest_that_fits(target_length, layout):
+    wanted = TaskSettings(target_length, formats=(layout,))
+    for index in range(3):
+        draft = DRAFTS["retrieval"](wanted, "train", 0, index, 0)
+        assert check_fit(draft, TOKENIZER, target_length) > 5
 
 
-@pytest.mark.parametrize("guess", [1, 40, 900])
+@pytest.mark.parametrize("seed", [1, 40, 900])
 @pytest.mark.parametrize("target", [10, 11, 137, 5000])
-def test_largest_fit_finds_the_number_for_uneven_items(guess, target):
-    sizes = np.cumsum([10, *generator("sizes", 0, guess).integers(1, 30, 1000)])
-    found = largest_fit(lambda n: int(sizes[n]), target, guess, 1000)
+def test_largest_fit_finds_the_number_for_uneven_items(seed, target):
+    sizes = np.cumsum([10, *generator("sizes", 0, seed).integers(1, 30, 1000)])
+    found = largest_fit(lambda n: int(sizes[n]), target, 1000)
     assert sizes[found] <= target
     assert found == 1000 or sizes[found + 1] > target
 
 
+@given(st.text(alphabet="ab 7.:,\n\"{}[]é中!?'s-", max_size=200))
+@limits(max_examples=300, deadline=None)
+def test_counts_of_pieces_are_the_tokenizers_own(text):
+    counter = TokenCounter(TOKENIZER)
+    assert counts_add_up(TOKENIZER)
+    assert counter(text) == counter(text) == len(TOKENIZER.encode(text))
+
+
+def test_gold_items_go_to_their_depths_and_are_found_there():
+    items, places = insert_at_depths(list("abcdef"), ["X", "Y", "Z"], [0.99, 0.0, 0.5])
+    assert "".join(items) == "YabZcdeXf"
+    assert [items[place] for place in places] == ["X", "Y", "Z"]
+
+
 def test_a_target_too_short_for_the_question_is_refused():
-    settings = dataclasses.replace(SETTINGS_500, target_length=40)
+    wanted = dataclasses.replace(SETTINGS_500, target_length=40)
     with pytest.raises(TaskInputError, match="target_length 40 is too short"):
-        make(settings=settings)
+        make(wanted=wanted)
 
 
 @pytest.mark.parametrize("index", range(30))
@@ -224,7 +215,7 @@ def test_records_survive_jsonl_and_broken_lines_are_named(tmp_path):
         ("prompt", "short", "offsets reach from 0 to .* in a prompt of 5 characters"),
         ("prompt", 3, "prompt = 3 must be a text"),
         ("ground_truth", [], r"ground_truth = \[\] must have answers, gold_documents"),
-        ("ground_truth", {"answers": ["x"]}, "must have answers, gold_documents, math_answer"),
+        ("ground_truth", {"answers": ["x"]}, "must have answers, gold_documents"),
         ("answers", [], r"answers = \[\]: no response could be right"),
         ("answers", [" "], "give at least one answer, and none blank"),
         ("answers", "x", "answers = 'x' must be a list of texts"),

@@ -1,0 +1,131 @@
+"""Filling a context to a target length without tokenising it again for every guess.
+
+A byte-level tokenizer first splits a text by a regular expression and then merges within the
+pieces. Where it always splits, token counts add up: between a single line break and what follows
+it, and before a single space that follows punctuation. The context is cut there, and each distinct
+piece is counted once; a guess with other items costs only the pieces that are new.
+"""
+
+import functools
+import itertools
+import re
+from collections.abc import Callable
+
+from tasks.context import Draft, Example
+from tasks.errors import TaskInputError
+from tasks.vocabulary import Tokenizer
+
+_CUT = re.compile(r"(?<=\S\n)(?=\S)|(?<=[.,:;!?]) (?=\S)")
+# Beginnings and ends of pieces, of each kind that a splitting expression tells apart.
+_EDGES = (
+    "a",
+    "Z",
+    "7",
+    ".",
+    ":",
+    ",",
+    '"',
+    ")",
+    "]",
+    "}",
+    "_",
+    "-",
+    "é",
+    "中",
+    "'s",
+    "!",
+    "?",
+    ";",
+)
+
+
+def _cut(text: str) -> list[str]:
+    """Return the pieces of a text, in order; a space stands at the beginning of its piece."""
+    places = [0, *(match.start() for match in _CUT.finditer(text)), len(text)]
+    return [text[a:b] for a, b in itertools.pairwise(places) if a < b]
+
+
+@functools.lru_cache(maxsize=8)
+def counts_add_up(tokenizer: Tokenizer) -> bool:
+    """Return whether this tokenizer splits wherever `_cut` does, tried on all kinds of edges."""
+    joints = ("\n", "\n\n", ".\n", ",\n", ". ", ", ", ": ", "; ", "! ", "? ")
+    texts = [f"x{a}{joint}{b}y" for a in _EDGES for joint in joints for b in _EDGES]
+    return all(
+        sum(len(tokenizer.encode(piece)) for piece in _cut(text)) == len(tokenizer.encode(text))
+        for text in texts
+    )
+
+
+class TokenCounter:
+    """Counts the tokens of texts that have most of their pieces in common."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._counts: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        """Return the number of tokens of a text."""
+        if not counts_add_up(self._tokenizer):
+            return len(self._tokenizer.encode(text))
+        pieces = _cut(text)
+        known = self._counts
+        new = list(dict.fromkeys(piece for piece in pieces if piece not in known))
+        if new:
+            known.update(zip(new, self._tokenizer.count_tokens(new), strict=True))
+        return sum(map(known.__getitem__, pieces))
+
+
+def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example, str]:
+    """Return the example with the most fillers whose prompt fits, and that prompt.
+
+    Raises:
+      TaskInputError: not even the prompt without fillers fits.
+    """
+    counter = TokenCounter(tokenizer)
+
+    @functools.lru_cache(maxsize=2)
+    def sized(number: int) -> tuple[Example, str]:
+        example = draft.example(number)
+        return example, tokenizer.chat_prompt(example.system, example.user)
+
+    number = largest_fit(lambda number: counter(sized(number)[1]), target_length, draft.most)
+    return sized(number)
+
+
+def largest_fit(count_tokens: Callable[[int], int], target_length: int, most: int) -> int:
+    """Return the largest number of items whose prompt has at most `target_length` tokens.
+
+    `count_tokens` is asked for few numbers: it rises almost linearly, so each answer gives the
+    next guess, until a number fits and the next does not.
+
+    Args:
+      most: there are no more items than this.
+
+    Raises:
+      TaskInputError: not even the prompt without fillers fits.
+    """
+    counts: dict[int, int] = {}
+
+    def fits(number: int) -> bool:
+        if number not in counts:
+            counts[number] = count_tokens(number)
+        return counts[number] <= target_length
+
+    if not fits(0):
+        raise TaskInputError(
+            f"target_length {target_length} is too short: the question and its gold items alone "
+            f"take {counts[0]} tokens; raise target_length"
+        )
+    low, high = 0, most + 1
+    # A handful of items tells how long they are.
+    number = min(8, most)
+    while high - low > 1:
+        if fits(number):
+            low = number
+        else:
+            high = number
+        slope = (counts[number] - counts[0]) / max(1, number)
+        step = int((target_length - counts[number]) / max(slope, 1.0))
+        step = step or (1 if fits(number) else -1)
+        number = min(max(number + step, low + 1), high - 1)
+    return low

@@ -1,0 +1,234 @@
+"""Rows of data sets that come as files: found, read, checked, and skipped where malformed.
+
+Folders are local or remote (`gs://…`), read by fsspec. A row that can't be used is left out and
+counted by its reason; files that are missing are one error that says where to get them.
+"""
+
+import collections
+import csv
+import dataclasses
+import functools
+import io
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from tasks.errors import TaskInputError, UnfitRowError
+
+Row = TypeVar("Row")
+# Fields of a CSV may be longer than its reader's default allows; a row of this size is absurd.
+MAX_FIELD = 10_000_000
+# Where a data set has one file, every tenth row of it is for validation.
+VALIDATION_SHARE = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Source(Generic[Row]):
+    """The files of one data set.
+
+    Attributes:
+      files: for each split, patterns of file names under the data folder; the first that matches
+        counts, with all files that it matches.
+      where: where to get them, in a few words.
+      parse: makes a row of what the file holds, or raises UnfitRowError with a short reason.
+      key: rows with equal keys are duplicates, of which the first counts.
+    """
+
+    dataset: str
+    files: Mapping[str, Sequence[str]]
+    where: str
+    parse: Callable[[Any], Row]
+    key: Callable[[Row], Any]
+
+    def __hash__(self) -> int:
+        return hash(self.dataset)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(Generic[Row]):
+    """The usable rows of a split, and how many were left out for which reason."""
+
+    rows: tuple[Row, ...]
+    skipped: Mapping[str, int]
+
+
+@functools.lru_cache(maxsize=64)
+def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
+    """Return the rows of a split; read once a process.
+
+    Where only the other split has files, both are drawn from these: a tenth of their rows, chosen
+    by a hash of the row, for validation, and the others for training.
+
+    Raises:
+      TaskInputError: no data folder, no such file, or no usable row in it.
+    """
+    if not data_dir:
+        raise TaskInputError(
+            f"dataset {source.dataset} needs files: set config.data.dir to the folder that holds "
+            f"{_patterns(source, split)} ({source.where}), or its share of the mixture to 0"
+        )
+    other = "validation" if split == "train" else "train"
+    paths, shared = find(data_dir, source.files.get(split, ())), False
+    if not paths:
+        paths, shared = find(data_dir, source.files.get(other, ())), True
+    if not paths:
+        raise TaskInputError(
+            f"config.data.dir = {data_dir!r} has no {_patterns(source, split)} for dataset "
+            f"{source.dataset}; get it from {source.where}"
+        )
+    rows: dict[Any, Row] = {}
+    skipped: collections.Counter[str] = collections.Counter()
+    for path in paths:
+        for raw in read_rows(path):
+            try:
+                if isinstance(raw, UnfitRowError):
+                    raise raw
+                row = source.parse(raw)
+                key = source.key(row)
+                if key in rows:
+                    raise UnfitRowError("a duplicate of another row")
+            except UnfitRowError as error:
+                skipped[str(error)] += 1
+                continue
+            if not shared or (_part(key) == 0) == (split == "validation"):
+                rows[key] = row
+    if skipped:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
+        logging.getLogger(__name__).warning(
+            "%s %s: %d rows left out: %s", source.dataset, split, skipped.total(), reasons
+        )
+    if not rows:
+        raise TaskInputError(
+            f"{', '.join(paths)} holds no usable row for {source.dataset} {split} "
+            f"({skipped.total()} left out: {', '.join(skipped) or 'it is empty'}); "
+            f"get it from {source.where}"
+        )
+    return Table(tuple(rows.values()), dict(skipped))
+
+
+def _part(key: Any) -> int:
+    return zlib.crc32(repr(key).encode()) % VALIDATION_SHARE
+
+
+def _patterns(source: Source, split: str) -> str:
+    return " or ".join(source.files.get(split) or next(iter(source.files.values())))
+
+
+def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
+    """Return the files under a folder that the first matching pattern names, sorted."""
+    import fsspec
+
+    try:
+        files, root = fsspec.core.url_to_fs(data_dir)
+        for pattern in patterns:
+            found = sorted(files.glob(f"{root.rstrip('/')}/{pattern}"))
+            if found:
+                return [files.unstrip_protocol(path) for path in found]
+    except (OSError, ValueError, ImportError) as error:
+        raise TaskInputError(
+            f"config.data.dir = {data_dir!r} can't be read ({error}); give a folder, local or gs://"
+        ) from None
+    return []
+
+
+def read_rows(path: str) -> Iterator[Any]:
+    """Yield what a file holds: items of a JSON list (or of its "data"), or lines of JSONL or CSV.
+
+    What is no row is yielded as an UnfitRowError, to be counted. Files may be compressed (.gz).
+
+    Raises:
+      TaskInputError: the file can't be read, or is no JSON.
+    """
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb", compression="infer") as file:
+            content = file.read()
+    except (OSError, ValueError) as error:
+        raise TaskInputError(f"{path} can't be read ({error})") from None
+    name = path.removesuffix(".gz")
+    if name.endswith((".csv", ".tsv")):
+        yield from _read_csv(content, "\t" if name.endswith(".tsv") else ",")
+    elif name.endswith(".jsonl"):
+        yield from map(_read_line, filter(bytes.strip, content.splitlines()))
+    else:
+        try:
+            value = json.loads(content)
+        except ValueError as error:
+            raise TaskInputError(f"{path} is no JSON ({error}); get it anew") from None
+        if isinstance(value, dict) and isinstance(value.get("data"), list):
+            value = value["data"]
+        if not isinstance(value, list):
+            raise TaskInputError(f"{path} holds no list of rows; get it anew")
+        yield from value
+
+
+def _read_line(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return UnfitRowError("a line that is no JSON")
+
+
+def _read_csv(content: bytes, delimiter: str) -> Iterator[Any]:
+    csv.field_size_limit(MAX_FIELD)
+    text = content.decode("utf-8", errors="surrogateescape")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            broken = any(
+                isinstance(value, str) and not value.isascii() and _is_broken(value)
+                for value in row.values()
+            )
+            yield UnfitRowError("no UTF-8") if broken else row
+    except csv.Error as error:
+        yield UnfitRowError(f"no CSV from here on ({error})")
+
+
+def _is_broken(text: str) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def text_field(row: Any, name: str, *, most: int = 1_000_000) -> str:
+    """Return a field of a raw row that must be a text and not blank.
+
+    Raises:
+      UnfitRowError: it is missing, no text, blank, or longer than `most` characters.
+    """
+    if not isinstance(row, Mapping):
+        raise UnfitRowError("a row that is no object")
+    value = row.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise UnfitRowError(f"no {name}")
+    if len(value) > most:
+        raise UnfitRowError(f"{name} is absurdly long")
+    if _is_broken(value) or any("\ud800" <= character <= "\udfff" for character in value):
+        raise UnfitRowError(f"{name} is no valid Unicode")
+    return value.strip()
+
+
+def list_field(row: Any, name: str) -> list:
+    """Return a field of a raw row that must be a list with at least one item.
+
+    Raises:
+      UnfitRowError: it is not.
+    """
+    value = row.get(name) if isinstance(row, Mapping) else None
+    if not isinstance(value, list) or not value:
+        raise UnfitRowError(f"no {name}")
+    return value
+
+
+def pick(rows: Sequence[Row], stream: int, index: int, attempt: int) -> Row:
+    """Return row `index` of an endless shuffle of the rows: each once before any comes again.
+
+    Args:
+      attempt: above 0, another row than the one before, for rows that turn out unfit.
+    """
+    from tasks.context import generator
+
+    epoch, place = divmod(index + attempt * (1 + len(rows) // 3), len(rows))
+    order = generator("order", stream, epoch).permutation(len(rows))
+    return rows[int(order[place])]
