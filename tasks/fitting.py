@@ -41,7 +41,7 @@ _EDGES = (
 
 def _cut(text: str) -> list[str]:
     """Return the pieces of a text, in order; a space stands at the beginning of its piece."""
-    places = [0, *(match.start() for match in _CUT.finditer(text)), len(text)]
+    places = [0, *[match.start() for match in _CUT.finditer(text)], len(text)]
     return [text[a:b] for a, b in itertools.pairwise(places) if a < b]
 
 
@@ -117,14 +117,16 @@ def largest_fit(count_tokens: Callable[[int], int], target_length: int, most: in
             f"take {counts[0]} tokens; raise target_length"
         )
     low, high = 0, most + 1
-    # A handful of items tells how long they are.
-    number = min(8, most)
+    # Some items tell how long they are.
+    number = min(32, most)
     while high - low > 1:
         if fits(number):
             low = number
         else:
             high = number
-        slope = (counts[number] - counts[0]) / max(1, number)
+        # The two nearest counts give the slope from here on.
+        near, far = sorted(counts, key=lambda known: abs(known - number))[:2]
+        slope = (counts[far] - counts[near]) / (far - near)
         step = int((target_length - counts[number]) / max(slope, 1.0))
         step = step or (1 if fits(number) else -1)
         number = min(max(number + step, low + 1), high - 1)

@@ -1,9 +1,8 @@
 """Category `recall`: look up the value of a key (dataset `retrieval`)."""
 
 import functools
-import json
 import string
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,6 +11,12 @@ from tasks.demonstrations import lookup_demonstration
 from tasks.settings import TaskSettings
 from tasks.system_prompts import SYSTEMS
 
+# What stands before the pairs, a pair, what stands between two, and behind the last.
+LAYOUTS: dict[str, tuple[str, Callable[[int, str], str], str, str]] = {
+    "lines": ("", lambda key, value: f"Key {key}:\n{value}", "\n", ""),
+    "json": ("{\n  ", lambda key, value: f'"{key}": "{value}"', ",\n  ", "\n}"),
+    "csv": ("key,value\n", lambda key, value: f"{key},{value}", "\n", ""),
+}
 ALPHANUMERIC = string.ascii_letters + string.digits
 KEY_RANGE = (-10_000, 10_000)
 MOST_PAIRS = 19_000
@@ -62,51 +67,38 @@ def lookup(
     depth = rng.random()
 
     def pair(number: int) -> tuple[int, str]:
-        return int(keys[number]), "".join(ALPHANUMERIC[i] for i in letters[number])
+        return int(keys[number]), "".join([ALPHANUMERIC[i] for i in letters[number]])
 
-    gold = pair(0)
-    others: list[tuple[int, str]] = []
+    key, value = pair(0)
+    head, item, joint, tail = LAYOUTS[layout]
+    gold = item(key, value)
+    fillers: list[str] = []
 
     def example(num_fillers: int) -> Example:
-        others.extend(pair(1 + i) for i in range(len(others), num_fillers))
-        pairs = insert_at_depth(others[:num_fillers], gold, depth)
-        document, ranges = render(pairs, layout)
+        fillers.extend(item(*pair(1 + i)) for i in range(len(fillers), num_fillers))
         before, after = around(question, introduction, place)
+        shown = insert_at_depth(fillers[:num_fillers], gold, depth)
+        document = head + joint.join(shown) + tail
         first = len(before)
-        low, high = ranges[int(depth * num_fillers)]
-        recalled = (first + low, first + high)
+        preceding = shown[: int(depth * num_fillers)]
+        low = first + len(head) + len(joint) * len(preceding) + sum(map(len, preceding))
+        recalled = (low, low + len(gold))
         return Example(
             system=system,
             user=before + document + after,
             documents=((first, first + len(document)),),
             gold=(recalled,),
-            truth={"answers": [gold[1]], "math_answer": math_answer},
+            truth={"answers": [value], "math_answer": math_answer},
             demonstrate=functools.partial(
                 lookup_demonstration,
                 working=working,
-                target=f"key {gold[0]}",
+                target=f"key {key}",
                 recalled=(recalled,),
-                answer=gold[1],
+                answer=value,
             ),
         )
 
     return Draft(example, most=min(len(keys) - 1, MOST_PAIRS))
-
-
-def render(pairs: Sequence[tuple[int, str]], layout: str) -> tuple[str, list[tuple[int, int]]]:
-    """Return the pairs as text, and the character range of each: lines, JSON or CSV."""
-    head, item, joint, tail = {
-        "lines": ("", "Key {key}:\n{value}", "\n", ""),
-        "json": ("{{\n  ", '"{key}": {quoted}', ",\n  ", "\n}}"),
-        "csv": ("key,value\n", "{key},{value}", "\n", ""),
-    }[layout]
-    text, ranges = head.replace("{{", "{"), []
-    for number, (key, value) in enumerate(pairs):
-        text += joint if number else ""
-        rendered = item.format(key=key, value=value, quoted=json.dumps(value))
-        ranges.append((len(text), len(text) + len(rendered)))
-        text += rendered
-    return text + tail.replace("}}", "}"), ranges
 
 
 DRAFTS = {"retrieval": retrieval}
