@@ -107,6 +107,8 @@ def data() -> dict:
         # Files of the data sets that are not synthetic, and of passages: docs/tasks.md.
         "dir": "",
         "corpus": "",
+        # Folder of caches that seqio_cache_tasks has written, local or gs://.
+        "cache_dir": "",
         "target_length": 512,
         "value_length": 10,
         "formats": ("lines", "json", "csv"),

@@ -59,6 +59,7 @@ FIELDS = {
     "data.temperature": _POSITIVE,
     "data.dir": Field(str, blank=True),
     "data.corpus": Field(str, blank=True),
+    "data.cache_dir": Field(str, blank=True),
     "data.target_length": Field(int, low=128),
     "data.value_length": Field(int, low=4, high=256),
     "data.formats": Field(str, many=True, choices=("lines", "json", "csv")),

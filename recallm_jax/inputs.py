@@ -117,7 +117,14 @@ def validation_records(
             )
         return records[:wanted]
     with contextlib.closing(_seqio_records(config, tokenizer, task, "validation")) as examples:
-        return list(itertools.islice(examples, wanted))
+        if not config.data.cache_dir:
+            return list(itertools.islice(examples, wanted))
+        # A cache holds them in another order.
+        return sorted(examples, key=_number)[:wanted]
+
+
+def _number(record: Record) -> int:
+    return int(record.example_id.rpartition("/")[2])
 
 
 def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
@@ -128,10 +135,17 @@ def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
     return generate.record(dataset, tokenizer, task_settings(config), "train", config.seed, number)
 
 
-def _seqio_records(
-    config: ConfigDict, tokenizer: Tokenizer, name: str, split: str
-) -> Generator[Record, None, None]:
-    # TensorFlow comes with SeqIO; it is loaded here and nowhere else, and kept off accelerators.
+def register_tasks(config: ConfigDict, tokenizer: Tokenizer, **options: int):
+    """Register a config's tasks with SeqIO.
+
+    TensorFlow comes with SeqIO; it is loaded here and nowhere else, and kept off accelerators.
+
+    Args:
+      options: `num_train`, for a cache of so many training examples.
+
+    Returns:
+      The modules seqio and tasks.mixtures, and TensorFlow's error for what a task raised.
+    """
     with hidden_stderr():
         import seqio
         import tensorflow as tf
@@ -139,8 +153,6 @@ def _seqio_records(
         from tasks import mixtures
 
         tf.config.set_visible_devices([], "GPU")
-    # Bound here: the module is gone when an unfinished generator is closed at exit.
-    invalid_argument = tf.errors.InvalidArgumentError
     mixtures.register(
         tokenizer,
         task_settings(config),
@@ -148,16 +160,34 @@ def _seqio_records(
         validation_lengths=tuple(config.evaluation.lengths),
         num_validation=config.evaluation.num_examples,
         seed=config.seed,
+        **options,
     )
+    return seqio, mixtures, tf.errors.InvalidArgumentError
+
+
+def _seqio_records(
+    config: ConfigDict, tokenizer: Tokenizer, name: str, split: str
+) -> Generator[Record, None, None]:
+    seqio, mixtures, invalid_argument = register_tasks(config, tokenizer)
     provider = seqio.get_mixture_or_task(name)
     is_mixture = isinstance(provider, seqio.Mixture)
     options = {"passthrough_features": mixtures.PASSTHROUGH} if is_mixture else {}
+    if config.data.cache_dir:
+        seqio.add_global_cache_dirs([config.data.cache_dir])
+        tasks = provider.tasks if is_mixture else [provider]
+        for task in tasks:
+            if not task.cache_dir:
+                raise UserError(
+                    f"config.data.cache_dir = {config.data.cache_dir!r} holds no finished cache of "
+                    f"{task.name}; write it with seqio_cache_tasks (docs/tasks.md)"
+                )
     dataset = provider.get_dataset(
         None,
         split=split,
         shuffle=False,
         seed=config.seed,
         num_epochs=1 if split == "validation" else None,
+        use_cached=bool(config.data.cache_dir),
         # A task that is read in part would warn of its half-filled cache.
         try_in_mem_cache=False,
         **options,

@@ -18,7 +18,7 @@ from tasks.seqio_vocabulary import RecallVocabulary
 from tasks.settings import TaskSettings
 from tasks.vocabulary import Tokenizer
 
-# Training never runs out: an example is a function of its index.
+# Training never runs out: an example is a function of its index. A cache holds as many as asked.
 NUM_TRAIN = 2**31 - 1
 _STRINGS = ("example_id", "dataset", "prompt", "ground_truth")
 # What a mixture's `get_dataset` has to be asked for beside the output features.
@@ -34,6 +34,7 @@ def register(
     validation_lengths: Sequence[int],
     num_validation: int,
     seed: int,
+    num_train: int = NUM_TRAIN,
 ) -> None:
     """Register the tasks of some data sets, and their mixture, with SeqIO.
 
@@ -46,10 +47,10 @@ def register(
     Raises:
       TaskInputError: a name is registered with other settings in this process.
     """
-    wanted = (tokenizer.to_json(), settings, tuple(rates.items()), num_validation, seed)
+    wanted = (tokenizer.to_json(), settings, tuple(rates.items()), num_validation, seed, num_train)
     names = [train_task(dataset) for dataset in rates]
     for dataset, name in zip(rates, names, strict=True):
-        _add(name, wanted, tokenizer, dataset, settings, "train", seed, NUM_TRAIN)
+        _add(name, wanted, tokenizer, dataset, settings, "train", seed, num_train)
         for length in validation_lengths:
             sized = dataclasses.replace(settings, target_length=length)
             task = validation_task(dataset, length)
@@ -96,7 +97,8 @@ def _add(name, wanted, tokenizer, dataset, settings, split, seed, num_examples) 
         source=seqio.FunctionDataSource(
             indices, splits=[split], num_input_examples={split: num_examples}
         ),
-        preprocessors=[generate],
+        # All that is worth caching (`seqio_cache_tasks`) is done by then.
+        preprocessors=[generate, seqio.CacheDatasetPlaceholder()],
         output_features={"inputs": tokens, "targets": tokens, **dict.fromkeys(FLAGS, flag)},
         postprocess_fn=_postprocess,
         metric_fns=[metrics.answer_metrics],

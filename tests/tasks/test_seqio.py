@@ -7,9 +7,10 @@ import pytest
 
 from recallm_jax.setup_policy import tiny_tokenizer
 from tasks.errors import TaskInputError
-from tasks.generate import TaskSettings, record
+from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.record import to_json
+from tasks.settings import TaskSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKENIZER = tiny_tokenizer()
