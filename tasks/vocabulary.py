@@ -90,6 +90,12 @@ class Tokenizer:
             )
         return token_id
 
+    def __reduce__(self):
+        """Pickle by the arguments: compiled templates can't be."""
+        names = {"eos_token": self.eos_token, "bos_token": self.bos_token}
+        make = functools.partial(Tokenizer, chat_template=self.chat_template, **names)
+        return make, (self.to_json(),)
+
     def to_json(self) -> str:
         """Return the tokenizer.json with the added tokens."""
         return self._tokenizer.to_str()
