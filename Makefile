@@ -28,7 +28,7 @@ $(VENV)/installed: setup.py constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-test: setup.py constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test,report]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[test,report,cache]' --constraint constraints.txt
 	@touch $@ $(VENV)/installed
 
 $(WHEEL): | $(BIN)/python

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct on a mixture of the ten categories: all of them, the synthetic ones, or one.
+"""SmolLM2-135M-Instruct on a mixture of categories: all ten, the synthetic ones, or one.
 
 Result: not yet run to its end; `:tiny` on the synthetic mixture passes the tests.
 Hardware: one GPU of 80 GB.
@@ -23,7 +23,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.base()
     choices = {"synthetic": common.SYNTHETIC, "all": common.DATASETS, **common.CATEGORIES}
     if options.of not in choices:
-        raise ValueError(f"variant of={options.of!r} is no mixture; use any of {', '.join(choices)}")
+        raise ValueError(
+            f"variant of={options.of!r} is no mixture; use any of {', '.join(choices)}"
+        )
     config.data.mixture = common.mixture(*choices[options.of])
 
     config.model.dtype = "bfloat16"

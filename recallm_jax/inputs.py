@@ -173,7 +173,7 @@ def _seqio_records(
     is_mixture = isinstance(provider, seqio.Mixture)
     options = {"passthrough_features": mixtures.PASSTHROUGH} if is_mixture else {}
     if config.data.cache_dir:
-        seqio.add_global_cache_dirs([config.data.cache_dir])
+        seqio.set_global_cache_dirs([config.data.cache_dir])
         tasks = provider.tasks if is_mixture else [provider]
         for task in tasks:
             if not task.cache_dir:
