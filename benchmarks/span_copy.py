@@ -14,6 +14,7 @@ the first time that it comes to these states and again, when it has them in its 
 """
 
 import argparse
+import dataclasses
 import functools
 import statistics
 import time
@@ -29,8 +30,17 @@ from benchmarks import llguidance_peer
 from benchmarks.report import write_report
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, sample
-from decoding.span_copy import CopySource, SpanRules, SpanState, advance, initial_state, mask_logits
-from decoding.suffix_index import SuffixIndex, build_index
+from decoding.span_copy import (
+    CopySource,
+    SpanRules,
+    SpanState,
+    advance,
+    extend_source,
+    initial_state,
+    mask_logits,
+    start_source,
+)
+from decoding.suffix_index import build_index
 
 VOCAB = 152_064
 START, END = VOCAB - 2, VOCAB - 1
@@ -38,6 +48,10 @@ ROWS = 16
 STEPS = 16
 RULES = SpanRules(start_token=START, end_token=END, vocab_size=VOCAB, max_length=128)
 DEPTHS = (1, 4, 16, 64)
+# Tokens of a response, and so places beside the prompt's where one may be copied as well.
+RESPONSE = 1024
+# Every token begins with a character of its own.
+EDGES = {"prompt": b"", "prompt+response": bytes([1] * VOCAB)}
 
 
 def zipf_prompts(length: int, seed: int = 0) -> Prompts:
@@ -56,18 +70,19 @@ def zipf_prompts(length: int, seed: int = 0) -> Prompts:
     )
 
 
-def scenarios(prompts: Prompts, index: SuffixIndex) -> dict[str, tuple[SpanState, np.ndarray]]:
+def scenarios(
+    prompts: Prompts, source: CopySource, rules: SpanRules
+) -> dict[str, tuple[SpanState, np.ndarray]]:
     """Return states of ROWS rows, and the tokens [ROWS, d] that each has copied."""
     text = np.asarray(prompts.tokens[0])
     rng = np.random.default_rng(2)
-    source = CopySource(index)
-    free = initial_state(source, ROWS, 1000, RULES)
+    free = initial_state(source, ROWS, RESPONSE, rules)
     step = jax.jit(advance, static_argnames="rules")
 
     def after(copied: np.ndarray) -> tuple[SpanState, np.ndarray]:
-        state = step(free, jnp.full((1, ROWS), START), source, rules=RULES)
+        state = step(free, jnp.full((1, ROWS), START), source, rules=rules)
         for column in copied.T:
-            state = step(state, jnp.asarray(column[None]), source, rules=RULES)
+            state = step(state, jnp.asarray(column[None]), source, rules=rules)
         return state, copied
 
     found = {"no row inside a span": (free, np.zeros((ROWS, 0), np.int32))}
@@ -80,8 +95,8 @@ def scenarios(prompts: Prompts, index: SuffixIndex) -> dict[str, tuple[SpanState
     return found
 
 
-@functools.partial(jax.jit, static_argnames="constrained")
-def decoding_loop(index: SuffixIndex, state: SpanState, logits, keys, constrained: bool):
+@functools.partial(jax.jit, static_argnames=("rules", "constrained"))
+def decoding_loop(source: CopySource, state: SpanState, logits, keys, rules, constrained: bool):
     """Take STEPS steps from the same state; return a sum, so that nothing is optimised away."""
 
     def step(_, total):
@@ -92,12 +107,17 @@ def decoding_loop(index: SuffixIndex, state: SpanState, logits, keys, constraine
             lambda field: field + zero if field.dtype == jnp.int32 else field, state
         )
         if constrained:
-            moved = mask_logits(moved, here, CopySource(index), RULES)
+            moved = mask_logits(moved, here, source, rules)
         token, log_prob = sample(moved, keys, Sampling(temperature=0.0))
         total = total + token.sum() % 7 + log_prob.sum().astype(jnp.int32) % 7
         if constrained:
-            locus = advance(here, token, CopySource(index), RULES).locus
-            total = total + (locus.low.sum() + locus.last.sum()) % 7
+            moved_on = extend_source(source, here, token, rules)
+            after = advance(here, token, moved_on, rules)
+            total = total + sum(field.sum() % 7 for field in jax.tree.leaves(after)).astype(
+                jnp.int32
+            )
+            if moved_on.text is not None:
+                total = total + moved_on.text.newest.sum() % 7
         return total % 1024
 
     return lax.fori_loop(0, STEPS, step, jnp.int32(0))
@@ -136,26 +156,28 @@ def seconds(function: Callable, *arguments, repeats: int = 9) -> float:
     return statistics.median(times)
 
 
-def measure(length: int) -> list[dict]:
+def measure(length: int, copy_source: str) -> list[dict]:
     """Return the figures of one context length, in milliseconds."""
+    rules = dataclasses.replace(RULES, copy_source=copy_source, edges=EDGES[copy_source])
     prompts = zipf_prompts(length)
     on_device = jax.tree.map(jnp.asarray, prompts)
     build = jax.jit(functools.partial(build_index, num_rows=VOCAB, max_length=RULES.max_length))
     index = build(on_device)
     build_ms = 1e3 * seconds(build, on_device)
     num_bytes = sum(x.nbytes for x in jax.tree.leaves(index))
+    source = start_source(on_device, index, ROWS, RESPONSE, rules)
     logits = jax.random.normal(jax.random.key(0), (1, ROWS, VOCAB))
     keys = jax.random.split(jax.random.key(1), (1, ROWS))
     text = np.asarray(prompts.tokens[0])
     peer = llguidance_peer.SubstringPeer(text, VOCAB) if llguidance_peer.installed() else None
     rows = []
-    for name, (state, copied) in scenarios(prompts, index).items():
+    for name, (state, copied) in scenarios(prompts, source, rules).items():
         # Turn and turn about, so that what else the machine does falls on both.
         pairs = [
             [
                 seconds(
-                    functools.partial(decoding_loop, constrained=flag),
-                    *(index, state, logits, keys),
+                    functools.partial(decoding_loop, rules=rules, constrained=flag),
+                    *(source, state, logits, keys),
                     repeats=1,
                 )
                 for flag in (True, False)
@@ -171,7 +193,7 @@ def measure(length: int) -> list[dict]:
         if copied.shape[1]:
             numpy_ms = 1e3 * still_matching_seconds(text, copied)
         first_ms = again_ms = None
-        if peer is not None and state.inside.any():
+        if peer is not None and state.inside.any() and copy_source == "prompt":
             first_ms, again_ms = llguidance_ms(peer, copied, np.asarray(logits[0]), branches)
         rows.append(
             {
@@ -217,11 +239,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1_024, 8_192, 32_768, 131_072])
+    parser.add_argument("--copy-source", default="prompt", choices=list(EDGES))
     arguments = parser.parse_args()
     rows = []
     print(f"{ROWS} rows, vocabulary {VOCAB}; milliseconds, a step")
     for length in arguments.lengths:
-        measured = measure(length)
+        measured = measure(length, arguments.copy_source)
         first = measured[0]
         print(
             f"\n{length} tokens: index built in {first['index_build_ms']:.1f} ms, "
@@ -239,7 +262,12 @@ def main() -> None:
                 f"{cell(row['llguidance_first_ms'])}  {cell(row['llguidance_again_ms'])}"
             )
         rows += measured
-    write_report(arguments.out, rows, llguidance=llguidance_peer.installed())
+    write_report(
+        arguments.out,
+        rows,
+        copy_source=arguments.copy_source,
+        llguidance=llguidance_peer.installed(),
+    )
 
 
 if __name__ == "__main__":

@@ -166,6 +166,11 @@ def move(
     return Matches(places, matches.position + 1)
 
 
+def stay(matches: Matches) -> Matches:
+    """Return the matches after a token that no row opens a span with, or copies."""
+    return dataclasses.replace(matches, position=matches.position + 1)
+
+
 def may_open(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
     """Return whether some place could open a span now."""
     window = lax.broadcasted_iota(jnp.int32, text.tokens.shape, 2)

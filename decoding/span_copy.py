@@ -255,7 +255,13 @@ def advance(
     locus = lax.cond((opens | copies).any(), moved, lambda _: state.locus, None)
     matches = state.matches
     if matches is not None and source.text is not None:
-        matches = response_text.move(matches, source.text, token, opens, copies)
+        text = source.text
+        matches = lax.cond(
+            (opens | copies).any(),
+            lambda matches: response_text.move(matches, text, token, opens, copies),
+            response_text.stay,
+            matches,
+        )
     return SpanState(opens | copies, locus, matches, state.budget - 1)
 
 
@@ -305,7 +311,14 @@ def allowed_tokens(
 def _may_open(state: SpanState, source: CopySource, rules: SpanRules) -> Bool[Array, "B R"]:
     something = (source.index.count > 0)[:, None]
     if state.matches is not None and source.text is not None:
-        something = something | response_text.may_open(state.matches, source.text)
+        matches, text = state.matches, source.text
+        something = jnp.broadcast_to(something, state.inside.shape)
+        # Where the prompt has something, the response need not be asked.
+        something = lax.cond(
+            something.all(),
+            lambda: something,
+            lambda: something | response_text.may_open(matches, text),
+        )
     return jnp.asarray(something & (state.budget >= rules.min_length + 2))
 
 
