@@ -5,16 +5,16 @@ import pytest
 from rl.rewards.categories import SETTINGS, GroundTruth, category
 
 RETRIEVAL = GroundTruth("retrieval", ("aB3dE6gH9k",), ("Key 7:\naB3dE6gH9k",))
-MATHS = GroundTruth("math_retrieval", ("aB3dE6gH9k",), ("Key 7:\naB3dE6gH9k",), "7")
+MATHS = GroundTruth("math_retrieval", ("aB3dE6gH9k",), ("Key 7:\naB3dE6gH9k",), math_answer="7")
 
 
 def answer_score(answer, truth, settings):
-    return category(truth.dataset).answer_score(answer, truth, settings)
+    return category(truth.dataset, settings).answer_score(answer, (), truth, settings)
 
 
 @pytest.mark.parametrize("dataset", ["retrieval", "math_retrieval"])
 def test_the_rows_are_the_papers(dataset):
-    row = category(dataset)
+    row = category(dataset, SETTINGS["train"])
     assert (row.hit_threshold, row.min_span, row.gold_mode, row.free_spans) == (
         0.9,
         5,
@@ -33,7 +33,7 @@ def test_the_settings_are_the_papers():
 
 def test_an_unknown_data_set_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'retreival' has no reward; known are .*retrieval"):
-        category("retreival")
+        category("retreival", SETTINGS["train"])
 
 
 @pytest.mark.parametrize("answers", [(), ("",), ("right", " ")])
