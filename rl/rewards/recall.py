@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rl.rewards.categories import Category
 from tasks.scoring import stands_alone
 
-# Shorter overlaps are tried one by one; longer ones are found by their first characters.
+# An overlap of so many characters or more is found by its first ones, a shorter one in the tail.
 ANCHOR = 8
 # Places tried before the search that is linear in the worst case takes over.
 MAX_PLACES = 16
@@ -32,20 +32,21 @@ def copy_f1(span: str, document: str) -> float:
 
 def _suffix_prefix(first: str, second: str) -> int:
     """Return the longest suffix of `first` that is a prefix of `second`."""
-    place = max(0, len(first) - len(second))
-    if len(first) - place >= ANCHOR:
-        anchor = second[:ANCHOR]
-        for _ in range(MAX_PLACES):
-            place = first.find(anchor, place)
-            if place < 0:
-                break
+    size = len(first)
+    place, anchor, tries = max(0, size - len(second)), second[:ANCHOR], 0
+    if len(second) >= ANCHOR:
+        while (place := first.find(anchor, place)) >= 0:
             if second.startswith(first[place:]):
-                return len(first) - place
-            place += 1
-        else:
-            return _suffix_prefix_linear(first, second)
-    most = min(len(first), len(second), ANCHOR - 1)
-    return next((n for n in range(most, 0, -1) if first.endswith(second[:n])), 0)
+                return size - place
+            place, tries = place + 1, tries + 1
+            if tries > MAX_PLACES:
+                return _suffix_prefix_linear(first, second)
+    tail = first[1 - ANCHOR :][-len(second) :]
+    place = -1
+    while (place := tail.find(second[0], place + 1)) >= 0:
+        if second.startswith(tail[place:]):
+            return len(tail) - place
+    return 0
 
 
 def _suffix_prefix_linear(first: str, second: str) -> int:
