@@ -52,7 +52,7 @@ def majority(
     The paper's rule: lower-cased and without end punctuation the answer is the option or its
     identifier, contains the option as words, or begins or ends with the identifier. Ours: the
     only option that is named is this one, or where none is named in full, the only one whose
-    identifier occurs; so listing the options scores 0.
+    identifier occurs, in at most MAX_ANSWER_WORDS words; so listing the options scores 0.
 
     Args:
       option: its name, then its identifiers.
@@ -79,7 +79,8 @@ def top_votes(
 
     The paper counts an option by its name or its last word. Ours counts identifiers only where no
     option is named in full (a number of votes is no option), a name inside a longer name once, and
-    nothing for an answer that names more than half of the wrong ones.
+    nothing for an answer that names more than half of the wrong ones or has more than
+    MAX_ANSWER_WORDS words an option.
 
     Args:
       options: the N right ones, each with its name and then its identifiers.
@@ -99,7 +100,12 @@ def top_votes(
 
 
 def _votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str]) -> tuple[int, int]:
-    """Return how many right and wrong options are named, or given by identifier if none is."""
+    """Return how many right and wrong options are named, or given by identifier if none is.
+
+    None are in an answer too long to name these options only.
+    """
+    if is_lengthy(answer, *(aliases[0] for aliases in options)):
+        return 0, 0
     names = [aliases[0] for aliases in options]
     right, wrong = _named(answer, names), _named(answer, others)
     everything = _named(answer, [*names, *others])

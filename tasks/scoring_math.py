@@ -193,6 +193,8 @@ def _verified(reference: str, expression: str) -> float:
     """Return whether math-verify holds two expressions equal, within the limit."""
     global _worker
     with _worker_lock:
+        if _worker is not None and _worker.process.poll() is not None:
+            _stop()
         _worker = _worker or _Worker()
         verdict = _worker.ask(reference, expression)
         if verdict is None:
