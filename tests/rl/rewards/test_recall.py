@@ -93,9 +93,10 @@ def test_copy_f1_of_long_strings_is_linear():
     # Quadratic work would be 10^10 steps.
     size = 50_000
     assert copy_f1("a" * size + "c", "b" + "a" * size) == pytest.approx(size / (size + 1))
-    start = time.monotonic()
-    assert copy_f1("ab" * size + "c", "ab" * size + "d") == 0.0
-    assert time.monotonic() - start < 2
+    # Each of many places holds the first characters, and none the rest.
+    start = time.process_time()
+    assert copy_f1("ab" * 4 * size + "c", "ab" * 4 * size + "d") == 0.0
+    assert time.process_time() - start < 3
 
 
 def test_each_document_counts_by_its_best_span_over_the_threshold():
