@@ -1,4 +1,8 @@
-"""Scores of an answer: text in, float out. Rewards and metrics use the same functions."""
+"""Scores of an answer: text in, float out. Rewards and metrics use the same functions.
+
+Candidates in a list are scored in `scoring_candidates.py`, ids in `scoring_ids.py`, mathematics in
+`scoring_math.py`.
+"""
 
 import re
 import string
@@ -8,11 +12,15 @@ ANSWER = "Answer:"
 THINK_END = "</think>"
 # Enough to name the key and repeat the value in a sentence, too few to list the context's values.
 MAX_ANSWER_WORDS = 16
+MAX_WORD_LENGTH = 16
 
 _WORD = re.compile(r"[0-9A-Za-z]+")
+_ANY_WORD = re.compile(r"[^\W_]+")
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\.?\d|[A-Za-z])")
 # What may surround a value in an answer: spaces, quotes, brackets, Markdown.
 _AROUND = " \t\r\n\"'`\u201c\u201d\u2018\u2019()[]*"
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
 
 
 def extract_answer(response: str) -> str:
@@ -45,16 +53,41 @@ def contains_value(answer: str, value: str, *, paper_rule: bool = False) -> floa
     if paper_rule:
         return float(value in answer)
     words = _WORD.findall(answer)
-    if not value.strip() or len(words) > max(MAX_ANSWER_WORDS, 2 * len(_WORD.findall(value))):
+    if not value.strip() or is_lengthy(answer, value):
         return 0.0
     if _NUMBER.fullmatch(value):
         candidates = set(_NUMBER.findall(answer))
         contained = value in candidates
     else:
-        alone = rf"(?<![0-9A-Za-z]){re.escape(value)}(?![0-9A-Za-z])"
-        contained = re.search(alone, answer) is not None
+        contained = stands_alone(value, answer)
         candidates = {word for word in words if _is_code(word)}
     return float(contained and not any(len(c) == len(value) and c != value for c in candidates))
+
+
+def is_lengthy(answer: str, *values: str) -> bool:
+    """Return whether an answer is too long to be one that gives these values only.
+
+    More than MAX_ANSWER_WORDS words a value, or twice the values' words where that is more; for
+    scripts without spaces more than MAX_WORD_LENGTH characters for each of these words.
+    """
+    words = sum(len(_ANY_WORD.findall(value)) for value in values)
+    limit = max(MAX_ANSWER_WORDS * len(values), 2 * words)
+    # A word takes a character and what parts it from the next one: most texts need no count.
+    if len(answer) < 2 * limit:
+        return False
+    longest = max(MAX_WORD_LENGTH * limit, 2 * sum(map(len, values)))
+    return len(answer) > longest or len(_ANY_WORD.findall(answer)) > limit
+
+
+def stands_alone(value: str, text: str) -> bool:
+    """Return whether a value occurs outside longer runs of letters and digits."""
+    place = text.find(value) if value else -1
+    while place >= 0:
+        around = text[place - 1 : place] + text[place + len(value) : place + len(value) + 1]
+        if not _WORD.search(around):
+            return True
+        place = text.find(value, place + 1)
+    return False
 
 
 def _is_code(word: str) -> bool:
@@ -76,8 +109,55 @@ def _bare(text: str) -> str:
 
 def normalise(text: str) -> str:
     """Return SQuAD's normal form: lower case, no punctuation, no articles, single spaces."""
-    text = "".join(c for c in text.lower() if c not in string.punctuation)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    text = text.lower().translate(_NO_PUNCTUATION)
+    return " ".join(_ARTICLE.sub(" ", text).split())
+
+
+def is_equal_normalised(answer: str, reference: str, *, paper_rule: bool = False) -> float:
+    """Return 1 if the two have the same normal form.
+
+    Guard: where nothing is left of the reference (a label such as "A"), the bare texts are
+    compared, so that an empty answer is right for none.
+    """
+    wanted = normalise(reference)
+    if wanted or paper_rule:
+        return float(normalise(answer) == wanted)
+    return exact_match(answer.lower(), reference.lower())
+
+
+def matches_reference(answer: str, reference: str, *, paper_rule: bool = False) -> float:
+    """Return 1 if one of the normalised texts contains the other (short answers to questions).
+
+    arXiv 2604.09494, appendix D.3. Our guards:
+
+    * nothing is left of a text ("", "the"): 0, though the empty text is contained in any;
+    * containment is of whole words ("e" is not in "the beatles");
+    * a part of the reference must be half of its words and a third of its characters ("Obama" for
+      "Barack Obama", not "of" for "Bank of England");
+    * an answer of more than MAX_ANSWER_WORDS words scores 0 (twice the reference's words for a
+      long one), so that no copy of the context does;
+    * an answer that offers a choice scores 0: "or" where the reference has none, both yes and no,
+      or another number as long as a reference that is one.
+    """
+    given, wanted = normalise(answer), normalise(reference)
+    if paper_rule:
+        return float(given in wanted or wanted in given)
+    if not given or not wanted or is_lengthy(answer, reference):
+        return 0.0
+    words, wanted_words = given.split(), wanted.split()
+    if ("or" in words and "or" not in wanted_words) or {"yes", "no"} <= set(words):
+        return 0.0
+    if wanted.isdigit():
+        numbers = (word for word in words if word.isdigit())
+        if any(len(number) == len(wanted) and number != wanted for number in numbers):
+            return 0.0
+    if f" {wanted} " in f" {given} ":
+        return 1.0
+    return float(
+        f" {given} " in f" {wanted} "
+        and 2 * len(words) >= len(wanted_words)
+        and 3 * len(given) >= len(wanted)
+    )
 
 
 def token_f1(answer: str, reference: str) -> float:

@@ -13,6 +13,13 @@ JOBS = [
     for job in ("train", "evaluate", "generate", "prepare", "convert", "report", "plan")
     if pathlib.Path(f"recallm_jax/{job}.py").exists()
 ]
+# Scores: text in, float out; all that the floor above may know of tasks.
+SCORING = {
+    "tasks.scoring",
+    "tasks.scoring_candidates",
+    "tasks.scoring_ids",
+    "tasks.scoring_math",
+}
 # Loaded inside the functions that need them, and only there.
 LAZY = ("tensorflow", "seqio", "clu")
 # Registers tasks when imported: what it is for.
@@ -20,7 +27,7 @@ REGISTERS = "recallm_jax.registered_tasks"
 MAY_IMPORT = {
     "decoding": {"decoding"},
     "tasks": {"tasks"},
-    "rl": {"rl", "decoding", "tasks.scoring"},
+    "rl": {"rl", "decoding", *SCORING},
     "recallm_jax": {"recallm_jax", "rl", "decoding", "tasks"},
     "configs": {"configs"},
     "benchmarks": {"benchmarks", "recallm_jax", "rl", "decoding", "tasks"},
@@ -39,7 +46,7 @@ def imports(path: pathlib.Path, *, top_level: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: the path of a file is its import name"
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            modules = inner & (MODULES.keys() | {"tasks.scoring"})
+            modules = inner & (MODULES.keys() | SCORING)
             names |= modules or {node.module}
     return names
 

@@ -4,9 +4,10 @@ arXiv 2604.09494, section 4.3 and appendix D.3.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from tasks import scoring
+from rl.rewards.format import citation_format, ranking_format
+from tasks import scoring, scoring_candidates, scoring_ids, scoring_math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,6 @@ class GroundTruth:
             )
 
 
-AnswerScore = Callable[[str, GroundTruth, "RewardSettings"], float]
-
-
 @dataclasses.dataclass(frozen=True)
 class RewardSettings:
     """What differs between training and evaluation, and between the paper's rules and ours.
@@ -57,18 +55,57 @@ class RewardSettings:
     Attributes:
       density_limit: spans per 1,024 response tokens that cost nothing.
       math_answer_credit: score for finding the number but not the value (math_retrieval).
-      paper_rule: score answers by the paper's rules, without our guards (`tasks/scoring.py`).
+      icl_gold_mode: the gold mode of many-shot classification (see `Category.gold_mode`).
+      coverage_weight: share of the answers in the score of cited answers; citations have the rest.
+      paper_rule: score answers by the paper's rules, without our guards (`tasks/scoring*.py`).
     """
 
     density_limit: float
     math_answer_credit: float
+    icl_gold_mode: str
+    coverage_weight: float
     paper_rule: bool = False
 
 
+# The paper's training configurations, and the defaults that its evaluation script uses.
 SETTINGS = {
-    "train": RewardSettings(density_limit=4.0, math_answer_credit=0.25),
-    "eval": RewardSettings(density_limit=6.0, math_answer_credit=0.0),
+    "train": RewardSettings(
+        density_limit=4.0,
+        math_answer_credit=0.25,
+        icl_gold_mode="top_k_gold",
+        coverage_weight=0.2,
+    ),
+    "eval": RewardSettings(
+        density_limit=6.0,
+        math_answer_credit=0.0,
+        icl_gold_mode="always_1",
+        coverage_weight=0.0,
+    ),
 }
+
+# Scores of an answer and of the recall spans before it, in [0, 1].
+AnswerScore = Callable[[str, Sequence[str], GroundTruth, RewardSettings], float]
+# Whether an answer is the reference, from the answer, its score and the truth.
+ExactMatch = Callable[[str, float, GroundTruth], float]
+TaskFormat = Callable[[str, GroundTruth, RewardSettings], float]
+
+
+def is_full(answer: str, score: float, truth: GroundTruth) -> float:
+    """Return 1 where the answer score is full: of grades, parts and choices nothing is missing."""
+    del answer, truth
+    return float(score >= 1.0 - 1e-9)
+
+
+def is_value(answer: str, score: float, truth: GroundTruth) -> float:
+    """Return 1 where the answer is the value and nothing else, however it is quoted."""
+    del score
+    return max(scoring.exact_match(answer, value) for value in truth.answers)
+
+
+def is_alias(answer: str, score: float, truth: GroundTruth) -> float:
+    """Return SQuAD's exact match, the best over the aliases."""
+    del score
+    return max(scoring.is_equal_normalised(answer, value) for value in truth.answers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +119,9 @@ class Category:
         "used_recall" (1 if there is any span).
       free_spans: spans that the density does not count.
       answer_score: the answer's score in [0, 1].
+      exact_match: whether the answer is the reference.
       top_k: gold documents that count in the mode "top_k_gold".
+      task_format: the task's own half of the format reward.
     """
 
     hit_threshold: float
@@ -90,28 +129,164 @@ class Category:
     gold_mode: str
     free_spans: int
     answer_score: AnswerScore
+    exact_match: ExactMatch = is_full
     top_k: int = 0
+    task_format: TaskFormat | None = None
 
 
-def _value(answer: str, truth: GroundTruth, settings: RewardSettings) -> float:
+def _value(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
     return max(
         scoring.contains_value(answer, value, paper_rule=settings.paper_rule)
         for value in truth.answers
     )
 
 
-def _value_or_number(answer: str, truth: GroundTruth, settings: RewardSettings) -> float:
+def _value_or_number(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
     number = scoring.contains_value(answer, truth.math_answer, paper_rule=settings.paper_rule)
-    return max(_value(answer, truth, settings), settings.math_answer_credit * number)
+    value = _value(answer, spans, truth, settings)
+    return max(value, settings.math_answer_credit * number)
 
+
+def _several_values(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
+    return scoring_candidates.several_values(
+        answer, truth.parts or (truth.answers,), truth.wrong, paper_rule=settings.paper_rule
+    )
+
+
+def _mathematics(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
+    return max(
+        scoring_math.equal_expressions(answer, value, paper_rule=settings.paper_rule)
+        for value in truth.answers
+    )
+
+
+def _option(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
+    return scoring_math.chosen_option(
+        answer, truth.answers[0], truth.choices, paper_rule=settings.paper_rule
+    )
+
+
+def _letter(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
+    return scoring_candidates.chosen_letter(
+        answer, truth.answers[0], truth.choices, paper_rule=settings.paper_rule
+    )
+
+
+def _label(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
+    return max(
+        scoring.is_equal_normalised(answer, value, paper_rule=settings.paper_rule)
+        for value in truth.answers
+    )
+
+
+def _majority(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
+    return scoring_candidates.majority(
+        answer, truth.answers, truth.wrong, paper_rule=settings.paper_rule
+    )
+
+
+def _top_votes(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
+    return scoring_candidates.top_votes(
+        answer, truth.parts or (truth.answers,), truth.wrong, paper_rule=settings.paper_rule
+    )
+
+
+def _ranking(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans, settings
+    return scoring_ids.ndcg(scoring_ids.ranked_ids(answer), truth.grades)
+
+
+def _citations(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    paper_rule = settings.paper_rule
+    cited = scoring_ids.citation_f1(answer, spans, truth.grades, paper_rule=paper_rule)
+    weight = settings.coverage_weight
+    if not weight:
+        return cited
+    covered = scoring_ids.answer_coverage(
+        answer, truth.parts or (truth.answers,), paper_rule=paper_rule
+    )
+    return (1 - weight) * cited + weight * covered
+
+
+def _reference(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    del spans
+    return max(
+        scoring.matches_reference(answer, value, paper_rule=settings.paper_rule)
+        for value in truth.answers
+    )
+
+
+def _is_ranking(answer: str, truth: GroundTruth, settings: RewardSettings) -> float:
+    del settings
+    return ranking_format(answer, truth.grades)
+
+
+def _is_cited(answer: str, truth: GroundTruth, settings: RewardSettings) -> float:
+    return citation_format(answer, truth.grades, paper_rule=settings.paper_rule)
+
+
+_RECALL = Category(0.9, 5, "standard", 2, _value, is_value)
+# No gold documents: the threshold 1 is never used.
+_MATHS = Category(1.0, 5, "always_1", 2, _mathematics)
+_MANY_SHOT = Category(0.95, 7, "top_k_gold", 2, _label, top_k=2)
+_VOTES = Category(1.0, 5, "always_1", 2, _majority)
+_MULTI_HOP = Category(0.4, 7, "standard", 4, _reference, is_alias)
+_SINGLE_HOP = Category(0.4, 7, "top_k_gold", 2, _reference, is_alias, top_k=1)
 
 CATEGORIES = {
-    "retrieval": Category(0.9, 5, "standard", 2, _value),
-    "math_retrieval": Category(0.9, 5, "standard", 2, _value_or_number),
+    "retrieval": _RECALL,
+    "multi_niah": Category(0.9, 7, "standard", 6, _several_values),
+    "math_retrieval": dataclasses.replace(_RECALL, answer_score=_value_or_number),
+    "dapo_math": _MATHS,
+    "mcqa_math": dataclasses.replace(_MATHS, answer_score=_option),
+    "banking77": _MANY_SHOT,
+    "massive": _MANY_SHOT,
+    "quality": Category(1.0, 7, "used_recall", 4, _letter),
+    "majority_vote": _VOTES,
+    "top_n_vote": dataclasses.replace(_VOTES, answer_score=_top_votes),
+    "msmarco_v2": Category(0.7, 5, "top_k_gold", 4, _ranking, top_k=2, task_format=_is_ranking),
+    "qampari": Category(0.7, 7, "top_k_gold", 4, _citations, top_k=5, task_format=_is_cited),
+    "hotpotqa": _MULTI_HOP,
+    "musique": _MULTI_HOP,
+    "2wikimultihopqa": _MULTI_HOP,
+    "nq": _SINGLE_HOP,
+    "triviaqa": _SINGLE_HOP,
 }
 
 
-def category(dataset: str) -> Category:
+def category(dataset: str, settings: RewardSettings) -> Category:
     """Return a data set's row of the table.
 
     Raises:
@@ -120,4 +295,7 @@ def category(dataset: str) -> Category:
     if dataset not in CATEGORIES:
         known = ", ".join(sorted(CATEGORIES))
         raise ValueError(f"dataset {dataset!r} has no reward; known are {known}")
-    return CATEGORIES[dataset]
+    row = CATEGORIES[dataset]
+    if row is _MANY_SHOT:
+        row = dataclasses.replace(row, gold_mode=settings.icl_gold_mode)
+    return row

@@ -33,7 +33,11 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """The components, each in [0, 1], and their composition."""
+    """The components, each in [0, 1], and their composition.
+
+    `exact_match` is 0 or 1: whether the answer is the reference, as the data set's row defines it
+    (`rl/rewards/categories.py`).
+    """
 
     total: float
     format: float
@@ -71,15 +75,17 @@ def score(completion: Completion, truth: GroundTruth, settings: RewardSettings) 
     Raises:
       ValueError: the data set has no row in the table.
     """
-    row = category(truth.dataset)
+    row = category(truth.dataset, settings)
     answer = scoring.extract_answer(completion.text)
-    answer_score = row.answer_score(answer, truth, settings)
-    recalled = overlap(completion.spans, truth.gold_documents, row)
+    answer_score = row.answer_score(answer, completion.spans, truth, settings)
+    recalled = overlap(completion.spans, truth.gold_documents, row, truth.gold_labels)
     used = usage(completion.spans, completion.num_starts, completion.num_ends, row.min_span)
     dense = density(
         len(completion.spans), completion.num_tokens, row.free_spans, settings.density_limit
     )
     well_formed = format_score(completion.text)
+    if row.task_format is not None:
+        well_formed = (well_formed + row.task_format(answer, truth, settings)) / 2
     retrieval = recalled * used * dense
     return Reward(
         total=compose(well_formed, answer_score, retrieval),
@@ -89,5 +95,5 @@ def score(completion: Completion, truth: GroundTruth, settings: RewardSettings) 
         overlap=recalled,
         usage=used,
         density=dense,
-        exact_match=max(scoring.exact_match(answer, value) for value in truth.answers),
+        exact_match=row.exact_match(answer, answer_score, truth),
     )

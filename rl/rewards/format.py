@@ -1,6 +1,10 @@
-"""The format reward: one thought, then one final answer."""
+"""The format reward: one thought, then one final answer, in two categories of a certain form."""
+
+import math
+from collections.abc import Mapping
 
 from tasks.scoring import ANSWER, THINK_END
+from tasks.scoring_ids import cited_ids, ranked_ids, valid_share, without_citations
 
 THINK = "<think>"
 
@@ -17,3 +21,20 @@ def format_score(text: str) -> float:
     if visible.count(ANSWER) != 1:
         return 0.0
     return float(bool(visible.partition(ANSWER)[2].strip()))
+
+
+def citation_format(answer: str, grades: Mapping[str, int], *, paper_rule: bool = False) -> float:
+    """Return 1 if the answer cites at least one `[N]` and holds some text besides.
+
+    By our rule one of the ids must be a document's, and the text a letter or digit at least.
+    """
+    ids = cited_ids(answer, paper_rule=paper_rule)
+    if not paper_rule:
+        ids = [name for name in ids if name in grades]
+    text = without_citations(answer, paper_rule=paper_rule).strip()
+    return float(bool(ids) and (bool(text) if paper_rule else any(map(str.isalnum, text))))
+
+
+def ranking_format(answer: str, grades: Mapping[str, int]) -> float:
+    """Return the root of the share of the prompt's ids that are ranked."""
+    return math.sqrt(valid_share(ranked_ids(answer), grades))

@@ -7,6 +7,12 @@ import math
 from collections.abc import Sequence
 
 from rl.rewards.categories import Category
+from tasks.scoring import stands_alone
+
+# An overlap of so many characters or more is found by its first ones, a shorter one in the tail.
+ANCHOR = 8
+# Places tried before the search that is linear in the worst case takes over.
+MAX_PLACES = 16
 
 
 def copy_f1(span: str, document: str) -> float:
@@ -25,7 +31,26 @@ def copy_f1(span: str, document: str) -> float:
 
 
 def _suffix_prefix(first: str, second: str) -> int:
-    """Return the longest suffix of `first` that is a prefix of `second` (Knuth-Morris-Pratt)."""
+    """Return the longest suffix of `first` that is a prefix of `second`."""
+    size = len(first)
+    place, anchor, tries = max(0, size - len(second)), second[:ANCHOR], 0
+    if len(second) >= ANCHOR:
+        while (place := first.find(anchor, place)) >= 0:
+            if second.startswith(first[place:]):
+                return size - place
+            place, tries = place + 1, tries + 1
+            if tries > MAX_PLACES:
+                return _suffix_prefix_linear(first, second)
+    tail = first[1 - ANCHOR :][-len(second) :]
+    place = -1
+    while (place := tail.find(second[0], place + 1)) >= 0:
+        if second.startswith(tail[place:]):
+            return len(tail) - place
+    return 0
+
+
+def _suffix_prefix_linear(first: str, second: str) -> int:
+    """Return the same in linear time whatever the texts (Knuth-Morris-Pratt)."""
     second = second[: len(first)]
     border = [0] * len(second)
     matched = 0
@@ -44,12 +69,17 @@ def _suffix_prefix(first: str, second: str) -> int:
     return matched
 
 
-def overlap(spans: Sequence[str], documents: Sequence[str], row: Category) -> float:
+def overlap(
+    spans: Sequence[str], documents: Sequence[str], row: Category, labels: Sequence[str] = ()
+) -> float:
     """Return how much of the gold documents the spans recall, in [0, 1].
 
     Each gold document counts by the copy-F1 of its best span over the row's hit threshold, at
-    most 1; the overlap is the mean over all of them or over the best k. 1 without gold documents,
-    0 with them but no spans.
+    most 1, and half of that where its best span lacks its label; the overlap is the mean over all
+    of them or over the best k. 1 without gold documents, 0 with them but no spans.
+
+    Args:
+      labels: the label in each gold document; () or "" for none.
     """
     if row.gold_mode == "always_1":
         return 1.0
@@ -57,13 +87,35 @@ def overlap(spans: Sequence[str], documents: Sequence[str], row: Category) -> fl
         return float(bool(spans))
     if not documents:
         return 1.0
+    spans = list(dict.fromkeys(spans))
     hits = [
-        min(1.0, max((copy_f1(span, document) for span in spans), default=0.0) / row.hit_threshold)
-        for document in documents
+        _hit(spans, document, label, row.hit_threshold)
+        for document, label in zip(documents, labels or [""] * len(documents), strict=True)
     ]
     if row.gold_mode == "top_k_gold":
         hits = sorted(hits, reverse=True)[: row.top_k]
     return sum(hits) / len(hits)
+
+
+def _hit(spans: Sequence[str], document: str, label: str, threshold: float) -> float:
+    """Return how far one document is recalled; of equally good spans one with the label counts."""
+    best, labelled = 0.0, False
+    for span in filter(None, spans):
+        size, other = len(span), len(document)
+        # No pair of such lengths does better.
+        if 2 * min(size, other) / (size + other) < best:
+            continue
+        f1 = copy_f1(span, document)
+        if f1 > best:
+            best, labelled = f1, _holds(span, label)
+        elif f1 == best:
+            labelled = labelled or _holds(span, label)
+    return min(1.0, best / threshold) * (1.0 if labelled else 0.5)
+
+
+def _holds(span: str, label: str) -> bool:
+    """Return whether a span has a label in it, "label: 7" not within "label: 77"."""
+    return not label or stands_alone(label, span)
 
 
 def usage(spans: Sequence[str], num_starts: int, num_ends: int, min_span: int) -> float:

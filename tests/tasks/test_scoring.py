@@ -2,7 +2,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.scoring import contains_value, exact_match, extract_answer, normalise, token_f1
+from tasks.scoring import (
+    contains_value,
+    exact_match,
+    extract_answer,
+    is_equal_normalised,
+    is_lengthy,
+    matches_reference,
+    normalise,
+    stands_alone,
+    token_f1,
+)
 
 
 @pytest.mark.parametrize(
@@ -135,3 +145,80 @@ def test_token_f1(answer, reference, f1):
 def test_token_f1_is_symmetric(first, second):
     assert token_f1(first, second) == pytest.approx(token_f1(second, first))
     assert 0.0 <= token_f1(first, second) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "label", "ours", "papers"),
+    [
+        ("Card Arrival.", "card arrival", 1.0, 1.0),
+        ("7", "7", 1.0, 1.0),
+        ("17", "7", 0.0, 0.0),
+        ("7 17", "7", 0.0, 0.0),
+        ("", "7", 0.0, 0.0),
+        # Nothing is left of the label: the paper takes every such answer for it.
+        ("", "The", 0.0, 1.0),
+        ("an", "The", 0.0, 1.0),
+        ('"the"', "The", 1.0, 1.0),
+    ],
+)
+def test_labels_are_equal_after_normalising(answer, label, ours, papers):
+    assert is_equal_normalised(answer, label) == ours
+    assert is_equal_normalised(answer, label, paper_rule=True) == papers
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "ours", "papers"),
+    [
+        ("The Beatles", "Beatles", 1.0, 1.0),
+        ("It was the Beatles, in 1962.", "Beatles", 1.0, 1.0),
+        ("Obama", "Barack Obama", 1.0, 1.0),
+        ("Rolling Stones", "Beatles", 0.0, 0.0),
+        ("", "Beatles", 0.0, 1.0),
+        ("the", "Beatles", 0.0, 1.0),
+        ("Beatles", "the", 0.0, 1.0),
+        ("e", "Beatles", 0.0, 1.0),
+        # One word of three, though 7 of 15 characters; one of two, but 2 of 7 characters.
+        ("England", "Bank of England", 0.0, 1.0),
+        ("of", "Bank of England", 0.0, 1.0),
+        ("of", "Of mice", 0.0, 1.0),
+        ("Stones or Beatles", "Beatles", 0.0, 1.0),
+        ("dead or alive", "Dead or Alive", 1.0, 1.0),
+        ("yes and no", "yes", 0.0, 1.0),
+        ("yes", "yes", 1.0, 1.0),
+        ("1961 1962 1963", "1962", 0.0, 1.0),
+        ("3 May 1962", "1962", 1.0, 1.0),
+        ("21962", "1962", 0.0, 1.0),
+        ("name " * 16 + "Beatles", "Beatles", 0.0, 1.0),
+        ("name " * 15 + "Beatles", "Beatles", 1.0, 1.0),
+    ],
+)
+def test_short_answers_contain_the_reference_or_a_fair_part_of_it(answer, reference, ours, papers):
+    assert matches_reference(answer, reference) == ours
+    assert matches_reference(answer, reference, paper_rule=True) == papers
+
+
+@settings(deadline=None)
+@given(st.text("abe th1.", max_size=30), st.text("abe th1.", max_size=12))
+def test_a_match_of_ours_is_one_of_the_papers(answer, reference):
+    ours = matches_reference(answer, reference)
+    assert ours <= matches_reference(answer, reference, paper_rule=True)
+
+
+def test_scripts_without_spaces_are_bounded_by_characters():
+    assert not is_lengthy("\u6771" * 256, "\u6771\u4eac")
+    assert is_lengthy("\u6771" * 257, "\u6771\u4eac")
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "alone"),
+    [
+        ("label: 7", "x\nlabel: 77 label: 7", True),
+        ("label: 7", "x\nlabel: 77 label: 7a", False),
+        ("[3]", "Document[3]Title", False),
+        ("[3]", "Document [3](Title", True),
+        ("a", "", False),
+        ("", "a", False),
+    ],
+)
+def test_a_value_stands_alone_outside_runs_of_letters_and_digits(value, text, alone):
+    assert stands_alone(value, text) == alone

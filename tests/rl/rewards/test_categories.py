@@ -2,38 +2,74 @@ import dataclasses
 
 import pytest
 
-from rl.rewards.categories import SETTINGS, GroundTruth, category
+from rl.rewards.categories import CATEGORIES, SETTINGS, GroundTruth, category
+from tasks.names import DATASETS
+from tests.oracles.reward_truths import CASES
 
 RETRIEVAL = GroundTruth("retrieval", ("aB3dE6gH9k",), ("Key 7:\naB3dE6gH9k",))
-MATHS = GroundTruth("math_retrieval", ("aB3dE6gH9k",), ("Key 7:\naB3dE6gH9k",), "7")
+MATHS = GroundTruth("math_retrieval", ("aB3dE6gH9k",), ("Key 7:\naB3dE6gH9k",), math_answer="7")
 
 
 def answer_score(answer, truth, settings):
-    return category(truth.dataset).answer_score(answer, truth, settings)
+    return category(truth.dataset, settings).answer_score(answer, (), truth, settings)
 
 
-@pytest.mark.parametrize("dataset", ["retrieval", "math_retrieval"])
+# METHOD's table, row by row: threshold, shortest span, gold mode, free spans, k. None: unused.
+TABLE = {
+    "retrieval": (0.9, 5, "standard", 2, None),
+    "multi_niah": (0.9, 7, "standard", 6, None),
+    "math_retrieval": (0.9, 5, "standard", 2, None),
+    "dapo_math": (None, 5, "always_1", 2, None),
+    "mcqa_math": (None, 5, "always_1", 2, None),
+    "banking77": (0.95, 7, "top_k_gold", 2, 2),
+    "massive": (0.95, 7, "top_k_gold", 2, 2),
+    "quality": (None, 7, "used_recall", 4, None),
+    "majority_vote": (None, 5, "always_1", 2, None),
+    "top_n_vote": (None, 5, "always_1", 2, None),
+    "msmarco_v2": (0.7, 5, "top_k_gold", 4, 2),
+    "qampari": (0.7, 7, "top_k_gold", 4, 5),
+    "hotpotqa": (0.4, 7, "standard", 4, None),
+    "musique": (0.4, 7, "standard", 4, None),
+    "2wikimultihopqa": (0.4, 7, "standard", 4, None),
+    "nq": (0.4, 7, "top_k_gold", 2, 1),
+    "triviaqa": (0.4, 7, "top_k_gold", 2, 1),
+}
+
+
+@pytest.mark.parametrize("dataset", TABLE)
 def test_the_rows_are_the_papers(dataset):
-    row = category(dataset)
-    assert (row.hit_threshold, row.min_span, row.gold_mode, row.free_spans) == (
-        0.9,
-        5,
-        "standard",
-        2,
-    )
+    row = category(dataset, SETTINGS["train"])
+    threshold, min_span, gold_mode, free_spans, top_k = TABLE[dataset]
+    assert (row.min_span, row.gold_mode, row.free_spans) == (min_span, gold_mode, free_spans)
+    assert threshold in (None, row.hit_threshold)
+    assert top_k in (None, row.top_k)
+
+
+def test_every_data_set_has_a_row():
+    assert set(CATEGORIES) == set(DATASETS) == set(TABLE)
+
+
+def test_evaluation_counts_no_overlap_in_many_shot_prompts_and_changes_no_other_row():
+    for dataset in TABLE:
+        trained, evaluated = (category(dataset, SETTINGS[name]) for name in ("train", "eval"))
+        if dataset in ("banking77", "massive"):
+            assert evaluated.gold_mode == "always_1"
+            trained = dataclasses.replace(trained, gold_mode="always_1")
+        assert trained == evaluated
 
 
 def test_the_settings_are_the_papers():
     train, evaluation = SETTINGS["train"], SETTINGS["eval"]
     assert (train.density_limit, train.math_answer_credit) == (4.0, 0.25)
     assert (evaluation.density_limit, evaluation.math_answer_credit) == (6.0, 0.0)
+    assert (train.coverage_weight, evaluation.coverage_weight) == (0.2, 0.0)
     assert not train.paper_rule
     assert not evaluation.paper_rule
 
 
 def test_an_unknown_data_set_is_named_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'retreival' has no reward; known are .*retrieval"):
-        category("retreival")
+        category("retreival", SETTINGS["train"])
 
 
 @pytest.mark.parametrize("answers", [(), ("",), ("right", " ")])
@@ -74,3 +110,114 @@ def test_the_papers_rule_can_be_switched_on():
     assert answer_score(listing, RETRIEVAL, SETTINGS["train"]) == 0.0
     assert answer_score(listing, RETRIEVAL, settings) == 1.0
     assert answer_score("17", MATHS, settings) == 0.25
+
+
+CASE = {case.truth.dataset: case for case in CASES}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "answer", "train", "evaluation"),
+    [
+        ("multi_niah", "1234567 7654321", 1.0, 1.0),
+        ("multi_niah", "1234567", 0.5, 0.5),
+        ("multi_niah", "1234567 7654321 5555555", 0.0, 0.0),
+        ("dapo_math", r"\boxed{42.0}", 1.0, 1.0),
+        ("dapo_math", r"\boxed{43}", 0.0, 0.0),
+        ("mcqa_math", r"\boxed{B}", 1.0, 1.0),
+        ("mcqa_math", r"\boxed{\frac12}", 0.0, 0.0),
+        ("mcqa_math", r"\boxed{\frac{1}{2}}", 1.0, 1.0),
+        ("banking77", "7", 1.0, 1.0),
+        ("massive", "label 7", 0.0, 0.0),
+        ("quality", "(B)", 1.0, 1.0),
+        # The text alone is an answer to mathematics only.
+        ("quality", "The old house", 0.0, 0.0),
+        ("majority_vote", "Elm Street", 1.0, 1.0),
+        ("majority_vote", "Mill Road", 0.0, 0.0),
+        ("top_n_vote", "Elm Street", 0.5, 0.5),
+        ("top_n_vote", "Elm Street, Mill Road", 0.0, 0.0),
+        # Grades 2, 2, 1 of the best; 1 first: (1 + 2/log2(3) + 2/2) / (2 + 2/log2(3) + 1/2).
+        ("msmarco_v2", "39 > 38 > 40", 3.2618595 / 3.7618595, 3.2618595 / 3.7618595),
+        # All three cited, none recalled: F1 = 2/3, all covered.
+        ("qampari", "Paris [1], Rome [2], Oslo [3]", 0.8 * 2 / 3 + 0.2, 2 / 3),
+        # Named, not cited.
+        ("qampari", "Lutetia, Rome, Oslo", 0.2, 0.0),
+        ("hotpotqa", "City of Paris", 1.0, 1.0),
+        ("musique", "paris", 1.0, 1.0),
+        ("2wikimultihopqa", "Rome", 0.0, 0.0),
+        ("nq", "It is Paris.", 1.0, 1.0),
+        ("triviaqa", "Par", 0.0, 0.0),
+    ],
+)
+def test_answers_by_hand(dataset, answer, train, evaluation):
+    truth = CASE[dataset].truth
+    assert answer_score(answer, truth, SETTINGS["train"]) == pytest.approx(train, abs=1e-6)
+    assert answer_score(answer, truth, SETTINGS["eval"]) == pytest.approx(evaluation, abs=1e-6)
+
+
+@pytest.mark.parametrize("dataset", TABLE)
+def test_a_right_answer_scores_in_full_with_its_recall(dataset):
+    case = CASE[dataset]
+    row = category(dataset, SETTINGS["train"])
+    spans = case.truth.gold_documents
+    full = row.answer_score(case.right, spans, case.truth, SETTINGS["train"])
+    assert full == pytest.approx(1.0)
+    assert row.exact_match(case.right, full, case.truth) == 1.0
+
+
+@pytest.mark.parametrize("dataset", TABLE)
+@pytest.mark.parametrize("game", ["empty", "article", "listing", "context", "context in spans"])
+def test_games_earn_nothing(dataset, game):
+    case = CASE[dataset]
+    answers = {"empty": "", "article": "the", "listing": case.listing}
+    spans = (case.context,) * 3 if game == "context in spans" else ()
+    settings = SETTINGS["train"]
+    row = category(dataset, settings)
+    answer = answers.get(game, case.context)
+    score = row.answer_score(answer, spans, case.truth, settings)
+    assert score <= 0.05
+    assert row.exact_match(answer, score, case.truth) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "answer", "papers"),
+    [
+        ("retrieval", "aB3dE6gH9k zZ1zZ1zZ1z", 1.0),
+        ("multi_niah", "1234567 7654321 5555555", 0.5),
+        ("dapo_math", r"\boxed{1 2 42}", 1.0),
+        ("mcqa_math", r"\boxed{A B C D}", 1.0),
+        ("quality", "B or C", 1.0),
+        ("majority_vote", "Elm Street or Mill Road", 1.0),
+        ("hotpotqa", "", 1.0),
+        # Recall 1.5 / 3, precision 1.5 / 20; nothing covered.
+        ("qampari", " ".join(f"[{n}]" for n in range(1, 41)), 0.8 * 0.0750 / 0.575),
+    ],
+)
+def test_the_switch_brings_the_papers_rule_back(dataset, answer, papers):
+    settings = dataclasses.replace(SETTINGS["train"], paper_rule=True)
+    truth = CASE[dataset].truth
+    assert answer_score(answer, truth, settings) == pytest.approx(papers)
+    assert answer_score(answer, truth, SETTINGS["train"]) < papers
+
+
+@pytest.mark.parametrize(
+    ("dataset", "answer", "exact"),
+    [
+        ("retrieval", '"aB3dE6gH9k".', 1.0),
+        # Contained is right, but not the value alone.
+        ("retrieval", "It is aB3dE6gH9k", 0.0),
+        ("math_retrieval", "7", 0.0),
+        ("multi_niah", "1234567", 0.0),
+        ("dapo_math", "42.0", 1.0),
+        ("msmarco_v2", "40 > 38 > 39", 1.0),
+        ("msmarco_v2", "38 > 39 > 40", 0.0),
+        ("qampari", "Paris [1], Rome [2], Oslo [3]", 0.0),
+        ("top_n_vote", "Elm Street", 0.0),
+        ("hotpotqa", "The City of Paris.", 1.0),
+        ("hotpotqa", "It is Paris", 0.0),
+        ("nq", "the", 0.0),
+    ],
+)
+def test_exact_match_by_hand(dataset, answer, exact):
+    truth, row = CASE[dataset].truth, category(dataset, SETTINGS["train"])
+    score = answer_score(answer, truth, SETTINGS["train"])
+    assert row.exact_match(answer, score, truth) == exact

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion, compose, overlong_factor, score
 from rl.rewards.format import format_score
+from tests.oracles.reward_truths import CASES
 
 TRAIN = SETTINGS["train"]
 GOLD = "Key 7:\naB3dE6gH9k"
@@ -129,28 +130,38 @@ def test_an_unknown_data_set_is_refused():
         score(RIGHT, dataclasses.replace(TRUTH, dataset="nowhere"), TRAIN)
 
 
-pieces = st.lists(
-    st.sampled_from(["</think>", "<think>", "Answer:", " ", "aB3dE6gH9k", "7", GOLD, "é", "\0"]),
-    max_size=12,
-).map("".join)
-
-
-@settings(deadline=None)
-@given(
-    text=pieces,
-    spans=st.lists(pieces, max_size=6),
-    num_tokens=st.integers(0, 40),
-    tags=st.tuples(st.integers(0, 9), st.integers(0, 9)),
-    dataset=st.sampled_from(["retrieval", "math_retrieval"]),
+@pytest.mark.parametrize(
+    ("dataset", "text", "value"),
+    [
+        ("qampari", "</think>Answer: Paris [1]", 1.0),
+        ("qampari", "</think>Answer: Paris", 0.5),
+        ("qampari", "</think>Answer: [1], [2].", 0.5),
+        ("qampari", "</think>Answer: Paris [99]", 0.5),
+        ("qampari", "Answer: Paris [1]", 0.5),
+        ("qampari", "Paris [1]", 0.0),
+        # 10 of 40 ids, 99 none of them: half of the root of a quarter.
+        ("msmarco_v2", "</think>Answer: " + " > ".join(map(str, [99, *range(1, 11)])), 0.75),
+        ("msmarco_v2", "</think>Answer: " + " > ".join(map(str, range(1, 41))), 1.0),
+        ("msmarco_v2", "Answer: " + " > ".join(["7"] * 40), math.sqrt(1 / 40) / 2),
+        ("msmarco_v2", "</think>Answer: none", 0.5),
+        ("retrieval", "</think>Answer: none", 1.0),
+    ],
 )
-def test_every_component_of_any_response_is_finite_and_in_the_unit_interval(
-    text, spans, num_tokens, tags, dataset
-):
-    response = completion(text, spans, num_tokens=num_tokens, starts=tags[0], ends=tags[1])
-    truth = dataclasses.replace(TRUTH, dataset=dataset, math_answer="7")
-    for value in dataclasses.asdict(score(response, truth, TRAIN)).values():
-        assert math.isfinite(value)
-        assert 0.0 <= value <= 1.0
+def test_half_of_the_format_is_the_tasks_own_in_two_categories(dataset, text, value):
+    truth = next(case.truth for case in CASES if case.truth.dataset == dataset)
+    reward = score(completion(text), truth, TRAIN)
+    assert reward.format == pytest.approx(value)
+
+
+def test_recalling_the_documents_raises_the_score_of_their_citations():
+    case = next(case for case in CASES if case.truth.dataset == "qampari")
+    text = f"</think>Answer: {case.right}"
+    without, with_spans = (
+        score(completion(text, spans), case.truth, TRAIN)
+        for spans in ((), case.truth.gold_documents)
+    )
+    assert without.answer == pytest.approx(0.8 * 2 / 3 + 0.2)
+    assert (with_spans.answer, with_spans.total) == (1.0, pytest.approx(1.0))
 
 
 @pytest.mark.parametrize(

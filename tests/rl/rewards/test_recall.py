@@ -1,4 +1,5 @@
 import math
+import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,7 +15,7 @@ def row(gold_mode="standard", hit_threshold=0.9, top_k=0):
         min_span=5,
         gold_mode=gold_mode,
         free_spans=2,
-        answer_score=lambda answer, truth, settings: 0.0,
+        answer_score=lambda answer, spans, truth, settings: 0.0,
         top_k=top_k,
     )
 
@@ -76,10 +77,26 @@ def test_copy_f1_equals_brute_force_on_strings_that_share_an_end(head, joint, ta
     assert copy_f1(head + joint, joint + tail) == brute_force_f1(head + joint, joint + tail)
 
 
+@settings(deadline=None)
+@given(st.text("ab", max_size=60), st.text("ab", max_size=60))
+@example("a" * 40 + "b" + "a" * 20, "a" * 20 + "bb" + "a" * 40)
+@example("abababab" * 5 + "c", "abababab" * 4 + "d")
+@example("x" * 30 + "abcdefgh", "abcdefgh" + "y" * 30)
+@example("x" * 30 + "abcdefg", "abcdefg" + "y" * 30)
+@example("abcdefgh-abcdefgh", "abcdefghij")
+def test_copy_f1_equals_brute_force_on_strings_longer_than_the_anchor(a, b):
+    if a and b:
+        assert copy_f1(a, b) == brute_force_f1(a, b)
+
+
 def test_copy_f1_of_long_strings_is_linear():
     # Quadratic work would be 10^10 steps.
     size = 50_000
     assert copy_f1("a" * size + "c", "b" + "a" * size) == pytest.approx(size / (size + 1))
+    # Each of many places holds the first characters, and none the rest.
+    start = time.process_time()
+    assert copy_f1("ab" * 4 * size + "c", "ab" * 4 * size + "d") == 0.0
+    assert time.process_time() - start < 1.5
 
 
 def test_each_document_counts_by_its_best_span_over_the_threshold():
@@ -118,6 +135,42 @@ def test_top_k_gold_takes_the_best_k():
     documents, spans = ["abcdef", "uvwxyz", "012345"], ["abcdef", "012345"]
     assert overlap(spans, documents, row("top_k_gold", top_k=2)) == 1.0
     assert overlap(spans, documents, row("top_k_gold", top_k=9)) == pytest.approx(2 / 3)
+
+
+LABELLED = ["send money\nlabel: 7", "wire it\nlabel: 7"]
+
+
+@pytest.mark.parametrize(
+    ("spans", "value"),
+    [
+        ([LABELLED[0]], 1.0),
+        # 10 of 19 characters: F1 = 20 / 29, and half of that without the label.
+        (["send money"], 20 / 29 / 0.95 / 2),
+        # Past the threshold, but the label is cut: "label: " is not "label: 7".
+        ([LABELLED[0][:-1]], 0.5),
+        # Label 77 is another one; contained, 2 * 19 / 39.
+        ([LABELLED[0] + "7"], 0.5),
+        # The better span decides, with or without the label.
+        (["send money\nlabel:", "label: 7"], 34 / 36 / 0.95 / 2),
+        # Of two equally good ones that with the label.
+        (["send mon", "label: 7"], 16 / 27 / 0.95),
+    ],
+)
+def test_a_document_whose_best_span_lacks_its_label_counts_half(spans, value):
+    only = overlap(spans, LABELLED[:1], row(hit_threshold=0.95), ["label: 7"])
+    assert only == pytest.approx(value)
+    reverse = overlap(spans[::-1], LABELLED[:1], row(hit_threshold=0.95), ["label: 7"])
+    assert reverse == pytest.approx(value)
+
+
+def test_labels_belong_to_their_documents_and_may_be_missing():
+    documents, spans = ["[1] abcdef", "[2] uvwxyz"], ["[1] abcdef", "uvwxyz"]
+    # 6 of 10 characters: F1 = 12 / 16, over 0.7 more than 1; half without its label.
+    assert overlap(spans, documents, row(hit_threshold=0.7), ["[1]", "[2]"]) == 0.75
+    assert overlap(spans, documents, row(hit_threshold=0.7), ["[1]", ""]) == 1.0
+    assert overlap(spans, documents, row(hit_threshold=0.7)) == 1.0
+    best = row("top_k_gold", hit_threshold=0.7, top_k=1)
+    assert overlap(spans, documents, best, ["[1]", "[2]"]) == 1.0
 
 
 def test_the_modes_without_documents():

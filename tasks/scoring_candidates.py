@@ -1,0 +1,182 @@
+"""Scores of answers that choose among the candidates of a prompt: options, votes, several values.
+
+All our rules compare whole words; an answer that lists the candidates scores nothing.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from tasks.scoring import exact_match, is_lengthy
+
+_WORD = re.compile(r"[^\W_]+")
+# An "A" before a word in lower case is an article, but for words that go on about an option.
+_ARTICLE = re.compile(r"\bA(?=\s+(?!(?:is|or|and|because|since|as)\b)[a-z])")
+_END_PUNCTUATION = " .,;:!?"
+
+
+def chosen_letter(
+    answer: str, letter: str, options: Mapping[str, str], *, paper_rule: bool = False
+) -> float:
+    """Return 1 if the answer chooses an option by its letter.
+
+    The paper takes the first capital A to D anywhere (arXiv 2604.09494, appendix D.3), which makes
+    "Certainly D" a C. Ours: the letter alone, in either case; or the only letter of an option that
+    stands alone once the options' texts are taken away. "A" as an article is none. Two letters
+    score 0, and so do more than MAX_ANSWER_WORDS words beside an option's text.
+
+    Args:
+      options: the options' texts by letter; empty means A to D without texts.
+    """
+    if paper_rule:
+        first = re.search("[A-D]", answer)
+        return float(first is not None and first[0] == letter)
+    letters = list(options) or list("ABCD")
+    for name in letters:
+        if exact_match(answer.upper(), name.upper()):
+            return float(name == letter)
+    rest = answer
+    for text in sorted(options.values(), key=len, reverse=True):
+        # A text of one character may be a letter itself.
+        rest = rest.replace(text, " ") if len(text.strip()) > 1 else rest
+    if is_lengthy(rest, letter):
+        return 0.0
+    words = set(_WORD.findall(_ARTICLE.sub(" ", rest)))
+    return float({name for name in letters if name in words} == {letter})
+
+
+def majority(
+    answer: str, option: Sequence[str], others: Sequence[str], *, paper_rule: bool = False
+) -> float:
+    """Return 1 if the answer names the winning option, or gives an identifier of it.
+
+    The paper's rule: lower-cased and without end punctuation the answer is the option or its
+    identifier, contains the option as words, or begins or ends with the identifier. Ours: the
+    only option that is named is this one, or where none is named in full, the only one whose
+    identifier occurs, in at most MAX_ANSWER_WORDS words; so listing the options scores 0.
+
+    Args:
+      option: its name, then its identifiers.
+      others: names of the other options; the identifier is the last word.
+    """
+    if paper_rule:
+        text, name = answer.lower().strip(_END_PUNCTUATION), option[0].lower()
+        last = _last_word(name)
+        words = text.split()
+        named = _spaced(name) in _spaced(text)
+        return float(text in (name, last) or named or last in words[:1] + words[-1:])
+    right, wrong = _votes(answer, [option], others)
+    return float(right == 1 and wrong == 0)
+
+
+def top_votes(
+    answer: str,
+    options: Sequence[Sequence[str]],
+    others: Sequence[str],
+    *,
+    paper_rule: bool = False,
+) -> float:
+    """Return max(0, (right - wrong) / N) over the options named (arXiv 2604.09494, D.3).
+
+    The paper counts an option by its name or its last word. Ours counts identifiers only where no
+    option is named in full (a number of votes is no option), a name inside a longer name once, and
+    nothing for an answer that names more than half of the wrong ones or has more than
+    MAX_ANSWER_WORDS words an option.
+
+    Args:
+      options: the N right ones, each with its name and then its identifiers.
+      others: names of the wrong ones; the identifier is the last word.
+    """
+    if paper_rule:
+        text = _spaced(answer.lower())
+        right = sum(any(_spaced(a.lower()) in text for a in aliases) for aliases in options)
+        wrong = sum(
+            any(_spaced(a.lower()) in text for a in (name, _last_word(name))) for name in others
+        )
+    else:
+        right, wrong = _votes(answer, options, others)
+        if is_listing(wrong, len(others)):
+            return 0.0
+    return max(0.0, right - wrong) / max(1, len(options))
+
+
+def _votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str]) -> tuple[int, int]:
+    """Return how many right and wrong options are named, or given by identifier if none is.
+
+    None are in an answer too long to name these options only.
+    """
+    if is_lengthy(answer, *(aliases[0] for aliases in options)):
+        return 0, 0
+    names = [aliases[0] for aliases in options]
+    right, wrong = _named(answer, names), _named(answer, others)
+    everything = _named(answer, [*names, *others])
+    right, wrong = right & everything, wrong & everything
+    if everything:
+        return len(right), len(wrong)
+    text = _spaced(answer.lower())
+    found = {
+        alias.lower() for aliases in options for alias in aliases if _spaced(alias.lower()) in text
+    }
+    taken = {alias.lower() for aliases in options for alias in aliases}
+    wrong = {
+        name
+        for name in others
+        if (last := _last_word(name).lower()) not in taken and _spaced(last) in text
+    }
+    return sum(any(a.lower() in found for a in aliases) for aliases in options), len(wrong)
+
+
+def several_values(
+    answer: str, parts: Sequence[Sequence[str]], wrong: Sequence[str], *, paper_rule: bool = False
+) -> float:
+    """Return max(0, (hits - wrong) / expected): several values are asked for (multi_niah).
+
+    The paper's rule counts substrings (arXiv 2604.09494, appendix D.3). Ours: whole words, in their
+    case; 0 for an answer that gives more than half of the wrong values, or has more than
+    MAX_ANSWER_WORDS words a part: both are copies of the context.
+
+    Args:
+      parts: aliases of each value asked for.
+      wrong: values of the context that are not asked for.
+    """
+    if paper_rule:
+        hits = sum(any(value in answer for value in aliases) for aliases in parts)
+        misses = sum(value in answer for value in wrong)
+    else:
+        if is_lengthy(answer, *(aliases[0] for aliases in parts)):
+            return 0.0
+        text = _spaced(answer)
+        hits = sum(any(_occurs(value, text) for value in aliases) for aliases in parts)
+        misses = sum(_occurs(value, text) for value in wrong)
+        if is_listing(misses, len(wrong)):
+            return 0.0
+    return min(1.0, max(0.0, hits - misses) / max(1, len(parts)))
+
+
+def is_listing(given: int, candidates: int) -> bool:
+    """Return whether an answer gives more than half of the wrong candidates there are."""
+    return 2 * given > candidates
+
+
+def _named(text: str, names: Collection[str]) -> set[str]:
+    """Return the names that occur as words, in any case, each place counted for the longest."""
+    spaced, found = _spaced(text.lower()), set()
+    for name in sorted(names, key=len, reverse=True):
+        wanted = _spaced(name.lower())
+        if wanted.strip() and wanted in spaced:
+            found.add(name)
+            spaced = spaced.replace(wanted, "  ")
+    return found
+
+
+def _spaced(text: str) -> str:
+    """Return the words of a text with a space around each, so that `in` finds whole words."""
+    return "".join(f" {word} " for word in _WORD.findall(text))
+
+
+def _occurs(value: str, spaced: str) -> bool:
+    wanted = _spaced(value)
+    return bool(wanted) and wanted in spaced
+
+
+def _last_word(name: str) -> str:
+    return name.split()[-1] if name.split() else name

@@ -1,0 +1,74 @@
+import pytest
+
+from tasks.metrics import answer_metrics, metric_functions, recall_spans
+from tasks.names import DATASETS
+from tests.oracles.reward_truths import CASES
+
+CASE = {case.truth.dataset: case for case in CASES}
+
+
+def fields(dataset):
+    """The truth as it stands in a record."""
+    truth = CASE[dataset].truth
+    return {
+        "answers": list(truth.answers),
+        "gold_documents": list(truth.gold_documents),
+        "parts": [list(part) for part in truth.parts],
+        "wrong": list(truth.wrong),
+        "grades": dict(truth.grades),
+        "choices": dict(truth.choices),
+    }
+
+
+def measured(dataset, *answers, spans=()):
+    (metric,) = metric_functions(dataset)
+    thought = "".join(f"<|start_recall|>{span}<|end_recall|>" for span in spans)
+    responses = [f"{thought}</think>Answer: {answer}" for answer in answers]
+    return metric(targets=[fields(dataset)] * len(answers), predictions=responses)
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_right_answers_measure_a_hundred_and_empty_ones_nothing(dataset):
+    case = CASE[dataset]
+    right = measured(dataset, case.right, spans=case.truth.gold_documents)
+    empty = measured(dataset, "")
+    assert right.keys() == empty.keys()
+    # A ranking may name some of the documents.
+    right.pop("ranked", None)
+    assert all(value == pytest.approx(100.0) for value in right.values())
+    assert all(value == 0.0 for value in empty.values())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "answers", "means"),
+    [
+        (
+            "retrieval",
+            ["aB3dE6gH9k", "it is aB3dE6gH9k", "7"],
+            {"exact_match": 1, "answer_contained": 2},
+        ),
+        ("multi_niah", ["1234567", "1234567 7654321"], {"exact_match": 1, "values_found": 1.5}),
+        ("mcqa_math", ["B", "C", r"\boxed{\frac{1}{2}}"], {"accuracy": 2}),
+        ("dapo_math", ["42", "41"], {"accuracy": 1}),
+        ("quality", ["B", "The old house"], {"accuracy": 1}),
+        ("majority_vote", ["Street", "Mill Road"], {"accuracy": 1}),
+        ("top_n_vote", ["Elm Street"], {"exact_match": 0, "options_found": 0.5}),
+        ("msmarco_v2", ["38"], {"ndcg_at_10": 2 / 3.7618595, "ranked": 1 / 40}),
+        ("qampari", ["Paris [1], Rome [2]"], {"citation_f1": 0.5, "answer_coverage": 2 / 3}),
+        # One word of four: precision 1/4, recall 1.
+        ("nq", ["It is in Paris"], {"exact_match": 0, "substring_match": 1, "f1": 0.4}),
+    ],
+)
+def test_means_by_hand(dataset, answers, means):
+    expected = {name: pytest.approx(100 * v / len(answers)) for name, v in means.items()}
+    assert measured(dataset, *answers) == expected
+
+
+def test_nothing_to_measure_gives_no_means():
+    assert answer_metrics([], []) == {}
+
+
+def test_an_open_span_is_a_span():
+    text = "a<|start_recall|>one<|end_recall|>b<|start_recall|>two"
+    assert recall_spans(text) == ["one", "two"]
+    assert recall_spans("none<|end_recall|>") == []

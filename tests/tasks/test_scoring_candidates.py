@@ -1,0 +1,128 @@
+import pytest
+
+from tasks.scoring_candidates import chosen_letter, majority, several_values, top_votes
+
+OPTIONS = {"A": "A man went home", "B": "the dog", "C": "A cat", "D": "D. Boone"}
+VOTES = [("Elm Street", "Street"), ("Harbor Lane", "Lane"), ("Option 7", "7")]
+OTHERS = ["Mill Road", "Oak Avenue", "Elm Street North", "Option 12"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter", "papers"),
+    [
+        ("C", "C", "C"),
+        ("c", "C", None),
+        ("**(C)**.", "C", "C"),
+        ("C. A cat", "C", "C"),
+        ("The answer is C: A man went home", "C", "C"),
+        ("Option C", "C", "C"),
+        # The paper takes the C of "Certainly", and the article.
+        ("Certainly D", "D", "C"),
+        ("A close call: C", "C", "A"),
+        ("A is right", "A", "A"),
+        ("A man went home", None, "A"),
+        ("A B C D", None, "A"),
+        ("A. A man went home B. the dog C. A cat D. D. Boone", None, "A"),
+        ("A or C", None, "A"),
+        ("C, not D", None, "C"),
+        ("", None, None),
+        ("E", None, None),
+        ("ABC", None, "A"),
+        ("word " * 16 + "C", None, "C"),
+    ],
+)
+def test_the_letter_stands_alone_and_is_the_only_one(answer, letter, papers):
+    for name in "ABCD":
+        assert chosen_letter(answer, name, OPTIONS) == (name == letter)
+        assert chosen_letter(answer, name, OPTIONS, paper_rule=True) == (name == papers)
+
+
+def test_without_options_the_letters_are_a_to_d():
+    assert chosen_letter("D", "D", {}) == 1.0
+    assert chosen_letter("D or A?", "D", {}) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "ours", "papers"),
+    [
+        ("Elm Street", 1.0, 1.0),
+        ("ELM STREET.", 1.0, 1.0),
+        ("The winner is Elm Street with 12 votes", 1.0, 1.0),
+        ("Street", 1.0, 1.0),
+        ("Street wins", 1.0, 1.0),
+        # The paper takes an identifier in front or behind only.
+        ("It is Street by far", 1.0, 0.0),
+        ("Mill Road", 0.0, 0.0),
+        ("Elm Street, Mill Road, Oak Avenue", 0.0, 1.0),
+        ("Road Avenue Street", 0.0, 1.0),
+        # The longer name is another option.
+        ("Elm Street North", 0.0, 1.0),
+        ("Elm Streets", 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_the_majority_is_the_only_option_named(answer, ours, papers):
+    assert majority(answer, VOTES[0], OTHERS) == ours
+    assert majority(answer, VOTES[0], OTHERS, paper_rule=True) == papers
+
+
+@pytest.mark.parametrize(
+    ("answer", "ours", "papers"),
+    [
+        ("Elm Street, Harbor Lane, Option 7", 1.0, 1.0),
+        ("Elm Street\nHarbor Lane", 2 / 3, 2 / 3),
+        # Two right, one wrong.
+        ("Elm Street, Harbor Lane, Mill Road", 1 / 3, 1 / 3),
+        ("Street, Lane, 7", 1.0, 1.0),
+        # Numbers of votes are no options where options are named.
+        ("Elm Street 12, Harbor Lane 7", 2 / 3, 2 / 3),
+        ("Mill Road", 0.0, 0.0),
+        # A longer name is not the shorter one too: none right, one wrong.
+        ("Elm Street North", 0.0, 0.0),
+        # Three right, three of four wrong.
+        ("Elm Street, Harbor Lane, Option 7, Mill Road, Oak Avenue, Option 12", 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_top_votes_count_right_less_wrong(answer, ours, papers):
+    assert top_votes(answer, VOTES, OTHERS) == pytest.approx(ours)
+    assert top_votes(answer, VOTES, OTHERS, paper_rule=True) == pytest.approx(papers)
+
+
+def test_listing_few_wrong_options_with_all_right_ones_scores_by_the_papers_rule_only():
+    answer = "Elm Street, Harbor Lane, Option 7, Mill Road"
+    assert top_votes(answer, VOTES, OTHERS[:1]) == 0.0
+    assert top_votes(answer, VOTES, OTHERS[:1], paper_rule=True) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "ours", "papers"),
+    [
+        ("1234567 7654321", 1.0, 1.0),
+        ("calm-fox: 1234567, 7654321.", 1.0, 1.0),
+        ("1234567", 0.5, 0.5),
+        # Two hits, one miss of three.
+        ("1234567 7654321 5555555", 0.5, 0.5),
+        ("1234567 5555555", 0.0, 0.0),
+        # Two of three wrong ones: a listing, though hits and misses balance in neither rule.
+        ("1234567 7654321 5555555 6666666", 0.0, 0.0),
+        ("91234567 7654321", 0.5, 1.0),
+        ("word " * 40 + "1234567 7654321", 0.0, 1.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_several_values_count_hits_less_wrong_ones(answer, ours, papers):
+    parts, wrong = [("1234567",), ("7654321",)], ["5555555", "6666666", "8888888"]
+    assert several_values(answer, parts, wrong) == pytest.approx(ours)
+    assert several_values(answer, parts, wrong, paper_rule=True) == pytest.approx(papers)
+
+
+def test_listing_the_few_wrong_values_too_scores_by_the_papers_rule_only():
+    parts, wrong = [("11",), ("22",), ("33",), ("44",)], ["55"]
+    assert several_values("11 22 33 44 55", parts, wrong) == 0.0
+    assert several_values("11 22 33 44 55", parts, wrong, paper_rule=True) == 0.75
+
+
+def test_values_keep_their_case_and_a_part_counts_once():
+    assert several_values("AB1 ab1", [("ab1", "AB1")], []) == 1.0
+    assert several_values("AB1", [("ab1",)], []) == 0.0

@@ -1,0 +1,141 @@
+import threading
+import time
+
+import pytest
+
+from tasks import scoring_math
+from tasks.scoring_math import boxed, chosen_option, equal_expressions, final_expression
+
+
+@pytest.mark.parametrize(
+    ("text", "contents"),
+    [
+        (r"\boxed{42}", ["42"]),
+        (r"so \boxed{\frac{1}{2}} or \boxed{ 3 }", [r"\frac{1}{2}", "3"]),
+        (r"\boxed{\boxed{1}}", [r"\boxed{1}"]),
+        (r"\boxed{1", []),
+        (r"}\boxed{}", [""]),
+        ("42", []),
+    ],
+)
+def test_boxes_close_at_their_own_brace(text, contents):
+    assert boxed(text) == contents
+
+
+@pytest.mark.parametrize(
+    ("answer", "expression"),
+    [
+        ("42", "42"),
+        ("The answer is $42$.", "42"),
+        ("x = 6 * 7 = 42", "42"),
+        (r"I get \boxed{42}, so \boxed{42}", "42"),
+        (r"\boxed{41} or \boxed{42}", ""),
+        ("first line\nx: 42", "42"),
+        ("", ""),
+        ("4" * 401, ""),
+    ],
+)
+def test_an_answer_gives_one_expression(answer, expression):
+    assert final_expression(answer) == expression
+
+
+def test_signs_of_the_reference_stay():
+    assert final_expression("y = 2x", "y = 2x") == "y = 2x"
+    assert final_expression("3:4", "3:4") == "3:4"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "ours", "papers"),
+    [
+        (r"\boxed{42}", "42", 1.0, 1.0),
+        ("42", "42", 1.0, 0.0),
+        ("1,042.0", "1042", 1.0, 0.0),
+        (r"\boxed{142}", "42", 0.0, 1.0),
+        (r"\boxed{40, 41, 42}", "42", 0.0, 1.0),
+        (r"\boxed{41 or 42}", "42", 0.0, 1.0),
+        (r"\boxed{4 2}", "42", 0.0, 0.0),
+        (r"\boxed{41} \boxed{42}", "42", 0.0, 0.0),
+        (r"\boxed{42} \boxed{41}", "42", 0.0, 1.0),
+        (r"\boxed{\dfrac{1}{2}}", r"\frac{1}{2}", 1.0, 0.0),
+        (r"\boxed{0.5}", r"\frac{1}{2}", 1.0, 0.0),
+        (r"\boxed{2\sqrt{2}}", r"$\sqrt{8}$", 1.0, 0.0),
+        (r"\boxed{1+x}", "x+1", 1.0, 0.0),
+        (r"\boxed{42}", r"\boxed{42}", 1.0, 0.0),
+        (r"\boxed{-42}", "42", 0.0, 1.0),
+        (r"\boxed{42x}", "42", 0.0, 1.0),
+        (r"\boxed{}", "42", 0.0, 0.0),
+        ("", "42", 0.0, 0.0),
+        ("no number at all in these words", "42", 0.0, 0.0),
+    ],
+)
+def test_mathematical_equality(answer, reference, ours, papers):
+    assert equal_expressions(answer, reference) == ours
+    assert equal_expressions(answer, reference, paper_rule=True) == papers
+
+
+def test_endless_powers_are_stopped_and_the_next_question_is_answered(monkeypatch):
+    monkeypatch.setattr(scoring_math, "LIMIT_SECONDS", 0.5)
+    scoring_math.forget_verdicts()
+    start = time.monotonic()
+    assert equal_expressions(r"\boxed{9^{9^{9^{9}}}}", "42") == 0.0
+    assert time.monotonic() - start < 20
+    assert equal_expressions(r"\boxed{\frac{84}{2}}", "42") == 1.0
+
+
+def test_threads_may_ask_at_the_same_time():
+    verdicts = {}
+
+    def ask(number):
+        verdicts[number] = equal_expressions(rf"\frac{{{2 * number}}}{{2}}", str(number % 5))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert verdicts == {number: float(number < 5) for number in range(10)}
+
+
+def test_a_process_that_was_killed_is_started_anew():
+    assert equal_expressions(r"\frac{6}{2}", "3") == 1.0
+    scoring_math._worker.process.kill()
+    scoring_math._worker.process.wait()
+    scoring_math.forget_verdicts()
+    assert equal_expressions(r"\frac{6}{2}", "3") == 1.0
+
+
+def test_a_worker_that_does_not_start_is_an_error(monkeypatch):
+    monkeypatch.setattr(scoring_math, "_worker", None)
+    monkeypatch.setattr(scoring_math.sys, "executable", "/bin/false")
+    scoring_math.forget_verdicts()
+    with pytest.raises(RuntimeError, match="pip install math-verify"):
+        equal_expressions(r"\frac{10}{2}", "5")
+
+
+OPTIONS = {"A": "12", "B": r"$\frac{1}{2}$", "C": "0.25", "D": "(1, 2]"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter", "papers"),
+    [
+        (r"\boxed{B}", "B", "B"),
+        (r"\boxed{\text{B}}", "B", "B"),
+        (r"\boxed{\dfrac{1}{2}}", "B", ""),
+        (r"\boxed{(1,2]}", "D", ""),
+        # The other brackets are another interval.
+        (r"\boxed{[1,2)}", "", ""),
+        ("B", "B", ""),
+        ("The answer is (B)", "B", ""),
+        ("12", "A", ""),
+        ("112", "", ""),
+        (r"\boxed{A B C D}", "", "ABCD"),
+        (r"\boxed{12 0.25}", "", "AC"),
+        (r"\boxed{A}\boxed{B}", "", "A"),
+        (r"\boxed{}", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_an_option_is_chosen_by_letter_or_text(answer, letter, papers):
+    for name in OPTIONS:
+        assert chosen_option(answer, name, OPTIONS) == (name == letter)
+        assert chosen_option(answer, name, OPTIONS, paper_rule=True) == (name in papers)
