@@ -38,7 +38,7 @@ setup(
         "jaxtyping>=0.3.2,<0.4",
         "jinja2>=3.1.6,<4",
         "markupsafe>=3.0,<4",
-        "math-verify>=0.8,<1",
+        "math-verify>=0.9,<1",
         "ml-collections>=1.1,<2",
         "ml-dtypes>=0.5,<1",
         "numpy>=2.0,<3",

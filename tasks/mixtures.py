@@ -101,7 +101,7 @@ def _add(name, wanted, tokenizer, dataset, settings, split, seed, num_examples) 
         preprocessors=[generate, seqio.CacheDatasetPlaceholder()],
         output_features={"inputs": tokens, "targets": tokens, **dict.fromkeys(FLAGS, flag)},
         postprocess_fn=_postprocess,
-        metric_fns=[metrics.answer_metrics],
+        metric_fns=metrics.metric_functions(dataset),
     )
 
 
