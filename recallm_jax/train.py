@@ -22,7 +22,7 @@ from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import run_job
 from recallm_jax.evaluation import evaluate, format_table
 from recallm_jax.machine import write_machine
-from recallm_jax.metric_writer import MetricWriter, progress
+from recallm_jax.metric_writer import MetricWriter, progress, say
 from recallm_jax.preflight import check_records
 from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
@@ -158,6 +158,7 @@ def _evaluate(
         folder=workdir / "eval" / label,
         place=setup.place,
         progress=progress,
+        log=say,
     )
     print(f"\n{format_table(summaries)}\n", flush=True)
 
