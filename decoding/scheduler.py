@@ -2,9 +2,10 @@
 
 Prompts are padded to the shortest of a few bucket lengths; each bucket has its own slots, and all
 shapes are static: four programs a bucket, to make the slots, to prefill a prompt into one of them,
-to decode until a group has finished, and to take it out. What is sampled for a prompt depends on
-its own tokens, keys and settings, not on what else is decoded or when it enters; its bucket, and
-whether all requests share their settings, change no more than float rounding.
+to decode until a group has finished, and to take it out (some twice, where the policy is split over
+devices). What is sampled for a prompt depends on its own tokens, keys and settings, not on what
+else is decoded or when it enters; its bucket, and whether all requests share their settings, change
+no more than float rounding.
 """
 
 import dataclasses
@@ -146,6 +147,12 @@ def _decode_bucket(
     groups = _empty_slots(
         policy, _padded(first, size), first.keys[None], num_slots, settings_at([0]), limits
     )
+    # Programs are compiled anew for every layout of their arguments over devices, and the compiler
+    # lays results where it likes: they are brought back to one layout, where many devices hold them
+    # that of the first admission.
+    shardings = _shardings(groups)
+    on_many_devices = any(len(one.device_set) > 1 for one in shardings)
+    groups = _laid(groups, shardings)
     in_slot: dict[int, tuple[int, Prompts]] = {}
     entered = 0
     while entered < len(queue) or in_slot:
@@ -155,6 +162,9 @@ def _decode_bucket(
                 prompts, keys = _padded(request, size), request.keys[None]
                 own = settings_at([entered])
                 groups = _admit(policy, groups, slot, prompts, keys, own, limits)
+                if not entered and on_many_devices:
+                    shardings = _shardings(groups)
+                groups = _laid(groups, shardings)
                 in_slot[slot] = (entered, prompts)
                 entered += 1
         occupied = np.array([slot in in_slot for slot in range(num_slots)])
@@ -164,10 +174,21 @@ def _decode_bucket(
         groups, finished = _decode_until_one_finishes(
             policy, groups, occupied, settings_at(places), prefix, limits
         )
+        groups = _laid(groups, shardings)
         for slot in np.flatnonzero(np.asarray(finished) & occupied).tolist():
             place, prompts = in_slot.pop(slot)
             leaving = _leave((groups.decoded, groups.source.index), slot)
             yield Finished(queue[place][0], prompts, *leaving)
+
+
+def _shardings(groups: Groups) -> list[jax.sharding.Sharding]:
+    return [x.sharding for x in jax.tree.leaves(groups)]
+
+
+def _laid(groups: Groups, shardings: list[jax.sharding.Sharding]) -> Groups:
+    """Return groups that lie so; nothing is copied where they already do."""
+    leaves, tree = jax.tree.flatten(groups)
+    return jax.tree.unflatten(tree, jax.device_put(leaves, shardings))
 
 
 def _settings(requests: Sequence[Request], default: Sampling) -> Sampling | RowSampling:
@@ -204,7 +225,8 @@ def _padded(request: Request, size: int) -> Prompts:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("num_slots", "limits"))
+# The policy is kept although its values are not read: the slots then lie on its devices.
+@functools.partial(jax.jit, static_argnames=("num_slots", "limits"), keep_unused=True)
 def _empty_slots(
     policy: Policy,
     prompts: Prompts,
@@ -213,15 +235,19 @@ def _empty_slots(
     sampling: Sampling | RowSampling,
     limits: Limits,
 ) -> Groups:
-    """Return slots without a group: arrays of the right shapes, and nothing computed for them."""
+    """Return slots without a group: arrays of the right shapes, and nothing computed for them.
+
+    The prefill is only traced. What a cache holds of the policy itself is there.
+    """
     many, keys = jax.tree.map(lambda x: jnp.repeat(x, num_slots, axis=0), (prompts, keys))
-    groups = start(policy, many, keys, sampling, limits)
 
     def empty(x):
-        return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.zeros_like(x)
+        return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.zeros(x.shape, x.dtype)
 
-    groups = jax.tree.map(empty, groups)
-    return dataclasses.replace(groups, done=jnp.ones_like(groups.done))
+    groups = jax.tree.map(empty, start(policy, many, keys, sampling, limits))
+    _, prompt_cache = policy.prefill(many.tokens, many.lengths)
+    cache = policy.start(jax.tree.map(empty, prompt_cache), keys.shape[1], limits.max_new_tokens)
+    return dataclasses.replace(groups, done=jnp.ones_like(groups.done), cache=cache)
 
 
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="groups")

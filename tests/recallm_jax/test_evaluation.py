@@ -194,10 +194,10 @@ def test_rows_do_not_depend_on_how_the_mesh_has_them_decoded(tmp_path):
         rows[name] = [row for path in sorted(folder.glob("*.jsonl")) for row in read_rows(path)]
     assert len(rows["one"]) == 2 * 3 * 2
     assert rows["batches"] == rows["split"] == rows["one"]
-    assert [line.partition(": bucket of ")[2] for line in said[:2]] == [
-        "256 tokens: 4 programs compiled",
-        "256 tokens: 0 programs compiled",
-    ]
+    one, again, *split = (int(line.split()[-3]) for line in said)
+    assert (one, again) == (4, 0)
+    # A program is compiled for each way that its arguments lie on two devices.
+    assert sum(split) <= 8
 
 
 def test_no_more_programs_are_compiled_for_more_prompts(tmp_path, tokenizer):
