@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import logging
 import zlib
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from tasks.errors import TaskInputError, UnfitRowError
+from tasks.tfds_rows import newest, tfds_rows
 
 Row = TypeVar("Row")
 # Fields of a CSV may be longer than its reader's default allows; a row of this size is absurd.
@@ -34,6 +36,8 @@ class Source(Generic[Row]):
       where: where to get them, in a few words.
       parse: makes a row of what the file holds, or raises UnfitRowError with a short reason.
       key: rows with equal keys are duplicates, of which the first counts.
+      tfds: for each split, the name (with its config, as `trivia_qa/rc.nocontext`) and the split
+        that TFDS has of this data set; read from the data folder where no file matches.
     """
 
     dataset: str
@@ -41,6 +45,7 @@ class Source(Generic[Row]):
     where: str
     parse: Callable[[Any], Row]
     key: Callable[[Row], Any]
+    tfds: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     def __hash__(self) -> int:
         return hash(self.dataset)
@@ -70,30 +75,29 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
             f"{_patterns(source, split)} ({source.where}), or its share of the mixture to 0"
         )
     other = "validation" if split == "train" else "train"
-    paths, shared = find(data_dir, source.files.get(split, ())), False
-    if not paths:
-        paths, shared = find(data_dir, source.files.get(other, ())), True
-    if not paths:
+    found, shared = _stored(source, data_dir, split), False
+    if not found:
+        found, shared = _stored(source, data_dir, other), True
+    if not found:
         raise TaskInputError(
             f"config.data.dir = {data_dir!r} has no {_patterns(source, split)} for dataset "
             f"{source.dataset}; get it from {source.where}"
         )
     rows: dict[Any, Row] = {}
     skipped: collections.Counter[str] = collections.Counter()
-    for path in paths:
-        for raw in read_rows(path):
-            try:
-                if isinstance(raw, UnfitRowError):
-                    raise raw
-                row = source.parse(raw)
-                key = source.key(row)
-                if key in rows:
-                    raise UnfitRowError("a duplicate of another row")
-            except UnfitRowError as error:
-                skipped[str(error)] += 1
-                continue
-            if not shared or (_part(key) == 0) == (split == "validation"):
-                rows[key] = row
+    for raw in itertools.chain.from_iterable(found.values()):
+        try:
+            if isinstance(raw, UnfitRowError):
+                raise raw
+            row = source.parse(raw)
+            key = source.key(row)
+            if key in rows:
+                raise UnfitRowError("a duplicate of another row")
+        except UnfitRowError as error:
+            skipped[str(error)] += 1
+            continue
+        if not shared or (_part(key) == 0) == (split == "validation"):
+            rows[key] = row
     if skipped:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
         logging.getLogger(__name__).warning(
@@ -101,7 +105,7 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
         )
     if not rows:
         raise TaskInputError(
-            f"{', '.join(paths)} holds no usable row for {source.dataset} {split} "
+            f"{', '.join(found)} holds no usable row for {source.dataset} {split} "
             f"({skipped.total()} left out: {', '.join(skipped) or 'it is empty'}); "
             f"get it from {source.where}"
         )
@@ -112,8 +116,25 @@ def _part(key: Any) -> int:
     return zlib.crc32(repr(key).encode()) % VALIDATION_SHARE
 
 
+def _stored(source: Source, data_dir: str, split: str) -> dict[str, Iterator[Any]]:
+    """Return the rows of each file of a split, or else of what TFDS prepared of it."""
+    paths = find(data_dir, source.files.get(split, ()))
+    if paths or split not in source.tfds:
+        return {path: read_rows(path) for path in paths}
+    name, part = source.tfds[split]
+    versions = find(data_dir, [f"{name}/*/features.json"])
+    if not versions:
+        return {}
+    folder = newest(versions)
+    return {folder: tfds_rows(folder.removeprefix("file://"), part)}
+
+
 def _patterns(source: Source, split: str) -> str:
-    return " or ".join(source.files.get(split) or next(iter(source.files.values())))
+    patterns = list(source.files.get(split) or next(iter(source.files.values())))
+    if source.tfds:
+        name = (source.tfds.get(split) or next(iter(source.tfds.values())))[0]
+        patterns.append(f"{name} prepared by TFDS")
+    return " or ".join(patterns)
 
 
 def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
@@ -134,9 +155,10 @@ def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
 
 
 def read_rows(path: str) -> Iterator[Any]:
-    """Yield what a file holds: items of a JSON list (or of its "data"), or lines of JSONL or CSV.
+    """Yield what a file holds: items of a JSON list (or of its "data"), or rows of JSONL or CSV.
 
-    What is no row is yielded as an UnfitRowError, to be counted. Files may be compressed (.gz).
+    A JSON file with another object is one row, a Parquet file holds rows too. What is no row is
+    yielded as an UnfitRowError, to be counted. Files may be compressed (.gz).
 
     Raises:
       TaskInputError: the file can't be read, or is no JSON.
@@ -153,6 +175,8 @@ def read_rows(path: str) -> Iterator[Any]:
         yield from _read_csv(content, "\t" if name.endswith(".tsv") else ",")
     elif name.endswith(".jsonl"):
         yield from map(_read_line, filter(bytes.strip, content.splitlines()))
+    elif name.endswith(".parquet"):
+        yield from _read_parquet(path, content)
     else:
         try:
             value = json.loads(content)
@@ -160,6 +184,8 @@ def read_rows(path: str) -> Iterator[Any]:
             raise TaskInputError(f"{path} is no JSON ({error}); get it anew") from None
         if isinstance(value, dict) and isinstance(value.get("data"), list):
             value = value["data"]
+        elif isinstance(value, dict):
+            value = [value]
         if not isinstance(value, list):
             raise TaskInputError(f"{path} holds no list of rows; get it anew")
         yield from value
@@ -185,6 +211,18 @@ def _read_csv(content: bytes, delimiter: str) -> Iterator[Any]:
             yield UnfitRowError("no UTF-8") if broken else row
     except csv.Error as error:
         yield UnfitRowError(f"no CSV from here on ({error})")
+
+
+def _read_parquet(path: str, content: bytes) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(content)).iter_batches():
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TaskInputError(f"{path} is no Parquet file ({reason}); get it anew") from None
 
 
 def _is_broken(text: str) -> bool:

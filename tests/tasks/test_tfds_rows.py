@@ -1,0 +1,102 @@
+"""Data sets that TFDS has prepared: found in the data folder, read, never downloaded."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tasks.errors import TaskInputError
+from tasks.sources import Source, read_rows, read_table, text_field
+from tasks.tfds_rows import newest, tfds_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+ROWS = {
+    "train": [
+        {"question": "Wie viel ist 2 + 2? é", "answers": [{"text": "4"}, {"text": "four"}], "n": 1},
+        {"question": "What is left of 3 - 3?", "answers": [], "n": 2},
+    ],
+    "test": [{"question": "What is 1 + 1?", "answers": [{"text": "2"}], "n": 3}],
+}
+SOURCE = Source(
+    dataset="sums",
+    files={"train": ("sums.jsonl",)},
+    where="nowhere",
+    parse=lambda raw: (text_field(raw, "question"), tuple(raw["answers"]["text"])),
+    key=lambda row: row,
+    tfds={"train": ("sums", "train"), "validation": ("sums", "test")},
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(
+        {
+            "question": tfds.features.Text(),
+            "answers": tfds.features.Sequence({"text": tfds.features.Text()}),
+            "n": tfds.features.Scalar(np.int64),
+        }
+    )
+    folder = tmp_path_factory.mktemp("tfds")
+    version = folder / "sums" / "1.2.0"
+    version.mkdir(parents=True)
+    identity = tfds.core.DatasetIdentity(
+        name="sums", version="1.2.0", data_dir=str(version), module_name=""
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=features)
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=10)
+    writer.initialize_splits(list(ROWS))
+    writer.add_examples(ROWS)
+    writer.close_all()
+    return str(folder)
+
+
+def test_rows_come_back_as_plain_values(data_dir):
+    rows = {row["n"]: row for row in tfds_rows(f"{data_dir}/sums/1.2.0", "train")}
+    assert rows == {
+        1: {"question": "Wie viel ist 2 + 2? é", "answers": {"text": ["4", "four"]}, "n": 1},
+        2: {"question": "What is left of 3 - 3?", "answers": {"text": []}, "n": 2},
+    }
+    json.dumps(rows)
+
+
+def test_each_split_of_a_source_reads_its_own(data_dir):
+    assert len(read_table(SOURCE, data_dir, "train").rows) == 2
+    assert read_table(SOURCE, data_dir, "validation").rows == (("What is 1 + 1?", ("2",)),)
+
+
+def test_files_come_before_what_tfds_prepared(data_dir, tmp_path):
+    (tmp_path / "sums").symlink_to(f"{data_dir}/sums")
+    line = json.dumps({"question": "Another?", "answers": {"text": ["yes"]}})
+    (tmp_path / "sums.jsonl").write_text(line, encoding="utf-8")
+    assert read_table(SOURCE, str(tmp_path), "train").rows == (("Another?", ("yes",)),)
+
+
+def test_a_missing_split_and_a_missing_folder_are_one_clear_error(data_dir, tmp_path):
+    with pytest.raises(TaskInputError, match=r"1\.2\.0 can't be read .*prepare 'dev' anew"):
+        list(tfds_rows(f"{data_dir}/sums/1.2.0", "dev"))
+    with pytest.raises(TaskInputError, match=r"has no sums\.jsonl or sums prepared by TFDS"):
+        read_table(SOURCE, str(tmp_path), "train")
+
+
+def test_the_highest_version_counts():
+    names = ["/d/x/1.9.0", "/d/x/1.10.0", "/d/x/incomplete", "/d/x/0.2.0"]
+    assert newest([f"{name}/features.json" for name in names]) == "/d/x/1.10.0"
+
+
+def test_parquet_files_and_lone_json_objects_hold_rows(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"prompt": [{"role": "user", "content": "é?"}], "answer": {"value": "1"}}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert list(read_rows(str(tmp_path / "a.parquet"))) == rows
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(TaskInputError, match=r"b\.parquet is no Parquet file .*get it anew"):
+        list(read_rows(str(tmp_path / "b.parquet")))
+    (tmp_path / "1.json").write_text('{"problem": "p"}', encoding="utf-8")
+    assert list(read_rows(str(tmp_path / "1.json"))) == [{"problem": "p"}]
+    (tmp_path / "2.json").write_text('"text"', encoding="utf-8")
+    with pytest.raises(TaskInputError, match="holds no list of rows"):
+        list(read_rows(str(tmp_path / "2.json")))
