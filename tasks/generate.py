@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks import aggregation, reasoning_retrieval, recall
+from tasks import aggregation, multi_niah, reasoning_retrieval, recall
 from tasks.context import Example, generator
 from tasks.demonstrations import check_demonstration, demonstration_tokens
 from tasks.errors import TaskInputError, UnfitRowError
@@ -12,7 +12,12 @@ from tasks.record import Record, span_flags
 from tasks.settings import TaskSettings
 from tasks.vocabulary import Tokenizer
 
-DRAFTS = {**recall.DRAFTS, **reasoning_retrieval.DRAFTS, **aggregation.DRAFTS}
+DRAFTS = {
+    **recall.DRAFTS,
+    **multi_niah.DRAFTS,
+    **reasoning_retrieval.DRAFTS,
+    **aggregation.DRAFTS,
+}
 DATASETS = tuple(DRAFTS)
 SPLITS = ("train", "validation")
 # Rows of a data set that are tried for one example before its settings are given up.
