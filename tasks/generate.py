@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks import aggregation, multi_niah, reasoning_retrieval, recall
+from tasks import aggregation, multi_niah, reasoning_retrieval, recall, short_context_math
 from tasks.context import Example, generator
 from tasks.demonstrations import check_demonstration, demonstration_tokens
 from tasks.errors import TaskInputError, UnfitRowError
@@ -16,6 +16,7 @@ DRAFTS = {
     **recall.DRAFTS,
     **multi_niah.DRAFTS,
     **reasoning_retrieval.DRAFTS,
+    **short_context_math.DRAFTS,
     **aggregation.DRAFTS,
 }
 DATASETS = tuple(DRAFTS)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -236,7 +237,7 @@ def essay_sentences(data_dir: str) -> tuple[str, ...]:
     for path in (paths := find(data_dir, ESSAYS)):
         try:
             with fsspec.open(path, "rb") as file:
-                text = file.read().decode()
+                text = unicodedata.normalize("NFC", file.read().decode())
         except (OSError, UnicodeDecodeError) as error:
             raise TaskInputError(
                 f"{path} can't be read ({error}); give plain text in UTF-8, or take it away"

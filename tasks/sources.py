@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import logging
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -230,7 +231,9 @@ def _is_broken(text: str) -> bool:
 
 
 def text_field(row: Any, name: str, *, most: int = 1_000_000) -> str:
-    """Return a field of a raw row that must be a text and not blank.
+    """Return a field of a raw row that must be a text and not blank, in Unicode's form NFC.
+
+    Some tokenizers normalise to that form, and tokens must have exact places in the text.
 
     Raises:
       UnfitRowError: it is missing, no text, blank, or longer than `most` characters.
@@ -244,7 +247,7 @@ def text_field(row: Any, name: str, *, most: int = 1_000_000) -> str:
         raise UnfitRowError(f"{name} is absurdly long")
     if _is_broken(value) or any("\ud800" <= character <= "\udfff" for character in value):
         raise UnfitRowError(f"{name} is no valid Unicode")
-    return value.strip()
+    return unicodedata.normalize("NFC", value.strip())
 
 
 def list_field(row: Any, name: str) -> list:

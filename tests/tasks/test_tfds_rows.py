@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from tasks.errors import TaskInputError
+from tasks.generate import DRAFTS
+from tasks.settings import TaskSettings
 from tasks.sources import Source, read_rows, read_table, text_field
 from tasks.tfds_rows import newest, tfds_rows
 
@@ -27,29 +29,52 @@ SOURCE = Source(
 )
 
 
+def prepare(folder, name, version, features, rows):
+    """Write rows as TFDS would, without its builders."""
+    import tensorflow_datasets as tfds
+
+    place = folder / name / version
+    place.mkdir(parents=True)
+    identity = tfds.core.DatasetIdentity(
+        name=name, version=version, data_dir=str(place), module_name=""
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=tfds.features.FeaturesDict(features))
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=10)
+    writer.initialize_splits(list(rows))
+    writer.add_examples(rows)
+    writer.close_all()
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     import tensorflow_datasets as tfds
 
-    features = tfds.features.FeaturesDict(
-        {
-            "question": tfds.features.Text(),
-            "answers": tfds.features.Sequence({"text": tfds.features.Text()}),
-            "n": tfds.features.Scalar(np.int64),
-        }
-    )
     folder = tmp_path_factory.mktemp("tfds")
-    version = folder / "sums" / "1.2.0"
-    version.mkdir(parents=True)
-    identity = tfds.core.DatasetIdentity(
-        name="sums", version="1.2.0", data_dir=str(version), module_name=""
-    )
-    info = tfds.core.DatasetInfo(builder=identity, features=features)
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=10)
-    writer.initialize_splits(list(ROWS))
-    writer.add_examples(ROWS)
-    writer.close_all()
+    features = {
+        "question": tfds.features.Text(),
+        "answers": tfds.features.Sequence({"text": tfds.features.Text()}),
+        "n": tfds.features.Scalar(np.int64),
+    }
+    prepare(folder, "sums", "1.2.0", features, ROWS)
     return str(folder)
+
+
+def test_a_data_set_of_the_mixture_is_drawn_from_what_tfds_prepared(tmp_path):
+    import tensorflow_datasets as tfds
+
+    names = ("question", "answer", "annotation", "short_answer")
+    rows = [
+        {name: f"{name} {n}" for name in names} | {"answer": f"It is <<{n}={n}>>{n}.\n#### {n}"}
+        for n in range(12)
+    ]
+    features = {name: tfds.features.Text() for name in names}
+    prepare(tmp_path, "gsm8k", "1.0.0", features, {"train": rows, "test": rows[:1]})
+    wanted = TaskSettings(target_length=1000, data_dir=str(tmp_path))
+    for index in range(10):
+        example = DRAFTS["dapo_math"](wanted, "train", 0, index, 0).example(0)
+        (answer,) = example.truth["answers"]
+        assert f"question {answer}" in example.user
+        assert example.demonstrate(np.random.default_rng(0)).thought == (f"It is {answer}.",)
 
 
 def test_rows_come_back_as_plain_values(data_dir):
