@@ -187,7 +187,8 @@ def _draft(
       UnfitRowError: no demo has the item's label.
       TaskInputError: files are missing or hold no two labels.
     """
-    rng = generator(dataset, stream, index)
+    # The demos are drawn anew too: it may be the item's gold demo that is too long.
+    rng = generator(f"{dataset}/{attempt}", stream, index)
     pool = _pool(dataset, settings.data_dir, "train")
     item = pick(_pool(dataset, settings.data_dir, split).rows, stream, index, attempt)
     order = rounds(rng, pool.label_of_row)
