@@ -179,7 +179,7 @@ def _draft(
 
     Each label occurs once in every round of demos, as long as it has rows left, and no demo is
     repeated: a set with fewer demos than the target holds makes a shorter prompt (SLURP's 2,033
-    of the development file, the stand-in for MASSIVE's 11,514, end at some 35K tokens). One demo
+    of the development file, the stand-in for MASSIVE's 11,514, end at some 30K tokens). One demo
     at least carries the item's label, at a uniform depth where the first round is not complete.
     Half of the examples name labels by integers, drawn anew for each, half by the data's names.
 

@@ -196,7 +196,7 @@ def _questions(
 def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
     """Draw a question about one whole article, its four options shuffled; there is no filler.
 
-    Prompts are as long as their articles (some 2K to 9K tokens): at most the target, and far
+    Prompts are as long as their articles (mostly 2K to 9K tokens): at most the target, and far
     below a long one. Articles that are plainly longer than the target are not drawn; for others
     the tokens decide, and one that is too long gives way to a shorter one.
 
