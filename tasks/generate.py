@@ -1,9 +1,18 @@
 """Records of all data sets, as pure functions of (settings, split, seed, index)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from tasks import reasoning_retrieval, recall
-from tasks.context import Example, generator
+from tasks import (
+    citation_qa,
+    multi_hop_qa,
+    reasoning_retrieval,
+    recall,
+    reranking,
+    single_hop_qa,
+)
+from tasks.context import Draft, Example, generator
 from tasks.demonstrations import check_demonstration, demonstration_tokens
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.fitting import fit
@@ -12,7 +21,14 @@ from tasks.record import Record, span_flags
 from tasks.settings import TaskSettings
 from tasks.vocabulary import Tokenizer
 
-DRAFTS = {**recall.DRAFTS, **reasoning_retrieval.DRAFTS}
+DRAFTS: dict[str, Callable[..., Draft]] = {
+    **recall.DRAFTS,
+    **reasoning_retrieval.DRAFTS,
+    **multi_hop_qa.DRAFTS,
+    **single_hop_qa.DRAFTS,
+    **reranking.DRAFTS,
+    **citation_qa.DRAFTS,
+}
 DATASETS = tuple(DRAFTS)
 SPLITS = ("train", "validation")
 # Rows of a data set that are tried for one example before its settings are given up.
