@@ -31,6 +31,7 @@ def parse_context(raw: Any) -> Question:
       UnfitRowError: it is malformed, or no gold passage holds the answer.
     """
     facts = _facts(list_field(raw, "supporting_facts"))
+    steps = list(facts)
     answers = read_answers(raw.get("answer"))
     evidence, others = [], []
     for paragraph in list_field(raw, "context")[:MAX_PARAGRAPHS]:
@@ -45,10 +46,14 @@ def parse_context(raw: Any) -> Question:
         if numbers is None:
             others.append(passage)
         else:
-            evidence.append(Evidence(passage, support(passage, answers, numbers, parts)))
+            gold = Evidence(passage, support(passage, answers, numbers, parts))
+            evidence.append((steps.index(title), gold))
     if facts:
         raise UnfitRowError("a supporting fact of no paragraph")
-    return _question(raw, "_id", answers, evidence, others)
+    # The facts come in the order of the reasoning, as far as they have one; the answer is its end.
+    wanted = needles(answers)
+    evidence.sort(key=lambda item: (holds(item[1].passage, wanted), item[0]))
+    return _question(raw, "_id", answers, [item for _, item in evidence], others)
 
 
 def _facts(values: list) -> dict[str, list[int]]:
