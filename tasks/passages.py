@@ -207,12 +207,18 @@ QUESTION_LAYOUT_RATES = {
 }
 
 
-def question_layout(rng: np.random.Generator, gold: Sequence[Passage]) -> Layout:
+def question_layout(
+    rng: np.random.Generator, gold: Sequence[Passage], wanted: Sequence[str]
+) -> Layout:
     """Draw a layout by the paper's rates; one without titles only where nothing depends on them.
 
-    That is where each gold text names its own title, so that it says what it is about.
+    That is where each gold text names its own title, so that it says what it is about, and holds
+    the answer if its title does.
+
+    Args:
+      wanted: the answer's needles.
     """
-    untitled = all(_names_its_title(passage) for passage in gold)
+    untitled = all(_needs_no_title(passage, wanted) for passage in gold)
     rates = {
         name: rate
         for name, rate in QUESTION_LAYOUT_RATES.items()
@@ -223,9 +229,12 @@ def question_layout(rng: np.random.Generator, gold: Sequence[Passage]) -> Layout
     return QUESTION_LAYOUTS[list(rates)[drawn]]
 
 
-def _names_its_title(passage: Passage) -> bool:
+def _needs_no_title(passage: Passage, wanted: Sequence[str]) -> bool:
+    # "(1999 film)" only tells titles apart.
     title = normalise(passage.title.partition(" (")[0])
-    return not title or f" {title} " in f" {passage.key} "
+    alone = Passage("", passage.text)
+    named = not title or f" {title} " in alone.words
+    return named and holds(alone, wanted) == holds(passage, wanted)
 
 
 def render(

@@ -104,9 +104,9 @@ def question_draft(
     question = WORDINGS[rng.integers(len(WORDINGS))].format(question=row.text)
     place = question_place(rng)
     depths = rng.random(len(gold)).tolist()
-    layout = question_layout(rng, gold)
-    kind = draw_kind(rng)
     wanted = needles(row.answers)
+    layout = question_layout(rng, gold, wanted)
+    kind = draw_kind(rng)
     distractors = take(
         in_order(corpus, kind, row.text, row.others, rng),
         lambda passage: holds(passage, wanted),

@@ -150,7 +150,7 @@ SOURCES = {
     "triviaqa": _source(
         "triviaqa",
         ("biencoder-trivia-train.json*", "triviaqa_open_train*.jsonl"),
-        ("biencoder-trivia-dev.json*", "triviaqa_open*.jsonl"),
+        ("biencoder-trivia-dev.json*", "triviaqa_open_dev*.jsonl", "triviaqa_open.jsonl"),
         "github.com/facebookresearch/DPR (biencoder-trivia-*.json)",
     ),
 }
@@ -161,7 +161,10 @@ def answered(dataset: str, settings: TaskSettings, split: str) -> tuple[Question
     """Return the rows that have a gold passage, their own or one of the corpus.
 
     The one of the corpus is the question's best BM25 passage, of a hundred, that holds an answer.
-    Rows without are left out and counted. `settings` are those of `_files`.
+    Rows without are left out and counted.
+
+    Args:
+      settings: those of `_files`, so that rows are looked up once for all target lengths.
 
     Raises:
       TaskInputError: the files are missing, or no row has a gold passage.
@@ -199,7 +202,7 @@ def _pooled(dataset: str) -> tuple[Source, ...]:
 
 
 def _files(settings: TaskSettings) -> TaskSettings:
-    """Return settings that differ only where the files do: rows are looked up once for all."""
+    """Return settings that differ only where the files do."""
     return TaskSettings(target_length=0, data_dir=settings.data_dir, corpus=settings.corpus)
 
 

@@ -185,11 +185,13 @@ def test_layouts_are_drawn_by_their_rates_and_without_titles_only_where_they_are
     names = {layout: name for name, layout in QUESTION_LAYOUTS.items()}
     rng = generator("layouts", 0, 0)
     plain = [Passage("Ada (ship)", "The Ada sank.")]
-    counts = Counter(names[question_layout(rng, plain)] for _ in range(4000))
+    counts = Counter(names[question_layout(rng, plain, needles(["sank"]))] for _ in range(4000))
     for name, rate in rates.items():
         assert counts[name] / 4000 == pytest.approx(rate, abs=0.03)
     needed = [*plain, Passage("Bo", "It sank.")]
-    assert all(question_layout(rng, needed).titled for _ in range(100))
+    assert all(question_layout(rng, needed, ()).titled for _ in range(100))
+    wanted = needles(["ship"])
+    assert all(question_layout(rng, plain, wanted).titled for _ in range(100))
 
 
 def test_passages_are_cleaned_and_what_is_none_is_refused():

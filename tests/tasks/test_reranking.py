@@ -194,6 +194,17 @@ def test_qrels_queries_and_passages_are_joined(tmp_path, queries):
         assert row.text == files.ranked(i)["query"]
 
 
+def test_trecs_own_names_are_found_and_splits_stay_apart(tmp_path):
+    trec(tmp_path, split="train", queries="queries.train.tsv")
+    folder = tmp_path / "msmarco_v2"
+    (folder / "2021.qrels.pass.final.txt").write_text("102 Q0 p2_1 3\n", encoding="utf-8")
+    (folder / "2021_queries.tsv").write_text("102\tand what else\n", encoding="utf-8")
+    assert len(read_table(SOURCE, str(tmp_path), "train").rows) == 4
+    (row,) = read_table(SOURCE, str(tmp_path), "validation").rows
+    assert row.text == "and what else"
+    assert row.judged == ((Passage("", files.ranked(2)["ctxs"][1]["text"]), 3),)
+
+
 def test_queries_or_passages_that_are_missing_are_named(tmp_path):
     trec(tmp_path)
     (tmp_path / "msmarco_v2" / "queries.dev.tsv").unlink()
