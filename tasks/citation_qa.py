@@ -275,13 +275,16 @@ def qampari(settings: TaskSettings, split: str, stream: int, index: int, attempt
 
 
 def _cited(held: Sequence[tuple[tuple[str, ...], list[int]]]) -> list[int]:
-    """Return for each answer a gold document that holds it, another one each as far as it goes."""
-    used: set[int] = set()
-    cited = []
-    for _, places in held:
-        cited.append(next((place for place in places if place not in used), places[0]))
-        used.add(cited[-1])
-    return cited
+    """Return for each answer a gold document that holds it, another one each as far as it goes.
+
+    Those that stand in few documents choose first.
+    """
+    cited: dict[int, int] = {}
+    for number in sorted(range(len(held)), key=lambda number: len(held[number][1])):
+        places = held[number][1]
+        free = (place for place in places if place not in cited.values())
+        cited[number] = next(free, places[0])
+    return [cited[number] for number in range(len(held))]
 
 
 def _demonstrate(rng: np.random.Generator, *, found: list[tuple[str, int, Range]]) -> Demonstration:

@@ -38,20 +38,32 @@ def mayor(i: int) -> list:
     return [f"{MAYORS[i]} Holt", [f"{MAYORS[i]} Holt likes tea.", born]]
 
 
+def trap(i: int) -> list:
+    """A passage that has the answer to question i and is no evidence for it."""
+    return [f"Ferry {i}", [f"Ferry {i} is slow.", f" It calls at Port{i} Harbour on weekdays."]]
+
+
 def hotpot(i: int) -> dict:
     return {
         "_id": f"h{i}",
         "question": f"Where was the mayor of {TOWNS[i]} born?",
         "answer": f"Port{i} Harbour",
         "supporting_facts": [[TOWNS[i], 1], [f"{MAYORS[i]} Holt", 1]],
-        "context": [FILLERS[i], mayor(i), FILLERS[i + 1], town(i), *FILLERS[i + 2 : i + 8]],
+        "context": [
+            FILLERS[i],
+            mayor(i),
+            FILLERS[i + 1],
+            town(i),
+            *FILLERS[i + 2 : i + 8],
+            trap(i),
+        ],
         "type": "bridge",
         "level": "hard",
     }
 
 
 def musique(i: int) -> dict:
-    shown = [FILLERS[i], mayor(i), town(i), *FILLERS[i + 1 : i + 10]]
+    shown = [FILLERS[i], mayor(i), town(i), *FILLERS[i + 1 : i + 10], trap(i)]
     return {
         "id": f"2hop__{i}",
         "question": f"Where was the mayor of {TOWNS[i]} born?",
@@ -85,7 +97,7 @@ def dpr(i: int) -> dict:
         "answers": [f"Port{i} Harbour", f"Harbour {i}"],
         "positive_ctxs": [{**passage(mayor(i)), "score": 1000, "passage_id": str(i)}],
         "negative_ctxs": [passage(FILLERS[i])],
-        "hard_negative_ctxs": [passage(town(i)), passage(FILLERS[i + 1])],
+        "hard_negative_ctxs": [passage(trap(i)), passage(town(i)), passage(FILLERS[i + 1])],
     }
 
 

@@ -153,6 +153,20 @@ def test_five_documents_are_recalled_and_all_answers_cited(tmp_path):
     assert all(f"Thing{n}" in str(words.thought[-1]) for n in range(5, 9))
 
 
+def test_answers_cite_documents_of_their_own_as_far_as_there_are(tmp_path):
+    row = files.alce(0)
+    row["answers"] = [["Ardel"], ["Brimo"]]
+    texts = ["Both Ardel and Brimo.", "Only Ardel here."]
+    row["docs"] = [{"title": "T", "text": text} for text in texts]
+    row["docs"] += [files.passage(item) for item in files.FILLERS]
+    files.write_json(tmp_path / "qampari_eval.json", [{**row, "id": str(n)} for n in range(9)])
+    example = draft(tmp_path).example(4)
+    answer = example.demonstrate(generator("words", 0, 0)).answer
+    found = {int(HEAD.match(item)[1]): HEAD.sub("", item) for item in documents(example)}
+    cited = {name: found[int(n)] for name, n in re.findall(r"(\w+) \[(\d+)\]", answer)}
+    assert cited == {"Ardel": texts[1], "Brimo": texts[0]}
+
+
 def test_alces_documents_are_gold_where_they_hold_an_answer(tmp_path):
     row = parse_qampari(files.alce(3))
     assert [p.title for p in row.gold] == ["Dorvale", "Elmwick"]

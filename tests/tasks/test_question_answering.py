@@ -80,11 +80,17 @@ def test_a_context_grows_by_one_passage_at_a_time(dataset, data_dir):
     def bodies(number):
         example = draft.example(number)
         shown = passages_of(example.user, example)
-        return {re.sub(r"^(\[\d+\] |Passage \d+: )", "", item) for item in shown}
+        return [re.sub(r"^(\[\d+\] |Passage \d+: )", "", item) for item in shown]
 
+    places = []
     for number in range(draft.most):
-        assert len(bodies(number + 1) - bodies(number)) == 1
-        assert bodies(number) < bodies(number + 1)
+        before, after = bodies(number), bodies(number + 1)
+        (new,) = set(after) - set(before)
+        assert set(before) < set(after)
+        places.append(after.index(new) / len(after))
+    # The nearest are taken first, and stand anywhere: no place tells how near a passage is.
+    assert min(places) < 0.4 and max(places) > 0.6
+    assert places != sorted(places)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
@@ -153,7 +159,7 @@ def test_musique_is_recalled_in_the_order_of_its_steps():
 def test_supporting_facts_choose_the_gold_paragraphs_and_sentences():
     row = parse_context(files.hotpot(2))
     assert {item.passage.title for item in row.evidence} == {"Caskin", "Pavlo Holt"}
-    assert len(row.others) == 8
+    assert len(row.others) == 9
     supports = {i.passage.title: i.passage.text[slice(*i.support)] for i in row.evidence}
     assert supports["Caskin"] == "Its mayor is Pavlo Holt."
     assert supports["Pavlo Holt"] == "Pavlo Holt was born in Port2 Harbour."
@@ -278,7 +284,7 @@ def test_dprs_passages_and_answers_are_read():
     row = parse_question(files.dpr(1))
     assert row.answers == ("Port1 Harbour", "Harbour 1")
     assert [item.passage.title for item in row.evidence] == ["Oskel Holt"]
-    assert [p.title for p in row.others] == ["Brimo", files.FILLERS[2][0]]
+    assert [p.title for p in row.others] == ["Ferry 1", "Brimo", files.FILLERS[2][0]]
     # The first positive that holds an answer is gold, whatever stands before it.
     mixed = {
         **files.dpr(1),
@@ -326,10 +332,10 @@ def test_a_malformed_multi_hop_row_has_a_reason(change, reason):
 def test_malformed_distractors_are_left_out_and_gold_ones_are_not():
     row = files.hotpot(0)
     row["context"] += [["Odd", "no list"], ["Blank", [""]], 7, []]
-    assert len(parse_context(row).others) == 8
+    assert len(parse_context(row).others) == 9
     row = files.musique(0)
     row["paragraphs"] += [{"idx": 70, "title": "t", "paragraph_text": ""}, 5]
-    assert len(parse_musique(row).others) == 10
+    assert len(parse_musique(row).others) == 11
     row["paragraphs"][1]["paragraph_text"] = " "
     with pytest.raises(UnfitRowError, match="no passage"):
         parse_musique(row)

@@ -84,7 +84,8 @@ def test_grades_ids_and_ranking_are_those_of_the_passages_shown(data_dir):
         items = shown(example)
         assert len(items) == 16
         ids = [name for name, _ in items]
-        first = 0 if "Passage 0: " in example.user else 1
+        ((low, _),) = example.documents
+        first = 0 if example.user[low:].startswith("Passage ") else 1
         assert [int(name) for name in ids] == list(range(first, first + 16))
         expected = {name: grade_of(text, example) for name, text in items}
         assert example.truth["grades"] == expected
@@ -105,7 +106,8 @@ def test_grades_ids_and_ranking_are_those_of_the_passages_shown(data_dir):
 def test_one_to_ten_percent_are_relevant_where_the_row_has_them(tmp_path):
     rows = [files.ranked(0, 0)]
     rows[0]["ctxs"] = [
-        {"id": str(n), "text": f"Text {n} of some words.", "label": int(n < 40)} for n in range(440)
+        {"id": str(n), "text": f"Text {n} of some words.", "label": (n < 40) * (1 + n % 3)}
+        for n in range(440)
     ]
     files.write_json(tmp_path / "msmarco_v2" / "train.jsonl", rows)
     files.write_json(tmp_path / "msmarco_v2" / "dev.jsonl", [files.ranked(1)])
@@ -122,6 +124,15 @@ def test_one_to_ten_percent_are_relevant_where_the_row_has_them(tmp_path):
             assert relevant == 1 or relevant <= 0.1 * (number + 1) + 0.5
             if number == 200:
                 shares.append(relevant / 201)
+                words = example.demonstrate(generator("words", 0, index))
+                recalled = [part for part in words.thought if not isinstance(part, str)]
+                assert recalled == list(example.gold[:2])
+                best = sorted(example.truth["grades"].values())[-2:]
+                labels = example.truth["gold_labels"]
+                ids = [re.search(r"\d+", label)[0] for label in labels]
+                assert (
+                    sorted(example.truth["grades"][name] for name in ids[:2]) == best[-len(ids) :]
+                )
     assert 0.01 - 0.003 < min(shares) < 0.03 and 0.08 < max(shares) < 0.103
 
 
