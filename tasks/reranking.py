@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from tasks.context import (
     question_place,
 )
 from tasks.corpus import Corpus, draw_kind, in_order, pool_corpus, take
-from tasks.errors import TaskInputError, UnfitRowError
+from tasks.errors import UnfitRowError
 from tasks.passages import MAX_QUESTION, Layout, Passage, clean, read_passage, render
 from tasks.settings import TaskSettings
-from tasks.sources import Source, find, list_field, pick, read_rows, read_table
+from tasks.sources import Source, list_field, pick, read_table
 from tasks.system_prompts import SYSTEMS
+from tasks.trec_files import read_judgements
 
 MAX_PASSAGES = 5_000
 # The share of relevant passages, where the row has so many; always one at least.
@@ -122,97 +123,13 @@ def parse_query(raw: Any) -> Query:
 
 def _grade(value: Any) -> int:
     """Return a label as a grade from 0 up; TREC writes junk as -1 or -2."""
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 10:
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,9}\s*", value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or not -10 <= value <= 100:
         raise UnfitRowError("a label that is no grade")
     return max(0, int(value))
-
-
-def read_judgements(path: str) -> Iterator[Any]:
-    """Yield the raw rows of a file: HELMET's as they are, TREC's qrels joined with their texts.
-
-    Beside a file of qrels (lines `query 0 passage grade`) lie queries of the same split
-    (`queries…tsv`, lines of id and text) and the passages (`passages….jsonl` with id and text, or
-    MS MARCO's own pid and passage). Only judged passages are kept.
-
-    Raises:
-      TaskInputError: queries or passages are missing.
-    """
-    if path.removesuffix(".gz").endswith((".json", ".jsonl")):
-        yield from read_rows(path)
-        return
-    folder, name = posixpath.split(path)
-    queries = dict(
-        fields[:2]
-        for line in _lines(_beside(folder, _patterns(name), name)[0])
-        if len(fields := line.split("\t")) >= 2
-    )
-    grades: dict[str, dict[str, str]] = {}
-    for line in _lines(path):
-        fields = line.split()
-        if len(fields) != 4:
-            yield UnfitRowError("a malformed line of qrels")
-            continue
-        if fields[2] in grades.setdefault(fields[0], {}):
-            yield UnfitRowError("a passage that is judged twice")
-            continue
-        grades[fields[0]][fields[2]] = fields[3]
-    wanted = {passage for judged in grades.values() for passage in judged}
-    texts: dict[str, Mapping] = {}
-    for file in _beside(folder, ("passages*.jsonl*", "*passage*/*.gz"), name):
-        for raw in read_rows(file):
-            if isinstance(raw, Mapping):
-                number = raw.get("id", raw.get("pid"))
-                if isinstance(number, str | int) and str(number) in wanted:
-                    texts.setdefault(str(number), raw)
-    for query, judged in grades.items():
-        yield {
-            "qid": query,
-            "query": queries.get(query),
-            "ctxs": [
-                {
-                    "title": texts[passage].get("title"),
-                    "text": texts[passage].get("text", texts[passage].get("passage")),
-                    "label": grade,
-                }
-                for passage, grade in judged.items()
-                if passage in texts
-            ],
-        }
-
-
-def _patterns(qrels: str) -> tuple[str, ...]:
-    """Return where the queries of a file of qrels may lie: with its split's name, or all in one."""
-    start, _, rest = qrels.removesuffix(".gz").partition("qrels")
-    split = start.rstrip("._-")
-    # TREC names them 2021.qrels.pass.final.txt and 2021_queries.tsv.
-    named = (f"{split}*queries*",) if split else ()
-    return (f"{start}queries{posixpath.splitext(rest)[0]}.*", *named, "queries*.tsv*")
-
-
-def _beside(folder: str, patterns: Sequence[str], qrels: str) -> list[str]:
-    found = find(folder, patterns)
-    if not found:
-        raise TaskInputError(
-            f"{folder} has {qrels}, but no {' or '.join(patterns)}; put it beside, or give rows in "
-            "HELMET's layout (qid, query, ctxs)"
-        )
-    return found
-
-
-def _lines(path: str) -> Iterator[str]:
-    import fsspec
-
-    try:
-        with fsspec.open(
-            path, "rt", encoding="utf-8", errors="replace", compression="infer"
-        ) as file:
-            yield from (line for line in file.read().splitlines() if line.strip())
-    except (OSError, ValueError) as error:
-        raise TaskInputError(f"{path} can't be read ({error})") from None
 
 
 SOURCE = Source(
