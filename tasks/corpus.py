@@ -48,16 +48,20 @@ class Corpus:
 
     @functools.cached_property
     def _index(self):
+        """The BM25 index; None where no passage has a word that counts."""
         bm25s = _library()
-        index = bm25s.BM25()
         texts = [f"{passage.title} {passage.text}" for passage in self.passages]
-        index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+        tokens = bm25s.tokenize(texts, show_progress=False)
+        if not any(tokens.ids):
+            return None
+        index = bm25s.BM25()
+        index.index(tokens, show_progress=False)
         return index
 
     def scores(self, query: str) -> Float[np.ndarray, " N"]:
         """Return the BM25 score of each passage for a query (Lucene's; k1 1.5, b 0.75)."""
         none = np.zeros(len(self.passages), np.float32)
-        if not self.passages:
+        if not self.passages or self._index is None:
             return none
         # The index knows an empty word too, which no passage has.
         known = self._index.get_tokens_ids([word for word in words(query) if word])

@@ -1,5 +1,6 @@
 """Passages, their layouts, and a corpus: what is near, and what may be a distractor."""
 
+import contextlib
 import gzip
 import itertools
 import math
@@ -12,7 +13,16 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from tasks.context import generator
-from tasks.corpus import Corpus, corpus_of, draw_kind, in_order, read_corpus, supporting, take
+from tasks.corpus import (
+    Corpus,
+    corpus_of,
+    draw_kind,
+    in_order,
+    read_corpus,
+    supporting,
+    take,
+    words,
+)
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.passages import (
     QUESTION_LAYOUTS,
@@ -75,6 +85,24 @@ def test_the_nearest_share_words_with_the_query_and_the_others_are_not_near():
     assert list(CORPUS.nearest("the of 7 zebra")) == []
     assert list(CORPUS.nearest("")) == []
     assert list(Corpus([]).nearest("cats")) == []
+
+
+@pytest.mark.parametrize("texts", [["the"], ["x y", "of it x"], ["7 8", "the and or"]])
+def test_a_corpus_without_words_that_count_has_no_neighbours(texts):
+    corpus = Corpus(Passage("", text) for text in texts)
+    assert list(corpus.nearest("the x 7 cats")) == []
+    assert len(list(corpus.shuffled(generator("any", 0, 0)))) == len(texts)
+
+
+@given(st.lists(st.text(max_size=12), max_size=4), st.text(max_size=12))
+@limits(max_examples=60, deadline=None)
+def test_any_texts_make_a_corpus_and_any_query_finds_what_it_shares_words_with(texts, query):
+    passages = []
+    for text in texts:
+        with contextlib.suppress(UnfitRowError):
+            passages.append(read_passage(None, text))
+    found = list(Corpus(passages).nearest(query))
+    assert all(set(words(query)) & set(words(passage.text)) for passage in found)
 
 
 def test_a_text_that_comes_twice_is_one_passage():
