@@ -22,6 +22,7 @@ OPENING = 80
 # A span that covers this much of a passage recalls it in full: the copy-F1 of a quarter is 0.4.
 SUPPORT_SHARE = 0.3
 
+_NO_WORD = re.compile(r"[\W_]+")
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s(?=\S)")
 
 
@@ -38,8 +39,8 @@ class Passage:
 
     @functools.cached_property
     def words(self) -> str:
-        """The normalised title and text, with a space at both ends."""
-        return f" {normalise(f'{self.title} {self.text}')} "
+        """The title and text in both normal forms, with a space at both ends."""
+        return f" {' '.join(_forms(f'{self.title} {self.text}'))} "
 
     @functools.cached_property
     def key(self) -> str:
@@ -117,8 +118,16 @@ def needles(answers: Sequence[str]) -> tuple[str, ...]:
 
     None for yes and no: they stand in passages without answering anything.
     """
-    normal = dict.fromkeys(map(normalise, answers))
+    normal = dict.fromkeys(form for answer in answers for form in _forms(answer))
     return tuple(f" {answer} " for answer in normal if answer and answer not in JUDGEMENTS)
+
+
+def _forms(text: str) -> tuple[str, str]:
+    """Return SQuAD's normal form, and the one in which punctuation parts words.
+
+    The first has "U.S." as one word, but "Paris/London" too.
+    """
+    return normalise(text), normalise(_NO_WORD.sub(" ", text))
 
 
 def holds(passage: Passage, wanted: Sequence[str]) -> bool:

@@ -159,6 +159,18 @@ def test_needles_are_words_in_normal_form_and_judgements_are_none():
     passage = Passage("The Art", "A party at noon; U.S. troops.")
     assert holds(passage, needles(["art"])) and holds(passage, needles(["U.S. Troops!"]))
     assert not holds(passage, needles(["part"])) and not holds(passage, needles(["oon"]))
+    between = Passage("", "The Paris/London line, 1914\u20131918 (Port-au-Prince)")
+    for answer in (
+        "Paris",
+        "London",
+        "1914",
+        "1918",
+        "1914\u20131918",
+        "Port-au-Prince",
+        "port au",
+    ):
+        assert holds(between, needles([answer]))
+    assert not holds(between, needles(["Paris line"]))
     assert needles(["Yes", "no.", "the"]) == ()
 
 
