@@ -50,10 +50,35 @@ class SuiteTask:
     aggregate: Aggregate = mean_percent
 
 
-# Suites by name. Each is imported when it is asked for, as it imports this module.
-SUITES: dict[str, Callable[[], tuple[SuiteTask, ...]]] = {}
+# Each is imported when it is asked for, as it imports this module.
+def _ruler() -> tuple[SuiteTask, ...]:
+    from tasks.ruler.suite import plain_tasks
+
+    return plain_tasks()
+
+
+def _ruler_chat() -> tuple[SuiteTask, ...]:
+    from tasks.ruler.suite import chat_tasks
+
+    return chat_tasks()
+
+
+def _ruler_overall(scores: Mapping[str, float]) -> Scores:
+    from tasks.ruler.scores import overall
+
+    return overall(scores)
+
+
+# The tasks of suites, by name.
+SUITES: dict[str, Callable[[], tuple[SuiteTask, ...]]] = {
+    "ruler": _ruler,
+    "ruler_chat": _ruler_chat,
+}
 # For a suite, what its tasks' main metrics at one length come to; without one, their mean.
-OVERALL: dict[str, Callable[[Mapping[str, float]], Scores]] = {}
+OVERALL: dict[str, Callable[[Mapping[str, float]], Scores]] = {
+    "ruler": _ruler_overall,
+    "ruler_chat": _ruler_overall,
+}
 
 
 def suite_tasks(names: Sequence[str]) -> tuple[SuiteTask, ...]:
