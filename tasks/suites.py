@@ -4,6 +4,7 @@ A suite is a module of its own that lists `SuiteTask`s; `SUITES` and `OVERALL` n
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def suite_tasks(names: Sequence[str]) -> tuple[SuiteTask, ...]:
     Raises:
       TaskInputError: a name is neither a suite's nor a task's.
     """
-    known = {task.name: task for tasks in SUITES.values() for task in tasks()}
+    known = _all_tasks()
     wanted: dict[str, SuiteTask] = {}
     for name in names:
         if name in SUITES:
@@ -104,11 +105,12 @@ def suite_tasks(names: Sequence[str]) -> tuple[SuiteTask, ...]:
 
 def find_task(name: str) -> SuiteTask | None:
     """Return the suite task of this name; None where it is none."""
-    for tasks in SUITES.values():
-        for task in tasks():
-            if task.name == name:
-                return task
-    return None
+    return _all_tasks().get(name)
+
+
+@functools.cache
+def _all_tasks() -> dict[str, SuiteTask]:
+    return {task.name: task for tasks in SUITES.values() for task in tasks()}
 
 
 def task_at(name: str, length: int) -> str:

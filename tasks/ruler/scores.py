@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tasks.scoring import THINK_END
 
-# The score of Llama-2-7B at 4K: the longest length with a mean above it is "effective".
+# The score of Llama-2-7B at 4K: a model's effective length is the longest that reaches it.
 THRESHOLD = 85.6
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
@@ -42,11 +42,6 @@ def aggregate(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def overall(scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the plain mean of the tasks at one length, and whether it passes the threshold."""
+    """Return the plain mean of the tasks at one length, and 1 where it reaches the threshold."""
     mean = sum(scores.values()) / len(scores)
-    return {"mean": mean, "effective": float(mean >= THRESHOLD)}
-
-
-def effective_length(means: Mapping[int, float]) -> int:
-    """Return the longest length whose mean passes the threshold; 0 where none does."""
-    return max((length for length, mean in means.items() if mean >= THRESHOLD), default=0)
+    return {"mean": mean, "reaches_85_6": float(mean >= THRESHOLD)}
