@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks import scoring
+from tasks.suites import SuiteTask
 
 
 def answer_metrics(targets: Sequence[dict[str, Any]], predictions: Sequence[str]) -> dict:
@@ -20,3 +21,12 @@ def answer_metrics(targets: Sequence[dict[str, Any]], predictions: Sequence[str]
         contained += max(scoring.contains_value(answer, value) for value in truth["answers"])
     count = max(1, len(targets))
     return {"exact_match": 100 * exact / count, "answer_contained": 100 * contained / count}
+
+
+def suite_metrics(
+    task: SuiteTask, targets: Sequence[dict[str, Any]], predictions: Sequence[str]
+) -> dict:
+    """Return a suite's own metrics of whole responses; see `answer_metrics`."""
+    return task.aggregate(
+        [task.score(p, truth) for truth, p in zip(targets, predictions, strict=True)]
+    )

@@ -138,6 +138,16 @@ def make_records(
         prompt = official[index] if official else make_prompt(request, system)
         label = f"line{index + 1}" if official else str(index)
         records.append(_record(f"{task}/{label}", _name(name, chat), request, prompt, system))
+    longer = sum(len(record.inputs) + NEW_TOKENS[name] > length for record in records)
+    if longer:
+        # The benchmark counted the tokens of another tokenizer.
+        logging.getLogger(__name__).warning(
+            "%s: %d of %d rows take more than %d tokens with this tokenizer",
+            path,
+            longer,
+            count,
+            length,
+        )
     return records
 
 
