@@ -17,7 +17,7 @@ TOP = 5
 
 _CITATION = re.compile(r"\[(\d+)")
 # A stop, what closes it, and the citations behind it; then a space and no lower-case letter.
-_SENTENCE_END = re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s?\[\d+\])*\s+(?![a-z])")
+_SENTENCE_END = re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s?\[\d+\])*\s+(?=\S)(?![a-z]|\[\d)")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Prof|Gen|Col|Lt)|\b[A-Z])\.$")
 
 

@@ -54,7 +54,7 @@ def draw_demos(keys: Sequence[str | None], key: str, allowed: Sequence[bool]) ->
 def balanced(rows: Sequence[T], label: Callable[[T], Any], count: int, seed: int) -> list[T]:
     """Return `count` rows in rounds that hold each label once, in an order drawn for each round.
 
-    Rows of a label come again only when all of them have come.
+    Where a label's rows are fewer than the rounds, each comes equally often, but for one time.
     """
     rng = random.Random(seed)
     by_label: dict[Any, list[T]] = {}

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from tasks.scoring import normalise, token_f1
 
 # Answers that are right as a whole or not at all.
-_WORD_A = re.compile(r"\ba\b", re.IGNORECASE)
 _CLOSED = ("yes", "no", "noanswer")
 _ROUGE = ("rougeL", "rougeLsum")
 
@@ -87,17 +86,27 @@ def better_of_raw_and_parsed(
 def choice_scores(output: str, letter: str, text: str) -> dict[str, float]:
     """Return the scores of a choice: the letter, or `letter. text`, which may be a substring.
 
-    The letter alone must be the whole output or its parsed part. An empty output is none: the
-    benchmark's normalisation takes A for an article, and so would let nothing stand for A.
+    The letter alone must be the whole output or its parsed part.
     """
     option = f"{letter}. {text}"
     scores = better_of_raw_and_parsed(output, [letter, option])
-    if not any(_WORD_A.search(side) or normalise(side) for side in (output, parse(output))):
-        scores["exact_match"] = 0.0
     contained = float(option.lower() in output.lower())
-    scores["substring_exact_match"] = contained
-    scores["exact_match"] = max(scores["exact_match"], contained)
-    return scores
+    sides = output, parse(output)
+    exact = max(_is_letter(side, letter) or exact_match(side, option) for side in sides)
+    return scores | {
+        "substring_exact_match": contained,
+        "exact_match": max(float(exact), contained),
+    }
+
+
+def _is_letter(side: str, letter: str) -> bool:
+    """Return whether a text is the letter after normalisation.
+
+    Normalisation takes "A" for an article and leaves nothing, and so would let nothing stand for
+    "A"; here the letter has to be there.
+    """
+    there = letter.lower() in re.findall(r"\w+", side.lower())
+    return there and normalise(side) == normalise(letter)
 
 
 def ruler_recall(output: str, references: Sequence[str]) -> float:
