@@ -18,6 +18,7 @@ TOP = 5
 _CITATION = re.compile(r"\[(\d+)")
 # A stop, what closes it, and the citations behind it; then a space and no lower-case letter.
 _SENTENCE_END = re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s?\[\d+\])*\s+(?=\S)(?![a-z]|\[\d)")
+_LONGEST_ABBREVIATION = 4
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Prof|Gen|Col|Lt)|\b[A-Z])\.$")
 
 
@@ -39,7 +40,8 @@ def sentences(text: str) -> list[str]:
     """
     pieces, start = [], 0
     for end in _SENTENCE_END.finditer(text):
-        if not _ABBREVIATION.search(text, start, end.start() + 1):
+        stop = end.start()
+        if not _ABBREVIATION.search(text, max(start, stop - _LONGEST_ABBREVIATION), stop + 1):
             pieces.append(text[start : end.end()].strip())
             start = end.end()
     return [piece for piece in (*pieces, text[start:].strip()) if piece]

@@ -19,7 +19,7 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.helmet.lookups import answers_field
 from tasks.helmet.prompts import Item
 from tasks.helmet.request import Request
-from tasks.helmet.rows import Rows, find_file, open_rows, usable
+from tasks.helmet.rows import Rows, check_row, find_file, open_rows, usable
 from tasks.helmet.sampling import SHOTS, draw_demos, draw_keys, shuffled
 from tasks.sources import list_field, text_field
 
@@ -112,8 +112,11 @@ def _demos(
     numbers = draw_demos(keys, key, allowed)
     if len(numbers) < SHOTS:
         raise TaskInputError(f"{path} has no {SHOTS} other questions to show; get it anew")
+    shown = [rows[number] for number in numbers]
     try:
-        return "".join(f"{render(rows[number])}\n\n" for number in numbers)
+        for row in shown:
+            check_row(row)
+        return "".join(f"{render(row)}\n\n" for row in shown)
     except UnfitRowError as error:
         raise UnfitRowError(f"a demonstration with {error}") from None
 

@@ -62,7 +62,7 @@ def _opened(path: str):
 def _row(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return UnfitRowError("a line that is no JSON")
 
 
@@ -117,11 +117,28 @@ def read_object(path: str) -> dict[str, Any]:
     try:
         with _opened(path) as file:
             content = json.load(file)
-    except ValueError as error:
+        check_row(content)
+    except UnfitRowError as error:
+        raise TaskInputError(f"{path}: {error}; get it anew") from None
+    except (ValueError, RecursionError) as error:
         raise TaskInputError(f"{path} is no JSON ({error}); get it anew") from None
-    if not isinstance(content, dict):
-        raise TaskInputError(f"{path} holds no object; get it anew")
     return content
+
+
+def check_row(row: Any) -> None:
+    """Refuse what is no row.
+
+    Raises:
+      UnfitRowError: it was none in the file, is no object, or holds halves of surrogate pairs.
+    """
+    if isinstance(row, UnfitRowError):
+        raise row
+    if not isinstance(row, dict):
+        raise UnfitRowError("a row that is no object")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UnfitRowError("no valid Unicode") from None
 
 
 def usable(
@@ -133,10 +150,7 @@ def usable(
     """Yield what is made of the usable rows of a file: see `skipping`."""
 
     def made(number: int, row: Any) -> Made:
-        if isinstance(row, UnfitRowError):
-            raise row
-        if not isinstance(row, dict):
-            raise UnfitRowError("a row that is no object")
+        check_row(row)
         return parse(number, row)
 
     return skipping(path, rows, made, most)

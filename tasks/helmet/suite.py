@@ -107,18 +107,14 @@ def score_response(
     """Return the metrics of one response.
 
     The marks of recall spans are left out. In the recall form what follows the last `Answer:`
-    behind the thought is scored, without one all that is behind it; an unfinished thought without
-    `Answer:` scores as an empty output.
+    behind the thought is scored, without one all that is behind it, and nothing where the thought
+    was not closed: it could quote its way to a score.
     """
     if kind == RECALL:
-        response = scoring.extract_answer(response) or _behind_thought(response)
+        _, closed, visible = response.rpartition(scoring.THINK_END)
+        response = (scoring.extract_answer(visible) or visible.strip()) if closed else ""
     output = response.replace(START_RECALL, "").replace(END_RECALL, "")
     return task.score(task.lead_in + output if kind == PLAIN else output, truth, judges)
-
-
-def _behind_thought(response: str) -> str:
-    _, closed, visible = response.rpartition(scoring.THINK_END)
-    return visible.strip() if closed else ""
 
 
 def aggregate(task: HelmetTask, judges: Judges, rows: Sequence[Mapping[str, float]]) -> Scores:

@@ -2,8 +2,12 @@
 
 import math
 import random
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 
 from tasks.errors import TaskInputError
 from tasks.helmet.citations import (
@@ -271,3 +275,33 @@ def test_judges_say_which_metrics_they_leave_out():
     metrics = ("str_em", "citation_rec", "citation_prec", "gpt-4-f1")
     assert Judges().missing(metrics) == ["citation_rec", "citation_prec", "gpt-4-f1"]
     assert Judges(entailment=entails).missing(metrics) == ["gpt-4-f1"]
+
+
+PIECES = ("A. ", "[1]", " ", "\n", '."', "1 > ", "id", "Answer:", "label:", "word, ", "\u0661", "a")
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+@limits(max_examples=60, deadline=None)
+def test_every_output_has_scores_from_0_to_1(output):
+    scores = [
+        better_of_raw_and_parsed(output, ["a word", "1"]),
+        choice_scores(output, "A", "word"),
+        ranking_scores(parse_ranking(output), {"1": 2, "2": 0}),
+        list_scores(output, [["word"], ["a"]]),
+        citation_scores(sentence_claims(output), DOCUMENTS, entails),
+        citation_scores(list_claims(output, "q"), DOCUMENTS, entails),
+        {"": answer_recall(output, [["word"]])},
+    ]
+    for value in (value for each in scores for value in each.values()):
+        assert 0 <= value <= 1
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_long_outputs_are_read_in_time_in_proportion(piece):
+    output = piece * 50_000
+    start = time.process_time()
+    parse(output)
+    parse_ranking(output)
+    sentences(output)
+    list_scores(output, [["word"]])
+    assert time.process_time() - start < 2

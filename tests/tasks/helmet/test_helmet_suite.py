@@ -147,8 +147,8 @@ def test_marks_of_spans_are_no_part_of_an_output():
         ("Answer: 8</think>Answer: 7", 1),
         ("It may be 7.</think>Answer: 8", 0),
         ("So</think>label: 7", 1),
-        ("So Answer: 7", 1),
         # An unfinished thought is no output.
+        ("So Answer: 7", 0),
         ("It is 7", 0),
         ("label: 7", 0),
         ("", 0),
