@@ -368,7 +368,12 @@ def format_table(summaries: Sequence[Row]) -> str:
                 f"{row['verbatim_spans']}/{row['spans']}",
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return align(lines)
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as columns of text."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
