@@ -25,7 +25,6 @@ def check(*overrides: str) -> None:
         ("data.target_length=128", "target_length 128 is too short: the question and its gold"),
         ("decoding.max_new_tokens=20", "has .* tokens; it must have 1 to 20: raise decoding.max"),
         ("evaluation.lengths=(256,130)", r"config\.evaluation\.lengths = 130: target_length 130"),
-        ("decoding.max_recall_length=3", "a span has .* tokens, allowed are 1 to 3"),
     ],
 )
 def test_sizes_without_room_are_refused_before_the_folder_is_claimed(
