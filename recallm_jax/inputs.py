@@ -160,6 +160,7 @@ def register_tasks(config: ConfigDict, tokenizer: Tokenizer, **options: int):
         validation_lengths=tuple(config.evaluation.lengths),
         num_validation=config.evaluation.num_examples,
         seed=config.seed,
+        cache_dir=config.data.cache_dir,
         **options,
     )
     return seqio, mixtures, tf.errors.InvalidArgumentError

@@ -9,7 +9,6 @@ import seqio
 import tensorflow as tf
 
 from tasks import metrics
-from tasks.errors import TaskInputError
 from tasks.feature_converters import FLAGS
 from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
@@ -35,19 +34,22 @@ def register(
     num_validation: int,
     seed: int,
     num_train: int = NUM_TRAIN,
+    cache_dir: str = "",
 ) -> None:
     """Register the tasks of some data sets, and their mixture, with SeqIO.
 
-    Calling it again with the same arguments changes nothing.
+    Calling it again with the same arguments changes nothing; with others it replaces what stands
+    under the same names.
 
     Args:
       settings: of the training tasks; validation replaces the target length.
       rates: data sets and their shares of the mixture.
-
-    Raises:
-      TaskInputError: a name is registered with other settings in this process.
+      cache_dir: where their cache will be read, since SeqIO's tasks remember where they found it.
     """
-    wanted = (tokenizer.to_json(), settings, tuple(rates.items()), num_validation, seed, num_train)
+    wanted = (
+        *(tokenizer.to_json(), settings, tuple(rates.items())),
+        *(num_validation, seed, num_train, cache_dir),
+    )
     names = [train_task(dataset) for dataset in rates]
     for dataset, name in zip(rates, names, strict=True):
         _add(name, wanted, tokenizer, dataset, settings, "train", seed, num_train)
@@ -55,20 +57,18 @@ def register(
             sized = dataclasses.replace(settings, target_length=length)
             task = validation_task(dataset, length)
             _add(task, wanted, tokenizer, dataset, sized, "validation", seed, num_validation)
-    if _is_new(MIXTURE, wanted):
+    if _is_new(MIXTURE, wanted, seqio.MixtureRegistry):
         seqio.MixtureRegistry.add(MIXTURE, list(zip(names, rates.values(), strict=True)))
 
 
-def _is_new(name: str, wanted: object) -> bool:
-    if name not in _registered:
-        _registered[name] = wanted
-        return True
-    if _registered[name] != wanted:
-        raise TaskInputError(
-            f"SeqIO task {name} is registered with other settings in this process; "
-            "start a new process for them"
-        )
-    return False
+def _is_new(name: str, wanted: object, registry=seqio.TaskRegistry) -> bool:
+    """Return whether a name must be registered, once the registry has room for it."""
+    if _registered.get(name) == wanted:
+        return False
+    if name in _registered:
+        registry.remove(name)
+    _registered[name] = wanted
+    return True
 
 
 def _add(name, wanted, tokenizer, dataset, settings, split, seed, num_examples) -> None:

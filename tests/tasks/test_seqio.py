@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from recallm_jax.setup_policy import tiny_tokenizer
-from tasks.errors import TaskInputError
 from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.record import to_json
@@ -116,8 +115,17 @@ def test_the_vocabulary_round_trips_and_stops_at_the_end_of_turn(registered):
     assert vocabulary.encode_tf("Key 12:\nab").numpy().tolist() == list(ids)
 
 
-def test_other_settings_under_the_same_names_are_refused(registered):
-    _, mixtures = registered
+def test_other_settings_replace_what_stands_under_the_same_names(registered):
+    seqio, mixtures = registered
+    name = validation_task("retrieval", 400)
+    before = seqio.get_mixture_or_task(name)
     mixtures.register(TOKENIZER, SETTINGS, **OPTIONS)
-    with pytest.raises(TaskInputError, match="registered with other settings"):
-        mixtures.register(TOKENIZER, SETTINGS, **{**OPTIONS, "seed": 1})
+    assert seqio.get_mixture_or_task(name) is before
+    mixtures.register(TOKENIZER, SETTINGS, **{**OPTIONS, "seed": 1})
+    dataset = seqio.get_mixture_or_task(name).get_dataset(None, split="validation", shuffle=False)
+    got = [to_json(mixtures.to_record(row)) for row in dataset.as_numpy_iterator()]
+    assert got == [
+        to_json(record("retrieval", TOKENIZER, SETTINGS, "validation", 1, i)) for i in range(4)
+    ]
+    current = {seqio.TaskRegistry.get(train_task(dataset)) for dataset in OPTIONS["rates"]}
+    assert set(seqio.MixtureRegistry.get(MIXTURE).tasks) == current
