@@ -175,6 +175,8 @@ def evaluation() -> dict:
     """Return the validation: the same prompts for every policy of a run."""
     return {
         "lengths": (512, 1024),
+        # Benchmarks beside the mixture's validation tasks, such as "ruler": docs/tasks.md.
+        "suites": (),
         "num_examples": 64,
         "batch_size": 8,
         "modes": MODES,

@@ -17,6 +17,8 @@ from ml_collections import ConfigDict, config_flags
 
 from recallm_jax.config_fields import FIELDS, check_field, unknown_field
 from recallm_jax.errors import UserError
+from tasks.errors import TaskInputError
+from tasks.suites import suite_tasks
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
@@ -177,8 +179,12 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.data.source = {source!r} is no source; use 'seqio', 'generated' or "
             "'jsonl:FILE'"
         )
-    if not sum(config.data.mixture.values()):
+    if not sum(config.data.mixture.values()) and not config.evaluation.suites:
         raise UserError("config.data.mixture has only zeros; give a data set a share above 0")
+    try:
+        suite_tasks(config.evaluation.suites)
+    except TaskInputError as error:
+        raise UserError(f"config.evaluation.suites: {error}") from None
     if len(set(config.stages)) < len(config.stages):
         raise UserError(f"config.stages = {tuple(config.stages)} names a stage twice; name it once")
     if list(config.stages) != sorted(config.stages, key=FIELDS["stages"].choices.index):

@@ -18,6 +18,7 @@ class Field:
     Attributes:
       kind: type of the value, or of the items where `many`. An int may stand for a float.
       many: a tuple of one or more values.
+      empty: whether `many` may have none.
       low, high: bounds, both included.
       above, below: bounds that the value must keep clear of.
       choices: the only values.
@@ -26,6 +27,7 @@ class Field:
 
     kind: type
     many: bool = False
+    empty: bool = False
     low: int | float = -math.inf
     high: int | float = math.inf
     above: int | float = -math.inf
@@ -100,6 +102,8 @@ FIELDS = {
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.clip_norm": _POSITIVE,
     "evaluation.lengths": Field(int, many=True, low=128),
+    # Names of `tasks/suites.py`: suites, or single tasks of theirs.
+    "evaluation.suites": Field(str, many=True, empty=True),
     "evaluation.num_examples": _COUNT,
     "evaluation.batch_size": _COUNT,
     "evaluation.modes": Field(
@@ -142,7 +146,7 @@ def check_field(name: str, value: Any) -> None:
     """
     field = FIELDS[name]
     if field.many:
-        if not isinstance(value, tuple | list) or not value:
+        if not isinstance(value, tuple | list) or not (value or field.empty):
             raise UserError(
                 f"config.{name} = {value!r} must be a tuple with at least one "
                 f"{field.kind.__name__}, such as {_example(field)!r}"

@@ -20,14 +20,20 @@ from decoding.spans import CopiedSpan
 from recallm_jax import run_files
 from recallm_jax.config_fields import FIELDS
 from recallm_jax.errors import UserError
-from recallm_jax.inputs import ground_truth, prompts_and_texts, validation_records
+from recallm_jax.evaluation_tasks import (
+    evaluation_tasks,
+    overall_rows,
+    suite_scores,
+    suite_summary,
+)
+from recallm_jax.inputs import ground_truth, prompts_and_texts
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 from rl.batch import PromptText
-from rl.rewards.categories import SETTINGS, GroundTruth
+from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout, sample_groups
 from tasks import scoring
-from tasks.names import validation_task
+from tasks.names import length_name
 from tasks.record import Record, token_edges
 from tasks.vocabulary import Tokenizer
 
@@ -101,30 +107,36 @@ def evaluate(
     may_change = MAY_CHANGE + TRAINING
     keep_config(config, folder, may_change=may_change, remedy=remedy, policy=made_by)
     summaries = []
-    for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
-        for length in config.evaluation.lengths:
-            records = validation_records(config, tokenizer, dataset, length)
-            for mode in config.evaluation.modes:
-                task = validation_task(dataset, length)
-                path = folder / f"{task}.{mode}.jsonl"
-                done = _keep_whole(path, samples=sampling_of(mode, config)[2])
-                known = {row["example_id"] for row in done}
-                missing = [record for record in records if record.example_id not in known]
-                batches = _batches(missing, config.evaluation.batch_size)
-                with open(path, "a", encoding="utf-8") as file:
-                    for batch in progress(batches, f"evaluate {label}: {task} {mode}"):
-                        rows = _evaluate_batch(
-                            policy, tokenizer, config, batch, length, mode, place
-                        )
-                        for row in rows:
-                            row |= {"label": label, "task": task, "target_length": length}
-                            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                        file.flush()
-                        done += rows
-                asked = {record.example_id for record in records}
-                summaries.append(summarise([row for row in done if row["example_id"] in asked]))
-    run_files.write_whole(folder / "summary.json", json.dumps(summaries, indent=1))
+    for task in evaluation_tasks(config, tokenizer):
+        records = task.records()
+        # Rows of a benchmark's files may be longer than its tokenizer said.
+        width = max(task.length, *(len(record.inputs) for record in records))
+        for mode in config.evaluation.modes:
+            path = folder / f"{task.name}.{mode}.jsonl"
+            done = _keep_whole(path, samples=sampling_of(mode, config)[2])
+            known = {row["example_id"] for row in done}
+            missing = [record for record in records if record.example_id not in known]
+            batches = _batches(missing, config.evaluation.batch_size)
+            with open(path, "a", encoding="utf-8") as file:
+                for batch in progress(batches, f"evaluate {label}: {task.name} {mode}"):
+                    rows = _evaluate_batch(
+                        policy, tokenizer, config, batch, width, mode, place, task.max_new_tokens
+                    )
+                    for row in rows:
+                        row |= {"label": label, "task": task.name, "target_length": task.length}
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    file.flush()
+                    done += rows
+            asked = {record.example_id for record in records}
+            summaries.append(summarise([row for row in done if row["example_id"] in asked]))
+    _write_summaries(folder, summaries)
     return summaries
+
+
+def _write_summaries(folder: Path, summaries: list[Row]) -> None:
+    run_files.write_whole(folder / "summary.json", json.dumps(summaries, indent=1))
+    if overall := overall_rows(summaries):
+        run_files.write_whole(folder / "suites.json", json.dumps(overall, indent=1))
 
 
 def rescore(folder: Path) -> list[Row]:
@@ -146,7 +158,7 @@ def rescore(folder: Path) -> list[Row]:
             continue
         _write_rows(path, rows)
         summaries.append(summarise(rows))
-    run_files.write_whole(folder / "summary.json", json.dumps(summaries, indent=1))
+    _write_summaries(folder, summaries)
     return summaries
 
 
@@ -159,8 +171,8 @@ def _rescored(row: Row) -> Row:
         num_ends=row["span_ends"],
         finished=row["finished"],
     )
-    truth = ground_truth(row["dataset"], row["ground_truth"])
-    return row | {"answer": scoring.extract_answer(row["completion"])} | _scores(completion, truth)
+    scores = _scores(completion, row["dataset"], row["ground_truth"])
+    return row | {"answer": scoring.extract_answer(row["completion"])} | scores
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -211,7 +223,9 @@ def sampling_of(mode: str, config: ConfigDict) -> tuple[Sampling, bool, int]:
     return sampling, constraint == "constrained", config.evaluation.samples
 
 
-def _evaluate_batch(policy, tokenizer, config, records, length, mode, place) -> list[Row]:
+def _evaluate_batch(
+    policy, tokenizer, config, records, length, mode, place, new_tokens
+) -> list[Row]:
     sampling, constrained, group_size = sampling_of(mode, config)
     # A last, smaller batch is filled up, so that nothing is compiled for its size.
     filled = list(records) + [records[0]] * (config.evaluation.batch_size - len(records))
@@ -224,7 +238,7 @@ def _evaluate_batch(policy, tokenizer, config, records, length, mode, place) -> 
         tokenizer.decode,
         rules=span_rules(config, tokenizer, constrained=constrained),
         sampling=sampling,
-        max_new_tokens=config.decoding.max_new_tokens,
+        max_new_tokens=new_tokens,
         stop_token=tokenizer.eos_id,
     )
     return [
@@ -260,14 +274,20 @@ def response_rows(
                 "answer": scoring.extract_answer(completion.text),
                 "ground_truth": record.ground_truth,
                 "spans": spans,
-                **(_scores(completion, text.ground_truth) if text.ground_truth else {}),
+                **_scores(completion, record.dataset, record.ground_truth),
             }
         )
     return rows
 
 
-def _scores(completion: Completion, truth: GroundTruth) -> Row:
-    reward = dataclasses.asdict(score(completion, truth, SETTINGS["eval"]))
+def _scores(completion: Completion, dataset: str, truth: dict[str, Any]) -> Row:
+    """Return a suite's own scores, or the reward; nothing where no right answer is known."""
+    if truth and (scores := suite_scores(dataset, completion.text, truth)):
+        return scores
+    known = ground_truth(dataset, truth)
+    if known is None:
+        return {}
+    reward = dataclasses.asdict(score(completion, known, SETTINGS["eval"]))
     return {
         "reward": reward.pop("total"),
         "exact_match": reward.pop("exact_match"),
@@ -339,6 +359,7 @@ def summarise(rows: Sequence[Row]) -> Row:
         "spans": len(spans),
         "verbatim_spans": sum(span["verbatim"] for span in spans),
         "completion_tokens": float(np.mean([row["completion_tokens"] for row in rows])),
+        **suite_summary(rows),
     }
 
 
@@ -353,11 +374,12 @@ def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[flo
 
 def format_table(summaries: Sequence[Row]) -> str:
     """Return the summary as a table for the console."""
-    header = ("policy", "task", "mode", "n", "exact match", "95 % interval", "reward", "verbatim")
-    lines = [header]
+    header = ["policy", "task", "mode", "n", "exact match", "95 % interval", "reward", "verbatim"]
+    of_suites = any("metrics" in row for row in summaries)
+    lines = [header + ["suite's metric"] * of_suites]
     for row in summaries:
         lines.append(
-            (
+            [
                 row["label"],
                 row["task"].removeprefix("recallm_"),
                 row["mode"],
@@ -366,10 +388,19 @@ def format_table(summaries: Sequence[Row]) -> str:
                 f"{100 * row['exact_match_low']:.1f} to {100 * row['exact_match_high']:.1f} %",
                 f"{row['reward']:.3f}",
                 f"{row['verbatim_spans']}/{row['spans']}",
-            )
+                *([_metrics(row.get("metrics", {}))] * of_suites),
+            ]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    table = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
-    )
+    ]
+    for row in overall_rows(summaries):
+        where = f"{row['suite']} at {length_name(row['target_length'])}, {row['mode']}"
+        table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
+    return "\n".join(table)
+
+
+def _metrics(metrics: Row) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())

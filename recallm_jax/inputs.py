@@ -49,12 +49,22 @@ def task_settings(config: ConfigDict) -> TaskSettings:
 
 
 def mixture_rates(config: ConfigDict) -> dict[str, float]:
-    """Return the data sets of the mixture by name, each with its share^(1 / temperature)."""
-    return {
+    """Return the data sets of the mixture by name, each with its share^(1 / temperature).
+
+    Raises:
+      UserError: there are none, as in a config that only evaluates suites.
+    """
+    rates = {
         name: rate ** (1.0 / config.data.temperature)
         for name, rate in sorted(config.data.mixture.items())
         if rate > 0
     }
+    if not rates:
+        raise UserError(
+            "config.data.mixture has only zeros: there is nothing to train on; give a data set a "
+            "share above 0"
+        )
+    return rates
 
 
 def train_records(

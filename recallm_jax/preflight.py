@@ -7,6 +7,7 @@ from itertools import islice
 from ml_collections import ConfigDict
 
 from recallm_jax.errors import UserError
+from recallm_jax.evaluation_tasks import evaluation_tasks
 from recallm_jax.inputs import (
     demonstrations,
     prompts_and_texts,
@@ -44,6 +45,11 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
                 prompts_and_texts(records, length)
             except (UserError, TaskInputError) as error:
                 raise UserError(f"config.evaluation.lengths = {length}: {error}") from None
+    for task in evaluation_tasks(config, tokenizer, suites_only=True, most=1):
+        try:
+            task.records()
+        except TaskInputError as error:
+            raise UserError(f"config.evaluation.suites: {error}") from None
     length = config.data.target_length
     total = sum(stage.steps * stage.batch_size for stage in stages)
     shown = sum(stage.steps * stage.batch_size for stage in stages if stage.name in SFT_STAGES)

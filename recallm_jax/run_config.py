@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "grpo.micro_batch",
     "evaluation.lengths",
     "evaluation.modes",
+    "evaluation.suites",
     "evaluation.num_examples",
     "evaluation.batch_size",
 )

@@ -15,6 +15,7 @@ from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.weights.source import load_policy
 from tasks import reasoning_retrieval, recall
 from tasks.errors import TaskInputError
+from tasks.suites import suite_tasks
 from tasks.vocabulary import Tokenizer
 
 RANDOM = "random:tiny"
@@ -113,14 +114,18 @@ def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
     Raises:
       UserError: names the field.
     """
-    lengths = {"data.target_length": [config.data.target_length]}
+    trains = any(rate > 0 for rate in config.data.mixture.values())
+    lengths = {"data.target_length": [config.data.target_length]} if trains else {}
     lengths["evaluation.lengths"] = list(config.evaluation.lengths)
+    suites = suite_tasks(config.evaluation.suites)
+    # The lengths of suites that limit their responses themselves hold these too.
+    on_top = trains or any(task.max_new_tokens is None for task in suites)
     for name, values in lengths.items():
         for value in values:
-            if value + config.decoding.max_new_tokens > model.max_positions:
+            if value + config.decoding.max_new_tokens * on_top > model.max_positions:
                 raise UserError(
                     f"config.{name} = {value} with decoding.max_new_tokens = "
-                    f"{config.decoding.max_new_tokens} exceeds the model's context of "
+                    f"{config.decoding.max_new_tokens * on_top} exceeds the model's context of "
                     f"{model.max_positions} tokens; lower one of them"
                 )
 

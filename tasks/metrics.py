@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks import scoring, scoring_candidates, scoring_ids, scoring_math
 from tasks.names import CATEGORIES
+from tasks.suites import SuiteTask
 from tasks.vocabulary import END_RECALL, START_RECALL
 
 Truth = Mapping[str, Any]
@@ -143,3 +144,12 @@ def _means(
     ]
     names = rows[0] if rows else ()
     return {name: 100 * sum(row[name] for row in rows) / len(rows) for name in names}
+
+
+def suite_metrics(
+    task: SuiteTask, targets: Sequence[Truth], predictions: Sequence[str]
+) -> dict[str, float]:
+    """Return a suite's own metrics of whole responses."""
+    return task.aggregate(
+        [task.score(p, truth) for truth, p in zip(targets, predictions, strict=True)]
+    )

@@ -1,6 +1,7 @@
 """Registration of the SeqIO tasks and their mixture. Nothing registers on import."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 
@@ -15,6 +16,7 @@ from tasks.names import MIXTURE, train_task, validation_task
 from tasks.record import Record
 from tasks.seqio_vocabulary import RecallVocabulary
 from tasks.settings import TaskSettings
+from tasks.suites import SuiteTask, suite_tasks, task_at
 from tasks.vocabulary import Tokenizer
 
 # Training never runs out: an example is a function of its index. A cache holds as many as asked.
@@ -52,13 +54,62 @@ def register(
     )
     names = [train_task(dataset) for dataset in rates]
     for dataset, name in zip(rates, names, strict=True):
-        _add(name, wanted, tokenizer, dataset, settings, "train", seed, num_train)
+        scored = metrics.metric_functions(dataset)
+        make = functools.partial(record, dataset, tokenizer, settings, "train", seed)
+        if _is_new(name, (wanted, settings)):
+            _add(name, tokenizer, make, "train", num_train, scored)
         for length in validation_lengths:
             sized = dataclasses.replace(settings, target_length=length)
             task = validation_task(dataset, length)
-            _add(task, wanted, tokenizer, dataset, sized, "validation", seed, num_validation)
+            make = functools.partial(record, dataset, tokenizer, sized, "validation", seed)
+            if _is_new(task, (wanted, sized)):
+                _add(task, tokenizer, make, "validation", num_validation, scored)
     if _is_new(MIXTURE, wanted, seqio.MixtureRegistry):
         seqio.MixtureRegistry.add(MIXTURE, list(zip(names, rates.values(), strict=True)))
+
+
+def register_suite(
+    tokenizer: Tokenizer,
+    settings: TaskSettings,
+    names: Sequence[str],
+    *,
+    lengths: Sequence[int],
+    num_examples: int,
+    seed: int,
+) -> tuple[str, ...]:
+    """Register tasks of evaluation suites, such as "ruler_vt_4k"; return their names.
+
+    Their split is "validation", their metrics are the suite's own. Registering
+    again is as with `register`.
+
+    Args:
+      names: suites, or single tasks, of `tasks/suites.py`.
+
+    Raises:
+      TaskInputError: an unknown name.
+    """
+    wanted = (tokenizer.to_json(), settings, num_examples, seed)
+    registered = []
+    for task in suite_tasks(names):
+        for length in lengths:
+            name = task_at(task.name, length)
+            registered.append(name)
+            if _is_new(name, wanted):
+                arguments = (tokenizer, settings, length, num_examples, seed)
+                make = functools.partial(_suite_record, task, arguments)
+                scored = [functools.partial(metrics.suite_metrics, task)]
+                _add(name, tokenizer, make, "validation", num_examples, scored)
+    return tuple(registered)
+
+
+def _suite_record(task: SuiteTask, arguments: tuple, index: int) -> Record:
+    return _suite_records(task, arguments)[index]
+
+
+# The examples of a task are made together, once.
+@functools.lru_cache(maxsize=1)
+def _suite_records(task: SuiteTask, arguments: tuple) -> list[Record]:
+    return task.records(*arguments)
 
 
 def _is_new(name: str, wanted: object, registry=seqio.TaskRegistry) -> bool:
@@ -71,9 +122,7 @@ def _is_new(name: str, wanted: object, registry=seqio.TaskRegistry) -> bool:
     return True
 
 
-def _add(name, wanted, tokenizer, dataset, settings, split, seed, num_examples) -> None:
-    if not _is_new(name, (wanted, settings)):
-        return
+def _add(name, tokenizer, make_record, split, num_examples, metric_fns) -> None:
     vocabulary = RecallVocabulary(tokenizer)
     flag = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False, dtype=tf.int32)
     tokens = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
@@ -83,7 +132,7 @@ def _add(name, wanted, tokenizer, dataset, settings, split, seed, num_examples) 
         return tf.data.Dataset.range(num_examples).map(lambda index: {"index": index})
 
     def make(index: np.int64):
-        return _features(record(dataset, tokenizer, settings, split, seed, int(index)))
+        return _features(make_record(int(index)))
 
     def generate(ds: tf.data.Dataset) -> tf.data.Dataset:
         return ds.map(
@@ -101,7 +150,7 @@ def _add(name, wanted, tokenizer, dataset, settings, split, seed, num_examples) 
         preprocessors=[generate, seqio.CacheDatasetPlaceholder()],
         output_features={"inputs": tokens, "targets": tokens, **dict.fromkeys(FLAGS, flag)},
         postprocess_fn=_postprocess,
-        metric_fns=metrics.metric_functions(dataset),
+        metric_fns=metric_fns,
     )
 
 

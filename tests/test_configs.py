@@ -96,6 +96,8 @@ MISTAKES = {
     "--config.mesh.data=3": "cannot be split over mesh.data * mesh.fsdp = 3 devices",
     "--config.data.terms=(300,300)": "data.terms = 300 is out of bounds; give at least 1",
     "--config.data.terms=(3,1)": "config.data.terms = (3, 1) must be a range such as (3, 5)",
+    "--config.evaluation.suites=rular": "config.evaluation.suites: evaluation suite 'rular' is "
+    "unknown; use any of ruler, ruler_chat",
     "--confg.seed=1": "argument '--confg.seed=1' is unknown",
     "--config.seed": "--config.seed has no value; write --config.seed=VALUE",
 }
@@ -113,6 +115,13 @@ def test_all_shares_zero_are_refused():
     zeros = [f"--config.data.mixture.{name}=0" for name in ("retrieval", "math_retrieval")]
     with pytest.raises(UserError, match="mixture has only zeros"):
         load_config([QUICKSTART, *zeros])
+    assert load_config([QUICKSTART, *zeros, "--config.evaluation.suites=ruler"]).is_locked
+
+
+def test_suites_may_be_none_or_several():
+    assert load_config([QUICKSTART]).evaluation.suites == ()
+    several = "--config.evaluation.suites=('ruler_chat','ruler_vt')"
+    assert load_config([QUICKSTART, several]).evaluation.suites == ("ruler_chat", "ruler_vt")
 
 
 @pytest.mark.parametrize(

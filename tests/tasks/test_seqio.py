@@ -10,6 +10,7 @@ from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.record import to_json
 from tasks.settings import TaskSettings
+from tasks.suites import find_task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKENIZER = tiny_tokenizer()
@@ -129,3 +130,20 @@ def test_other_settings_replace_what_stands_under_the_same_names(registered):
     ]
     current = {seqio.TaskRegistry.get(train_task(dataset)) for dataset in OPTIONS["rates"]}
     assert set(seqio.MixtureRegistry.get(MIXTURE).tasks) == current
+
+
+def test_suites_are_tasks_with_metrics_of_their_own(registered):
+    seqio, mixtures = registered
+    options = {"lengths": (1024,), "num_examples": 3, "seed": 0}
+    names = mixtures.register_suite(TOKENIZER, SETTINGS, ["ruler_niah_multikey_2"], **options)
+    assert names == ("ruler_niah_multikey_2_1k",)
+    assert mixtures.register_suite(TOKENIZER, SETTINGS, ["ruler_niah_multikey_2"], **options)
+    task = seqio.get_mixture_or_task(names[0])
+    dataset = task.get_dataset(None, split="validation", shuffle=False)
+    got = [mixtures.to_record(row) for row in dataset.as_numpy_iterator()]
+    expected = find_task("ruler_niah_multikey_2").records(TOKENIZER, SETTINGS, 1024, 3, 0)
+    assert [to_json(record) for record in got] == [to_json(record) for record in expected]
+    truths = [record.ground_truth for record in got]
+    (metric,) = task.metric_fns
+    responses = [f"It is {truths[0]['answers'][0]}.", "", "none"]
+    assert metric(truths, responses) == {"string_match_all": 33.33, "empty": 1.0}

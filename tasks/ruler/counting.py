@@ -1,0 +1,130 @@
+"""RULER's aggregation tasks: common words of a list (cwe), frequent words of a code (fwe)."""
+
+import math
+import string
+
+import numpy as np
+
+from tasks.errors import TaskInputError
+from tasks.ruler import words
+from tasks.ruler.prompts import (
+    CWE,
+    CWE_PREFIX,
+    FWE,
+    FWE_PREFIX,
+    Prompt,
+    Request,
+    Sized,
+    filled,
+)
+
+NUM_COMMON = 10
+# From this length on, words come more often.
+LONG = 4096
+# Words in all, times of a common one, times of another: of the worked example by length.
+EXAMPLE = {False: (20, 3, 1), True: (40, 10, 3)}
+REPEATS = {False: (6, 1), True: (30, 3)}
+ALPHA = 2.0
+_ZETA = math.pi**2 / 6  # of ALPHA
+CODE_LETTERS = 6
+NUM_FREQUENT = 3
+DOTS = "..."
+
+
+def common_words(request: Request) -> Sized:
+    """Draw a row with any number of uncommon words, behind a worked example.
+
+    Ours differs from the benchmark's in this: the list is shuffled anew for each row (there rows of
+    one size are shuffled alike); no other word of the list contains a common one, so that naming
+    it can't count for the common one; its words are those of `tasks/ruler/words.py`.
+    """
+    long = request.length >= LONG
+    rng = request.rng()
+    common, others = _vocabulary(rng, request.length)
+    number, *repeats = EXAMPLE[long]
+    example_common, example_others = _vocabulary(request.rng("example"), number)
+    example_list = _numbered(
+        example_common, example_others[: number - NUM_COMMON], repeats, request.rng("example list")
+    )
+    solved = " ".join(f"{i}. {word}" for i, word in enumerate(example_common, 1))
+    example = f"{CWE.format(context=example_list)}{CWE_PREFIX}{solved}\n"
+
+    def prompt(size: int) -> Prompt:
+        order = request.rng(f"order/{size}")
+        context = _numbered(common, others[:size], REPEATS[long], order)
+        return filled(CWE, CWE_PREFIX, context, (), common, before=example)
+
+    return Sized(prompt, min(request.length, len(others)))
+
+
+def _vocabulary(rng: np.random.Generator, most: int) -> tuple[list[str], list[str]]:
+    """Return common words, and others in random order, plain ones first; none holds a common one.
+
+    Args:
+      most: no more compounds than this are returned.
+    """
+    plain = rng.permutation(words.plain()).tolist()
+    common: list[str] = []
+    for word in plain:
+        if len(common) == NUM_COMMON:
+            break
+        if not any(word in other or other in word for other in common):
+            common.append(word)
+    compounds = words.compounds()
+    drawn = rng.permutation(len(compounds))[:most].tolist()
+    rest = [*plain, *(compounds[number] for number in drawn)]
+    return common, [word for word in rest if not any(one in word for one in common)]
+
+
+def _numbered(common: list[str], others: list[str], repeats, rng: np.random.Generator) -> str:
+    listed = [*common * repeats[0], *others * repeats[1]]
+    order = rng.permutation(len(listed)).tolist()
+    return " ".join(f"{i}. {listed[number]}" for i, number in enumerate(order, 1))
+
+
+def frequent_words(request: Request) -> Sized:
+    """Draw a row of coded words whose counts follow a zeta law, rank 0 being dots.
+
+    Ours differs from the benchmark's in this: the text is shuffled anew for each row (there texts
+    of one size are shuffled alike), and a text so short that the third place is shared is refused.
+    """
+    rng = request.rng()
+    size = max(NUM_FREQUENT + 2, (request.length - 50) // 50)
+    vocabulary = [DOTS]
+    known = set(vocabulary)
+    while len(vocabulary) < size:
+        letters = rng.integers(len(string.ascii_lowercase), size=CODE_LETTERS)
+        word = "".join(string.ascii_lowercase[letter] for letter in letters)
+        if word not in known:
+            known.add(word)
+            vocabulary.append(word)
+    answers = vocabulary[1 : 1 + NUM_FREQUENT]
+
+    def prompt(total: int) -> Prompt:
+        counts = zeta_counts(total, len(vocabulary))
+        text = np.repeat(np.arange(len(vocabulary)), counts)
+        order = request.rng(f"order/{total}").permutation(text).tolist()
+        return filled(FWE, FWE_PREFIX, " ".join(vocabulary[i] for i in order), (), answers)
+
+    return Sized(prompt, request.length)
+
+
+def zeta_counts(total: int, ranks: int) -> np.ndarray:
+    """Return how often each rank comes: floor(total * rank^-alpha / zeta(alpha)), from rank 1."""
+    return (total * np.arange(1, ranks + 1) ** -ALPHA / _ZETA).astype(int)
+
+
+def check_frequent_words(prompt: Prompt, length: int) -> None:
+    """Refuse a text in which the third most frequent word is not alone in its place.
+
+    Raises:
+      TaskInputError: names the length.
+    """
+    text = prompt.input[slice(*prompt.context)].split(" ")
+    third = text.count(prompt.outputs[-1])
+    others = [word for word in set(text) if word not in (DOTS, *prompt.outputs)]
+    if third <= max((text.count(word) for word in others), default=0):
+        raise TaskInputError(
+            f"length {length} is too short for ruler_fwe: its third word is no more frequent than "
+            "the fourth; raise evaluation.lengths"
+        )

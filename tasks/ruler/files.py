@@ -1,0 +1,108 @@
+"""The benchmark's own rows: `validation.jsonl` files, scored as they are.
+
+A row is known by its line number: `index` is no row number in the files of the needle tasks.
+"""
+
+import json
+from typing import Any
+
+from tasks import sources
+from tasks.errors import TaskInputError
+from tasks.ruler.prompts import CWE, FWE, NIAH, NIAH_ONE, QA, VT, Prompt
+
+
+def find_file(data_dir: str, task: str, length: int) -> str | None:
+    """Return the file of a task, such as DATA/ruler/4096/vt/validation.jsonl or DATA/vt/…, if any.
+
+    Raises:
+      TaskInputError: the folder can't be read.
+    """
+    patterns = (f"ruler/{length}/{task}/validation.jsonl", f"{task}/validation.jsonl")
+    paths = sources.find(data_dir, patterns) if data_dir else []
+    return paths[0] if paths else None
+
+
+def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
+    """Return the first `count` rows of a file.
+
+    Raises:
+      TaskInputError: a line is no such row, or the file holds too few, or rows of another length.
+    """
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb", compression="infer") as file:
+            lines = file.read().splitlines()
+    except (OSError, ValueError) as error:
+        raise TaskInputError(f"{path} can't be read ({error}); get it anew") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if len(lines) < count:
+        raise TaskInputError(
+            f"{path} holds {len(lines)} rows, evaluation.num_examples asks for {count}; lower it"
+        )
+    prompts, longest = [], 0
+    for number, line in enumerate(lines[:count], 1):
+        try:
+            row = _fields(line)
+            longest = max(longest, row["length"])
+            if longest > length:
+                raise TaskInputError(
+                    f"length = {longest} is above the target length {length}; {_LENGTH_REMEDY}"
+                )
+            prompts.append(_prompt(row, task))
+        except TaskInputError as error:
+            raise TaskInputError(f"{path}, line {number}: {error}") from None
+    # Rows of essays may be half as long as their folder says.
+    if f"/{length}/" not in path and longest <= length // 2:
+        raise TaskInputError(
+            f"{path} has rows of at most {longest} tokens for the target length {length}; "
+            f"{_LENGTH_REMEDY}"
+        )
+    return prompts
+
+
+_LENGTH_REMEDY = "name the file's own in evaluation.lengths, or put it in ruler/LENGTH/TASK"
+_KINDS: dict[str, tuple[type, ...]] = {
+    "input": (str,),
+    "answer_prefix": (str,),
+    "outputs": (list,),
+    "length": (int,),
+}
+
+
+def _fields(line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise TaskInputError(f"no JSON ({error}); get the file anew") from None
+    if not isinstance(row, dict):
+        raise TaskInputError("no object; get the file anew")
+    for name, kinds in _KINDS.items():
+        if name not in row:
+            raise TaskInputError(
+                f"no field {name!r}; this is no row of RULER's own (HELMET's have another layout)"
+            )
+        if not isinstance(row[name], kinds) or isinstance(row[name], bool):
+            raise TaskInputError(f"{name} = {row[name]!r} must be {kinds[0].__name__}")
+    outputs = row["outputs"]
+    if not outputs or not all(isinstance(text, str) and text.strip() for text in outputs):
+        raise TaskInputError(f"outputs = {outputs!r} must be texts, at least one, and none blank")
+    if any("\ud800" <= character <= "\udfff" for character in row["input"] + row["answer_prefix"]):
+        raise TaskInputError("input is no valid Unicode; get the file anew")
+    return row
+
+
+def _prompt(row: dict[str, Any], task: str) -> Prompt:
+    text = row["input"]
+    templates = {"vt": (VT,), "cwe": (CWE,), "fwe": (FWE,), "qa_1": (QA,), "qa_2": (QA,)}
+    for template in templates.get(task, (NIAH, NIAH_ONE)):
+        head, tail = (part.rpartition("}")[2] for part in template.split("{context}"))
+        # Of what follows the context, only what comes before a field.
+        tail = template.split("{context}")[1].partition("{")[0]
+        # The worked examples of vt and cwe come first: the last question is the row's own.
+        end = text.rfind(tail)
+        start = text.rfind(head, 0, max(end, 0)) + len(head)
+        if end >= start >= len(head):
+            return Prompt(text, row["answer_prefix"], (start, end), (), tuple(row["outputs"]))
+    raise TaskInputError(f"input has no context as ruler_{task} has; is it another task's file?")

@@ -1,0 +1,230 @@
+"""RULER's needles in a haystack: eight tasks that differ in haystack, keys and values."""
+
+import bisect
+import dataclasses
+import functools
+import itertools
+import json
+import re
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks import sources
+from tasks.context import Range
+from tasks.errors import TaskInputError
+from tasks.ruler import words
+from tasks.ruler.prompts import (
+    NEEDLE,
+    NIAH,
+    NIAH_ONE,
+    NIAH_ONE_PREFIX,
+    NIAH_PREFIX,
+    NOISE,
+    Prompt,
+    Request,
+    Sized,
+    filled,
+)
+
+ESSAYS = ("PaulGrahamEssays.json", "haystack_essays*.txt")
+# In percent of the sentences: where a needle may stand in essays.
+DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)
+# A sentence ends behind its mark and what closes it, where a space and a new beginning follow.
+_SENTENCE = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]* (?=[\"'\u201c\u2018(\[]*[A-Z0-9])")
+
+
+@dataclasses.dataclass(frozen=True)
+class Niah:
+    """The arguments of one task.
+
+    Attributes:
+      haystack: "noise" (one line again and again), "essay", or "needle" (needles with other keys).
+      key, value: "word", "number" or "uuid".
+      keys, values, queries: keys in the text, values of each, and keys asked for.
+    """
+
+    haystack: str
+    key: str
+    value: str
+    keys: int = 1
+    values: int = 1
+    queries: int = 1
+
+
+def draw(rng: np.random.Generator, kind: str) -> str:
+    """Draw a key or value."""
+    if kind == "word":
+        return words.phrase(rng)
+    if kind == "number":
+        return str(rng.integers(10**6, 10**7))
+    return str(uuid.UUID(bytes=rng.bytes(16), version=4))
+
+
+def _draw_new(rng: np.random.Generator, kind: str, taken: set[str]) -> str:
+    """Draw one that is not taken, and take it."""
+    while (drawn := draw(rng, kind)) in taken:
+        pass
+    taken.add(drawn)
+    return drawn
+
+
+def niah(task: Niah, request: Request) -> Sized:
+    """Draw a row whose haystack can have any size.
+
+    Ours differs from the benchmark's in this: keys and values are distinct (there the key asked
+    for may come a second time with another value), sentences are split by a regular expression
+    (there by NLTK's punkt), and needles go through in an order drawn for each row.
+    """
+    rng = request.rng()
+    taken_keys: set[str] = set()
+    taken_values: set[str] = set()
+    keys = [_draw_new(rng, task.key, taken_keys) for _ in range(task.keys)]
+    values = [[_draw_new(rng, task.value, taken_values) for _ in range(task.values)] for _ in keys]
+    needles = [
+        NEEDLE.format(kind=task.value, key=key, value=value)
+        for key, its in zip(keys, values, strict=True)
+        for value in its
+    ]
+    asked = rng.choice(task.keys, task.queries, replace=False).tolist()
+    gold = [task.values * number + i for number in asked for i in range(task.values)]
+    outputs = [value for number in asked for value in values[number]]
+    order = rng.permutation(len(needles)).tolist()
+    shuffled = [needles[number] for number in order]
+    query = _enumerate([keys[number] for number in asked])
+    one = task.queries * task.values == 1
+    template, prefix = (NIAH_ONE, NIAH_ONE_PREFIX) if one else (NIAH, NIAH_PREFIX)
+    essay = essays(request.settings.data_dir) if task.haystack == "essay" else None
+    others = request.rng("others")
+    lines: list[str] = []
+
+    def prompt(size: int) -> Prompt:
+        places = request.rng(f"places/{size}")
+        if essay is not None:
+            context, ranges = in_essays(essay, size, shuffled, places)
+        else:
+            while task.haystack == "needle" and len(lines) < size:
+                key = _draw_new(others, task.key, taken_keys)
+                value = _draw_new(others, task.value, taken_values)
+                lines.append(NEEDLE.format(kind=task.value, key=key, value=value))
+            hay = lines[:size] if task.haystack == "needle" else [NOISE] * size
+            context, ranges = in_lines(hay, shuffled, places)
+        return filled(
+            template,
+            prefix,
+            context,
+            [ranges[order.index(number)] for number in gold],
+            outputs,
+            kind=task.value,
+            query=query,
+        )
+
+    most = request.length
+    if task.haystack == "needle" and task.key == "word":
+        # Beyond, other keys would be hard to find.
+        most = min(most, len(words.ADJECTIVES) * len(words.NOUNS) // 2)
+    return Sized(prompt, most)
+
+
+def _enumerate(keys: Sequence[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])}, and {keys[-1]}"
+
+
+def in_lines(
+    hay: Sequence[str], needles: Sequence[str], rng: np.random.Generator
+) -> tuple[str, list[Range]]:
+    """Insert needles, in their order, before lines drawn without return; one text, and where.
+
+    With fewer lines than needles several may stand together, or at the end.
+    """
+    enough = len(hay) >= len(needles)
+    places = rng.choice(len(hay) if enough else len(hay) + 1, len(needles), replace=not enough)
+    return _interleaved(hay, needles, sorted(places.tolist()), "\n")
+
+
+def _interleaved(
+    hay: Sequence[str], needles: Sequence[str], places: Sequence[int], joint: str
+) -> tuple[str, list[Range]]:
+    """Return hay and needles joined, each needle before the item of its place."""
+    parts: list[str] = []
+    marks = []
+    for (low, high), needle in zip(itertools.pairwise([0, *places]), needles, strict=True):
+        parts += hay[low:high]
+        marks.append(len(parts))
+        parts.append(needle)
+    parts += hay[places[-1] :]
+    starts = list(itertools.accumulate((len(part) + len(joint) for part in parts), initial=0))
+    return joint.join(parts), [(starts[mark], starts[mark] + len(parts[mark])) for mark in marks]
+
+
+@dataclasses.dataclass(frozen=True)
+class Essays:
+    """Essays as sentences, and how many words there are up to the end of each."""
+
+    sentences: tuple[str, ...]
+    words: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=4)
+def essays(data_dir: str) -> Essays:
+    """Read the essays of a data folder, white space collapsed.
+
+    Raises:
+      TaskInputError: there are none, or the file is damaged.
+    """
+    if not data_dir:
+        raise TaskInputError(
+            "RULER's essay tasks need essays: set config.data.dir to the folder that holds "
+            f"{' or '.join(ESSAYS)} (a text file, or JSON as the benchmark's script writes it)"
+        )
+    paths = sources.find(data_dir, ESSAYS)
+    if not paths:
+        raise TaskInputError(
+            f"config.data.dir = {data_dir!r} has no {' or '.join(ESSAYS)} for RULER's essay tasks; "
+            "put a text file of essays there under that name"
+        )
+    text = " ".join(_read_essays(paths[0]).split())
+    if not text:
+        raise TaskInputError(f"{paths[0]} is empty; put a text of some pages there")
+    sentences = tuple(_split_sentences(text))
+    counts = itertools.accumulate(len(sentence.split(" ")) for sentence in sentences)
+    return Essays(sentences, tuple(counts))
+
+
+def _read_essays(path: str) -> str:
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb", compression="infer") as file:
+            text = file.read().decode()
+        if path.endswith(".json"):
+            text = json.loads(text)["text"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TaskInputError(f"{path} can't be read as essays ({error}); get it anew") from None
+    if not isinstance(text, str):
+        raise TaskInputError(f'{path}: "text" must be one text; get it anew')
+    return text
+
+
+def _split_sentences(text: str) -> list[str]:
+    ends = [match.end() for match in _SENTENCE.finditer(text)]
+    return [text[a : b - 1] for a, b in itertools.pairwise([0, *ends, len(text) + 1])]
+
+
+def in_essays(
+    essay: Essays, size: int, needles: Sequence[str], rng: np.random.Generator
+) -> tuple[str, list[Range]]:
+    """Insert needles between the sentences of the first `size` words, at depths of 40 even steps.
+
+    Where the essays end they begin again, as in the benchmark.
+    """
+    rounds, rest = divmod(size, essay.words[-1])
+    whole = bisect.bisect_right(essay.words, rest)
+    hay = [*essay.sentences * rounds, *essay.sentences[:whole]]
+    before = essay.words[whole - 1] if whole else 0
+    if rest > before:
+        hay.append(" ".join(essay.sentences[whole].split(" ")[: rest - before]))
+    depths = np.sort(rng.choice(DEPTHS, len(needles), replace=False))
+    places = [int(len(hay) * (depth / 100)) for depth in depths]
+    return _interleaved(hay, needles, places, " ")

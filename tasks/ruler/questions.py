@@ -1,0 +1,195 @@
+"""RULER's questions on documents: SQuAD v2.0 (qa_1) and HotpotQA (qa_2)."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks import sources
+from tasks.errors import UnfitRowError
+from tasks.ruler.prompts import QA, QA_PREFIX, Prompt, Request, Sized, filled
+from tasks.sources import Source, list_field, read_table, text_field
+
+DOCUMENT = "Document {number}:\n{text}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question on some of a collection's documents, given by number.
+
+    Attributes:
+      gold: documents that hold the answer; every prompt has them.
+      near: those that come in before all others.
+    """
+
+    query: str
+    outputs: tuple[str, ...]
+    gold: tuple[int, ...]
+    near: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """All documents of a data set, each once, and the questions on them."""
+
+    documents: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Article:
+    """A SQuAD article: for each paragraph its text, and questions with their answers."""
+
+    title: str
+    paragraphs: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiHop:
+    """A HotpotQA row: its documents, and which of them support the answer."""
+
+    query: str
+    answer: str
+    documents: tuple[str, ...]
+    supporting: tuple[int, ...]
+
+
+def parse_article(raw: Any) -> Article:
+    """Read an article with its answerable questions.
+
+    Raises:
+      UnfitRowError: it has no paragraph.
+    """
+    paragraphs = []
+    for paragraph in list_field(raw, "paragraphs"):
+        context = text_field(paragraph, "context")
+        questions = []
+        for qas in paragraph.get("qas") or ():
+            if not isinstance(qas, dict):
+                raise UnfitRowError("a question that is no object")
+            if qas.get("is_impossible") or not qas.get("answers"):
+                continue
+            # With their duplicates: the benchmark lists every annotator's answer.
+            answers = [text_field(answer, "text") for answer in list_field(qas, "answers")]
+            questions.append((text_field(qas, "question"), tuple(answers)))
+        paragraphs.append((context, tuple(questions)))
+    return Article(text_field(raw, "title"), tuple(paragraphs))
+
+
+def parse_multi_hop(raw: Any) -> MultiHop:
+    """Read a row with its ten paragraphs.
+
+    Raises:
+      UnfitRowError: a field is missing, or a supporting paragraph is not among them.
+    """
+    documents, titles = [], []
+    for item in list_field(raw, "context"):
+        if not (isinstance(item, list) and len(item) == 2 and isinstance(item[1], list)):
+            raise UnfitRowError("a paragraph that is no pair of title and sentences")
+        title, sentences = item
+        if not isinstance(title, str) or not all(isinstance(part, str) for part in sentences):
+            raise UnfitRowError("a paragraph that is no text")
+        titles.append(title)
+        documents.append(f"{title}\n{''.join(sentences)}")
+    facts = [fact[0] for fact in list_field(raw, "supporting_facts") if fact]
+    supporting = tuple(number for number, title in enumerate(titles) if title in facts)
+    if not supporting:
+        raise UnfitRowError("no supporting paragraph among the others")
+    return MultiHop(
+        text_field(raw, "question"), text_field(raw, "answer"), tuple(documents), supporting
+    )
+
+
+SQUAD: Source[Article] = Source(
+    dataset="ruler_qa_1",
+    files={"validation": ("dev-v2.0.json", "squad_v2_dev*.json")},
+    where="https://rajpurkar.github.io/SQuAD-explorer, dev set v2.0",
+    parse=parse_article,
+    key=lambda article: article.title,
+)
+HOTPOTQA: Source[MultiHop] = Source(
+    dataset="ruler_qa_2",
+    files={"validation": ("hotpot*_dev_distractor*.json",)},
+    where="https://hotpotqa.github.io, dev set (distractor)",
+    parse=parse_multi_hop,
+    key=lambda row: (row.query, row.documents),
+)
+
+
+@functools.lru_cache(maxsize=4)
+def squad(data_dir: str) -> Collection:
+    """Read SQuAD; a question's near documents are the other paragraphs of its article."""
+    articles = read_table(SQUAD, data_dir, "validation").rows
+    documents = sorted({text for article in articles for text, _ in article.paragraphs})
+    number = {text: i for i, text in enumerate(documents)}
+    questions = []
+    for article in articles:
+        own = list(dict.fromkeys(number[text] for text, _ in article.paragraphs))
+        for text, asked in article.paragraphs:
+            near = tuple(other for other in own if other != number[text])
+            questions += [
+                Question(query, answers, (number[text],), near) for query, answers in asked
+            ]
+    return Collection(tuple(documents), tuple(questions))
+
+
+@functools.lru_cache(maxsize=4)
+def hotpotqa(data_dir: str) -> Collection:
+    """Read HotpotQA; a question's near documents are those that stand with it and don't support."""
+    rows = read_table(HOTPOTQA, data_dir, "validation").rows
+    documents = sorted({text for row in rows for text in row.documents})
+    number = {text: i for i, text in enumerate(documents)}
+    questions = []
+    for row in rows:
+        own = [number[text] for text in row.documents]
+        gold = tuple(dict.fromkeys(own[i] for i in row.supporting))
+        near = tuple(other for other in dict.fromkeys(own) if other not in gold)
+        questions.append(Question(row.query, (row.answer,), gold, near))
+    return Collection(tuple(documents), tuple(questions))
+
+
+def answer_question(collection: Collection, request: Request) -> Sized:
+    """Return a row with any number of documents beside the question's own.
+
+    The near documents come first, then any others; where a context has room for more than the data
+    set holds, all are in it and the row is shorter, as in the benchmark.
+
+    Ours differs from the benchmark's in this: the place of every document is drawn for each row
+    (there the gold document stands at the same place in all rows with equally many documents);
+    questions come in random order; a row may have fewer than ten documents, HotpotQA's supporting
+    ones at least (there shorter targets never end).
+    """
+    question = sources.pick(
+        collection.questions, request.seed, request.index, attempt=request.attempt
+    )
+    rng = request.rng(f"documents {request.attempt}")
+    near = rng.permutation(question.near).astype(int).tolist()
+    own = {*question.gold, *near}
+    others = [n for n in rng.permutation(len(collection.documents)).tolist() if n not in own]
+    chosen = [*question.gold, *near, *others]
+    places = rng.random(len(chosen))
+
+    def prompt(size: int) -> Prompt:
+        count = len(question.gold) + size
+        context, gold = _render(
+            [collection.documents[n] for n in chosen[:count]],
+            np.argsort(places[:count]).tolist(),
+            len(question.gold),
+        )
+        return filled(QA, QA_PREFIX, context, gold, question.outputs, query=question.query)
+
+    return Sized(prompt, len(chosen) - len(question.gold))
+
+
+def _render(
+    documents: Sequence[str], order: Sequence[int], num_gold: int
+) -> tuple[str, list[tuple[int, int]]]:
+    """Return the documents in an order, numbered; and where the texts of the first ones stand."""
+    text, ranges = "", {}
+    for number, item in enumerate(order, 1):
+        text += "\n\n" if text else ""
+        text += DOCUMENT.format(number=number, text=documents[item])
+        ranges[item] = (len(text) - len(documents[item]), len(text))
+    return text, [ranges[item] for item in range(num_gold)]

@@ -1,0 +1,47 @@
+"""RULER's metrics, with its cleaning, rounding and threshold (NVIDIA/RULER, c3f5e3b)."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from tasks.scoring import THINK_END
+
+# The score of Llama-2-7B at 4K: a model's effective length is the longest that reaches it.
+THRESHOLD = 85.6
+_CONTROL = re.compile(r"[\x00-\x1f]")
+
+
+def clean(prediction: str) -> str:
+    """Return a prediction stripped, control characters as newlines, and stripped again."""
+    return _CONTROL.sub("\n", prediction.strip()).strip()
+
+
+def behind_thought(response: str) -> str:
+    """Return what follows the last `</think>`; nothing where the thought was not closed.
+
+    Otherwise a thought that never ends could quote its way to a score.
+    """
+    return response.rpartition(THINK_END)[2] if THINK_END in response else ""
+
+
+def match_all(prediction: str, references: Sequence[str]) -> float:
+    """Return the share of references that are substrings of the prediction, both lower-cased."""
+    found = sum(reference.lower() in prediction.lower() for reference in references)
+    return found / len(references)
+
+
+def match_part(prediction: str, references: Sequence[str]) -> float:
+    """Return 1 if any reference is a substring of the prediction, both lower-cased."""
+    return float(any(reference.lower() in prediction.lower() for reference in references))
+
+
+def aggregate(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean in percent, rounded to 2 decimals, and how many predictions were empty."""
+    metric = next(iter(rows[0]))
+    mean = 100 * sum(row[metric] for row in rows) / len(rows)
+    return {metric: round(mean, 2), "empty": sum(row["empty"] for row in rows)}
+
+
+def overall(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the plain mean of the tasks at one length, and 1 where it reaches the threshold."""
+    mean = sum(scores.values()) / len(scores)
+    return {"mean": mean, "reaches_85_6": float(mean >= THRESHOLD)}

@@ -1,0 +1,232 @@
+"""RULER, 13 tasks, in two prompt forms.
+
+`ruler_vt` is the benchmark's prompt: `input` and `answer_prefix` as plain text, no chat template.
+`ruler_vt_chat` is the chat-with-recall form: a system prompt that asks for a thought with recall
+and a line `Answer: …`, the input as the user's text without the prefix, and a score of what follows
+`</think>`. In both, only the context may be copied: no instruction, and no worked example.
+
+Lengths are counted as the benchmark counts them: a prompt with its response's tokens has at most
+`length` tokens of the policy's own tokenizer. In the chat form the whole chat prompt counts, with
+the benchmark's number of new tokens; the thought comes on top, up to decoding.max_new_tokens. Ours
+is the longest prompt that fits; the benchmark goes in steps of up to 500 words.
+
+Rows come from the benchmark's own files where data_dir has them (`files.py`), else they are made
+here. How ours differ stands in the docstrings of the functions that draw them; how a model's score
+differs can be seen by evaluating official files beside generated rows.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tasks.context import Example
+from tasks.errors import TaskInputError
+from tasks.fitting import TokenCounter, largest_fit
+from tasks.generate import tokenised
+from tasks.record import Record
+from tasks.ruler import scores
+from tasks.ruler.counting import check_frequent_words, common_words, frequent_words
+from tasks.ruler.files import find_file, read_prompts
+from tasks.ruler.niah import Niah, niah
+from tasks.ruler.prompts import Prompt, Request, Sized
+from tasks.ruler.questions import answer_question, hotpotqa, squad
+from tasks.ruler.tracking import variable_tracking
+from tasks.settings import TaskSettings
+from tasks.suites import SuiteTask, task_at
+from tasks.system_prompts import SYSTEMS
+from tasks.vocabulary import Tokenizer
+
+NIAH_TASKS = {
+    "niah_single_1": Niah("noise", "word", "number"),
+    "niah_single_2": Niah("essay", "word", "number"),
+    "niah_single_3": Niah("essay", "word", "uuid"),
+    "niah_multikey_1": Niah("essay", "word", "number", keys=4),
+    "niah_multikey_2": Niah("needle", "word", "number"),
+    "niah_multikey_3": Niah("needle", "uuid", "uuid"),
+    "niah_multivalue": Niah("essay", "word", "number", values=4),
+    "niah_multiquery": Niah("essay", "word", "number", keys=4, queries=4),
+}
+
+
+def _squad(request: Request) -> Sized:
+    return answer_question(squad(request.settings.data_dir), request)
+
+
+def _hotpotqa(request: Request) -> Sized:
+    return answer_question(hotpotqa(request.settings.data_dir), request)
+
+
+DRAFTS: dict[str, Callable[[Request], Sized]] = {
+    **{name: functools.partial(niah, task) for name, task in NIAH_TASKS.items()},
+    "vt": variable_tracking,
+    "cwe": common_words,
+    "fwe": frequent_words,
+    "qa_1": _squad,
+    "qa_2": _hotpotqa,
+}
+# Tokens to generate.
+NEW_TOKENS = {
+    **dict.fromkeys(NIAH_TASKS, 128),
+    "vt": 30,
+    "cwe": 120,
+    "fwe": 50,
+    "qa_1": 32,
+    "qa_2": 32,
+}
+QA = ("qa_1", "qa_2")
+# Questions that are tried for one row before the length is given up.
+MAX_ATTEMPTS = 32
+
+
+def plain_tasks() -> tuple[SuiteTask, ...]:
+    """Return the 13 tasks on the benchmark's prompts."""
+    return tuple(_task(name, chat=False) for name in DRAFTS)
+
+
+def chat_tasks() -> tuple[SuiteTask, ...]:
+    """Return the 13 tasks in the chat-with-recall form."""
+    return tuple(_task(name, chat=True) for name in DRAFTS)
+
+
+def _task(name: str, *, chat: bool) -> SuiteTask:
+    return SuiteTask(
+        name=_name(name, chat),
+        max_new_tokens=None if chat else NEW_TOKENS[name],
+        records=functools.partial(make_records, name, chat),
+        score=functools.partial(score, name, chat),
+        aggregate=scores.aggregate,
+    )
+
+
+def _name(name: str, chat: bool) -> str:
+    return f"ruler_{name}_chat" if chat else f"ruler_{name}"
+
+
+def score(name: str, chat: bool, response: str, truth: Mapping[str, Any]) -> dict[str, float]:
+    """Return the task's metric of a response, and whether the prediction is empty."""
+    prediction = scores.clean(scores.behind_thought(response) if chat else response)
+    empty = {"empty": float(not prediction)}
+    if name in QA:
+        return {"string_match_part": scores.match_part(prediction, truth["answers"]), **empty}
+    references = [aliases[0] for aliases in truth["parts"]]
+    return {"string_match_all": scores.match_all(prediction, references), **empty}
+
+
+def make_records(
+    name: str,
+    chat: bool,
+    tokenizer: Tokenizer,
+    settings: TaskSettings,
+    length: int,
+    count: int,
+    seed: int,
+) -> list[Record]:
+    """Return the first rows of a task: the benchmark's own where there are files, else ours.
+
+    Raises:
+      TaskInputError: the length holds no row, files are missing, or a line is malformed.
+    """
+    path = find_file(settings.data_dir, name, length)
+    official = read_prompts(path, name, length, count) if path else None
+    task = task_at(_name(name, chat), length)
+    records = []
+    for index in range(count):
+        request = Request(name, tokenizer, settings, length, seed, index)
+        system = SYSTEMS[request.rng("system").integers(len(SYSTEMS))] if chat else None
+        prompt = official[index] if official else make_prompt(request, system)
+        label = f"line{index + 1}" if official else str(index)
+        records.append(_record(f"{task}/{label}", _name(name, chat), request, prompt, system))
+    longer = sum(len(record.inputs) + NEW_TOKENS[name] > length for record in records)
+    if longer:
+        # The benchmark counted the tokens of another tokenizer.
+        logging.getLogger(__name__).warning(
+            "%s: %d of %d rows take more than %d tokens with this tokenizer",
+            path,
+            longer,
+            count,
+            length,
+        )
+    return records
+
+
+def make_prompt(request: Request, system: str | None) -> Prompt:
+    """Return a generated row, the longest that fits the request's length.
+
+    Args:
+      system: the system prompt of the chat form; None for the benchmark's prompt.
+
+    Raises:
+      TaskInputError: no row fits.
+    """
+    counter = TokenCounter(request.tokenizer)
+    attempts = MAX_ATTEMPTS if request.task in QA else 1
+    for attempt in range(attempts):
+        sized = DRAFTS[request.task](dataclasses.replace(request, attempt=attempt))
+        try:
+            prompt, number = _fit(sized, counter, request, system)
+        except TaskInputError as error:
+            refused = error
+            continue
+        if request.task in QA and number == sized.most:
+            _log_short(request.task, request.length)
+        if request.task == "fwe":
+            check_frequent_words(prompt, request.length)
+        return prompt
+    raise TaskInputError(f"ruler_{request.task} at length {request.length}: {refused}")
+
+
+def _fit(
+    sized: Sized, counter: TokenCounter, request: Request, system: str | None
+) -> tuple[Prompt, int]:
+    made = functools.lru_cache(maxsize=2)(sized.prompt)
+
+    def count(number: int) -> int:
+        return counter(_text(request.tokenizer, made(number), system))
+
+    room = request.length - NEW_TOKENS[request.task]
+    number = largest_fit(count, room, sized.most)
+    return made(number), number
+
+
+@functools.cache
+def _log_short(task: str, length: int) -> None:
+    logging.getLogger(__name__).warning(
+        "ruler_%s: all documents of the data set together are shorter than %d tokens, and so are "
+        "its rows",
+        task,
+        length,
+    )
+
+
+def _text(tokenizer: Tokenizer, prompt: Prompt, system: str | None) -> str:
+    if system is None:
+        return prompt.input + prompt.prefix
+    return tokenizer.chat_prompt(system, prompt.input)
+
+
+def _record(
+    example_id: str, dataset: str, request: Request, prompt: Prompt, system: str | None
+) -> Record:
+    if request.task in QA:
+        truth: dict[str, Any] = {"answers": list(prompt.outputs)}
+    else:
+        parts = [[output] for output in prompt.outputs]
+        truth = {"answers": [", ".join(prompt.outputs)], "parts": parts}
+    example = Example(
+        system=system or "",
+        user=prompt.input,
+        documents=(prompt.context,),
+        gold=prompt.gold,
+        truth=truth,
+    )
+    return tokenised(
+        example_id,
+        dataset,
+        example,
+        _text(request.tokenizer, prompt, system),
+        request.tokenizer,
+        request.settings,
+        request.rng("demonstration"),
+    )

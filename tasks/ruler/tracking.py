@@ -1,0 +1,75 @@
+"""RULER's variable tracking (vt): one chain of assignments among noise."""
+
+import functools
+import itertools
+import string
+
+import numpy as np
+
+from tasks.fitting import TokenCounter, largest_fit
+from tasks.ruler.niah import in_lines
+from tasks.ruler.prompts import NOISE, VT, VT_PREFIX, Prompt, Request, Sized, filled
+
+HOPS = 4
+# Tokens of the worked example; at short lengths a third of the target.
+EXAMPLE_TOKENS = 500
+_LETTERS = np.array(list(string.ascii_uppercase))
+
+
+def variable_tracking(request: Request) -> Sized:
+    """Draw a row with any number of noise lines, behind a worked example.
+
+    Ours differs from the benchmark's in this: the worked example's noise, too, is drawn for each
+    row (there one example serves all, with new names and a new value each time).
+    """
+    rng = request.rng()
+    names, value = _chain(rng, 5)
+    budget = min(EXAMPLE_TOKENS, request.length // 3)
+    example = _worked_example(request, value, budget)
+
+    def prompt(size: int) -> Prompt:
+        return _row(names, value, size, request.rng(f"places/{size}"), example)
+
+    return Sized(prompt, request.length)
+
+
+def _chain(rng: np.random.Generator, letters: int, other: str = "") -> tuple[list[str], str]:
+    """Draw the names of a chain, and its value, which is not `other`."""
+    names: list[str] = []
+    while len(names) <= HOPS:
+        name = "".join(rng.choice(_LETTERS, letters))
+        if name not in names:
+            names.append(name)
+    while (value := str(rng.integers(10_000, 99_999))) == other:
+        pass
+    return names, value
+
+
+def _row(
+    names: list[str], value: str, size: int, rng: np.random.Generator, example: str = ""
+) -> Prompt:
+    lines = [f"VAR {names[0]} = {value}"]
+    lines += [f"VAR {b} = VAR {a} " for a, b in itertools.pairwise(names)]
+    context, ranges = in_lines([NOISE] * size, lines, rng)
+    # The space that ends a line is no part of the assignment.
+    gold = [(low, low + len(context[low:high].rstrip())) for low, high in ranges]
+    return filled(
+        VT, VT_PREFIX, context, gold, names, before=example, value=value, count=len(names)
+    )
+
+
+def _worked_example(request: Request, other_value: str, budget: int) -> str:
+    """Return an example with its answer, the longest of at most `budget` tokens.
+
+    Without noise it may be longer: it never goes.
+    """
+    names, value = _chain(request.rng("example"), 3, other_value)
+    counter = TokenCounter(request.tokenizer)
+
+    @functools.cache
+    def text(size: int) -> str:
+        row = _row(names, value, size, request.rng(f"example/{size}"))
+        return f"{row.input}{row.prefix} {' '.join(names)}\n\n"
+
+    least = counter(text(0))
+    return text(largest_fit(lambda size: counter(text(size)), max(budget, least), budget))

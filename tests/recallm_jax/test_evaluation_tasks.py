@@ -1,0 +1,124 @@
+"""Suites in an evaluation: their rows, their own metrics, and no mixture at all."""
+
+import json
+
+import pytest
+
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.evaluation import evaluate, format_table, read_rows, rescore
+from recallm_jax.evaluation_tasks import evaluation_tasks, overall_rows, suite_scores
+from recallm_jax.inputs import mixture_rates
+from recallm_jax.setup_policy import TINY, check_lengths, tiny_tokenizer
+from tasks.suites import suite_tasks
+from tests.oracles.toy_policy import random_toy_policy
+
+CONFIG = ["--config=configs/eval_ruler.py:tiny", "--config.decoding.max_new_tokens=40"]
+SUITES = "--config.evaluation.suites=('ruler_vt','ruler_niah_multikey_2_chat')"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tokenizer):
+    folder = tmp_path_factory.mktemp("suites")
+    summaries = evaluate(
+        random_toy_policy(0, 768),
+        tokenizer,
+        load_config([*CONFIG, SUITES, "--config.evaluation.lengths=700"]),
+        label="toy",
+        made_by="toy step 0",
+        folder=folder,
+        place=lambda prompts: prompts,
+        progress=lambda batches, title: batches,
+    )
+    return folder, summaries
+
+
+def test_rows_of_suites_have_scores_and_limits_of_their_own(finished):
+    folder, summaries = finished
+    files = sorted(path.name for path in folder.glob("*.jsonl"))
+    assert files == [
+        "ruler_niah_multikey_2_chat_700.unconstrained-greedy.jsonl",
+        "ruler_vt_700.unconstrained-greedy.jsonl",
+    ]
+    # vt has 30 new tokens of its own; the chat form those of the config.
+    for file, task, limit in zip(
+        files, ("ruler_niah_multikey_2_chat", "ruler_vt"), (40, 30), strict=True
+    ):
+        rows = read_rows(folder / file)
+        assert len(rows) == 2
+        for row in rows:
+            assert (row["dataset"], row["task"], row["target_length"]) == (task, f"{task}_700", 700)
+            assert row["finished"] or row["completion_tokens"] == limit
+            assert row["score"] == row["reward"] == row["components"]["string_match_all"]
+    assert [row["metric"] for row in summaries] == ["string_match_all"] * 2
+    assert json.loads((folder / "summary.json").read_text()) == summaries
+    assert not (folder / "suites.json").exists()
+
+
+def test_rows_are_scored_again_without_a_policy(finished):
+    folder, _ = finished
+    path = folder / "ruler_vt_700.unconstrained-greedy.jsonl"
+    rows = read_rows(path)
+    names = [aliases[0] for aliases in rows[0]["ground_truth"]["parts"]]
+    rows[0]["completion"] = " ".join(names[:4]).lower()
+    rows[1]["completion"] = "\x00 "
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = next(row for row in rescore(folder) if row["dataset"] == "ruler_vt")
+    assert summary["metrics"] == {"string_match_all": 40.0, "empty": 1.0}
+    assert summary["reward"] == 0.4 and summary["exact_match"] == 0.0
+    first, second = read_rows(path)
+    assert (first["score"], first["reward"], first["exact_match"]) == (0.8, 0.8, 0.0)
+    assert second["components"] == {"string_match_all": 0.0, "empty": 1.0}
+    assert "string_match_all 40.00, empty 1.00" in format_table([summary])
+
+
+def test_a_whole_suite_has_a_line_of_its_own():
+    def summary(name, length, value):
+        return {
+            "label": "x",
+            "task": name,
+            "dataset": name,
+            "target_length": length,
+            "mode": "m",
+            "metric": "a",
+            "metrics": {"a": value},
+        }
+
+    names = [task.name for task in suite_tasks(["ruler"])]
+    rows = [summary(name, 4096, 90.0) for name in names]
+    rows += [summary(name, 8192, 80.0) for name in names[1:]]
+    (row,) = overall_rows(rows)
+    assert (row["suite"], row["target_length"]) == ("ruler", 4096)
+    assert row["metrics"] == {"mean": 90.0, "reaches_85_6": 1.0}
+
+
+def test_tasks_are_those_of_the_mixture_and_of_the_suites(tokenizer):
+    arguments = ["--config=configs/quickstart.py:tiny", "--config.evaluation.suites=ruler_vt"]
+    names = [task.name for task in evaluation_tasks(load_config(arguments), tokenizer)]
+    assert names == ["recallm_math_retrieval_val_256", "recallm_retrieval_val_256", "ruler_vt_256"]
+
+
+def test_only_suites_have_scores_of_their_own():
+    assert suite_scores("retrieval", "x", {"answers": ["x"]}) is None
+    scores = suite_scores("ruler_qa_1", "X.", {"answers": ["x"]})
+    assert scores["score"] == scores["reward"] == scores["exact_match"] == 1.0
+
+
+def test_a_config_without_a_mixture_does_not_train():
+    with pytest.raises(UserError, match="there is nothing to train on; give a data set a share"):
+        mixture_rates(load_config(CONFIG))
+
+
+def test_lengths_that_count_the_response_may_fill_the_models_context():
+    plain = load_config([*CONFIG, "--config.evaluation.lengths=2048"])
+    check_lengths(plain, TINY)
+    chat = load_config([*CONFIG, SUITES, "--config.evaluation.lengths=2048"])
+    with pytest.raises(
+        UserError, match=r"evaluation.lengths = 2048 .* exceeds the model's context"
+    ):
+        check_lengths(chat, TINY)
