@@ -24,6 +24,7 @@ setup(
         "rl",
         "rl.rewards",
         "tasks",
+        "tasks.helmet",
         "tasks.ruler",
     ],
     package_data={"recallm_jax": ["report_page.html", "report_page.css", "report_page.js"]},

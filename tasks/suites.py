@@ -70,15 +70,37 @@ def _ruler_overall(scores: Mapping[str, float]) -> Scores:
     return overall(scores)
 
 
+def _helmet() -> tuple[SuiteTask, ...]:
+    from tasks.helmet.suite import helmet
+
+    return helmet()
+
+
+def _helmet_chat() -> tuple[SuiteTask, ...]:
+    from tasks.helmet.suite import helmet_chat
+
+    return helmet_chat()
+
+
+def _helmet_overall(scores: Mapping[str, float]) -> Scores:
+    from tasks.helmet.suite import overall
+
+    return overall(scores)
+
+
 # The tasks of suites, by name.
 SUITES: dict[str, Callable[[], tuple[SuiteTask, ...]]] = {
     "ruler": _ruler,
     "ruler_chat": _ruler_chat,
+    "helmet": _helmet,
+    "helmet_chat": _helmet_chat,
 }
 # For a suite, what its tasks' main metrics at one length come to; without one, their mean.
 OVERALL: dict[str, Callable[[Mapping[str, float]], Scores]] = {
     "ruler": _ruler_overall,
     "ruler_chat": _ruler_overall,
+    "helmet": _helmet_overall,
+    "helmet_chat": _helmet_overall,
 }
 
 

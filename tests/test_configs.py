@@ -97,7 +97,7 @@ MISTAKES = {
     "--config.data.terms=(300,300)": "data.terms = 300 is out of bounds; give at least 1",
     "--config.data.terms=(3,1)": "config.data.terms = (3, 1) must be a range such as (3, 5)",
     "--config.evaluation.suites=rular": "config.evaluation.suites: evaluation suite 'rular' is "
-    "unknown; use any of ruler, ruler_chat",
+    "unknown; use any of ruler, ruler_chat, helmet, helmet_chat, or single",
     "--confg.seed=1": "argument '--confg.seed=1' is unknown",
     "--config.seed": "--config.seed has no value; write --config.seed=VALUE",
 }

@@ -115,10 +115,10 @@ def test_a_config_without_a_mixture_does_not_train():
 
 
 def test_lengths_that_count_the_response_may_fill_the_models_context():
-    plain = load_config([*CONFIG, "--config.evaluation.lengths=2048"])
+    plain = load_config([*CONFIG, "--config.evaluation.lengths=32768"])
     check_lengths(plain, TINY)
-    chat = load_config([*CONFIG, SUITES, "--config.evaluation.lengths=2048"])
+    chat = load_config([*CONFIG, SUITES, "--config.evaluation.lengths=32768"])
     with pytest.raises(
-        UserError, match=r"evaluation.lengths = 2048 .* exceeds the model's context"
+        UserError, match=r"evaluation.lengths = 32768 .* exceeds the model's context"
     ):
         check_lengths(chat, TINY)

@@ -1,0 +1,43 @@
+"""SmolLM2-135M-Instruct on HELMET's seven categories, the benchmark's form, at 8,192 tokens.
+
+Result: not yet run.
+Hardware: one GPU.
+
+    python -m recallm_jax.evaluate --config=configs/eval_helmet.py --workdir=runs/eval_helmet \
+        --label=start --config.data.dir=DATA
+
+`data.dir` is the folder that HELMET's data were unpacked to. SmolLM2's context is 8,192 tokens: of
+the benchmark's lengths (8192, 16384, 32768, 65536, 131072) it reads the first. In the form with
+thought and recall: `--config.evaluation.suites=helmet_chat`; a single task:
+`--config.evaluation.suites=helmet_kilt_nq`. Metrics that need a judge model are left out, and the
+table names them. `:tiny` is a random model on two rows of each task.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Return the config; see the module."""
+    options = common.parse_arg(arg, tiny=False)
+    config = common.base()
+
+    config.model.dtype = "bfloat16"
+    # Nothing is trained.
+    config.data.mixture = common.mixture()
+    # Of the form with thought and recall; the benchmark's form has limits of its own.
+    config.decoding.max_new_tokens = 2048
+
+    config.evaluation.suites = ("helmet",)
+    config.evaluation.lengths = (8192,)
+    # Of every task as many as it has: 100, or 500 of in-context learning.
+    config.evaluation.num_examples = 600
+    config.evaluation.batch_size = 10
+    config.evaluation.modes = ("unconstrained-greedy",)
+
+    if options.tiny:
+        config = common.shrink(config)
+        config.evaluation.lengths = (8192,)
+        config.evaluation.modes = ("unconstrained-greedy",)
+    return config

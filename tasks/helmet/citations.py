@@ -1,0 +1,148 @@
+"""HELMET's scores of cited answers (ALCE): short answers found, and whether citations hold.
+
+Citation precision and recall need a judge that says whether a text entails a claim; the benchmark
+asks an 11B model. Without a judge these two are not computed.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from tasks.scoring import normalise
+
+Entailment = Callable[[str, str], bool]  # (premise, hypothesis)
+MOST_CITATIONS = 3
+# Shorter ones are no sentences, but what a list's numbers leave behind.
+SHORTEST_SENTENCE = 5
+TOP = 5
+
+_CITATION = re.compile(r"\[(\d+)")
+# A stop, what closes it, and the citations behind it; then a space and no lower-case letter.
+_SENTENCE_END = re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s?\[\d+\])*\s+(?=\S)(?![a-z]|\[\d)")
+_LONGEST_ABBREVIATION = 4
+_ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Prof|Gen|Col|Lt)|\b[A-Z])\.$")
+
+
+def on_one_line(output: str) -> str:
+    """Return the output as ALCE scores it: line breaks become spaces."""
+    return re.sub(r"\n+", " ", output).replace("<|im_end|>", "")
+
+
+def without_citations(text: str) -> str:
+    """Return a text without citations such as `[1][2]`, and the space before each."""
+    return re.sub(r" ?\[\d+", "", text).replace(" |", "").replace("]", "")
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a text, citations with the sentence that they close.
+
+    The benchmark splits with NLTK's trained model, which is not at hand offline; this rule knows
+    a few abbreviations and initials.
+    """
+    pieces, start = [], 0
+    for end in _SENTENCE_END.finditer(text):
+        stop = end.start()
+        if not _ABBREVIATION.search(text, max(start, stop - _LONGEST_ABBREVIATION), stop + 1):
+            pieces.append(text[start : end.end()].strip())
+            start = end.end()
+    return [piece for piece in (*pieces, text[start:].strip()) if piece]
+
+
+def answer_recall(output: str, questions: Sequence[Sequence[str]]) -> float:
+    """Return `str_em`: the share of sub-questions of which a short answer is in the output."""
+    text = normalise(without_citations(on_one_line(output)))
+    found = [any(normalise(answer) in text for answer in answers) for answers in questions]
+    return sum(found) / len(found)
+
+
+def list_items(output: str) -> list[str]:
+    """Return the comma-separated items of an output, citations included."""
+    return [item.strip() for item in output.rstrip().rstrip(".").rstrip(",").split(",")]
+
+
+def list_scores(output: str, answers: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return how the items of a list agree with the answers, by normalised equality (QAMPARI).
+
+    `qampari_rec_top5` is min(5, answers found) / min(5, answers).
+
+    Args:
+      answers: the aliases of each answer.
+    """
+    items = [normalise(item) for item in list_items(without_citations(on_one_line(output)))]
+    items = [item for item in items if item]
+    wanted = [{normalise(alias) for alias in aliases} for aliases in answers]
+    found = sum(not aliases.isdisjoint(items) for aliases in wanted)
+    right = sum(any(item in aliases for aliases in wanted) for item in items)
+    precision = right / len(items) if items else 0.0
+    recall, top = found / len(wanted), min(TOP, found) / min(TOP, len(wanted))
+    return {
+        "qampari_prec": precision,
+        "qampari_rec": recall,
+        "qampari_rec_top5": top,
+        "qampari_f1": _f1(precision, recall),
+        "qampari_f1_top5": _f1(precision, top),
+    }
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def sentence_claims(output: str) -> list[str]:
+    """Return the claims of a prose answer: its sentences, citations included."""
+    return [s for s in sentences(on_one_line(output)) if len(s) >= SHORTEST_SENTENCE]
+
+
+def list_claims(output: str, question: str) -> list[str]:
+    """Return the claims of a list: the question, and an item with its citations."""
+    return [f"{question} {item}" for item in list_items(on_one_line(output))]
+
+
+def citation_scores(
+    claims: Sequence[str], documents: Mapping[str, str], judge: Entailment
+) -> dict[str, float]:
+    """Return citation recall and precision of one answer; nothing where it has no claim.
+
+    Recall is the share of claims that their first three citations together entail; a claim without
+    citation, or with one of no document, counts as not entailed. Precision is the share of
+    citations that are needed: those of an entailed claim, but for one that does not entail the
+    claim alone while the others do without it.
+
+    Args:
+      documents: the text of each document by its number, as in `[3]`.
+      judge: whether a premise entails a hypothesis.
+    """
+    if not claims:
+        return {}
+    entailed = needed = total = 0
+    for claim in claims:
+        cited = [number.lstrip("0") for number in _CITATION.findall(claim)]
+        if not cited or any(number not in documents for number in cited):
+            continue
+        cited = cited[:MOST_CITATIONS]
+        total += len(cited)
+        plain = without_citations(claim).strip()
+        if not judge(_joined(cited, documents), plain):
+            continue
+        entailed += 1
+        needed += _needed(cited, documents, plain, judge)
+    return {
+        "citation_rec": entailed / len(claims),
+        "citation_prec": needed / total if total else 0.0,
+    }
+
+
+def _needed(cited: list[str], documents: Mapping[str, str], claim: str, judge: Entailment) -> int:
+    """Return how many of the citations of an entailed claim are needed."""
+    if len(cited) == 1:
+        return 1
+    count = 0
+    for number in cited:
+        others = list(cited)
+        others.remove(number)
+        alone = judge(documents[number], claim)
+        count += bool(alone or not judge(_joined(others, documents), claim))
+    return count
+
+
+def _joined(cited: Sequence[str], documents: Mapping[str, str]) -> str:
+    return "\n".join(documents[number] for number in cited)

@@ -1,0 +1,113 @@
+"""Category Cite: ALCE's long answers and lists, with citations of numbered documents.
+
+Files: `alce/{asqa,qampari}_eval_gtr_top2000.json`, a list of `question, docs [{title, text}]` with
+`qa_pairs [{short_answers}]` (ASQA) or `answers` (QAMPARI, the aliases of each); and
+`prompts/{asqa,qampari}_revised.json` of HELMET's repository: `instruction`, and `demos [{question,
+answer, docs}]`.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.helmet.passages import title_field
+from tasks.helmet.prompts import Item
+from tasks.helmet.request import Request
+from tasks.helmet.rows import find_file, read_object, usable
+from tasks.helmet.sampling import SEED, SHOTS, shuffled
+from tasks.sources import list_field, read_rows, text_field
+
+PROMPTS = "HELMET's repository (github.com/princeton-nlp/HELMET, folder prompts)"
+
+
+def alce(request: Request) -> Iterator[Item]:
+    """Yield questions with their documents; the question stands before them.
+
+    What a judge of citations reads is under "choices": each document shown, by its number, and the
+    "question".
+    """
+    dataset = request.dataset.removeprefix("alce_")
+    path = find_file(request.dataset, request.data_dir, [f"alce/{dataset}_eval_gtr_top2000.json"])
+    name = f"{dataset}_revised.json"
+    prompts = find_file(
+        request.dataset, request.data_dir, [f"prompts/{name}", f"alce/{name}"], PROMPTS
+    )
+    instruction, demos = _prompt_file(prompts)
+    # Two thousand documents a row, of which few are shown: the others are let go of.
+    rows = [_shortened(row, request.size) for row in read_rows(path)]
+    if not rows:
+        raise TaskInputError(f"{path} holds no row; get it anew")
+    rng = random.Random(SEED)
+    shown = [rng.sample(demos, SHOTS) for _ in rows]
+
+    def item(number: int, row: Any) -> Item:
+        question = text_field(row, "question")
+        documents = list_field(row, "docs")
+        parts = _short_answers(row) if dataset == "asqa" else _aliases(row)
+        before = "".join(f"{instruction}\n\n{demo}\n\n\n" for demo in shown[number])
+        return Item(
+            key=str(number),
+            before=f"{before}{instruction}\n\nQuestion: {question}\n\n",
+            context=render_documents(documents),
+            after="",
+            lead_in="Answer:",
+            truth={
+                "answers": [", ".join(part[0] for part in parts)],
+                "parts": parts,
+                "choices": {"question": question}
+                | {
+                    str(place): f"Title: {title_field(d)}\n{text_field(d, 'text')}"
+                    for place, d in enumerate(documents, 1)
+                },
+            },
+        )
+
+    return usable(path, ((i, rows[i]) for i in shuffled(len(rows))), item, request.samples)
+
+
+def render_documents(documents: list) -> str:
+    """Return documents as they are shown, with numbers from 1."""
+    return "\n\n".join(
+        f"Document [{number}](Title: {title_field(d)}): {text_field(d, 'text')}"
+        for number, d in enumerate(documents, 1)
+    )
+
+
+def _shortened(row: Any, size: int) -> Any:
+    if isinstance(row, dict) and isinstance(row.get("docs"), list):
+        return {**row, "docs": row["docs"][:size]}
+    return row
+
+
+def _prompt_file(path: str) -> tuple[str, list[str]]:
+    """Return the instruction and the rendered demonstrations."""
+    content = read_object(path)
+    try:
+        instruction = text_field(content, "instruction")
+        demos = [
+            f"Question: {text_field(demo, 'question')}\n\n"
+            f"{render_documents(list_field(demo, 'docs'))}\n\nAnswer: {text_field(demo, 'answer')}"
+            for demo in list_field(content, "demos")
+        ]
+    except UnfitRowError as error:
+        raise TaskInputError(f"{path}: {error}; get it anew from {PROMPTS}") from None
+    if len(demos) < SHOTS:
+        raise TaskInputError(f"{path} has fewer than {SHOTS} demos; get it anew from {PROMPTS}")
+    return instruction, demos
+
+
+def _short_answers(row: Any) -> list[list[str]]:
+    return [_texts(list_field(pair, "short_answers")) for pair in list_field(row, "qa_pairs")]
+
+
+def _aliases(row: Any) -> list[list[str]]:
+    return [_texts(aliases) for aliases in list_field(row, "answers")]
+
+
+def _texts(values: Any) -> list[str]:
+    if not isinstance(values, list) or not values:
+        raise UnfitRowError("a question without answers")
+    if not all(isinstance(value, str) and value.strip() for value in values):
+        raise UnfitRowError("answers that are no texts, or blank")
+    return values

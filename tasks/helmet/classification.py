@@ -1,0 +1,148 @@
+"""Category ICL: labels of short texts, from many labelled examples.
+
+HELMET loads these from Hugging Face; here they are exports (CSV or JSONL) with the fields as there.
+The first that exists is read:
+
+* trec_coarse, trec_fine: `trec_{train,test}.*` with `text, coarse_label, fine_label`;
+* banking77: `banking77_{train,test}.*` with `text, label`, or the original CSV's `text, category`;
+* clinic150: `clinc150_plus_{train,val}.*` or `clinc_oos_plus_{train,validation}.*` with
+  `text, intent` (the out-of-scope intent is a label too);
+* nlu: `nlu_evaluation_data.*` with `text, label`; a tenth is for tests. Other data sets of home
+  assistants, such as SLURP, have other labels, and are refused by their number.
+
+Labels that are numbers are kept: with Hugging Face's, prompts have the very numbers of HELMET's.
+Names are numbered in alphabetical order, capitals or not, which is banking77's own order.
+"""
+
+import functools
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from tasks.errors import TaskInputError
+from tasks.helmet.prompts import Item
+from tasks.helmet.request import Request
+from tasks.helmet.rows import find_file, open_rows, usable
+from tasks.helmet.sampling import SEED, balanced, shuffled, text_seed
+from tasks.sources import text_field
+
+LEAD_IN = "label:"
+# The braces are written as they are.
+INSTRUCTION = (
+    "The texts below are given with their labels. Label the last text in the same way. "
+    'Output only "label: {label}" and nothing else.\n\n'
+)
+TEST_SHARE = 0.1
+ENDINGS = ("csv", "jsonl", "tsv", "json")
+
+# The label's fields, the number of labels, and the beginnings of the names of both files.
+SETS = {
+    "icl_trec_coarse": (("coarse_label",), 6, (("trec_train", "trec_test"),)),
+    "icl_trec_fine": (("fine_label",), 50, (("trec_train", "trec_test"),)),
+    "icl_banking77": (("label", "category"), 77, (("banking77_train", "banking77_test"),)),
+    "icl_clinic150": (
+        ("intent",),
+        151,
+        (
+            ("clinc150_plus_train", "clinc150_plus_val"),
+            ("clinc_oos_plus_train", "clinc_oos_plus_validation"),
+        ),
+    ),
+    "icl_nlu": (("label",), 68, (("nlu_evaluation_data", ""),)),
+}
+WHERE = {
+    "icl_trec_coarse": "CogComp/trec on Hugging Face",
+    "icl_trec_fine": "CogComp/trec on Hugging Face",
+    "icl_banking77": "PolyAI/banking77 on Hugging Face, or PolyAI-LDN/task-specific-datasets",
+    "icl_clinic150": "clinc_oos (plus) on Hugging Face, or clinc/oos-eval",
+    "icl_nlu": "xingkunliuxtracta/nlu_evaluation_data on Hugging Face",
+}
+
+Labelled = tuple[str, str]
+
+
+def labels(request: Request) -> Iterator[Item]:
+    """Yield texts to be labelled behind `request.size` examples, all drawn by rounds of labels.
+
+    The labels shown are integers, permuted anew for every text.
+    """
+    train, tests = read_splits(request.dataset, request.data_dir)
+    numbers = _label_numbers(request.dataset, train)
+    test = list(tests)
+    if len(test) > request.samples:
+        test = balanced(
+            [test[number] for number in shuffled(len(test))], _label, request.samples, SEED
+        )
+    for number, (text, label) in enumerate(test):
+        if label not in numbers:
+            raise TaskInputError(
+                f"{request.dataset}: the label {label!r} of a test row is in no training row; "
+                f"get both files from {WHERE[request.dataset]}"
+            )
+        yield _item(number, text, label, request.size, train, numbers)
+
+
+def _item(number, text, label, shots, train, numbers) -> Item:
+    seed = text_seed(text, plus=SEED)
+    shown = list(range(len(numbers)))
+    random.Random(seed).shuffle(shown)
+    demos = [
+        f"{demo}\n{LEAD_IN} {shown[numbers[name]]}"
+        for demo, name in balanced(train, _label, shots, seed)
+    ]
+    return Item(
+        key=str(number),
+        before=INSTRUCTION,
+        context="\n\n".join(demos),
+        after=f"\n\n{text}",
+        lead_in=LEAD_IN,
+        truth={"answers": [str(shown[numbers[label]])]},
+    )
+
+
+def _label(row: Labelled) -> str:
+    return row[1]
+
+
+def _label_numbers(dataset: str, train: tuple[Labelled, ...]) -> dict[str, int]:
+    names = {label for _, label in train}
+    expected = SETS[dataset][1]
+    if len(names) != expected:
+        raise TaskInputError(
+            f"{dataset}: the training rows have {len(names)} labels where the data set has "
+            f"{expected}; this is another data set or a part, get it from {WHERE[dataset]}"
+        )
+    if names == {str(number) for number in range(expected)}:
+        return {name: int(name) for name in names}
+    return {name: n for n, name in enumerate(sorted(names, key=lambda x: (x.lower(), x)))}
+
+
+@functools.lru_cache(maxsize=8)
+def read_splits(dataset: str, data_dir: str) -> tuple[tuple[Labelled, ...], tuple[Labelled, ...]]:
+    """Return the training rows and the test rows, each a text and its label.
+
+    Raises:
+      TaskInputError: a file is missing, or holds no usable row.
+    """
+    names = SETS[dataset][2]
+    train = _read(dataset, data_dir, [pair[0] for pair in names])
+    if names[0][1]:
+        return train, _read(dataset, data_dir, [pair[1] for pair in names])
+    order = shuffled(len(train))
+    tests = math.ceil(TEST_SHARE * len(train))
+    return tuple(train[i] for i in order[tests:]), tuple(train[i] for i in order[:tests])
+
+
+def _read(dataset: str, data_dir: str, names: list[str]) -> tuple[Labelled, ...]:
+    wanted = [f"{name}.{ending}" for name in names for ending in ENDINGS]
+    path = find_file(dataset, data_dir, wanted, WHERE[dataset])
+    fields = SETS[dataset][0]
+
+    def row(number: int, raw: Any) -> Labelled:
+        field = next((field for field in fields if field in raw), fields[0])
+        label = raw.get(field)
+        named = {field: str(label)} if isinstance(label, int) else raw
+        return text_field(raw, "text"), text_field(named, field)
+
+    return tuple(usable(path, enumerate(open_rows(path)), row))

@@ -1,0 +1,227 @@
+"""Categories LongQA and Summ: questions on a book, and summaries.
+
+HELMET loads these from Hugging Face; here they are JSONL exports with the fields as there:
+
+* narrativeqa: `narrativeqa/{test,train}.jsonl` with `document {text}`, `question {text}`,
+  `answers [{text}]`; the training rows, for demonstrations, may leave out `document`;
+* infbench: `infbench/longbook_{qa,choice,sum}_eng.jsonl` with `id, context, input, answer,
+  options`, the files of xinrongzhang2022/InfiniteBench;
+* multi_lexsum: `multi_lexsum/{validation,train}.jsonl` with `sources`, `summary/short` (release
+  v20230518); training rows may leave out `sources`.
+
+HELMET cuts texts, and leaves out those that are too short for its longest inputs, by Llama 2's
+tokens; here the policy's own count. It draws narrativeqa's and multi_lexsum's demonstrations
+without a seed; here they are a function of the question.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.helmet.lookups import answers_field
+from tasks.helmet.prompts import Item, has_tokens, omit_the_rest
+from tasks.helmet.request import Request
+from tasks.helmet.rows import Rows, find_file, open_rows, usable
+from tasks.helmet.sampling import SEED, SHOTS, shuffled, text_seed
+from tasks.sources import list_field, text_field
+
+LONGEST_TEXT = 20_000_000
+# Tokens that a text must have.
+SHORTEST = {"narrativeqa": 131_073, "infbench": 65_536, "multi_lexsum": 65_536}
+
+STORY_QUESTION = (
+    "Below is a story, a novel or a film script, and a question about it. "
+    "Answer in as few words as you can, with a single phrase if possible.\n\n"
+)
+BOOK_QUESTION = (
+    "Below are a book and a question about it. "
+    "Answer in as few words as you can, with a single phrase if possible.\n\n"
+)
+CHOICE = (
+    "Below are a book and a question about it with four options, of which one is right. "
+    "Output its letter, A, B, C or D, and nothing else.\n\n"
+)
+BOOK_SUMMARY = (
+    "Below is a book. Summarise its plot and its characters in 1000 to 1200 words. "
+    "Leave out themes, background and comments of your own.\n\n"
+)
+CASE_SUMMARY = (
+    "Below are the documents of a civil rights lawsuit. Summarise the case in one paragraph of 200 "
+    "to 250 words: its background, the parties, and how it ended.\n\n"
+)
+
+
+def narrativeqa(request: Request) -> Iterator[Item]:
+    """Yield questions on stories, after two questions with answers but without their stories."""
+    test, train = (
+        find_file(
+            "narrativeqa",
+            request.data_dir,
+            [f"narrativeqa/{split}.jsonl"],
+            "an export of narrativeqa on Hugging Face",
+        )
+        for split in ("test", "train")
+    )
+    demos = open_rows(train)
+
+    def item(number: int, row: Any) -> Item:
+        question, answers = _story_question(row)
+        text = _long_text(row.get("document"), "text", request)
+        shown = _shown(train, demos, text_seed(question), _story_demo)
+        return Item(
+            key=str(number),
+            before=f"{STORY_QUESTION}{_examples(shown)}",
+            context=text,
+            after=f"\n\nQuestion: {question}",
+            lead_in="Answer:",
+            truth={"answers": answers, "choices": {"question": question}},
+        )
+
+    return _in_drawn_order(test, item, request)
+
+
+def _story_question(row: Any) -> tuple[str, list[str]]:
+    answers = [text_field(answer, "text") for answer in list_field(row, "answers")]
+    return text_field(row.get("question"), "text"), answers
+
+
+def _story_demo(row: Any) -> str:
+    question, answers = _story_question(row)
+    return f"Question: {question}\nAnswer: {answers[0]}"
+
+
+def infbench(request: Request) -> Iterator[Item]:
+    """Yield questions, choices or summaries of books, after two rows without their books."""
+    kind = request.dataset.removeprefix("infbench_")
+    path = find_file(
+        request.dataset,
+        request.data_dir,
+        [f"infbench/longbook_{kind}.jsonl", f"longbook_{kind}.jsonl"],
+        "xinrongzhang2022/InfiniteBench on Hugging Face",
+    )
+    rows = open_rows(path)
+    instruction, ask, demo = {
+        "qa_eng": (BOOK_QUESTION, _book_question, _book_demo),
+        "choice_eng": (CHOICE, _book_choice, _choice_demo),
+        "sum_eng": (BOOK_SUMMARY, _book_summary, _summary_demo),
+    }[kind]
+
+    def item(number: int, row: Any) -> Item:
+        after, truth = ask(row)
+        others = [place for place in range(len(rows)) if place != number]
+        shown = _shown(path, rows, SEED, demo, others)
+        return Item(
+            key=str(number),
+            before=f"{instruction}{_examples(shown)}",
+            context=_long_text(row, "context", request),
+            after=after,
+            lead_in="Summary:" if kind == "sum_eng" else "Answer:",
+            truth=truth,
+        )
+
+    return _in_drawn_order(path, item, request)
+
+
+def _book_question(row: Any) -> tuple[str, dict]:
+    return f"\n\nQuestion: {text_field(row, 'input')}", {"answers": answers_field(row, "answer")}
+
+
+def _book_demo(row: Any) -> str:
+    question, truth = _book_question(row)
+    return f"[book]{question[1:]}\nAnswer: {truth['answers'][0]}"
+
+
+def _book_choice(row: Any) -> tuple[str, dict]:
+    options = answers_field(row, "options")
+    answer = answers_field(row, "answer")[0]
+    if len(options) != 4 or answer not in options:
+        raise UnfitRowError("no four options with the answer among them")
+    choices = dict(zip("ABCD", options, strict=True))
+    listed = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
+    question = f"\n\nQuestion: {text_field(row, 'input')}\nOptions:\n{listed}"
+    return question, {"answers": ["ABCD"[options.index(answer)]], "choices": choices}
+
+
+def _choice_demo(row: Any) -> str:
+    question, truth = _book_choice(row)
+    return f"[book]{question[1:]}\nAnswer: {truth['answers'][0]}"
+
+
+def _book_summary(row: Any) -> tuple[str, dict]:
+    return "\n\nNow summarise the book.", {"answers": answers_field(row, "answer")}
+
+
+def _summary_demo(row: Any) -> str:
+    return f"[book]\nSummary: {answers_field(row, 'answer')[0].strip()}"
+
+
+def multi_lexsum(request: Request) -> Iterator[Item]:
+    """Yield cases to be summarised, after two summaries of others."""
+    test, train = (
+        find_file(
+            "multi_lexsum",
+            request.data_dir,
+            [f"multi_lexsum/{split}.jsonl"],
+            "an export of allenai/multi_lexsum (v20230518) on Hugging Face",
+        )
+        for split in ("validation", "train")
+    )
+    demos = open_rows(train)
+
+    def item(number: int, row: Any) -> Item:
+        summary = text_field(row, "summary/short")
+        sources = list_field(row, "sources")
+        if not all(isinstance(source, str) for source in sources):
+            raise UnfitRowError("sources that are no texts")
+        text = _long_text({"sources": "\n\n".join(sources)}, "sources", request)
+        shown = _shown(train, demos, text_seed(summary), _case_demo)
+        return Item(
+            key=str(number),
+            before=f"{CASE_SUMMARY}{_examples(shown)}Legal documents:\n",
+            context=text,
+            after="\n\nNow summarise the case.",
+            lead_in="Summary:",
+            truth={"answers": [summary]},
+        )
+
+    return _in_drawn_order(test, item, request)
+
+
+def _case_demo(row: Any) -> str:
+    return f"Summary: {text_field(row, 'summary/short')}"
+
+
+def _in_drawn_order(path: str, item: Callable[[int, Any], Item], request: Request):
+    rows = open_rows(path)
+    numbers = ((number, rows[number]) for number in shuffled(len(rows)))
+    return usable(path, numbers, item, request.samples)
+
+
+def _long_text(row: Any, field: str, request: Request) -> str:
+    """Return a text cut to the tokens that the task's length leaves it."""
+    text = text_field(row, field, most=LONGEST_TEXT)
+    least = next(n for name, n in SHORTEST.items() if request.dataset.startswith(name))
+    if request.long_only and not has_tokens(text, least, request.tokenizer):
+        raise UnfitRowError(f"a text of less than {least} tokens")
+    return omit_the_rest(text, request.size, request.tokenizer)
+
+
+def _shown(
+    path: str,
+    rows: Rows,
+    seed: int,
+    render: Callable[[Any], str],
+    numbers: list[int] | None = None,
+) -> list[str]:
+    """Return two rendered rows, the first usable ones in the order of a seed."""
+    numbers = list(range(len(rows))) if numbers is None else numbers
+    order = [numbers[place] for place in shuffled(len(numbers), seed)]
+    ordered = ((number, rows[number]) for number in order)
+    shown = list(usable(path, ordered, lambda _, row: render(row), SHOTS))
+    if len(shown) < SHOTS:
+        raise TaskInputError(f"{path} has no {SHOTS} other rows to show; get it anew")
+    return shown
+
+
+def _examples(shown: list[str]) -> str:
+    return "For example:\n\n" + "\n\n".join(shown) + "\n\nNow to the text itself.\n\n"

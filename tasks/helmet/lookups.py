@@ -1,0 +1,92 @@
+"""Category Recall: json_kv, and needles in a haystack in HELMET's own row layout.
+
+Files: `json_kv/test_k{pairs}_dep6.jsonl` with `context, question, answer, demos, num_kvs, depth`;
+`ruler/{niah_multikey_2,niah_multikey_3,niah_multivalue}/validation_{length}.jsonl` with `context,
+query or question, type_needle_v, answer or outputs` (RULER's own files have another layout).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tasks.errors import UnfitRowError
+from tasks.helmet.prompts import Item
+from tasks.helmet.request import Request
+from tasks.helmet.rows import find_file, open_rows, usable
+from tasks.helmet.sampling import SHOTS, shuffled
+from tasks.sources import list_field, text_field
+
+LONGEST_CONTEXT = 10_000_000
+VALUE_LEAD_IN = "Corresponding value:"
+FOLDERS = {
+    "ruler_niah_mk_2": "niah_multikey_2",
+    "ruler_niah_mk_3": "niah_multikey_3",
+    "ruler_niah_mv": "niah_multivalue",
+}
+
+
+def json_kv(request: Request) -> Iterator[Item]:
+    """Yield rows that ask for the value of a key of a JSON object, after two demonstrations."""
+    path = find_file("json_kv", request.data_dir, [f"json_kv/test_k{request.size}_dep6.jsonl"])
+    return _shuffled_rows(path, _key_and_value, request.samples)
+
+
+def needles(request: Request) -> Iterator[Item]:
+    """Yield rows that ask for the values of a needle."""
+    name = f"ruler/{FOLDERS[request.dataset]}/validation_{request.length}.jsonl"
+    path = find_file(request.dataset, request.data_dir, [name])
+    several = request.dataset == "ruler_niah_mv"
+    return _shuffled_rows(path, lambda number, row: _needle(number, row, several), request.samples)
+
+
+def _shuffled_rows(path: str, parse, samples: int) -> Iterator[Item]:
+    rows = open_rows(path)
+    return usable(path, ((i, rows[i]) for i in shuffled(len(rows))), parse, samples)
+
+
+def _key_and_value(number: int, row: Any) -> Item:
+    question = text_field(row, "question")
+    demos = list_field(row, "demos")[:SHOTS]
+    if not all(isinstance(d, list) and len(d) == 2 for d in demos) or len(demos) < SHOTS:
+        raise UnfitRowError(f"demos that are no {SHOTS} pairs")
+    shown = "".join(f"Key: {key}\n{VALUE_LEAD_IN} {value}\n\n" for key, value in demos)
+    instruction = "Extract the value corresponding to the specified key of the JSON object above."
+    return Item(
+        key=str(number),
+        before="",
+        context=text_field(row, "context", most=LONGEST_CONTEXT),
+        after=f"\n\n{instruction}\n\n{shown}Key: {question}",
+        lead_in=VALUE_LEAD_IN,
+        truth={"answers": answers_field(row, "answer")},
+    )
+
+
+def _needle(number: int, row: Any, several: bool) -> Item:
+    query = text_field(row, "query" if "query" in row else "question")
+    # Rows name the type in either number.
+    kind = text_field(row, "type_needle_v").removesuffix("s") + ("s" if several else "")
+    some, are, are_all = ("Some", "are", "are all") if several else ("A", "is", "is")
+    asked = f"special magic {kind} for {query} mentioned in the provided text"
+    return Item(
+        key=str(number),
+        before=(
+            f"{some} special magic {kind} {are} hidden within the following text. Make sure to "
+            f"memorize it. I will quiz you about the {kind} afterwards.\n"
+        ),
+        context=text_field(row, "context", most=LONGEST_CONTEXT),
+        after=f"\nWhat {are_all} the {asked}?",
+        lead_in=f"The {asked} {are}",
+        truth={"answers": answers_field(row, "answer" if "answer" in row else "outputs")},
+    )
+
+
+def answers_field(row: Any, name: str) -> list[str]:
+    """Return the answers of a row: a text, or a list of texts and numbers.
+
+    Raises:
+      UnfitRowError: there is none, or a blank one.
+    """
+    value = row.get(name)
+    values = list_field(row, name) if isinstance(value, list) else [value]
+    if not all(isinstance(v, str | int) and str(v).strip() for v in values):
+        raise UnfitRowError(f"no {name}")
+    return [str(v) for v in values]

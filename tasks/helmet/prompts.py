@@ -1,0 +1,173 @@
+"""HELMET's prompts: a user's part around a context that is cut at its end until the prompt fits."""
+
+import dataclasses
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.context import Example
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.generate import tokenised
+from tasks.record import Record
+from tasks.settings import TaskSettings
+from tasks.system_prompts import SYSTEMS
+from tasks.vocabulary import THINK, Tokenizer
+
+CHAT_SYSTEM = "You are a helpful assistant."
+OMITTED = " ... [the rest of the text is omitted]"
+# Characters of a long text that are tokenised for each token wanted, at first.
+_CHARACTERS_A_TOKEN = 8
+
+PLAIN, CHAT, RECALL = "plain", "chat", "recall"
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One row of the benchmark, before it is fitted to a length.
+
+    Attributes:
+      key: its name within the task, the same in every run.
+      before, context, after: the user's part. Only `context` may be cut, and recalled.
+      lead_in: the beginning of the answer, which the plain form ends in.
+      truth: what its score is computed from.
+    """
+
+    key: str
+    before: str
+    context: str
+    after: str
+    lead_in: str
+    truth: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How an item becomes a prompt.
+
+    Attributes:
+      kind: "plain" (user's part, `joint`, lead-in), "chat" (the system message of the benchmark)
+        or "recall" (our system prompt; the user's part ends in `request`, and a thought is open).
+      budget: tokens that the prompt may have.
+    """
+
+    kind: str
+    budget: int
+    joint: str = "\n"
+    request: str = ""
+
+
+def to_record(
+    item: Item, form: Form, name: str, dataset: str, tokenizer: Tokenizer, settings: TaskSettings
+) -> Record:
+    """Return an item as a record whose prompt fits.
+
+    Args:
+      name: of the example.
+      settings: says where spans may open and close.
+
+    Raises:
+      UnfitRowError: without its context the prompt is too long already.
+    """
+    item = dataclasses.replace(
+        item, **{part: _composed(getattr(item, part)) for part in ("before", "context", "after")}
+    )
+    context = cut_to_fit(
+        item.context,
+        lambda context: len(tokenizer.encode(prompt(item, context, form, name, tokenizer)[2])),
+        form.budget,
+        tokenizer,
+    )
+    system, user, text = prompt(item, context, form, name, tokenizer)
+    start = len(item.before)
+    example = Example(
+        system=system,
+        user=user,
+        documents=((start, start + len(context)),),
+        gold=(),
+        truth=item.truth,
+    )
+    unused = np.random.default_rng(0)  # There is no demonstration to draw.
+    return tokenised(name, dataset, example, text, tokenizer, settings, unused)
+
+
+def _composed(text: str) -> str:
+    """Return a text in the form in which every tokenizer leaves it as it is."""
+    return unicodedata.normalize("NFC", text)
+
+
+def prompt(
+    item: Item, context: str, form: Form, name: str, tokenizer: Tokenizer
+) -> tuple[str, str, str]:
+    """Return system prompt ("" in the plain form), user's part and the whole prompt."""
+    user = item.before + context + item.after
+    if form.kind == PLAIN:
+        return "", user, user + form.joint + item.lead_in
+    if form.kind == CHAT:
+        text = tokenizer.chat_prompt(CHAT_SYSTEM, user)
+        return CHAT_SYSTEM, user, text.removesuffix(f"{THINK}\n")
+    system = SYSTEMS[sum(name.encode()) % len(SYSTEMS)]
+    user += f"\n\n{form.request}"
+    return system, user, tokenizer.chat_prompt(system, user)
+
+
+def cut_to_fit(
+    context: str, count_tokens: Callable[[str], int], budget: int, tokenizer: Tokenizer
+) -> str:
+    """Return the context, cut at its end at a token's edge so that its prompt fits.
+
+    Args:
+      count_tokens: of the prompt with a context.
+
+    Raises:
+      UnfitRowError: nothing of the context would be left.
+    """
+    excess = count_tokens(context) - budget
+    if excess <= 0:
+        return context
+    _, offsets = tokenizer.encode_with_offsets(context)
+    keep = len(offsets) - excess
+    while keep > 0:
+        shorter = context[: offsets[keep - 1][1]]
+        # Where the cut changes how the edge is split into tokens, some more have to go.
+        excess = count_tokens(shorter) - budget
+        if excess <= 0:
+            return shorter
+        keep -= excess
+    raise UnfitRowError(
+        f"its question and demonstrations alone exceed the {budget} tokens of a prompt"
+    )
+
+
+def omit_the_rest(text: str, most: int, tokenizer: Tokenizer) -> str:
+    """Return a text of at most `most` tokens: all of it, or its beginning and a remark.
+
+    The benchmark counts in Llama 2's tokens, this in the policy's own.
+    """
+    postfix = len(tokenizer.encode(OMITTED))
+    if postfix >= most:
+        raise TaskInputError(f"a text of {most} tokens leaves no room for {OMITTED!r}")
+    _, ends = _first_tokens(text, most + 1, tokenizer)
+    if len(ends) <= most:
+        return text
+    return text[: ends[most - postfix - 1]] + OMITTED
+
+
+def has_tokens(text: str, least: int, tokenizer: Tokenizer) -> bool:
+    """Return whether a text has at least so many tokens."""
+    # A token has at least a byte.
+    if len(text.encode()) < least:
+        return False
+    return len(_first_tokens(text, least, tokenizer)[1]) >= least
+
+
+def _first_tokens(text: str, wanted: int, tokenizer: Tokenizer) -> tuple[str, np.ndarray]:
+    """Return a beginning of the text with `wanted` tokens or all, and where its tokens end."""
+    size = _CHARACTERS_A_TOKEN * wanted
+    while True:
+        part = text[:size]
+        ends = tokenizer.encode_with_offsets(part)[1][:, 1]
+        if len(ends) >= wanted or size >= len(text):
+            return part, ends
+        size *= 2

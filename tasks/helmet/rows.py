@@ -1,0 +1,193 @@
+"""Rows of HELMET's files: found by name, read one at a time, since a file may hold gigabytes."""
+
+import collections
+import dataclasses
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import fsspec
+
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.sources import find, read_rows
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+# The data folder may be HELMET's, one that has it as `helmet`, or a clone of HELMET.
+FOLDERS = ("", "helmet/", "data/")
+WHERE = (
+    "HELMET's data.tar.gz (huggingface.co/datasets/princeton-nlp/HELMET; "
+    "github.com/princeton-nlp/HELMET says how to get it)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows(Sequence):
+    """The raw rows of a file. What is no row comes as an UnfitRowError.
+
+    Of plain JSONL only the places of its lines are kept, anything else is kept whole.
+    """
+
+    path: str
+    places: tuple[int, ...]
+    whole: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.places) or len(self.whole)
+
+    def __getitem__(self, number):
+        if not self.places:
+            return self.whole[number]
+        with _opened(self.path) as file:
+            file.seek(self.places[number])
+            return _row(file.readline())
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.places:
+            yield from self.whole
+            return
+        with _opened(self.path) as file:
+            yield from (_row(line) for line in file if line.strip())
+
+
+def _opened(path: str):
+    try:
+        return fsspec.open(path, "rb").open()
+    except (OSError, ValueError) as error:
+        raise TaskInputError(f"{path} can't be read ({error})") from None
+
+
+def _row(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return UnfitRowError("a line that is no JSON")
+
+
+def find_file(dataset: str, data_dir: str, names: Sequence[str], where: str = WHERE) -> str:
+    """Return the path of the first of these files that there is.
+
+    Raises:
+      TaskInputError: no data folder, or none of the files.
+    """
+    wanted = " or ".join(names)
+    if not data_dir:
+        raise TaskInputError(
+            f"{dataset} needs files: set config.data.dir to the folder that holds {wanted}, "
+            f"from {where}"
+        )
+    found = find(data_dir, [folder + name for name in names for folder in FOLDERS])
+    if not found:
+        raise TaskInputError(
+            f"config.data.dir = {data_dir!r} has no {wanted} for {dataset}; get it from {where}"
+        )
+    return found[0]
+
+
+@functools.lru_cache(maxsize=16)
+def open_rows(path: str) -> Rows:
+    """Return the rows of a file; what a file holds is looked at once a process.
+
+    Raises:
+      TaskInputError: it can't be read, or holds no row.
+    """
+    if not path.endswith(".jsonl"):
+        rows = Rows(path, (), tuple(read_rows(path)))
+    else:
+        places, place = [], 0
+        with _opened(path) as file:
+            for line in file:
+                if line.strip():
+                    places.append(place)
+                place += len(line)
+        rows = Rows(path, tuple(places), ())
+    if not rows:
+        raise TaskInputError(f"{path} holds no row; get it anew")
+    return rows
+
+
+def read_object(path: str) -> dict[str, Any]:
+    """Return the one object that a JSON file holds.
+
+    Raises:
+      TaskInputError: it can't be read, or holds something else.
+    """
+    try:
+        with _opened(path) as file:
+            content = json.load(file)
+        check_row(content)
+    except UnfitRowError as error:
+        raise TaskInputError(f"{path}: {error}; get it anew") from None
+    except (ValueError, RecursionError) as error:
+        raise TaskInputError(f"{path} is no JSON ({error}); get it anew") from None
+    return content
+
+
+def check_row(row: Any) -> None:
+    """Refuse what is no row.
+
+    Raises:
+      UnfitRowError: it was none in the file, is no object, or holds halves of surrogate pairs.
+    """
+    if isinstance(row, UnfitRowError):
+        raise row
+    if not isinstance(row, dict):
+        raise UnfitRowError("a row that is no object")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UnfitRowError("no valid Unicode") from None
+
+
+def usable(
+    path: str,
+    rows: Iterable[tuple[int, Any]],
+    parse: Callable[[int, Any], Made],
+    most: int | None = None,
+) -> Iterator[Made]:
+    """Yield what is made of the usable rows of a file: see `skipping`."""
+
+    def made(number: int, row: Any) -> Made:
+        check_row(row)
+        return parse(number, row)
+
+    return skipping(path, rows, made, most)
+
+
+def skipping(
+    name: str,
+    rows: Iterable[tuple[int, Item]],
+    make: Callable[[int, Item], Made],
+    most: int | None = None,
+) -> Iterator[Made]:
+    """Yield what is made of the rows, at most `most`; unfit ones are counted in the log.
+
+    Args:
+      name: of what holds the rows.
+      rows: with their numbers.
+      make: makes something of a row, or raises UnfitRowError with a short reason.
+
+    Raises:
+      TaskInputError: no row is fit.
+    """
+    skipped: collections.Counter[str] = collections.Counter()
+    count = 0
+    for number, row in rows:
+        if count == most:
+            break
+        try:
+            made = make(number, row)
+        except UnfitRowError as error:
+            skipped[str(error)] += 1
+            continue
+        count += 1
+        yield made
+    reasons = ", ".join(f"{reason} ({times})" for reason, times in skipped.most_common())
+    if not count and most != 0:
+        raise TaskInputError(f"{name} has no row that can be used: {reasons or 'it is empty'}")
+    if skipped:
+        logging.getLogger(__name__).warning(
+            "%s: %d rows left out: %s", name, skipped.total(), reasons
+        )

@@ -1,0 +1,72 @@
+"""HELMET's draws, so that the rows and demonstrations are those that the benchmark takes.
+
+It shuffles by a NumPy generator of a seed (as Hugging Face's `datasets` does) and draws keys by
+Python's generator.
+"""
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+SEED = 42
+SHOTS = 2
+
+T = TypeVar("T")
+
+
+def text_seed(text: str, plus: int = 0) -> int:
+    """Return (SHA-256 of the text + `plus`) modulo 2^31."""
+    return (int(hashlib.sha256(text.encode()).hexdigest(), 16) + plus) % 2**31
+
+
+def shuffled(count: int, seed: int = SEED) -> list[int]:
+    """Return the numbers below `count` in the order that a seed gives."""
+    return np.random.default_rng(seed).permutation(count).tolist()
+
+
+def draw_keys(keys: Iterable[str | None], count: int) -> set[str]:
+    """Return `count` of the keys, or all where there are fewer; blank ones don't count."""
+    distinct = sorted({key for key in keys if key})
+    return set(random.Random(SEED).sample(distinct, min(count, len(distinct))))
+
+
+def draw_demos(keys: Sequence[str | None], key: str, allowed: Sequence[bool]) -> list[int]:
+    """Return the numbers of the SHOTS demonstrations of a question, each with another key.
+
+    Args:
+      keys: of all demonstrations.
+      key: of the question; it alone decides which are drawn.
+      allowed: whether each demonstration may be drawn.
+    """
+    numbers = [number for number, may in enumerate(allowed) if may]
+    chosen: dict[str | None, int] = {}
+    for place in shuffled(len(numbers), text_seed(key)):
+        chosen.setdefault(keys[numbers[place]], numbers[place])
+        if len(chosen) == SHOTS:
+            break
+    return list(chosen.values())
+
+
+def balanced(rows: Sequence[T], label: Callable[[T], Any], count: int, seed: int) -> list[T]:
+    """Return `count` rows in rounds that hold each label once, in an order drawn for each round.
+
+    Where a label's rows are fewer than the rounds, each comes equally often, but for one time.
+    """
+    rng = random.Random(seed)
+    by_label: dict[Any, list[T]] = {}
+    for row in rows:
+        by_label.setdefault(label(row), []).append(row)
+    rounds: list[list[T]] = [[] for _ in range(math.ceil(count / len(by_label)))]
+    for group in by_label.values():
+        numbers = rng.sample(range(len(group)), len(rounds) % len(group))
+        while len(numbers) < len(rounds):
+            numbers += rng.sample(range(len(group)), min(len(rounds) - len(numbers), len(group)))
+        for one_round, number in zip(rounds, numbers, strict=True):
+            one_round.append(group[number])
+    for one_round in rounds:
+        rng.shuffle(one_round)
+    return [row for one_round in rounds for row in one_round][:count]

@@ -1,0 +1,109 @@
+"""How an output of each of HELMET's tasks is scored: metrics from 0 to 1, the main one first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tasks.helmet import citations
+from tasks.helmet.classification import LEAD_IN
+from tasks.helmet.judges import Judges, answer_grade, summary_f1
+from tasks.helmet.ranking import parse_ranking, ranking_scores
+from tasks.helmet.text_metrics import (
+    better_of_raw_and_parsed,
+    choice_scores,
+    parse,
+    ruler_recall,
+    text_scores,
+)
+from tasks.suites import Scores
+
+Truth = Mapping[str, Any]
+# (output, with its lead-in where the prompt had it; ground truth; judges) -> metrics.
+ScoreOutput = Callable[[str, Truth, Judges], Scores]
+
+
+def ruler(output: str, truth: Truth, judges: Judges) -> Scores:
+    """Return the share of values found."""
+    del judges
+    return {"ruler_recall": ruler_recall(output, truth["answers"])}
+
+
+def contained(lead_in: str) -> ScoreOutput:
+    """Return what scores an output with this lead-in: whether a reference is in it, in front."""
+
+    def score(output: str, truth: Truth, judges: Judges) -> Scores:
+        del judges
+        scores = better_of_raw_and_parsed(output, truth["answers"], lead_in)
+        return _first("substring_exact_match", scores)
+
+    return score
+
+
+def label(output: str, truth: Truth, judges: Judges) -> Scores:
+    """Return text metrics of the parsed label alone."""
+    del judges
+    return text_scores(parse(output, LEAD_IN), truth["answers"])
+
+
+def ranking(output: str, truth: Truth, judges: Judges) -> Scores:
+    """Return a ranking's metrics, NDCG@10 in front."""
+    del judges
+    scores = ranking_scores(parse_ranking(output), truth["grades"])
+    return _first("NDCG@10", scores)
+
+
+def asqa(output: str, truth: Truth, judges: Judges) -> Scores:
+    """Return short answers found, and citations where there is a judge."""
+    scores = {"str_em": citations.answer_recall(output, truth["parts"])}
+    return scores | _cited(citations.sentence_claims(output), truth, judges)
+
+
+def qampari(output: str, truth: Truth, judges: Judges) -> Scores:
+    """Return items of the list found, and citations where there is a judge."""
+    scores = _first("qampari_rec_top5", citations.list_scores(output, truth["parts"]))
+    claims = citations.list_claims(output, truth["choices"]["question"])
+    return scores | _cited(claims, truth, judges)
+
+
+def _cited(claims: Sequence[str], truth: Truth, judges: Judges) -> Scores:
+    if judges.entailment is None:
+        return {}
+    return citations.citation_scores(claims, truth["choices"], judges.entailment)
+
+
+def graded_answer(output: str, truth: Truth, judges: Judges) -> Scores:
+    """Return a judge's grade where there is one, and text metrics."""
+    scores = _first("rougeL_f1", better_of_raw_and_parsed(output, truth["answers"]))
+    if judges.answer is None:
+        return scores
+    question = truth["choices"]["question"]
+    return {"gpt-4-score": answer_grade(judges.answer, question, output, truth["answers"])} | scores
+
+
+def rouge_answer(output: str, truth: Truth, judges: Judges) -> Scores:
+    """Return text metrics, rougeL_f1 in front."""
+    del judges
+    return _first("rougeL_f1", better_of_raw_and_parsed(output, truth["answers"]))
+
+
+def choice(output: str, truth: Truth, judges: Judges) -> Scores:
+    """Return how the letter or the option was given."""
+    del judges
+    letter = truth["answers"][0]
+    return _first("exact_match", choice_scores(output, letter, truth["choices"][letter]))
+
+
+def summary(lead_in: str) -> ScoreOutput:
+    """Return what scores a summary with this lead-in: by a judge if there is one, and by text."""
+
+    def score(output: str, truth: Truth, judges: Judges) -> Scores:
+        scores = _first("rougeLsum_f1", better_of_raw_and_parsed(output, truth["answers"], lead_in))
+        if judges.summary is None:
+            return scores
+        return {"gpt-4-f1": summary_f1(judges.summary, output, truth["answers"])} | scores
+
+    return score
+
+
+def _first(name: str, scores: Scores) -> Scores:
+    """Return the scores with one of them in front."""
+    return {name: scores[name]} | scores

@@ -1,0 +1,176 @@
+"""HELMET (arXiv 2410.02694): seven categories of tasks at 8K to 128K tokens, read from its data.
+
+Two forms of each task: `helmet_kilt_nq`, in the benchmark's form, and `helmet_kilt_nq_chat`, where
+the model is asked to think, to recall and to end in `Answer:`, as this project's models are trained
+to. Rows, demonstrations and the numbers of items are HELMET's, whatever the seed of a run; the
+wording of instructions is ours, so scores are comparable among ours first of all.
+
+Departures: texts that HELMET cuts by Llama 2's tokens are cut by the policy's; a citation of a
+document that was not shown counts as one of none; sentences are split by a rule
+(`tasks/helmet/citations.py`). Metrics that need a judge model are left out unless a judge is given,
+and what they would be part of names them.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks import scoring
+from tasks.errors import TaskInputError
+from tasks.helmet.judges import NO_JUDGES, Judges
+from tasks.helmet.prompts import CHAT, PLAIN, RECALL, Form, to_record
+from tasks.helmet.request import Request
+from tasks.helmet.rows import skipping
+from tasks.helmet.table import CATEGORIES, LENGTHS, TASKS, HelmetTask
+from tasks.record import Record
+from tasks.settings import TaskSettings
+from tasks.suites import Scores, SuiteTask, task_at
+from tasks.vocabulary import END_RECALL, START_RECALL, Tokenizer
+
+NAME = "helmet"
+CHAT_SUFFIX = "_chat"
+
+
+def helmet(judges: Judges = NO_JUDGES) -> tuple[SuiteTask, ...]:
+    """Return HELMET's tasks in the benchmark's form."""
+    return tuple(
+        _suite_task(f"{NAME}_{task.name}", task, CHAT if task.chat else PLAIN, judges)
+        for task in TASKS
+    )
+
+
+def helmet_chat(judges: Judges = NO_JUDGES) -> tuple[SuiteTask, ...]:
+    """Return HELMET's tasks in the form with thought and recall."""
+    return tuple(
+        _suite_task(f"{NAME}_{task.name}{CHAT_SUFFIX}", task, RECALL, judges) for task in TASKS
+    )
+
+
+def _suite_task(name: str, task: HelmetTask, kind: str, judges: Judges) -> SuiteTask:
+    return SuiteTask(
+        name=name,
+        # A thought takes as much as the run allows, past the length: HELMET does likewise.
+        max_new_tokens=None if kind == RECALL else task.new_tokens,
+        records=functools.partial(_records, name, task, kind),
+        score=functools.partial(score_response, task, kind, judges),
+        aggregate=functools.partial(aggregate, task, judges),
+    )
+
+
+def _records(
+    name: str,
+    task: HelmetTask,
+    kind: str,
+    tokenizer: Tokenizer,
+    settings: TaskSettings,
+    length: int,
+    count: int,
+    seed: int,
+    *,
+    long_only: bool = True,
+) -> list[Record]:
+    """Return the first `count` of HELMET's rows at a length.
+
+    Args:
+      seed: without effect; the benchmark draws its rows with its own.
+      long_only: see `Request`.
+
+    Raises:
+      TaskInputError: a length that HELMET has no data for, a missing file, or no usable row.
+    """
+    del seed
+    if length not in LENGTHS:
+        raise TaskInputError(
+            f"{name} at {length} tokens: HELMET's lengths are {', '.join(map(str, LENGTHS))}"
+        )
+    request = Request(
+        dataset=task.name,
+        data_dir=settings.data_dir,
+        length=length,
+        size=task.sizes[LENGTHS.index(length)],
+        samples=task.samples,
+        tokenizer=tokenizer,
+        long_only=long_only,
+    )
+    form = Form(kind, length - task.new_tokens, task.joint, task.request)
+    place = task_at(name, length)
+
+    def make(_, item) -> Record:
+        return to_record(item, form, f"{place}/{item.key}", name, tokenizer, settings)
+
+    return list(skipping(place, enumerate(task.reader(request)), make, count))
+
+
+def score_response(
+    task: HelmetTask, kind: str, judges: Judges, response: str, truth: Mapping[str, Any]
+) -> Scores:
+    """Return the metrics of one response.
+
+    The marks of recall spans are left out. In the recall form what follows the last `Answer:`
+    behind the thought is scored, without one all that is behind it, and nothing where the thought
+    was not closed: it could quote its way to a score.
+    """
+    if kind == RECALL:
+        _, closed, visible = response.rpartition(scoring.THINK_END)
+        response = (scoring.extract_answer(visible) or visible.strip()) if closed else ""
+    output = response.replace(START_RECALL, "").replace(END_RECALL, "")
+    return task.score(task.lead_in + output if kind == PLAIN else output, truth, judges)
+
+
+def aggregate(task: HelmetTask, judges: Judges, rows: Sequence[Mapping[str, float]]) -> Scores:
+    """Return the metrics of a task in percent, the one that its category takes first.
+
+    Where a category takes several, "mean" is first, of those there are. Metrics without a judge
+    are named, with their number.
+    """
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            values.setdefault(name, []).append(value)
+    means = {name: 100 * sum(items) / len(items) for name, items in values.items()}
+    missing = judges.missing(task.metrics)
+    # With a judge and no claim in any output, there is nothing that a citation supports.
+    counted = {name: means.setdefault(name, 0.0) for name in task.metrics if name not in missing}
+    if len(task.metrics) > 1:
+        means = {"mean": sum(counted.values()) / len(counted)} | means
+    if missing:
+        means[f"missing without a judge: {', '.join(missing)}"] = float(len(missing))
+    return means
+
+
+def overall(scores: Mapping[str, float], judges: Judges = NO_JUDGES) -> Scores:
+    """Return the mean of the seven categories, and each of them.
+
+    A category is the plain mean of its metrics. Where a judge is missing, it is the mean of those
+    there are, or left out where there is none, and the names say so.
+
+    Args:
+      scores: the first metric of `aggregate` of each task, by name, all of one form.
+    """
+    bare = {
+        name.removeprefix(f"{NAME}_").removesuffix(CHAT_SUFFIX): value
+        for name, value in scores.items()
+    }
+    categories: Scores = {}
+    missing: list[str] = []
+    for category in CATEGORIES:
+        tasks = [task for task in TASKS if task.category == category]
+        absent = [name for task in tasks for name in judges.missing(task.metrics)]
+        missing += absent
+        weights = {t.name: len(t.metrics) - len(judges.missing(t.metrics)) for t in tasks}
+        total = sum(weights.values())
+        if total:
+            mean = sum(weight * bare[name] for name, weight in weights.items()) / total
+            label = f"{category}, partial: without {_listed(absent)}" if absent else category
+            categories[label] = mean
+    name = "mean"
+    if missing:
+        name = (
+            f"partial mean of {len(categories)} of {len(CATEGORIES)} categories, "
+            f"without {_listed(missing)}"
+        )
+    return {name: sum(categories.values()) / len(categories)} | categories
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
