@@ -51,10 +51,15 @@ class Draft:
     """An example whose context can hold any number of filler items up to `most`.
 
     `example(k + 1)` has the items of `example(k)` and one more.
+
+    Attributes:
+      from_row: without fillers it is as long as its row of the data set makes it, so that another
+        row may fit where this one does not.
     """
 
     example: Callable[[int], Example]
     most: int
+    from_row: bool = False
 
 
 def generator(name: str, seed: int, index: int) -> np.random.Generator:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 from tasks.context import Draft, Example
-from tasks.errors import TaskInputError
+from tasks.errors import TaskInputError, UnfitRowError
 from tasks.vocabulary import Tokenizer
 
 _CUT = re.compile(r"(?<=\S\n)(?=\S)|(?<=[.,:;!?]) (?=\S)")
@@ -80,6 +80,7 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example
 
     Raises:
       TaskInputError: not even the prompt without fillers fits.
+      UnfitRowError: it doesn't, and another row of the data set may.
     """
     counter = TokenCounter(tokenizer)
 
@@ -88,8 +89,14 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example
         example = draft.example(number)
         return example, tokenizer.chat_prompt(example.system, example.user)
 
-    number = largest_fit(lambda number: counter(sized(number)[1]), target_length, draft.most)
-    return sized(number)
+    def count_tokens(number: int) -> int:
+        return counter(sized(number)[1])
+
+    if draft.from_row and (least := count_tokens(0)) > target_length:
+        raise UnfitRowError(
+            f"the row alone takes {least} tokens of target_length {target_length}; raise it"
+        )
+    return sized(largest_fit(count_tokens, target_length, draft.most))
 
 
 def largest_fit(count_tokens: Callable[[int], int], target_length: int, most: int) -> int:

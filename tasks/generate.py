@@ -1,9 +1,11 @@
 """Records of all data sets, as pure functions of (settings, split, seed, index)."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from tasks import reasoning_retrieval, recall
-from tasks.context import Example, generator
+from tasks import icl, long_doc_qa, reasoning_retrieval, recall
+from tasks.context import Draft, Example, generator
 from tasks.demonstrations import check_demonstration, demonstration_tokens
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.fitting import fit
@@ -12,7 +14,12 @@ from tasks.record import Record, span_flags
 from tasks.settings import TaskSettings
 from tasks.vocabulary import Tokenizer
 
-DRAFTS = {**recall.DRAFTS, **reasoning_retrieval.DRAFTS}
+DRAFTS: dict[str, Callable[..., Draft]] = {
+    **recall.DRAFTS,
+    **reasoning_retrieval.DRAFTS,
+    **icl.DRAFTS,
+    **long_doc_qa.DRAFTS,
+}
 DATASETS = tuple(DRAFTS)
 SPLITS = ("train", "validation")
 # Rows of a data set that are tried for one example before its settings are given up.

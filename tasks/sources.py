@@ -11,6 +11,8 @@ import functools
 import io
 import json
 import logging
+import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
@@ -22,6 +24,8 @@ Row = TypeVar("Row")
 MAX_FIELD = 10_000_000
 # Where a data set has one file, every tenth row of it is for validation.
 VALIDATION_SHARE = 10
+# Texts that tokenizers read as control tokens, whatever stands around them.
+_CONTROL = re.compile(r"<\|\w+\|>|</?think>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Source(Generic[Row]):
       where: where to get them, in a few words.
       parse: makes a row of what the file holds, or raises UnfitRowError with a short reason.
       key: rows with equal keys are duplicates, of which the first counts.
+      group: rows of equal groups never stand on both sides where one file serves both splits;
+        None where a row is a group of its own.
     """
 
     dataset: str
@@ -41,6 +47,7 @@ class Source(Generic[Row]):
     where: str
     parse: Callable[[Any], Row]
     key: Callable[[Row], Any]
+    group: Callable[[Row], Any] | None = None
 
     def __hash__(self) -> int:
         return hash(self.dataset)
@@ -58,8 +65,8 @@ class Table(Generic[Row]):
 def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
     """Return the rows of a split; read once a process.
 
-    Where only the other split has files, both are drawn from these: a tenth of their rows, chosen
-    by a hash of the row, for validation, and the others for training.
+    Where only one split has files, both are drawn from these: a tenth of their rows, chosen by a
+    hash of the row, for validation, and the others for training.
 
     Raises:
       TaskInputError: no data folder, no such file, or no usable row in it.
@@ -70,9 +77,8 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
             f"{_patterns(source, split)} ({source.where}), or its share of the mixture to 0"
         )
     other = "validation" if split == "train" else "train"
-    paths, shared = find(data_dir, source.files.get(split, ())), False
-    if not paths:
-        paths, shared = find(data_dir, source.files.get(other, ())), True
+    own, others = (find(data_dir, source.files.get(name, ())) for name in (split, other))
+    paths, shared = own or others, not (own and others)
     if not paths:
         raise TaskInputError(
             f"config.data.dir = {data_dir!r} has no {_patterns(source, split)} for dataset "
@@ -92,7 +98,8 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
             except UnfitRowError as error:
                 skipped[str(error)] += 1
                 continue
-            if not shared or (_part(key) == 0) == (split == "validation"):
+            part = _part(source.group(row) if source.group else key)
+            if not shared or (part == 0) == (split == "validation"):
                 rows[key] = row
     if skipped:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
@@ -151,7 +158,8 @@ def read_rows(path: str) -> Iterator[Any]:
     name = path.removesuffix(".gz")
     if name.endswith((".csv", ".tsv")):
         yield from _read_csv(content, "\t" if name.endswith(".tsv") else ",")
-    elif name.endswith(".jsonl"):
+    # QuALITY names its files by their split.
+    elif name.endswith((".jsonl", ".train", ".dev")):
         yield from map(_read_line, filter(bytes.strip, content.splitlines()))
     else:
         try:
@@ -207,6 +215,18 @@ def text_field(row: Any, name: str, *, most: int = 1_000_000) -> str:
     if _is_broken(value) or any("\ud800" <= character <= "\udfff" for character in value):
         raise UnfitRowError(f"{name} is no valid Unicode")
     return value.strip()
+
+
+def plain_text(row: Any, name: str, *, most: int = 1_000_000) -> str:
+    """Return a text field in Unicode's composed form, which tokenizers leave as it is.
+
+    Raises:
+      UnfitRowError: as `text_field`, or it holds a control token, such as <|im_end|>.
+    """
+    value = unicodedata.normalize("NFC", text_field(row, name, most=most))
+    if _CONTROL.search(value):
+        raise UnfitRowError(f"{name} holds a control token")
+    return value
 
 
 def list_field(row: Any, name: str) -> list:

