@@ -4,7 +4,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tasks import icl, long_doc_qa, reasoning_retrieval, recall
+from tasks import (
+    citation_qa,
+    icl,
+    long_doc_qa,
+    multi_hop_qa,
+    reasoning_retrieval,
+    recall,
+    reranking,
+    single_hop_qa,
+)
 from tasks.context import Draft, Example, generator
 from tasks.demonstrations import check_demonstration, demonstration_tokens
 from tasks.errors import TaskInputError, UnfitRowError
@@ -19,6 +28,10 @@ DRAFTS: dict[str, Callable[..., Draft]] = {
     **reasoning_retrieval.DRAFTS,
     **icl.DRAFTS,
     **long_doc_qa.DRAFTS,
+    **multi_hop_qa.DRAFTS,
+    **single_hop_qa.DRAFTS,
+    **reranking.DRAFTS,
+    **citation_qa.DRAFTS,
 }
 DATASETS = tuple(DRAFTS)
 SPLITS = ("train", "validation")

@@ -40,6 +40,7 @@ class Source(Generic[Row]):
       key: rows with equal keys are duplicates, of which the first counts.
       group: rows of equal groups never stand on both sides where one file serves both splits;
         None where a row is a group of its own.
+      read: yields the raw rows of a file; None reads what `read_rows` does.
     """
 
     dataset: str
@@ -48,6 +49,7 @@ class Source(Generic[Row]):
     parse: Callable[[Any], Row]
     key: Callable[[Row], Any]
     group: Callable[[Row], Any] | None = None
+    read: Callable[[str], Iterator[Any]] | None = None
 
     def __hash__(self) -> int:
         return hash(self.dataset)
@@ -87,7 +89,7 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
     rows: dict[Any, Row] = {}
     skipped: collections.Counter[str] = collections.Counter()
     for path in paths:
-        for raw in read_rows(path):
+        for raw in (source.read or read_rows)(path):
             try:
                 if isinstance(raw, UnfitRowError):
                     raise raw

@@ -1,0 +1,311 @@
+"""Category `citation_qa`: many answers, each with a document that holds it (data set `qampari`)."""
+
+import dataclasses
+import functools
+import math
+import posixpath
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks.context import (
+    Demonstration,
+    Draft,
+    Example,
+    Range,
+    around,
+    generator,
+    insert_at_depths,
+    question_place,
+)
+from tasks.corpus import corpus_of, draw_kind, in_order, take
+from tasks.errors import UnfitRowError
+from tasks.multi_hop_qa import SOURCES as MULTI_HOP
+from tasks.passages import (
+    MAX_QUESTION,
+    Layout,
+    Passage,
+    clean,
+    holds,
+    needles,
+    read_answers,
+    read_passage,
+    read_passages,
+    render,
+)
+from tasks.questions import stated
+from tasks.settings import TaskSettings
+from tasks.sources import Source, list_field, pick, read_table
+from tasks.system_prompts import SYSTEMS
+
+PLACE_RATES = (0.2, 0.6, 0.2)
+MAX_GOLD_SHARE = 0.7
+MIN_DISTRACTORS = 80
+MAX_PARTS, MAX_PROOFS = 1_000, 50
+LAYOUT = Layout(
+    lambda number, title: (
+        f"Document [{number}](Title: {title}): " if title else f"Document [{number}]: "
+    )
+)
+INTRODUCTIONS = (
+    "Here are numbered documents.",
+    "The documents below are excerpts of articles; each has its number in brackets.",
+    "Below you find documents with their numbers.",
+)
+QUESTIONS = (
+    "Question: {question}\nThere are several answers. Give all that the documents hold, separated "
+    "by commas, each followed by the number of a document that says so: Answer: first [2], second "
+    "[5]",
+    "List every answer to this question that you find in the documents, and cite one document for "
+    "each: {question}\nThe last line looks like Answer: one thing [4], another thing [1]",
+    "{question} Collect all answers from the documents. Write one line, Answer: name [3], "
+    "name [8], with the number of a supporting document behind each.",
+    "Which answers do the documents give to this question? {question}\nPut them into one line, "
+    "Answer: a [1], b [6], and cite a document by its number for every one.",
+)
+BEGINNINGS = (
+    "I go through the documents and recall those that hold an answer.",
+    "Let me find the documents that answer this.",
+    "Several documents should hold an answer. I recall them.",
+)
+FOUND = (
+    "This gives {answer} [{number}].",
+    "So {answer} [{number}].",
+    "It names {answer} [{number}].",
+)
+FURTHER = (
+    "Further documents give {answers}.",
+    "In the same way I find {answers}.",
+    "Others hold {answers}.",
+)
+CLOSINGS = (
+    "Each answer stands in the document that I cite.",
+    "These are the answers in the documents.",
+    "The documents support these answers.",
+)
+# The reward counts five; more spans would make the response dense with them.
+RECALLED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ManyAnswers:
+    """A question with several answers.
+
+    Attributes:
+      answers: the aliases of each answer, also of those that no gold passage holds.
+      gold: passages that hold an answer.
+      others: passages that come with it and hold none.
+    """
+
+    name: str
+    text: str
+    answers: tuple[tuple[str, ...], ...]
+    gold: tuple[Passage, ...]
+    others: tuple[Passage, ...]
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """All passages that come with the question."""
+        return (*self.gold, *self.others)
+
+
+def parse_qampari(raw: Any) -> ManyAnswers:
+    """Return a row of QAMPARI, in its own layout or in ALCE's.
+
+    Raises:
+      UnfitRowError: it is malformed, or no passage holds an answer.
+    """
+    if not isinstance(raw, Mapping):
+        raise UnfitRowError("a row that is no object")
+    if "answer_list" in raw:
+        name, text = raw.get("qid"), raw.get("question_text")
+        answers, candidates = _original(list_field(raw, "answer_list"))
+    else:
+        name, text = raw.get("id"), raw.get("question")
+        answers = _each(list_field(raw, "answers")[:MAX_PARTS])
+        candidates = read_passages(raw.get("docs"))
+    text = clean(text, "question", most=MAX_QUESTION)
+    if not answers:
+        raise UnfitRowError("no answer")
+    wanted = needles([alias for aliases in answers for alias in aliases])
+    gold = tuple(passage for passage in candidates if holds(passage, wanted))
+    if not gold:
+        raise UnfitRowError("an answer that is in no passage")
+    others = tuple(passage for passage in candidates if not holds(passage, wanted))
+    return ManyAnswers(
+        name if isinstance(name, str) and name else text, text, answers, gold, others
+    )
+
+
+def _each(values: Sequence[Any]) -> tuple[tuple[str, ...], ...]:
+    """Return the aliases of each answer; one that is malformed is left out."""
+    found = []
+    for value in values:
+        try:
+            found.append(read_answers(value))
+        except UnfitRowError:
+            continue
+    return tuple(dict.fromkeys(found))
+
+
+def _original(values: list) -> tuple[tuple[tuple[str, ...], ...], list[Passage]]:
+    """Return the answers of QAMPARI's own layout, and for each its first proof that holds it."""
+    answers: list[tuple[str, ...]] = []
+    passages: dict[str, Passage] = {}
+    for value in values[:MAX_PARTS]:
+        if not isinstance(value, Mapping):
+            continue
+        aliases = value.get("aliases")
+        try:
+            names = read_answers(
+                [value.get("answer_text"), *(aliases if isinstance(aliases, list) else ())]
+            )
+        except UnfitRowError:
+            continue
+        answers.append(names)
+        proofs = value.get("proof")
+        for proof in proofs[:MAX_PROOFS] if isinstance(proofs, list) else ():
+            if not isinstance(proof, Mapping):
+                continue
+            try:
+                passage = read_passage(_title(proof.get("found_in_url")), proof.get("proof_text"))
+            except UnfitRowError:
+                continue
+            if holds(passage, needles(names)):
+                passages.setdefault(passage.key, passage)
+                break
+    return tuple(dict.fromkeys(answers)), list(passages.values())
+
+
+def _title(url: Any) -> str:
+    """Return the title of a Wikipedia article by its address, "" where that is none."""
+    if not isinstance(url, str):
+        return ""
+    name = posixpath.basename(url.partition("?")[0].partition("#")[0])
+    return urllib.parse.unquote(name, errors="ignore").replace("_", " ")
+
+
+SOURCE = Source(
+    dataset="qampari",
+    files={
+        "train": ("*qampari*/train_data.jsonl*", "*qampari*train*.json*"),
+        "validation": (
+            "*qampari*/dev_data.jsonl*",
+            "*qampari_eval*.json",
+            "*/*qampari_eval*.json",
+            "*qampari*dev*.json*",
+        ),
+    },
+    where="samsam3232.github.io/qampari or ALCE's qampari_eval_gtr_top100.json "
+    "(github.com/princeton-nlp/ALCE)",
+    parse=parse_qampari,
+    key=lambda row: row.name,
+)
+
+
+def qampari(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
+    """Draw a question with several answers in documents to cite (arXiv 2604.09494, appendix B).
+
+    All gold documents stand in the prompt at any length, and at most 70 % of the documents are
+    gold, so that no prompt is without its share of distractors; none of these holds an answer.
+
+    Raises:
+      UnfitRowError: there are too few distractors for so many gold documents.
+    """
+    row = pick(read_table(SOURCE, settings.data_dir, split).rows, stream, index, attempt)
+    corpus = corpus_of(settings, (*MULTI_HOP.values(), SOURCE))
+    rng = generator("qampari", stream, index)
+    wanted = needles([alias for aliases in row.answers for alias in aliases])
+    distractors = take(
+        in_order(corpus, draw_kind(rng), row.text, row.others, rng),
+        lambda passage: holds(passage, wanted),
+        row.gold,
+        settings.target_length,
+        MIN_DISTRACTORS,
+    )
+    least = math.ceil(len(row.gold) * (1 - MAX_GOLD_SHARE) / MAX_GOLD_SHARE - 1e-9)
+    if len(distractors) < least:
+        raise UnfitRowError(
+            f"{len(row.gold)} gold documents and {len(distractors)} distractors; set "
+            "config.data.corpus to a larger one"
+        )
+    order = rng.random(len(distractors))
+    depths = rng.random(len(row.gold)).tolist()
+    system = SYSTEMS[rng.integers(len(SYSTEMS))]
+    question = QUESTIONS[rng.integers(len(QUESTIONS))].format(question=row.text)
+    introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))]
+    before, after = around(question, introduction, question_place(rng, PLACE_RATES))
+    # The answers that stand in the documents, each with the gold documents that hold it.
+    held = [
+        (aliases, places)
+        for aliases in row.answers
+        if (places := [i for i, p in enumerate(row.gold) if holds(p, needles(aliases))])
+    ]
+    cited = _cited(held)
+    names = [stated(aliases, [row.gold[i]]) for (aliases, _), i in zip(held, cited, strict=True)]
+
+    def example(num_fillers: int) -> Example:
+        fillers = [distractors[i] for i in np.argsort(order[: least + num_fillers])]
+        shown, places = insert_at_depths(fillers, row.gold, depths)
+        document, ranges, _ = render(shown, LAYOUT, len(before))
+        gold = set(places)
+        return Example(
+            system=system,
+            user=before + document + after,
+            documents=((len(before), len(before) + len(document)),),
+            gold=tuple(ranges[place] for place in places),
+            truth={
+                "answers": [", ".join(names)],
+                "parts": [list(aliases) for aliases, _ in held],
+                "grades": {str(1 + place): int(place in gold) for place in range(len(shown))},
+                "gold_labels": [f"[{1 + place}]" for place in places],
+            },
+            demonstrate=functools.partial(
+                _demonstrate,
+                found=[
+                    (name, 1 + places[i], ranges[places[i]])
+                    for name, i in zip(names, cited, strict=True)
+                ],
+            ),
+        )
+
+    return Draft(example, most=len(distractors) - least, from_row=True)
+
+
+def _cited(held: Sequence[tuple[tuple[str, ...], list[int]]]) -> list[int]:
+    """Return for each answer a gold document that holds it, another one each as far as it goes.
+
+    Those that stand in few documents choose first.
+    """
+    cited: dict[int, int] = {}
+    for number in sorted(range(len(held)), key=lambda number: len(held[number][1])):
+        places = held[number][1]
+        free = (place for place in places if place not in cited.values())
+        cited[number] = next(free, places[0])
+    return [cited[number] for number in range(len(held))]
+
+
+def _demonstrate(rng: np.random.Generator, *, found: list[tuple[str, int, Range]]) -> Demonstration:
+    """Draw a demonstration: recall some documents, name what each gives, then list and cite all."""
+    thought: list[str | Range] = [BEGINNINGS[rng.integers(len(BEGINNINGS))]]
+    recalled: list[int] = []
+    further = []
+    for answer, number, document in found:
+        if number in recalled or len(recalled) < RECALLED:
+            if number not in recalled:
+                recalled.append(number)
+                thought += ["\n", document]
+            sentence = FOUND[rng.integers(len(FOUND))].format(answer=answer, number=number)
+            thought.append(f"\n{sentence}")
+        else:
+            further.append(f"{answer} [{number}]")
+    if further:
+        sentence = FURTHER[rng.integers(len(FURTHER))].format(answers=", ".join(further))
+        thought.append(f"\n{sentence}")
+    answer = ", ".join(f"{answer} [{number}]" for answer, number, _ in found)
+    return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
+
+
+DRAFTS = {"qampari": qampari}

@@ -1,0 +1,220 @@
+"""A corpus of passages, its BM25 index, and the distractors that a prompt takes from it."""
+
+import functools
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.passages import Passage, holds, read_passage
+from tasks.settings import TaskSettings
+from tasks.sources import Source, find, read_rows, read_table
+
+FILES = ("*.jsonl", "*.jsonl.gz", "*.tsv", "*.tsv.gz")
+# The release draws dense neighbours 0.45, BM25 0.30, both 0.15, random 0.10. Dense ones need a
+# model: BM25 and random share theirs in proportion.
+KIND_RATES = {"bm25": 0.6375, "mixed": 0.15, "random": 0.2125}
+# No tokenizer packs more characters of prose than this into a token on average.
+MAX_CHARACTERS_PER_TOKEN = 12
+SUPERVISED = 100
+MIN_SHARED_WORDS = 0.5
+
+
+def _library():
+    """Return bm25s, which would log at every index otherwise."""
+    import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    return bm25s
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text as BM25 sees them: of two letters or more, no stop words."""
+    return _library().tokenize([text], return_ids=False, show_progress=False)[0]
+
+
+class Corpus:
+    """Passages, each text once, with an index that is built when it is first asked for."""
+
+    def __init__(self, passages: Iterable[Passage]):
+        found: dict[str, Passage] = {}
+        for passage in passages:
+            found.setdefault(passage.key, passage)
+        self.passages = tuple(found.values())
+
+    @functools.cached_property
+    def _index(self):
+        """The BM25 index; None where no passage has a word that counts."""
+        bm25s = _library()
+        texts = [f"{passage.title} {passage.text}" for passage in self.passages]
+        tokens = bm25s.tokenize(texts, show_progress=False)
+        if not any(tokens.ids):
+            return None
+        index = bm25s.BM25()
+        index.index(tokens, show_progress=False)
+        return index
+
+    def scores(self, query: str) -> Float[np.ndarray, " N"]:
+        """Return the BM25 score of each passage for a query (Lucene's; k1 1.5, b 0.75)."""
+        none = np.zeros(len(self.passages), np.float32)
+        if not self.passages or self._index is None:
+            return none
+        # The index knows an empty word too, which no passage has.
+        known = self._index.get_tokens_ids([word for word in words(query) if word])
+        return self._index.get_scores_from_ids(known) if known else none
+
+    def nearest(self, query: str) -> Iterator[Passage]:
+        """Return the passages that share a word with a query, the best first."""
+        scores = self.scores(query)
+        order = np.flatnonzero(scores > 0)
+        order = order[np.argsort(-scores[order], kind="stable")]
+        return (self.passages[number] for number in order)
+
+    def shuffled(self, rng: np.random.Generator) -> Iterator[Passage]:
+        """Return all passages in a drawn order."""
+        return (self.passages[number] for number in rng.permutation(len(self.passages)))
+
+
+@functools.lru_cache(maxsize=4)
+def read_corpus(path: str) -> Corpus:
+    """Return the corpus of a file or folder: JSONL with title and text, or DPR's psgs_w100.tsv.
+
+    All of it is held in memory.
+
+    Raises:
+      TaskInputError: it can't be read, or holds no usable passage.
+    """
+    names = tuple(pattern.lstrip("*") for pattern in FILES)
+    paths = [path]
+    if not path.endswith(names):
+        paths = [found for pattern in FILES for found in find(path, [pattern])]
+    skipped = 0
+
+    def passages() -> Iterator[Passage]:
+        nonlocal skipped
+        for raw in itertools.chain.from_iterable(map(read_rows, paths)):
+            try:
+                yield _parse(raw)
+            except UnfitRowError:
+                skipped += 1
+
+    corpus = Corpus(passages())
+    if skipped:
+        logging.getLogger(__name__).warning("corpus %s: %d lines left out", path, skipped)
+    if not corpus.passages:
+        raise TaskInputError(
+            f"config.data.corpus = {path!r} holds no passage ({skipped} lines left out); give a "
+            "JSONL file with title and text, a TSV file with id, text and title, or a folder of "
+            "these"
+        )
+    return corpus
+
+
+def _parse(raw: Any) -> Passage:
+    if isinstance(raw, UnfitRowError):
+        raise raw
+    if not isinstance(raw, Mapping):
+        raise UnfitRowError("a row that is no object")
+    return read_passage(raw.get("title"), raw.get("text"))
+
+
+@functools.lru_cache(maxsize=8)
+def pool_corpus(sources: tuple[Source, ...], data_dir: str) -> Corpus:
+    """Return all passages of those of the data sets that lie in a folder, of both splits."""
+
+    def rows(source: Source) -> Iterator[Any]:
+        if not any(find(data_dir, patterns) for patterns in source.files.values()):
+            return
+        for split in ("train", "validation"):
+            try:
+                yield from read_table(source, data_dir, split).rows
+            except TaskInputError as error:
+                # One small file that serves both splits may leave one of them empty.
+                logging.getLogger(__name__).warning("no passages for the corpus: %s", error)
+
+    return Corpus(passage for source in sources for row in rows(source) for passage in row.passages)
+
+
+def corpus_of(settings: TaskSettings, sources: tuple[Source, ...]) -> Corpus:
+    """Return the corpus of the settings, or else the pool of the data sets' own passages.
+
+    Args:
+      sources: their rows have `passages`.
+
+    Raises:
+      TaskInputError: the corpus can't be read.
+    """
+    if settings.corpus:
+        return read_corpus(settings.corpus)
+    return pool_corpus(sources, settings.data_dir)
+
+
+def draw_kind(rng: np.random.Generator, rates: Mapping[str, float] = KIND_RATES) -> str:
+    """Draw where an example's distractors come from."""
+    return list(rates)[rng.choice(len(rates), p=list(rates.values()))]
+
+
+def in_order(
+    corpus: Corpus, kind: str, query: str, own: Sequence[Passage], rng: np.random.Generator
+) -> Iterator[Passage]:
+    """Yield candidates for distractors, of which the first are to be taken; some come twice.
+
+    Args:
+      kind: "bm25": those that the row brings along, which were retrieved for it, then the query's
+        neighbours; "random": in a drawn order; "mixed": both in turn. Random ones follow at last.
+    """
+    near = itertools.chain(own, corpus.nearest(query) if kind != "random" else ())
+    drawn = corpus.shuffled(rng)
+    if kind == "mixed":
+        both = itertools.zip_longest(near, drawn)
+        return (passage for pair in both for passage in pair if passage is not None)
+    return itertools.chain(near, drawn) if kind == "bm25" else itertools.chain(drawn, near)
+
+
+def take(
+    candidates: Iterable[Passage],
+    refused: Callable[[Passage], bool],
+    gold: Sequence[Passage],
+    target_length: int,
+    least: int = 0,
+) -> list[Passage]:
+    """Return distractors enough to fill any prompt of the target length, or as many as there are.
+
+    Args:
+      refused: tells the passages that can't be distractors, such as those with an answer.
+      gold: never among them, nor versions of them.
+      least: as many as this in any case.
+    """
+    wanted = MAX_CHARACTERS_PER_TOKEN * target_length
+    seen = {passage.key for passage in gold}
+    openings = {passage.opening for passage in gold}
+    taken: list[Passage] = []
+    for passage in candidates:
+        if passage.key in seen or passage.opening in openings or refused(passage):
+            continue
+        seen.add(passage.key)
+        taken.append(passage)
+        wanted -= len(passage.text)
+        if wanted <= 0 and len(taken) >= least:
+            break
+    return taken
+
+
+def supporting(corpus: Corpus, question: str, wanted: Sequence[str]) -> Passage | None:
+    """Return the question's best passage that holds an answer, or None.
+
+    Distant supervision as DPR's (arXiv 2004.04906, section 4.1): of the question's `SUPERVISED`
+    nearest by BM25. In a small corpus those may be far off, so ours must share half of the
+    question's words too.
+    """
+    asked = set(words(question))
+    for passage in itertools.islice(corpus.nearest(question), SUPERVISED):
+        if holds(passage, wanted):
+            shared = asked & set(words(f"{passage.title} {passage.text}"))
+            if len(shared) >= MIN_SHARED_WORDS * len(asked):
+                return passage
+    return None

@@ -1,0 +1,157 @@
+"""Questions with gold passages among distractors: the prompts of multi- and single-hop QA."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.context import (
+    Demonstration,
+    Draft,
+    Example,
+    Range,
+    around,
+    generator,
+    insert_at_depths,
+    question_place,
+)
+from tasks.corpus import Corpus, draw_kind, in_order, take
+from tasks.passages import Passage, holds, needles, question_layout, render
+from tasks.settings import TaskSettings
+from tasks.system_prompts import SYSTEMS
+
+INTRODUCTIONS = (
+    "Here are passages from a reference work.",
+    "The following texts were found in an encyclopedia; most of them do not matter here.",
+    "Below you find a collection of passages.",
+    "Read these passages.",
+)
+WORDINGS = (
+    "Question: {question}\nFind the answer in the passages and give it in a few words.",
+    "Using the passages, answer this question as briefly as you can: {question}",
+    "What do the passages say? {question} Answer with a name, a date or a short phrase.",
+    "Here is what I want to know: {question}\nThe passages tell it. Keep the answer short.",
+)
+BEGINNINGS = (
+    "Let me see what the passages say about this.",
+    "I need the passages that bear on the question.",
+    "First I look for the passage that matters.",
+    "Which passage tells this? I recall it.",
+)
+LINKS = (
+    "That leads to another passage.",
+    "With this I need one more fact.",
+    "Now the next piece.",
+    "Something else is needed too.",
+)
+CONCLUSIONS = (
+    "So the answer is {answer}.",
+    "From this it follows: {answer}.",
+    "That settles it: {answer}.",
+    "Hence {answer}.",
+)
+CLOSINGS = (
+    "The passages support this.",
+    "This is what the passages say.",
+    "I take this from the passages above.",
+    "The recalled text gives the answer.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A gold passage, and the range of its text that is worth recalling."""
+
+    passage: Passage
+    support: Range
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question with its gold passages.
+
+    Attributes:
+      answers: aliases of one answer.
+      evidence: the gold passages in the order of the reasoning; none where the data set has none.
+      others: passages that come with it and are not gold.
+    """
+
+    name: str
+    text: str
+    answers: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+    others: tuple[Passage, ...] = ()
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """All passages that come with the question."""
+        return (*(item.passage for item in self.evidence), *self.others)
+
+
+def question_draft(
+    dataset: str, row: Question, corpus: Corpus, settings: TaskSettings, stream: int, index: int
+) -> Draft:
+    """Return an example that asks a question of its gold passages among distractors.
+
+    No distractor holds an answer, none comes twice; where the corpus has too few, the prompt is
+    shorter than the target length. All gold passages stand in it at any number of fillers.
+    """
+    rng = generator(dataset, stream, index)
+    gold = [item.passage for item in row.evidence]
+    system = SYSTEMS[rng.integers(len(SYSTEMS))]
+    introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))]
+    question = WORDINGS[rng.integers(len(WORDINGS))].format(question=row.text)
+    place = question_place(rng)
+    depths = rng.random(len(gold)).tolist()
+    wanted = needles(row.answers)
+    layout = question_layout(rng, gold, wanted)
+    kind = draw_kind(rng)
+    distractors = take(
+        in_order(corpus, kind, row.text, row.others, rng),
+        lambda passage: holds(passage, wanted),
+        gold,
+        settings.target_length,
+    )
+    # The nearest are taken first, and stand anywhere.
+    order = rng.random(len(distractors))
+    before, after = around(question, introduction, place)
+    answer = stated(row.answers, gold)
+
+    def example(num_fillers: int) -> Example:
+        fillers = [distractors[i] for i in np.argsort(order[:num_fillers])]
+        shown, places = insert_at_depths(fillers, gold, depths)
+        document, ranges, heads = render(shown, layout, len(before))
+        recalled = []
+        for item, number in zip(row.evidence, places, strict=True):
+            start = ranges[number][0] + heads[number]
+            recalled.append((start + item.support[0], start + item.support[1]))
+        return Example(
+            system=system,
+            user=before + document + after,
+            documents=((len(before), len(before) + len(document)),),
+            gold=tuple(ranges[number] for number in places),
+            truth={"answers": list(row.answers)},
+            demonstrate=functools.partial(demonstrate, recalled=recalled, answer=answer),
+        )
+
+    return Draft(example, most=len(distractors), from_row=True)
+
+
+def stated(answers: Sequence[str], gold: Sequence[Passage]) -> str:
+    """Return the alias that the passages have, as it is or else normalised, or the first."""
+    texts = [text for passage in gold for text in (passage.title, passage.text)]
+    as_it_is = (answer for answer in answers if any(answer in text for text in texts))
+    normalised = (answer for answer in answers if any(holds(p, needles([answer])) for p in gold))
+    return next(as_it_is, next(normalised, answers[0]))
+
+
+def demonstrate(rng: np.random.Generator, *, recalled: list[Range], answer: str) -> Demonstration:
+    """Draw a demonstration: recall what supports the answer, passage by passage, then answer."""
+    thought: list[str | Range] = [f"{BEGINNINGS[rng.integers(len(BEGINNINGS))]}\n"]
+    for number, item in enumerate(recalled):
+        if number:
+            thought.append(f"\n{LINKS[rng.integers(len(LINKS))]}\n")
+        thought.append(item)
+    thought.append(f"\n{CONCLUSIONS[rng.integers(len(CONCLUSIONS))].format(answer=answer)}")
+    return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)

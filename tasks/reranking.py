@@ -1,0 +1,252 @@
+"""Category `reranking`: rank passages by their relevance to a query (dataset `msmarco_v2`)."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.context import (
+    Demonstration,
+    Draft,
+    Example,
+    Range,
+    around,
+    generator,
+    question_place,
+)
+from tasks.corpus import Corpus, draw_kind, in_order, pool_corpus, take
+from tasks.errors import UnfitRowError
+from tasks.passages import MAX_QUESTION, Layout, Passage, clean, read_passage, render
+from tasks.settings import TaskSettings
+from tasks.sources import Source, list_field, pick, read_table
+from tasks.system_prompts import SYSTEMS
+from tasks.trec_files import read_judgements
+
+MAX_PASSAGES = 5_000
+# The share of relevant passages, where the row has so many; always one at least.
+RELEVANT_SHARE = (0.01, 0.10)
+NEGATIVE_RATES = {"judged": 0.4, "bm25": 0.3, "random": 0.3}
+
+
+def _titled(start: str):
+    return lambda number, title: start.format(number) + (f"(Title: {title}) " if title else "")
+
+
+# The layout of a passage, the name of its id in a ranking, and its label.
+LAYOUTS: tuple[tuple[Layout, str, str], ...] = (
+    (Layout(_titled("[ID: {}] Document: ")), "{}", "[ID: {}]"),
+    (Layout(_titled("Passage {}: "), first=0), "{}", "Passage {}:"),
+    (Layout(_titled("[Doc {:04}] ")), "{:04}", "[Doc {:04}]"),
+)
+INTRODUCTIONS = (
+    "Here are passages, each with its id.",
+    "The passages below were found by a search engine.",
+    "Below you find passages from the web with their ids.",
+)
+QUESTIONS = (
+    "Query: {query}\nRank all the passages by how well they answer the query, the best first. The "
+    "last line has the form Answer: {form}, with every id once.",
+    'Order the ids of all passages from the most to the least relevant for "{query}", and write '
+    "the order as Answer: {form}.",
+    "Someone searches for: {query}\nWhich passages help most? End with Answer: {form}, in which "
+    "all ids stand once, the most helpful first.",
+    "Sort the passages by their relevance to this query: {query}\nGive the ids of all, best "
+    "first, as Answer: {form}.",
+)
+BEGINNINGS = (
+    "I look for passages that answer the query.",
+    "Which passages speak of what is asked? I recall the best.",
+    "Let me find the passage that answers the query.",
+)
+LINKS = ("Another one is relevant.", "This one answers it too.", "Next to it I need this one.")
+OTHERS = (
+    "The others answer less of it, or nothing.",
+    "The other passages are of less use, so they follow.",
+    "I put the remaining passages behind.",
+)
+CLOSINGS = (
+    "The recalled passages come first.",
+    "That is the order by relevance.",
+    "Here is the ranking.",
+)
+# More recalls than the reward counts would only make the response longer.
+RECALLED = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """A query with its judged passages: those of grade 1 and more are relevant."""
+
+    name: str
+    text: str
+    judged: tuple[tuple[Passage, int], ...]
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """All passages that were judged for it."""
+        return tuple(passage for passage, _ in self.judged)
+
+
+def parse_query(raw: Any) -> Query:
+    """Return a row in HELMET's layout: qid, query, ctxs of id, text, label and maybe title.
+
+    A passage that is malformed or comes twice is left out; of copies the best grade counts.
+
+    Raises:
+      UnfitRowError: the row is malformed, a label is no number, or no passage is relevant.
+    """
+    judged: dict[str, tuple[Passage, int]] = {}
+    for value in list_field(raw, "ctxs")[:MAX_PASSAGES]:
+        if not isinstance(value, Mapping):
+            continue
+        grade = _grade(value.get("label"))
+        try:
+            passage = read_passage(value.get("title"), value.get("text"))
+        except UnfitRowError:
+            if grade > 0:
+                raise
+            continue
+        known = judged.get(passage.key, (passage, 0))
+        judged[passage.key] = (known[0], max(known[1], grade))
+    if not any(grade > 0 for _, grade in judged.values()):
+        raise UnfitRowError("no relevant passage")
+    name = raw.get("qid")
+    return Query(
+        str(name) if isinstance(name, int) else clean(name, "qid", most=MAX_QUESTION),
+        clean(raw.get("query"), "query", most=MAX_QUESTION),
+        tuple(judged.values()),
+    )
+
+
+def _grade(value: Any) -> int:
+    """Return a label as a grade from 0 up; TREC writes junk as -1 or -2."""
+    if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,9}\s*", value):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or not -10 <= value <= 100:
+        raise UnfitRowError("a label that is no grade")
+    return max(0, int(value))
+
+
+SOURCE = Source(
+    dataset="msmarco_v2",
+    files={
+        "train": (
+            "msmarco_v2*/train*.jsonl*",
+            "msmarco_v2_train*.jsonl*",
+            "msmarco_v2*/*train*qrels*",
+            "msmarco_v2*/qrels*train*",
+        ),
+        "validation": (
+            "msmarco_v2*/dev*.jsonl*",
+            "msmarco_v2_dev*.jsonl*",
+            "msmarco*/test_reranking_data*.jsonl*",
+            "msmarco_v2*/*dev*qrels*",
+            "msmarco_v2*/qrels*dev*",
+            "msmarco_v2*/20[0-9][0-9]*qrels*",
+            "msmarco_v2*/qrels.t[sx][vt]",
+        ),
+    },
+    where="microsoft.github.io/msmarco (TREC DL, passages v2), cut to the judged passages",
+    parse=parse_query,
+    key=lambda row: row.name,
+    read=read_judgements,
+)
+
+
+def msmarco(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
+    """Draw a query with passages to rank (arXiv 2604.09494, appendix B).
+
+    1 to 10 % of the passages are relevant where the row has so many, one at least. The others are
+    of one source: judged as irrelevant (where these run out: BM25's), BM25's neighbours, or random,
+    both among the data set's own passages and none judged relevant to the query. Where there are
+    too few the prompt is shorter than the target length.
+    """
+    row = pick(read_table(SOURCE, settings.data_dir, split).rows, stream, index, attempt)
+    corpus = pool_corpus((SOURCE,), settings.data_dir)
+    rng = generator("msmarco_v2", stream, index)
+    system = SYSTEMS[rng.integers(len(SYSTEMS))]
+    layout, name, label = LAYOUTS[rng.integers(len(LAYOUTS))]
+    form = " > ".join(name.format(number) for number in (12, 3, 7)) + " > …"
+    question = QUESTIONS[rng.integers(len(QUESTIONS))].format(query=row.text, form=form)
+    introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))]
+    before, after = around(question, introduction, question_place(rng))
+    items = _items(row, corpus, settings.target_length, rng)
+    order = rng.random(len(items))
+
+    def example(num_fillers: int) -> Example:
+        shown = [items[i] for i in np.argsort(order[: 1 + num_fillers])]
+        document, ranges, _ = render([passage for passage, _ in shown], layout, len(before))
+        names = [name.format(layout.first + place) for place in range(len(shown))]
+        best = sorted(range(len(shown)), key=lambda place: -shown[place][1])
+        relevant = [place for place in best if shown[place][1] > 0]
+        answer = " > ".join(names[place] for place in best)
+        return Example(
+            system=system,
+            user=before + document + after,
+            documents=((len(before), len(before) + len(document)),),
+            gold=tuple(ranges[place] for place in relevant),
+            truth={
+                "answers": [answer],
+                "grades": {names[place]: shown[place][1] for place in range(len(shown))},
+                "gold_labels": [label.format(layout.first + place) for place in relevant],
+            },
+            demonstrate=functools.partial(
+                _demonstrate,
+                recalled=[ranges[place] for place in relevant[:RECALLED]],
+                answer=answer,
+            ),
+        )
+
+    return Draft(example, most=len(items) - 1, from_row=True)
+
+
+def _items(
+    row: Query, corpus: Corpus, target_length: int, rng: np.random.Generator
+) -> list[tuple[Passage, int]]:
+    """Return the passages and their grades, of which any first ones have their share of relevant.
+
+    The first is relevant.
+    """
+    relevant = [item for item in row.judged if item[1] > 0]
+    relevant = [relevant[i] for i in rng.permutation(len(relevant))]
+    judged = [passage for passage, grade in row.judged if grade == 0]
+    judged = [judged[i] for i in rng.permutation(len(judged))]
+    share = rng.uniform(*RELEVANT_SHARE)
+    kind = draw_kind(rng, NEGATIVE_RATES)
+    own, kind = (judged, "bm25") if kind == "judged" else ([], kind)
+    negatives = take(
+        in_order(corpus, kind, row.text, own, rng),
+        lambda passage: False,
+        [passage for passage, _ in relevant],
+        target_length,
+    )
+    items: list[tuple[Passage, int]] = []
+    used = 0
+    while used < len(relevant) or len(items) - used < len(negatives):
+        wanted = max(1, round(share * (len(items) + 1)))
+        if used < min(wanted, len(relevant)):
+            items.append(relevant[used])
+            used += 1
+        elif len(items) - used < len(negatives):
+            items.append((negatives[len(items) - used], 0))
+        else:
+            break
+    return items
+
+
+def _demonstrate(rng: np.random.Generator, *, recalled: list[Range], answer: str) -> Demonstration:
+    thought: list[str | Range] = [f"{BEGINNINGS[rng.integers(len(BEGINNINGS))]}\n"]
+    for number, item in enumerate(recalled):
+        if number:
+            thought.append(f"\n{LINKS[rng.integers(len(LINKS))]}\n")
+        thought.append(item)
+    thought.append(f"\n{OTHERS[rng.integers(len(OTHERS))]}")
+    return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
+
+
+DRAFTS = {"msmarco_v2": msmarco}
