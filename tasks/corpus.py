@@ -12,7 +12,7 @@ from jaxtyping import Float
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.passages import Passage, holds, read_passage
 from tasks.settings import TaskSettings
-from tasks.sources import Source, find, read_rows, read_table
+from tasks.sources import Source, find, is_stored, read_rows, read_table
 
 FILES = ("*.jsonl", "*.jsonl.gz", "*.tsv", "*.tsv.gz")
 # The release draws dense neighbours 0.45, BM25 0.30, both 0.15, random 0.10. Dense ones need a
@@ -127,7 +127,7 @@ def pool_corpus(sources: tuple[Source, ...], data_dir: str) -> Corpus:
     """Return all passages of those of the data sets that lie in a folder, of both splits."""
 
     def rows(source: Source) -> Iterator[Any]:
-        if not any(find(data_dir, patterns) for patterns in source.files.values()):
+        if not is_stored(source, data_dir):
             return
         for split in ("train", "validation"):
             try:

@@ -5,13 +5,16 @@ from collections.abc import Callable
 import numpy as np
 
 from tasks import (
+    aggregation,
     citation_qa,
     icl,
     long_doc_qa,
     multi_hop_qa,
+    multi_niah,
     reasoning_retrieval,
     recall,
     reranking,
+    short_context_math,
     single_hop_qa,
 )
 from tasks.context import Draft, Example, generator
@@ -25,7 +28,10 @@ from tasks.vocabulary import Tokenizer
 
 DRAFTS: dict[str, Callable[..., Draft]] = {
     **recall.DRAFTS,
+    **multi_niah.DRAFTS,
     **reasoning_retrieval.DRAFTS,
+    **short_context_math.DRAFTS,
+    **aggregation.DRAFTS,
     **icl.DRAFTS,
     **long_doc_qa.DRAFTS,
     **multi_hop_qa.DRAFTS,

@@ -55,9 +55,7 @@ def _of_article(raw: Mapping) -> Iterator[Any]:
             if not isinstance(question, Mapping):
                 yield UnfitRowError("a row that is no object")
                 continue
-            # SQuAD writes titles as file names.
-            name = title.replace("_", " ") if isinstance(title, str) else title
-            yield {**question, "title": name, "context": paragraph.get("context")}
+            yield {**question, "title": title, "context": paragraph.get("context")}
 
 
 def parse_question(raw: Any) -> Question:
@@ -100,7 +98,10 @@ def _of_paragraph(raw: Mapping, text: str) -> Question:
             value.get("text") for value in list_field(raw, "answers") if isinstance(value, Mapping)
         ]
     answers = read_answers(texts)
-    passage = read_passage(raw.get("title"), raw.get("context"))
+    title = raw.get("title")
+    # SQuAD writes titles as file names.
+    name = title.replace("_", " ") if isinstance(title, str) else title
+    passage = read_passage(name, raw.get("context"))
     if not holds(passage, needles(answers)):
         raise UnfitRowError("an answer that is in no gold passage")
     return Question(text, text, answers, _evidence(passage, answers))
@@ -110,7 +111,9 @@ def _evidence(passage: Passage | None, answers: tuple[str, ...]) -> tuple[Eviden
     return (Evidence(passage, support(passage, answers)),) if passage else ()
 
 
-def _source(dataset: str, train: tuple[str, ...], validation: tuple[str, ...], where: str):
+def _source(
+    dataset: str, train: tuple[str, ...], validation: tuple[str, ...], where: str, prepared: str
+):
     return Source(
         dataset=dataset,
         files={"train": train, "validation": validation},
@@ -120,6 +123,7 @@ def _source(dataset: str, train: tuple[str, ...], validation: tuple[str, ...], w
         # Questions on one paragraph stay together.
         group=lambda row: row.evidence[0].passage.key if row.evidence else row.name,
         read=read_questions,
+        tfds={split: (prepared, split) for split in ("train", "validation")},
     )
 
 
@@ -128,6 +132,7 @@ SQUAD = _source(
     ("train-v2.0.json", "squad_v2_train*.json"),
     ("dev-v2.0.json", "squad_v2_dev*.json"),
     "rajpurkar.github.io/SQuAD-explorer",
+    "squad/v2.0",
 )
 SOURCES = {
     "nq": _source(
@@ -146,12 +151,14 @@ SOURCES = {
         ),
         "github.com/facebookresearch/DPR (biencoder-nq-*.json) or "
         "github.com/google-research-datasets/natural-questions (nq_open)",
+        "natural_questions_open",
     ),
     "triviaqa": _source(
         "triviaqa",
         ("biencoder-trivia-train.json*", "triviaqa_open_train*.jsonl"),
         ("biencoder-trivia-dev.json*", "triviaqa_open_dev*.jsonl", "triviaqa_open.jsonl"),
         "github.com/facebookresearch/DPR (biencoder-trivia-*.json)",
+        "trivia_qa/unfiltered.nocontext",
     ),
 }
 

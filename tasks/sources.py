@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import logging
 import re
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from tasks.errors import TaskInputError, UnfitRowError
+from tasks.tfds_rows import newest, tfds_rows
 
 Row = TypeVar("Row")
 # Fields of a CSV may be longer than its reader's default allows; a row of this size is absurd.
@@ -40,7 +42,11 @@ class Source(Generic[Row]):
       key: rows with equal keys are duplicates, of which the first counts.
       group: rows of equal groups never stand on both sides where one file serves both splits;
         None where a row is a group of its own.
+      shares: whether a file of one split alone serves both, each with a share of its rows; False
+        where the reader parts them itself, or has one split.
       read: yields the raw rows of a file; None reads what `read_rows` does.
+      tfds: for each split, the name (with its config, as `trivia_qa/rc.nocontext`) and the split
+        that TFDS has of this data set; read from the data folder where no file matches.
     """
 
     dataset: str
@@ -49,7 +55,9 @@ class Source(Generic[Row]):
     parse: Callable[[Any], Row]
     key: Callable[[Row], Any]
     group: Callable[[Row], Any] | None = None
+    shares: bool = True
     read: Callable[[str], Iterator[Any]] | None = None
+    tfds: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     def __hash__(self) -> int:
         return hash(self.dataset)
@@ -79,30 +87,29 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
             f"{_patterns(source, split)} ({source.where}), or its share of the mixture to 0"
         )
     other = "validation" if split == "train" else "train"
-    own, others = (find(data_dir, source.files.get(name, ())) for name in (split, other))
-    paths, shared = own or others, not (own and others)
-    if not paths:
+    own, others = (_stored(source, data_dir, name) for name in (split, other))
+    found, shared = own or others, source.shares and not (own and others)
+    if not found:
         raise TaskInputError(
             f"config.data.dir = {data_dir!r} has no {_patterns(source, split)} for dataset "
             f"{source.dataset}; get it from {source.where}"
         )
     rows: dict[Any, Row] = {}
     skipped: collections.Counter[str] = collections.Counter()
-    for path in paths:
-        for raw in (source.read or read_rows)(path):
-            try:
-                if isinstance(raw, UnfitRowError):
-                    raise raw
-                row = source.parse(raw)
-                key = source.key(row)
-                if key in rows:
-                    raise UnfitRowError("a duplicate of another row")
-            except UnfitRowError as error:
-                skipped[str(error)] += 1
-                continue
-            part = _part(source.group(row) if source.group else key)
-            if not shared or (part == 0) == (split == "validation"):
-                rows[key] = row
+    for raw in itertools.chain.from_iterable(found.values()):
+        try:
+            if isinstance(raw, UnfitRowError):
+                raise raw
+            row = source.parse(raw)
+            key = source.key(row)
+            if key in rows:
+                raise UnfitRowError("a duplicate of another row")
+        except UnfitRowError as error:
+            skipped[str(error)] += 1
+            continue
+        part = _part(source.group(row) if source.group else key)
+        if not shared or (part == 0) == (split == "validation"):
+            rows[key] = row
     if skipped:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
         logging.getLogger(__name__).warning(
@@ -110,7 +117,7 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
         )
     if not rows:
         raise TaskInputError(
-            f"{', '.join(paths)} holds no usable row for {source.dataset} {split} "
+            f"{', '.join(found)} holds no usable row for {source.dataset} {split} "
             f"({skipped.total()} left out: {', '.join(skipped) or 'it is empty'}); "
             f"get it from {source.where}"
         )
@@ -121,8 +128,30 @@ def _part(key: Any) -> int:
     return zlib.crc32(repr(key).encode()) % VALIDATION_SHARE
 
 
+def is_stored(source: Source, data_dir: str) -> bool:
+    """Return whether a folder has files of a data set, of one split or both."""
+    return any(_stored(source, data_dir, split) for split in ("train", "validation"))
+
+
+def _stored(source: Source, data_dir: str, split: str) -> dict[str, Iterator[Any]]:
+    """Return the rows of each file of a split, or else of what TFDS prepared of it."""
+    paths = find(data_dir, source.files.get(split, ()))
+    if paths or split not in source.tfds:
+        return {path: (source.read or read_rows)(path) for path in paths}
+    name, part = source.tfds[split]
+    versions = find(data_dir, [f"{name}/*/features.json"])
+    if not versions:
+        return {}
+    folder = newest(versions)
+    return {folder: tfds_rows(folder.removeprefix("file://"), part)}
+
+
 def _patterns(source: Source, split: str) -> str:
-    return " or ".join(source.files.get(split) or next(iter(source.files.values())))
+    patterns = list(source.files.get(split) or next(iter(source.files.values())))
+    if source.tfds:
+        name = (source.tfds.get(split) or next(iter(source.tfds.values())))[0]
+        patterns.append(f"{name} prepared by TFDS")
+    return " or ".join(patterns)
 
 
 def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
@@ -143,9 +172,10 @@ def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
 
 
 def read_rows(path: str) -> Iterator[Any]:
-    """Yield what a file holds: items of a JSON list (or of its "data"), or lines of JSONL or CSV.
+    """Yield what a file holds: items of a JSON list (or of its "data"), or rows of JSONL or CSV.
 
-    What is no row is yielded as an UnfitRowError, to be counted. Files may be compressed (.gz).
+    A JSON file with another object is one row, a Parquet file holds rows too. What is no row is
+    yielded as an UnfitRowError, to be counted. Files may be compressed (.gz).
 
     Raises:
       TaskInputError: the file can't be read, or is no JSON.
@@ -163,6 +193,8 @@ def read_rows(path: str) -> Iterator[Any]:
     # QuALITY names its files by their split.
     elif name.endswith((".jsonl", ".train", ".dev")):
         yield from map(_read_line, filter(bytes.strip, content.splitlines()))
+    elif name.endswith(".parquet"):
+        yield from _read_parquet(path, content)
     else:
         try:
             value = json.loads(content)
@@ -170,6 +202,8 @@ def read_rows(path: str) -> Iterator[Any]:
             raise TaskInputError(f"{path} is no JSON ({error}); get it anew") from None
         if isinstance(value, dict) and isinstance(value.get("data"), list):
             value = value["data"]
+        elif isinstance(value, dict):
+            value = [value]
         if not isinstance(value, list):
             raise TaskInputError(f"{path} holds no list of rows; get it anew")
         yield from value
@@ -197,12 +231,26 @@ def _read_csv(content: bytes, delimiter: str) -> Iterator[Any]:
         yield UnfitRowError(f"no CSV from here on ({error})")
 
 
+def _read_parquet(path: str, content: bytes) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(content)).iter_batches():
+            yield from batch.to_pylist()
+    except (pyarrow.ArrowException, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise TaskInputError(f"{path} is no Parquet file ({reason}); get it anew") from None
+
+
 def _is_broken(text: str) -> bool:
     return any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def text_field(row: Any, name: str, *, most: int = 1_000_000) -> str:
-    """Return a field of a raw row that must be a text and not blank.
+    """Return a field of a raw row that must be a text and not blank, in Unicode's form NFC.
+
+    Some tokenizers normalise to that form, and tokens must have exact places in the text.
 
     Raises:
       UnfitRowError: it is missing, no text, blank, or longer than `most` characters.
@@ -216,7 +264,7 @@ def text_field(row: Any, name: str, *, most: int = 1_000_000) -> str:
         raise UnfitRowError(f"{name} is absurdly long")
     if _is_broken(value) or any("\ud800" <= character <= "\udfff" for character in value):
         raise UnfitRowError(f"{name} is no valid Unicode")
-    return value.strip()
+    return unicodedata.normalize("NFC", value.strip())
 
 
 def plain_text(row: Any, name: str, *, most: int = 1_000_000) -> str:
@@ -225,7 +273,7 @@ def plain_text(row: Any, name: str, *, most: int = 1_000_000) -> str:
     Raises:
       UnfitRowError: as `text_field`, or it holds a control token, such as <|im_end|>.
     """
-    value = unicodedata.normalize("NFC", text_field(row, name, most=most))
+    value = text_field(row, name, most=most)
     if _CONTROL.search(value):
         raise UnfitRowError(f"{name} holds a control token")
     return value

