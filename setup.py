@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-JOBS = ("train", "evaluate", "generate", "prepare", "convert", "report")
+JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report")
 
 setup(
     name="recallm-jax",

@@ -71,6 +71,7 @@ def base() -> ConfigDict:
             "grpo": grpo(),
             "optimizer": optimizer(),
             "evaluation": evaluation(),
+            "probe": probe(),
             "checkpoint": {"every_steps": 20, "keep": 2},
         }
     )
@@ -186,6 +187,19 @@ def evaluation() -> dict:
     }
 
 
+def probe() -> dict:
+    """Return the lost-in-thought probe (recallm_jax/probe.py)."""
+    return {
+        "target_length": 1024,
+        # Of the thoughts before the answer; the value is asked for without a thought too.
+        "reasoning_tokens": (64, 128, 256, 512, 1024),
+        "num_examples": 48,
+        "batch_size": 8,
+        # That the model adds to what it is given, and that are read.
+        "max_new_tokens": 24,
+    }
+
+
 def shrink(config: ConfigDict) -> ConfigDict:
     """Return the config as a laptop minute: a small random model, and a step or two of each stage.
 
@@ -206,5 +220,8 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.evaluation.lengths = (256,)
     config.evaluation.num_examples = config.evaluation.batch_size = 2
     config.evaluation.modes = MODES[:2]
+    config.probe.target_length = 256
+    config.probe.reasoning_tokens = (64, 96)
+    config.probe.num_examples = config.probe.batch_size = 2
     config.checkpoint.every_steps = 1
     return config

@@ -151,7 +151,7 @@ def step(
     if prefix is not None:
         place = jnp.minimum(steps, prefix.shape[2] - 1)
         given = jax.vmap(lambda rows, at: rows[:, at])(prefix, place)
-        token = jnp.where((steps < prefix.shape[2])[:, None], given, token)
+        token = jnp.where((steps < prefix.shape[2])[:, None] & (given >= 0), given, token)
         log_prob = log_prob_of(logits, token, sampling)
 
     stopped = groups.done | (steps >= limits.max_new_tokens)[:, None]
@@ -226,7 +226,8 @@ def decode(
     Args:
       prefix: P tokens that every response begins with, counted in its budget. Their
         log-probabilities are given like those of sampled ones (-inf for a forbidden token). It is
-        taken as it is: a span within it may be no copy.
+        taken as it is: a span within it may be no copy. A row whose own is shorter has -1 behind
+        it, and samples there.
 
     Raises:
       DecodingInputError: the prefix is empty, or longer than `max_new_tokens`.

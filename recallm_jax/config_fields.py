@@ -119,6 +119,11 @@ FIELDS = {
     "evaluation.samples": _COUNT,
     "evaluation.temperature": _TEMPERATURE,
     "evaluation.top_p": Field(float, above=0.0, high=1.0),
+    "probe.target_length": Field(int, low=128),
+    "probe.reasoning_tokens": Field(int, many=True, low=32),
+    "probe.num_examples": _COUNT,
+    "probe.batch_size": _COUNT,
+    "probe.max_new_tokens": _COUNT,
     "checkpoint.every_steps": _COUNT,
     "checkpoint.keep": _COUNT,
 }

@@ -391,15 +391,20 @@ def format_table(summaries: Sequence[Row]) -> str:
                 *([_metrics(row.get("metrics", {}))] * of_suites),
             ]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
+    table = [align(lines)]
     for row in overall_rows(summaries):
         where = f"{row['suite']} at {length_name(row['target_length'])}, {row['mode']}"
         table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
     return "\n".join(table)
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as columns of text."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def _metrics(metrics: Row) -> str:

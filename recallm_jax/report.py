@@ -22,6 +22,7 @@ from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import Row
 from recallm_jax.report_charts import Series, interval_bar, line_chart
 from recallm_jax.report_data import (
+    TITLES,
     Change,
     Run,
     Score,
@@ -37,6 +38,7 @@ from recallm_jax.report_data import (
 )
 from recallm_jax.report_examples import make_example
 from recallm_jax.report_figure import write_figure
+from recallm_jax.report_probe import probe_chart
 
 FILE = "report.html"
 # Stages shown under one heading, each with what its charts are called.
@@ -132,6 +134,7 @@ def render(run: Run) -> str:
         overall=_tables(run, by_dataset=False),
         detailed=_tables(run, by_dataset=True),
         lengths=_length_charts(run),
+        probes=_probe_charts(run),
         stages=_stages(run),
         reward_change=_reward_sentence(run),
         examples=examples,
@@ -320,6 +323,16 @@ def _length_charts(run: Run) -> list[Chart]:
                     x_ticks=run.lengths,
                 )
                 charts.append(Chart(f"{dataset}, {mode}", svg, _legend(series)))
+    return charts
+
+
+def _probe_charts(run: Run) -> list[Chart]:
+    """Return the lost-in-thought curve of each policy that was probed."""
+    charts = []
+    for label, rows in run.probes.items():
+        svg, legend = probe_chart(rows)
+        title = f"{TITLES.get(label, label)}, prompts of {rows[0]['target_length']} tokens"
+        charts.append(Chart(f"{title}, n = {min(row['n'] for row in rows)}", svg, legend))
     return charts
 
 

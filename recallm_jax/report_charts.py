@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup, escape
 
@@ -35,6 +35,7 @@ def line_chart(
     bounds: tuple[Number, Number] | None = None,
     percent: bool = False,
     x_ticks: Sequence[Number] | None = None,
+    x_names: Mapping[Number, str] | None = None,
     smooth: bool = False,
 ) -> Markup:
     """Draw lines over x, with dots where they are few and whiskers where intervals are given.
@@ -43,6 +44,7 @@ def line_chart(
       bounds: of y; None takes those of the values.
       percent: y is a share.
       x_ticks: where x is labelled; None chooses.
+      x_names: labels of values of x that are not shown as the numbers they are.
       smooth: with many points, draw their moving mean and the values behind it.
     """
     xs = [x for line in series for x, _ in line.points]
@@ -66,6 +68,9 @@ def line_chart(
     def place_y(y: Number) -> Number:
         return _TOP + inner_height * (high - y) / (high - low)
 
+    def name_x(x: Number) -> str:
+        return (x_names or {}).get(x) or _short(x)
+
     parts = []
     for tick in y_ticks:
         y = place_y(tick)
@@ -80,7 +85,7 @@ def line_chart(
         x = place_x(tick)
         parts.append(
             f'<text class="tick" x="{x:.1f}" y="{HEIGHT - _BOTTOM + 15}" text-anchor="middle">'
-            f"{_short(tick)}</text>"
+            f"{escape(name_x(tick))}</text>"
         )
     parts.append(
         f'<text class="axis" x="{_LEFT + inner_width / 2:.1f}" y="{HEIGHT - 3}" '
@@ -106,7 +111,7 @@ def line_chart(
                 shown = f"{100 * value:.1f} %" if percent else f"{value:.4g}"
                 parts.append(
                     f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6">'
-                    f"<title>{escape(line.name)}, {_short(step)}: {shown}</title></circle>"
+                    f"<title>{escape(line.name)}, {escape(name_x(step))}: {shown}</title></circle>"
                 )
         parts.append("</g>")
     return Markup(

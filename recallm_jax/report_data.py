@@ -14,6 +14,8 @@ from recallm_jax.errors import UserError
 from recallm_jax.evaluation import MODES, Row, read_rows, wilson_interval
 from recallm_jax.metric_writer import FILE as METRICS_FILE
 from recallm_jax.metric_writer import read_metrics
+from recallm_jax.probing import SUMMARY as PROBE_SUMMARY
+from recallm_jax.probing import read_summary
 
 # What the labels of a run are called, in its order; others follow by name.
 TITLES = {"start": "start", "cold_start": "after cold start", "grpo": "after GRPO"}
@@ -28,6 +30,7 @@ class Run:
     Attributes:
       metrics: rows of `metrics.jsonl`, by stage, in order of steps.
       rows: evaluation rows of all labels, tasks and modes.
+      probes: summary rows of each lost-in-thought probe, by label.
       labels, modes, lengths, datasets: the values that occur in the rows, in order.
     """
 
@@ -36,6 +39,7 @@ class Run:
     machine: dict[str, Any]
     metrics: dict[str, list[dict[str, Any]]]
     rows: list[Row]
+    probes: dict[str, list[Row]]
     labels: list[str]
     modes: list[str]
     lengths: list[int]
@@ -46,17 +50,19 @@ def load_run(workdir: str | Path) -> Run:
     """Read a run's folder.
 
     Raises:
-      UserError: the folder holds neither metrics nor evaluations, or a damaged file.
+      UserError: the folder holds no metrics, evaluations or probes, or a damaged file.
     """
     folder = Path(workdir)
     rows = [row for path in sorted(folder.glob("eval/*/*.jsonl")) for row in read_rows(path)]
     metrics: dict[str, list[dict[str, Any]]] = {}
     for row in _read_metrics(folder / METRICS_FILE):
         metrics.setdefault(row["stage"], []).append(row)
-    if not rows and not metrics:
+    paths = sorted(folder.glob(f"probe/*/{PROBE_SUMMARY}"))
+    probes = {path.parent.name: read_summary(path) for path in paths}
+    if not rows and not metrics and not probes:
         raise UserError(
-            f"{folder} holds neither {METRICS_FILE} nor eval/*/*.jsonl; give the --workdir that "
-            "recallm_jax.train wrote"
+            f"{folder} holds neither {METRICS_FILE} nor eval/*/*.jsonl nor a probe; give the "
+            "--workdir that recallm_jax.train wrote"
         )
     for stage in metrics.values():
         stage.sort(key=lambda row: row["step"])
@@ -66,6 +72,7 @@ def load_run(workdir: str | Path) -> Run:
         machine=_read_json(folder / "machine.json"),
         metrics=metrics,
         rows=rows,
+        probes={label: probes[label] for label in _ordered(set(probes), tuple(TITLES))},
         labels=_ordered({row["label"] for row in rows}, tuple(TITLES)),
         modes=_ordered({row["mode"] for row in rows}, MODES),
         lengths=sorted({row["target_length"] for row in rows}),

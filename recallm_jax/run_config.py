@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "evaluation.suites",
     "evaluation.num_examples",
     "evaluation.batch_size",
+    "probe.",
 )
 STAGES = ("stages", "sft1.", "sft2.", "grpo.", "optimizer.")
 # What an evaluation of given weights does not depend on either.

@@ -10,7 +10,7 @@ import pytest
 FLOORS = ("decoding", "tasks", "rl", "recallm_jax", "configs", "benchmarks")
 JOBS = [
     job
-    for job in ("train", "evaluate", "generate", "prepare", "convert", "report", "plan")
+    for job in ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "plan")
     if pathlib.Path(f"recallm_jax/{job}.py").exists()
 ]
 # Scores: text in, float out; all that the floor above may know of tasks.

@@ -415,6 +415,24 @@ def test_limits_that_cannot_hold_are_refused(changes, message):
         Limits(**{"rules": RULES, "max_new_tokens": 4, "stop_tokens": (EOS,), **changes})
 
 
+def test_a_row_with_a_shorter_prefix_samples_behind_it():
+    """As if the whole batch had had that prefix: padding is neither emitted nor ends the row."""
+    policy, prompts = span_loving_policy(17), make_prompts(17)
+    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
+    limits = Limits(RULES, NEW, stop_tokens=(EOS,))
+    long = np.random.default_rng(17).integers(0, 6, (NUM_PROMPTS, GROUP, 5)).astype(np.int32)
+    mixed = long.copy()
+    mixed[:, ::2, 2:] = -1
+    decoded = {
+        name: decode(policy, prompts, keys, sampling=SAMPLING, limits=limits, prefix=prefix)[0]
+        for name, prefix in (("mixed", mixed), ("short", long[..., :2]), ("long", long))
+    }
+    for rows, name in ((slice(0, None, 2), "short"), (slice(1, None, 2), "long")):
+        for field in dataclasses.fields(decoded[name]):
+            of_mixed, alone = (np.asarray(getattr(decoded[n], field.name)) for n in ("mixed", name))
+            np.testing.assert_array_equal(of_mixed[:, rows], alone[:, rows])
+
+
 def test_a_prefix_without_room_is_refused():
     prefix = jnp.zeros((NUM_PROMPTS, GROUP, NEW + 1), jnp.int32)
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)

@@ -1,0 +1,66 @@
+"""Ask a policy for values at once, after thoughts of growing length, and inside recall spans.
+
+    python -m recallm_jax.probe --config=configs/eval_lost_in_thought.py --workdir=runs/probe
+
+Needs no training: the starting weights are probed. With `--checkpoint` it is the newest checkpoint
+of the run in WORKDIR. Rows and a summary go to WORKDIR/probe/LABEL, where an interrupted probe goes
+on; `report` shows the curve. `tasks/lost_in_thought.py` says what the variants are.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from decoding.policy import Policy
+from recallm_jax.config import JobParser, parse_config
+from recallm_jax.errors import run_job
+from recallm_jax.machine import write_machine
+from recallm_jax.metric_writer import progress
+from recallm_jax.probing import format_probe, run_probe
+from recallm_jax.report_probe import check_figure, write_probe_figure
+from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
+from recallm_jax.setup_policy import set_up
+from recallm_jax.stages import START, policy_label
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; return the exit code."""
+    return run_job(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = JobParser("python -m recallm_jax.probe", __doc__)
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--checkpoint", action="store_true", help="probe the newest checkpoint")
+    parser.add_argument("--figure", help="also draw the curve, such as docs/probe.png")
+    arguments, config = parse_config(parser, argv)
+    workdir = Path(arguments.workdir)
+    if arguments.figure is not None:
+        check_figure(arguments.figure)
+    setup = set_up(config)
+    policy: Policy = setup.policy
+    label = made_by = START
+    if arguments.checkpoint:
+        policy, stage, step = restore_policy(config, setup, workdir)
+        label, made_by = policy_label(config, stage, step), f"{stage.name} step {step}"
+    else:
+        hold_to_run(config, workdir, fields=START_WEIGHTS)
+    folder = workdir / "probe" / label
+    summaries = run_probe(
+        policy,
+        setup.tokenizer,
+        config,
+        label=label,
+        made_by=made_by,
+        folder=folder,
+        place=setup.place,
+        progress=progress,
+    )
+    write_machine(folder)
+    print(f"\n{format_probe(summaries)}")
+    if arguments.figure is not None:
+        write_probe_figure(summaries, arguments.figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

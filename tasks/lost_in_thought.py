@@ -1,0 +1,310 @@
+"""The lost-in-thought probe: ask for a value at once, after reasoning, and inside a recall span.
+
+The diagnosis of arXiv 2604.09494: a model's ability to retrieve from its context falls after even
+a short reasoning span, though the reasoning ends in the right key. The examples are those of
+`retrieval`; the reasoning is written here, so nothing has to be trained. What the model is given
+before it goes on differs by variant:
+
+| variant | given | what is read |
+|---|---|---|
+| direct | an empty thought, `</think>`, `Answer: The value of key K is` | the answer |
+| thought | a thought that ends in key K, then the same | the answer |
+| recall | the thought, then a recall span begun with a copy of the pair to its value | the span |
+| cued | the thought, `</think>`, `Answer:` and the same part of the pair, no span | the answer |
+| recall_unaided | the thought, then a recall span opened and no more | the span |
+
+`recall` and `cued` differ in nothing but the span: under the constraint the only tokens left are
+the value's own and, where a character ends, the end of the span. `recall` is therefore wrong only
+if the model ends the span before the value does; finding the place is done for it. In
+`recall_unaided` the model must find it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from tasks.demonstrations import gold_tokens
+from tasks.errors import TaskInputError
+from tasks.record import Record
+from tasks.scoring import contains_value, extract_answer
+from tasks.vocabulary import END_THINK, Tokenizer
+
+DIRECT, THOUGHT, RECALL, CUED, UNAIDED = "direct", "thought", "recall", "cued", "recall_unaided"
+VARIANTS = (DIRECT, THOUGHT, RECALL, CUED, UNAIDED)
+# Those whose value is read from the first recall span.
+IN_SPAN = (RECALL, UNAIDED)
+
+OPENINGS = (
+    "The question asks for the value that belongs to key {key}.",
+    "I have to find key {key} in the data and read off its value.",
+    "Let me go through the data until I meet key {key}.",
+    "What I am after is the entry of key {key}.",
+)
+REJECTIONS = (
+    "Key {other} is listed, but it is not the key in the question.",
+    "There is also key {other}, which I can pass over.",
+    "I see key {other} here, and that is a different key.",
+    "Key {other} does not match, so its value is of no use to me.",
+    "Could it be key {other}? No, the question says key {key}.",
+    "I compare key {other} with key {key}, and they are not the same.",
+    "Neither key {other} nor key {another} is the one asked for.",
+    "Next comes key {other}; I leave it aside.",
+    "If I took key {other} by mistake, the answer would be wrong.",
+    "The entry of key {other} can be ruled out.",
+    "For a moment I looked at key {other}, but it is another number.",
+    "Key {other} and key {another} both stand in the data, and both are others.",
+    "Someone else might ask for key {other}; here nobody does.",
+    "I can cross out key {other} as well.",
+)
+REMARKS = (
+    "Each key stands beside one value, so finding the key settles the question.",
+    "The value has to be copied exactly, letter by letter.",
+    "The keys are in no order that would let me jump ahead.",
+    "A minus sign matters: a negative key is not the positive one.",
+    "I should not mix up entries that stand next to each other.",
+    "It is worth checking the key once more before I answer.",
+    "Only one entry can have this key.",
+    "I keep key {key} in mind while I read on.",
+    "The digits of key {key} must agree, all of them and in their order.",
+    "Whatever stands above or below the entry does not count.",
+    "No calculation is needed, only a careful look.",
+)
+FILLERS = (
+    "Good.",
+    "Right.",
+    "Let me see.",
+    "I go on.",
+    "Not this one.",
+    "That is clear.",
+    "So far so good.",
+    "I keep looking.",
+    "One more look.",
+    "This is a simple lookup.",
+    "I take my time.",
+    "There is no hurry.",
+    "Step by step.",
+    "Now to the rest of the data.",
+)
+CLOSINGS = (
+    "So the key I need is {key}.",
+    "The entry to read is the one of key {key}.",
+    "I am sure now: the right key is {key}.",
+    "All others are ruled out, and what remains is key {key}.",
+)
+# Tokens at the end of a thought that are made up to fit exactly, of this many drawn sentences and
+# the fillers.
+_STRETCH, _DRAWN = 80, 12
+_PAIR = re.compile(r'^(?:Key |  ")?(-?\d+)(?::\n|": "|,)([0-9A-Za-z]+)', re.MULTILINE)
+_WORD = re.compile(r"[0-9A-Za-z]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """One example with a thought of a given length, and what each variant begins with.
+
+    Attributes:
+      record: the prompt with the thought behind it, which may not be copied: the thought is the
+        beginning of the response, put where all variants share it.
+      prompt: the prompt alone.
+      prefixes: the tokens that follow the thought, by variant.
+      cue: text of the pair up to its value, with which `recall` and `cued` begin.
+    """
+
+    record: Record
+    prompt: str
+    thought: str
+    prefixes: dict[str, list[int]]
+    cue: str
+    key: str
+    value: str
+
+
+def variants(reasoning_tokens: int) -> tuple[str, ...]:
+    """Return the variants that a thought of this length has; `direct` is that of length 0."""
+    return tuple(name for name in VARIANTS if name != (THOUGHT if not reasoning_tokens else DIRECT))
+
+
+def probe(
+    record: Record,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+    *,
+    reasoning_tokens: int,
+    max_recall_length: int,
+) -> Probe:
+    """Return the probe of a `retrieval` record; a function of the record and the generator.
+
+    Raises:
+      TaskInputError: a thought of that length can't be written, or a span can't hold the pair.
+    """
+    (low, high), value = record.ground_truth["gold_ranges"][0], record.ground_truth["answers"][0]
+    pairs = pairs_of(record)
+    key = next(key for key, found in pairs if found == value)
+    thought = ""
+    if reasoning_tokens:
+        others = [other for other, _ in pairs if other != key]
+        values = [found for _, found in pairs]
+        thought = write_thought(tokenizer, key, others, values, reasoning_tokens, rng)
+    first, last = gold_tokens(record.offsets, record.copyable, (low, high))
+    if last - first > max_recall_length:
+        raise TaskInputError(
+            f"the pair of {record.example_id} has {last - first} tokens, a recall span at most "
+            f"{max_recall_length}; raise decoding.max_recall_length, or lower data.value_length"
+        )
+    before_value = record.offsets[first:last, 1] <= record.prompt.index(value, low)
+    cue = record.inputs[first : first + int(before_value.sum())].tolist()
+    answer = f"\n{END_THINK}\nAnswer:" if thought else f"{END_THINK}\nAnswer:"
+    asked = f"{answer} The value of key {key} is"
+    prefixes = {
+        RECALL: [tokenizer.start_recall_id, *cue],
+        CUED: [*tokenizer.encode(f"{answer}\n"), *cue],
+        UNAIDED: [tokenizer.start_recall_id],
+        variants(reasoning_tokens)[0]: tokenizer.encode(asked),
+    }
+    return Probe(
+        record=_followed_by(record, thought, tokenizer),
+        prompt=record.prompt,
+        thought=thought,
+        prefixes={name: prefixes[name] for name in variants(reasoning_tokens)},
+        cue=tokenizer.decode(cue),
+        key=key,
+        value=value,
+    )
+
+
+def pairs_of(record: Record) -> list[tuple[str, str]]:
+    """Return the keys and values of a `retrieval` record's context, in order."""
+    places = record.offsets[record.copyable]
+    return _PAIR.findall(record.prompt[places[0, 0] : places[-1, 1]])
+
+
+def _followed_by(record: Record, text: str, tokenizer: Tokenizer) -> Record:
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    no = np.zeros(len(ids), bool)
+    return dataclasses.replace(
+        record,
+        prompt=record.prompt + text,
+        inputs=np.concatenate([record.inputs, np.asarray(ids, np.int32)]),
+        offsets=np.concatenate(
+            [record.offsets, offsets.reshape(-1, 2) + len(record.prompt)]
+        ).astype(np.int32),
+        copyable=np.concatenate([record.copyable, no]),
+        span_start=np.concatenate([record.span_start, no]),
+        span_end=np.concatenate([record.span_end, no]),
+    )
+
+
+def write_thought(
+    tokenizer: Tokenizer,
+    key: str,
+    others: Sequence[str],
+    values: Sequence[str],
+    num_tokens: int,
+    rng: np.random.Generator,
+) -> str:
+    """Return reasoning of exactly `num_tokens` tokens that ends in `key` and a full stop.
+
+    Sentences are drawn until few tokens are left, and the rest is a choice of sentences whose
+    tokens add up.
+
+    Args:
+      others: keys to consider and reject.
+      values: texts that must not occur in the thought.
+
+    Raises:
+      TaskInputError: none of that length was found.
+    """
+
+    def clean(sentence: str) -> bool:
+        return not any(value in sentence for value in values)
+
+    beginnings = [text.format(key=key) for text in (*_shuffled(OPENINGS, rng), *FILLERS)]
+    closings = [text.format(key=key) for text in _shuffled(CLOSINGS, rng)]
+    for beginning in filter(clean, beginnings):
+        for closing in filter(clean, closings):
+            stream = filter(clean, _sentences(key, others, rng))
+            text = _fitted(tokenizer, beginning, stream, closing, num_tokens, rng)
+            if text is not None and clean(text):
+                return text
+    raise TaskInputError(
+        f"no thought of exactly {num_tokens} tokens about key {key} can be written with this "
+        "tokenizer; ask for more reasoning tokens"
+    )
+
+
+def _sentences(key: str, others: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
+    """Yield sentences without end: all wordings in a random order, then in another."""
+    while True:
+        for text in _shuffled((*REMARKS, *(REJECTIONS if len(others) > 1 else ())), rng):
+            names = {}
+            if "{other}" in text:
+                first, second = rng.choice(len(others), 2, replace=False)
+                names = {"other": others[first], "another": others[second]}
+            yield text.format(key=key, **names)
+
+
+def _fitted(
+    tokenizer: Tokenizer,
+    beginning: str,
+    stream: Iterator[str],
+    closing: str,
+    num_tokens: int,
+    rng: np.random.Generator,
+) -> str | None:
+    """Return a thought of exactly that many tokens; None where none was found."""
+
+    def count(sentence: str) -> int:
+        # A space goes with the word behind it.
+        return len(tokenizer.encode(f" {sentence}"))
+
+    parts = [beginning]
+    rest = num_tokens - len(tokenizer.encode(beginning)) - count(closing)
+    while rest > _STRETCH:
+        parts.append(next(stream))
+        rest -= count(parts[-1])
+    pool = [next(stream) for _ in range(_DRAWN)] + _shuffled(FILLERS, rng)
+    chosen = _subset([count(sentence) for sentence in pool], rest)
+    if chosen is None:
+        return None
+    parts += [pool[place] for place in rng.permutation(chosen)] if chosen else []
+    text = " ".join([*parts, closing])
+    # Not every tokenizer splits before each space.
+    return text if len(tokenizer.encode(text)) == num_tokens else None
+
+
+def _subset(counts: Sequence[int], total: int) -> list[int] | None:
+    """Return places whose counts add up to the total, each used once; None where there are none."""
+    ways: dict[int, list[int]] = {0: []}
+    for place, count in enumerate(counts):
+        for reached, way in list(ways.items()):
+            if reached + count <= total:
+                ways.setdefault(reached + count, [*way, place])
+    return ways.get(total)
+
+
+def _shuffled(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
+    return [texts[place] for place in rng.permutation(len(texts))]
+
+
+def read_value(variant: str, response: str, cue: str) -> str:
+    """Return what counts as the value that a response gives.
+
+    Args:
+      response: of `recall` and `recall_unaided` the text of the first span, else the response
+        behind the thought.
+      cue: see `Probe`; where the response begins with it, the first run of letters and digits
+        behind it is read, for what follows was not asked for.
+    """
+    if variant == UNAIDED:
+        return response
+    if variant in (RECALL, CUED):
+        found = _WORD.search(response.partition(cue)[2])
+        return found[0] if found else ""
+    return extract_answer(response)
+
+
+def is_right(read: str, value: str) -> bool:
+    """Return whether what was read holds the value and no other (`contains_value`)."""
+    return bool(contains_value(read, value))
