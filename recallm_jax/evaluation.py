@@ -24,7 +24,7 @@ from recallm_jax.evaluation_tasks import (
     evaluation_tasks,
     overall_rows,
     suite_scores,
-    suite_summary,
+    task_metrics,
 )
 from recallm_jax.inputs import ground_truth, prompts_and_texts
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
@@ -359,7 +359,7 @@ def summarise(rows: Sequence[Row]) -> Row:
         "spans": len(spans),
         "verbatim_spans": sum(span["verbatim"] for span in spans),
         "completion_tokens": float(np.mean([row["completion_tokens"] for row in rows])),
-        **suite_summary(rows),
+        **task_metrics(rows),
     }
 
 
@@ -372,11 +372,14 @@ def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[flo
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
+EXACT_MATCH = "exact_match"
+
+
 def format_table(summaries: Sequence[Row]) -> str:
     """Return the summary as a table for the console."""
     header = ["policy", "task", "mode", "n", "exact match", "95 % interval", "reward", "verbatim"]
-    of_suites = any("metrics" in row for row in summaries)
-    lines = [header + ["suite's metric"] * of_suites]
+    others = any(row.get("metric", EXACT_MATCH) != EXACT_MATCH for row in summaries)
+    lines = [header + ["the task's own metrics"] * others]
     for row in summaries:
         lines.append(
             [
@@ -388,7 +391,7 @@ def format_table(summaries: Sequence[Row]) -> str:
                 f"{100 * row['exact_match_low']:.1f} to {100 * row['exact_match_high']:.1f} %",
                 f"{row['reward']:.3f}",
                 f"{row['verbatim_spans']}/{row['spans']}",
-                *([_metrics(row.get("metrics", {}))] * of_suites),
+                *([_metrics(row.get("metrics", {}))] * others),
             ]
         )
     table = [align(lines)]

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from recallm_jax.inputs import task_settings, validation_records
 from tasks import suites
-from tasks.names import validation_task
+from tasks.metrics import metric_functions
+from tasks.names import CATEGORIES, validation_task
 from tasks.record import Record
 from tasks.vocabulary import Tokenizer
 
@@ -83,12 +84,21 @@ def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row |
     }
 
 
-def suite_summary(rows: Sequence[Row]) -> Row:
-    """Return a suite's own aggregate of the rows of one task; nothing where it is no suite's."""
-    task = suites.find_task(rows[0]["dataset"])
-    if task is None:
+def task_metrics(rows: Sequence[Row]) -> Row:
+    """Return the metrics of the rows of one task, the main one named: a suite's own, or SeqIO's.
+
+    Nothing where no right answer is known.
+    """
+    dataset = rows[0]["dataset"]
+    task = suites.find_task(dataset)
+    if task is not None:
+        metrics = task.aggregate([row["components"] for row in rows])
+    elif dataset in CATEGORIES and all(row["ground_truth"] for row in rows):
+        (function,) = metric_functions(dataset)
+        truths = [row["ground_truth"] for row in rows]
+        metrics = function(truths, [row["completion"] for row in rows])
+    else:
         return {}
-    metrics = task.aggregate([row["components"] for row in rows])
     return {"metric": next(iter(metrics)), "metrics": metrics}
 
 

@@ -341,15 +341,31 @@ def ground_truth(dataset: str, truth: Mapping[str, Any]) -> GroundTruth | None:
 def demonstrations(records: Sequence[Record], max_length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the demonstrations as responses [B, 1, T], padded, and their lengths [B, 1].
 
-    Raises:
-      UserError: a record has none, or one longer than T.
+    A record without one, or with one longer than T, has length 0: nothing is learned from it.
     """
     tokens = np.zeros((len(records), 1, max_length), np.int32)
-    for row, record in zip(tokens, records, strict=True):
-        if not 0 < len(record.targets) <= max_length:
+    lengths = np.zeros((len(records), 1), np.int32)
+    for row, record in enumerate(records):
+        if len(record.targets) <= max_length:
+            tokens[row, 0, : len(record.targets)] = record.targets
+            lengths[row] = len(record.targets)
+    return tokens, lengths
+
+
+def check_demonstrations(records: Sequence[Record], max_length: int) -> None:
+    """Refuse records that a cold start would leave out.
+
+    Raises:
+      UserError: a demonstration is longer than `max_length`, or no record has one.
+    """
+    for record in records:
+        if len(record.targets) > max_length:
             raise UserError(
-                f"demonstration of {record.example_id} has {len(record.targets)} tokens; it must "
-                f"have 1 to {max_length}: raise decoding.max_new_tokens"
+                f"demonstration of {record.example_id} has {len(record.targets)} tokens, more than "
+                f"the {max_length} there is room for; raise decoding.max_new_tokens"
             )
-        row[0, : len(record.targets)] = record.targets
-    return tokens, np.array([[len(record.targets)] for record in records], np.int32)
+    if records and not any(len(record.targets) for record in records):
+        raise UserError(
+            f"none of the first {len(records)} training records has a demonstration; leave the "
+            "cold start out of config.stages, or give data sets that have some a share"
+        )

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation_tasks import evaluation_tasks
 from recallm_jax.inputs import (
-    demonstrations,
+    check_demonstrations,
     prompts_and_texts,
     train_records,
     validation_records,
@@ -58,4 +58,4 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
         records = list(islice(stream, looked_at))
     prompts_and_texts(records, length)
     # The stages that learn from demonstrations come first, and so do their records.
-    demonstrations(records[:shown], config.decoding.max_new_tokens)
+    check_demonstrations(records[:shown], config.decoding.max_new_tokens)

@@ -148,7 +148,8 @@ def run_sft(
             scoring=scoring,
             num_parts=num_parts,
         )
-        write(step, _checked(metrics, stage, step))
+        share = float((lengths > 0).mean())
+        write(step, _checked(metrics, stage, step) | {"demonstrated": share})
         save(step + 1, state)
     return state
 

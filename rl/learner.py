@@ -194,10 +194,10 @@ def sft_update(
     Loss: the mean over completion tokens of -log pi (arXiv 2604.09494, section 4.1).
 
     Args:
-      responses: demonstrations, G = 1.
+      responses: demonstrations, G = 1; empty ones weigh nothing.
       num_parts: micro-batches; divides the number of prompts.
     """
-    num_tokens = token_mask(responses).sum()
+    num_tokens = jnp.maximum(token_mask(responses).sum(), 1)
 
     parts, join = split_prompts(responses, num_parts)
 

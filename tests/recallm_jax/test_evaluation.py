@@ -1,6 +1,7 @@
 """Evaluation: what a row says of a response, what a summary counts, and going on after a stop."""
 
-import jax.numpy as jnp
+import jax.numpy as jnpimport math
+
 import numpy as np
 import pytest
 
@@ -182,6 +183,8 @@ def row(example_id, exact_match, spans=(), **fields):
         "target_length": 256,
         "mode": "constrained-sampled",
         "example_id": example_id,
+        "completion": f"</think>\nAnswer: {'x' if exact_match else 'y'}",
+        "ground_truth": {"answers": ["x"]},
         "exact_match": exact_match,
         "reward": 0.5,
         "finished": True,
@@ -208,9 +211,30 @@ def test_a_summary_by_hand():
     assert (summary["finished"], summary["completion_tokens"]) == (0.75, 17.5)
     # A span that was left open counts as none.
     assert (summary["spans"], summary["verbatim_spans"]) == (3, 2)
+    assert summary["metric"] == "exact_match"
+    assert summary["metrics"] == {"exact_match": 75.0, "answer_contained": 75.0}
     table = format_table([summary])
+    assert "own metrics" not in table
     for cell in ("grpo", "retrieval_val_256", "75.0 %", "19.8 to 97.3 %", "0.400", "2/3"):
         assert cell in table
+
+
+def test_data_sets_without_an_exact_match_show_metrics_of_their_own():
+    truth = {"answers": ["2 > 1"], "grades": {"1": 1, "2": 3, "3": 0}}
+    answers = ("ID2 > ID1 > ID3", "ID3 > ID1 > ID2")
+    rows = [
+        row(answer, 0.0, dataset="msmarco_v2", ground_truth=truth)
+        | {"completion": f"</think>\nAnswer: {answer}"}
+        for answer in answers
+    ]
+    # nDCG with linear gain: the second ranking has the grades 0, 1, 3.
+    worse = (1 / math.log2(3) + 3 / 2) / (3 + 1 / math.log2(3))
+    summary = summarise(rows)
+    assert summary["metric"] == "ndcg_at_10"
+    assert summary["metrics"]["ndcg_at_10"] == pytest.approx(50 * (1 + worse))
+    table = format_table([summary, summarise([row("a", 1.0)])])
+    assert f"ndcg_at_10 {50 * (1 + worse):.2f}, ranked 100.00" in table
+    assert "exact_match 100.00" in table
 
 
 def test_modes_say_how_tokens_are_drawn(config):

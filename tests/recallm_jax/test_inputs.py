@@ -11,6 +11,7 @@ from recallm_jax import prepare
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import (
+    check_demonstrations,
     demonstrations,
     prompts_and_texts,
     train_records,
@@ -100,7 +101,7 @@ def test_prepare_never_mixes_two_configs_in_a_folder(prepared, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset": "nq"}, "dataset = 'nq' is unknown; use one of retrieval"),
+        ({"dataset": "nqx"}, "dataset = 'nqx' is unknown; use one of retrieval"),
         ({"inputs": np.array([99_999])}, "inputs has the token 99999, the model's tokenizer"),
         ({"targets": np.array([-1])}, "targets has the token -1"),
         ({"copyable": np.zeros(1, bool)}, "has no copyable token"),
@@ -143,10 +144,24 @@ def test_padding_never_counts_as_a_token(records):
         assert not prompts.copyable[row, length:].any()
 
 
-def test_demonstrations_are_padded_and_longer_ones_refused(records):
+def test_demonstrations_are_padded_and_those_without_room_are_left_out(records):
     tokens, lengths = demonstrations(records, 200)
     for row, record in enumerate(records):
         np.testing.assert_array_equal(tokens[row, 0, : lengths[row, 0]], record.targets)
         assert not tokens[row, 0, lengths[row, 0] :].any()
-    with pytest.raises(UserError, match=r"it must have 1 to 20: raise decoding.max_new_tokens"):
-        demonstrations(records, 20)
+    sizes = [len(record.targets) for record in records]
+    most = sorted(sizes)[2]
+    tokens, lengths = demonstrations(records, most)
+    assert lengths[:, 0].tolist() == [size if size <= most else 0 for size in sizes]
+    assert not tokens[lengths == 0].any()
+
+
+def test_a_cold_start_without_demonstrations_or_room_for_them_is_refused(records):
+    check_demonstrations(records, 200)
+    check_demonstrations([], 200)
+    with pytest.raises(UserError, match=r"the 20 there is room for; raise decoding.max_new_tokens"):
+        check_demonstrations(records, 20)
+    bare = [dataclasses.replace(record, targets=record.targets[:0]) for record in records]
+    check_demonstrations([*bare, records[0]], 200)
+    with pytest.raises(UserError, match="none of the first 6 training records has a demonstration"):
+        check_demonstrations(bare, 200)

@@ -90,6 +90,29 @@ def test_sft_makes_the_demonstrations_likelier(state, responses):
     assert after[real].mean() > before[real].mean() + 0.01
 
 
+def test_prompts_without_a_demonstration_weigh_nothing(responses):
+    def trained(responses):
+        state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
+        state, metrics = sft_update(
+            state, responses, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2
+        )
+        return jax.tree.leaves(state.policy), metrics["loss"]
+
+    shown = np.array([[3], [0], [5], [0]])
+    some = dataclasses.replace(responses, tokens=responses.tokens[:, :1], lengths=shown)
+    others = dataclasses.replace(some, tokens=np.where(shown[..., None] > 0, some.tokens, 3))
+    for first, second in zip(*(trained(one) for one in (some, others)), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+    policy = random_toy_policy(0, VOCAB)
+    real = np.arange(BUDGET)[None, None] < shown[..., None]
+    expected = -expected_log_probs(policy, some)[real].mean()
+    assert trained(some)[1] == pytest.approx(expected, rel=1e-5)
+    empty = dataclasses.replace(some, lengths=np.zeros_like(shown))
+    unchanged, loss = trained(empty)
+    assert loss == 0
+    jax.tree.map(np.testing.assert_array_equal, unchanged, jax.tree.leaves(policy))
+
+
 def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, responses):
     before = expected_log_probs(state.policy, responses)
     batch = batch_of(state.policy, responses, [[1.0, -1.0]] * NUM_PROMPTS)

@@ -1,0 +1,60 @@
+"""The paper's whole mixture, and the one without files: made, trained on, evaluated, reported."""
+
+import json
+
+import pytest
+
+from recallm_jax import train
+from recallm_jax.config import load_config
+from recallm_jax.inputs import train_records
+from recallm_jax.metric_writer import read_metrics
+from recallm_jax.setup_policy import load_tokenizer
+from tasks.names import CATEGORIES
+from tests.oracles.all_files import write_all
+from tests.oracles.task_checks import check_record
+
+# TensorBoard's writer and Orbax warn about their own insides.
+pytestmark = pytest.mark.filterwarnings("ignore")
+SYNTHETIC = ("majority_vote", "math_retrieval", "multi_niah", "retrieval", "top_n_vote")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_all(folder)
+    return folder
+
+
+def test_every_data_set_gives_examples_of_its_category(data_dir):
+    config = load_config(
+        [
+            *("--config=configs/mixture.py:of=all,tiny", "--config.data.source=generated"),
+            f"--config.data.dir={data_dir}",
+        ]
+    )
+    tokenizer = load_tokenizer(config)
+    found = set()
+    for index, record in zip(range(120), train_records(config, tokenizer, 0), strict=False):
+        found.add(record.dataset)
+        if index < 60:
+            check_record(record, tokenizer, config.data.target_length)
+    assert found == set(CATEGORIES)
+
+
+@pytest.mark.parametrize("of", [pytest.param("synthetic", marks=pytest.mark.slow), "all"])
+def test_a_mixture_trains_from_end_to_end(of, data_dir, tmp_path, capsys):
+    arguments = [
+        f"--config=configs/mixture.py:of={of},tiny",
+        *("--config.data.source=generated", f"--config.data.dir={data_dir}"),
+        "--config.evaluation.modes=constrained-greedy",
+        "--config.evaluation.num_examples=1",
+        "--config.evaluation.batch_size=1",
+    ]
+    assert train.main([*arguments, f"--workdir={tmp_path}"]) == 0, capsys.readouterr().err
+    names = SYNTHETIC if of == "synthetic" else tuple(sorted(CATEGORIES))
+    for label in ("start", "cold_start", "grpo"):
+        rows = json.loads((tmp_path / "eval" / label / "summary.json").read_text())
+        assert [row["dataset"] for row in rows] == list(names)
+        assert all(row["metric"] in row["metrics"] for row in rows)
+    stages = [row["stage"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert stages == ["sft1"] * 2 + ["sft2"] * 2 + ["grpo"] * 2
