@@ -1,7 +1,8 @@
 """Evaluation: what a row says of a response, what a summary counts, and going on after a stop."""
 
-import jax.numpy as jnpimport math
+import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
