@@ -259,8 +259,8 @@ def test_a_spans_places_hold_its_text_to_the_character(seed):
         ),
         (
             train,
-            ["--workdir={tmp}", "--config.data.target_length=4000"],
-            "config.data.target_length = 4000 with decoding.max_new_tokens = 160 exceeds",
+            ["--workdir={tmp}", "--config.data.target_length=40000"],
+            "config.data.target_length = 40000 with decoding.max_new_tokens = 160 exceeds",
         ),
         (
             train,
