@@ -65,7 +65,8 @@ setup(
         ],
         "report": ["matplotlib>=3.9,<4"],
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
-        # SeqIO's sentencepiece must suit Beam's protobuf, which 0.2.3 does not; 0.2.1 crashes at exit.
+        # sentencepiece comes with SeqIO: 0.2.3 wants a newer protobuf than Beam allows, and 0.2.1
+        # crashes at exit.
         "cache": ["apache-beam>=2.70,<3", "google-crc32c>=1.5,<2", "sentencepiece==0.2.2"],
     },
     entry_points={
