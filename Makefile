@@ -39,10 +39,10 @@ quickstart: $(VENV)/installed $(WHEEL)
 	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --numprocesses=2 --dist=loadfile
 
 test-slow: $(VENV)/installed-test $(WHEEL)
-	$(BIN)/python -m pytest --quiet -m 'slow or not slow'
+	$(BIN)/python -m pytest --quiet --numprocesses=2 --dist=loadfile -m 'slow or not slow'
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check

@@ -61,6 +61,7 @@ setup(
             "hypothesis>=6.100,<7",
             "mypy>=1.15,<3",
             "pytest>=8.3,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.15,<1",
         ],
         "report": ["matplotlib>=3.9,<4"],

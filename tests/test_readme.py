@@ -86,7 +86,7 @@ def test_named_files_exist(path):
     text = path.read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:txt|py|toml))`", text))
     named |= set(re.findall(r"\]\((?!http|#)([^)]+)\)", text))
-    named |= {found.partition(":")[0] for found in re.findall(r"--config=(\S+)", text)}
+    named |= {found.partition(":")[0] for found in re.findall(r"--config=([^\s\"]+)", text)}
     made = ("runs/", ".cache/", ".venv/")
     missing = [
         name
