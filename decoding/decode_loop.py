@@ -29,6 +29,8 @@ from decoding.suffix_index import SuffixIndex
 from decoding.token_bits import insert, tokens_of
 
 Processor = Callable[[Array], Array]
+# Stands in a prefix where the token is sampled: prefixes of several lengths are padded with it.
+SAMPLED = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +153,8 @@ def step(
     if prefix is not None:
         place = jnp.minimum(steps, prefix.shape[2] - 1)
         given = jax.vmap(lambda rows, at: rows[:, at])(prefix, place)
-        token = jnp.where((steps < prefix.shape[2])[:, None] & (given >= 0), given, token)
+        given = jnp.where((steps < prefix.shape[2])[:, None], given, SAMPLED)
+        token = jnp.where(given < 0, token, given)
         log_prob = log_prob_of(logits, token, sampling)
 
     stopped = groups.done | (steps >= limits.max_new_tokens)[:, None]
@@ -224,10 +227,9 @@ def decode(
     is not asked meanwhile.
 
     Args:
-      prefix: P tokens that every response begins with, counted in its budget. Their
-        log-probabilities are given like those of sampled ones (-inf for a forbidden token). It is
-        taken as it is: a span within it may be no copy. A row whose own is shorter has -1 behind
-        it, and samples there.
+      prefix: P tokens that every response begins with, counted in its budget; those that are
+        `SAMPLED` are left to the policy. Their log-probabilities are given like those of sampled
+        ones (-inf for a forbidden token). It is taken as it is: a span within it may be no copy.
 
     Raises:
       DecodingInputError: the prefix is empty, or longer than `max_new_tokens`.

@@ -2,13 +2,14 @@
 
 Prompts are padded to the shortest of a few bucket lengths; each bucket has its own slots, and all
 shapes are static: four programs a bucket, to make the slots, to prefill a prompt into one of them,
-to decode until a group has finished, and to take it out. What is sampled for a prompt depends on
-its own tokens, keys and settings, not on what else is decoded or when it enters.
+to decode until a group has finished, and to take it out (some twice, where the policy is split over
+devices). What is sampled for a prompt depends on its own tokens, keys and settings, not on what
+else is decoded or when it enters; its bucket, and whether all requests share their settings, change
+no more than float rounding.
 """
 
 import dataclasses
 import functools
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
@@ -17,23 +18,30 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Key
 
-from decoding.decode_loop import Decoded, Groups, Limits, start, step
+from decoding.decode_loop import SAMPLED, Decoded, Groups, Limits, start, step
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
-from decoding.sampling import RowSampling, Sampling
+from decoding.sampling import RowSampling, Sampling, stack_sampling
 from decoding.suffix_index import SuffixIndex
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One prompt, unpadded, and the keys of its G continuations."""
+    """One prompt, unpadded, and the keys of its G continuations.
+
+    Attributes:
+      sampling: settings of its own; None takes those of the call.
+      prefix: tokens that each of its continuations begins with, as in `decode`; None for none.
+    """
 
     tokens: Int[np.ndarray, " S"]
     copyable: Bool[np.ndarray, " S"]
     span_start: Bool[np.ndarray, " S"]
     span_end: Bool[np.ndarray, " S"]
     keys: Key[Array, " G"]
+    sampling: Sampling | None = None
+    prefix: Int[np.ndarray, " P"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +63,7 @@ def decode_all(
     num_slots: int,
     sampling: Sampling,
     limits: Limits,
+    max_prefix: int = 0,
     log: Callable[[str], None] | None = None,
 ) -> Iterator[Finished]:
     """Yield the responses of all requests as they finish.
@@ -65,30 +74,55 @@ def decode_all(
     Args:
       buckets: prompt lengths, ascending; each stands for four compilations.
       num_slots: groups that are decoded at the same time.
+      sampling: settings of the requests that have none of their own.
+      max_prefix: tokens of the longest prefix, to which all are padded; 0 where there are none.
       log: is told, at the end of each bucket, how many programs it has compiled.
 
     Raises:
-      DecodingInputError: a prompt is longer than the last bucket, or buckets do not ascend.
+      DecodingInputError: a prompt is longer than the last bucket, a prefix than `max_prefix`,
+        groups are not of one size, or buckets do not ascend.
     """
     if list(buckets) != sorted(set(buckets)) or not buckets or num_slots < 1:
         raise DecodingInputError(
             f"buckets {tuple(buckets)} must ascend and num_slots {num_slots} be at least 1"
         )
-    waiting: dict[int, deque[tuple[int, Request]]] = {size: deque() for size in buckets}
+    if not 0 <= max_prefix <= limits.max_new_tokens:
+        raise DecodingInputError(
+            f"max_prefix {max_prefix} must lie between 0 and max_new_tokens "
+            f"{limits.max_new_tokens}; shorten the prefixes, or raise max_new_tokens"
+        )
+    waiting: dict[int, list[tuple[int, Request]]] = {size: [] for size in buckets}
+    group_size = None
     for number, request in enumerate(requests):
-        size = next((size for size in buckets if len(request.tokens) <= size), None)
-        if size is None:
-            raise DecodingInputError(
-                f"prompt {number} has {len(request.tokens)} tokens, the longest bucket "
-                f"{buckets[-1]}; add a longer one"
-            )
+        if group_size is None:
+            group_size = request.keys.shape[0]
+        _check(number, request, buckets[-1], group_size, max_prefix)
+        size = next(size for size in buckets if len(request.tokens) <= size)
         waiting[size].append((number, request))
     for size, queue in waiting.items():
         if queue:
             compiled = _num_programs()
-            yield from _decode_bucket(policy, queue, size, num_slots, sampling, limits)
+            yield from _decode_bucket(policy, queue, size, num_slots, sampling, limits, max_prefix)
             if log is not None:
                 log(f"bucket of {size} tokens: {_num_programs() - compiled} programs compiled")
+
+
+def _check(number: int, request: Request, longest: int, group_size: int, max_prefix: int) -> None:
+    if len(request.tokens) > longest:
+        raise DecodingInputError(
+            f"prompt {number} has {len(request.tokens)} tokens, the longest bucket {longest}; "
+            "add a longer one"
+        )
+    if request.keys.shape[0] != group_size:
+        raise DecodingInputError(
+            f"prompt {number} has {request.keys.shape[0]} keys, the first prompt {group_size}; "
+            "give all prompts as many"
+        )
+    if request.prefix is not None and len(request.prefix) > max_prefix:
+        raise DecodingInputError(
+            f"the prefix of prompt {number} has {len(request.prefix)} tokens, max_prefix is "
+            f"{max_prefix}; raise max_prefix"
+        )
 
 
 def _num_programs() -> int:
@@ -97,31 +131,85 @@ def _num_programs() -> int:
 
 def _decode_bucket(
     policy: Policy,
-    queue: deque[tuple[int, Request]],
+    queue: Sequence[tuple[int, Request]],
     size: int,
     num_slots: int,
     sampling: Sampling,
     limits: Limits,
+    max_prefix: int,
 ) -> Iterator[Finished]:
-    prompts = [_padded(request, size) for _, request in queue]
-    keys = queue[0][1].keys[None]
-    groups = _empty_slots(policy, prompts[0], keys, num_slots, sampling, limits)
-    numbers = [number for number, _ in queue]
-    in_slot: dict[int, int] = {}
+    settings = _settings([request for _, request in queue], sampling)
+
+    def settings_at(places: Sequence[int]) -> Sampling | RowSampling:
+        return jax.tree.map(lambda rows: rows[np.asarray(places)], settings)
+
+    first = queue[0][1]
+    groups = _empty_slots(
+        policy, _padded(first, size), first.keys[None], num_slots, settings_at([0]), limits
+    )
+    # Programs are compiled anew for every layout of their arguments over devices, and the compiler
+    # lays results where it likes: they are brought back to one layout, where many devices hold them
+    # that of the first admission.
+    shardings = _shardings(groups)
+    on_many_devices = any(len(one.device_set) > 1 for one in shardings)
+    groups = _laid(groups, shardings)
+    in_slot: dict[int, tuple[int, Prompts]] = {}
     entered = 0
     while entered < len(queue) or in_slot:
         for slot in range(num_slots):
             if slot not in in_slot and entered < len(queue):
-                keys = queue[entered][1].keys[None]
-                groups = _admit(policy, groups, slot, prompts[entered], keys, sampling, limits)
-                in_slot[slot] = entered
+                request = queue[entered][1]
+                prompts, keys = _padded(request, size), request.keys[None]
+                own = settings_at([entered])
+                groups = _admit(policy, groups, slot, prompts, keys, own, limits)
+                if not entered and on_many_devices:
+                    shardings = _shardings(groups)
+                groups = _laid(groups, shardings)
+                in_slot[slot] = (entered, prompts)
                 entered += 1
         occupied = np.array([slot in in_slot for slot in range(num_slots)])
-        groups, finished = _decode_until_one_finishes(policy, groups, occupied, sampling, limits)
+        # What stands for an empty slot does not matter.
+        places = [in_slot[slot][0] if slot in in_slot else 0 for slot in range(num_slots)]
+        prefix = _prefixes([queue[place][1] for place in places], max_prefix)
+        groups, finished = _decode_until_one_finishes(
+            policy, groups, occupied, settings_at(places), prefix, limits
+        )
+        groups = _laid(groups, shardings)
         for slot in np.flatnonzero(np.asarray(finished) & occupied).tolist():
-            place = in_slot.pop(slot)
+            place, prompts = in_slot.pop(slot)
             leaving = _leave((groups.decoded, groups.source.index), slot)
-            yield Finished(numbers[place], prompts[place], *leaving)
+            yield Finished(queue[place][0], prompts, *leaving)
+
+
+def _shardings(groups: Groups) -> list[jax.sharding.Sharding]:
+    return [x.sharding for x in jax.tree.leaves(groups)]
+
+
+def _laid(groups: Groups, shardings: list[jax.sharding.Sharding]) -> Groups:
+    """Return groups that lie so; nothing is copied where they already do."""
+    leaves, tree = jax.tree.flatten(groups)
+    return jax.tree.unflatten(tree, jax.device_put(leaves, shardings))
+
+
+def _settings(requests: Sequence[Request], default: Sampling) -> Sampling | RowSampling:
+    """Return the settings that all requests share, or rows of them, a request each.
+
+    Rows hold the same fields for every choice of requests, so that nothing is compiled for one.
+    """
+    each = [default if request.sampling is None else request.sampling for request in requests]
+    if len(set(each)) == 1:
+        return each[0]
+    return stack_sampling([[one] * requests[0].keys.shape[0] for one in each])
+
+
+def _prefixes(requests: Sequence[Request], length: int) -> Int[np.ndarray, "B G P"] | None:
+    if not length:
+        return None
+    padded = np.full((len(requests), requests[0].keys.shape[0], length), SAMPLED, np.int32)
+    for rows, request in zip(padded, requests, strict=True):
+        if request.prefix is not None:
+            rows[:, : len(request.prefix)] = request.prefix
+    return padded
 
 
 def _padded(request: Request, size: int) -> Prompts:
@@ -137,7 +225,8 @@ def _padded(request: Request, size: int) -> Prompts:
     )
 
 
-@functools.partial(jax.jit, static_argnames=("num_slots", "limits"))
+# The policy is kept although its values are not read: the slots then lie on its devices.
+@functools.partial(jax.jit, static_argnames=("num_slots", "limits"), keep_unused=True)
 def _empty_slots(
     policy: Policy,
     prompts: Prompts,
@@ -146,15 +235,19 @@ def _empty_slots(
     sampling: Sampling | RowSampling,
     limits: Limits,
 ) -> Groups:
-    """Return slots without a group: arrays of the right shapes, and nothing computed for them."""
+    """Return slots without a group: arrays of the right shapes, and nothing computed for them.
+
+    The prefill is only traced. What a cache holds of the policy itself is there.
+    """
     many, keys = jax.tree.map(lambda x: jnp.repeat(x, num_slots, axis=0), (prompts, keys))
-    groups = start(policy, many, keys, sampling, limits)
 
     def empty(x):
-        return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.zeros_like(x)
+        return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.zeros(x.shape, x.dtype)
 
-    groups = jax.tree.map(empty, groups)
-    return dataclasses.replace(groups, done=jnp.ones_like(groups.done))
+    groups = jax.tree.map(empty, start(policy, many, keys, sampling, limits))
+    _, prompt_cache = policy.prefill(many.tokens, many.lengths)
+    cache = policy.start(jax.tree.map(empty, prompt_cache), keys.shape[1], limits.max_new_tokens)
+    return dataclasses.replace(groups, done=jnp.ones_like(groups.done), cache=cache)
 
 
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="groups")
@@ -183,6 +276,7 @@ def _decode_until_one_finishes(
     groups: Groups,
     occupied: Bool[Array, " B"],
     sampling: Sampling | RowSampling,
+    prefix: Int[Array, "B G P"] | None,
     limits: Limits,
 ) -> tuple[Groups, Bool[Array, " B"]]:
     """Take steps until an occupied slot has finished; return which have."""
@@ -190,7 +284,9 @@ def _decode_until_one_finishes(
     def goes_on(groups):
         return ~(groups.finished(limits.max_new_tokens) & occupied).any()
 
-    groups = lax.while_loop(goes_on, lambda groups: step(policy, groups, sampling, limits), groups)
+    groups = lax.while_loop(
+        goes_on, lambda groups: step(policy, groups, sampling, limits, prefix), groups
+    )
     return groups, groups.finished(limits.max_new_tokens)
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from decoding.decode_loop import SAMPLED
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
@@ -182,9 +183,9 @@ def _probe_batch(
     length = config.probe.target_length + reasoning_tokens
     prompts, texts = prompts_and_texts([item.record for item in filled], length)
     names = variants(reasoning_tokens)
-    # Shorter ones end in -1, where the row samples.
+    # Shorter ones end in SAMPLED.
     width = new_tokens - config.probe.max_new_tokens
-    prefix = np.full((len(filled), len(names), width), -1, np.int32)
+    prefix = np.full((len(filled), len(names), width), SAMPLED, np.int32)
     for rows, item in zip(prefix, filled, strict=True):
         for row, name in zip(rows, names, strict=True):
             row[: len(item.prefixes[name])] = item.prefixes[name]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from decoding.arrays import AnyArray
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Decoded, Limits, decode
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
@@ -54,6 +54,28 @@ def sample_groups(
         limits=Limits(rules, max_new_tokens, stop_tokens=(stop_token,)),
         prefix=prefix,
     )
+    return read_rollout(
+        prompts,
+        decoded,
+        index,
+        detokenize,
+        rules=rules,
+        max_new_tokens=max_new_tokens,
+        stop_token=stop_token,
+    )
+
+
+def read_rollout(
+    prompts: Prompts,
+    decoded: Decoded,
+    index: SuffixIndex,
+    detokenize: Detokenize,
+    *,
+    rules: SpanRules,
+    max_new_tokens: int,
+    stop_token: int,
+) -> Rollout:
+    """Read the spans and texts of decoded responses back; rules and limits are the decoder's."""
     source, states = _read_back(prompts, index, decoded.responses, rules, max_new_tokens)
     spans = find_spans(decoded.responses, decoded.lengths, states, source, rules)
     tokens, lengths = jax.device_get((decoded.responses, decoded.lengths))

@@ -84,8 +84,8 @@ def inserted(cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
 
     return Cache(
         lengths=cache.lengths.at[slot].set(other.lengths[0]),
-        # An empty cache has none yet.
-        layers=other.layers,
+        # The same in both.
+        layers=cache.layers,
         prompt_keys=put(cache.prompt_keys, other.prompt_keys),
         prompt_values=put(cache.prompt_values, other.prompt_values),
         keys=put(cache.keys, other.keys),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from decoding import scheduler
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import SAMPLED, Limits, decode
 from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
@@ -46,19 +46,36 @@ def span_loving_policy(seed=0):
     return type(policy)(table=policy.table.at[:, START].add(1.0))
 
 
-def alone(policy, request):
-    size = min(bucket for bucket in BUCKETS if bucket >= len(request.tokens))
+def alone(policy, request, size=None):
+    """Return what `decode` makes of a request by itself, padded to `size` tokens."""
+    size = size or min(bucket for bucket in BUCKETS if bucket >= len(request.tokens))
     fields = (request.tokens, request.copyable, request.span_start, request.span_end)
     tokens, *flags = (np.pad(field, (0, size - len(field)))[None] for field in fields)
     prompts = Prompts(tokens.astype(np.int32), np.array([len(request.tokens)], np.int32), *flags)
-    return decode(policy, prompts, request.keys[None], sampling=SAMPLING, limits=LIMITS)[0]
+    prefix = None
+    if request.prefix is not None:
+        prefix = np.broadcast_to(request.prefix, (1, GROUP, len(request.prefix)))
+    return decode(
+        policy,
+        prompts,
+        request.keys[None],
+        sampling=request.sampling or SAMPLING,
+        limits=LIMITS,
+        prefix=prefix,
+    )[0]
 
 
-def run(policy, requests, num_slots, **options):
+def assert_same(got, expected):
+    np.testing.assert_array_equal(got.responses, expected.responses)
+    np.testing.assert_array_equal(got.lengths, expected.lengths)
+    np.testing.assert_allclose(got.log_probs, expected.log_probs, atol=1e-6)
+
+
+def run(policy, requests, num_slots, *, buckets=BUCKETS, **options):
     found = decode_all(
         policy,
         requests,
-        buckets=BUCKETS,
+        buckets=buckets,
         num_slots=num_slots,
         sampling=SAMPLING,
         limits=LIMITS,
@@ -88,11 +105,64 @@ def test_every_request_gets_what_it_gets_alone(num_slots, make_policy):
     for number, request in enumerate(requests):
         expected = alone(policy, request)
         got = found[number].decoded
-        np.testing.assert_array_equal(got.responses, expected.responses)
-        np.testing.assert_array_equal(got.lengths, expected.lengths)
-        np.testing.assert_allclose(got.log_probs, expected.log_probs, atol=1e-6)
+        assert_same(got, expected)
         lengths.add(int(np.asarray(got.lengths).max()))
     assert len(lengths) > 3, "groups of one length would all leave together"
+
+
+def test_a_request_gets_the_same_in_a_longer_bucket():
+    policy, requests = span_loving_policy(), make_requests(6)
+    found = run(policy, requests, 2, buckets=(20,))
+    for number, request in enumerate(requests):
+        assert_same(found[number].decoded, alone(policy, request))
+
+
+def test_requests_keep_their_own_settings_beside_others():
+    own = (
+        None,
+        Sampling(0.0),
+        Sampling(0.7, top_k=3),
+        Sampling(1.3, top_p=0.6, repetition_penalty=1.5),
+    )
+    requests = [
+        dataclasses.replace(request, sampling=own[number % len(own)])
+        for number, request in enumerate(make_requests(9, seed=2))
+    ]
+    policy = span_loving_policy()
+    found = run(policy, requests, 3, buckets=(16,))
+    for number, request in enumerate(requests):
+        assert_same(found[number].decoded, alone(policy, request, 16))
+
+
+def test_requests_begin_with_their_own_prefixes_beside_others():
+    own = (None, np.array([1]), np.array([3, START, 4]), np.array([SAMPLED, 2]))
+    requests = [
+        dataclasses.replace(request, prefix=own[number % len(own)])
+        for number, request in enumerate(make_requests(9, seed=3))
+    ]
+    policy = span_loving_policy()
+    found = run(policy, requests, 3, max_prefix=4, buckets=(16,))
+    for number, request in enumerate(requests):
+        got = found[number].decoded
+        assert_same(got, alone(policy, request, 16))
+        # Before its first given token a response is what it is without a prefix.
+        free = alone(policy, dataclasses.replace(request, prefix=None), 16).responses
+        for place, token in enumerate([] if request.prefix is None else request.prefix):
+            expected = free[0, :, place] if token == SAMPLED else token
+            np.testing.assert_array_equal(got.responses[0, :, place], expected)
+
+
+def test_settings_and_prefixes_compile_no_more_programs():
+    policy, requests, said = span_loving_policy(), make_requests(8, seed=4), []
+    for settings in ([Sampling(0.5), Sampling(0.8)], [Sampling(0.0), Sampling(1.1)]):
+        mixed = [
+            dataclasses.replace(
+                request, sampling=settings[number % 2], prefix=np.arange(1, 1 + number % 3)
+            )
+            for number, request in enumerate(requests)
+        ]
+        run(policy, mixed, 2, max_prefix=3, log=said.append, buckets=(16,))
+    assert said[1] == "bucket of 16 tokens: 0 programs compiled"
 
 
 def test_each_bucket_compiles_four_programs_however_many_requests_there_are():
@@ -110,12 +180,26 @@ def test_each_bucket_compiles_four_programs_however_many_requests_there_are():
     ]
 
 
-def test_prompts_without_a_bucket_and_impossible_buckets_are_refused():
+def test_impossible_requests_are_refused():
     policy = span_loving_policy()
-    long = Request(
-        np.zeros(17, int), *np.ones((3, 17), bool), keys=row_keys(0, 0, np.arange(1), 3)[0]
-    )
-    with pytest.raises(DecodingInputError, match="prompt 0 has 17 tokens, the longest bucket 16"):
-        run(policy, [long], 1)
+
+    def request(size=4, group_size=GROUP, prefix=None):
+        keys = row_keys(0, 0, np.arange(1), group_size)[0]
+        return Request(np.zeros(size, int), *np.ones((3, size), bool), keys=keys, prefix=prefix)
+
+    refused = {
+        "prompt 0 has 17 tokens, the longest bucket 16; add a longer": [request(size=17)],
+        "prompt 1 has 2 keys, the first prompt 3; give all": [request(), request(group_size=2)],
+        "prefix of prompt 0 has 5 tokens, max_prefix is 4": [request(prefix=np.zeros(5, int))],
+    }
+    for message, requests in refused.items():
+        with pytest.raises(DecodingInputError, match=message):
+            run(policy, requests, 1, max_prefix=4)
+
+
+def test_impossible_buckets_and_prefixes_are_refused():
+    policy = span_loving_policy()
     with pytest.raises(DecodingInputError, match=r"buckets \(16, 8\) must ascend"):
-        next(decode_all(policy, [], buckets=(16, 8), num_slots=1, sampling=SAMPLING, limits=LIMITS))
+        run(policy, [], 1, buckets=(16, 8))
+    with pytest.raises(DecodingInputError, match=r"max_prefix 25 must lie between 0 and .* 24;"):
+        run(policy, [], 1, max_prefix=25)
