@@ -69,6 +69,7 @@ def base() -> ConfigDict:
             "sft1": sft(learning_rate=5e-5, warmup_fraction=0.02),
             "sft2": sft(learning_rate=2e-6, warmup_fraction=0.05),
             "grpo": grpo(),
+            "ppo": ppo(),
             "optimizer": optimizer(),
             "evaluation": evaluation(),
             "probe": probe(),
@@ -157,6 +158,82 @@ def grpo() -> dict:
         "clip_high": 0.2,
         "importance_cap": 2.0,
         "overlong_buffer": 32,
+        # Which of the family: `ALGORITHMS` names the common ones.
+        "advantage": "group",
+        "ratio": "token",
+        "aggregation": "token",
+        "kl_estimator": "k3",
+        "kl_in": "loss",
+        # Batches of prompts that are sampled at most, to find groups whose rewards differ.
+        "max_draws": 1,
+        # Updates of a batch, each on a part of its prompts, and how often all of them.
+        "minibatches": 1,
+        "epochs": 1,
+    }
+
+
+# Fields of `grpo` by which published algorithms differ from the paper's, the papers' values.
+ALGORITHMS = {
+    "grpo": {},
+    "dr_grpo": {"advantage": "centred", "aggregation": "constant", "kl_coefficient": 0.0},
+    "rloo": {"advantage": "leave_one_out", "aggregation": "sequence", "kl_in": "reward"},
+    "dapo": {"clip_high": 0.28, "kl_coefficient": 0.0, "max_draws": 4},
+    "gspo": {
+        "ratio": "sequence",
+        "aggregation": "sequence",
+        "clip_low": 3e-4,
+        "clip_high": 4e-4,
+        "kl_coefficient": 0.0,
+    },
+}
+
+
+def use_algorithm(config: ConfigDict, name: str) -> None:
+    """Set a config's last stage to an algorithm of `ALGORITHMS`, or to "ppo".
+
+    Raises:
+      ValueError: there is no such algorithm.
+    """
+    if name == "ppo":
+        config.stages = (*(stage for stage in config.stages if stage != "grpo"), "ppo")
+        # As many responses, of as many prompts.
+        for field in ("steps", "prompts_per_step", "group_size", "micro_batch", "overlong_buffer"):
+            config.ppo[field] = config.grpo[field]
+    elif name in ALGORITHMS:
+        config.grpo.update(ALGORITHMS[name])
+    else:
+        known = ", ".join((*ALGORITHMS, "ppo"))
+        raise ValueError(f"variant algorithm={name!r} is unknown; use any of {known}")
+
+
+def ppo() -> dict:
+    """Return PPO's stage; its learning rate is `optimizer.learning_rate`, the critic has its own.
+
+    Not of the paper: common values for language models, and a discount of 1.
+    """
+    return {
+        "steps": 60,
+        "prompts_per_step": 128,
+        "group_size": 4,
+        "micro_batch": 1,
+        "warmup_fraction": 0.0,
+        "temperature": 1.0,
+        # Of the penalty in the rewards of the tokens.
+        "kl_coefficient": 0.001,
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "importance_cap": 2.0,
+        "overlong_buffer": 32,
+        "aggregation": "token",
+        "minibatches": 1,
+        "epochs": 1,
+        # The critic reads the policy's hidden states ("shared"), or those of a model of its own.
+        "critic": "shared",
+        "value_learning_rate": 1e-5,
+        "value_coefficient": 0.5,
+        "value_clip": 0.2,
+        "discount": 1.0,
+        "trace_decay": 0.95,
     }
 
 
@@ -213,10 +290,9 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.decoding.max_recall_length = 32
     for stage in (config.sft1, config.sft2):
         stage.steps, stage.batch_size, stage.micro_batch = 2, 2, 2
-    config.grpo.steps = 2
-    config.grpo.prompts_per_step = config.grpo.micro_batch = 2
-    config.grpo.group_size = 2
-    config.grpo.overlong_buffer = 8
+    for stage in (config.grpo, config.ppo):
+        stage.steps = stage.prompts_per_step = stage.micro_batch = stage.group_size = 2
+        stage.overlong_buffer = 8
     config.evaluation.lengths = (256,)
     config.evaluation.num_examples = config.evaluation.batch_size = 2
     config.evaluation.modes = MODES[:2]

@@ -9,7 +9,8 @@ Hardware: one GPU of 80 GB.
 Variants: `:of=synthetic` (the default) needs no files; `:of=all` is the paper's seventeen data sets
 in equal shares and wants their files in `--config.data.dir` (docs/tasks.md), as does `:of=CATEGORY`
 for most; `:tiny` is a minute or two with a random model on a CPU; `:length=8192` trains on longer
-contexts. Shares: `--config.data.mixture.hotpotqa=2.0`, `--config.data.temperature=2.0`.
+contexts; `:algorithm=ppo` as in quickstart.py. Shares: `--config.data.mixture.hotpotqa=2.0`,
+`--config.data.temperature=2.0`.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from configs import common
 
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
-    options = common.parse_arg(arg, tiny=False, length=2048, of="synthetic")
+    options = common.parse_arg(arg, tiny=False, algorithm="grpo", length=2048, of="synthetic")
     config = common.base()
     choices = {"synthetic": common.SYNTHETIC, "all": common.DATASETS, **common.CATEGORIES}
     if options.of not in choices:
@@ -54,4 +55,5 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.target_length = 1024
         config.evaluation.lengths = (1024,)
         config.decoding.max_new_tokens = 320
+    common.use_algorithm(config, options.algorithm)
     return config

@@ -7,7 +7,8 @@ Hardware: 2 CPU cores, 12 GiB (8.5 GB were used).
     python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
     python -m recallm_jax.report --workdir=runs/quickstart
 
-`:tiny` is a minute with a random model: --config=configs/quickstart.py:tiny
+Variants: `:tiny` is a minute with a random model; `:algorithm=rloo` trains with another algorithm
+than GRPO: dr_grpo, rloo, dapo, gspo or ppo (configs/common.py).
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +18,7 @@ from configs import common
 
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
-    options = common.parse_arg(arg, tiny=False)
+    options = common.parse_arg(arg, tiny=False, algorithm="grpo")
     config = common.base()
 
     config.model.unstack_decode = True
@@ -45,4 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluation.batch_size = 24
     config.evaluation.modes = common.MODES[:1]
 
-    return common.shrink(config) if options.tiny else config
+    if options.tiny:
+        config = common.shrink(config)
+    common.use_algorithm(config, options.algorithm)
+    return config

@@ -7,7 +7,7 @@ Hardware: one GPU of 80 GB.
     python -m recallm_jax.report --workdir=runs/smollm2_135m
 
 Variants: `:tiny` is a minute with a random model on a CPU; `:length=2048` trains on longer
-contexts.
+contexts; `:algorithm=ppo` as in quickstart.py.
 """
 
 from ml_collections import ConfigDict
@@ -17,7 +17,7 @@ from configs import common
 
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
-    options = common.parse_arg(arg, tiny=False, length=1024)
+    options = common.parse_arg(arg, tiny=False, algorithm="grpo", length=1024)
     if options.tiny and "length" in arg:
         raise ValueError("variant 'tiny' has a length of its own; leave out length")
     config = common.base()
@@ -43,4 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluation.batch_size = 25
     config.checkpoint.every_steps = 25
 
-    return common.shrink(config) if options.tiny else config
+    if options.tiny:
+        config = common.shrink(config)
+    common.use_algorithm(config, options.algorithm)
+    return config

@@ -153,7 +153,7 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def _check_sizes(config: ConfigDict) -> None:
-    decoding, grpo = config.decoding, config.grpo
+    decoding = config.decoding
     if decoding.min_recall_length > decoding.max_recall_length:
         raise UserError(
             f"config.decoding.min_recall_length = {decoding.min_recall_length} exceeds "
@@ -164,11 +164,12 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.decoding.max_new_tokens = {decoding.max_new_tokens} has no room for the "
             f"shortest recall span; give at least {decoding.min_recall_length + 2}"
         )
-    if grpo.overlong_buffer > decoding.max_new_tokens:
-        raise UserError(
-            f"config.grpo.overlong_buffer = {grpo.overlong_buffer} exceeds "
-            f"decoding.max_new_tokens = {decoding.max_new_tokens}; lower it"
-        )
+    for stage in ("grpo", "ppo"):
+        if config[stage].overlong_buffer > decoding.max_new_tokens:
+            raise UserError(
+                f"config.{stage}.overlong_buffer = {config[stage].overlong_buffer} exceeds "
+                f"decoding.max_new_tokens = {decoding.max_new_tokens}; lower it"
+            )
     if len(config.data.terms) != 2 or config.data.terms[0] > config.data.terms[1]:
         raise UserError(
             f"config.data.terms = {tuple(config.data.terms)} must be a range such as (3, 5)"
@@ -198,24 +199,36 @@ def _check_sizes(config: ConfigDict) -> None:
             "yet; leave it at 1, and use mesh.fsdp or mesh.tensor"
         )
     shards = config.mesh.data * config.mesh.fsdp
-    for stage, size in (
-        ("sft1", "batch_size"),
-        ("sft2", "batch_size"),
-        ("grpo", "prompts_per_step"),
-    ):
-        batch, micro_batch = config[stage][size], config[stage].micro_batch
-        if batch % micro_batch:
+    for stage in ("sft1", "sft2"):
+        _check_parts(f"config.{stage}.batch_size", config[stage].batch_size, config[stage], shards)
+    for stage in ("grpo", "ppo"):
+        section = config[stage]
+        prompts, parts = section.prompts_per_step, section.minibatches
+        name = f"config.{stage}.prompts_per_step"
+        if prompts % parts:
             raise UserError(
-                f"config.{stage}.{size} = {batch} is no multiple of "
-                f"{stage}.micro_batch = {micro_batch}; change one of them"
+                f"{name} = {prompts} is no multiple of {stage}.minibatches = {parts}; change one "
+                "of them"
             )
-        if micro_batch % shards:
-            raise UserError(
-                f"config.{stage}.micro_batch = {micro_batch} cannot be split over mesh.data * "
-                f"mesh.fsdp = {shards} devices; make it a multiple"
-            )
+        name += f" / minibatches = {prompts} / {parts}" if parts > 1 else ""
+        _check_parts(name, prompts // parts, section, shards)
     if config.evaluation.batch_size % shards:
         raise UserError(
             f"config.evaluation.batch_size = {config.evaluation.batch_size} cannot be split over "
             f"mesh.data * mesh.fsdp = {shards} devices; make it a multiple"
+        )
+
+
+def _check_parts(name: str, batch: int, section: ConfigDict, shards: int) -> None:
+    """Refuse micro-batches of whole prompts that a batch, or the mesh, can't be parted into."""
+    stage, micro_batch = name.split(".")[1], section.micro_batch
+    if batch % micro_batch:
+        raise UserError(
+            f"{name} = {batch} is no multiple of {stage}.micro_batch = {micro_batch}; change one "
+            "of them"
+        )
+    if micro_batch % shards:
+        raise UserError(
+            f"config.{stage}.micro_batch = {micro_batch} cannot be split over mesh.data * "
+            f"mesh.fsdp = {shards} devices; make it a multiple"
         )

@@ -4,10 +4,12 @@ import dataclasses
 import difflib
 import math
 import sys
-from typing import Any
+from typing import Any, get_args
 
 from decoding.sampling import LOWEST_TEMPERATURE
 from recallm_jax.errors import UserError
+from rl.advantages import OF_GROUPS
+from rl.losses import KL, Aggregation, Ratio
 from tasks.names import DATASETS
 
 
@@ -73,7 +75,7 @@ FIELDS = {
     "decoding.paper_compatible": Field(bool),
     "decoding.span_alignment": Field(str, choices=("character", "word", "token")),
     "decoding.max_new_tokens": _COUNT,
-    "stages": Field(str, many=True, choices=("sft1", "sft2", "grpo")),
+    "stages": Field(str, many=True, choices=("sft1", "sft2", "grpo", "ppo")),
     "sft1.steps": _COUNT,
     "sft1.batch_size": _COUNT,
     "sft1.micro_batch": _COUNT,
@@ -95,6 +97,34 @@ FIELDS = {
     "grpo.clip_high": _POSITIVE,
     "grpo.importance_cap": _POSITIVE,
     "grpo.overlong_buffer": Field(int, low=0),
+    "grpo.advantage": Field(str, choices=tuple(OF_GROUPS)),
+    "grpo.ratio": Field(str, choices=get_args(Ratio)),
+    "grpo.aggregation": Field(str, choices=get_args(Aggregation)),
+    "grpo.kl_estimator": Field(str, choices=tuple(KL)),
+    "grpo.kl_in": Field(str, choices=("loss", "reward")),
+    "grpo.max_draws": _COUNT,
+    "grpo.minibatches": _COUNT,
+    "grpo.epochs": _COUNT,
+    "ppo.steps": _COUNT,
+    "ppo.prompts_per_step": _COUNT,
+    "ppo.group_size": _COUNT,
+    "ppo.micro_batch": _COUNT,
+    "ppo.warmup_fraction": _SHARE,
+    "ppo.temperature": _TEMPERATURE,
+    "ppo.kl_coefficient": _NOT_NEGATIVE,
+    "ppo.clip_low": Field(float, above=0.0, high=1.0),
+    "ppo.clip_high": _POSITIVE,
+    "ppo.importance_cap": _POSITIVE,
+    "ppo.overlong_buffer": Field(int, low=0),
+    "ppo.aggregation": Field(str, choices=get_args(Aggregation)),
+    "ppo.minibatches": _COUNT,
+    "ppo.epochs": _COUNT,
+    "ppo.critic": Field(str, choices=("shared", "own")),
+    "ppo.value_learning_rate": _POSITIVE,
+    "ppo.value_coefficient": _POSITIVE,
+    "ppo.value_clip": _POSITIVE,
+    "ppo.discount": _SHARE,
+    "ppo.trace_decay": _SHARE,
     "optimizer.learning_rate": _POSITIVE,
     "optimizer.b1": _DECAY,
     "optimizer.b2": _DECAY,

@@ -53,7 +53,7 @@ class MetricWriter:
         row = {"stage": stage, "step": step, "time": round(time.time(), 3), **values}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(_line(row))
-        _say(f"{stage} {step}: {format_metrics(values)}")
+        say(f"{stage} {step}: {format_metrics(values)}")
         if self._summary_writer is not None:
             with self._full_disk():
                 self._summary_writer.write_scalars(
@@ -79,7 +79,7 @@ class MetricWriter:
             raise met from None
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """Print a line: on a terminal above the progress bar, in a log as it is."""
     if sys.stderr.isatty():
         tqdm.write(line, file=sys.stdout)

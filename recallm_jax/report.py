@@ -22,6 +22,7 @@ from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import Row
 from recallm_jax.report_charts import Series, interval_bar, line_chart
 from recallm_jax.report_data import (
+    POLICY_STAGES,
     TITLES,
     Change,
     Run,
@@ -33,6 +34,7 @@ from recallm_jax.report_data import (
     curve,
     load_run,
     main_labels,
+    reward_curve,
     select,
     titles,
 )
@@ -44,7 +46,7 @@ FILE = "report.html"
 # Stages shown under one heading, each with what its charts are called.
 STAGES = {
     "Cold start": {"sft1": "phase 1 (new rows)", "sft2": "phase 2 (all parameters)"},
-    "GRPO": {"grpo": ""},
+    **{title: {stage: ""} for stage, title in POLICY_STAGES.items()},
 }
 COMPONENTS = "reward_"
 # Shown at once, in this order; the other metrics open on a click.
@@ -219,23 +221,24 @@ def _verdicts(run: Run) -> list[tuple[str, str, str, str]]:
             score = count(chosen)
             if score is not None and score.spans:
                 verdicts.append(_span_verdict(score, constrained))
-    grpo = change([value for _, value in curve(run.metrics.get("grpo", []), "reward")])
-    if grpo is not None:
-        verdicts.append(_reward_verdict(grpo))
+    title, rewards = reward_curve(run)
+    moved = change([value for _, value in rewards])
+    if moved is not None:
+        verdicts.append(_reward_verdict(title, moved))
     return verdicts
 
 
-def _reward_verdict(grpo: Change) -> tuple[str, str, str, str]:
-    low, high = grpo.interval
-    if grpo.within_noise:
+def _reward_verdict(title: str, moved: Change) -> tuple[str, str, str, str]:
+    low, high = moved.interval
+    if moved.within_noise:
         judgement, style = "within noise: the interval holds 0", ""
     else:
-        judgement, style = "the interval excludes 0", "good" if grpo.difference > 0 else "bad"
+        judgement, style = "the interval excludes 0", "good" if moved.difference > 0 else "bad"
     return (
-        "GRPO reward",
-        f"{grpo.first:.3f} → {grpo.last:.3f}",
-        f"{grpo.difference:+.3f} [{low:+.3f}, {high:+.3f}] (95 %, Welch's t), first to last "
-        f"{grpo.steps} steps; {judgement}",
+        f"{title} reward",
+        f"{moved.first:.3f} → {moved.last:.3f}",
+        f"{moved.difference:+.3f} [{low:+.3f}, {high:+.3f}] (95 %, Welch's t), first to last "
+        f"{moved.steps} steps; {judgement}",
         style,
     )
 
@@ -272,13 +275,13 @@ def _span_verdict(score: Score, constrained: bool) -> tuple[str, str, str, str]:
 
 
 def _reward_sentence(run: Run) -> str:
-    """Say in words whether GRPO moved its reward."""
-    if "grpo" not in run.metrics:
+    """Say in words whether GRPO or PPO moved its reward."""
+    title, values = reward_curve(run)
+    if not title:
         return ""
-    values = [value for _, value in curve(run.metrics["grpo"], "reward")]
-    moved = change(values)
+    moved = change([value for _, value in values])
     if moved is None:
-        return f"GRPO ran {len(values)} steps: too few to tell whether its reward changed."
+        return f"{title} ran {len(values)} steps: too few to tell whether its reward changed."
     low, high = moved.interval
     thirds = (
         f"Mean reward of the first {moved.steps} steps {moved.first:.3f} ± "
@@ -288,8 +291,8 @@ def _reward_sentence(run: Run) -> str:
     )
     if moved.within_noise:
         return (
-            f"{thirds} The interval holds 0: within noise. These steps do not show that GRPO "
-            "changed the reward."
+            f"{thirds} The interval holds 0: within noise. These steps do not show that "
+            f"{title} changed the reward."
         )
     direction = "rose" if moved.difference > 0 else "fell"
     return f"{thirds} The interval excludes 0: the reward {direction}."

@@ -18,7 +18,14 @@ from recallm_jax.probing import SUMMARY as PROBE_SUMMARY
 from recallm_jax.probing import read_summary
 
 # What the labels of a run are called, in its order; others follow by name.
-TITLES = {"start": "start", "cold_start": "after cold start", "grpo": "after GRPO"}
+TITLES = {
+    "start": "start",
+    "cold_start": "after cold start",
+    "grpo": "after GRPO",
+    "ppo": "after PPO",
+}
+# Stages that learn from rewards, and what they are called.
+POLICY_STAGES = {"grpo": "GRPO", "ppo": "PPO"}
 # Colours that the page and the picture have for labels.
 NUM_COLOURS = 8
 
@@ -132,6 +139,14 @@ class Score:
 def titles(run: Run) -> dict[str, str]:
     """Return what a run's labels are called where people read."""
     return {label: TITLES.get(label, label) for label in run.labels}
+
+
+def reward_curve(run: Run) -> tuple[str, list[tuple[int, float]]]:
+    """Return the title of the run's last policy-gradient stage and its rewards by step."""
+    found = [stage for stage in POLICY_STAGES if stage in run.metrics]
+    if not found:
+        return "", []
+    return POLICY_STAGES[found[-1]], curve(run.metrics[found[-1]], "reward")
 
 
 def main_labels(run: Run) -> list[str]:

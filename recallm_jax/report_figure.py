@@ -4,7 +4,7 @@ from pathlib import Path
 
 from recallm_jax.errors import UserError
 from recallm_jax.report_charts import moving_mean
-from recallm_jax.report_data import Run, colour, count, curve, select, titles
+from recallm_jax.report_data import Run, colour, count, reward_curve, select, titles
 
 # Those of the style sheet, in its order.
 COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5", "#14825a", "#b5255e", "#8a6d00", "#0b7f93")
@@ -35,12 +35,12 @@ def write_figure(run: Run, path: str | Path) -> None:
         )
     bars, rewards = figure.subplots(1, 2)
     _draw_scores(run, bars)
-    points = curve(run.metrics.get("grpo", []), "reward")
+    title, points = reward_curve(run)
     if points:
         means = moving_mean(points, max(1, len(points) // 10))
         rewards.plot(*zip(*points, strict=True), ".", color=COLOURS[1], alpha=0.4)
         rewards.plot(*zip(*means, strict=True), color=COLOURS[1], linewidth=1.5)
-    rewards.set(title="GRPO reward, mean of a step", xlabel="step")
+    rewards.set(title=f"{title or 'GRPO'} reward, mean of a step", xlabel="step")
     for axes in (bars, rewards):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)

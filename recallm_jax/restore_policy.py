@@ -13,6 +13,7 @@ from recallm_jax.errors import UserError
 from recallm_jax.run_config import hold_to_config
 from recallm_jax.setup_policy import Setup
 from recallm_jax.stages import Stage, plan_stages
+from rl.critic import init_critic
 from rl.learner import LearnerState, init_state
 
 CHECKPOINTS = "checkpoints"
@@ -27,7 +28,11 @@ def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
 
     Updates give their argument's buffers away, and the policy before a stage is read again.
     """
-    state = jax.tree.map(jnp.copy, init_state(policy, stage.optimizer))
+    critic = None
+    if stage.critic:
+        trunk = policy if stage.critic == "own" else None
+        critic = init_critic(policy.config.width, trunk)
+    state = jax.tree.map(jnp.copy, init_state(policy, stage.optimizer, critic))
     shardings = partitioning.state_shardings(state, state.policy.config, setup.mesh)
     return jax.device_put(state, shardings)
 

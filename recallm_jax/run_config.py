@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "sft1.micro_batch",
     "sft2.micro_batch",
     "grpo.micro_batch",
+    "ppo.micro_batch",
     "evaluation.lengths",
     "evaluation.modes",
     "evaluation.suites",
@@ -33,7 +34,7 @@ MAY_CHANGE = (
     "evaluation.batch_size",
     "probe.",
 )
-STAGES = ("stages", "sft1.", "sft2.", "grpo.", "optimizer.")
+STAGES = ("stages", "sft1.", "sft2.", "grpo.", "ppo.", "optimizer.")
 # What an evaluation of given weights does not depend on either.
 TRAINING = (*STAGES, "data.mixture.", "data.temperature", "data.target_length")
 # What prepared records depend on, beside the seed and the tokenizer.

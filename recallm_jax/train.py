@@ -1,4 +1,4 @@
-"""Train a policy: cold start, then GRPO, with evaluations before, between and after.
+"""Train a policy: cold start, then GRPO or PPO, with evaluations before, between and after.
 
     python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -22,7 +22,8 @@ from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import run_job
 from recallm_jax.evaluation import evaluate, format_table
 from recallm_jax.machine import write_machine
-from recallm_jax.metric_writer import MetricWriter, progress
+from recallm_jax.metric_writer import MetricWriter, progress, say
+from recallm_jax.policy_stages import run_policy
 from recallm_jax.preflight import check_records
 from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
@@ -31,13 +32,13 @@ from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import (
     COLD_START,
     GRPO,
+    PPO,
     SFT_STAGES,
     START,
     Stage,
     batches,
     plan_stages,
     policy_label,
-    run_grpo,
     run_sft,
 )
 from recallm_jax.termination import Termination, on_sigterm
@@ -78,7 +79,7 @@ def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
         for stage in stages:
             policy = _run_stage(config, setup, stage, policy, writer, workdir, termination)
             label = policy_label(config, stage, stage.steps)
-            if label in (COLD_START, GRPO):
+            if label in (COLD_START, GRPO, PPO):
                 made_by = f"{stage.name} step {stage.steps}"
                 _evaluate(config, setup, policy, label, made_by, workdir)
 
@@ -92,24 +93,27 @@ def _run_stage(
     workdir: Path,
     termination: Termination,
 ) -> Policy:
-    """Train a stage's policy from `policy`, which for GRPO is also the frozen reference."""
+    """Train a stage's policy from `policy`, which behind the cold start is the reference too."""
     folder = workdir / CHECKPOINTS / stage.name
     with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
-        state, first_step = placed_state(policy, stage, setup), 0
+        state, first_step, drawn = placed_state(policy, stage, setup), 0, 0
         restored = checkpoint.restore_latest(manager, state, set_aside=True)
         if restored is not None:
             state, first_step = restored[0], restored[1]["step"]
+            drawn = restored[1].get("drawn", first_step * stage.batch_size)
         writer.resume(stage.name, first_step)
 
-        def save(step: int, state: LearnerState) -> None:
+        def save(step: int, state: LearnerState, drawn: int) -> None:
             due = step % config.checkpoint.every_steps == 0 or step == stage.steps
             if due or termination.requested:
-                checkpoint.save(manager, step, state, {"stage": stage.name, "step": step})
+                checkpoint.save(
+                    manager, step, state, {"stage": stage.name, "step": step, "drawn": drawn}
+                )
             if termination.requested:
                 checkpoint.finish(manager)
                 termination.stop_if_requested()
 
-        data = batches(config, setup, stage, first_step)
+        data = batches(config, setup, stage, drawn)
         steps = range(first_step, stage.steps)
         loop = {
             "steps": progress(steps, stage.name, total=stage.steps, done=first_step),
@@ -121,7 +125,9 @@ def _run_stage(
             if stage.name in SFT_STAGES:
                 state = run_sft(config, setup, stage, state, **loop)
             else:
-                state = run_grpo(config, setup, stage, state, policy, **loop)
+                state = run_policy(
+                    config, setup, stage, state, policy, drawn=drawn, say=say, **loop
+                )
             checkpoint.finish(manager)
     return state.policy
 

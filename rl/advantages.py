@@ -1,8 +1,11 @@
 """Advantages of group-sampled responses: pure functions over arrays."""
 
+from collections.abc import Callable
+from typing import Literal
+
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 def group_relative(rewards: Float[Array, "B G"], *, epsilon: float = 1e-6) -> Float[Array, "B G"]:
@@ -75,3 +78,43 @@ def generalized(
         step, jnp.zeros_like(delta_t[..., 0]), jnp.moveaxis(delta_t, -1, 0), reverse=True
     )
     return jnp.moveaxis(a_t, 0, -1)
+
+
+def whiten(
+    advantages: Float[Array, "B G T"], mask: Bool[Array, "B G T"], *, epsilon: float = 1e-8
+) -> Float[Array, "B G T"]:
+    """Return (A - mean) / sqrt(variance + epsilon) over all tokens of the batch; 0 outside them.
+
+    Source: "The 37 Implementation Details of PPO" (ICLR blog track 2022), detail 7.
+    """
+    count = jnp.maximum(mask.sum(), 1)
+    mean = jnp.where(mask, advantages, 0.0).sum() / count
+    centred = jnp.where(mask, advantages - mean, 0.0)
+    variance = jnp.square(centred).sum() / count
+    return centred * lax.rsqrt(variance + epsilon)
+
+
+def token_rewards(
+    totals: Float[Array, "B G"],
+    kl: Float[Array, "B G T"],
+    lengths: Int[Array, "B G"],
+    *,
+    coefficient: float,
+) -> Float[Array, "B G T"]:
+    """Return r_t = -coefficient kl_t, and the response's reward on its last token.
+
+    Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (arXiv 1909.08593),
+    equation 2, its penalty dealt out to the tokens as in InstructGPT (arXiv 2203.02155).
+    """
+    places = jnp.arange(kl.shape[-1])[None, None]
+    last = places == lengths[..., None] - 1
+    inside = places < lengths[..., None]
+    return jnp.where(inside, -coefficient * kl, 0.0) + jnp.where(last, totals[..., None], 0.0)
+
+
+Advantage = Literal["group", "centred", "leave_one_out"]
+OF_GROUPS: dict[str, Callable[[Array], Array]] = {
+    "group": group_relative,
+    "centred": mean_centred,
+    "leave_one_out": leave_one_out,
+}

@@ -46,10 +46,14 @@ class Batch:
     """What a policy update reads."""
 
     responses: Responses
-    advantages: Float[AnyArray, "B G"]
+    # One for all tokens of a response (T = 1), or one for each.
+    advantages: Float[AnyArray, "B G #T"]
     # Of the sampler, under the span mask, at the sampling temperature.
     sampler_log_probs: Float[AnyArray, "B G T"]
     # Of the policy before the first update on this batch; None stands for the policy as it is.
     old_log_probs: Float[AnyArray, "B G T"] | None
     # Of the frozen reference; None where the loss has no KL penalty.
     reference_log_probs: Float[AnyArray, "B G T"] | None
+    # Of the critic before the first update on this batch, and what it is to learn; None without it.
+    old_values: Float[AnyArray, "B G T"] | None = None
+    returns: Float[AnyArray, "B G T"] | None = None

@@ -1,4 +1,4 @@
-"""The sharded update steps: supervised fine-tuning and GRPO, over whole groups.
+"""The sharded update steps: supervised fine-tuning, the GRPO family and PPO, over whole groups.
 
 Departures from the paper: the span mask's state machine, budget and forced end are the sampler's
 own in training too (METHOD: one definition); micro-batches hold whole prompts, so that a group's
@@ -20,7 +20,20 @@ from decoding.policy import Policy
 from decoding.span_copy import SpanRules, trace, whole_source
 from decoding.span_scores import TokenScores, log_probs
 from rl.batch import Batch, Responses
-from rl.losses import clipped_surrogate, kl_k3, masked_sum, truncated_importance
+from rl.critic import Critic, values
+from rl.losses import (
+    KL,
+    Aggregation,
+    Ratio,
+    aggregate,
+    clipped_surrogate,
+    clipped_value_loss,
+    loss_denominator,
+    masked_sum,
+    sequence_log_ratio,
+    token_log_ratio,
+    truncated_importance,
+)
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -28,12 +41,17 @@ Metrics = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LearnerState:
-    """What an update changes; or, leaf for leaf, shapes or shardings of it."""
+    """What an update changes; or, leaf for leaf, shapes or shardings of it.
+
+    Attributes:
+      step: an int32 scalar.
+      critic: PPO's; None where there is none.
+    """
 
     policy: Policy
     optimizer_state: optax.OptState
-    # An int32 scalar.
     step: Any
+    critic: Critic | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +71,43 @@ class Scoring:
 
 
 @dataclasses.dataclass(frozen=True)
-class GrpoLoss:
-    """Coefficients of the GRPO loss; static."""
+class PolicyLoss:
+    """Which loss of the policy-gradient family, and its coefficients; static.
+
+    Attributes:
+      ratio: of each token, or GSPO's of the response.
+      aggregation: of the tokens' losses; see `rl.losses.aggregate`.
+      kl_coefficient: of the penalty in the loss; 0 where it stands in the reward, or nowhere.
+      importance_cap: of trainer over sampler.
+      value_coefficient, value_clip: of PPO's value loss.
+    """
 
     clip_low: float
     clip_high: float
     kl_coefficient: float
     importance_cap: float
+    kl_estimator: str = "k3"
+    ratio: Ratio = "token"
+    aggregation: Aggregation = "token"
+    value_coefficient: float = 0.0
+    value_clip: float = 0.0
 
 
-def init_state(policy: Policy, optimizer: optax.GradientTransformation) -> LearnerState:
+def init_state(
+    policy: Policy, optimizer: optax.GradientTransformation, critic: Critic | None = None
+) -> LearnerState:
     """Return the state before the first update."""
-    return LearnerState(policy, optimizer.init(policy), jnp.zeros((), jnp.int32))
+    optimizer_state = optimizer.init(_trained(policy, critic))
+    return LearnerState(policy, optimizer_state, jnp.zeros((), jnp.int32), critic)
+
+
+def _trained(policy: Policy, critic: Critic | None):
+    """Return what the optimiser sees: the policy, or both by name."""
+    return policy if critic is None else {"policy": policy, "critic": critic}
+
+
+def _both(trained) -> tuple[Policy, Critic | None]:
+    return (trained["policy"], trained["critic"]) if isinstance(trained, dict) else (trained, None)
 
 
 def token_mask(responses: Responses) -> Bool[Array, "B G T"]:
@@ -74,10 +117,17 @@ def token_mask(responses: Responses) -> Bool[Array, "B G T"]:
 
 def score_responses(policy: Policy, responses: Responses, scoring: Scoring) -> TokenScores:
     """Return log-probabilities and entropies of the responses' tokens under the span mask."""
+    return _score(policy, _hidden(policy, responses), responses, scoring)
+
+
+def _hidden(policy: Policy, responses: Responses) -> Float[Array, "B G T D"]:
     prompts = responses.prompts
-    source = whole_source(prompts, responses.index, responses.tokens, scoring.rules)
+    return policy.score(prompts.tokens, prompts.lengths, responses.tokens)
+
+
+def _score(policy: Policy, hidden, responses: Responses, scoring: Scoring) -> TokenScores:
+    source = whole_source(responses.prompts, responses.index, responses.tokens, scoring.rules)
     states = trace(responses.tokens, source, scoring.rules, scoring.budget)
-    hidden = policy.score(prompts.tokens, prompts.lengths, responses.tokens)
     return log_probs(
         policy,
         hidden,
@@ -115,6 +165,22 @@ def score_in_parts(
     return scores.swapaxes(0, 1).reshape(responses.tokens.shape)
 
 
+@functools.partial(jax.jit, static_argnames=("scoring", "num_parts"))
+def score_and_value_in_parts(
+    policy: Policy, critic: Critic, responses: Responses, scoring: Scoring, num_parts: int
+) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
+    """Return log-probabilities and values without gradient, a few prompts at a time."""
+    parts, join = split_prompts(responses, num_parts)
+
+    def both(part):
+        some = join(part)
+        hidden = _hidden(policy, some)
+        return _score(policy, hidden, some, scoring).log_probs, values(critic, hidden, some)
+
+    scored = lax.map(both, parts)
+    return tuple(x.swapaxes(0, 1).reshape(responses.tokens.shape) for x in scored)
+
+
 def _sft_loss(policy: Policy, responses: Responses, num_tokens, scoring: Scoring):
     scores = score_responses(policy, responses, scoring)
     mask = token_mask(responses)
@@ -122,8 +188,10 @@ def _sft_loss(policy: Policy, responses: Responses, num_tokens, scoring: Scoring
     return loss, {"loss": loss, "entropy": masked_sum(scores.entropy, mask) / num_tokens}
 
 
-def _grpo_loss(policy: Policy, batch: Batch, num_tokens, scoring: Scoring, loss: GrpoLoss):
-    scores = score_responses(policy, batch.responses, scoring)
+def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: PolicyLoss):
+    policy, critic = _both(trained)
+    hidden = _hidden(policy, batch.responses)
+    scores = _score(policy, hidden, batch.responses, scoring)
     mask = token_mask(batch.responses)
     # Outside the mask the values mean nothing and may be infinite; their gradients must not be.
     new = jnp.where(mask, scores.log_probs, 0.0)
@@ -132,21 +200,30 @@ def _grpo_loss(policy: Policy, batch: Batch, num_tokens, scoring: Scoring, loss:
         for x in (batch.old_log_probs, batch.reference_log_probs)
     )
     sampler = jnp.where(mask, batch.sampler_log_probs, 0.0)
+    if loss.ratio == "sequence":
+        log_ratio = sequence_log_ratio(new, old, mask)
+    else:
+        log_ratio = token_log_ratio(new, old)
     surrogate = clipped_surrogate(
-        new, old, batch.advantages, clip_low=loss.clip_low, clip_high=loss.clip_high
+        log_ratio, batch.advantages, clip_low=loss.clip_low, clip_high=loss.clip_high
     )
     weights = truncated_importance(old, sampler, cap=loss.importance_cap)
-    kl = kl_k3(new, reference)
-    ratio = jnp.exp(new - old)
+    kl = KL[loss.kl_estimator](new, reference)
+    ratio = jnp.exp(log_ratio)
     outside = (ratio < 1 - loss.clip_low) | (ratio > 1 + loss.clip_high)
+    denominator, num_tokens = denominators
+
+    def total_of(values):
+        return aggregate(values, mask, denominator, loss.aggregation)
 
     def mean(values):
         return masked_sum(values, mask) / num_tokens
 
-    policy_loss = mean(weights * surrogate)
-    total = policy_loss + loss.kl_coefficient * mean(kl)
-    return total, {
-        "loss": total,
+    policy_loss = total_of(weights * surrogate)
+    total = policy_loss
+    if loss.kl_coefficient:
+        total += loss.kl_coefficient * total_of(kl)
+    metrics = {
         "policy_loss": policy_loss,
         "kl": mean(kl),
         "entropy": mean(scores.entropy),
@@ -154,30 +231,38 @@ def _grpo_loss(policy: Policy, batch: Batch, num_tokens, scoring: Scoring, loss:
         "importance_weight": mean(weights),
         "sampler_log_prob_error": mean(jnp.abs(old - sampler)),
     }
+    if critic is not None:
+        found = values(critic, hidden, batch.responses)
+        old_values, returns = (jnp.where(mask, x, 0.0) for x in (batch.old_values, batch.returns))
+        value_loss = mean(clipped_value_loss(found, old_values, returns, clip=loss.value_clip))
+        total += loss.value_coefficient * value_loss
+        metrics |= {"value_loss": value_loss, "value": mean(found), "return": mean(returns)}
+    return total, {"loss": total, **metrics}
 
 
-def _accumulate(loss_fn: Callable, policy: Policy, parts) -> tuple[Policy, Metrics]:
+def _accumulate(loss_fn: Callable, trained, parts) -> tuple[Any, Metrics]:
     """Sum gradients and metrics over micro-batches; the losses share one denominator."""
     gradient_fn = jax.grad(loss_fn, has_aux=True)
     first = [x[0] for x in parts]
     if parts[0].shape[0] == 1:
-        return gradient_fn(policy, first)
+        return gradient_fn(trained, first)
 
     def add(total, part):
-        return jax.tree.map(jnp.add, total, gradient_fn(policy, part)), None
+        return jax.tree.map(jnp.add, total, gradient_fn(trained, part)), None
 
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient_fn, policy, first)
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient_fn, trained, first)
     )
     return lax.scan(add, zeros, parts)[0]
 
 
 def _apply(
-    state: LearnerState, gradient: Policy, optimizer: optax.GradientTransformation
+    state: LearnerState, gradient: Any, optimizer: optax.GradientTransformation
 ) -> LearnerState:
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.policy)
-    policy = optax.apply_updates(state.policy, updates)
-    return LearnerState(policy, optimizer_state, state.step + 1)
+    trained = _trained(state.policy, state.critic)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, trained)
+    policy, critic = _both(optax.apply_updates(trained, updates))
+    return LearnerState(policy, optimizer_state, state.step + 1, critic)
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer", "scoring", "num_parts"), donate_argnums=0)
@@ -212,30 +297,32 @@ def sft_update(
 @functools.partial(
     jax.jit, static_argnames=("optimizer", "scoring", "loss", "num_parts"), donate_argnums=0
 )
-def grpo_update(
+def policy_update(
     state: LearnerState,
     batch: Batch,
     *,
     optimizer: optax.GradientTransformation,
     scoring: Scoring,
-    loss: GrpoLoss,
+    loss: PolicyLoss,
     num_parts: int,
 ) -> tuple[LearnerState, Metrics]:
-    """Take one GRPO step on a batch of whole groups.
+    """Take one policy-gradient step on a batch of whole groups.
 
-    Loss: token mean over the batch of the clipped surrogate, weighted by the truncated importance
-    of trainer over sampler, plus the KL penalty (arXiv 2604.09494, section 4.2).
+    Loss: the clipped surrogate, weighted by the truncated importance of trainer over sampler, plus
+    the KL penalty (arXiv 2604.09494, section 4.2); with a critic its value loss too.
 
     Args:
       num_parts: micro-batches of whole prompts; divides the number of prompts.
     """
-    num_tokens = token_mask(batch.responses).sum()
+    mask = token_mask(batch.responses)
+    denominator = loss_denominator(mask, loss.aggregation, max_tokens=scoring.budget)
+    denominators = denominator, jnp.maximum(mask.sum(), 1)
 
     parts, join = split_prompts(batch, num_parts)
 
-    def loss_fn(policy, part):
-        return _grpo_loss(policy, join(part), num_tokens, scoring, loss)
+    def loss_fn(trained, part):
+        return _policy_loss(trained, join(part), denominators, scoring, loss)
 
-    gradient, metrics = _accumulate(loss_fn, state.policy, parts)
+    gradient, metrics = _accumulate(loss_fn, _trained(state.policy, state.critic), parts)
     metrics["grad_norm"] = optax.tree.norm(gradient)
     return _apply(state, gradient, optimizer), metrics

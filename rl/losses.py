@@ -4,6 +4,7 @@ All of them take log-probabilities in nats under the span mask, [B, G, T], and a
 that count.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -11,25 +12,65 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Num
 
 Aggregation = Literal["token", "sequence", "constant"]
+Ratio = Literal["token", "sequence"]
+
+
+def token_log_ratio(
+    log_probs: Float[Array, "B G T"], old_log_probs: Float[Array, "B G T"]
+) -> Float[Array, "B G T"]:
+    """Return log rho_t = log pi - log pi_old of every token (PPO, arXiv 1707.06347, section 3)."""
+    return log_probs - old_log_probs
+
+
+def sequence_log_ratio(
+    log_probs: Float[Array, "B G T"],
+    old_log_probs: Float[Array, "B G T"],
+    mask: Bool[Array, "B G T"],
+) -> Float[Array, "B G T"]:
+    """Return GSPO's log s = mean over the response of log pi - log pi_old, the same for its tokens.
+
+    Source: GSPO (arXiv 2507.18071), equation 7.
+    """
+    difference = jnp.where(mask, log_probs - old_log_probs, 0.0)
+    length = jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)
+    return jnp.broadcast_to(difference.sum(axis=-1, keepdims=True) / length, mask.shape)
 
 
 def clipped_surrogate(
-    log_probs: Float[Array, "B G T"],
-    old_log_probs: Float[Array, "B G T"],
-    advantages: Float[Array, "B G"],
+    log_ratio: Float[Array, "B G T"],
+    advantages: Float[Array, "B G #T"],
     *,
     clip_low: float,
     clip_high: float,
 ) -> Float[Array, "B G T"]:
     """PPO's loss per token: -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A).
 
-    rho = exp(log pi - log pi_old). To be minimised.
+    To be minimised.
+
+    Args:
+      advantages: of each token, or one for all of a response.
 
     Source: PPO (arXiv 1707.06347), equation 7; separate bounds from DAPO (arXiv 2503.14476).
     """
-    ratio = jnp.exp(log_probs - old_log_probs)
+    ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
-    return -jnp.minimum(ratio * advantages[..., None], clipped * advantages[..., None])
+    return -jnp.minimum(ratio * advantages, clipped * advantages)
+
+
+def clipped_value_loss(
+    v_t: Float[Array, "B G T"],
+    old_v_t: Float[Array, "B G T"],
+    returns: Float[Array, "B G T"],
+    *,
+    clip: float,
+) -> Float[Array, "B G T"]:
+    """Return max((v - R)^2, (old + clip(v - old, -clip, clip) - R)^2) / 2 per token.
+
+    Source: the released code of PPO (github.com/openai/baselines, ppo2); "The 37 Implementation
+    Details of PPO" (ICLR blog track 2022), detail 9.
+    """
+    near = old_v_t + jnp.clip(v_t - old_v_t, -clip, clip)
+    return jnp.maximum(jnp.square(v_t - returns), jnp.square(near - returns)) / 2
 
 
 def kl_k1(
@@ -68,6 +109,9 @@ def kl_k3(
     """
     difference = reference_log_probs - log_probs
     return jnp.expm1(difference) - difference
+
+
+KL: dict[str, Callable[..., Array]] = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 def truncated_importance(

@@ -19,6 +19,7 @@ from decoding.suffix_index import SuffixIndex
 from rl.batch import PromptText, Responses
 from rl.rewards.categories import RewardSettings
 from rl.rewards.composite import Completion, Reward, overlong_factor, score
+from rl.rewards.guarded import guarded
 
 Detokenize = Callable[[Sequence[int]], str]
 
@@ -121,6 +122,22 @@ def read_completion(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class GroupRewards:
+    """What the responses of a rollout are worth.
+
+    Attributes:
+      totals: rewards in [0, 1], shaped for length.
+      rewards: their components, all 0 where there is no reward.
+      problems: which responses have no reward, and why: they count as the mean of their group's
+        others, so that nothing is learned from them.
+    """
+
+    totals: Float[np.ndarray, "B G"]
+    rewards: list[list[Reward]]
+    problems: list[str]
+
+
 def reward_groups(
     rollout: Rollout,
     texts: Sequence[PromptText],
@@ -128,28 +145,32 @@ def reward_groups(
     *,
     max_new_tokens: int,
     overlong_buffer: int,
-) -> tuple[Float[np.ndarray, "B G"], list[list[Reward]]]:
-    """Return the rewards of all responses, shaped for length, and their components.
+) -> GroupRewards:
+    """Return the rewards of all responses; one that fails spoils no other.
 
     Raises:
-      ValueError: a reward is not a number in [0, 1]; names the example.
+      ValueError: no response has a reward; names the first problem.
     """
-    rewards = [
-        [score(completion, text.ground_truth, settings) for completion in group]
-        for text, group in zip(texts, rollout.completions, strict=True)
-    ]
-    totals = np.array(
-        [
-            [
-                reward.total
-                * overlong_factor(completion.num_tokens, max_new_tokens, overlong_buffer)
-                for reward, completion in zip(row, group, strict=True)
-            ]
-            for row, group in zip(rewards, rollout.completions, strict=True)
-        ],
-        np.float32,
-    )
-    for text, row in zip(texts, totals, strict=True):
-        if not (np.isfinite(row).all() and (row >= 0).all() and (row <= 1).all()):
-            raise ValueError(f"rewards {row.tolist()} of {text.example_id} leave [0, 1]")
-    return totals, rewards
+    rewards: list[list[Reward]] = []
+    problems: list[str] = []
+    totals = np.full([len(texts), len(rollout.completions[0])], np.nan, np.float32)
+    for row, text, group in zip(totals, texts, rollout.completions, strict=True):
+        rewards.append([])
+        for place, completion in enumerate(group):
+            found = guarded(score, completion, text.ground_truth, settings)
+            if isinstance(found, str):
+                problems.append(f"{text.example_id}, response {place}: {found}")
+                found = NO_REWARD
+            else:
+                row[place] = found.total * overlong_factor(
+                    completion.num_tokens, max_new_tokens, overlong_buffer
+                )
+            rewards[-1].append(found)
+        known = row[~np.isnan(row)]
+        row[np.isnan(row)] = known.mean() if len(known) else 0.0
+    if len(problems) == totals.size:
+        raise ValueError(f"no response of the batch has a reward; the first: {problems[0]}")
+    return GroupRewards(totals, rewards, problems)
+
+
+NO_REWARD = Reward(**{field.name: 0.0 for field in dataclasses.fields(Reward)})

@@ -11,11 +11,12 @@ from recallm_jax import stages
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import train_records
+from recallm_jax.policy_stages import rollout_metrics
 from recallm_jax.restore_policy import placed_state
 from recallm_jax.setup_policy import set_up
-from recallm_jax.stages import batches, plan_stages, policy_label, rollout_metrics
+from recallm_jax.stages import batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
-from rl.rollout import Rollout
+from rl.rollout import GroupRewards, Rollout
 
 CONFIG = [
     "--config=configs/quickstart.py:tiny",
@@ -60,7 +61,9 @@ def test_no_two_stages_use_the_same_record(config, setup):
 def test_a_resumed_stage_reads_what_it_would_have_read(config, setup):
     for stage in plan_stages(config, setup):
         whole = [ids(records) for records in islice(batches(config, setup, stage, 0), 3)]
-        resumed = [ids(records) for records in islice(batches(config, setup, stage, 1), 2)]
+        resumed = [
+            ids(records) for records in islice(batches(config, setup, stage, stage.batch_size), 2)
+        ]
         assert resumed == whole[1:]
 
 
@@ -95,7 +98,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(config, setup
             stage,
             placed_state(setup.policy, stage, setup),
             steps=range(1, 2),
-            data=batches(config, setup, stage, 1),
+            data=batches(config, setup, stage, stage.batch_size),
             write=lambda *arguments: done.append(arguments),
             save=lambda *arguments: done.append(arguments),
         )
@@ -124,10 +127,13 @@ def test_the_metrics_of_a_step_by_hand():
     # Nothing but its completions is read.
     rollout = object.__new__(Rollout)
     object.__setattr__(rollout, "completions", groups)
-    assert rollout_metrics(rollout, totals, rewards) == pytest.approx(
+    scored = GroupRewards(totals, rewards, problems=["example/3, response 0: it raised"])
+    assert rollout_metrics([(rollout, scored)]) == pytest.approx(
         {
             "reward": 0.55,
             "groups_with_spread": 0.5,
+            "draws": 1.0,
+            "without_reward": 1.0,
             "exact_match": 0.25,
             "response_tokens": 20.0,
             "finished": 0.75,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from decoding.sampling import Sampling, row_keys
-from recallm_jax import checkpoint, evaluate, generate, stages, train
+from recallm_jax import checkpoint, evaluate, generate, policy_stages, stages, train
 from recallm_jax.config import load_config
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import prompts_and_texts, train_records
@@ -22,7 +22,7 @@ from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import plan_stages
 from rl.batch import Batch
-from rl.learner import GrpoLoss, Scoring, grpo_update, score_in_parts
+from rl.learner import PolicyLoss, Scoring, policy_update, score_in_parts
 from rl.rollout import sample_groups
 
 # TensorBoard's writer and Orbax warn about their own insides.
@@ -43,17 +43,17 @@ LARGE_EPSILON = "--config.optimizer.eps=1e-2"
 @pytest.fixture(scope="module", autouse=True)
 def reward_with_spread():
     """Reward what a random model can do: GRPO learns nothing from responses that all get 0."""
-    reward_groups = stages.reward_groups
+    reward_groups = policy_stages.reward_groups
 
     def share_of_even_tokens(rollout, *arguments, **options):
-        _, rewards = reward_groups(rollout, *arguments, **options)
+        found = reward_groups(rollout, *arguments, **options)
         tokens = np.asarray(rollout.responses.tokens)
         real = np.arange(tokens.shape[-1]) < np.asarray(rollout.responses.lengths)[..., None]
         totals = (real & (tokens % 2 == 0)).sum(axis=-1) / real.sum(axis=-1)
-        return totals.astype(np.float32), rewards
+        return dataclasses.replace(found, totals=totals.astype(np.float32))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "reward_groups", share_of_even_tokens)
+        patch.setattr(policy_stages, "reward_groups", share_of_even_tokens)
         yield
 
 
@@ -348,18 +348,18 @@ def grpo_step(config, setup):
     advantages = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     batch = Batch(
         responses=rollout.responses,
-        advantages=setup.place(advantages),
+        advantages=setup.place(advantages)[..., None],
         sampler_log_probs=rollout.sampler_log_probs,
         old_log_probs=None,
         reference_log_probs=reference,
     )
     stage = plan_stages(config, setup)[2]
-    state, metrics = grpo_update(
+    state, metrics = policy_update(
         placed_state(setup.policy, stage, setup),
         batch,
         optimizer=stage.optimizer,
         scoring=scoring,
-        loss=GrpoLoss(0.2, 0.2, 0.001, 2.0),
+        loss=PolicyLoss(0.2, 0.2, 0.001, 2.0),
         num_parts=2,
     )
     arrays = (rollout.responses, rollout.sampler_log_probs, scored, metrics, state.policy)
@@ -400,7 +400,7 @@ def sft_step(config, setup):
         steps=range(1),
         data=stages.batches(config, setup, stage, 0),
         write=lambda step, metrics: written.append(metrics),
-        save=lambda step, state: None,
+        save=lambda *arguments: None,
     )
     return written[0], jax.device_get(state.policy)
 

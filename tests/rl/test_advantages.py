@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rl.advantages import generalized, group_relative, leave_one_out, mean_centred
+from rl.advantages import (
+    generalized,
+    group_relative,
+    leave_one_out,
+    mean_centred,
+    token_rewards,
+    whiten,
+)
 
 REWARDS = jnp.array([[0.0, 0.5, 1.0, 0.5], [0.3, 0.3, 0.3, 0.3]])
 
@@ -101,3 +108,21 @@ def test_generalized_has_finite_gradients_beside_nan_padding():
         return generalized(R_T, values, MASK, discount=0.9, trace_decay=0.8).sum()
 
     assert np.isfinite(jax.grad(total)(V_T)).all()
+
+
+def test_rewards_of_tokens_by_hand():
+    kl = jnp.array([[[0.5, -0.25, 9.0], [1.0, 1.0, 2.0]]])
+    found = token_rewards(jnp.array([[0.8, 0.3]]), kl, jnp.array([[2, 3]]), coefficient=0.1)
+    # The penalty lowers the reward of what the reference finds unlikely.
+    np.testing.assert_allclose(found, [[[-0.05, 0.825, 0.0], [-0.1, -0.1, 0.1]]], atol=1e-6)
+
+
+def test_whitened_advantages_by_hand():
+    advantages = jnp.array([[[1.0, 3.0, 100.0], [5.0, 7.0, np.nan]]])
+    mask = jnp.array([[[True, True, False], [True, True, False]]])
+    # Mean 4, variance 5; what is no token of a response has no part, and gets 0.
+    spread = np.sqrt(5.0)
+    expected = [[[-3 / spread, -1 / spread, 0.0], [1 / spread, 3 / spread, 0.0]]]
+    np.testing.assert_allclose(whiten(advantages, mask), expected, rtol=1e-5)
+    # Equal advantages are no direction.
+    assert (np.asarray(whiten(jnp.full((1, 2, 3), 0.1), jnp.ones((1, 2, 3), bool))) == 0).all()

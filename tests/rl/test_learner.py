@@ -12,14 +12,23 @@ from decoding.prompts import Prompts
 from decoding.span_copy import SpanRules
 from decoding.suffix_index import build_index
 from rl.batch import Batch, Responses
-from rl.learner import GrpoLoss, Scoring, grpo_update, init_state, score_in_parts, sft_update
+from rl.critic import init_critic
+from rl.learner import (
+    PolicyLoss,
+    Scoring,
+    init_state,
+    policy_update,
+    score_and_value_in_parts,
+    score_in_parts,
+    sft_update,
+)
 from tests.oracles.toy_policy import random_toy_policy
 
 VOCAB, START, END = 12, 10, 11
 RULES = SpanRules(start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END))
 BUDGET = 6
 SCORING = Scoring(rules=RULES, budget=BUDGET, temperature=1.0, chunk=4)
-LOSS = GrpoLoss(clip_low=0.2, clip_high=0.2, kl_coefficient=0.0, importance_cap=2.0)
+LOSS = PolicyLoss(clip_low=0.2, clip_high=0.2, kl_coefficient=0.0, importance_cap=2.0)
 OPTIMIZER = optax.sgd(0.5)
 NUM_PROMPTS, GROUP = 4, 2
 
@@ -52,7 +61,7 @@ def batch_of(policy, responses: Responses, advantages) -> Batch:
     scores = score_in_parts(policy, responses, scoring=SCORING, num_parts=1)
     return Batch(
         responses=responses,
-        advantages=jnp.asarray(advantages, jnp.float32),
+        advantages=jnp.asarray(advantages, jnp.float32)[..., None],
         sampler_log_probs=scores,
         old_log_probs=None,
         reference_log_probs=scores,
@@ -116,7 +125,7 @@ def test_prompts_without_a_demonstration_weigh_nothing(responses):
 def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, responses):
     before = expected_log_probs(state.policy, responses)
     batch = batch_of(state.policy, responses, [[1.0, -1.0]] * NUM_PROMPTS)
-    new, metrics = grpo_update(
+    new, metrics = policy_update(
         state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
     )
     change = np.where(real_tokens(responses), expected_log_probs(new.policy, responses) - before, 0)
@@ -129,16 +138,27 @@ def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, respo
 
 
 @pytest.mark.parametrize("num_parts", [2, 4])
-def test_micro_batches_sum_to_the_whole_batch(responses, num_parts):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ratio": "sequence", "aggregation": "sequence"},
+        {"aggregation": "constant", "kl_coefficient": 0.5, "kl_estimator": "k2"},
+    ],
+    ids=["token", "sequence", "constant"],
+)
+def test_micro_batches_sum_to_the_whole_batch(responses, num_parts, changes):
+    loss = dataclasses.replace(LOSS, **changes)
+
     def update(parts):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
         advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP))
-        return grpo_update(
+        return policy_update(
             state,
             batch_of(state.policy, responses, advantages),
             optimizer=OPTIMIZER,
             scoring=SCORING,
-            loss=LOSS,
+            loss=loss,
             num_parts=parts,
         )
 
@@ -151,7 +171,7 @@ def test_what_follows_a_response_changes_nothing(responses):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
         changed = dataclasses.replace(responses, tokens=tokens)
         batch = batch_of(state.policy, changed, [[1.0, -1.0]] * NUM_PROMPTS)
-        return grpo_update(
+        return policy_update(
             state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
         )[0].policy.table
 
@@ -159,3 +179,105 @@ def test_what_follows_a_response_changes_nothing(responses):
     # The end token is forbidden there, with a log-probability of -inf.
     spoilt = jnp.where(padding, END, responses.tokens)
     np.testing.assert_array_equal(update(spoilt), update(jnp.where(padding, 0, responses.tokens)))
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+def test_the_first_update_of_a_batch_weighs_tokens_as_its_aggregation_says(responses, aggregation):
+    """At a ratio of 1 the surrogate of a token is minus its advantage."""
+    state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
+    advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP))
+    lengths = np.asarray(responses.lengths)
+    weights = {
+        "token": lengths / lengths.sum(),
+        "sequence": np.full(lengths.shape, 1 / lengths.size),
+        "constant": lengths / (lengths.size * BUDGET),
+    }
+    loss = dataclasses.replace(LOSS, aggregation=aggregation)
+    batch = batch_of(state.policy, responses, advantages)
+    _, metrics = policy_update(
+        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=2
+    )
+    expected = -(weights[aggregation] * advantages).sum()
+    assert metrics["policy_loss"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("estimator", ["k2", "k3"])
+def test_the_penalty_in_the_loss_pulls_to_the_reference(responses, estimator):
+    state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
+    # Near by: far apart k3, an exponential, has no useful slope.
+    other = jax.tree.map(lambda x, y: 0.9 * x + 0.1 * y, state.policy, random_toy_policy(1, VOCAB))
+    reference = score_in_parts(other, responses, scoring=SCORING, num_parts=1)
+    batch = batch_of(state.policy, responses, np.zeros((NUM_PROMPTS, GROUP)))
+    batch = dataclasses.replace(batch, reference_log_probs=reference)
+    loss = dataclasses.replace(LOSS, kl_coefficient=1.0, kl_estimator=estimator)
+    distances = []
+    for _ in range(3):
+        state, metrics = policy_update(
+            state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=1
+        )
+        distances.append(float(metrics["kl"]))
+    assert distances[0] > distances[1] > distances[2] > 0
+
+
+def critic_state(trunk=None):
+    policy = random_toy_policy(0, VOCAB)
+    return init_state(policy, OPTIMIZER_OF_BOTH, init_critic(VOCAB + 2, trunk))
+
+
+OPTIMIZER_OF_BOTH = optax.partition(
+    {"policy": optax.sgd(0.5), "critic": optax.sgd(0.05)}, {"policy": "policy", "critic": "critic"}
+)
+PPO_LOSS = dataclasses.replace(LOSS, value_coefficient=1.0, value_clip=10.0)
+
+
+def ppo_batch(state, responses, advantages, returns):
+    log_probs, values = score_and_value_in_parts(
+        state.policy, state.critic, responses, scoring=SCORING, num_parts=2
+    )
+    return Batch(
+        responses=responses,
+        advantages=jnp.asarray(advantages, jnp.float32),
+        sampler_log_probs=log_probs,
+        old_log_probs=log_probs,
+        reference_log_probs=None,
+        old_values=values,
+        returns=jnp.asarray(returns, jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("own_trunk", [False, True])
+def test_a_critic_learns_the_returns_and_leaves_the_policy(responses, own_trunk):
+    trunk = random_toy_policy(3, VOCAB) if own_trunk else None
+    state = critic_state(trunk)
+    before = np.asarray(state.policy.table)
+    real = real_tokens(responses)
+    # What stands behind a response must not be learned.
+    returns = np.where(real, 0.7, np.nan)
+    zeros = np.zeros(real.shape)
+    errors = []
+    for _ in range(60):
+        batch = ppo_batch(state, responses, zeros, returns)
+        errors.append(np.abs(np.asarray(batch.old_values)[real] - 0.7).mean())
+        state, metrics = policy_update(
+            state, batch, optimizer=OPTIMIZER_OF_BOTH, scoring=SCORING, loss=PPO_LOSS, num_parts=2
+        )
+    assert errors[0] == pytest.approx(0.7)
+    assert errors[-1] < 0.2 * errors[0]
+    assert metrics["return"] == pytest.approx(0.7)
+    np.testing.assert_array_equal(state.policy.table, before)
+
+
+def test_ppo_raises_the_tokens_of_high_advantage(responses):
+    state = critic_state()
+    before = expected_log_probs(state.policy, responses)
+    real = real_tokens(responses)
+    advantages = np.where(np.arange(BUDGET) % 2 == 0, 1.0, -1.0) * real
+    batch = ppo_batch(state, responses, advantages, np.zeros(real.shape))
+    state, metrics = policy_update(
+        state, batch, optimizer=OPTIMIZER_OF_BOTH, scoring=SCORING, loss=PPO_LOSS, num_parts=2
+    )
+    change = expected_log_probs(state.policy, responses) - before
+    assert change[real & (advantages > 0)].mean() > 0.01
+    assert change[real & (advantages < 0)].mean() < -0.01
+    assert metrics["policy_loss"] == pytest.approx(-advantages.sum() / real.sum(), abs=1e-5)

@@ -6,11 +6,14 @@ import pytest
 from rl.losses import (
     aggregate,
     clipped_surrogate,
+    clipped_value_loss,
     kl_k1,
     kl_k2,
     kl_k3,
     loss_denominator,
     masked_sum,
+    sequence_log_ratio,
+    token_log_ratio,
     truncated_importance,
 )
 
@@ -21,9 +24,8 @@ def surrogate(ratio, advantage):
     """Return the loss of one token with this ratio, and its gradient by the log-probability."""
 
     def loss(log_prob):
-        return clipped_surrogate(
-            log_prob.reshape(1, 1, 1), jnp.zeros((1, 1, 1)), jnp.full((1, 1), advantage), **CLIP
-        )[0, 0, 0]
+        log_ratio = token_log_ratio(log_prob.reshape(1, 1, 1), jnp.zeros((1, 1, 1)))
+        return clipped_surrogate(log_ratio, jnp.full((1, 1, 1), advantage), **CLIP)[0, 0, 0]
 
     return jax.value_and_grad(loss)(jnp.log(jnp.asarray(ratio, jnp.float32)))
 
@@ -58,7 +60,8 @@ def test_a_gradient_step_raises_good_tokens_and_lowers_bad_ones():
 
     def loss(logits):
         log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], -1)[..., 0]
-        return clipped_surrogate(log_probs, old, jnp.array([[1.0, -1.0]]), **CLIP).sum()
+        advantages = jnp.array([[[1.0], [-1.0]]])
+        return clipped_surrogate(token_log_ratio(log_probs, old), advantages, **CLIP).sum()
 
     step = -jax.grad(loss)(logits)
     assert step[0, 0, 0, 0] > 0 > step[0, 0, 0, 1]
@@ -195,3 +198,69 @@ def test_masked_sum_reads_nothing_outside_the_mask():
     gradient = jax.grad(lambda values: masked_sum(values, MASK))(VALUES)
     assert masked_sum(VALUES, MASK) == 16.0
     np.testing.assert_array_equal(gradient, MASK.astype(jnp.float32))
+
+
+def test_tokens_may_have_advantages_of_their_own():
+    log_ratio = jnp.log(jnp.array([[[1.1, 1.1, 0.5]]]))
+    losses = clipped_surrogate(log_ratio, jnp.array([[[1.0, -2.0, 3.0]]]), **CLIP)
+    np.testing.assert_allclose(losses, [[[-1.1, 2.2, -1.5]]], rtol=1e-6)
+
+
+def test_the_ratio_of_a_sequence_by_hand():
+    new = jnp.log(jnp.array([[[0.5, 0.2, 0.9], [0.3, 0.3, 0.3]]]))
+    old = jnp.log(jnp.array([[[0.25, 0.4, 0.1], [0.1, 0.3, 0.3]]]))
+    mask = jnp.array([[[True, True, False], [True, False, False]]])
+    # sqrt(2 * 1/2) = 1, and 3; what stands behind a response has no part in it.
+    ratios = jnp.exp(sequence_log_ratio(new, old, mask))
+    np.testing.assert_allclose(ratios, [[[1.0] * 3, [3.0] * 3]], rtol=1e-5)
+
+
+def test_gspo_is_its_published_formula():
+    """Equations 5 to 7 of arXiv 2507.18071, in NumPy, and its gradient by differences."""
+    rng = np.random.default_rng(0)
+    new, old = rng.normal(-2.0, 0.02, (2, 3, 4)), rng.normal(-2.0, 0.02, (2, 3, 4))
+    lengths, advantages = rng.integers(1, 5, (2, 3)), rng.normal(size=(2, 3))
+    mask = np.arange(4) < lengths[..., None]
+    bounds = {"clip_low": 0.003, "clip_high": 0.004}
+
+    def published(new):
+        s = np.exp(((new - old) * mask).sum(-1) / lengths)
+        clipped = np.clip(s, 1 - 0.003, 1 + 0.004)
+        return -np.minimum(s * advantages, clipped * advantages).mean()
+
+    def ours(new):
+        log_ratio = sequence_log_ratio(new, jnp.asarray(old), jnp.asarray(mask))
+        losses = clipped_surrogate(log_ratio, jnp.asarray(advantages)[..., None], **bounds)
+        count = loss_denominator(jnp.asarray(mask), "sequence", max_tokens=4)
+        return aggregate(losses, jnp.asarray(mask), count, "sequence")
+
+    with jax.enable_x64():
+        value, gradient = jax.value_and_grad(ours)(jnp.asarray(new))
+        assert value == pytest.approx(published(new), rel=1e-6)
+        for place in np.ndindex(new.shape):
+            step = np.zeros_like(new)
+            step[place] = 1e-6
+            slope = (published(new + step) - published(new - step)) / 2e-6
+            assert gradient[place] == pytest.approx(slope, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "target", "loss", "gradient"),
+    [
+        # Within the clip it is half the squared error, and pulls the value to its target.
+        (0.1, 0.0, 1.0, 0.405, -0.9),
+        (0.3, 0.4, 0.0, 0.045, 0.3),
+        # Past the clip on the way to the target: the clipped value's error is the larger; no pull.
+        (0.6, 0.0, 1.0, 0.32, 0.0),
+        (-0.6, 0.0, -1.0, 0.32, 0.0),
+        # Past it on the way from the target: its own error is the larger, and it is pulled back.
+        (-0.6, 0.0, 1.0, 1.28, -1.6),
+    ],
+)
+def test_the_value_loss_by_hand(value, old, target, loss, gradient):
+    def of(value):
+        return clipped_value_loss(value * one(1.0), one(old), one(target), clip=0.2)[0, 0, 0]
+
+    found, slope = jax.value_and_grad(of)(jnp.float32(value))
+    assert found == pytest.approx(loss, rel=1e-5)
+    assert slope == pytest.approx(gradient, abs=1e-6)

@@ -1,7 +1,10 @@
 """Rollouts of a policy whose every choice, probability and reward one computes by hand."""
 
 import dataclasses
+import itertools
 import math
+import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from decoding.span_copy import SpanRules
 from decoding.spans import CopiedSpan
 from rl import rollout
 from rl.batch import PromptText
+from rl.rewards import guarded
 from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion
 from rl.rollout import Rollout, reward_groups, sample_groups
@@ -118,7 +122,9 @@ OPTIONS = {"settings": SETTINGS["train"], "max_new_tokens": NEW}
 
 
 def test_rewards_of_groups_by_hand(sampled):
-    totals, rewards = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+    found = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+    totals, rewards = found.totals, found.rewards
+    assert found.problems == []
     # Well formed is 0.2. Of answer and recall one alone gives 0.4 / 2 and 0.4 (sqrt(1.01 * 0.01)
     # - 0.01) more. The second prompt's answer is another than the one that was given.
     one = 0.2 + 0.2 + 0.4 * (math.sqrt(1.01 * 0.01) - 0.01)
@@ -129,25 +135,67 @@ def test_rewards_of_groups_by_hand(sampled):
 
 
 def test_long_responses_lose_reward_but_keep_their_components(sampled):
-    plain, rewards = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
-    totals, shaped = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=4)
+    plain = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+    shaped = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=4)
     # 7 tokens of 10 leave 3 of the buffer's 4; 3 tokens leave all of it.
-    np.testing.assert_allclose(totals, plain * np.array([[0.75, 1.0, 0.0]]), atol=1e-6)
-    assert shaped == rewards
+    expected = plain.totals * np.array([[0.75, 1.0, 0.0]])
+    np.testing.assert_allclose(shaped.totals, expected, atol=1e-6)
+    assert shaped.rewards == plain.rewards
 
 
-@pytest.mark.parametrize("total", [math.nan, -0.1, 1.1])
-def test_a_reward_outside_its_range_names_its_example(sampled, monkeypatch, total):
+def spoil(monkeypatch, spoilt, *, only=None):
+    """Have `spoilt` make all rewards, or that of response `only` of the second prompt."""
     score = rollout.score
+    calls = itertools.count()
 
-    def spoilt(completion, truth, settings):
+    def changed(completion, truth, settings):
         reward = score(completion, truth, settings)
-        return (
-            dataclasses.replace(reward, total=total) if truth == TEXTS[1].ground_truth else reward
-        )
+        if only is None or next(calls) == 3 + only:
+            return spoilt(reward)
+        return reward
 
-    monkeypatch.setattr(rollout, "score", spoilt)
-    with pytest.raises(ValueError, match=r"of example/1 leave \[0, 1\]"):
+    monkeypatch.setattr(rollout, "score", changed)
+
+
+def never_returns(reward):
+    while True:
+        time.sleep(0.01)
+
+
+def raises(reward):
+    raise RuntimeError("no such table\nsecond line")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        (lambda reward: dataclasses.replace(reward, total=math.nan), "a reward of nan is not in"),
+        (
+            lambda reward: dataclasses.replace(reward, total=-0.1),
+            "a reward of -0.1 is not in [0, 1]",
+        ),
+        (lambda reward: dataclasses.replace(reward, total=1.1), "a reward of 1.1 is not in [0, 1]"),
+        (raises, "RuntimeError: no such table"),
+        (never_returns, "no reward within 0.2 seconds"),
+    ],
+)
+def test_a_reward_that_fails_is_named_and_teaches_nothing(sampled, monkeypatch, spoilt, reason):
+    monkeypatch.setattr(guarded, "SECONDS", 0.2)
+    plain = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+    spoil(monkeypatch, spoilt, only=1)
+    found = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+    (problem,) = found.problems
+    assert problem.startswith("example/1, response 1: ") and reason in problem
+    np.testing.assert_array_equal(found.totals[0], plain.totals[0])
+    others = plain.totals[1, [0, 2]]
+    np.testing.assert_allclose(found.totals[1], [others[0], others.mean(), others[1]], atol=1e-6)
+    assert found.rewards[1][1].answer == 0 and found.rewards[1][0] == plain.rewards[1][0]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_batch_without_any_reward_is_refused(sampled, monkeypatch):
+    spoil(monkeypatch, raises)
+    with pytest.raises(ValueError, match=r"no response .* example/0, response 0: Runtime"):
         reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
 
 

@@ -1,0 +1,325 @@
+"""The policy-gradient stages: the GRPO family and PPO, from step to step of a learner's state.
+
+A step samples groups, rewards them, and updates: one batch of `prompts_per_step` whole groups, in
+`minibatches` updates, `epochs` times over.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from decoding.policy import Policy
+from decoding.sampling import Sampling, row_keys
+from recallm_jax.errors import UserError
+from recallm_jax.evaluation import span_rules
+from recallm_jax.inputs import prompts_and_texts
+from recallm_jax.setup_policy import Setup
+from recallm_jax.stages import KEY_STRIDE, PPO, Save, Stage, Write, finite, scoring_of
+from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
+from rl.batch import Batch, Responses
+from rl.learner import (
+    LearnerState,
+    PolicyLoss,
+    Scoring,
+    policy_update,
+    score_and_value_in_parts,
+    score_in_parts,
+    token_mask,
+)
+from rl.losses import kl_k1
+from rl.rewards.categories import SETTINGS
+from rl.rollout import GroupRewards, Rollout, reward_groups, sample_groups
+from tasks.record import Record
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """The groups that a step learns from, and what was seen on the way to them.
+
+    Attributes:
+      metrics: means over all groups that were sampled, kept or not.
+      draws: batches of prompts that were sampled.
+    """
+
+    responses: Responses
+    sampler_log_probs: Float[Array, "B G T"]
+    totals: Float[np.ndarray, "B G"]
+    metrics: dict[str, float]
+    problems: list[str]
+    draws: int
+
+
+def run_policy(
+    config: ConfigDict,
+    setup: Setup,
+    stage: Stage,
+    state: LearnerState,
+    reference: Policy,
+    *,
+    steps: Iterable[int],
+    data: Iterator[list[Record]],
+    drawn: int,
+    write: Write,
+    save: Save,
+    say: Callable[[str], None],
+) -> LearnerState:
+    """Run a stage of the GRPO family (arXiv 2604.09494, section 4.2) or of PPO.
+
+    Args:
+      reference: the frozen policy of the KL penalty.
+      drawn: records that the stage has drawn before.
+      say: is told of responses without a reward.
+    """
+    options = config[stage.name]
+    scoring = scoring_of(
+        config, span_rules(config, setup.tokenizer), temperature=options.temperature
+    )
+    loss = policy_loss(config, stage)
+    num_parts = options.prompts_per_step // options.minibatches // options.micro_batch
+    for step in steps:
+        collected = _collect(config, setup, stage, state.policy, data, step)
+        drawn += collected.draws * stage.batch_size
+        for problem in collected.problems:
+            say(f"{stage.name} {step}: no reward for {problem}")
+        batch, metrics = _batch(config, setup, stage, state, reference, collected, scoring)
+        updates = []
+        for rows in _minibatches(config, stage, step):
+            part = batch if rows is None else setup.place(_rows(batch, rows))
+            state, found = policy_update(
+                state,
+                part,
+                optimizer=stage.optimizer,
+                scoring=scoring,
+                loss=loss,
+                num_parts=num_parts,
+            )
+            updates.append(found)
+        means = jax.tree.map(lambda *values: sum(values) / len(values), *updates)
+        write(step, finite(means, stage, step) | metrics | collected.metrics)
+        save(step + 1, state, drawn)
+    return state
+
+
+def policy_loss(config: ConfigDict, stage: Stage) -> PolicyLoss:
+    """Return the loss that a stage's section of the config asks for."""
+    options = config[stage.name]
+    shared = {
+        name: options[name] for name in ("clip_low", "clip_high", "importance_cap", "aggregation")
+    }
+    if stage.name == PPO:
+        return PolicyLoss(
+            kl_coefficient=0.0,
+            value_coefficient=options.value_coefficient,
+            value_clip=options.value_clip,
+            **shared,
+        )
+    return PolicyLoss(
+        kl_coefficient=options.kl_coefficient if options.kl_in == "loss" else 0.0,
+        kl_estimator=options.kl_estimator,
+        ratio=options.ratio,
+        **shared,
+    )
+
+
+def _collect(
+    config: ConfigDict,
+    setup: Setup,
+    stage: Stage,
+    policy: Policy,
+    data: Iterator[list[Record]],
+    step: int,
+) -> Collected:
+    """Sample batches of groups until enough of them have a spread of rewards, or draws run out.
+
+    The groups without a spread that fill up a batch teach nothing (DAPO, arXiv 2503.14476, section
+    3.2, which draws on).
+    """
+    options, needed = config[stage.name], stage.batch_size
+    most = options.max_draws if stage.name != PPO else 1
+    kept: list[tuple] = []
+    seen: list[tuple[Rollout, GroupRewards]] = []
+    count = 0
+    while count < needed:
+        rollout, scored = _sample(config, setup, stage, policy, next(data), step)
+        seen.append((rollout, scored))
+        arrays = (rollout.responses, rollout.sampler_log_probs)
+        if most == 1:
+            kept = [(arrays, scored.totals)]
+            break
+        flat = scored.totals.max(axis=1) == scored.totals.min(axis=1)
+        # Those with a spread come first; at last the others have to do.
+        order = np.argsort(flat, kind="stable")
+        rows = order[: (needed if len(seen) == most else (~flat).sum())][: needed - count]
+        count += len(rows)
+        kept.append((_rows(arrays, rows), scored.totals[rows]))
+    responses, sampler_log_probs = kept[0][0] if most == 1 else setup.place(_joined(kept))
+    return Collected(
+        responses=responses,
+        sampler_log_probs=sampler_log_probs,
+        totals=np.concatenate([totals for _, totals in kept]),
+        metrics=rollout_metrics(seen),
+        problems=[problem for _, scored in seen for problem in scored.problems],
+        draws=len(seen),
+    )
+
+
+def _rows(tree, rows: np.ndarray):
+    return jax.tree.map(lambda x: x[rows], tree)
+
+
+def _joined(kept: Sequence[tuple]):
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *[arrays for arrays, _ in kept])
+
+
+def _sample(
+    config: ConfigDict,
+    setup: Setup,
+    stage: Stage,
+    policy: Policy,
+    records: list[Record],
+    step: int,
+) -> tuple[Rollout, GroupRewards]:
+    options = config[stage.name]
+    prompts, texts = prompts_and_texts(records, config.data.target_length)
+    numbers = np.array([text.number for text in texts], np.uint32)
+    rollout = sample_groups(
+        policy,
+        setup.place(prompts),
+        row_keys(config.seed, stage.number * KEY_STRIDE + step, numbers, options.group_size),
+        setup.tokenizer.decode,
+        rules=span_rules(config, setup.tokenizer),
+        sampling=Sampling(temperature=options.temperature),
+        max_new_tokens=config.decoding.max_new_tokens,
+        stop_token=setup.tokenizer.eos_id,
+    )
+    try:
+        scored = reward_groups(
+            rollout,
+            texts,
+            SETTINGS["train"],
+            max_new_tokens=config.decoding.max_new_tokens,
+            overlong_buffer=options.overlong_buffer,
+        )
+    except ValueError as error:
+        raise UserError(f"{stage.name}, step {step}: {error}") from None
+    return rollout, scored
+
+
+def _batch(
+    config: ConfigDict,
+    setup: Setup,
+    stage: Stage,
+    state: LearnerState,
+    reference: Policy,
+    collected: Collected,
+    scoring: Scoring,
+) -> tuple[Batch, dict[str, float]]:
+    """Return the batch of an update, with log-probabilities, advantages and values."""
+    options, responses = config[stage.name], collected.responses
+    parts = {"scoring": scoring, "num_parts": options.prompts_per_step // options.micro_batch}
+    totals = setup.place(jnp.asarray(collected.totals))
+    reference_log_probs = None
+    if options.kl_coefficient:
+        reference_log_probs = score_in_parts(reference, responses, **parts)
+    common = {"responses": responses, "sampler_log_probs": collected.sampler_log_probs}
+    if stage.name == PPO:
+        old, values = score_and_value_in_parts(state.policy, state.critic, responses, **parts)
+        targets = _ppo_targets(
+            totals,
+            old,
+            old if reference_log_probs is None else reference_log_probs,
+            values,
+            responses,
+            coefficient=options.kl_coefficient,
+            discount=options.discount,
+            trace_decay=options.trace_decay,
+        )
+        advantages, returns, kl = targets
+        batch = Batch(
+            **common,
+            advantages=advantages,
+            old_log_probs=old,
+            reference_log_probs=None,
+            old_values=values,
+            returns=returns,
+        )
+        return batch, {"kl_penalty": float(kl)}
+    metrics = {}
+    if options.kl_in == "reward" and reference_log_probs is not None:
+        penalty = _sequence_kl(collected.sampler_log_probs, reference_log_probs, responses)
+        totals = totals - options.kl_coefficient * penalty
+        metrics["kl_penalty"] = float(penalty.mean())
+        reference_log_probs = None
+    # At the only update of a batch the old policy is the one at hand.
+    several = options.minibatches * options.epochs > 1
+    batch = Batch(
+        **common,
+        advantages=OF_GROUPS[options.advantage](totals)[..., None],
+        old_log_probs=score_in_parts(state.policy, responses, **parts) if several else None,
+        reference_log_probs=reference_log_probs,
+    )
+    return batch, metrics
+
+
+@jax.jit
+def _sequence_kl(sampler_log_probs, reference_log_probs, responses: Responses):
+    kl = kl_k1(sampler_log_probs, reference_log_probs)
+    return jnp.where(token_mask(responses), kl, 0.0).sum(axis=-1)
+
+
+@functools.partial(jax.jit, static_argnames=("coefficient", "discount", "trace_decay"))
+def _ppo_targets(
+    totals, old, reference, values, responses: Responses, *, coefficient, discount, trace_decay
+):
+    """Return whitened advantages and returns of the tokens, and the mean KL of a response."""
+    mask = token_mask(responses)
+    kl = jnp.where(mask, kl_k1(old, reference), 0.0)
+    rewards = token_rewards(totals, kl, responses.lengths, coefficient=coefficient)
+    advantages = generalized(rewards, values, mask, discount=discount, trace_decay=trace_decay)
+    returns = jnp.where(mask, advantages + values, 0.0)
+    return whiten(advantages, mask), returns, kl.sum(axis=-1).mean()
+
+
+def _minibatches(config: ConfigDict, stage: Stage, step: int) -> Iterator[np.ndarray | None]:
+    """Yield the prompts of each update, drawn anew in each epoch; None for all in their order."""
+    options = config[stage.name]
+    for epoch in range(options.epochs):
+        if options.minibatches == 1:
+            yield None
+            continue
+        place = [config.seed, stage.number, step, epoch]
+        order = np.random.default_rng(place).permutation(stage.batch_size)
+        yield from np.split(order, options.minibatches)
+
+
+def rollout_metrics(seen: Sequence[tuple[Rollout, GroupRewards]]) -> dict[str, float]:
+    """Return the means over a step's responses of rewards, lengths and spans."""
+    flat = [reward for _, scored in seen for row in scored.rewards for reward in row]
+    completions = [c for rollout, _ in seen for row in rollout.completions for c in row]
+    totals = np.concatenate([scored.totals for _, scored in seen])
+
+    def mean(values) -> float:
+        return float(np.mean(list(values)))
+
+    parts = {
+        f"reward_{name}": mean(getattr(reward, name) for reward in flat)
+        for name in ("format", "answer", "retrieval", "overlap", "usage", "density")
+    }
+    return {
+        "reward": float(totals.mean()),
+        # Groups whose rewards are all equal teach nothing.
+        "groups_with_spread": mean(row.min() < row.max() for row in totals),
+        "draws": float(len(seen)),
+        "without_reward": float(sum(len(scored.problems) for _, scored in seen)),
+        "exact_match": mean(reward.exact_match for reward in flat),
+        "response_tokens": mean(completion.num_tokens for completion in completions),
+        "finished": mean(completion.finished for completion in completions),
+        "spans": mean(len(completion.spans) for completion in completions),
+        **parts,
+    }
