@@ -1,0 +1,138 @@
+"""The update in the grouped layout against the same update with each prompt repeated G times.
+
+    python -m benchmarks.grouped_update --out=runs/grouped_update.json
+
+One GRPO update, gradient and AdamW, of one prompt with G responses, all rows full, float32: once as
+in training, a group that shares its prompt, once as G groups of one. Both compute the same loss. A
+Llama of 4 layers and width 256, so that the longest case fits a small machine; `expected` is the
+ratio of the tokens, G (S + T) / (S + G T), which attention moves either way. Medians, compilation
+left out; memory is what XLA allots beside arguments and results.
+"""
+
+import argparse
+import dataclasses
+import functools
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.report import write_report
+from benchmarks.span_copy import zipf_prompts
+from decoding.span_copy import SpanRules, index_prompts
+from recallm_jax.models.presets import ModelConfig
+from recallm_jax.models.transformer import random_transformer
+from rl.batch import Batch, Responses
+from rl.learner import PolicyLoss, Scoring, init_state, policy_update
+from rl.optimizer import Schedule, adamw
+
+VOCAB = 512
+CONFIG = ModelConfig(
+    family="llama",
+    vocab_rows=VOCAB,
+    width=256,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=64,
+    mlp_dim=1024,
+    max_positions=8192,
+    rope_theta=1e4,
+    norm_eps=1e-5,
+    tie_embeddings=True,
+)
+RULES = SpanRules(VOCAB - 2, VOCAB - 1, VOCAB, barriers=(0,))
+LOSS = PolicyLoss(clip_low=0.2, clip_high=0.2, kl_coefficient=0.0, importance_cap=2.0)
+OPTIMIZER = adamw(
+    Schedule(1e-4, 100, 0.0), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=1.0
+)
+
+
+def batch_of(group: int, prompt: int, new: int, *, shared: bool) -> Batch:
+    """Return full rows of free text; without `shared`, G prompts with a response each."""
+    prompts = jax.tree.map(jnp.asarray, zipf_prompts(prompt))
+    prompts = dataclasses.replace(prompts, tokens=1 + prompts.tokens % (VOCAB - 3))
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(1, VOCAB - 2, (1, group, new)), jnp.int32)
+    advantages = jnp.asarray(rng.standard_normal((1, group, 1)), jnp.float32)
+    if not shared:
+        prompts = jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), prompts)
+        tokens, advantages = tokens.swapaxes(0, 1), advantages.swapaxes(0, 1)
+    index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, VOCAB)
+    lengths = jnp.full(tokens.shape[:2], new, jnp.int32)
+    # Far from the sampler's, so that every importance weight is at its cap: 2 for all tokens.
+    far = jnp.full(tokens.shape, -1e3, jnp.float32)
+    responses = Responses(prompts, index, tokens, lengths)
+    return Batch(responses, advantages, far, old_log_probs=None, reference_log_probs=None)
+
+
+def measure(batch: Batch, new: int, repeats: int) -> tuple[float, float, float]:
+    """Return the seconds of an update, its temporary memory in MB, and its loss."""
+    scoring = Scoring(rules=RULES, budget=new + 1, temperature=1.0, chunk=64)
+    update = functools.partial(
+        policy_update, optimizer=OPTIMIZER, scoring=scoring, loss=LOSS, num_parts=1
+    )
+    state = init_state(random_transformer(CONFIG, jax.random.key(0)), OPTIMIZER)
+    memory = (
+        policy_update.lower(
+            state, batch, optimizer=OPTIMIZER, scoring=scoring, loss=LOSS, num_parts=1
+        )
+        .compile()
+        .memory_analysis()
+    )
+    assert memory is not None, "this backend does not report memory"
+    state, metrics = jax.block_until_ready(update(state, batch))
+    first = float(metrics["loss"])
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(update(state, batch))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times), memory.temp_size_in_bytes / 1e6, first
+
+
+def main() -> None:
+    """Print the table; write it as JSON where `--out` says so."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument("--responses", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--groups", type=int, nargs="+", default=[8, 16])
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    print(" G   prompt  response  grouped s  repeated s  ratio  expected  grouped MB  repeated MB")
+    rows = []
+    for group in arguments.groups:
+        for prompt in arguments.prompts:
+            for new in arguments.responses:
+                sizes = (group, prompt, new)
+                shared, alone = (
+                    measure(batch_of(*sizes, shared=one), new, arguments.repeats)
+                    for one in (True, False)
+                )
+                assert np.isclose(shared[2], alone[2], rtol=1e-3, atol=1e-4), (shared, alone)
+                expected = group * (prompt + new) / (prompt + group * new)
+                rows.append(
+                    {
+                        **dict(zip(("group", "prompt", "response"), sizes, strict=True)),
+                        "grouped_s": shared[0],
+                        "repeated_s": alone[0],
+                        "expected_ratio": expected,
+                        "grouped_temporary_mb": shared[1],
+                        "repeated_temporary_mb": alone[1],
+                    }
+                )
+                print(
+                    f"{group:2d}  {prompt:6d}  {new:8d}  {shared[0]:9.2f}  {alone[0]:10.2f}"
+                    f"  {alone[0] / shared[0]:5.1f}  {expected:8.1f}  {shared[1]:10.0f}"
+                    f"  {alone[1]:11.0f}",
+                    flush=True,
+                )
+    write_report(arguments.out, rows)
+
+
+if __name__ == "__main__":
+    main()
