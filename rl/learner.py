@@ -195,10 +195,10 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
     mask = token_mask(batch.responses)
     # Outside the mask the values mean nothing and may be infinite; their gradients must not be.
     new = jnp.where(mask, scores.log_probs, 0.0)
-    old, reference = (
-        lax.stop_gradient(new) if x is None else jnp.where(mask, x, 0.0)
-        for x in (batch.old_log_probs, batch.reference_log_probs)
-    )
+    if batch.old_log_probs is None:
+        old = lax.stop_gradient(new)
+    else:
+        old = jnp.where(mask, batch.old_log_probs, 0.0)
     sampler = jnp.where(mask, batch.sampler_log_probs, 0.0)
     if loss.ratio == "sequence":
         log_ratio = sequence_log_ratio(new, old, mask)
@@ -208,7 +208,6 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
         log_ratio, batch.advantages, clip_low=loss.clip_low, clip_high=loss.clip_high
     )
     weights = truncated_importance(old, sampler, cap=loss.importance_cap)
-    kl = KL[loss.kl_estimator](new, reference)
     ratio = jnp.exp(log_ratio)
     outside = (ratio < 1 - loss.clip_low) | (ratio > 1 + loss.clip_high)
     denominator, num_tokens = denominators
@@ -221,16 +220,17 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
 
     policy_loss = total_of(weights * surrogate)
     total = policy_loss
-    if loss.kl_coefficient:
-        total += loss.kl_coefficient * total_of(kl)
     metrics = {
         "policy_loss": policy_loss,
-        "kl": mean(kl),
         "entropy": mean(scores.entropy),
         "clip_fraction": mean(outside.astype(jnp.float32)),
         "importance_weight": mean(weights),
         "sampler_log_prob_error": mean(jnp.abs(old - sampler)),
     }
+    if batch.reference_log_probs is not None:
+        kl = KL[loss.kl_estimator](new, jnp.where(mask, batch.reference_log_probs, 0.0))
+        total += loss.kl_coefficient * total_of(kl)
+        metrics["kl"] = mean(kl)
     if critic is not None:
         found = values(critic, hidden, batch.responses)
         old_values, returns = (jnp.where(mask, x, 0.0) for x in (batch.old_values, batch.returns))
