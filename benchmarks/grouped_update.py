@@ -43,6 +43,8 @@ CONFIG = ModelConfig(
     rope_theta=1e4,
     norm_eps=1e-5,
     tie_embeddings=True,
+    # Small enough that nothing need be computed twice.
+    remat="none",
 )
 RULES = SpanRules(VOCAB - 2, VOCAB - 1, VOCAB, barriers=(0,))
 LOSS = PolicyLoss(clip_low=0.2, clip_high=0.2, kl_coefficient=0.0, importance_cap=2.0)

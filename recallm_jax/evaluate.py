@@ -16,7 +16,7 @@ from decoding.policy import Policy
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import evaluate, format_table, rescore
-from recallm_jax.metric_writer import progress
+from recallm_jax.metric_writer import progress, say
 from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import START, policy_label
@@ -59,6 +59,7 @@ def _run(argv: Sequence[str]) -> None:
         folder=workdir / "eval" / label,
         place=setup.place,
         progress=progress,
+        log=say,
     )
     print(f"\n{format_table(summaries)}")
 

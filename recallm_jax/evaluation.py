@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.prompts import Prompts
-from decoding.sampling import Sampling, row_keys
+from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
 from decoding.spans import CopiedSpan
 from recallm_jax import run_files
@@ -26,12 +27,13 @@ from recallm_jax.evaluation_tasks import (
     suite_scores,
     task_metrics,
 )
-from recallm_jax.inputs import ground_truth, prompts_and_texts
+from recallm_jax.inputs import ground_truth
+from recallm_jax.responding import Answered, Mode, respond
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
-from rl.rollout import Rollout, sample_groups
+from rl.rollout import Rollout
 from tasks import scoring
 from tasks.names import length_name
 from tasks.record import Record, token_edges
@@ -52,6 +54,17 @@ _FIELDS: run_files.Fields = {
     "spans": list,
 }
 _SPAN_FIELDS: run_files.Fields = {"text": str, "closed": bool, "verbatim": bool}
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Yields items under a progress bar; see `metric_writer.progress`."""
+
+    def __call__(
+        self, items: Iterable[Answered], title: str, *, total: int, done: int
+    ) -> Iterable[Answered]:
+        """Show `done` of `total` before the first item."""
+        ...
 
 
 def span_rules(config: ConfigDict, tokenizer: Tokenizer, *, constrained: bool = True) -> SpanRules:
@@ -85,17 +98,21 @@ def evaluate(
     made_by: str,
     folder: Path,
     place: Callable[[Prompts], Prompts],
-    progress: Callable[[Iterable, str], Iterable],
+    progress: Progress,
+    log: Callable[[str], None],
 ) -> list[Row]:
     """Evaluate every data set at every length in every mode of the config.
 
-    Rows that the folder already holds are kept, so that an interrupted evaluation goes on.
+    Rows that the folder already holds are kept, so that an interrupted evaluation goes on. Those of
+    a prompt are written as soon as all its responses are there; in the end they stand in the order
+    of the records.
 
     Args:
       label: what the policy is called in the rows, such as "start" or "grpo".
       made_by: which policy this is, such as "grpo step 20"; a folder holds the rows of one.
       place: puts a batch of prompts on the devices.
-      progress: wraps an iterable into a progress bar with a title.
+      progress: shows how many prompts of each task and mode are done.
+      log: takes a line for the console, such as how many programs were compiled.
 
     Returns:
       A summary row for each task and mode; also written to `summary.json`.
@@ -106,31 +123,75 @@ def evaluate(
     remedy = "give the same config and checkpoint, or another --label"
     may_change = MAY_CHANGE + TRAINING
     keep_config(config, folder, may_change=may_change, remedy=remedy, policy=made_by)
+    modes = [_mode(name, config, tokenizer) for name in config.evaluation.modes]
     summaries = []
     for task in evaluation_tasks(config, tokenizer):
         records = task.records()
         # Rows of a benchmark's files may be longer than its tokenizer said.
         width = max(task.length, *(len(record.inputs) for record in records))
-        for mode in config.evaluation.modes:
-            path = folder / f"{task.name}.{mode}.jsonl"
-            done = _keep_whole(path, samples=sampling_of(mode, config)[2])
-            known = {row["example_id"] for row in done}
-            missing = [record for record in records if record.example_id not in known]
-            batches = _batches(missing, config.evaluation.batch_size)
-            with open(path, "a", encoding="utf-8") as file:
-                for batch in progress(batches, f"evaluate {label}: {task.name} {mode}"):
-                    rows = _evaluate_batch(
-                        policy, tokenizer, config, batch, width, mode, place, task.max_new_tokens
-                    )
-                    for row in rows:
-                        row |= {"label": label, "task": task.name, "target_length": task.length}
-                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    file.flush()
-                    done += rows
-            asked = {record.example_id for record in records}
-            summaries.append(summarise([row for row in done if row["example_id"] in asked]))
+        for mode in modes:
+            names = {"mode": mode.name, "label": label}
+            names |= {"task": task.name, "target_length": task.length}
+            title = f"{label}: {task.name} {mode.name}"
+            path = folder / f"{task.name}.{mode.name}.jsonl"
+            done = _keep_whole(path, samples=mode.group_size)
+            missing = _missing(records, done)
+            answers = respond(
+                policy,
+                tokenizer,
+                config,
+                missing,
+                mode,
+                length=width,
+                max_new_tokens=task.max_new_tokens,
+                place=place,
+                log=functools.partial(_say_under, title, log),
+            )
+            bar = progress(
+                answers,
+                f"evaluate {title}",
+                total=len(records),
+                done=len(records) - len(missing),
+            )
+            done += _append_rows(path, bar, names, tokenizer)
+            summaries.append(summarise(_in_order(path, records, done)))
     _write_summaries(folder, summaries)
     return summaries
+
+
+def _missing(records: Sequence[Record], rows: Sequence[Row]) -> list[Record]:
+    known = {row["example_id"] for row in rows}
+    return [record for record in records if record.example_id not in known]
+
+
+def _append_rows(
+    path: Path, answers: Iterable[Answered], names: Row, tokenizer: Tokenizer
+) -> list[Row]:
+    """Write the rows of each prompt as soon as they are there; return all of them."""
+    written = []
+    with open(path, "a", encoding="utf-8") as file:
+        for one in answers:
+            rows = response_rows(one.rollout, one.number, one.text, one.record, tokenizer)
+            rows = [row | names for row in rows]
+            file.write(_lines(rows))
+            file.flush()
+            written += rows
+    return written
+
+
+def _in_order(path: Path, records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
+    """Write the rows in the order of their records, whoever was done first; return the records'.
+
+    Rows of prompts that were not asked for come last.
+    """
+    numbers = {record.example_id: number for number, record in enumerate(records)}
+    ordered = sorted(rows, key=lambda row: numbers.get(row["example_id"], len(numbers)))
+    _write_rows(path, ordered)
+    return [row for row in ordered if row["example_id"] in numbers]
+
+
+def _say_under(title: str, log: Callable[[str], None], line: str) -> None:
+    log(f"{title}: {line}")
 
 
 def _write_summaries(folder: Path, summaries: list[Row]) -> None:
@@ -195,7 +256,11 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _write_rows(path: Path, rows: Iterable[Row]) -> None:
-    run_files.write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    run_files.write_whole(path, _lines(rows))
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _keep_whole(path: Path, samples: int) -> list[Row]:
@@ -206,10 +271,6 @@ def _keep_whole(path: Path, samples: int) -> list[Row]:
     if path.exists():
         _write_rows(path, whole)
     return whole
-
-
-def _batches(records: Sequence[Record], size: int) -> list[list[Record]]:
-    return [list(records[i : i + size]) for i in range(0, len(records), size)]
 
 
 def sampling_of(mode: str, config: ConfigDict) -> tuple[Sampling, bool, int]:
@@ -223,29 +284,9 @@ def sampling_of(mode: str, config: ConfigDict) -> tuple[Sampling, bool, int]:
     return sampling, constraint == "constrained", config.evaluation.samples
 
 
-def _evaluate_batch(
-    policy, tokenizer, config, records, length, mode, place, new_tokens
-) -> list[Row]:
-    sampling, constrained, group_size = sampling_of(mode, config)
-    # A last, smaller batch is filled up, so that nothing is compiled for its size.
-    filled = list(records) + [records[0]] * (config.evaluation.batch_size - len(records))
-    prompts, texts = prompts_and_texts(filled, length)
-    numbers = np.array([text.number for text in texts], np.uint32)
-    rollout = sample_groups(
-        policy,
-        place(prompts),
-        row_keys(config.seed, 0, numbers, group_size),
-        tokenizer.decode,
-        rules=span_rules(config, tokenizer, constrained=constrained),
-        sampling=sampling,
-        max_new_tokens=new_tokens,
-        stop_token=tokenizer.eos_id,
-    )
-    return [
-        row | {"mode": mode}
-        for number in range(len(records))
-        for row in response_rows(rollout, number, texts[number], records[number], tokenizer)
-    ]
+def _mode(name: str, config: ConfigDict, tokenizer: Tokenizer) -> Mode:
+    sampling, constrained, group_size = sampling_of(name, config)
+    return Mode(name, sampling, span_rules(config, tokenizer, constrained=constrained), group_size)
 
 
 def response_rows(

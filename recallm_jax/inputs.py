@@ -268,8 +268,7 @@ def prompts_and_texts(
     Raises:
       UserError: a prompt is longer than S, or has nothing that may be copied.
     """
-    for record in records:
-        _check_prompt(record, max_length)
+    texts = [prompt_text(record, max_length) for record in records]
 
     def padded(name: str, dtype) -> np.ndarray:
         rows = np.zeros((len(records), max_length), dtype)
@@ -285,7 +284,7 @@ def prompts_and_texts(
         span_start=padded("span_start", bool),
         span_end=padded("span_end", bool),
     )
-    return prompts, [_text(record) for record in records]
+    return prompts, texts
 
 
 def _check_prompt(record: Record, max_length: int) -> None:
@@ -302,7 +301,13 @@ def _check_prompt(record: Record, max_length: int) -> None:
         )
 
 
-def _text(record: Record) -> PromptText:
+def prompt_text(record: Record, max_length: int) -> PromptText:
+    """Return the host's side of a prompt of at most `max_length` tokens.
+
+    Raises:
+      UserError: it is longer, or has nothing that may be copied.
+    """
+    _check_prompt(record, max_length)
     return PromptText(
         example_id=record.example_id,
         number=zlib.crc32(record.example_id.encode()),

@@ -164,6 +164,7 @@ def _evaluate(
         folder=workdir / "eval" / label,
         place=setup.place,
         progress=progress,
+        log=say,
     )
     print(f"\n{format_table(summaries)}\n", flush=True)
 

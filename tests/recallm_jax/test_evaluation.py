@@ -19,7 +19,8 @@ from recallm_jax.evaluation import (
     summarise,
 )
 from recallm_jax.inputs import prompts_and_texts, validation_records
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.setup_policy import set_up, tiny_tokenizer
+from rl import rollout
 from rl.rollout import sample_groups
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
 
@@ -32,6 +33,7 @@ CONFIG = [
     "--config.evaluation.samples=2",
     "--config.evaluation.modes=('constrained-greedy','unconstrained-sampled')",
 ]
+ONE_MODE = [*CONFIG[:-1], "--config.evaluation.modes=('constrained-sampled',)"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def rows_of(texts, record, config, tokenizer):
     length = max(map(len, written))
     padded = [tokens + [tokenizer.eos_id] * (length - len(tokens)) for tokens in written]
     prompts, prompt_texts = prompts_and_texts([record], 256)
-    rollout = sample_groups(
+    given = sample_groups(
         ToyPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS))),
         prompts,
         row_keys(0, 0, np.zeros(1, np.uint32), len(texts)),
@@ -66,7 +68,7 @@ def rows_of(texts, record, config, tokenizer):
         stop_token=tokenizer.eos_id,
         prefix=np.array([padded], np.int32),
     )
-    return response_rows(rollout, 0, prompt_texts[0], record, tokenizer)
+    return response_rows(given, 0, prompt_texts[0], record, tokenizer)
 
 
 def test_a_row_tells_what_was_answered_and_where_it_was_copied_from(config, tokenizer, record):
@@ -107,30 +109,35 @@ class Stopped(Exception):
     """An interruption."""
 
 
-def run(folder, config, tokenizer, *, stop_after=None):
-    """Evaluate a random policy; return the summary and how many batches that took."""
-    policy = random_toy_policy(0, NUM_ROWS)
-    table = policy.table.at[:, tokenizer.start_recall_id].add(6.0)
+def run(folder, config, tokenizer, *, policy=None, place=lambda x: x, stop_after=None, log=print):
+    """Evaluate a policy, by default a random toy; return for how many prompts it had to answer."""
+    if policy is None:
+        toy = random_toy_policy(0, NUM_ROWS)
+        policy = ToyPolicy(table=toy.table.at[:, tokenizer.start_recall_id].add(6.0))
     taken = []
 
-    def progress(batches, title):
-        for batch in batches:
+    def progress(prompts, title, *, total, done):
+        number = done
+        for prompt in prompts:
             if len(taken) == stop_after:
                 raise Stopped
-            yield batch
+            yield prompt
             taken.append(title)
+            number += 1
+        assert number == total
 
-    summaries = evaluate(
-        ToyPolicy(table=table),
+    evaluate(
+        policy,
         tokenizer,
         config,
         label="toy",
         made_by="toy step 0",
         folder=folder,
-        place=lambda prompts: prompts,
+        place=place,
         progress=progress,
+        log=log,
     )
-    return summaries, len(taken)
+    return len(taken)
 
 
 def contents(folder):
@@ -140,8 +147,8 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, config, tokenizer):
     folder = tmp_path_factory.mktemp("finished")
-    # 2 data sets, 2 modes, and 2 batches for 3 prompts.
-    assert run(folder, config, tokenizer)[1] == 8
+    # 2 data sets, 2 modes, and 3 prompts.
+    assert run(folder, config, tokenizer) == 12
     return folder
 
 
@@ -161,19 +168,51 @@ def test_a_row_is_written_for_each_response_of_each_task_and_mode(finished, conf
                 assert closed and all(span["verbatim"] for span in closed)
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3])
+@pytest.mark.parametrize(("stop_after", "parts"), [(0, 1), (1, 1), (4, 1), (4, 2)])
 def test_an_evaluation_goes_on_where_it_was_stopped(
-    finished, tmp_path, config, tokenizer, stop_after
+    finished, tmp_path, tokenizer, stop_after, parts
 ):
+    # Over two parts of a mesh prompts are decoded in batches of two: one is cut in the middle.
+    config = load_config([*CONFIG, f"--config.mesh.data={parts}"])
     with pytest.raises(Stopped):
         run(tmp_path, config, tokenizer, stop_after=stop_after)
     assert not (tmp_path / "summary.json").exists()
-    _, taken = run(tmp_path, config, tokenizer)
-    assert taken == 8 - stop_after
-    assert contents(tmp_path) == contents(finished)
+    assert run(tmp_path, config, tokenizer) == 12 - stop_after
+    expected = contents(finished) | {"config.json": (tmp_path / "config.json").read_bytes()}
+    assert contents(tmp_path) == expected
     # Nothing is left to do.
-    assert run(tmp_path, config, tokenizer)[1] == 0
-    assert contents(tmp_path) == contents(finished)
+    assert run(tmp_path, config, tokenizer) == 0
+    assert contents(tmp_path) == expected
+
+
+def test_rows_do_not_depend_on_how_the_mesh_has_them_decoded(tmp_path):
+    meshes = {"one": [], "batches": ["--config.mesh.data=2"], "split": ["--config.mesh.tensor=2"]}
+    rows, said = {}, []
+    for name, mesh in meshes.items():
+        config = load_config([*ONE_MODE, *mesh])
+        setup, folder = set_up(config), tmp_path / name
+        place, log = setup.place, said.append
+        run(folder, config, setup.tokenizer, policy=setup.policy, place=place, log=log)
+        rows[name] = [row for path in sorted(folder.glob("*.jsonl")) for row in read_rows(path)]
+    assert len(rows["one"]) == 2 * 3 * 2
+    assert rows["batches"] == rows["split"] == rows["one"]
+    one, again, *split = (int(line.split()[-3]) for line in said)
+    assert (one, again) == (4, 0)
+    # A program is compiled for each way that its arguments lie on two devices.
+    assert sum(split) <= 8
+
+
+def test_no_more_programs_are_compiled_for_more_prompts(tmp_path, tokenizer):
+    few, more = (
+        load_config([*CONFIG, f"--config.evaluation.num_examples={count}"]) for count in (3, 5)
+    )
+    said = []
+    run(tmp_path / "few", few, tokenizer)
+    programs = rollout._read_back._cache_size()
+    assert run(tmp_path / "more", more, tokenizer, log=said.append) == 20
+    assert rollout._read_back._cache_size() == programs
+    assert len(said) == 4 and all(": 0 programs compiled" in line for line in said)
+    assert said[0].startswith("toy: recallm_math_retrieval_val_256 constrained-greedy: bucket of")
 
 
 def row(example_id, exact_match, spans=(), **fields):

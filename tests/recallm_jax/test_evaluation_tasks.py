@@ -33,7 +33,8 @@ def finished(tmp_path_factory, tokenizer):
         made_by="toy step 0",
         folder=folder,
         place=lambda prompts: prompts,
-        progress=lambda batches, title: batches,
+        progress=lambda answers, title, **counts: answers,
+        log=lambda line: None,
     )
     return folder, summaries
 

@@ -1,0 +1,134 @@
+"""A policy's responses to records: prompts enter as others finish, or in fixed batches."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Array, Key
+from ml_collections import ConfigDict
+
+from decoding.decode_loop import Limits
+from decoding.policy import Policy
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling, row_keys
+from decoding.scheduler import Request, decode_all
+from decoding.span_copy import SpanRules
+from recallm_jax.inputs import prompt_text, prompts_and_texts
+from rl.batch import PromptText
+from rl.rollout import Rollout, read_rollout, sample_groups
+from tasks.record import Record
+from tasks.vocabulary import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How responses are decoded: G = `group_size` of each prompt."""
+
+    name: str
+    sampling: Sampling
+    rules: SpanRules
+    group_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A record with its responses, which are group `number` of the rollout."""
+
+    record: Record
+    text: PromptText
+    rollout: Rollout
+    number: int
+
+
+def respond(
+    policy: Policy,
+    tokenizer: Tokenizer,
+    config: ConfigDict,
+    records: Sequence[Record],
+    mode: Mode,
+    *,
+    length: int,
+    max_new_tokens: int,
+    place: Callable[[Prompts], Prompts],
+    log: Callable[[str], None],
+) -> Iterator[Answered]:
+    """Yield each record with its responses as soon as they are decoded, in any order.
+
+    What a prompt gets depends on nothing else; on the way that it is decoded in only through float
+    rounding.
+
+    Args:
+      length: tokens that all prompts are padded to.
+      max_new_tokens: of a response.
+      place: puts a batch of prompts on the devices.
+      log: is told how many programs were compiled.
+
+    Raises:
+      UserError: a prompt is longer than `length`, or has nothing that may be copied.
+    """
+    if config.mesh.data * config.mesh.fsdp == 1:
+        return _one_by_one(policy, tokenizer, config, records, mode, length, max_new_tokens, log)
+    # Over several parts of a mesh a prompt that enters alone would be prefilled by each of them.
+    return _in_batches(policy, tokenizer, config, records, mode, length, max_new_tokens, place)
+
+
+def _one_by_one(
+    policy, tokenizer, config, records, mode, length, max_new_tokens, log
+) -> Iterator[Answered]:
+    texts = [prompt_text(record, length) for record in records]
+    limits = Limits(mode.rules, max_new_tokens, (tokenizer.eos_id,))
+    finished = decode_all(
+        policy,
+        (
+            _request(record, _keys([text], mode, config)[0])
+            for record, text in zip(records, texts, strict=True)
+        ),
+        buckets=(length,),
+        num_slots=config.evaluation.batch_size,
+        sampling=mode.sampling,
+        limits=limits,
+        log=log,
+    )
+    for one in finished:
+        rollout = read_rollout(
+            one.prompts,
+            one.decoded,
+            one.index,
+            tokenizer.decode,
+            rules=mode.rules,
+            max_new_tokens=max_new_tokens,
+            stop_token=tokenizer.eos_id,
+        )
+        yield Answered(records[one.number], texts[one.number], rollout, 0)
+
+
+def _request(record: Record, keys: Key[Array, " G"]) -> Request:
+    return Request(record.inputs, record.copyable, record.span_start, record.span_end, keys)
+
+
+def _in_batches(
+    policy, tokenizer, config, records, mode, length, max_new_tokens, place
+) -> Iterator[Answered]:
+    size = config.evaluation.batch_size
+    for start in range(0, len(records), size):
+        batch = list(records[start : start + size])
+        # A last, smaller batch is filled up, so that nothing is compiled for its size.
+        filled = batch + [batch[0]] * (size - len(batch))
+        prompts, texts = prompts_and_texts(filled, length)
+        rollout = sample_groups(
+            policy,
+            place(prompts),
+            _keys(texts, mode, config),
+            tokenizer.decode,
+            rules=mode.rules,
+            sampling=mode.sampling,
+            max_new_tokens=max_new_tokens,
+            stop_token=tokenizer.eos_id,
+        )
+        for number, record in enumerate(batch):
+            yield Answered(record, texts[number], rollout, number)
+
+
+def _keys(texts: Sequence[PromptText], mode: Mode, config: ConfigDict) -> Key[Array, "B G"]:
+    numbers = np.array([text.number for text in texts], np.uint32)
+    return row_keys(config.seed, 0, numbers, mode.group_size)
