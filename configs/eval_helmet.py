@@ -7,10 +7,11 @@ Hardware: one GPU.
         --label=start --config.data.dir=DATA
 
 `data.dir` is the folder that HELMET's data were unpacked to. SmolLM2's context is 8,192 tokens: of
-the benchmark's lengths (8192, 16384, 32768, 65536, 131072) it reads the first. In the form with
-thought and recall: `--config.evaluation.suites=helmet_chat`; a single task:
-`--config.evaluation.suites=helmet_kilt_nq`. Metrics that need a judge model are left out, and the
-table names them. `:tiny` is a random model on two rows of each task.
+the benchmark's lengths (8192, 16384, 32768, 65536, 131072) it reads the first. A single task:
+`--config.evaluation.suites=helmet_kilt_nq`. In the form with thought and recall, `helmet_chat`,
+responses go past the length: that wants a model with a longer context in `model.weights`. Metrics
+that need a judge model are left out, and the table names them. `:tiny` is a random model on two
+rows of each task.
 """
 
 from ml_collections import ConfigDict

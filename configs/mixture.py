@@ -8,9 +8,9 @@ Hardware: one GPU of 80 GB.
 
 Variants: `:of=synthetic` (the default) needs no files; `:of=all` is the paper's seventeen data sets
 in equal shares and wants their files in `--config.data.dir` (docs/tasks.md), as does `:of=CATEGORY`
-for most; `:tiny` is a minute or two with a random model on a CPU; `:length=8192` trains on longer
-contexts; `:algorithm=ppo` as in quickstart.py. Shares: `--config.data.mixture.hotpotqa=2.0`,
-`--config.data.temperature=2.0`.
+for most; `:tiny` is a minute or two with a random model on a CPU; `:length=4096` trains on longer
+contexts than 2,048 tokens, or 7,168 where QuALITY's articles are in the mixture; `:algorithm=ppo`
+as in quickstart.py. Shares: `--config.data.mixture.hotpotqa=2.0`, `--config.data.temperature=2.0`.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ from configs import common
 
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
-    options = common.parse_arg(arg, tiny=False, algorithm="grpo", length=2048, of="synthetic")
+    options = common.parse_arg(arg, tiny=False, algorithm="grpo", length=0, of="synthetic")
     config = common.base()
     choices = {"synthetic": common.SYNTHETIC, "all": common.DATASETS, **common.CATEGORIES}
     if options.of not in choices:
@@ -30,7 +30,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.mixture = common.mixture(*choices[options.of])
 
     config.model.dtype = "bfloat16"
-    config.data.target_length = options.length
+    # With its response a prompt must fit SmolLM2's context of 8,192 tokens.
+    whole_articles = "quality" in choices[options.of]
+    config.data.target_length = options.length or (7168 if whole_articles else 2048)
     config.decoding.max_new_tokens = 512
 
     config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 20, 32, 16
@@ -45,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.grpo.overlong_buffer = 64
     config.optimizer.learning_rate = 5e-6
 
-    config.evaluation.lengths = (2048, 4096, 8192)
+    config.evaluation.lengths = (7168,) if whole_articles else (2048, 4096, 7168)
     config.evaluation.num_examples = 200
     config.evaluation.batch_size = 25
     config.checkpoint.every_steps = 25

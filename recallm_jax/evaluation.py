@@ -130,7 +130,7 @@ def evaluate(
         # Rows of a benchmark's files may be longer than its tokenizer said.
         width = max(task.length, *(len(record.inputs) for record in records))
         for mode in modes:
-            names = {"mode": mode.name, "label": label}
+            names: Row = {"mode": mode.name, "label": label}
             names |= {"task": task.name, "target_length": task.length}
             title = f"{label}: {task.name} {mode.name}"
             path = folder / f"{task.name}.{mode.name}.jsonl"

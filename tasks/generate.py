@@ -1,5 +1,6 @@
 """Records of all data sets, as pure functions of (settings, split, seed, index)."""
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -61,25 +62,30 @@ def record(
     if split not in SPLITS:
         raise TaskInputError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
     stream = 2 * seed + SPLITS.index(split)
-    example, prompt = _drawn(dataset, tokenizer, settings, split, stream, index)
-    rng = generator(f"{dataset}/demonstration", stream, index)
     task = (
         train_task(dataset)
         if split == "train"
         else validation_task(dataset, settings.target_length)
     )
-    return tokenised(f"{task}/{index}", dataset, example, prompt, tokenizer, settings, rng)
-
-
-def _drawn(dataset, tokenizer, settings, split, stream, index) -> tuple[Example, str]:
-    """Return an example and its prompt; a row that can't be used gives way to another."""
+    name = f"{task}/{index}"
     for attempt in range(MAX_ATTEMPTS):
         try:
             draft = DRAFTS[dataset](settings, split, stream, index, attempt)
-            return fit(draft, tokenizer, settings.target_length)
+            example, prompt = fit(draft, tokenizer, settings.target_length)
+            _refuse_added(example.user, tokenizer)
+            rng = generator(f"{dataset}/demonstration", stream, index)
+            return tokenised(name, dataset, example, prompt, tokenizer, settings, rng)
         except UnfitRowError as error:
             reason = error
+            # Rows that don't fit are common where the target is short.
+            logging.getLogger(__name__).info("%s: a row is left out: %s", name, reason)
     raise TaskInputError(f"{dataset}: no row of {MAX_ATTEMPTS} could be used; the last: {reason}")
+
+
+def _refuse_added(text: str, tokenizer: Tokenizer) -> None:
+    """Refuse a text in which the tokenizer reads a token of its own, such as the end of a turn."""
+    if found := tokenizer.find_added(text):
+        raise UnfitRowError(f"its text holds the token {found}")
 
 
 def tokenised(
@@ -107,8 +113,11 @@ def tokenised(
     flags = span_flags(tokenizer, prompt, inputs, offsets, documents, settings.span_alignment)
     targets = np.zeros(0, np.int32)
     if example.demonstrate is not None:
+        demonstration = example.demonstrate(rng)
+        pieces = [piece for piece in demonstration.thought if isinstance(piece, str)]
+        _refuse_added("\n".join([*pieces, demonstration.answer]), tokenizer)
         tokens = demonstration_tokens(
-            example.demonstrate(rng),
+            demonstration,
             tokenizer,
             inputs,
             offsets,

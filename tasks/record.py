@@ -67,10 +67,10 @@ def from_json(line: str | bytes) -> Record:
     try:
         fields = json.loads(line)
         for name, dtype in _ARRAYS.items():
-            fields[name] = np.asarray(fields[name], dtype)
+            fields[name] = _whole_numbers(name, fields[name], dtype)
         fields["offsets"] = fields["offsets"].reshape(-1, 2)
         record = Record(**fields)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise TaskInputError(
             f"no valid record ({error}); write it with recallm_jax.prepare"
         ) from None
@@ -91,7 +91,22 @@ def from_json(line: str | bytes) -> Record:
             f"offsets reach from {record.offsets.min()} to {record.offsets.max()} in a prompt of "
             f"{len(record.prompt)} characters; write the file anew with recallm_jax.prepare"
         )
+    if (record.offsets[:, 0] > record.offsets[:, 1]).any():
+        raise TaskInputError(
+            "offsets has a token that ends before it begins; write the file anew with "
+            "recallm_jax.prepare"
+        )
     return record
+
+
+def _whole_numbers(name: str, value: Any, dtype: Any) -> np.ndarray:
+    """Return a field as an array; NumPy would cut the decimals off."""
+    array = np.asarray(value)
+    if array.size and array.dtype.kind not in "biu":
+        raise ValueError(f"{name} has other items than whole numbers")
+    if array.ndim > 1 and name != "offsets":
+        raise ValueError(f"{name} is no flat list")
+    return np.asarray(value, dtype)
 
 
 def _check_ground_truth(truth: Any) -> None:

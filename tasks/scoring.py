@@ -125,6 +125,13 @@ def is_equal_normalised(answer: str, reference: str, *, paper_rule: bool = False
     return exact_match(answer.lower(), reference.lower())
 
 
+# Words around the reference in an answer to a question.
+MAX_AROUND = 5
+# What parts a list, between digits a number's own.
+_LISTING = re.compile(r"[,;/|\n](?!\d)")
+_SEVERAL = frozenset(("and", "but", "either", "neither", "nor", "not", "or"))
+
+
 def matches_reference(answer: str, reference: str, *, paper_rule: bool = False) -> float:
     """Return 1 if one of the normalised texts contains the other (short answers to questions).
 
@@ -136,16 +143,23 @@ def matches_reference(answer: str, reference: str, *, paper_rule: bool = False) 
       "Barack Obama", not "of" for "Bank of England");
     * an answer of more than MAX_ANSWER_WORDS words scores 0 (twice the reference's words for a
       long one), so that no copy of the context does;
-    * an answer that offers a choice scores 0: "or" where the reference has none, both yes and no,
-      or another number as long as a reference that is one.
+    * an answer with more than MAX_AROUND words around the reference scores 0;
+    * an answer that lists, offers a choice or says what is not meant scores 0: one with more commas
+      or the like than the reference, with a word of _SEVERAL that the reference lacks, both yes and
+      no, or another number as long as a reference that is one.
     """
     given, wanted = normalise(answer), normalise(reference)
     if paper_rule:
         return float(given in wanted or wanted in given)
     if not given or not wanted or is_lengthy(answer, reference):
         return 0.0
+    if given == wanted:
+        return 1.0
     words, wanted_words = given.split(), wanted.split()
-    if ("or" in words and "or" not in wanted_words) or {"yes", "no"} <= set(words):
+    several = len(_LISTING.findall(answer)) > len(_LISTING.findall(reference))
+    if several or _SEVERAL & set(words) - set(wanted_words) or {"yes", "no"} <= set(words):
+        return 0.0
+    if len(words) - len(wanted_words) > MAX_AROUND:
         return 0.0
     if wanted.isdigit():
         numbers = (word for word in words if word.isdigit())

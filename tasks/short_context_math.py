@@ -301,7 +301,7 @@ def _draft(settings: TaskSettings, rng, user: str, truth, demonstrate, *, worked
         truth=truth,
         demonstrate=demonstrate if worked else None,
     )
-    return Draft(lambda _: example, most=0)
+    return Draft(lambda _: example, most=0, from_row=True)
 
 
 def _demonstrate(

@@ -155,12 +155,16 @@ def _patterns(source: Source, split: str) -> str:
 
 
 def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
-    """Return the files under a folder that the first matching pattern names, sorted."""
+    """Return the files under a folder that the first matching pattern names, sorted.
+
+    Where none matches as it is, the compressed ones (.gz) do.
+    """
     import fsspec
 
     try:
         files, root = fsspec.core.url_to_fs(data_dir)
-        for pattern in patterns:
+        packed = [f"{pattern}.gz" for pattern in patterns if not pattern.endswith(("*", ".gz"))]
+        for pattern in (*patterns, *packed):
             found = sorted(files.glob(f"{root.rstrip('/')}/{pattern}"))
             if found:
                 return [files.unstrip_protocol(path) for path in found]
@@ -185,7 +189,8 @@ def read_rows(path: str) -> Iterator[Any]:
     try:
         with fsspec.open(path, "rb", compression="infer") as file:
             content = file.read()
-    except (OSError, ValueError) as error:
+    # The last two come from damaged archives.
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TaskInputError(f"{path} can't be read ({error})") from None
     name = path.removesuffix(".gz")
     if name.endswith((".csv", ".tsv")):
@@ -198,7 +203,7 @@ def read_rows(path: str) -> Iterator[Any]:
     else:
         try:
             value = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TaskInputError(f"{path} is no JSON ({error}); get it anew") from None
         if isinstance(value, dict) and isinstance(value.get("data"), list):
             value = value["data"]
@@ -212,13 +217,13 @@ def read_rows(path: str) -> Iterator[Any]:
 def _read_line(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return UnfitRowError("a line that is no JSON")
 
 
 def _read_csv(content: bytes, delimiter: str) -> Iterator[Any]:
     csv.field_size_limit(MAX_FIELD)
-    text = content.decode("utf-8", errors="surrogateescape")
+    text = content.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for row in reader:

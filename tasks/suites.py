@@ -104,6 +104,23 @@ OVERALL: dict[str, Callable[[Mapping[str, float]], Scores]] = {
 }
 
 
+def register(
+    name: str,
+    tasks: Callable[[], tuple[SuiteTask, ...]],
+    overall: Callable[[Mapping[str, float]], Scores] | None = None,
+) -> None:
+    """Add a suite, or put another in the place of one, such as HELMET with judges.
+
+    Args:
+      overall: what its tasks' main metrics at one length come to; None takes their mean.
+    """
+    SUITES[name] = tasks
+    OVERALL.pop(name, None)
+    if overall is not None:
+        OVERALL[name] = overall
+    _all_tasks.cache_clear()
+
+
 def suite_tasks(names: Sequence[str]) -> tuple[SuiteTask, ...]:
     """Return the tasks of suites, or single ones, by name; each once.
 

@@ -4,6 +4,7 @@
 """
 
 import functools
+import re
 from collections.abc import Sequence
 
 import jinja2
@@ -163,6 +164,16 @@ class Tokenizer:
     @functools.cached_property
     def _token_sizes(self) -> Int[np.ndarray, " V"]:
         return np.array([len(piece) for piece in self.token_bytes])
+
+    def find_added(self, text: str) -> str:
+        """Return an added token, such as <|im_end|>, that a text would be read as; "" for none."""
+        found = self._added.search(text)
+        return found[0] if found else ""
+
+    @functools.cached_property
+    def _added(self) -> re.Pattern[str]:
+        contents = [str(token) for token in self._tokenizer.get_added_tokens_decoder().values()]
+        return re.compile("|".join(map(re.escape, sorted(contents, key=len, reverse=True))))
 
     @functools.cached_property
     def begins_character(self) -> Bool[np.ndarray, " V"]:

@@ -6,6 +6,8 @@ import pytest
 
 from recallm_jax.config import flatten, load_config
 from recallm_jax.errors import UserError
+from recallm_jax.models.presets import PRESETS
+from recallm_jax.setup_policy import check_lengths
 
 CONFIGS = sorted(
     path.as_posix()
@@ -27,6 +29,20 @@ def test_a_config_says_its_result_hardware_and_command(path):
     text = pathlib.Path(path).read_text(encoding="utf-8")
     for part in ("Result: ", "Hardware: ", f"--config={path} "):
         assert part in text
+
+
+# What a user runs first, with SmolLM2-135M's context.
+VARIANTS = [
+    *CONFIGS,
+    *(f"configs/mixture.py:of={of}" for of in ("all", "aggregation", "long_doc_qa")),
+    *(f"configs/mixture.py:algorithm={name}" for name in ("dapo", "ppo")),
+    "configs/mixture.py:length=4096",
+]
+
+
+@pytest.mark.parametrize("path", VARIANTS)
+def test_every_length_fits_the_models_context(path):
+    check_lengths(load_config([f"--config={path}"]), PRESETS["smollm2-135m"])
 
 
 @pytest.mark.parametrize("path", CONFIGS)

@@ -4,6 +4,7 @@ A row is known by its line number: `index` is no row number in the files of the 
 """
 
 import json
+import unicodedata
 from typing import Any
 
 from tasks import sources
@@ -74,7 +75,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 def _fields(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TaskInputError(f"no JSON ({error}); get the file anew") from None
     if not isinstance(row, dict):
         raise TaskInputError("no object; get the file anew")
@@ -90,6 +91,9 @@ def _fields(line: bytes) -> dict[str, Any]:
         raise TaskInputError(f"outputs = {outputs!r} must be texts, at least one, and none blank")
     if any("\ud800" <= character <= "\udfff" for character in row["input"] + row["answer_prefix"]):
         raise TaskInputError("input is no valid Unicode; get the file anew")
+    # Some tokenizers compose characters, and tokens must have exact places.
+    for name in ("input", "answer_prefix"):
+        row[name] = unicodedata.normalize("NFC", row[name])
     return row
 
 

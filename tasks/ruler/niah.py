@@ -6,7 +6,9 @@ import functools
 import itertools
 import json
 import re
+import unicodedata
 import uuid
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -184,7 +186,7 @@ def essays(data_dir: str) -> Essays:
             f"config.data.dir = {data_dir!r} has no {' or '.join(ESSAYS)} for RULER's essay tasks; "
             "put a text file of essays there under that name"
         )
-    text = " ".join(_read_essays(paths[0]).split())
+    text = unicodedata.normalize("NFC", " ".join(_read_essays(paths[0]).split()))
     if not text:
         raise TaskInputError(f"{paths[0]} is empty; put a text of some pages there")
     sentences = tuple(_split_sentences(text))
@@ -200,7 +202,7 @@ def _read_essays(path: str) -> str:
             text = file.read().decode()
         if path.endswith(".json"):
             text = json.loads(text)["text"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, KeyError, TypeError) as error:
         raise TaskInputError(f"{path} can't be read as essays ({error}); get it anew") from None
     if not isinstance(text, str):
         raise TaskInputError(f'{path}: "text" must be one text; get it anew')

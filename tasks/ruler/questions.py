@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,9 +67,10 @@ def parse_article(raw: Any) -> Article:
     for paragraph in list_field(raw, "paragraphs"):
         context = text_field(paragraph, "context")
         questions = []
-        for qas in paragraph.get("qas") or ():
-            if not isinstance(qas, dict):
-                raise UnfitRowError("a question that is no object")
+        listed = paragraph.get("qas") or []
+        if not isinstance(listed, list) or not all(isinstance(qas, dict) for qas in listed):
+            raise UnfitRowError("questions that are no list of objects")
+        for qas in listed:
             if qas.get("is_impossible") or not qas.get("answers"):
                 continue
             # With their duplicates: the benchmark lists every annotator's answer.
@@ -92,8 +94,14 @@ def parse_multi_hop(raw: Any) -> MultiHop:
         if not isinstance(title, str) or not all(isinstance(part, str) for part in sentences):
             raise UnfitRowError("a paragraph that is no text")
         titles.append(title)
-        documents.append(f"{title}\n{''.join(sentences)}")
-    facts = [fact[0] for fact in list_field(raw, "supporting_facts") if fact]
+        # Blank at its end in the original, too: only its validity and its form are looked at.
+        whole = f"{title}\n{''.join(sentences)}"
+        text_field({"paragraph": whole}, "paragraph")
+        documents.append(unicodedata.normalize("NFC", whole))
+    facts = list_field(raw, "supporting_facts")
+    if not all(isinstance(fact, list) and fact for fact in facts):
+        raise UnfitRowError("a supporting fact that is no pair of title and sentence")
+    facts = [fact[0] for fact in facts]
     supporting = tuple(number for number, title in enumerate(titles) if title in facts)
     if not supporting:
         raise UnfitRowError("no supporting paragraph among the others")

@@ -1,5 +1,6 @@
 """Suites in an evaluation: their rows, their own metrics, and no mixture at all."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from recallm_jax.evaluation import evaluate, format_table, read_rows, rescore
 from recallm_jax.evaluation_tasks import evaluation_tasks, overall_rows, suite_scores
 from recallm_jax.inputs import mixture_rates
 from recallm_jax.setup_policy import TINY, check_lengths, tiny_tokenizer
+from tasks import suites
 from tasks.suites import suite_tasks
 from tests.oracles.toy_policy import random_toy_policy
 
@@ -123,3 +125,18 @@ def test_lengths_that_count_the_response_may_fill_the_models_context():
         UserError, match=r"evaluation.lengths = 32768 .* exceeds the model's context"
     ):
         check_lengths(chat, TINY)
+
+
+def test_a_suite_of_ones_own_takes_the_place_of_one(monkeypatch):
+    monkeypatch.setattr(suites, "SUITES", dict(suites.SUITES))
+    monkeypatch.setattr(suites, "OVERALL", dict(suites.OVERALL))
+    (vt,) = suite_tasks(["ruler_vt"])
+    mine = dataclasses.replace(vt, name="mine_vt")
+    suites.register("mine", lambda: (mine,))
+    suites.register("helmet", lambda: (dataclasses.replace(vt, name="helmet_vt"),))
+    try:
+        assert [task.name for task in suite_tasks(["mine", "helmet"])] == ["mine_vt", "helmet_vt"]
+        assert suites.overall("mine", {"mine_vt": 40.0, "ruler_vt": 1.0}) == {"mean": 40.0}
+        assert suites.find_task("mine_vt") is mine
+    finally:
+        suites._all_tasks.cache_clear()

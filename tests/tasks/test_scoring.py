@@ -170,7 +170,17 @@ def test_labels_are_equal_after_normalising(answer, label, ours, papers):
     ("answer", "reference", "ours", "papers"),
     [
         ("The Beatles", "Beatles", 1.0, 1.0),
-        ("It was the Beatles, in 1962.", "Beatles", 1.0, 1.0),
+        ("It was the Beatles in 1962.", "Beatles", 1.0, 1.0),
+        ("Lisa Raymond, Liezel Huber", "Liezel Huber", 0.0, 1.0),
+        ("Lisa Raymond and Liezel Huber", "Liezel Huber", 0.0, 1.0),
+        ("one two three four five six seven eight", "four", 0.0, 1.0),
+        ("5 May 1952, 6 May 1952", "6 May 1952", 0.0, 1.0),
+        ("It is not Paris but London", "Paris", 0.0, 1.0),
+        ("not yes", "yes", 0.0, 1.0),
+        ("Washington D.C.", "Washington, D.C.", 1.0, 1.0),
+        ("Washington, DC", "Washington D.C.", 1.0, 1.0),
+        ("some 1,250 people", "1,250", 1.0, 1.0),
+        ("Simon and Garfunkel", "Simon and Garfunkel", 1.0, 1.0),
         ("Obama", "Barack Obama", 1.0, 1.0),
         ("Rolling Stones", "Beatles", 0.0, 0.0),
         ("", "Beatles", 0.0, 1.0),
@@ -189,7 +199,8 @@ def test_labels_are_equal_after_normalising(answer, label, ours, papers):
         ("3 May 1962", "1962", 1.0, 1.0),
         ("21962", "1962", 0.0, 1.0),
         ("name " * 16 + "Beatles", "Beatles", 0.0, 1.0),
-        ("name " * 15 + "Beatles", "Beatles", 1.0, 1.0),
+        ("name " * 6 + "Beatles", "Beatles", 0.0, 1.0),
+        ("name " * 5 + "Beatles", "Beatles", 1.0, 1.0),
     ],
 )
 def test_short_answers_contain_the_reference_or_a_fair_part_of_it(answer, reference, ours, papers):

@@ -211,6 +211,8 @@ def test_records_survive_jsonl_and_broken_lines_are_named(tmp_path):
     ("field", "value", "message"),
     [
         ("inputs", [2**40], "no valid record"),
+        ("inputs", [1.5], "inputs has other items than whole numbers"),
+        ("inputs", [[1, 2]], "inputs is no flat list"),
         ("inputs", [1], "offsets has .* entries for 1 inputs"),
         ("prompt", "short", "offsets reach from 0 to .* in a prompt of 5 characters"),
         ("prompt", 3, "prompt = 3 must be a text"),
@@ -243,3 +245,12 @@ def test_a_record_with_a_broken_field_is_refused(field, value, message):
 def test_impossible_settings_are_refused(options, message):
     with pytest.raises(TaskInputError, match=message):
         TaskSettings(target_length=500, **options)
+
+
+def test_places_that_end_before_they_begin_and_bottomless_lines_are_refused():
+    fields = json.loads(to_json(make()))
+    fields["offsets"][3] = fields["offsets"][3][::-1]
+    with pytest.raises(TaskInputError, match="a token that ends before it begins"):
+        from_json(json.dumps(fields))
+    with pytest.raises(TaskInputError, match="no valid record"):
+        from_json("[" * 200_000)
