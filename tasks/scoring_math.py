@@ -67,6 +67,9 @@ def final_expression(answer: str, reference: str = "") -> str:
     return _bare(text)
 
 
+_RELATIONS = re.compile(r"\\(?:approx|sim|simeq|neq|ne|not)(?![a-z])|\u2248|\u2260")
+
+
 def equal_expressions(answer: str, reference: str, *, paper_rule: bool = False) -> float:
     """Return 1 if the answer's final expression equals the reference mathematically.
 
@@ -90,6 +93,9 @@ def equal_expressions(answer: str, reference: str, *, paper_rule: bool = False) 
         return float(_number(expression) == _number(reference))
     if len(_WORDS.findall(_TEXT.sub(" ", expression))) > 3:
         return 0.0
+    # Two values, of which either could be meant.
+    if set(_RELATIONS.findall(expression)) - set(_RELATIONS.findall(reference)):
+        return 0.0
     return _verified(reference, expression)
 
 
@@ -111,11 +117,8 @@ def chosen_option(
         return 0.0
     given = _TEXT.sub(r" \1 ", boxes[0] if boxes else answer).replace("$", " ").strip()
     if len(given) <= 2 * MAX_EXPRESSION + max(map(len, options.values()), default=0):
-        meant = {
-            name
-            for name, value in options.items()
-            if _bare(_squeezed(given)) == _bare(_squeezed(value))
-        }
+        bare = _bare(_squeezed(given))
+        meant = {n for n, value in options.items() if bare and bare == _bare(_squeezed(value))}
         if meant:
             return float(letter in meant)
     return chosen_letter(given, letter, options)

@@ -54,6 +54,8 @@ def test_signs_of_the_reference_stay():
         (r"\boxed{40, 41, 42}", "42", 0.0, 1.0),
         (r"\boxed{41 or 42}", "42", 0.0, 1.0),
         (r"\boxed{4 2}", "42", 0.0, 0.0),
+        (r"\boxed{42 \approx 43}", "42", 0.0, 1.0),
+        (r"\boxed{42 \neq 43}", "42", 0.0, 1.0),
         (r"\boxed{41} \boxed{42}", "42", 0.0, 0.0),
         (r"\boxed{42} \boxed{41}", "42", 0.0, 1.0),
         (r"\boxed{\dfrac{1}{2}}", r"\frac{1}{2}", 1.0, 0.0),
@@ -139,3 +141,7 @@ def test_an_option_is_chosen_by_letter_or_text(answer, letter, papers):
     for name in OPTIONS:
         assert chosen_option(answer, name, OPTIONS) == (name == letter)
         assert chosen_option(answer, name, OPTIONS, paper_rule=True) == (name in papers)
+
+
+def test_an_empty_answer_chooses_no_option_whatever_is_left_of_its_text():
+    assert chosen_option("", "A", {"A": "'", "B": "2"}) == 0.0
