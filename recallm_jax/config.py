@@ -164,7 +164,7 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.decoding.max_new_tokens = {decoding.max_new_tokens} has no room for the "
             f"shortest recall span; give at least {decoding.min_recall_length + 2}"
         )
-    for stage in ("grpo", "ppo"):
+    for stage in {"grpo", "ppo"} & set(config.stages):
         if config[stage].overlong_buffer > decoding.max_new_tokens:
             raise UserError(
                 f"config.{stage}.overlong_buffer = {config[stage].overlong_buffer} exceeds "
@@ -199,9 +199,9 @@ def _check_sizes(config: ConfigDict) -> None:
             "yet; leave it at 1, and use mesh.fsdp or mesh.tensor"
         )
     shards = config.mesh.data * config.mesh.fsdp
-    for stage in ("sft1", "sft2"):
+    for stage in {"sft1", "sft2"} & set(config.stages):
         _check_parts(f"config.{stage}.batch_size", config[stage].batch_size, config[stage], shards)
-    for stage in ("grpo", "ppo"):
+    for stage in {"grpo", "ppo"} & set(config.stages):
         section = config[stage]
         prompts, parts = section.prompts_per_step, section.minibatches
         name = f"config.{stage}.prompts_per_step"

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -153,7 +153,7 @@ def evaluate(
                 total=len(records),
                 done=len(records) - len(missing),
             )
-            done += _append_rows(path, bar, names, tokenizer)
+            done += _append_rows(path, iter(bar), names, tokenizer)
             summaries.append(summarise(_in_order(path, records, done)))
     _write_summaries(folder, summaries)
     return summaries
@@ -165,7 +165,7 @@ def _missing(records: Sequence[Record], rows: Sequence[Row]) -> list[Record]:
 
 
 def _append_rows(
-    path: Path, answers: Iterable[Answered], names: Row, tokenizer: Tokenizer
+    path: Path, answers: Iterator[Answered], names: Row, tokenizer: Tokenizer
 ) -> list[Row]:
     """Write the rows of each prompt as soon as they are there; return all of them."""
     written = []

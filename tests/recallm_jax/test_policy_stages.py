@@ -179,7 +179,10 @@ def test_a_reward_that_never_comes_stops_the_run_with_one_line(monkeypatch, tmp_
     [
         (["grpo.minibatches=3"], "prompts_per_step = 4 is no multiple of grpo.minibatches = 3"),
         (["grpo.minibatches=4"], "minibatches = 4 / 4 = 1 is no multiple of grpo.micro_batch = 2"),
-        (["ppo.overlong_buffer=9999"], "config.ppo.overlong_buffer = 9999 exceeds"),
+        (
+            ["ppo.overlong_buffer=9999", "stages=('ppo',)"],
+            "config.ppo.overlong_buffer = 9999 exceeds",
+        ),
         (["grpo.advantage=best"], "'best' is no choice; use 'group' or 'centred' or"),
     ],
 )
