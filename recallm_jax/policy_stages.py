@@ -83,7 +83,7 @@ def run_policy(
     loss = policy_loss(config, stage)
     num_parts = options.prompts_per_step // options.minibatches // options.micro_batch
     for step in steps:
-        collected = _collect(config, setup, stage, state.policy, data, step)
+        collected = _collect(config, setup, stage, state.policy, data, drawn)
         drawn += collected.draws * stage.batch_size
         for problem in collected.problems:
             say(f"{stage.name} {step}: no reward for {problem}")
@@ -133,7 +133,7 @@ def _collect(
     stage: Stage,
     policy: Policy,
     data: Iterator[list[Record]],
-    step: int,
+    drawn: int,
 ) -> Collected:
     """Sample batches of groups until enough of them have a spread of rewards, or draws run out.
 
@@ -146,9 +146,11 @@ def _collect(
     seen: list[tuple[Rollout, GroupRewards]] = []
     count = 0
     while count < needed:
-        rollout, scored = _sample(config, setup, stage, policy, next(data), step)
+        # Numbered over the whole stage, so that no two draws share their random numbers.
+        draw = drawn // stage.batch_size + len(seen)
+        rollout, scored = _sample(config, setup, stage, policy, next(data), draw)
         seen.append((rollout, scored))
-        arrays = (rollout.responses, rollout.sampler_log_probs)
+        arrays = (_with_reward(rollout.responses, scored), rollout.sampler_log_probs)
         if most == 1:
             kept = [(arrays, scored.totals)]
             break
@@ -169,6 +171,12 @@ def _collect(
     )
 
 
+def _with_reward(responses: Responses, scored: GroupRewards) -> Responses:
+    """Return the responses; those without a reward are empty, so that no loss or mean has them."""
+    lengths = responses.lengths * jnp.asarray(scored.known, responses.lengths.dtype)
+    return dataclasses.replace(responses, lengths=lengths)
+
+
 def _rows(tree, rows: np.ndarray):
     return jax.tree.map(lambda x: x[rows], tree)
 
@@ -183,7 +191,7 @@ def _sample(
     stage: Stage,
     policy: Policy,
     records: list[Record],
-    step: int,
+    draw: int,
 ) -> tuple[Rollout, GroupRewards]:
     options = config[stage.name]
     prompts, texts = prompts_and_texts(records, config.data.target_length)
@@ -191,7 +199,7 @@ def _sample(
     rollout = sample_groups(
         policy,
         setup.place(prompts),
-        row_keys(config.seed, stage.number * KEY_STRIDE + step, numbers, options.group_size),
+        row_keys(config.seed, stage.number * KEY_STRIDE + draw, numbers, options.group_size),
         setup.tokenizer.decode,
         rules=span_rules(config, setup.tokenizer),
         sampling=Sampling(temperature=options.temperature),
@@ -207,7 +215,7 @@ def _sample(
             overlong_buffer=options.overlong_buffer,
         )
     except ValueError as error:
-        raise UserError(f"{stage.name}, step {step}: {error}") from None
+        raise UserError(f"{stage.name}, batch {draw} of prompts: {error}") from None
     return rollout, scored
 
 
@@ -227,56 +235,94 @@ def _batch(
     reference_log_probs = None
     if options.kl_coefficient:
         reference_log_probs = score_in_parts(reference, responses, **parts)
-    common = {"responses": responses, "sampler_log_probs": collected.sampler_log_probs}
-    if stage.name == PPO:
+    if state.critic is not None:
         old, values = score_and_value_in_parts(state.policy, state.critic, responses, **parts)
-        targets = _ppo_targets(
-            totals,
-            old,
-            old if reference_log_probs is None else reference_log_probs,
-            values,
-            responses,
-            coefficient=options.kl_coefficient,
-            discount=options.discount,
-            trace_decay=options.trace_decay,
-        )
-        advantages, returns, kl = targets
-        batch = Batch(
-            **common,
-            advantages=advantages,
-            old_log_probs=old,
-            reference_log_probs=None,
-            old_values=values,
-            returns=returns,
-        )
-        return batch, {"kl_penalty": float(kl)}
+        return ppo_batch(options, collected, totals, old, values, reference_log_probs)
+    old = None
+    # At the only update of a batch the old policy is the one at hand.
+    if options.minibatches * options.epochs > 1:
+        old = score_in_parts(state.policy, responses, **parts)
+    return group_batch(options, collected, totals, old, reference_log_probs)
+
+
+def group_batch(
+    options: ConfigDict,
+    collected: Collected,
+    totals: Float[Array, "B G"],
+    old: Float[Array, "B G T"] | None,
+    reference: Float[Array, "B G T"] | None,
+) -> tuple[Batch, dict[str, float]]:
+    """Return the batch of a group-relative update: an advantage for each response."""
     metrics = {}
-    if options.kl_in == "reward" and reference_log_probs is not None:
-        penalty = _sequence_kl(collected.sampler_log_probs, reference_log_probs, responses)
+    if options.kl_in == "reward" and reference is not None:
+        penalty = _sequence_kl(collected.sampler_log_probs, reference, collected.responses)
         totals = totals - options.kl_coefficient * penalty
         metrics["kl_penalty"] = float(penalty.mean())
-        reference_log_probs = None
-    # At the only update of a batch the old policy is the one at hand.
-    several = options.minibatches * options.epochs > 1
+        reference = None
     batch = Batch(
-        **common,
+        responses=collected.responses,
         advantages=OF_GROUPS[options.advantage](totals)[..., None],
-        old_log_probs=score_in_parts(state.policy, responses, **parts) if several else None,
-        reference_log_probs=reference_log_probs,
+        sampler_log_probs=collected.sampler_log_probs,
+        old_log_probs=old,
+        reference_log_probs=reference,
     )
     return batch, metrics
 
 
+def ppo_batch(
+    options: ConfigDict,
+    collected: Collected,
+    totals: Float[Array, "B G"],
+    old: Float[Array, "B G T"],
+    values: Float[Array, "B G T"],
+    reference: Float[Array, "B G T"] | None,
+) -> tuple[Batch, dict[str, float]]:
+    """Return the batch of a PPO update: an advantage and a return for each token."""
+    advantages, returns, kl = _ppo_targets(
+        totals,
+        old,
+        old if reference is None else reference,
+        values,
+        collected.responses,
+        coefficient=options.kl_coefficient,
+        discount=options.discount,
+        trace_decay=options.trace_decay,
+    )
+    batch = Batch(
+        responses=collected.responses,
+        advantages=advantages,
+        sampler_log_probs=collected.sampler_log_probs,
+        old_log_probs=old,
+        reference_log_probs=None,
+        old_values=values,
+        returns=returns,
+    )
+    return batch, {"kl_penalty": float(kl)}
+
+
 @jax.jit
-def _sequence_kl(sampler_log_probs, reference_log_probs, responses: Responses):
+def _sequence_kl(
+    sampler_log_probs: Float[Array, "B G T"],
+    reference_log_probs: Float[Array, "B G T"],
+    responses: Responses,
+) -> Float[Array, "B G"]:
+    """Return k1 of the sampler against the reference, summed over each response."""
     kl = kl_k1(sampler_log_probs, reference_log_probs)
     return jnp.where(token_mask(responses), kl, 0.0).sum(axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("coefficient", "discount", "trace_decay"))
 def _ppo_targets(
-    totals, old, reference, values, responses: Responses, *, coefficient, discount, trace_decay
-):
+    totals: Float[Array, "B G"],
+    old: Float[Array, "B G T"],
+    reference: Float[Array, "B G T"],
+    values: Float[Array, "B G T"],
+    responses: Responses,
+    *,
+    coefficient: float,
+    discount: float,
+    trace_decay: float,
+) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"], Float[Array, ""]]:
     """Return whitened advantages and returns of the tokens, and the mean KL of a response."""
     mask = token_mask(responses)
     kl = jnp.where(mask, kl_k1(old, reference), 0.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from decoding.arrays import AnyArray
 from decoding.decode_loop import Decoded, Limits, decode
@@ -127,15 +127,20 @@ class GroupRewards:
     """What the responses of a rollout are worth.
 
     Attributes:
-      totals: rewards in [0, 1], shaped for length.
+      totals: rewards in [0, 1], shaped for length; of a response without one the mean of its
+        group's others, which leaves their mean as it is.
       rewards: their components, all 0 where there is no reward.
-      problems: which responses have no reward, and why: they count as the mean of their group's
-        others, so that nothing is learned from them.
+      known: which responses have a reward; nothing is to be learned from the others.
+      problems: for each of the others, which it is and why.
     """
 
     totals: Float[np.ndarray, "B G"]
     rewards: list[list[Reward]]
+    known: Bool[np.ndarray, "B G"]
     problems: list[str]
+
+
+NO_REWARD = Reward(**{field.name: 0.0 for field in dataclasses.fields(Reward)})
 
 
 def reward_groups(
@@ -166,11 +171,9 @@ def reward_groups(
                     completion.num_tokens, max_new_tokens, overlong_buffer
                 )
             rewards[-1].append(found)
-        known = row[~np.isnan(row)]
-        row[np.isnan(row)] = known.mean() if len(known) else 0.0
-    if len(problems) == totals.size:
+    known = ~np.isnan(totals)
+    if not known.any():
         raise ValueError(f"no response of the batch has a reward; the first: {problems[0]}")
-    return GroupRewards(totals, rewards, problems)
-
-
-NO_REWARD = Reward(**{field.name: 0.0 for field in dataclasses.fields(Reward)})
+    for row, has_reward in zip(totals, known, strict=True):
+        row[~has_reward] = row[has_reward].mean() if has_reward.any() else 0.0
+    return GroupRewards(totals, rewards, known, problems)

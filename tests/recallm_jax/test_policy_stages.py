@@ -2,20 +2,25 @@
 
 import dataclasses
 import itertools
+import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.prompts import Prompts
+from decoding.suffix_index import build_index
 from recallm_jax import policy_stages, train
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.metric_writer import read_metrics
-from recallm_jax.policy_stages import policy_loss
+from recallm_jax.policy_stages import Collected, group_batch, policy_loss, ppo_batch
 from recallm_jax.restore_policy import restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import batches, plan_stages
+from rl.batch import Responses
 
 # TensorBoard's writer and Orbax warn about their own insides.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -112,37 +117,141 @@ def test_an_interrupted_run_ends_as_one_that_was_not(algorithm, tmp_path, monkey
         assert 0 < found[0]["value"] < found[2]["value"] < found[2]["return"]
 
 
-def collected(count, spreads, most):
-    """Return the totals that a step of 4 groups learns from, if draws have these spreads."""
-    config = load_config([*arguments("dapo"), f"--config.grpo.max_draws={most}"])
+@pytest.fixture(scope="module")
+def dapo():
+    config = load_config([*arguments("dapo"), "--config.grpo.max_draws=3"])
     setup = set_up(config)
     (stage,) = plan_stages(config, setup)
+    return config, setup, stage
+
+
+def collect(dapo, spreads, *, most, drawn=0, known=None):
+    """Collect 4 groups of 2, if the rewards of the draws differ by these spreads."""
+    config, setup, stage = dapo
+    config = config.copy_and_resolve_references()
+    config.grpo.max_draws = most
     draws = iter(spreads)
     reward_groups = policy_stages.reward_groups
 
     def changed(rollout, texts, *others, **options):
         found = reward_groups(rollout, texts, *others, **options)
         totals = np.array([[0.5, 0.5 + spread] for spread in next(draws)], np.float32)
-        return dataclasses.replace(found, totals=totals)
+        found = dataclasses.replace(found, totals=totals)
+        return found if known is None else dataclasses.replace(found, known=np.array(known))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(policy_stages, "reward_groups", changed)
-        data = batches(config, setup, stage, 0)
-        found = policy_stages._collect(config, setup, stage, setup.policy, data, 0)
+        data = batches(config, setup, stage, drawn)
+        found = policy_stages._collect(config, setup, stage, setup.policy, data, drawn)
         data.close()
-    assert found.draws == count
+    return found
+
+
+@pytest.mark.parametrize(
+    ("most", "spreads", "kept"),
+    [
+        (3, [[0.1, 0.2, 0.3, 0.4]], [0.1, 0.2, 0.3, 0.4]),
+        (3, [[0.1, 0, 0.2, 0], [0, 0.3, 0.4, 0.45]], [0.1, 0.2, 0.3, 0.4]),
+        # At last those without a spread fill up what is left.
+        (2, [[0, 0, 0, 0], [0, 0.3, 0, 0]], [0.3, 0, 0, 0]),
+        # With one draw all groups are kept in their order.
+        (1, [[0, 0.3, 0, 0.1]], [0, 0.3, 0, 0.1]),
+    ],
+)
+def test_draws_go_on_until_enough_groups_have_a_spread(dapo, most, spreads, kept):
+    found = collect(dapo, spreads, most=most)
+    assert found.draws == found.metrics["draws"] == len(spreads)
     assert found.responses.tokens.shape[:2] == (4, 2)
-    assert found.metrics["draws"] == count
-    return (found.totals[:, 1] - 0.5).astype(float).round(2).tolist()
+    assert (found.totals[:, 1] - 0.5).astype(float).round(2).tolist() == kept
 
 
-def test_draws_go_on_until_enough_groups_have_a_spread():
-    assert collected(1, [[0.1, 0.2, 0.3, 0.4]], 3) == [0.1, 0.2, 0.3, 0.4]
-    assert collected(2, [[0.1, 0, 0.2, 0], [0, 0.3, 0.4, 0.45]], 3) == [0.1, 0.2, 0.3, 0.4]
-    # At last those without a spread fill up what is left.
-    assert collected(2, [[0, 0, 0, 0], [0, 0.3, 0, 0]], 2) == [0.3, 0, 0, 0]
-    # With one draw all groups are kept in their order.
-    assert collected(1, [[0, 0.3, 0, 0.1]], 1) == [0, 0.3, 0, 0.1]
+def test_no_two_draws_of_a_stage_share_their_random_numbers(dapo, monkeypatch):
+    row_keys, drawn_with = policy_stages.row_keys, []
+
+    def recorded(seed, number, *others):
+        drawn_with.append((seed, number))
+        return row_keys(seed, number, *others)
+
+    monkeypatch.setattr(policy_stages, "row_keys", recorded)
+    flat = [0, 0, 0, 0]
+    first = collect(dapo, [flat, flat, flat], most=3)
+    collect(dapo, [flat, flat, flat], most=3, drawn=first.draws * 4)
+    assert len(set(drawn_with)) == 6
+
+
+def test_a_response_without_a_reward_is_empty_for_the_update(dapo):
+    known = [[True, True], [False, True], [True, True], [True, False]]
+    for most, spreads in ((1, [[0.1] * 4]), (2, [[0.1] * 4])):
+        found = collect(dapo, spreads, most=most, known=known)
+        assert (np.asarray(found.responses.lengths) > 0).tolist() == known
+
+
+def test_the_updates_of_a_batch_are_on_all_its_prompts_in_every_epoch(dapo):
+    config, _, stage = dapo
+    for step in range(2):
+        parts = list(policy_stages._minibatches(config, stage, step))
+        assert [len(part) for part in parts] == [2] * 4
+        epochs = [np.concatenate(parts[:2]).tolist(), np.concatenate(parts[2:]).tolist()]
+        assert [sorted(epoch) for epoch in epochs] == [[0, 1, 2, 3]] * 2
+    orders = {
+        tuple(np.concatenate(list(policy_stages._minibatches(config, stage, step))))
+        for step in range(8)
+    }
+    assert len(orders) > 4
+
+
+def by_hand(tokens_of):
+    """Return collected groups of two responses with these lengths; other fields are not read."""
+    tokens = jnp.zeros((1, 2, 3), jnp.int32)
+    prompt = Prompts(
+        tokens=jnp.zeros((1, 1), jnp.int32),
+        lengths=jnp.ones(1, jnp.int32),
+        copyable=jnp.ones((1, 1), bool),
+        span_start=jnp.ones((1, 1), bool),
+        span_end=jnp.ones((1, 1), bool),
+    )
+    index = build_index(prompt, num_rows=4, max_length=1, barriers=())
+    lengths = jnp.array([tokens_of], jnp.int32)
+    sampler = jnp.log(jnp.array([[[0.5, 0.5, 0.9], [0.25, 0.9, 0.9]]]))
+    return Collected(
+        Responses(prompt, index, tokens, lengths), sampler, np.zeros((1, 2)), {}, [], 1
+    )
+
+
+def test_a_penalty_in_the_reward_lowers_what_the_reference_finds_unlikely():
+    options = load_config(["--config=configs/quickstart.py:algorithm=rloo"]).grpo
+    collected = by_hand([2, 1])
+    reference = jnp.log(jnp.array([[[0.25, 0.25, 0.1], [0.25, 0.1, 0.1]]]))
+    totals = jnp.array([[0.6, 0.6]])
+    batch, metrics = group_batch(options, collected, totals, None, reference)
+    # Two tokens half as likely: k1 is 2 log 2, and 0 for the other response, whose second position
+    # is none of its tokens. Each against the other, times the coefficient.
+    penalty = 0.001 * 2 * math.log(2)
+    np.testing.assert_allclose(batch.advantages[..., 0], [[-penalty, penalty]], rtol=1e-3)
+    assert metrics["kl_penalty"] == pytest.approx(math.log(2))
+    assert batch.reference_log_probs is None
+
+
+def test_the_targets_of_ppo_by_hand():
+    options = load_config(["--config=configs/quickstart.py:algorithm=ppo"]).ppo
+    options = options.copy_and_resolve_references().unlock()
+    options.kl_coefficient, options.discount, options.trace_decay = 0.5, 1.0, 0.5
+    collected = by_hand([2, 1])
+    old, values = collected.sampler_log_probs, jnp.array([[[0.2, 0.4, 7.0], [0.1, 7.0, 7.0]]])
+    reference = jnp.log(jnp.array([[[0.25, 0.5, 0.1], [0.5, 0.1, 0.1]]]))
+    batch, metrics = ppo_batch(options, collected, jnp.array([[1.0, 0.3]]), old, values, reference)
+    half = 0.5 * math.log(2)
+    # Rewards -half, 1 and 0.3 + half; deltas r + v' - v; A_0 = delta_0 + A_1 / 2.
+    second = 1.0 - 0.4
+    first = -half + 0.4 - 0.2 + second / 2
+    other = 0.3 + half - 0.1
+    expected = np.array([first, second, other])
+    returns = np.asarray(batch.returns)[[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+    np.testing.assert_allclose(returns, expected + np.array([0.2, 0.4, 0.1]), rtol=1e-5)
+    whitened = (expected - expected.mean()) / expected.std()
+    found = np.asarray(batch.advantages)[[0, 0, 0], [0, 0, 1], [0, 1, 0]]
+    np.testing.assert_allclose(found, whitened, rtol=1e-4)
+    assert metrics["kl_penalty"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_algorithms_are_what_their_papers_say():
@@ -169,8 +278,8 @@ def test_a_reward_that_never_comes_stops_the_run_with_one_line(monkeypatch, tmp_
     assert train.main([*arguments("gspo"), f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == (
-        "error: grpo, step 0: no response of the batch has a reward; the first: example/0: it "
-        "raised"
+        "error: grpo, batch 0 of prompts: no response of the batch has a reward; the first: "
+        "example/0: it raised"
     )
 
 

@@ -127,7 +127,8 @@ def test_the_metrics_of_a_step_by_hand():
     # Nothing but its completions is read.
     rollout = object.__new__(Rollout)
     object.__setattr__(rollout, "completions", groups)
-    scored = GroupRewards(totals, rewards, problems=["example/3, response 0: it raised"])
+    known = np.array([[True, True], [True, False]])
+    scored = GroupRewards(totals, rewards, known, problems=["example/3, response 1: it raised"])
     assert rollout_metrics([(rollout, scored)]) == pytest.approx(
         {
             "reward": 0.55,

@@ -202,6 +202,30 @@ def test_the_first_update_of_a_batch_weighs_tokens_as_its_aggregation_says(respo
     assert metrics["clip_fraction"] == 0
 
 
+def test_the_loss_of_a_later_update_is_its_formula_in_numpy(responses):
+    """Ratio to the old policy, weight of old over sampler, penalty against the reference."""
+    state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
+    new, real = expected_log_probs(state.policy, responses), real_tokens(responses)
+    new = np.where(real, new, 0.0)
+    rng = np.random.default_rng(2)
+    old, sampler, reference = (new + rng.normal(0, 0.5, new.shape) for _ in range(3))
+    advantages = rng.normal(size=(NUM_PROMPTS, GROUP, 1))
+    ratio = np.exp(new - old)
+    surrogate = -np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
+    weights = np.minimum(np.exp(old - sampler), 2.0)
+    k3 = np.exp(reference - new) - (reference - new) - 1
+    expected = (weights * surrogate + 0.3 * k3)[real].mean()
+    arrays = (jnp.asarray(x, jnp.float32) for x in (advantages, sampler, old, reference))
+    batch = Batch(responses, *arrays)
+    loss = dataclasses.replace(LOSS, kl_coefficient=0.3)
+    _, metrics = policy_update(
+        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=2
+    )
+    assert (weights[real] == 2.0).any() and (weights[real] < 2.0).any()
+    assert metrics["loss"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["clip_fraction"] == pytest.approx((np.abs(ratio - 1) > 0.2)[real].mean())
+
+
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_the_penalty_in_the_loss_pulls_to_the_reference(responses, estimator):
     state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)

@@ -124,7 +124,7 @@ OPTIONS = {"settings": SETTINGS["train"], "max_new_tokens": NEW}
 def test_rewards_of_groups_by_hand(sampled):
     found = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
     totals, rewards = found.totals, found.rewards
-    assert found.problems == []
+    assert found.problems == [] and found.known.all()
     # Well formed is 0.2. Of answer and recall one alone gives 0.4 / 2 and 0.4 (sqrt(1.01 * 0.01)
     # - 0.01) more. The second prompt's answer is another than the one that was given.
     one = 0.2 + 0.2 + 0.4 * (math.sqrt(1.01 * 0.01) - 0.01)
@@ -187,6 +187,7 @@ def test_a_reward_that_fails_is_named_and_teaches_nothing(sampled, monkeypatch, 
     (problem,) = found.problems
     assert problem.startswith("example/1, response 1: ") and reason in problem
     np.testing.assert_array_equal(found.totals[0], plain.totals[0])
+    assert found.known.tolist() == [[True, True, True], [True, False, True]]
     others = plain.totals[1, [0, 2]]
     np.testing.assert_allclose(found.totals[1], [others[0], others.mean(), others[1]], atol=1e-6)
     assert found.rewards[1][1].answer == 0 and found.rewards[1][0] == plain.rewards[1][0]
