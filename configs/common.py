@@ -143,8 +143,8 @@ def sft(*, learning_rate: float, warmup_fraction: float) -> dict:
     }
 
 
-def grpo() -> dict:
-    """Return GRPO's stage; its learning rate is `optimizer.learning_rate`."""
+def policy_gradient() -> dict:
+    """Return what GRPO and PPO share; their learning rate is `optimizer.learning_rate`."""
     return {
         "steps": 60,
         "prompts_per_step": 128,
@@ -158,17 +158,39 @@ def grpo() -> dict:
         "clip_high": 0.2,
         "importance_cap": 2.0,
         "overlong_buffer": 32,
-        # Which of the family: `ALGORITHMS` names the common ones.
+        "aggregation": "token",
+        # Updates of a batch, each on a part of its prompts, and how often all of them.
+        "minibatches": 1,
+        "epochs": 1,
+    }
+
+
+def grpo() -> dict:
+    """Return the stage of GRPO and its relatives; `ALGORITHMS` names the common ones."""
+    return policy_gradient() | {
         "advantage": "group",
         "ratio": "token",
-        "aggregation": "token",
         "kl_estimator": "k3",
         "kl_in": "loss",
         # Batches of prompts that are sampled at most, to find groups whose rewards differ.
         "max_draws": 1,
-        # Updates of a batch, each on a part of its prompts, and how often all of them.
-        "minibatches": 1,
-        "epochs": 1,
+    }
+
+
+def ppo() -> dict:
+    """Return PPO's stage, which is not the paper's: common values for language models.
+
+    The penalty of `kl_coefficient` stands in the rewards of the tokens.
+    """
+    return policy_gradient() | {
+        "group_size": 4,
+        # The critic reads the policy's hidden states ("shared"), or those of a model of its own.
+        "critic": "shared",
+        "value_learning_rate": 1e-5,
+        "value_coefficient": 0.5,
+        "value_clip": 0.2,
+        "discount": 1.0,
+        "trace_decay": 0.95,
     }
 
 
@@ -204,37 +226,6 @@ def use_algorithm(config: ConfigDict, name: str) -> None:
     else:
         known = ", ".join((*ALGORITHMS, "ppo"))
         raise ValueError(f"variant algorithm={name!r} is unknown; use any of {known}")
-
-
-def ppo() -> dict:
-    """Return PPO's stage; its learning rate is `optimizer.learning_rate`, the critic has its own.
-
-    Not of the paper: common values for language models, and a discount of 1.
-    """
-    return {
-        "steps": 60,
-        "prompts_per_step": 128,
-        "group_size": 4,
-        "micro_batch": 1,
-        "warmup_fraction": 0.0,
-        "temperature": 1.0,
-        # Of the penalty in the rewards of the tokens.
-        "kl_coefficient": 0.001,
-        "clip_low": 0.2,
-        "clip_high": 0.2,
-        "importance_cap": 2.0,
-        "overlong_buffer": 32,
-        "aggregation": "token",
-        "minibatches": 1,
-        "epochs": 1,
-        # The critic reads the policy's hidden states ("shared"), or those of a model of its own.
-        "critic": "shared",
-        "value_learning_rate": 1e-5,
-        "value_coefficient": 0.5,
-        "value_clip": 0.2,
-        "discount": 1.0,
-        "trace_decay": 0.95,
-    }
 
 
 def optimizer() -> dict:

@@ -15,11 +15,12 @@ from pathlib import Path
 from decoding.policy import Policy
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
-from recallm_jax.evaluation import evaluate, format_table, rescore
+from recallm_jax.evaluation import evaluate, rescore
 from recallm_jax.metric_writer import progress, say
 from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import START, policy_label
+from recallm_jax.summaries import format_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:

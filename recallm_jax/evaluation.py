@@ -4,8 +4,7 @@ import collections
 import dataclasses
 import functools
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,26 +20,20 @@ from decoding.spans import CopiedSpan
 from recallm_jax import run_files
 from recallm_jax.config_fields import FIELDS
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation_tasks import (
-    evaluation_tasks,
-    overall_rows,
-    suite_scores,
-    task_metrics,
-)
+from recallm_jax.evaluation_tasks import evaluation_tasks
 from recallm_jax.inputs import ground_truth
 from recallm_jax.responding import Answered, Mode, respond
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
+from recallm_jax.summaries import Row, overall_rows, summarise
 from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout
-from tasks import scoring
-from tasks.names import length_name
+from tasks import scoring, suites
 from tasks.record import Record, token_edges
 from tasks.vocabulary import Tokenizer
 
 MODES = FIELDS["evaluation.modes"].choices
-Row = dict[str, Any]
 _TEXTS = ("example_id", "dataset", "task", "label", "mode", "prompt", "completion")
 _NUMBERS = ("target_length", "completion_tokens", "exact_match", "reward")
 # What is read of a row, and of its spans.
@@ -336,6 +329,24 @@ def _scores(completion: Completion, dataset: str, truth: dict[str, Any]) -> Row:
     }
 
 
+def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row | None:
+    """Return what a row says of a suite's response; None where the data set is no suite's task.
+
+    The suite's main metric is the score, and the reward; its metrics are the components.
+    """
+    task = suites.find_task(dataset)
+    if task is None:
+        return None
+    metrics = task.score(response, truth)
+    main = next(iter(metrics.values()))
+    return {
+        "reward": main,
+        "exact_match": float(main == 1),
+        "score": main,
+        "components": metrics,
+    }
+
+
 def _span_row(
     span: CopiedSpan, copied: str, tokens: np.ndarray, text: PromptText, tokenizer: Tokenizer
 ) -> Row:
@@ -375,81 +386,3 @@ def _response_text(
     first, last = place
     before = text.prompt[text.offsets[first, 0] :] if first < 0 else ""
     return before + tokenizer.decode(tokens[max(first, 0) : last].tolist())
-
-
-def summarise(rows: Sequence[Row]) -> Row:
-    """Return the summary of one task and mode: means, and the interval of the exact match.
-
-    The interval is that of as many trials as there are prompts, right at any correlation between
-    the samples of a prompt, and wide where they are independent.
-    """
-    spans = [span for row in rows for span in row["spans"] if span["closed"]]
-    exact_match = float(np.mean([row["exact_match"] for row in rows]))
-    prompts = len({row["example_id"] for row in rows})
-    low, high = wilson_interval(exact_match * prompts, prompts)
-    first = rows[0]
-    return {
-        **{name: first[name] for name in ("label", "task", "dataset", "target_length", "mode")},
-        "n": prompts,
-        "samples": len(rows) // prompts,
-        "exact_match": exact_match,
-        "exact_match_low": low,
-        "exact_match_high": high,
-        "reward": float(np.mean([row["reward"] for row in rows])),
-        "finished": float(np.mean([row["finished"] for row in rows])),
-        "spans": len(spans),
-        "verbatim_spans": sum(span["verbatim"] for span in spans),
-        "completion_tokens": float(np.mean([row["completion_tokens"] for row in rows])),
-        **task_metrics(rows),
-    }
-
-
-def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion (Wilson 1927)."""
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-
-EXACT_MATCH = "exact_match"
-
-
-def format_table(summaries: Sequence[Row]) -> str:
-    """Return the summary as a table for the console."""
-    header = ["policy", "task", "mode", "n", "exact match", "95 % interval", "reward", "verbatim"]
-    others = any(row.get("metric", EXACT_MATCH) != EXACT_MATCH for row in summaries)
-    lines = [header + ["the task's own metrics"] * others]
-    for row in summaries:
-        lines.append(
-            [
-                row["label"],
-                row["task"].removeprefix("recallm_"),
-                row["mode"],
-                str(row["n"]),
-                f"{100 * row['exact_match']:.1f} %",
-                f"{100 * row['exact_match_low']:.1f} to {100 * row['exact_match_high']:.1f} %",
-                f"{row['reward']:.3f}",
-                f"{row['verbatim_spans']}/{row['spans']}",
-                *([_metrics(row.get("metrics", {}))] * others),
-            ]
-        )
-    table = [align(lines)]
-    for row in overall_rows(summaries):
-        where = f"{row['suite']} at {length_name(row['target_length'])}, {row['mode']}"
-        table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
-    return "\n".join(table)
-
-
-def align(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines of cells as columns of text."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _metrics(metrics: Row) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())

@@ -2,19 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from recallm_jax.inputs import task_settings, validation_records
 from tasks import suites
-from tasks.metrics import metric_functions
-from tasks.names import CATEGORIES, validation_task
+from tasks.names import validation_task
 from tasks.record import Record
 from tasks.vocabulary import Tokenizer
-
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,56 +60,3 @@ def evaluation_tasks(
             limit = task.max_new_tokens or new_tokens
             found.append(EvaluationTask(name, length, limit, make))
     return found
-
-
-def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row | None:
-    """Return what a row says of a suite's response; None where the data set is no suite's task.
-
-    The suite's main metric is the score, and the reward; its metrics are the components.
-    """
-    task = suites.find_task(dataset)
-    if task is None:
-        return None
-    metrics = task.score(response, truth)
-    main = next(iter(metrics.values()))
-    return {
-        "reward": main,
-        "exact_match": float(main == 1),
-        "score": main,
-        "components": metrics,
-    }
-
-
-def task_metrics(rows: Sequence[Row]) -> Row:
-    """Return the metrics of the rows of one task, the main one named: a suite's own, or SeqIO's.
-
-    Nothing where no right answer is known.
-    """
-    dataset = rows[0]["dataset"]
-    task = suites.find_task(dataset)
-    if task is not None:
-        metrics = task.aggregate([row["components"] for row in rows])
-    elif dataset in CATEGORIES and all(row["ground_truth"] for row in rows):
-        (function,) = metric_functions(dataset)
-        truths = [row["ground_truth"] for row in rows]
-        metrics = function(truths, [row["completion"] for row in rows])
-    else:
-        return {}
-    return {"metric": next(iter(metrics)), "metrics": metrics}
-
-
-def overall_rows(summaries: Sequence[Row]) -> list[Row]:
-    """Return what the tasks of each suite come to by length and mode, where all are there."""
-    scores: dict[tuple, dict[str, float]] = {}
-    for row in summaries:
-        if "metrics" in row:
-            where = (row["label"], row["target_length"], row["mode"])
-            scores.setdefault(where, {})[row["dataset"]] = row["metrics"][row["metric"]]
-    rows = []
-    for (label, length, mode), found in scores.items():
-        for suite in suites.SUITES:
-            metrics = suites.overall(suite, found)
-            if metrics is not None:
-                fields = {"label": label, "suite": suite, "target_length": length, "mode": mode}
-                rows.append(fields | {"metrics": metrics})
-    return rows

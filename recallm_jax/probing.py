@@ -16,9 +16,10 @@ from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from recallm_jax import run_files
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import Row, align, response_rows, span_rules, wilson_interval
+from recallm_jax.evaluation import response_rows, span_rules
 from recallm_jax.inputs import prompts_and_texts, task_settings
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
+from recallm_jax.summaries import Row, align, wilson_interval
 from rl.rollout import sample_groups
 from tasks import generate
 from tasks.context import generator

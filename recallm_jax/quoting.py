@@ -10,8 +10,9 @@ from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import Row, response_rows, span_rules
+from recallm_jax.evaluation import response_rows, span_rules
 from recallm_jax.inputs import prompts_and_texts
+from recallm_jax.summaries import Row
 from rl.rollout import sample_groups
 from tasks.record import Record, span_flags
 from tasks.system_prompts import SYSTEMS

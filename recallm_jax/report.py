@@ -19,7 +19,6 @@ from markupsafe import Markup
 
 from recallm_jax.config import JobParser
 from recallm_jax.errors import UserError, run_job
-from recallm_jax.evaluation import Row
 from recallm_jax.report_charts import Series, interval_bar, line_chart
 from recallm_jax.report_data import (
     POLICY_STAGES,
@@ -41,6 +40,7 @@ from recallm_jax.report_data import (
 from recallm_jax.report_examples import make_example
 from recallm_jax.report_figure import write_figure
 from recallm_jax.report_probe import probe_chart
+from recallm_jax.summaries import Row
 
 FILE = "report.html"
 # Stages shown under one heading, each with what its charts are called.

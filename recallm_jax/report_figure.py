@@ -10,10 +10,8 @@ from recallm_jax.report_data import Run, colour, count, reward_curve, select, ti
 COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5", "#14825a", "#b5255e", "#8a6d00", "#0b7f93")
 
 
-def write_figure(run: Run, path: str | Path) -> None:
-    """Draw exact match by mode and policy, and GRPO's reward over its steps.
-
-    A missing folder is made.
+def check_figure(path: str | Path) -> None:
+    """Refuse a picture that can't be drawn, before the work that it shows.
 
     Raises:
       UserError: matplotlib is missing, or the file's ending is no kind of picture.
@@ -27,12 +25,25 @@ def write_figure(run: Run, path: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    kinds = sorted(figure.canvas.get_supported_filetypes())
+    kinds = sorted(Figure().canvas.get_supported_filetypes())
     if Path(path).suffix.lower().removeprefix(".") not in kinds:
         raise UserError(
             f"--figure={path} must end in a kind of picture: any of .{', .'.join(kinds)}"
         )
+
+
+def write_figure(run: Run, path: str | Path) -> None:
+    """Draw exact match by mode and policy, and GRPO's reward over its steps.
+
+    A missing folder is made.
+
+    Raises:
+      UserError: see `check_figure`.
+    """
+    check_figure(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
     bars, rewards = figure.subplots(1, 2)
     _draw_scores(run, bars)
     title, points = reward_curve(run)

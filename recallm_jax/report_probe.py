@@ -5,10 +5,9 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from recallm_jax.errors import UserError
-from recallm_jax.evaluation import Row
 from recallm_jax.report_charts import Series, line_chart
-from recallm_jax.report_figure import COLOURS
+from recallm_jax.report_figure import COLOURS, check_figure
+from recallm_jax.summaries import Row
 from tasks.lost_in_thought import CUED, DIRECT, RECALL, THOUGHT, UNAIDED
 
 # What the variants are called, and the number of their colours.
@@ -59,28 +58,6 @@ def probe_chart(summaries: Sequence[Row]) -> tuple[Markup, list[tuple[str, str]]
 def _lengths(summaries: Sequence[Row]) -> list[int]:
     """Return the lengths that occur: they stand evenly on x, as they mostly double."""
     return sorted({row["reasoning_tokens"] for row in summaries})
-
-
-def check_figure(path: str | Path) -> None:
-    """Refuse a picture that can't be drawn, before the work that it shows.
-
-    Raises:
-      UserError: matplotlib is missing, or the file's ending is no kind of picture.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError(
-            "--figure needs matplotlib; install it with pip install -e '.[report]'"
-        ) from None
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    kinds = sorted(Figure().canvas.get_supported_filetypes())
-    if Path(path).suffix.lower().removeprefix(".") not in kinds:
-        raise UserError(
-            f"--figure={path} must end in a kind of picture: any of .{', .'.join(kinds)}"
-        )
 
 
 def write_probe_figure(summaries: Sequence[Row], path: str | Path) -> None:

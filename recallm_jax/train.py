@@ -20,7 +20,7 @@ from decoding.sampling import Sampling
 from recallm_jax import checkpoint
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import run_job
-from recallm_jax.evaluation import evaluate, format_table
+from recallm_jax.evaluation import evaluate
 from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import MetricWriter, progress, say
 from recallm_jax.policy_stages import run_policy
@@ -41,6 +41,7 @@ from recallm_jax.stages import (
     policy_label,
     run_sft,
 )
+from recallm_jax.summaries import format_table
 from recallm_jax.termination import Termination, on_sigterm
 from rl.learner import LearnerState
 

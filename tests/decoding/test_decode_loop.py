@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import SAMPLED, Limits, decode
 from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
@@ -421,12 +421,15 @@ def test_a_row_with_a_shorter_prefix_samples_behind_it():
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
     limits = Limits(RULES, NEW, stop_tokens=(EOS,))
     long = np.random.default_rng(17).integers(0, 6, (NUM_PROMPTS, GROUP, 5)).astype(np.int32)
+    # The first token of the vocabulary is given like any other.
+    long[..., 1] = 0
     mixed = long.copy()
-    mixed[:, ::2, 2:] = -1
+    mixed[:, ::2, 2:] = SAMPLED
     decoded = {
         name: decode(policy, prompts, keys, sampling=SAMPLING, limits=limits, prefix=prefix)[0]
         for name, prefix in (("mixed", mixed), ("short", long[..., :2]), ("long", long))
     }
+    assert (decoded["mixed"].responses[..., 1] == 0).all()
     for rows, name in ((slice(0, None, 2), "short"), (slice(1, None, 2), "long")):
         for field in dataclasses.fields(decoded[name]):
             of_mixed, alone = (np.asarray(getattr(decoded[n], field.name)) for n in ("mixed", name))

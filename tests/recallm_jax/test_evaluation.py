@@ -11,15 +11,14 @@ from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import (
     evaluate,
-    format_table,
     read_rows,
     response_rows,
     sampling_of,
     span_rules,
-    summarise,
 )
 from recallm_jax.inputs import prompts_and_texts, validation_records
 from recallm_jax.setup_policy import set_up, tiny_tokenizer
+from recallm_jax.summaries import format_table, summarise
 from rl import rollout
 from rl.rollout import sample_groups
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy

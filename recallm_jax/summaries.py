@@ -1,0 +1,126 @@
+"""Summaries of an evaluation's rows: means, intervals, each task's metrics, and the table."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks import suites
+from tasks.metrics import metric_functions
+from tasks.names import CATEGORIES, length_name
+
+Row = dict[str, Any]
+
+
+def summarise(rows: Sequence[Row]) -> Row:
+    """Return the summary of one task and mode: means, and the interval of the exact match.
+
+    The interval is that of as many trials as there are prompts, right at any correlation between
+    the samples of a prompt, and wide where they are independent.
+    """
+    spans = [span for row in rows for span in row["spans"] if span["closed"]]
+    exact_match = float(np.mean([row["exact_match"] for row in rows]))
+    prompts = len({row["example_id"] for row in rows})
+    low, high = wilson_interval(exact_match * prompts, prompts)
+    first = rows[0]
+    return {
+        **{name: first[name] for name in ("label", "task", "dataset", "target_length", "mode")},
+        "n": prompts,
+        "samples": len(rows) // prompts,
+        "exact_match": exact_match,
+        "exact_match_low": low,
+        "exact_match_high": high,
+        "reward": float(np.mean([row["reward"] for row in rows])),
+        "finished": float(np.mean([row["finished"] for row in rows])),
+        "spans": len(spans),
+        "verbatim_spans": sum(span["verbatim"] for span in spans),
+        "completion_tokens": float(np.mean([row["completion_tokens"] for row in rows])),
+        **task_metrics(rows),
+    }
+
+
+def task_metrics(rows: Sequence[Row]) -> Row:
+    """Return the metrics of the rows of one task, the main one named: a suite's own, or SeqIO's.
+
+    Nothing where no right answer is known.
+    """
+    dataset = rows[0]["dataset"]
+    task = suites.find_task(dataset)
+    if task is not None:
+        metrics = task.aggregate([row["components"] for row in rows])
+    elif dataset in CATEGORIES and all(row["ground_truth"] for row in rows):
+        (function,) = metric_functions(dataset)
+        truths = [row["ground_truth"] for row in rows]
+        metrics = function(truths, [row["completion"] for row in rows])
+    else:
+        return {}
+    return {"metric": next(iter(metrics)), "metrics": metrics}
+
+
+def overall_rows(summaries: Sequence[Row]) -> list[Row]:
+    """Return what the tasks of each suite come to by length and mode, where all are there."""
+    scores: dict[tuple, dict[str, float]] = {}
+    for row in summaries:
+        if "metrics" in row:
+            where = (row["label"], row["target_length"], row["mode"])
+            scores.setdefault(where, {})[row["dataset"]] = row["metrics"][row["metric"]]
+    rows = []
+    for (label, length, mode), found in scores.items():
+        for suite in suites.SUITES:
+            metrics = suites.overall(suite, found)
+            if metrics is not None:
+                fields = {"label": label, "suite": suite, "target_length": length, "mode": mode}
+                rows.append(fields | {"metrics": metrics})
+    return rows
+
+
+def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Return the 95 % interval of a proportion (Wilson 1927)."""
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+EXACT_MATCH = "exact_match"
+
+
+def format_table(summaries: Sequence[Row]) -> str:
+    """Return the summary as a table for the console."""
+    header = ["policy", "task", "mode", "n", "exact match", "95 % interval", "reward", "verbatim"]
+    others = any(row.get("metric", EXACT_MATCH) != EXACT_MATCH for row in summaries)
+    lines = [header + ["the task's own metrics"] * others]
+    for row in summaries:
+        lines.append(
+            [
+                row["label"],
+                row["task"].removeprefix("recallm_"),
+                row["mode"],
+                str(row["n"]),
+                f"{100 * row['exact_match']:.1f} %",
+                f"{100 * row['exact_match_low']:.1f} to {100 * row['exact_match_high']:.1f} %",
+                f"{row['reward']:.3f}",
+                f"{row['verbatim_spans']}/{row['spans']}",
+                *([_metrics(row.get("metrics", {}))] * others),
+            ]
+        )
+    table = [align(lines)]
+    for row in overall_rows(summaries):
+        where = f"{row['suite']} at {length_name(row['target_length'])}, {row['mode']}"
+        table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
+    return "\n".join(table)
+
+
+def align(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells as columns of text."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _metrics(metrics: Row) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
