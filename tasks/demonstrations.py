@@ -1,5 +1,7 @@
 """Demonstrations for the cold start, written from the gold items of an example."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Int
 
@@ -35,6 +37,26 @@ def gold_tokens(
     if not len(places):
         raise TaskInputError("the gold item has no copyable token; let `documents` contain it")
     return int(places[0]), int(places[-1]) + 1
+
+
+def recalled_in_turn(
+    rng: np.random.Generator,
+    recalled: Sequence[Range],
+    *,
+    beginnings: Sequence[str],
+    links: Sequence[str],
+) -> list[str | Range]:
+    """Return a thought that recalls one item after the other, a beginning and links between them.
+
+    Args:
+      recalled: characters of `Example.user`, in the order of their recall.
+    """
+    thought: list[str | Range] = [f"{beginnings[int(rng.integers(len(beginnings)))]}\n"]
+    for number, item in enumerate(recalled):
+        if number:
+            thought.append(f"\n{links[int(rng.integers(len(links)))]}\n")
+        thought.append(item)
+    return thought
 
 
 def lookup_demonstration(

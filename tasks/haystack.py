@@ -3,15 +3,13 @@
 import functools
 import itertools
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from tasks.errors import TaskInputError
-from tasks.sources import find
+from tasks.essays import read_essays
 
-ESSAYS = ("haystack_essays.txt", "haystack_essays*.txt")
 # Longer ones are lists, tables or code.
 LONGEST_SENTENCE = 600
 
@@ -188,12 +186,12 @@ _CHUNK = 512
 def haystack(data_dir: str, rng: np.random.Generator) -> Callable[[int], list[str]]:
     """Return what gives the first sentences of a running text, any number of them.
 
-    Where the data folder has a file of essays (ESSAYS), they are its sentences in its order from a
+    Where the data folder has essays (tasks/essays.py), they are its sentences in its order from a
     random one on, and begin anew at its end: the usual 0.5 MB of essays hold some 110,000 tokens,
     and a longer text repeats them. Else they are our own: of 7,000 in a row, about what 128K tokens
     hold, a short one may come twice, but hardly ever two.
     """
-    sentences = essay_sentences(data_dir) if data_dir else ()
+    sentences = essay_sentences(data_dir)
     endless: Iterator[str]
     if sentences:
         first = int(rng.integers(len(sentences)))
@@ -226,32 +224,25 @@ def own_sentences(rng: np.random.Generator) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=8)
 def essay_sentences(data_dir: str) -> tuple[str, ...]:
-    """Return the sentences of the essays in a data folder, () where it has none; read once.
+    """Return the sentences of the essays in a data folder, () where it has none; split once.
 
     Raises:
-      TaskInputError: a file can't be read, is no UTF-8, or has no sentence.
+      TaskInputError: see `read_essays`; or all sentences are of absurd length.
     """
-    import fsspec
-
-    found: list[str] = []
-    for path in (paths := find(data_dir, ESSAYS)):
-        try:
-            with fsspec.open(path, "rb") as file:
-                text = unicodedata.normalize("NFC", file.read().decode())
-        except (OSError, UnicodeDecodeError) as error:
-            raise TaskInputError(
-                f"{path} can't be read ({error}); give plain text in UTF-8, or take it away"
-            ) from None
-        found += split_sentences(text)
-    if paths and not found:
-        raise TaskInputError(f"{paths[0]} has no sentence; give essays, or take it away")
-    return tuple(found)
+    text = read_essays(data_dir)
+    sentences = tuple(split_sentences(text))
+    if text and not sentences:
+        raise TaskInputError(
+            f"the essays in config.data.dir = {data_dir!r} have no sentence of at most "
+            f"{LONGEST_SENTENCE} characters; give essays, or take them away"
+        )
+    return sentences
 
 
 @functools.lru_cache(maxsize=8)
 def essay_text(data_dir: str) -> str:
-    """Return the essays of a data folder as one text, "" where it has none."""
-    return " ".join(essay_sentences(data_dir)) if data_dir else ""
+    """Return the sentences of the essays in a data folder as one text, "" where it has none."""
+    return " ".join(essay_sentences(data_dir))
 
 
 def split_sentences(text: str) -> list[str]:

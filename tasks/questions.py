@@ -17,6 +17,7 @@ from tasks.context import (
     question_place,
 )
 from tasks.corpus import Corpus, draw_kind, in_order, take
+from tasks.demonstrations import recalled_in_turn
 from tasks.passages import Passage, holds, needles, question_layout, render
 from tasks.settings import TaskSettings
 from tasks.system_prompts import SYSTEMS
@@ -148,10 +149,6 @@ def stated(answers: Sequence[str], gold: Sequence[Passage]) -> str:
 
 def demonstrate(rng: np.random.Generator, *, recalled: list[Range], answer: str) -> Demonstration:
     """Draw a demonstration: recall what supports the answer, passage by passage, then answer."""
-    thought: list[str | Range] = [f"{BEGINNINGS[rng.integers(len(BEGINNINGS))]}\n"]
-    for number, item in enumerate(recalled):
-        if number:
-            thought.append(f"\n{LINKS[rng.integers(len(LINKS))]}\n")
-        thought.append(item)
+    thought = recalled_in_turn(rng, recalled, beginnings=BEGINNINGS, links=LINKS)
     thought.append(f"\n{CONCLUSIONS[rng.integers(len(CONCLUSIONS))].format(answer=answer)}")
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)

@@ -18,6 +18,7 @@ from tasks.context import (
     question_place,
 )
 from tasks.corpus import Corpus, draw_kind, in_order, pool_corpus, take
+from tasks.demonstrations import recalled_in_turn
 from tasks.errors import UnfitRowError
 from tasks.passages import MAX_QUESTION, Layout, Passage, clean, read_passage, render
 from tasks.settings import TaskSettings
@@ -240,11 +241,7 @@ def _items(
 
 
 def _demonstrate(rng: np.random.Generator, *, recalled: list[Range], answer: str) -> Demonstration:
-    thought: list[str | Range] = [f"{BEGINNINGS[rng.integers(len(BEGINNINGS))]}\n"]
-    for number, item in enumerate(recalled):
-        if number:
-            thought.append(f"\n{LINKS[rng.integers(len(LINKS))]}\n")
-        thought.append(item)
+    thought = recalled_in_turn(rng, recalled, beginnings=BEGINNINGS, links=LINKS)
     thought.append(f"\n{OTHERS[rng.integers(len(OTHERS))]}")
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
 

@@ -51,17 +51,16 @@ CASE_SUMMARY = (
 )
 
 
+def _exported(dataset: str, split: str, origin: str, request: Request) -> str:
+    """Return the path of a split that HELMET reads from Hugging Face, exported as JSONL."""
+    where = f"an export of {origin} on Hugging Face"
+    return find_file(dataset, request.data_dir, [f"{dataset}/{split}.jsonl"], where)
+
+
 def narrativeqa(request: Request) -> Iterator[Item]:
     """Yield questions on stories, after two questions with answers but without their stories."""
-    test, train = (
-        find_file(
-            "narrativeqa",
-            request.data_dir,
-            [f"narrativeqa/{split}.jsonl"],
-            "an export of narrativeqa on Hugging Face",
-        )
-        for split in ("test", "train")
-    )
+    test = _exported("narrativeqa", "test", "narrativeqa", request)
+    train = _exported("narrativeqa", "train", "narrativeqa", request)
     demos = open_rows(train)
 
     def item(number: int, row: Any) -> Item:
@@ -157,15 +156,8 @@ def _summary_demo(row: Any) -> str:
 
 def multi_lexsum(request: Request) -> Iterator[Item]:
     """Yield cases to be summarised, after two summaries of others."""
-    test, train = (
-        find_file(
-            "multi_lexsum",
-            request.data_dir,
-            [f"multi_lexsum/{split}.jsonl"],
-            "an export of allenai/multi_lexsum (v20230518) on Hugging Face",
-        )
-        for split in ("validation", "train")
-    )
+    test = _exported("multi_lexsum", "validation", "allenai/multi_lexsum (v20230518)", request)
+    train = _exported("multi_lexsum", "train", "allenai/multi_lexsum (v20230518)", request)
     demos = open_rows(train)
 
     def item(number: int, row: Any) -> Item:

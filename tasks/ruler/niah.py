@@ -4,18 +4,15 @@ import bisect
 import dataclasses
 import functools
 import itertools
-import json
 import re
-import unicodedata
 import uuid
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from tasks import sources
 from tasks.context import Range
 from tasks.errors import TaskInputError
+from tasks.essays import FILES, read_essays
 from tasks.ruler import words
 from tasks.ruler.prompts import (
     NEEDLE,
@@ -30,7 +27,6 @@ from tasks.ruler.prompts import (
     filled,
 )
 
-ESSAYS = ("PaulGrahamEssays.json", "haystack_essays*.txt")
 # In percent of the sentences: where a needle may stand in essays.
 DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)
 # A sentence ends behind its mark and what closes it, where a space and a new beginning follow.
@@ -170,7 +166,7 @@ class Essays:
 
 @functools.lru_cache(maxsize=4)
 def essays(data_dir: str) -> Essays:
-    """Read the essays of a data folder, white space collapsed.
+    """Return the essays of a data folder, split as the benchmark splits them.
 
     Raises:
       TaskInputError: there are none, or the file is damaged.
@@ -178,35 +174,17 @@ def essays(data_dir: str) -> Essays:
     if not data_dir:
         raise TaskInputError(
             "RULER's essay tasks need essays: set config.data.dir to the folder that holds "
-            f"{' or '.join(ESSAYS)} (a text file, or JSON as the benchmark's script writes it)"
+            f"{' or '.join(FILES)} (a text file, or JSON as the benchmark's script writes it)"
         )
-    paths = sources.find(data_dir, ESSAYS)
-    if not paths:
+    text = read_essays(data_dir)
+    if not text:
         raise TaskInputError(
-            f"config.data.dir = {data_dir!r} has no {' or '.join(ESSAYS)} for RULER's essay tasks; "
+            f"config.data.dir = {data_dir!r} has no {' or '.join(FILES)} for RULER's essay tasks; "
             "put a text file of essays there under that name"
         )
-    text = unicodedata.normalize("NFC", " ".join(_read_essays(paths[0]).split()))
-    if not text:
-        raise TaskInputError(f"{paths[0]} is empty; put a text of some pages there")
     sentences = tuple(_split_sentences(text))
     counts = itertools.accumulate(len(sentence.split(" ")) for sentence in sentences)
     return Essays(sentences, tuple(counts))
-
-
-def _read_essays(path: str) -> str:
-    import fsspec
-
-    try:
-        with fsspec.open(path, "rb", compression="infer") as file:
-            text = file.read().decode()
-        if path.endswith(".json"):
-            text = json.loads(text)["text"]
-    except (OSError, ValueError, EOFError, zlib.error, KeyError, TypeError) as error:
-        raise TaskInputError(f"{path} can't be read as essays ({error}); get it anew") from None
-    if not isinstance(text, str):
-        raise TaskInputError(f'{path}: "text" must be one text; get it anew')
-    return text
 
 
 def _split_sentences(text: str) -> list[str]:

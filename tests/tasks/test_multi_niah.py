@@ -14,6 +14,7 @@ from recallm_jax.setup_policy import tiny_tokenizer
 from tasks import haystack
 from tasks.context import generator
 from tasks.errors import TaskInputError
+from tasks.essays import read_essays
 from tasks.generate import DRAFTS, record
 from tasks.multi_niah import NEEDLES, codes, listed, names
 from tasks.settings import TaskSettings
@@ -235,10 +236,11 @@ def test_essays_that_are_no_text_are_one_clear_error(tmp_path):
     path.write_bytes(b"A \xff b.")
     with pytest.raises(TaskInputError, match=r"haystack_essays\.txt can't be read .*UTF-8"):
         draft(0, TaskSettings(2500, data_dir=str(tmp_path)))
-    haystack.essay_sentences.cache_clear()
-    path.write_bytes(b" \n")
-    with pytest.raises(TaskInputError, match="has no sentence"):
-        draft(0, TaskSettings(2500, data_dir=str(tmp_path)))
+    for text, message in ((b" \n", "is empty"), (b"a" * 700, "no sentence of at most 600 char")):
+        read_essays.cache_clear()
+        path.write_bytes(text)
+        with pytest.raises(TaskInputError, match=message):
+            draft(0, TaskSettings(2500, data_dir=str(tmp_path)))
 
 
 @WITH_ESSAYS
