@@ -56,15 +56,15 @@ def register(
     for dataset, name in zip(rates, names, strict=True):
         scored = metrics.metric_functions(dataset)
         make = functools.partial(record, dataset, tokenizer, settings, "train", seed)
-        if _is_new(name, (wanted, settings)):
+        if _must_register(name, (wanted, settings)):
             _add(name, tokenizer, make, "train", num_train, scored)
         for length in validation_lengths:
             sized = dataclasses.replace(settings, target_length=length)
             task = validation_task(dataset, length)
             make = functools.partial(record, dataset, tokenizer, sized, "validation", seed)
-            if _is_new(task, (wanted, sized)):
+            if _must_register(task, (wanted, sized)):
                 _add(task, tokenizer, make, "validation", num_validation, scored)
-    if _is_new(MIXTURE, wanted, seqio.MixtureRegistry):
+    if _must_register(MIXTURE, wanted, seqio.MixtureRegistry):
         seqio.MixtureRegistry.add(MIXTURE, list(zip(names, rates.values(), strict=True)))
 
 
@@ -94,7 +94,7 @@ def register_suite(
         for length in lengths:
             name = task_at(task.name, length)
             registered.append(name)
-            if _is_new(name, wanted):
+            if _must_register(name, wanted):
                 arguments = (tokenizer, settings, length, num_examples, seed)
                 make = functools.partial(_suite_record, task, arguments)
                 scored = [functools.partial(metrics.suite_metrics, task)]
@@ -112,7 +112,7 @@ def _suite_records(task: SuiteTask, arguments: tuple) -> list[Record]:
     return task.records(*arguments)
 
 
-def _is_new(name: str, wanted: object, registry=seqio.TaskRegistry) -> bool:
+def _must_register(name: str, wanted: object, registry=seqio.TaskRegistry) -> bool:
     """Return whether a name must be registered, once the registry has room for it."""
     if _registered.get(name) == wanted:
         return False

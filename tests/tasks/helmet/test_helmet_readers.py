@@ -1,67 +1,39 @@
 """HELMET's prompts from rows written here in each of its layouts, and draws made a second time."""
 
 import hashlib
-import json
-import logging
 import random
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as limits
-from hypothesis import strategies as st
 
-from recallm_jax.setup_policy import tiny_tokenizer
 from tasks.errors import TaskInputError
-from tasks.helmet import cited_answers, classification, long_documents, passages
+from tasks.helmet import classification, long_documents, passages
 from tasks.helmet.request import Request
-from tasks.helmet.suite import helmet, helmet_chat
-from tasks.record import from_json, to_json
-from tasks.settings import TaskSettings
+from tests.oracles.helmet_files import (
+    TASKS,
+    TOKENIZER,
+    alce_files,
+    alce_row,
+    book,
+    copied,
+    csv,
+    kilt_files,
+    kilt_row,
+    kv_row,
+    make,
+    rank_row,
+    shown_questions,
+    story,
+    trec,
+    write,
+)
 
-TOKENIZER = tiny_tokenizer()
-TASKS = {task.name: task for task in (*helmet(), *helmet_chat())}
 CHAT_HEAD = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 CHAT_TAIL = "<|im_end|>\n<|im_start|>assistant"
 
 
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def make(folder, name, count=1000, **options):
-    settings = TaskSettings(target_length=8192, data_dir=str(folder))
-    records = TASKS[name].records(TOKENIZER, settings, 8192, count, 0, **options)
-    for record in records:
-        assert record.dataset == name
-        assert record.example_id.startswith(f"{name}_8k/")
-        assert to_json(from_json(to_json(record))) == to_json(record)
-    assert len({record.example_id for record in records}) == len(records)
-    return records
-
-
-def copied(record):
-    """Return the text that may be recalled."""
-    places = record.offsets[record.copyable]
-    return record.prompt[places[0, 0] : places[-1, 1]]
-
-
 # Recall
-
-
-def kv_row(number):
-    key, value = f"key-{number}", f"value-{number}"
-    return {
-        "context": json.dumps({key: value, "other": "thing"}),
-        "question": key,
-        "answer": value,
-        "demos": [["k1", "v1"], ["k2", "v2"], ["k3", "v3"]],
-        "num_kvs": 2,
-        "depth": 0.5,
-    }
 
 
 def test_json_kv_has_its_form_letter_by_letter(tmp_path):
@@ -130,16 +102,6 @@ def test_several_values_are_asked_for_in_the_plural(tmp_path):
 # RAG
 
 
-def kilt_row(name, docs=2, **fields):
-    passages = [{"title": f"T{i}", "text": f"{name} text {i}"} for i in range(docs)]
-    return {"question": f"{name}?", "answers": [f"{name}!", "x"], "ctxs": passages} | fields
-
-
-def kilt_files(folder, test, train, dataset="nq"):
-    write(folder / f"kilt/{dataset}-dev-multikilt_1000_k50_dep6.jsonl", test)
-    write(folder / f"kilt/{dataset}-train-multikilt_1000_k3_dep6.jsonl", train)
-
-
 def test_a_question_over_passages_has_its_form_letter_by_letter(tmp_path):
     kilt_files(
         tmp_path, [kilt_row("q")], [kilt_row("d1", 1), kilt_row("d1", 2)] * 3 + [kilt_row("d2", 1)]
@@ -160,11 +122,6 @@ def test_a_question_over_passages_has_its_form_letter_by_letter(tmp_path):
     assert record.prompt in allowed
     assert record.ground_truth["answers"] == ["q!", "x"]
     assert copied(record) == context
-
-
-def shown_questions(record):
-    before = record.prompt[: record.prompt.index(copied(record))]
-    return [line[10:-1] for line in before.splitlines() if line.startswith("Question: ")]
 
 
 def test_demonstrations_are_drawn_by_the_sha_256_of_the_key(tmp_path):
@@ -199,15 +156,6 @@ def test_popular_entities_are_left_out_and_no_question_is_its_own_demonstration(
 # Re-rank
 
 
-def rank_row(qid, labels, title=False):
-    ctxs = [
-        {"id": str(i), "text": f"{qid} text {i}", "label": label}
-        | ({"title": f"T{i}"} if title else {})
-        for i, label in labels.items()
-    ]
-    return {"qid": qid, "query": f"query {qid}", "ctxs": ctxs}
-
-
 def test_a_ranking_has_its_form_letter_by_letter(tmp_path):
     test = tmp_path / "msmarco/test_reranking_data_k50_dep3.jsonl"
     write(test, [rank_row("q", {4: 0, 11: 2, 7: 1}, title=True)])
@@ -232,23 +180,6 @@ def test_a_ranking_has_its_form_letter_by_letter(tmp_path):
 
 
 # Cite
-
-
-def alce_files(folder, rows, dataset="asqa"):
-    (folder / "alce").mkdir(exist_ok=True)
-    (folder / f"alce/{dataset}_eval_gtr_top2000.json").write_text(json.dumps(rows))
-    demos = [
-        {"question": f"D{i}?", "answer": f"A{i} [1].", "docs": [{"title": "t", "text": f"x{i}"}]}
-        for i in range(4)
-    ]
-    (folder / "prompts").mkdir(exist_ok=True)
-    content = {"instruction": "Instruction: cite.", "demos": demos}
-    (folder / f"prompts/{dataset}_revised.json").write_text(json.dumps(content))
-
-
-def alce_row(name, docs, **fields):
-    documents = [{"title": f"T{i}", "text": f"{name} {i}"} for i in range(docs)]
-    return {"question": f"{name}?", "docs": documents} | fields
 
 
 def test_a_cited_answer_has_its_form_and_as_many_documents_as_the_length_says(tmp_path):
@@ -279,16 +210,6 @@ def test_qamparis_answers_are_lists_of_aliases(tmp_path):
 
 
 # ICL
-
-
-def csv(path, header, rows):
-    path.write_text("\n".join([header, *(",".join(row) for row in rows)]) + "\n")
-
-
-def trec(folder, tests=3):
-    rows = [(f"train {label} {n}", str(label)) for n in range(9) for label in range(6)]
-    csv(folder / "trec_train.csv", "text,coarse_label", rows)
-    csv(folder / "trec_test.csv", "text,coarse_label", [(f"test {n}", "4") for n in range(tests)])
 
 
 def test_labelled_texts_have_their_form_and_labels_permuted_by_the_texts_hash(tmp_path):
@@ -356,11 +277,6 @@ def test_another_data_set_is_not_taken_for_nlu(tmp_path):
 # LongQA and Summ
 
 
-def story(text, question="Who?", answers=("Tom", "Tommy")):
-    row = {"question": {"text": question}, "answers": [{"text": a} for a in answers]}
-    return row | ({"document": {"text": text}} if text else {})
-
-
 def test_a_story_is_cut_to_its_tokens_with_a_remark(tmp_path):
     words = " ".join(f"word{n}" for n in range(9000))
     write(tmp_path / "narrativeqa/test.jsonl", [story(words)])
@@ -384,10 +300,6 @@ def test_short_texts_are_left_out_as_the_benchmark_does(tmp_path):
     write(tmp_path / "narrativeqa/train.jsonl", [story("", "a?"), story("", "b?")])
     with pytest.raises(TaskInputError, match="a text of less than 131073 tokens"):
         make(tmp_path, "helmet_narrativeqa")
-
-
-def book(number, **fields):
-    return {"id": number, "context": f"Book {number}.", "input": f"Q{number}?"} | fields
 
 
 def test_a_choice_shows_lettered_options_and_other_rows_without_their_books(tmp_path):
@@ -428,138 +340,3 @@ def test_a_case_is_summarised_from_its_sources(tmp_path):
     )
     assert "Summary: S1\n\n" in record.prompt and "Summary: S2\n\n" in record.prompt
     assert copied(record) == "One.\n\nTwo."
-
-
-# Bad input
-
-
-def test_malformed_rows_are_left_out_and_counted(tmp_path, caplog):
-    good = kilt_row("good")
-    bad = [
-        "{no json",
-        "[1, 2]",
-        json.dumps(kilt_row("a") | {"ctxs": []}),
-        json.dumps(kilt_row("b") | {"answers": [""]}),
-        json.dumps(kilt_row("c") | {"ctxs": [{"text": "no title"}]}),
-        json.dumps({"answers": ["x"]}),
-        json.dumps(kilt_row("d") | {"answers": ["half a pair \ud800"]}),
-    ]
-    kilt_files(tmp_path, [*bad, good], [kilt_row("d1"), kilt_row("d2")])
-    with caplog.at_level(logging.WARNING):
-        records = make(tmp_path, "helmet_kilt_nq")
-    assert [r.ground_truth["answers"][0] for r in records] == ["good!"]
-    assert "7 rows left out" in caplog.text
-    for reason in (
-        "no JSON",
-        "no valid Unicode",
-        "no object",
-        "no ctxs",
-        "no answers",
-        "without title",
-        "no id",
-    ):
-        assert reason in caplog.text
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=6,
-)
-GOOD_ROWS = {
-    "helmet_json_kv": ("json_kv/test_k105_dep6.jsonl", [kv_row(1)]),
-    "helmet_ruler_niah_mv": (
-        "ruler/niah_multivalue/validation_8192.jsonl",
-        [{"context": "c", "query": "q", "type_needle_v": "numbers", "answer": ["1"]}],
-    ),
-    "helmet_kilt_popqa_3": (
-        "kilt/popqa_test_1000_k50_dep6.jsonl",
-        [kilt_row(f"q{i}", 1, id=f"i{i}", s_pop=9) for i in range(3)],
-    ),
-    "helmet_msmarco_rerank_psg": (
-        "msmarco/test_reranking_data_k50_dep3.jsonl",
-        [rank_row(name, {1: 0, 2: 1}) for name in "abc"],
-    ),
-    "helmet_alce_asqa": (
-        "alce/asqa_eval_gtr_top2000.json",
-        [alce_row("q", 2, qa_pairs=[{"short_answers": ["a"]}])],
-    ),
-    "helmet_narrativeqa": ("narrativeqa/test.jsonl", [story("text", f"{i}?") for i in range(2)]),
-    "helmet_infbench_choice_eng": (
-        "infbench/longbook_choice_eng.jsonl",
-        [book(n, answer=["o1"], options=["o0", "o1", "o2", "o3"]) for n in range(3)],
-    ),
-    "helmet_multi_lexsum": (
-        "multi_lexsum/validation.jsonl",
-        [{"sources": ["One."], "summary/short": "Short."} for _ in range(2)],
-    ),
-}
-OTHER_FILES = {
-    "kilt/popqa_test_1000_k50_dep6.jsonl": "kilt/popqa_test_1000_k3_dep6.jsonl",
-    "msmarco/test_reranking_data_k50_dep3.jsonl": "msmarco/test_reranking_data_k10_dep3.jsonl",
-    "narrativeqa/test.jsonl": "narrativeqa/train.jsonl",
-    "multi_lexsum/validation.jsonl": "multi_lexsum/train.jsonl",
-}
-
-
-def places(value, path=()):
-    """Yield the paths of all values within a row."""
-    yield path
-    children = value.items() if isinstance(value, dict) else []
-    children = enumerate(value) if isinstance(value, list) else children
-    for key, child in children:
-        yield from places(child, (*path, key))
-
-
-def replaced(value, path, new):
-    if not path:
-        return new
-    copy = value.copy()
-    copy[path[0]] = replaced(value[path[0]], path[1:], new)
-    return copy
-
-
-@pytest.mark.parametrize("name", GOOD_ROWS)
-@limits(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_a_row_with_anything_in_any_place_gives_a_prompt_or_one_error(name, data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    path, good = GOOD_ROWS[name]
-    row = replaced(good[0], data.draw(st.sampled_from(list(places(good[0])))), data.draw(JSON))
-    rows = [row, *good[1:]]
-    alce_files(folder, rows)
-    for file in (path, OTHER_FILES.get(path)):
-        if file and not file.endswith(".json"):
-            write(folder / file, map(json.dumps, rows))
-    options = {"long_only": False} if "narr" in name or "book" in path or "lex" in name else {}
-    try:
-        make(folder, name, **options)
-    except TaskInputError as error:
-        assert "\n" not in str(error)
-
-
-def test_a_file_without_usable_rows_is_one_error(tmp_path):
-    write(tmp_path / "json_kv/test_k105_dep6.jsonl", [{"context": "x"}, "nonsense"])
-    with pytest.raises(TaskInputError, match=r"k105_dep6\.jsonl has no row that can be used") as e:
-        make(tmp_path, "helmet_json_kv")
-    assert "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize("name", sorted(TASKS))
-def test_a_missing_file_is_one_error_that_says_where_to_get_it(name, tmp_path):
-    with pytest.raises(TaskInputError, match=r"has no .*(jsonl?|csv).* get it from .+") as error:
-        make(tmp_path, name)
-    assert "\n" not in str(error.value)
-    with pytest.raises(TaskInputError, match=r"set config\.data\.dir"):
-        TASKS[name].records(TOKENIZER, TaskSettings(target_length=8192), 8192, 1, 0)
-
-
-def test_a_prompt_file_of_another_form_is_an_error(tmp_path):
-    alce_files(tmp_path, [alce_row("q", 1, qa_pairs=[])])
-    (tmp_path / "prompts/asqa_revised.json").write_text("[]")
-    with pytest.raises(TaskInputError, match=r"asqa_revised\.json: a row that is no object"):
-        make(tmp_path, "helmet_alce_asqa")
-    (tmp_path / "prompts/asqa_revised.json").write_text('{"instruction": "x", "demos": [{}]}')
-    with pytest.raises(TaskInputError, match="no question; get it anew"):
-        make(tmp_path, "helmet_alce_asqa")
-    assert cited_answers.PROMPTS.startswith("HELMET")
