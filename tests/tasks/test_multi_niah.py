@@ -1,8 +1,6 @@
 """Needles in running text: each in its place once, the values asked for and no others gold."""
 
 import itertools
-import os
-import pathlib
 import re
 import uuid
 from collections import Counter
@@ -19,16 +17,14 @@ from tasks.generate import DRAFTS, record
 from tasks.multi_niah import NEEDLES, codes, listed, names
 from tasks.settings import TaskSettings
 from tasks.words import ADJECTIVES, NOUNS
+from tests.oracles.real_data import shared_data, shared_file
 from tests.oracles.task_checks import check_fit, check_record
 
 TOKENIZER = tiny_tokenizer()
 SETTINGS = TaskSettings(target_length=2500)
-SHARED = pathlib.Path(
-    os.environ.get("RECALLM_SHARED_DATA")
-    or next((p for p in ("../shared/data", "/work/shared/data") if os.path.isdir(p)), "none")
-)
+SHARED = shared_data()
 WITH_ESSAYS = pytest.mark.skipif(
-    not (SHARED / "haystack_essays.txt").is_file(), reason="the essays are not here"
+    shared_file("haystack_essays.txt") is None, reason="the essays are not here"
 )
 KEY = "[a-z]+-[a-z]+"
 VALUE = f"[0-9]{{7}}|[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}|{KEY}"

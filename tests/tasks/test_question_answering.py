@@ -24,12 +24,14 @@ from tasks.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.single_hop_qa import answered, parse_question, read_questions
 from tasks.sources import read_table
 from tests.oracles import passage_files as files
+from tests.oracles.real_data import shared_data
 from tests.oracles.task_checks import check_fit, check_record
 from tests.oracles.wild_json import spoilt
 
 TOKENIZER = tiny_tokenizer()
 DATASETS = (*MULTI_HOP, *SINGLE_HOP)
-needs_shared = pytest.mark.skipif(files.SHARED is None, reason="the shared data are absent")
+SHARED = shared_data()
+needs_shared = pytest.mark.skipif(SHARED is None, reason="the shared data are absent")
 
 
 @pytest.fixture(scope="module")
@@ -398,7 +400,7 @@ def test_articles_survive_anything(tmp_path_factory, articles):
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_shared_data_give_examples(dataset, split):
     for length, index in ((2048, 0), (4096, 1)):
-        wanted = settings(files.SHARED, length)
+        wanted = settings(SHARED, length)
         example = record(dataset, TOKENIZER, wanted, split, 0, index)
         check_record(example, TOKENIZER, length)
         assert len(example.inputs) > length - 1000
@@ -407,7 +409,7 @@ def test_shared_data_give_examples(dataset, split):
 
 @needs_shared
 def test_shared_data_fill_a_long_context():
-    wanted = settings(files.SHARED, 32768)
+    wanted = settings(SHARED, 32768)
     draft = DRAFTS["hotpotqa"](wanted, "train", 0, 0, 0)
     example, prompt = fit(draft, TOKENIZER, 32768)
     assert 32768 - 1000 < len(TOKENIZER.encode(prompt)) <= 32768
@@ -420,7 +422,7 @@ def test_shared_data_fill_a_long_context():
 @needs_shared
 def test_shared_open_questions_have_their_answer_in_the_gold_passage():
     for dataset in SINGLE_HOP:
-        rows = answered(dataset, TaskSettings(0, data_dir=str(files.SHARED)), "train")
+        rows = answered(dataset, TaskSettings(0, data_dir=str(SHARED)), "train")
         for row in rows:
             text = f"{row.evidence[0].passage.title} {row.evidence[0].passage.text}".lower()
             parted = normalise(re.sub(r"[\W_]", " ", text))

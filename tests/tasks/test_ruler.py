@@ -4,8 +4,6 @@ import collections
 import dataclasses
 import json
 import logging
-import os
-import pathlib
 import re
 
 import numpy as np
@@ -20,6 +18,7 @@ from tasks.ruler.prompts import NOISE, Prompt, Request
 from tasks.ruler.suite import DRAFTS, NEW_TOKENS, QA, _text, make_prompt
 from tasks.settings import TaskSettings
 from tasks.suites import OVERALL, SUITES, find_task, suite_tasks
+from tests.oracles.real_data import shared_data
 from tests.oracles.task_checks import check_record
 
 TOKENIZER = tiny_tokenizer()
@@ -30,17 +29,7 @@ ESSAY_TASKS = (
     "niah_multivalue",
     "niah_multiquery",
 )
-SHARED = next(
-    (
-        path
-        for path in (
-            pathlib.Path(os.environ.get("RECALLM_SHARED_DATA", "../shared/data")),
-            pathlib.Path("/work/shared/data"),
-        )
-        if path.is_dir()
-    ),
-    None,
-)
+SHARED = shared_data()
 real_data = pytest.mark.skipif(SHARED is None, reason="no shared data here")
 ESSAYS = (
     'He said "stop." Then it rained for a week. Was it  over?\nNo, not in the year 1.5 was '

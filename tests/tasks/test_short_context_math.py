@@ -1,8 +1,6 @@
 """Problems without a context: read from the original layouts, options with one right number."""
 
 import json
-import os
-import pathlib
 import re
 from collections import Counter
 from fractions import Fraction
@@ -19,13 +17,11 @@ from tasks.settings import TaskSettings
 from tasks.short_context_math import last_boxed, parse_dapo, parse_gsm8k, parse_math
 from tasks.sources import read_table
 from tasks.wrong_numbers import parse_number, wrong_numbers
+from tests.oracles.real_data import shared_data, shared_file
 from tests.oracles.task_checks import check_record
 
 TOKENIZER = tiny_tokenizer()
-SHARED = pathlib.Path(
-    os.environ.get("RECALLM_SHARED_DATA")
-    or next((p for p in ("../shared/data", "/work/shared/data") if os.path.isdir(p)), "none")
-)
+SHARED = shared_data()
 DATASETS = ("dapo_math", "mcqa_math")
 GSM8K = [
     {
@@ -285,10 +281,10 @@ def test_wrong_numbers_differ_and_look_alike(text, seed):
         assert all(value % 1000 == 0 for value in values)
 
 
-@pytest.mark.skipif(not (SHARED / "gsm8k_train.jsonl").is_file(), reason="GSM8K is not here")
+@pytest.mark.skipif(shared_file("gsm8k_train.jsonl") is None, reason="GSM8K is not here")
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_gsm8k_keeps_200_rows_for_validation(dataset):
-    lines = (SHARED / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = shared_file("gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()
     rows = map(json.loads, lines)
     questions = {row["question"].strip(): row["answer"] for row in rows}
     seen = set()

@@ -1,8 +1,6 @@
 """HELMET's prompts fitted to a length, its forms, the scoring of whole responses, and the means."""
 
 import json
-import os
-import pathlib
 
 import pytest
 
@@ -14,6 +12,7 @@ from tasks.helmet.suite import helmet, helmet_chat, overall
 from tasks.helmet.table import CATEGORIES, LENGTHS, TASKS
 from tasks.settings import TaskSettings
 from tasks.system_prompts import SYSTEMS
+from tests.oracles.real_data import shared_data
 
 TOKENIZER = tiny_tokenizer()
 OWN = {task.name: task for task in helmet()}
@@ -27,13 +26,6 @@ ITEM = Item(
     lead_in="Answer:",
     truth={"answers": ["x"]},
 )
-
-
-def shared_data() -> pathlib.Path:
-    places = (os.environ.get("RECALLM_SHARED_DATA", ""), "../shared/data", "/work/shared/data")
-    return next(
-        (p for p in map(pathlib.Path, places) if p.name and p.is_dir()), pathlib.Path("none")
-    )
 
 
 @pytest.mark.parametrize("kind", ["plain", "chat", "recall"])
@@ -246,7 +238,7 @@ def test_a_mean_without_judges_says_what_it_lacks():
     }
 
 
-@pytest.mark.skipif(not shared_data().is_dir(), reason="no shared data")
+@pytest.mark.skipif(shared_data() is None, reason="no shared data")
 @pytest.mark.parametrize("dataset", ["banking77", "clinic150"])
 @pytest.mark.parametrize("tasks", [OWN, CHAT], ids=["own", "chat"])
 def test_real_intents_make_prompts_of_8k_tokens(dataset, tasks):
@@ -262,7 +254,7 @@ def test_real_intents_make_prompts_of_8k_tokens(dataset, tasks):
     assert len({json.dumps(record.ground_truth) for record in records}) > 1
 
 
-@pytest.mark.skipif(not shared_data().is_dir(), reason="no shared data")
+@pytest.mark.skipif(shared_data() is None, reason="no shared data")
 def test_slurp_is_not_taken_for_nlu():
     settings = TaskSettings(target_length=8192, data_dir=str(shared_data()))
     with pytest.raises(TaskInputError, match="nlu_evaluation_data"):
