@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report")
+JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "compare")
 
 setup(
     name="recallm-jax",
