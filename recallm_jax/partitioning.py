@@ -67,7 +67,7 @@ def make_mesh(
     fsdp: int = 1,
     sequence: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """Return a mesh with these sizes, over the first devices where fewer than all are asked for.
 
