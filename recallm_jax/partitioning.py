@@ -35,6 +35,8 @@ ACTIVATIONS: Rules = {
     # The same between a layer's two halves, where no head or MLP axis is split.
     "residual_length": ("sequence", "tensor"),
     "residual_group": ("sequence", "tensor"),
+    # Continuations while their next tokens are sampled.
+    "sampled": ("tensor", "sequence"),
     # Batches, and the width, of embeddings on their way from where their matrix lies.
     "looked_up": ("data",),
     "looked_up_width": ("fsdp",),
@@ -54,6 +56,8 @@ TRAIN_RULES: Rules = {
 ROLLOUT_RULES: Rules = {
     **TRAIN_RULES,
     "embed": (),
+    "looked_up": ("data", "fsdp"),
+    "looked_up_width": (),
     "vocab": ("tensor", "sequence"),
     "mlp": ("tensor", "sequence"),
 }
@@ -213,7 +217,7 @@ def for_rollout(policy: Any) -> Any:
         return policy
     if _is_abstract(policy):
         moved = _under_rollout_rules(jax.eval_shape(as_rollout, policy))
-        return abstract(moved, _rollout_shardings(policy))
+        return abstract(moved, _rollout_shardings(moved))
     wanted = jax.tree.leaves(_rollout_shardings(policy))
     dtypes = [_rollout_dtype(policy, path, x) for path, x in jax.tree.leaves_with_path(policy)]
     lies_so = all(
