@@ -220,7 +220,7 @@ class Transformer(nnx.Module):
                 grown.append((keys, values))
             keys, values = zip(*grown, strict=True)
         logits = self.unembed(self._norm(x, self.final_norm[...]))
-        # Rows are sampled where their whole vocabulary is; the matrix must not be gathered for that.
+        # Rows are sampled where their whole vocabulary is; not by gathering the matrix.
         logits = self._lie(self._lie(logits, *STEP, "vocab"), "batch", "sampled", None)
         return logits, dataclasses.replace(cache, keys=keys, values=values)
 
