@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from recallm_jax import processes
 from recallm_jax.errors import UserError, full_disk, full_disk_message
@@ -56,9 +57,18 @@ def open_reader(folder: str | Path) -> ocp.CheckpointManager:
         save_interval_steps=0,
         create=False,
         # A reader waits for no other process: each may read another checkpoint, or fail.
-        multiprocessing_options=processes.alone_in_orbax(),
+        multiprocessing_options=_alone(),
     )
     return _manager(Path(folder).absolute(), options)
+
+
+def _alone() -> MultiprocessingOptions:
+    number, count = processes.number_and_count()
+    if count == 1:
+        return MultiprocessingOptions()
+    return MultiprocessingOptions(
+        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"alone{number}"
+    )
 
 
 def _manager(path: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:

@@ -16,7 +16,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Int
-from orbax.checkpoint.options import MultiprocessingOptions
 
 from recallm_jax.errors import UserError
 
@@ -36,16 +35,6 @@ def mesh_of(tree: Any) -> Mesh | None:
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
             return sharding.mesh
     return None
-
-
-def alone_in_orbax() -> MultiprocessingOptions:
-    """Return the options of an Orbax manager that waits for no other process."""
-    if jax.process_count() == 1:
-        return MultiprocessingOptions()
-    number = jax.process_index()
-    return MultiprocessingOptions(
-        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"alone{number}"
-    )
 
 
 def meet(mesh: Mesh | None) -> None:
@@ -88,17 +77,19 @@ def put(tree: Any, shardings: Any) -> Any:
     Args:
       shardings: of each array, in a pytree like theirs.
     """
+    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+        return jax.device_put(tree, shardings)
     return jax.tree.map(_put, tree, shardings)
 
 
 def put_all(tree: Any, sharding: Sharding) -> Any:
     """Place arrays as `put` does, all on one sharding."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
     return jax.tree.map(lambda x: _put(x, sharding), tree)
 
 
 def _put(x: Any, sharding: Sharding) -> Any:
-    if sharding.is_fully_addressable:
-        return jax.device_put(x, sharding)
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return x if x.sharding == sharding else _mover(sharding)(x)
     return _made(x, x.shape, sharding, lambda values, index: values[index])
