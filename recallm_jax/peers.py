@@ -25,7 +25,7 @@ HEARTBEAT_SECONDS = 100
 # How long those that are told of a failure have to say so.
 FAREWELL_SECONDS = 10
 # A process may have done its part of an evaluation days before another.
-_PATIENCE_SECONDS = 30 * 24 * 3600
+_PATIENCE_SECONDS = 20 * 24 * 3600
 _FAILURE, _FAREWELL, _DONE = "recallm/failure", "recallm/farewell", "recallm/done"
 # Held by whoever ends this process.
 _leaving = threading.Lock()

@@ -11,9 +11,9 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def start(
-    script: str, arguments: Sequence[str], *, count: int, devices: int = 1, **variables: str
+    arguments: Sequence[str], *, count: int, devices: int = 1, **variables: str
 ) -> list[subprocess.Popen]:
-    """Start a script of this folder in `count` processes that can find each other."""
+    """Start Python with these arguments in `count` processes that can find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -35,7 +35,7 @@ def start(
     }
     return [
         subprocess.Popen(
-            [sys.executable, str(FOLDER / script), *arguments],
+            [sys.executable, *arguments],
             env={**shared, "JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

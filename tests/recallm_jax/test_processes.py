@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from recallm_jax.config import load_config
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.restore_policy import restore_policy
 from recallm_jax.setup_policy import set_up
-from tests.oracles.processes_here import finish, start
+from tests.oracles.processes_here import FOLDER, finish, start
 
 # TensorBoard's writer and Orbax warn about their own insides.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,10 +37,20 @@ CONFIG = [
 ]
 
 
-def run(arguments, *, count, devices=1, seconds=300, **variables):
-    given = [*arguments, *["--distributed"] * (count > 1)]
-    processes = start("train_with_spread.py", given, count=count, devices=devices, **variables)
-    return finish(processes, seconds)
+def run(arguments, *, count, devices=1, job="train_with_spread.py", seconds=400, **variables):
+    """Return exit code, stdout and stderr of each process."""
+    command = [str(FOLDER / job)] if job.endswith(".py") else ["-m", job]
+    command += [*arguments, *["--distributed"] * (count > 1)]
+    return finish(start(command, count=count, devices=devices, **variables), seconds)
+
+
+def succeed(arguments, **options):
+    """Run the processes; return what the first one printed."""
+    ended = run(arguments, **options)
+    assert [code for code, *_ in ended] == [0] * options["count"], ended
+    # The others have nothing to say.
+    assert all(out == "" for _, out, _ in ended[1:])
+    return ended[0][1]
 
 
 def assert_same_run(got: pathlib.Path, expected: pathlib.Path, arguments) -> None:
@@ -75,22 +86,111 @@ def checkpoints(folder: pathlib.Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.glob("checkpoints/*/*"))
 
 
-def test_two_processes_train_and_evaluate_as_one_does(tmp_path):
-    arguments = [*CONFIG, "--config.stages=('grpo',)", "--config.mesh.fsdp=2"]
-    two = run([*arguments, f"--workdir={tmp_path / 'two'}"], count=2)
-    assert [code for code, *_ in two] == [0, 0], two
-    one = run([*arguments, f"--workdir={tmp_path / 'one'}"], count=1, devices=2)
-    assert one[0][0] == 0, one
-    assert_same_run(tmp_path / "two", tmp_path / "one", arguments)
-    assert checkpoints(tmp_path / "two") == ["checkpoints/grpo/1", "checkpoints/grpo/2"]
-    # The second one has nothing to say.
-    assert "exact match" in two[0][1] and two[1][1] == ""
-    machine = json.loads((tmp_path / "two" / "machine.json").read_text())
-    assert machine["devices"] == "2 x cpu"
+GRPO = [*CONFIG, "--config.stages=('grpo',)", "--config.mesh.fsdp=2"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A run of one process on two devices."""
+    folder = tmp_path_factory.mktemp("one")
+    succeed([*GRPO, f"--workdir={folder}"], count=1, devices=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The same run, of two processes with a device each."""
+    folder = tmp_path_factory.mktemp("two")
+    out = succeed([*GRPO, f"--workdir={folder}"], count=2)
+    assert "exact match" in out
+    return folder
+
+
+def test_two_processes_train_and_evaluate_as_one_does(one, two):
+    assert_same_run(two, one, GRPO)
+    assert checkpoints(two) == ["checkpoints/grpo/1", "checkpoints/grpo/2"]
+    assert json.loads((two / "machine.json").read_text())["devices"] == "2 x cpu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "mesh", "count", "devices"),
+    [
+        # Draws on until groups differ, of which the hosts have different ones.
+        ("dapo", ["data=2", "fsdp=2"], 4, 1),
+        ("ppo", ["fsdp=2", "tensor=2"], 2, 2),
+        # Both processes hold all prompts.
+        ("grpo", ["tensor=2"], 2, 1),
+    ],
+)
+def test_all_stages_come_out_alike_on_any_mesh(algorithm, mesh, count, devices, tmp_path):
+    name = "ppo" if algorithm == "ppo" else "grpo"
+    arguments = [
+        *CONFIG,
+        f"--config=configs/quickstart.py:tiny,algorithm={algorithm}",
+        *(
+            f"--config.sft{phase}.{size}=4"
+            for phase in (1, 2)
+            for size in ("batch_size", "micro_batch")
+        ),
+        *(f"--config.{name}.{size}=4" for size in ("prompts_per_step", "micro_batch")),
+        *(f"--config.mesh.{axis}" for axis in mesh),
+    ]
+    succeed([*arguments, f"--workdir={tmp_path / 'several'}"], count=count, devices=devices)
+    succeed([*arguments, f"--workdir={tmp_path / 'one'}"], count=1, devices=count * devices)
+    assert_same_run(tmp_path / "several", tmp_path / "one", arguments)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_has_all_save_the_same_step(one, tmp_path):
+    given = [*GRPO, f"--workdir={tmp_path}", "--config.checkpoint.every_steps=9"]
+    ended = run(given, count=2, TEST_SIGTERM="1 grpo 0")
+    assert [code for code, *_ in ended] == [143, 143], ended
+    assert all(err.endswith("terminated; the same command goes on\n") for *_, err in ended)
+    assert checkpoints(tmp_path) == ["checkpoints/grpo/1"]
+    # One process on other devices goes on.
+    succeed(given, count=1, devices=2)
+    assert_same_run(tmp_path, one, GRPO)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside_by_one_for_all(one, two, tmp_path):
+    folder = shutil.copytree(two, tmp_path / "run")
+    shutil.rmtree(folder / "eval" / "grpo")
+    (folder / "checkpoints" / "grpo" / "2" / "metadata" / "metadata").write_text("{")
+    ended = run([*GRPO, f"--workdir={folder}"], count=2)
+    assert [code for code, *_ in ended] == [0, 0], ended
+    told = [err.count("grpo/2 is damaged") for *_, err in ended]
+    assert told == [1, 0]
+    assert checkpoints(folder) == [
+        *("checkpoints/grpo/1", "checkpoints/grpo/2", "checkpoints/grpo/2.damaged"),
+    ]
+    assert_same_run(folder, one, GRPO)
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_several_processes_is_sharded_among_them(two, tmp_path):
+    folder = shutil.copytree(two, tmp_path / "run")
+    expected = folder / "eval" / "grpo"
+    rows = {path.name: path.read_text() for path in expected.glob("*.jsonl")}
+    shutil.rmtree(expected)
+    given = [*CONFIG, "--config.stages=('grpo',)", f"--workdir={folder}"]
+    # A model that fits a process: each answers its own prompts.
+    ended = run([*given, "--checkpoints=grpo/1,grpo/2"], count=2, job="recallm_jax.evaluate")
+    assert [code for code, *_ in ended] == [0, 0], ended
+    assert {path.name for path in (expected / "shards").iterdir()} == {"0_of_2", "1_of_2"}
+    assert (folder / "eval" / "grpo_step1" / "summary.json").exists()
+    assert any("grpo_step1" in out and "95 % interval" in out for _, out, _ in ended)
+    assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
+    # One that does not: both answer together.
+    shutil.rmtree(expected)
+    succeed([*given, "--config.mesh.fsdp=2"], count=2, job="recallm_jax.evaluate")
+    assert not (expected / "shards").exists()
+    assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
 
 
 def test_rows_are_split_and_gathered_and_a_failure_ends_all():
-    ended = finish(start("rows_of_processes.py", [], count=2, devices=2), 120)
+    ended = finish(start([str(FOLDER / "rows_of_processes.py")], count=2, devices=2), 120)
     assert [out for _, out, _ in ended] == ["checked\n"] * 2, ended
     assert [code for code, *_ in ended] == [2, 2]
     assert ended[1][2].splitlines()[-1] == "error: config.seed = -1 is no seed"
