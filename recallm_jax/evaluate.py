@@ -14,6 +14,7 @@ other, and whoever is done last, or `--merge`, joins them. docs/evaluation.md sa
 
 import argparse
 import functools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def _evaluate(
 ) -> tuple[list[Row], list[str]]:
     """Evaluate what is asked for; return the summaries, and which policies failed, and why."""
     devices = None
-    if shard is not None or processes.each_has_room(config.mesh):
+    if shard is not None or processes.each_has_room(math.prod(config.mesh.values())):
         devices = jax.local_devices()
         shard = shard or Shard(*processes.number_and_count())
     setup = set_up(config, devices)

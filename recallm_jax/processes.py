@@ -7,8 +7,7 @@ in the same order. In a process alone they do what their names say without any o
 
 import functools
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +53,7 @@ def check_mesh(mesh: Mesh) -> None:
       UserError: names the numbers.
     """
     holding = {device.process_index for device in mesh.devices.flat}
-    if several(mesh) and len(holding) < jax.process_count():
+    if holding != {jax.process_index()} and len(holding) < jax.process_count():
         raise UserError(
             f"config.mesh has {mesh.size} devices, of {len(holding)} of the {jax.process_count()} "
             f"processes; use all {jax.device_count()} devices"
@@ -66,9 +65,9 @@ def number_and_count() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def each_has_room(mesh: Mapping[str, int]) -> bool:
-    """Return whether there are several processes, and each has devices for a mesh of its own."""
-    return jax.process_count() > 1 and math.prod(mesh.values()) <= jax.local_device_count()
+def each_has_room(size: int) -> bool:
+    """Return whether there are several processes, and each has devices for a mesh of that size."""
+    return jax.process_count() > 1 and size <= jax.local_device_count()
 
 
 def put(tree: Any, shardings: Any) -> Any:

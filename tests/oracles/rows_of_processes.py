@@ -3,13 +3,14 @@
 Every check is against NumPy arrays that each process makes whole.
 """
 
+import pathlib
 import sys
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recallm_jax import peers, processes
+from recallm_jax import checkpoint, peers, processes
 from recallm_jax.errors import UserError, run_job
 
 # Two devices a process, and the devices of both in turn: rows of a process are not all together.
@@ -50,17 +51,52 @@ def check() -> None:
     own = ["only one", *WORDS] if number else WORDS
     assert processes.texts_of_all(own, mesh) == [*WORDS, "only one"]
     assert processes.text_of_leader(f"from {number}", mesh) == "from 0"
+    processes.check_mesh(Mesh(devices[:2], ("rows",)))
+    processes.check_mesh(Mesh(np.array(jax.local_devices()), ("rows",)))
     try:
-        processes.check_mesh(Mesh(devices[:2], ("rows",)))
-        processes.check_mesh(Mesh(devices[[0, 2]], ("rows",)))
+        processes.check_mesh(Mesh(np.array(jax.devices()[:2]), ("rows",)))
+        assert number == 0
     except UserError as error:
-        raise AssertionError("each has a device here, or the mesh is of one process") from error
+        assert number == 1
+        said = "config.mesh has 2 devices, of 1 of the 2 processes; use all 4 devices"
+        assert str(error) == said, error
+    check_checkpoints(mesh, placed, number, pathlib.Path(sys.argv[1]))
     print("checked", flush=True)
 
     if number == 1:
         raise UserError("config.seed = -1 is\nno seed")
     # The other one never comes.
     processes.meet(mesh)
+
+
+def check_checkpoints(mesh: Mesh, placed: jax.Array, number: int, folder: pathlib.Path) -> None:
+    """Save two checkpoints together; what one process can't read none of them uses."""
+    state = {"w": placed, "step": jax.device_put(np.int32(3), NamedSharding(mesh, PartitionSpec()))}
+    with checkpoint.open_manager(folder, keep=2) as manager:
+        for step in (1, 2):
+            doubled = jax.tree.map(lambda x, by=step: by * x, state)
+            checkpoint.save(manager, step, doubled, {"step": step})
+        checkpoint.finish(manager)
+        read, metadata = checkpoint.restore_latest(manager, state)
+        assert metadata == {"step": 2} and read["w"].sharding == placed.sharding
+        np.testing.assert_array_equal(processes.fetch(read["w"]), 2 * WHOLE)
+        np.testing.assert_array_equal(processes.fetch(read["step"]), 6)
+        if number == 1:
+            checkpoint._read = unreadable
+        read, metadata = checkpoint.restore_latest(manager, state, set_aside=True)
+        assert metadata == {"step": 1}
+        np.testing.assert_array_equal(processes.fetch(read["w"]), WHOLE)
+        checkpoint.save(manager, 2, state, {"step": 2})
+        checkpoint.finish(manager)
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["1", "2", "2.damaged"], names
+
+
+def unreadable(manager, step, flat, read=checkpoint._read):
+    """Find damage in the newest checkpoint."""
+    if step == 2:
+        raise checkpoint.Damaged("a bad sector")
+    return read(manager, step, flat)
 
 
 def job(argv: list[str]) -> None:

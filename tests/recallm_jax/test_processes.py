@@ -106,6 +106,7 @@ def two(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one_does(one, two):
     assert_same_run(two, one, GRPO)
     assert checkpoints(two) == ["checkpoints/grpo/1", "checkpoints/grpo/2"]
@@ -128,6 +129,8 @@ def test_all_stages_come_out_alike_on_any_mesh(algorithm, mesh, count, devices, 
     arguments = [
         *CONFIG,
         f"--config=configs/quickstart.py:tiny,algorithm={algorithm}",
+        # Room for the demonstrations.
+        "--config.decoding.max_new_tokens=72",
         *(
             f"--config.sft{phase}.{size}=4"
             for phase in (1, 2)
@@ -189,10 +192,13 @@ def test_an_evaluation_of_several_processes_is_sharded_among_them(two, tmp_path)
     assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
 
 
-def test_rows_are_split_and_gathered_and_a_failure_ends_all():
-    ended = finish(start([str(FOLDER / "rows_of_processes.py")], count=2, devices=2), 120)
+def test_rows_are_split_and_gathered_and_a_failure_ends_all(tmp_path):
+    script = str(FOLDER / "rows_of_processes.py")
+    ended = finish(start([script, str(tmp_path / "checkpoints")], count=2, devices=2), 200)
     assert [out for _, out, _ in ended] == ["checked\n"] * 2, ended
     assert [code for code, *_ in ended] == [2, 2]
     assert ended[1][2].splitlines()[-1] == "error: config.seed = -1 is no seed"
     last = ended[0][2].splitlines()[-1]
     assert last == "error: process 1 ended the job: config.seed = -1 is no seed"
+    told = [err.count("2 is damaged (a bad sector) and is now called") for *_, err in ended]
+    assert told == [1, 0]
