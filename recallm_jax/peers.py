@@ -49,7 +49,7 @@ def joined(wanted: bool) -> Iterator[None]:
         yield
         return
     _join()
-    client = _client()
+    client: Any = _client()
     stop = threading.Event()
     watch = threading.Thread(target=_watch, args=(client, stop), name="peers", daemon=True)
     watch.start()
@@ -72,7 +72,7 @@ def are_joined() -> bool:
 
 def leave(code: int, message: str) -> None:
     """Tell the other processes of a failure, and end this one; return at once where it is alone."""
-    client = _client()
+    client: Any = _client()
     if client is None:
         return
     _leaving.acquire()
