@@ -10,14 +10,15 @@ import logging
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from recallm_jax import storage_faults
 from recallm_jax.errors import UserError, full_disk, full_disk_message
+from tasks.files import Path, as_path, is_remote, make_folder
 
 _ARRAYS = "arrays"
 _METADATA = "metadata"
@@ -32,8 +33,8 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
 
     What an interrupted save left behind is removed. Use as a context, or call `close`.
     """
-    path = Path(folder).absolute()
-    path.mkdir(parents=True, exist_ok=True)
+    path = _absolute(folder)
+    make_folder(path)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         cleanup_tmp_directories=True,
@@ -46,7 +47,12 @@ def open_reader(folder: str | Path) -> ocp.CheckpointManager:
     """Return a manager that changes nothing in its folder: a run may be writing there."""
     # Given as a reader has them, so that Orbax does not warn of setting them.
     options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-    return _manager(Path(folder).absolute(), options)
+    return _manager(_absolute(folder), options)
+
+
+def _absolute(folder: str | Path) -> Path:
+    path = as_path(folder)
+    return path if is_remote(path) else path.absolute()
 
 
 def _manager(path: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
@@ -115,7 +121,7 @@ def restore_latest(
     """
     flat = _flatten(template)
     manager.reload()
-    folder = Path(manager.directory)
+    folder = _folder(manager)
     steps = sorted(manager.all_steps(), reverse=True)
     for step in steps:
         try:
@@ -138,13 +144,15 @@ class _Damaged(Exception):
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Take an error for damage, unless it comes from the machine: memory, or permissions."""
+    """Take an error for damage, unless it is the machine's, or the way's to gs://."""
     try:
         yield
     except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        if storage_faults.kind(error) not in (None, storage_faults.MISSING):
             raise
         reason = str(error).split("\n", 1)[0][:200]
         raise _Damaged(f"{type(error).__name__}: {reason}") from error
@@ -157,7 +165,7 @@ def _restore(
         args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
         written = manager.restore(step, args=args)[_METADATA]
         run, layout, checksums = (written[name] for name in ("run", _LAYOUT, _CHECKSUMS))
-    _check_layout(Path(manager.directory) / str(step), layout, _layout(flat))
+    _check_layout(_folder(manager) / str(step), layout, _layout(flat))
     with _damage():
         abstract = ocp.args.StandardRestore(jax.tree.map(_abstract, flat))
         args = ocp.args.Composite(**{_ARRAYS: abstract})
@@ -172,10 +180,21 @@ def _restore(
 def _set_aside(manager: ocp.CheckpointManager, folder: Path) -> str:
     aside = folder.with_name(folder.name + _DAMAGED)
     if aside.exists():
-        shutil.rmtree(aside)
+        _remove(aside)
     folder.rename(aside)
     manager.reload()
     return f" and is now called {aside.name}"
+
+
+def _folder(manager: ocp.CheckpointManager) -> Path:
+    return as_path(str(manager.directory))
+
+
+def _remove(folder: Path) -> None:
+    if is_remote(folder):
+        folder.rmtree()
+    else:
+        shutil.rmtree(folder)
 
 
 def _flatten(state: State) -> dict[str, Any]:
@@ -249,9 +268,9 @@ def _check_layout(folder: Path, found: dict[str, str], wanted: dict[str, str]) -
 
 
 def _raise_if_full(manager: ocp.CheckpointManager, error: Exception) -> None:
-    met = full_disk(error, Path(manager.directory))
+    met = full_disk(error, _folder(manager))
     if met is None:
         return
-    for partial in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+    for partial in _folder(manager).glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(partial, ignore_errors=True)
     raise UserError(full_disk_message(met)) from None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from decoding.errors import DecodingInputError
+from recallm_jax import storage_faults
 from recallm_jax.termination import Terminated
 from tasks.errors import TaskInputError
 
@@ -39,15 +40,17 @@ class UserError(Exception):
 def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a job on its arguments; return the exit code of the process.
 
-    An error that the user can mend is printed as one line, `error: …`, and gives code 2. Ctrl-C,
+    An error that the user can mend, such as a bucket that can't be reached, is printed as one line,
+    `error: …`, and gives code 2. Ctrl-C,
     and SIGTERM where the job handles it, end with one line too, and codes 130 and 143. Anything
     else is a fault of the program and keeps its traceback.
 
     Args:
       argv: arguments without the program's name; None takes the command line's.
     """
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        job(sys.argv[1:] if argv is None else argv)
+        job(arguments)
     except (UserError, DecodingInputError, TaskInputError) as error:
         message = str(error)
     except KeyboardInterrupt:
@@ -61,11 +64,21 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
             reason = os.strerror(error.errno).lower()
             message = f"{error.filename} can't be used ({reason}); give another path, or mend it"
         else:
-            raise
+            message = _of_storage(error, arguments)
+    except Exception as error:
+        message = _of_storage(error, arguments)
     else:
         return 0
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return EXIT_BAD_INPUT
+
+
+def _of_storage(error: Exception, arguments: Sequence[str]) -> str:
+    """Return what to say of a fault of gs://; raise any other."""
+    message = storage_faults.describe(error, arguments)
+    if message is None:
+        raise error
+    return message
 
 
 def _stopped(how: str, code: int, *, leave: bool) -> int:

@@ -21,6 +21,7 @@ from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_polic
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import START, policy_label
 from recallm_jax.summaries import format_table
+from tasks.files import open_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--label", default="", help="name of the evaluation's folder")
     parser.add_argument("--rescore", action="store_true", help="score saved rows, without a model")
     arguments, config = parse_config(parser, argv)
-    workdir = Path(arguments.workdir)
+    workdir = open_folder(arguments.workdir)
     if arguments.label != Path(arguments.label).name or arguments.label == "..":
         raise UserError(f"--label={arguments.label} must be the name of a folder, without a path")
     if arguments.rescore:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -30,6 +29,7 @@ from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout
 from tasks import scoring, suites
+from tasks.files import Path, appending, write_whole
 from tasks.record import Record, token_edges
 from tasks.vocabulary import Tokenizer
 
@@ -162,12 +162,11 @@ def _append_rows(
 ) -> list[Row]:
     """Write the rows of each prompt as soon as they are there; return all of them."""
     written = []
-    with open(path, "a", encoding="utf-8") as file:
+    with appending(path) as add:
         for one in answers:
             rows = response_rows(one.rollout, one.number, one.text, one.record, tokenizer)
             rows = [row | names for row in rows]
-            file.write(_lines(rows))
-            file.flush()
+            add(_lines(rows))
             written += rows
     return written
 
@@ -188,9 +187,9 @@ def _say_under(title: str, log: Callable[[str], None], line: str) -> None:
 
 
 def _write_summaries(folder: Path, summaries: list[Row]) -> None:
-    run_files.write_whole(folder / "summary.json", json.dumps(summaries, indent=1))
+    write_whole(folder / "summary.json", json.dumps(summaries, indent=1))
     if overall := overall_rows(summaries):
-        run_files.write_whole(folder / "suites.json", json.dumps(overall, indent=1))
+        write_whole(folder / "suites.json", json.dumps(overall, indent=1))
 
 
 def rescore(folder: Path) -> list[Row]:
@@ -249,7 +248,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _write_rows(path: Path, rows: Iterable[Row]) -> None:
-    run_files.write_whole(path, _lines(rows))
+    write_whole(path, _lines(rows))
 
 
 def _lines(rows: Iterable[Row]) -> str:

@@ -5,14 +5,13 @@ A run is a function of its config; results of two configs are never mixed in one
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from recallm_jax.config import flatten
 from recallm_jax.errors import UserError
-from recallm_jax.run_files import write_whole
+from tasks.files import Path, make_folder, read_text, write_whole
 
 FILE = "config.json"
 # Fields, or sections, that may change between two starts of a run: where and how fast it computes,
@@ -71,7 +70,7 @@ def keep_config(
     Raises:
       UserError: the folder holds results of another config; names the field and both values.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / FILE
     values = config.to_dict() | ({"policy": policy} if policy else {})
     text = _json(values)
@@ -104,7 +103,7 @@ def _json(values: dict[str, Any]) -> str:
 
 
 def _differences(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
-    old, new = _values(path.read_text(encoding="utf-8"), path), _values(text, path)
+    old, new = _values(read_text(path), path), _values(text, path)
     for name in sorted(old.keys() | new.keys()):
         before, now = old.get(name), new.get(name)
         if before != now:

@@ -10,16 +10,16 @@ step samples depends on the seed, the step and the examples alone.
 import contextlib
 import functools
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
 from recallm_jax import checkpoint
+from recallm_jax.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.config import JobParser, parse_config
-from recallm_jax.errors import run_job
+from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import evaluate
 from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import MetricWriter, progress, say
@@ -44,6 +44,7 @@ from recallm_jax.stages import (
 from recallm_jax.summaries import format_table
 from recallm_jax.termination import Termination, on_sigterm
 from rl.learner import LearnerState
+from tasks.files import Path, open_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="folder of the run")
     arguments, config = parse_config(parser, argv)
     with on_sigterm() as termination:
-        train(config, Path(arguments.workdir), termination)
+        train(config, open_folder(arguments.workdir), termination)
 
 
 def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
@@ -122,7 +123,7 @@ def _run_stage(
             "write": functools.partial(writer.write, stage.name),
             "save": save,
         }
-        with termination.deferred(), contextlib.closing(data):
+        with termination.deferred(), contextlib.closing(data), _bad_batch_kept(setup, workdir):
             if stage.name in SFT_STAGES:
                 state = run_sft(config, setup, stage, state, **loop)
             else:
@@ -131,6 +132,16 @@ def _run_stage(
                 )
             checkpoint.finish(manager)
     return state.policy
+
+
+@contextlib.contextmanager
+def _bad_batch_kept(setup: Setup, workdir: Path) -> Iterator[None]:
+    """Write the batch of a step whose loss is no number, and say where it is."""
+    try:
+        yield
+    except NotFinite as error:
+        path = write_bad_batch(error, workdir, setup.tokenizer.decode)
+        raise UserError(f"{error}; what led to it is in {path} and the .npz beside it") from None
 
 
 def _first_look(config: ConfigDict, setup: Setup) -> None:
