@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from recallm_jax import storage_faults
 from recallm_jax.errors import UserError, full_disk, full_disk_message
+from tasks import storage_faults
 from tasks.files import Path, as_path, is_remote, make_folder
 
 _ARRAYS = "arrays"

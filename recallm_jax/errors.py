@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from decoding.errors import DecodingInputError
-from recallm_jax import storage_faults
 from recallm_jax.termination import Terminated
+from tasks import storage_faults
 from tasks.errors import TaskInputError
 
 EXIT_BAD_INPUT = 2

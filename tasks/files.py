@@ -12,10 +12,12 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import IO
 
 import fsspec
 from etils import epath
 
+from tasks import storage_faults
 from tasks.errors import TaskInputError
 
 GS = "gs://"
@@ -135,6 +137,29 @@ def appending(path: Path) -> Iterator[Callable[[str], None]]:
     finally:
         if written < len(parts):
             write_whole(path, "".join(parts))
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[IO[bytes]]:
+    """Open a file of data, on any file system of fsspec's; what is compressed is unpacked.
+
+    Raises:
+      TaskInputError: a fault of gs://.
+    """
+    with told(path), fsspec.open(path, "rb", compression="infer") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def told(path: str) -> Iterator[None]:
+    """Raise a fault of gs:// as a TaskInputError: others may know data by its errors alone."""
+    try:
+        yield
+    except Exception as error:
+        line = storage_faults.describe(error, [path])
+        if line is None:
+            raise
+        raise TaskInputError(line) from None
 
 
 def read_text(path: Path) -> str:

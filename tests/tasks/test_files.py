@@ -73,6 +73,8 @@ def test_a_file_that_grows_on_gs_is_written_as_often_as_said(bucket, monkeypatch
     assert files.read_text(path) == "one\ntwo\nthree\n"
 
 
+# aiohttp's, for the benefit of gcsfs.
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
 def test_a_file_larger_than_one_request_comes_back(bucket, tmp_path):
     content = bytes(range(256)) * (6 << 12)
     path = files.as_path(bucket) / "model.safetensors"

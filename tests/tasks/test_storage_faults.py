@@ -3,9 +3,10 @@
 import gcsfs.retry
 import pytest
 
-from recallm_jax import storage_faults
 from recallm_jax.errors import run_job
-from tasks import files
+from tasks import files, storage_faults
+from tasks.errors import TaskInputError
+from tasks.sources import find, read_rows
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +82,15 @@ def test_an_error_of_another_origin_keeps_its_traceback():
 
     with pytest.raises(ValueError, match="a fault of the program"):
         run_job(broken, ["--workdir=gs://bucket/run"])
+
+
+def test_a_fault_on_the_way_to_data_is_the_datas_error(bucket, gcs):
+    """Data may be read where only its own errors are known, as below TensorFlow."""
+    path = f"{bucket}/data/train.jsonl"
+    files.write_whole(files.as_path(path), "{}\n")
+    gcs.faults["train.jsonl"] = [401, None]
+    with pytest.raises(TaskInputError, match=f"{path} can't be read .* needs credentials; log in"):
+        list(read_rows(path))
+    gcs.faults["/o?"] = [403, None]
+    with pytest.raises(TaskInputError, match=f"{bucket}/data.* can't be used by this account"):
+        find(f"{bucket}/data", ["*.jsonl"])

@@ -76,7 +76,7 @@ def describe(error: BaseException, argv: Sequence[str] = ()) -> str | None:
     """Return one line that names the path and the remedy; None where it is no fault of gs://.
 
     Args:
-      argv: the job's arguments; their path on gs:// stands for one that the error doesn't name.
+      argv: the job's arguments; their paths on gs:// stand for one that the error doesn't name.
     """
     found = kind(error)
     if found is None:
@@ -90,7 +90,5 @@ def _path(text: str, argv: Sequence[str]) -> str:
         return match[0]
     if match := _API.search(text):
         return "gs://" + "/".join(filter(None, (match["bucket"], unquote(match["key"] or ""))))
-    for argument in argv:
-        if match := _URL.search(argument):
-            return match[0]
-    return "gs://"
+    found = [match[0] for argument in argv for match in _URL.finditer(argument)]
+    return " or ".join(dict.fromkeys(found)) or "gs://"
