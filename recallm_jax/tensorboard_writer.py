@@ -5,12 +5,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from recallm_jax.quiet import hidden_stderr
 from tasks.files import REWRITE_SECONDS, Path, is_remote, store
 
 
+@runtime_checkable
 class SummaryWriter(Protocol):
     """What is used of clu's writer."""
 

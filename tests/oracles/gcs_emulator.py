@@ -1,7 +1,7 @@
 """Google Cloud Storage on localhost: gcp-storage-emulator, with what it lacks for our clients.
 
-It knows no generations in requests and response headers, which TensorStore reads and sets, and
-takes one request at a time. Faults can be ordered, too.
+It knows no generations in requests and response headers, which TensorStore reads and sets, can't
+move objects, and takes one request at a time. Faults can be ordered, too.
 """
 
 import contextlib
@@ -58,7 +58,20 @@ class Emulator:
         """Overwrite the content of an object, and keep the rest."""
         with self.lock:
             about = self.storage.get_file_obj(bucket, name)
-            self.storage.create_file(bucket, name, content, about)
+            unknown = {"crc32c": None, "md5Hash": None, "size": str(len(content))}
+            self.storage.create_file(bucket, name, content, about | unknown)
+
+    def move(self, path: str) -> bytes | None:
+        """Do what a request to move an object asks for; None where there is none."""
+        place, _, target = urllib.parse.urlsplit(path).path.partition("/moveTo/o/")
+        bucket, _, name = place.partition("/b/")[2].partition("/o/")
+        name, target = urllib.parse.unquote(name), urllib.parse.unquote(target)
+        if name not in self.storage.objects.get(bucket, {}):
+            return None
+        about = self.storage.get_file_obj(bucket, name) | {"name": target}
+        self.storage.create_file(bucket, target, self.storage.get_file(bucket, name), about)
+        self.storage.delete_file(bucket, name)
+        return json.dumps(about).encode()
 
     def fault(self, path: str) -> int | None:
         for pattern, statuses in self.faults.items():
@@ -88,12 +101,15 @@ class _Handler(RequestHandler):
             status = emulator.fault(self.path)
             if status is None and not self._meets_conditions():
                 status = 412
-            if status is None:
+            if status is None and "/moveTo/o/" not in self.path:
                 handle()
                 return
+            moved = emulator.move(self.path) if status is None else None
         # What was sent is read first, or the client would see a broken pipe.
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = json.dumps({"error": {"code": status, "message": f"ordered: {status}"}}).encode()
+        status = status or (404 if moved is None else 200)
+        fault = {"error": {"code": status, "message": f"ordered: {status}"}}
+        body = moved or json.dumps(fault).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from recallm_jax import checkpoint, convert, evaluate, generate, prepare, probe, report, train
+from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.metric_writer import MetricWriter, read_metrics
+from recallm_jax.setup_policy import set_up
 from recallm_jax.weights import hugging_face
+from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy
 from tasks import files
 from tests.oracles.fake_run import write_run
 from tests.oracles.killed_runs import CONFIG, STEPS, Run, assert_same, results
-from tests.oracles.tiny_models import TINY, tiny_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -136,19 +138,34 @@ def test_metrics_and_tensorboard_files_arrive(bucket):
     assert len(events) == 2 and all(b"grpo/reward" in path.read_bytes() for path in events)
 
 
-def test_weights_go_to_gs_and_come_back(bucket, gcs, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A local Hugging Face folder of a small model."""
+    setup = set_up(load_config(CONFIG))
+    tokenizer = setup.tokenizer
+    folder = tmp_path_factory.mktemp("weights") / "model"
+    ends = (tokenizer.eos_token, tokenizer.bos_token)
+    saved = TokenizerFiles(tokenizer.to_json(), tokenizer.chat_template, *ends)
+    hugging_face.save(setup.policy, folder, saved)
+    return folder
+
+
+def test_weights_go_to_gs_and_come_back(weights, bucket, gcs, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    put(gcs, bucket, tiny_folder(TINY[0]), "model")
+    put(gcs, bucket, weights, "model")
     out = f"{bucket}/converted"
     assert convert.main([f"--source={bucket}/model", f"--out={out}"]) == 0
-    assert convert.main([f"--source={tiny_folder(TINY[0])}", f"--out={tmp_path / 'local'}"]) == 0
-    wanted, got = load_policy(tmp_path / "local"), load_policy(out)
+    wanted, got = load_policy(weights), load_policy(out)
     assert got.tokenizer_json == wanted.tokenizer_json
     jax.tree.map(np.testing.assert_array_equal, got.model, wanted.model)
+
+    def fetched() -> int:
+        return len([path for _, path in gcs.requests if "alt=media" in path])
+
     # The copy is used again, and fetched anew where the source has changed.
-    count = len([path for _, path in gcs.requests if "/download/" in path])
+    before = fetched()
     load_policy(out)
-    assert len([path for _, path in gcs.requests if "/download/" in path]) == count
+    assert fetched() == before > 0
     settings = files.as_path(out) / "tokenizer_config.json"
     changed = json.loads(settings.read_bytes()) | {"chat_template": "{{ messages }}"}
     files.write_whole(settings, json.dumps(changed))
@@ -157,16 +174,10 @@ def test_weights_go_to_gs_and_come_back(bucket, gcs, tmp_path, monkeypatch, caps
     assert f"{out} exists already; give a new folder" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"{bucket}/none holds no weights; give a Hugging Face"):
         load_policy(f"{bucket}/none")
-
-
-def test_weights_without_their_last_file_are_none(bucket, tmp_path, monkeypatch):
-    """A conversion that was killed leaves a folder that is refused."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    loaded = load_policy(tiny_folder(TINY[0]))
-    hugging_face.save(loaded.model, f"{bucket}/model", loaded.tokenizer_files())
-    (files.as_path(bucket) / "model" / "config.json").unlink()
+    # What a conversion that was killed leaves is refused.
+    (files.as_path(out) / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json is missing"):
-        load_policy(f"{bucket}/model")
+        load_policy(out)
 
 
 @pytest.mark.slow
