@@ -2,16 +2,24 @@
 
 import json
 import math
+from itertools import islice
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recallm_jax import policy_stages, setup_policy, stages, train
+from decoding.prompts import Prompts
+from decoding.suffix_index import build_index
+from recallm_jax import metric_writer, policy_stages, setup_policy, stages, train
+from recallm_jax.bad_batch import Inspected, NotFinite, write_bad_batch
 from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
 from recallm_jax.inputs import prompts_and_texts, train_records
+from recallm_jax.restore_policy import placed_state
 from recallm_jax.setup_policy import set_up
+from recallm_jax.stages import plan_stages
+from rl.batch import Batch, Responses
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIG = [
@@ -21,6 +29,14 @@ CONFIG = [
     "--config.evaluation.num_examples=1",
     "--config.evaluation.batch_size=1",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _training_alone(monkeypatch):
+    """Neither evaluations nor TensorBoard: they take most of the time, and no part."""
+    for name in ("_evaluate", "_first_look"):
+        monkeypatch.setattr(train, name, lambda *arguments: None)
+    monkeypatch.setattr(metric_writer, "summary_writer", lambda folder: None)
 
 
 def poison(monkeypatch, module, name: str, *, after: int) -> None:
@@ -38,6 +54,94 @@ def poison(monkeypatch, module, name: str, *, after: int) -> None:
     monkeypatch.setattr(module, name, run)
 
 
+@pytest.fixture(scope="module")
+def setup():
+    return set_up(load_config(CONFIG))
+
+
+def test_a_cold_starts_batch_is_kept_with_its_demonstrations(setup, tmp_path, monkeypatch):
+    def spoilt(state, responses, **options):
+        return state, {"grad_norm": jnp.float32(1.5), "loss": jnp.float32(math.inf)}
+
+    monkeypatch.setattr(stages, "sft_update", spoilt)
+    config = load_config(CONFIG)
+    stage, done = plan_stages(config, setup)[0], []
+    message = r"loss of sft1 at step 1 is inf; start again .*; what led to it is in (\S+) and the "
+    with pytest.raises(UserError, match=message), train._bad_batch_kept(setup, tmp_path):
+        stages.run_sft(
+            config,
+            setup,
+            stage,
+            placed_state(setup.policy, stage, setup),
+            steps=range(1, 2),
+            data=stages.batches(config, setup, stage, stage.batch_size),
+            write=lambda *arguments: done.append(arguments),
+            save=lambda *arguments: done.append(arguments),
+        )
+    assert done == []
+    path = tmp_path / "bad_batch" / "sft1_1.json"
+    seen, arrays = json.loads(path.read_text()), np.load(path.with_suffix(".npz"))
+    assert seen["metrics"] == {"grad_norm": 1.5, "loss": "inf"}
+    records = list(islice(train_records(config, setup.tokenizer, 2), 2))
+    assert seen["prompts"] == [
+        {
+            "example_id": record.example_id,
+            "prompt": record.prompt,
+            "responses": [setup.tokenizer.decode(record.targets)],
+            "rewards": [],
+        }
+        for record in records
+    ]
+    lengths = [len(record.inputs) for record in records]
+    np.testing.assert_array_equal(arrays["prompt_lengths"], lengths)
+
+
+def test_a_groups_batch_is_kept_with_rewards_and_log_probabilities(tmp_path):
+    prompts = Prompts(
+        tokens=jnp.array([[1, 2, 0], [3, 0, 0]]),
+        lengths=jnp.array([2, 1]),
+        copyable=jnp.ones((2, 3), bool),
+        span_start=jnp.ones((2, 3), bool),
+        span_end=jnp.ones((2, 3), bool),
+    )
+    index = build_index(prompts, num_rows=9, max_length=1, barriers=())
+    tokens = jnp.array([[[4, 5], [6, 0]], [[7, 0], [8, 0]]])
+    responses = Responses(prompts, index, tokens, jnp.array([[2, 1], [1, 0]]))
+    log_probs = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 1]], [[0.5, 1], [1, 1]]]))
+    advantages = jnp.array([[[1.0], [-1.0]], [[0.0], [0.0]]])
+    batch = Batch(responses, advantages, log_probs, None, 2 * log_probs)
+    rewards = np.array([[1.0, 0.5], [0.25, 0.25]])
+    seen = Inspected(["a/1", "b/2"], responses, batch, rewards)
+    error = NotFinite("grpo", 7, {"reward": 0.5, "kl": math.nan}, seen)
+    assert str(error).startswith("kl of grpo at step 7 is nan; ")
+    path = write_bad_batch(error, tmp_path, lambda ids: "".join(map(str, ids)))
+    assert path == tmp_path / "bad_batch" / "grpo_7.json"
+    assert json.loads(path.read_text()) == {
+        "stage": "grpo",
+        "step": 7,
+        "metrics": {"reward": 0.5, "kl": "nan"},
+        "prompts": [
+            {"example_id": "a/1", "prompt": "12", "responses": ["45", "6"], "rewards": [1.0, 0.5]},
+            {"example_id": "b/2", "prompt": "3", "responses": ["7", ""], "rewards": [0.25, 0.25]},
+        ],
+    }
+    arrays = dict(np.load(path.with_suffix(".npz")))
+    wanted = {
+        "prompt_tokens": prompts.tokens,
+        "prompt_lengths": prompts.lengths,
+        "response_tokens": tokens,
+        "response_lengths": responses.lengths,
+        "rewards": rewards,
+        "advantages": advantages,
+        "sampler_log_probs": log_probs,
+        "reference_log_probs": 2 * log_probs,
+    }
+    assert arrays.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(arrays[name], value)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "module", "update"),
     [
@@ -87,6 +191,7 @@ def test_the_batch_is_kept_and_the_checkpoint_before_too(
     assert ("old_values" in arrays) == ("returns" in arrays) == (stage == "ppo")
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_stop_the_first_step(tmp_path, monkeypatch, capsys):
     real = setup_policy.random_transformer
 
