@@ -187,7 +187,7 @@ def test_a_run_on_gs_that_is_killed_ends_as_one_in_a_local_folder(bucket, gcs, t
     remote = Run(f"{bucket}/run", tmp_path / "cache", tmp_path)
     for point, count in (("evaluation", 3), ("metrics", 5), ("save", 9), ("rollout", 6)):
         process = remote.start(point, count)
-        out, _ = process.communicate(timeout=600)
+        out, _ = process.communicate(timeout=1800)
         assert process.returncode == -signal.SIGKILL, out[-3000:]
     remote.finish()
     wanted, got = results(local.workdir), results(remote.workdir)

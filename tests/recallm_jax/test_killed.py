@@ -54,7 +54,7 @@ def kill_at_random(run: Run, rng: random.Random) -> str | None:
             process.send_signal(signal.SIGKILL)
         drained = threading.Thread(target=process.stdout.read)
         drained.start()
-        code = process.wait(timeout=600)
+        code = process.wait(timeout=1800)
         drained.join()
         assert code in (0, -signal.SIGKILL)
         return doing if code else None
@@ -89,7 +89,7 @@ def test_killed_at_a_point_a_run_ends_as_if_nothing_had_been(point, whole, scrat
     # Metrics are ahead of the checkpoint by up to a step.
     every_two = "--config.checkpoint.every_steps=2"
     process = run.start(point, count, every_two)
-    out, _ = process.communicate(timeout=600)
+    out, _ = process.communicate(timeout=1800)
     assert process.returncode == -signal.SIGKILL, out[-3000:]
     if point == "commit":
         assert list(Path(run.workdir, CHECKPOINTS, "grpo").glob("*.orbax-checkpoint-tmp*"))
