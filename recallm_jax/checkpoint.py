@@ -7,6 +7,7 @@ their tree paths, so that nothing but names, shapes and dtypes has to agree when
 
 import contextlib
 import logging
+import pathlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -191,10 +192,10 @@ def _folder(manager: ocp.CheckpointManager) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    if is_remote(folder):
-        folder.rmtree()
-    else:
+    if isinstance(folder, pathlib.Path):
         shutil.rmtree(folder)
+    else:
+        folder.rmtree()
 
 
 def _flatten(state: State) -> dict[str, Any]:

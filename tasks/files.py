@@ -12,7 +12,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, TypeAlias
 
 import fsspec
 from etils import epath
@@ -21,7 +21,7 @@ from tasks import storage_faults
 from tasks.errors import TaskInputError
 
 GS = "gs://"
-Path = pathlib.Path | epath.Path
+Path: TypeAlias = pathlib.Path | epath.Path
 # Seconds between two states of a file on gs:// that grows.
 REWRITE_SECONDS = 30.0
 
