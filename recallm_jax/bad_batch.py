@@ -17,6 +17,7 @@ import numpy as np
 from recallm_jax.errors import UserError
 from rl.batch import Batch, Responses
 from tasks.files import Path, make_folder, write_whole, written_whole
+from tasks.record import Record
 
 FOLDER = "bad_batch"
 # What an update read, beside the responses; None where the stage has none.
@@ -35,12 +36,12 @@ class Inspected:
     """What a step learned from.
 
     Attributes:
-      example_ids: of the B prompts.
+      records: that the step drew; the B prompts are of these.
       batch: with log-probabilities and advantages; None in a cold start.
       rewards: [B, G]; None in a cold start.
     """
 
-    example_ids: Sequence[str]
+    records: Sequence[Record]
     responses: Responses
     batch: Batch | None = None
     rewards: Any = None
@@ -62,6 +63,8 @@ def write_bad_batch(error: NotFinite, workdir: Path, decode: Callable[[list[int]
     """Write what the module says; return the path of the JSON file."""
     seen = error.seen
     arrays = _arrays(seen)
+    example_ids = {tuple(record.inputs.tolist()): record.example_id for record in seen.records}
+    prompts = [_real(arrays, "prompt", row) for row in range(len(arrays["prompt_tokens"]))]
     texts = {
         "stage": error.stage,
         "step": error.step,
@@ -69,15 +72,15 @@ def write_bad_batch(error: NotFinite, workdir: Path, decode: Callable[[list[int]
         "metrics": {n: v if math.isfinite(v) else str(v) for n, v in error.metrics.items()},
         "prompts": [
             {
-                "example_id": example_id,
-                "prompt": decode(_real(arrays, "prompt", row)),
+                "example_id": example_ids[tuple(prompt)],
+                "prompt": decode(prompt),
                 "responses": [
                     decode(_real(arrays, "response", (row, column)))
                     for column in range(arrays["response_tokens"].shape[1])
                 ],
                 "rewards": arrays["rewards"][row].tolist() if "rewards" in arrays else [],
             }
-            for row, example_id in enumerate(seen.example_ids)
+            for row, prompt in enumerate(prompts)
         ],
     }
     folder = workdir / FOLDER

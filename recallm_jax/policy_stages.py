@@ -54,7 +54,7 @@ class Collected:
     Attributes:
       metrics: means over all groups that were sampled, kept or not.
       draws: batches of prompts that were sampled.
-      example_ids: of the prompts, in their order.
+      records: that were drawn; the prompts are of these.
     """
 
     responses: Responses
@@ -63,7 +63,7 @@ class Collected:
     metrics: dict[str, float]
     problems: list[str]
     draws: int
-    example_ids: list[str]
+    records: list[Record]
 
 
 def run_policy(
@@ -110,7 +110,7 @@ def run_policy(
             )
             updates.append(found)
         means = jax.tree.map(lambda *values: sum(values) / len(values), *updates)
-        seen = Inspected(collected.example_ids, collected.responses, batch, collected.totals)
+        seen = Inspected(collected.records, collected.responses, batch, collected.totals)
         write(step, finite(means, stage, step, seen) | metrics | collected.metrics)
         save(step + 1, state, drawn)
     return state
@@ -154,25 +154,24 @@ def _collect(
     most = options.max_draws if stage.name != PPO else 1
     kept: list[tuple] = []
     seen: list[tuple[Rollout, GroupRewards]] = []
-    example_ids: list[str] = []
+    records: list[Record] = []
     count = 0
     while count < needed:
         # Numbered over the whole stage, so that no two draws share their random numbers.
         draw = drawn // stage.batch_size + len(seen)
-        records = next(data)
-        rollout, scored = _sample(config, setup, stage, policy, records, draw)
+        drawn_now = next(data)
+        records += drawn_now
+        rollout, scored = _sample(config, setup, stage, policy, drawn_now, draw)
         seen.append((rollout, scored))
         arrays = (_with_reward(rollout.responses, scored), rollout.sampler_log_probs)
         if most == 1:
             kept = [(arrays, scored.totals)]
-            example_ids = [record.example_id for record in records]
             break
         flat = scored.totals.max(axis=1) == scored.totals.min(axis=1)
         # Those with a spread come first; at last the others have to do.
         order = np.argsort(flat, kind="stable")
         rows = order[: (needed if len(seen) == most else (~flat).sum())][: needed - count]
         count += len(rows)
-        example_ids += [records[row].example_id for row in rows]
         kept.append((_rows(arrays, rows), scored.totals[rows]))
     responses, sampler_log_probs = kept[0][0] if most == 1 else setup.place(_joined(kept))
     return Collected(
@@ -182,7 +181,7 @@ def _collect(
         metrics=rollout_metrics(seen),
         problems=[problem for _, scored in seen for problem in scored.problems],
         draws=len(seen),
-        example_ids=example_ids,
+        records=records,
     )
 
 

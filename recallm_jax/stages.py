@@ -151,7 +151,7 @@ def run_sft(
             num_parts=num_parts,
         )
         share = float((lengths > 0).mean())
-        seen = Inspected([record.example_id for record in records], responses)
+        seen = Inspected(records, responses)
         write(step, finite(metrics, stage, step, seen) | {"demonstrated": share})
         save(step + 1, state, (step + 1) * stage.batch_size)
     return state

@@ -20,6 +20,7 @@ from recallm_jax.restore_policy import placed_state
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import plan_stages
 from rl.batch import Batch, Responses
+from tasks.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIG = [
@@ -96,6 +97,15 @@ def test_a_cold_starts_batch_is_kept_with_its_demonstrations(setup, tmp_path, mo
     np.testing.assert_array_equal(arrays["prompt_lengths"], lengths)
 
 
+def record(example_id: str, inputs: list[int]) -> Record:
+    none = np.zeros(len(inputs), bool)
+    offsets = np.zeros((len(inputs), 2), np.int32)
+    targets = np.zeros(0, np.int32)
+    return Record(
+        *(example_id, "retrieval", "", np.array(inputs), offsets, none, none, none, targets, {})
+    )
+
+
 def test_a_groups_batch_is_kept_with_rewards_and_log_probabilities(tmp_path):
     prompts = Prompts(
         tokens=jnp.array([[1, 2, 0], [3, 0, 0]]),
@@ -111,7 +121,7 @@ def test_a_groups_batch_is_kept_with_rewards_and_log_probabilities(tmp_path):
     advantages = jnp.array([[[1.0], [-1.0]], [[0.0], [0.0]]])
     batch = Batch(responses, advantages, log_probs, None, 2 * log_probs)
     rewards = np.array([[1.0, 0.5], [0.25, 0.25]])
-    seen = Inspected(["a/1", "b/2"], responses, batch, rewards)
+    seen = Inspected([record("b/2", [3]), record("a/1", [1, 2])], responses, batch, rewards)
     error = NotFinite("grpo", 7, {"reward": 0.5, "kl": math.nan}, seen)
     assert str(error).startswith("kl of grpo at step 7 is nan; ")
     path = write_bad_batch(error, tmp_path, lambda ids: "".join(map(str, ids)))

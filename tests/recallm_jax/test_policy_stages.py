@@ -220,7 +220,7 @@ def by_hand(tokens_of):
         {},
         [],
         1,
-        ["by_hand/0"],
+        [],
     )
 
 
