@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from recallm_jax import processes
 from recallm_jax.errors import UserError
 from rl.batch import Batch, Responses
 from tasks.files import Path, make_folder, write_whole, written_whole
@@ -59,11 +60,28 @@ class NotFinite(UserError):
 _REMEDY = "start again with a lower learning rate and another --workdir"
 
 
-def write_bad_batch(error: NotFinite, workdir: Path, decode: Callable[[list[int]], str]) -> Path:
-    """Write what the module says; return the path of the JSON file."""
-    seen = error.seen
-    arrays = _arrays(seen)
-    example_ids = {tuple(record.inputs.tolist()): record.example_id for record in seen.records}
+def write_bad_batch(
+    error: NotFinite, workdir: Path, decode: Callable[[list[int]], str], mesh: Mesh | None = None
+) -> Path:
+    """Write what the module says; return the path of the JSON file.
+
+    All processes of the mesh call this; the leading one writes, and the others wait for it.
+    """
+    arrays, example_ids = _arrays(error.seen), _example_ids(error.seen.records, mesh)
+    path = workdir / FOLDER / f"{error.stage}_{error.step}.json"
+    if processes.leads(mesh):
+        _write(path, error, arrays, example_ids, decode)
+    processes.meet(mesh)
+    return path
+
+
+def _write(
+    path: Path,
+    error: NotFinite,
+    arrays: Mapping[str, np.ndarray],
+    example_ids: Mapping[tuple[int, ...], str],
+    decode: Callable[[list[int]], str],
+) -> None:
     prompts = [_real(arrays, "prompt", row) for row in range(len(arrays["prompt_tokens"]))]
     texts = {
         "stage": error.stage,
@@ -83,13 +101,17 @@ def write_bad_batch(error: NotFinite, workdir: Path, decode: Callable[[list[int]
             for row, prompt in enumerate(prompts)
         ],
     }
-    folder = workdir / FOLDER
-    make_folder(folder)
-    path = folder / f"{error.stage}_{error.step}.json"
+    make_folder(path.parent)
     with written_whole(path.with_suffix(".npz")) as file, open(file, "wb") as out:
         np.savez(out, **arrays)
     write_whole(path, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
-    return path
+
+
+def _example_ids(records: Sequence[Record], mesh: Mesh | None) -> dict[tuple[int, ...], str]:
+    """Return the example ids of all processes' records by their prompts' tokens."""
+    drawn = [json.dumps([record.example_id, record.inputs.tolist()]) for record in records]
+    found = map(json.loads, processes.texts_of_all(drawn, mesh))
+    return {tuple(inputs): example_id for example_id, inputs in found}
 
 
 def _arrays(seen: Inspected) -> dict[str, np.ndarray]:
@@ -102,11 +124,8 @@ def _arrays(seen: Inspected) -> dict[str, np.ndarray]:
         "rewards": seen.rewards,
         **({} if batch is None else {name: getattr(batch, name) for name in _ARRAYS}),
     }
-    return {
-        name: np.asarray(jax.device_get(value))
-        for name, value in found.items()
-        if value is not None
-    }
+    there = {name: value for name, value in found.items() if value is not None}
+    return {name: np.asarray(value) for name, value in processes.fetch(there).items()}
 
 
 def _real(arrays: Mapping[str, np.ndarray], kind: str, place: Any) -> list[int]:

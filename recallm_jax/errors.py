@@ -4,10 +4,12 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from decoding.errors import DecodingInputError
+from recallm_jax import peers
 from recallm_jax.termination import Terminated
 from tasks import storage_faults
 from tasks.errors import TaskInputError
@@ -51,7 +53,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     arguments = sys.argv[1:] if argv is None else argv
     try:
         job(arguments)
-    except (UserError, DecodingInputError, TaskInputError) as error:
+    except (UserError, DecodingInputError, TaskInputError, peers.NotJoined) as error:
         message = str(error)
     except KeyboardInterrupt:
         return _stopped("interrupted", EXIT_INTERRUPTED, leave=argv is None)
@@ -69,7 +71,9 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         message = _of_storage(error, arguments)
     else:
         return 0
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    message = " ".join(message.split())
+    print(f"error: {message}", file=sys.stderr)
+    peers.leave(EXIT_BAD_INPUT, message)
     return EXIT_BAD_INPUT
 
 
@@ -77,13 +81,22 @@ def _of_storage(error: Exception, arguments: Sequence[str]) -> str:
     """Return what to say of a fault of gs://; raise any other."""
     message = storage_faults.describe(error, arguments)
     if message is None:
+        _leave_after_fault(error)
         raise error
     return message
+
+
+def _leave_after_fault(error: Exception) -> None:
+    """Where other processes wait for this one, show its fault and end all of them."""
+    if peers.are_joined():
+        traceback.print_exception(error)
+        peers.leave(1, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0]}")
 
 
 def _stopped(how: str, code: int, *, leave: bool) -> int:
     """Say that a signal ended the job; `leave` the process, or return its exit code."""
     print(f"{how}; the same command goes on", file=sys.stderr)
+    peers.leave(code, f"{how}; the same command goes on")
     if leave:
         # The job has closed its files. Stopped while it compiles, JAX may crash at Python's exit.
         sys.stdout.flush()

@@ -84,10 +84,13 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[pathlib.Path]:
+def written_whole(path: Path, *, by: str = "") -> Iterator[pathlib.Path]:
     """Yield a local file to write; behind the block it is at `path`, whole.
 
     Whatever interrupts the block, or the program, leaves at `path` what was there before.
+
+    Args:
+      by: who writes, where several may write the same at once.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -95,14 +98,14 @@ def written_whole(path: Path) -> Iterator[pathlib.Path]:
             yield local
             store(path).put_file(str(local), str(path))
     else:
-        partial = pathlib.Path(path).with_name(path.name + ".partial")
+        partial = pathlib.Path(path).with_name(f"{path.name}{by}.partial")
         yield partial
         partial.replace(path)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, by: str = "") -> None:
     """Write a text file that, whatever interrupts it, is whole or as it was."""
-    with written_whole(path) as file:
+    with written_whole(path, by=by) as file:
         file.write_text(text, encoding="utf-8")
 
 
