@@ -31,8 +31,7 @@ class Emulator:
         self.faults: dict[str, list[int | None]] = {}
         self.requests: list[tuple[str, str]] = []
         handler = functools.partial(_Handler, self, self.storage)
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -87,6 +86,13 @@ class Emulator:
         name = urllib.parse.unquote(name.removeprefix("/")) or query.get("name", [""])[0]
         about = self.storage.objects.get(bucket, {}).get(name)
         return about and about["generation"]
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address) -> None:
+        """Say nothing of a client that went away before it had its answer."""
 
 
 class _Handler(RequestHandler):

@@ -146,8 +146,8 @@ def patch(countdown: Countdown) -> None:
     class Config:
         """Kills between the writing of the config and its being in its place."""
 
-        def __init__(self, path):
-            self.context, self.path = written_whole(path), path
+        def __init__(self, path, **options):
+            self.context, self.path = written_whole(path, **options), path
 
         def __enter__(self):
             return self.context.__enter__()
