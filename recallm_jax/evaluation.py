@@ -21,6 +21,7 @@ from recallm_jax.errors import UserError
 from recallm_jax.evaluation_shards import SHARDS, Shard, note_examples, shard_folders
 from recallm_jax.evaluation_tasks import evaluation_tasks, task_names
 from recallm_jax.inputs import ground_truth
+from recallm_jax.partitioning import for_rollout
 from recallm_jax.responding import Answered, Mode, respond
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, check_kept, keep_config
 from recallm_jax.summaries import Row, overall_rows, summarise
@@ -132,6 +133,7 @@ def evaluate(
         for place_of_rows in (*shard_folders(folder), folder):
             check_kept(config, place_of_rows, **HELD, policy=made_by)
         keep_config(config, kept_in, **HELD, policy=made_by)
+    policy = for_rollout(policy)
     modes = [_mode(name, config, tokenizer) for name in config.evaluation.modes]
     summaries = []
     for task in evaluation_tasks(config, tokenizer):

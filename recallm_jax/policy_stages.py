@@ -20,6 +20,7 @@ from recallm_jax import processes
 from recallm_jax.bad_batch import Inspected
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import prompts_and_texts
+from recallm_jax.partitioning import for_rollout
 from recallm_jax.setup_policy import Setup
 from recallm_jax.stages import (
     KEY_STRIDE,
@@ -165,6 +166,8 @@ def _collect(
     seen: list[tuple[GroupRewards, PromptMeans]] = []
     records: list[Record] = []
     count = 0
+    # Resharded once for all draws; let go of before the update.
+    policy = for_rollout(policy)
     while count < needed:
         # Numbered over the whole stage, so that no two draws share their random numbers.
         draw = drawn // stage.batch_size + len(seen)

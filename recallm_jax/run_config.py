@@ -20,6 +20,7 @@ MAY_CHANGE = (
     "mesh.",
     "checkpoint.",
     "model.remat",
+    "model.attention",
     "model.unstack_decode",
     "model.logits_chunk",
     "sft1.micro_batch",
