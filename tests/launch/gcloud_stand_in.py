@@ -2,9 +2,9 @@
 
     STAND_IN=FOLDER gcloud ...
 
-FOLDER/calls.jsonl gets one line of arguments a call. FOLDER/cloud.json holds the model: "queued" and
-"vm", the states of what exists (null: nothing); "queue", the states that a new request takes, one
-each time it is looked at; "workers"; "unreachable" ones; and "rules". A rule is for calls whose
+FOLDER/calls.jsonl gets one line of arguments a call. FOLDER/cloud.json holds the model: "queued"
+and "vm", the states of what exists (null: nothing); "queue", the states that a new request takes,
+one each time it is looked at; "workers"; "unreachable" ones; and "rules". A rule is for calls whose
 arguments contain "match": the first "skip" of them it lets pass, then for "times" calls it changes
 the model by "set", and with "code" prints "stderr" and exits. Commands for workers are run here, in
 FOLDER/worker-N as their home; it goes, with all that runs there, when the VM does.
@@ -69,10 +69,7 @@ def lose_machines(cloud: dict) -> None:
         for name in ("pid", "child"):
             path = os.path.join(home, "recallm-jax-job", name)
             if os.path.exists(path):
-                try:
-                    os.killpg(int(open(path).read()), 9)
-                except ProcessLookupError:
-                    pass
+                os.system(f"kill -KILL -- -$(cat {path}) 2>/dev/null")
         if os.path.exists(home):
             os.rename(home, f"{home}-lost-{os.getpid()}")
 

@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -219,7 +220,6 @@ def test_bad_arguments(worker, arguments):
 
 def test_check_writes_where_the_job_will(tmp_path):
     """The real check, with this project's Python; a local folder stands for a bucket."""
-    import sys
 
     def check(folder):
         program = [sys.executable, "launch/check_workdir.py", str(folder)]

@@ -45,7 +45,8 @@ def gcloud_commands():
 
 
 COMMANDS = {
-    "compute tpus tpu-vm create": "zone project accelerator-type version spot service-account scopes",
+    "compute tpus tpu-vm create": "zone project accelerator-type version spot "
+    "service-account scopes",
     "compute tpus tpu-vm describe": "zone project format",
     "compute tpus tpu-vm delete": "zone project quiet",
     "compute tpus tpu-vm ssh": "zone project worker command internal-ip",

@@ -1,4 +1,4 @@
-"""tpu_vm.sh against a recording stand-in for gcloud: exact commands, messages, what is left behind."""
+"""tpu_vm.sh against a recording stand-in for gcloud: exact commands, messages, what is left."""
 
 import os
 import re
