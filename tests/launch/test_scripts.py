@@ -5,6 +5,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -18,7 +19,8 @@ def test_there_are_scripts():
 
 
 def test_shellcheck_finds_nothing():
-    shellcheck = shutil.which("shellcheck")
+    beside = str(pathlib.Path(sys.executable).parent)
+    shellcheck = shutil.which("shellcheck", path=beside) or shutil.which("shellcheck")
     if shellcheck is None:
         pytest.skip("shellcheck isn't installed")
     done = subprocess.run(

@@ -20,6 +20,12 @@ def cloud(tmp_path):
     return make_cloud(tmp_path)
 
 
+@pytest.fixture
+def alone(tmp_path):
+    """A cloud whose VMs have one worker."""
+    return make_cloud(tmp_path, workers=1)
+
+
 def supervise(cloud, *flags, job=JOB, **options):
     return cloud.run("supervise.sh", *TARGET, *FLAGS, *flags, *job, **options)
 
@@ -46,11 +52,11 @@ def test_from_nothing_to_a_finished_job(cloud):
     assert "n may still be there and cost money" in done.stderr and DELETE in done.stderr
 
 
-def test_the_vm_of_a_finished_job_is_deleted_where_asked(cloud):
-    done = supervise(cloud, "--delete")
+def test_the_vm_of_a_finished_job_is_deleted_where_asked(alone):
+    done = supervise(alone, "--delete")
     assert done.returncode == 0, done.stderr
-    assert without_looks(cloud) == [*UP, "delete"]
-    assert cloud.model()["vm"] is None and cloud.model()["queued"] is None
+    assert without_looks(alone) == [*UP, "delete"]
+    assert alone.model()["vm"] is None and alone.model()["queued"] is None
     assert "may still be there" not in done.stderr
 
 
@@ -72,8 +78,8 @@ def test_a_preempted_vm_is_created_again_and_goes_on_with_the_same_command(cloud
 
 
 def hang(cloud, *workers):
-    """Let the first attempt of these workers' jobs run until it is ended."""
-    for worker in workers or (0, 1):
+    """Let the first attempt of these workers' jobs, or of all, run until it is ended."""
+    for worker in workers or range(cloud.model()["workers"]):
         (cloud.home(worker) / "codes").write_text("hang\n")
 
 
@@ -82,47 +88,46 @@ def look_at_jobs(**rule):
     return {"match": "if [ -x recallm-jax/launch/job.sh ]", "skip": 1, **rule}
 
 
-def test_a_vm_that_is_lost_too_often_ends_it(cloud):
-    cloud.change(queued="SUSPENDED")
-    done = supervise(cloud, "--recreations=0")
+def test_a_vm_that_is_lost_too_often_ends_it(alone):
+    alone.change(queued="SUSPENDED")
+    done = supervise(alone, "--recreations=0")
     assert done.returncode == 1
     assert "n was lost 1 times" in done.stderr and DELETE in done.stderr
-    assert cloud.verbs() == []
+    assert alone.verbs() == []
 
 
-def test_bad_input_ends_it(cloud):
-    for worker in (0, 1):
-        (cloud.home(worker) / "codes").write_text("2\n")
-    done = supervise(cloud)
+def test_bad_input_ends_it(alone):
+    (alone.home() / "codes").write_text("2\n")
+    done = supervise(alone)
     assert done.returncode == 2
     assert "code 2 on worker=worker-0" in done.stderr
     assert "launch/tpu_vm.sh logs --name=n" in done.stderr and DELETE in done.stderr
-    assert without_looks(cloud) == UP
+    assert without_looks(alone) == UP
 
 
-def test_a_create_that_is_refused_ends_it(cloud):
+def test_a_create_that_is_refused_ends_it(alone):
     stderr = "ERROR: (gcloud) PERMISSION_DENIED: Permission 'tpu.nodes.create' denied"
-    cloud.change(rules=[{"match": "create", "stderr": stderr, "code": 1}])
-    done = supervise(cloud)
+    alone.change(rules=[{"match": "create", "stderr": stderr, "code": 1}])
+    done = supervise(alone)
     assert done.returncode == 2
     assert "roles/tpu.admin" in done.stderr and "nothing is left of n" in done.stderr
-    assert cloud.verbs() == ["create"]
+    assert alone.verbs() == ["create"]
 
 
-def test_a_lack_of_capacity_is_waited_for(cloud):
+def test_a_lack_of_capacity_is_waited_for(alone):
     stderr = 'ERROR: (gcloud) {"code": 8, "message": "There is no more capacity in the zone"}'
-    cloud.change(rules=[{"match": "create", "stderr": stderr, "code": 1, "times": 2}])
-    done = supervise(cloud)
+    alone.change(rules=[{"match": "create", "stderr": stderr, "code": 1, "times": 2}])
+    done = supervise(alone)
     assert done.returncode == 0, done.stderr
-    assert without_looks(cloud) == ["create", "create", *UP]
+    assert without_looks(alone) == ["create", "create", *UP]
 
 
-def test_a_request_that_fails_in_the_queue_is_deleted_and_made_again(cloud):
-    cloud.change(queue=["WAITING_FOR_RESOURCES", "FAILED"])
-    cloud.change(rules=[{"match": "queued-resources delete", "set": {"queue": ["ACTIVE"]}}])
-    done = supervise(cloud)
+def test_a_request_that_fails_in_the_queue_is_deleted_and_made_again(alone):
+    alone.change(queue=["WAITING_FOR_RESOURCES", "FAILED"])
+    alone.change(rules=[{"match": "queued-resources delete", "set": {"queue": ["ACTIVE"]}}])
+    done = supervise(alone)
     assert done.returncode == 0, done.stderr
-    assert without_looks(cloud) == ["create", "delete", *UP]
+    assert without_looks(alone) == ["create", "delete", *UP]
 
 
 def test_a_job_that_failed_for_good_on_one_worker_restarts_on_all(cloud):
@@ -134,10 +139,9 @@ def test_a_job_that_failed_for_good_on_one_worker_restarts_on_all(cloud):
     assert without_looks(cloud) == [*UP, "stop", *UP[1:]]
 
 
-def test_a_job_that_keeps_failing_ends_it(cloud):
-    for worker in (0, 1):
-        (cloud.home(worker) / "codes").write_text("1\n" * 9)
-    done = supervise(cloud, "--restarts=1")
+def test_a_job_that_keeps_failing_ends_it(alone):
+    (alone.home() / "codes").write_text("1\n" * 9)
+    done = supervise(alone, "--restarts=1")
     assert done.returncode == 1
     assert "the job failed 2 times" in done.stderr and DELETE in done.stderr
 
@@ -184,38 +188,57 @@ def test_a_vm_is_not_deleted_because_our_own_connection_is_down(cloud):
     cloud.tpu_vm("stop")
 
 
-def test_it_takes_up_a_job_that_runs_and_refuses_another(cloud):
-    cloud.change(vm="READY")
-    assert cloud.tpu_vm("setup").returncode == 0
-    hang(cloud)
-    assert cloud.tpu_vm("run", *JOB).returncode == 0
+def test_it_takes_up_a_job_that_runs_and_refuses_another(alone):
+    alone.change(vm="READY")
+    assert alone.tpu_vm("setup").returncode == 0
+    hang(alone)
+    assert alone.tpu_vm("run", *JOB).returncode == 0
     other = ("--", *TRAIN, "--workdir=gs://b/runs/b")
-    done = supervise(cloud, job=other)
+    done = supervise(alone, job=other)
     assert done.returncode == 2
     assert "another job runs on n" in done.stderr
-    with cloud.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
+    with alone.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
         time.sleep(0.5)
         assert process.poll() is None
-        assert cloud.tpu_vm("stop").returncode == 0
+        assert alone.tpu_vm("stop").returncode == 0
         _, err = process.communicate(timeout=20)
     assert process.returncode == 1
     assert "the job was stopped on worker=worker-" in err
-    assert "create" not in cloud.verbs()
+    assert "create" not in alone.verbs()
+    # Asked for again, it starts again.
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert alone.verbs().count("start") == 2
 
 
-def test_interrupted_it_leaves_the_job_and_says_so(cloud):
-    hang(cloud)
-    with cloud.start("supervise.sh", *TARGET, *FLAGS, "--poll=30", *JOB) as process:
+def test_what_another_job_left_does_not_count(alone):
+    alone.change(vm="READY")
+    assert alone.tpu_vm("setup").returncode == 0
+    assert alone.tpu_vm("run", "--", *TRAIN, "--workdir=gs://b/runs/b").returncode == 0
+    states = [alone.home() / "recallm-jax-job" / "state"]
+    while not all("ended" in state.read_text() for state in states):
+        time.sleep(0.02)
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert alone.verbs().count("start") == 2
+    # The job that is done is not started again.
+    assert supervise(alone).returncode == 0
+    assert alone.verbs().count("start") == 2
+
+
+def test_interrupted_it_leaves_the_job_and_says_so(alone):
+    hang(alone)
+    with alone.start("supervise.sh", *TARGET, *FLAGS, "--poll=30", *JOB) as process:
         deadline = time.monotonic() + 20
-        while "start" not in cloud.verbs() and time.monotonic() < deadline:
+        while "start" not in alone.verbs() and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "what runs on n goes on" in err and DELETE in err
-    assert "state=running" in cloud.tpu_vm("status").stdout
-    cloud.tpu_vm("stop")
+    assert "state=running" in alone.tpu_vm("status").stdout
+    alone.tpu_vm("stop")
 
 
 def test_a_stopped_vm_is_not_started(cloud):
@@ -225,10 +248,10 @@ def test_a_stopped_vm_is_not_started(cloud):
     assert "gcloud compute tpus tpu-vm start n --zone=us-east5-a" in done.stderr
 
 
-def test_an_answer_that_fails_once_is_asked_again(cloud):
+def test_an_answer_that_fails_once_is_asked_again(alone):
     rule = {"match": "describe", "stderr": "ERROR: (gcloud) Connection reset", "code": 1}
-    cloud.change(rules=[rule])
-    done = supervise(cloud)
+    alone.change(rules=[rule])
+    done = supervise(alone)
     assert done.returncode == 0, done.stderr
 
 
