@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -414,6 +415,36 @@ def wait_for_end_of(cloud, worker):
     state = cloud.home(worker) / "recallm-jax-job" / "state"
     while "ended" not in state.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (["recallm_jax.report"], "recallm_jax.report runs as one process"),
+        (["recallm_jax.evaluate", "--rescore"], "recallm_jax.evaluate --rescore runs as one"),
+    ],
+)
+def test_jobs_of_one_process_are_refused_on_several_hosts(cloud, job, words):
+    cloud.change(vm="READY")
+    done = cloud.tpu_vm("run", "--", "env", "A=b", "python", "-m", *job, "--workdir=gs://b/a")
+    one_error(done, words, "--worker=0")
+    assert cloud.changes() == []
+
+
+@pytest.mark.parametrize(
+    ("job", "added"),
+    [
+        (["-m", "recallm_jax.evaluate"], ["--distributed"]),
+        (["-m", "recallm_jax.evaluate", "--shard=0/2"], []),
+        (["-m", "recallm_jax.train", "--distributed"], []),
+        (["-c", "import recallm_jax.train"], []),
+    ],
+)
+def test_jobs_of_several_processes_find_each_other(cloud, job, added):
+    words = ["python", *job]
+    done = cloud.tpu_vm("run", "--dry-run", "--accelerator-type=v6e-16", "--", *words)
+    started = done.stdout.splitlines()[-1]
+    assert started.endswith(shlex.join([*words, *added]).replace("'", "'\\''") + "'")
 
 
 def test_several_hosts_need_one_workdir(vm):
