@@ -37,23 +37,16 @@ give_up() {
   exit "$TRANSIENT"
 }
 
-# Print one argument as any POSIX shell would read it back.
+# Print arguments as one line that any POSIX shell would read back.
 quote() {
-  local apostrophe="'" escaped="'\\''"
-  if [[ $1 =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
-    printf '%s' "$1"
-  else
-    printf "'%s'" "${1//"$apostrophe"/"$escaped"}"
-  fi
-}
-
-# Print a command line as a shell would read it back.
-quote_all() {
-  local separator="" argument
+  local line="" argument apostrophe="'" escaped="'\\''"
   for argument in "$@"; do
-    printf '%s%s' "$separator" "$(quote "$argument")"
-    separator=" "
+    if ! [[ $argument =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
+      argument="'${argument//"$apostrophe"/"$escaped"}'"
+    fi
+    line+=" $argument"
   done
+  printf '%s' "${line# }"
 }
 
 # parse_flags "NAME= SWITCH ..." ARGUMENT...: fill FLAGS, CREATE_FLAGS and, behind --, JOB.
@@ -124,13 +117,13 @@ read_target() {
   export CLOUDSDK_CORE_DISABLE_PROMPTS=1
 }
 
-delete_command() { quote_all launch/tpu_vm.sh delete "${TARGET[@]}"; }
+delete_command() { quote launch/tpu_vm.sh delete "${TARGET[@]}"; }
 
 # Call gcloud, its stderr in a file; in a dry run print the command instead.
 call() {
   : >"$SCRATCH/stderr"
   if is_dry; then
-    printf '%s\n' "$(quote_all gcloud "$@")" >&3
+    printf '%s\n' "$(quote gcloud "$@")" >&3
   else
     gcloud "$@" 2>"$SCRATCH/stderr"
   fi
@@ -182,10 +175,10 @@ explain() {
     *"terminal state"* | *"cannot be currently connected to"*)
       remedy="it is gone or stopped; delete it and create it anew: $(delete_command)" ;;
     *NOT_FOUND* | *"was not found"*)
-      remedy="is $NAME in $ZONE? $(quote_all launch/tpu_vm.sh status "${TARGET[@]}")" ;;
+      remedy="is $NAME in $ZONE? $(quote launch/tpu_vm.sh status "${TARGET[@]}")" ;;
     *"failed with exit status"* | *"exited with return code"* | *"Could not SSH"* | *onnection*)
       code=$TRANSIENT
-      remedy="a worker can't be reached or its command failed: $(quote_all launch/tpu_vm.sh status "${TARGET[@]}")" ;;
+      remedy="a worker can't be reached or its command failed: $(quote launch/tpu_vm.sh status "${TARGET[@]}")" ;;
     *)
       code=$TRANSIENT
       remedy="run it again, or see the troubleshooting table of launch/README.md" ;;

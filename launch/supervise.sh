@@ -155,7 +155,7 @@ attend() {
   fi
   UNREACHED=0
   found=$(with_state "$active" | grep -v -F " command=$COMMAND" || true)
-  [[ -z $found ]] || die "another job runs on $NAME (${found#*command=}); end it first: $(quote_all launch/tpu_vm.sh stop "${TARGET[@]}")"
+  [[ -z $found ]] || die "another job runs on $NAME (${found#*command=}); end it first: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
   STATES=$(forget_others <<<"$STATES")
   if ((!SEEN)) && [[ -z $(with_state "$active") ]]; then
     # Nothing runs yet; what this job came to before may have been mended.
@@ -198,7 +198,7 @@ leave() {
     if ((code == 130)); then
       say "no longer watching; what runs on $NAME goes on. Watch again: the same command"
     fi
-    say "$NAME may still be there and cost money; look: $(quote_all launch/tpu_vm.sh status "${TARGET[@]}"); delete it: $(delete_command)"
+    say "$NAME may still be there and cost money; look: $(quote launch/tpu_vm.sh status "${TARGET[@]}"); delete it: $(delete_command)"
   fi
   exit "$code"
 }
@@ -224,7 +224,7 @@ main() {
   # As the workers write it down; on several hosts run adds a flag behind.
   COMMAND=$(printf '%q ' "${JOB[@]}")
   COMMAND=${COMMAND% }
-  LOGS=$(quote_all launch/tpu_vm.sh logs "${TARGET[@]}" --worker=all --no-follow)
+  LOGS=$(quote launch/tpu_vm.sh logs "${TARGET[@]}" --worker=all --no-follow)
 
   WATCHING=1
   trap leave EXIT
@@ -236,7 +236,7 @@ main() {
     case $now in
       absent) create_and_run ;;
       lost) replace "it was taken away" ;;
-      stopped) die "$NAME is stopped; start it: $(quote_all gcloud compute tpus tpu-vm start "$NAME" "${PLACE[@]}")" ;;
+      stopped) die "$NAME is stopped; start it: $(quote gcloud compute tpus tpu-vm start "$NAME" "${PLACE[@]}")" ;;
       waiting) sleep "$POLL" ;;
       ready)
         attend

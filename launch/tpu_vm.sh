@@ -207,7 +207,7 @@ run() {
     check_type
     ((${TYPE##*-} > 8)) && workers=2 || workers=1
   fi
-  ((workers)) || die "there is no VM $NAME in $ZONE; create it: $(quote_all launch/tpu_vm.sh create "${TARGET[@]}")"
+  ((workers)) || die "there is no VM $NAME in $ZONE; create it: $(quote launch/tpu_vm.sh create "${TARGET[@]}")"
   PAUSE=$PAUSE_ALONE
   if [[ $worker == all ]] && ((workers > 1)); then
     [[ -z $workdir || $workdir == gs://* ]] ||
@@ -219,15 +219,15 @@ run() {
   local script="$REMOTE/launch/job.sh"
   states=$(on_workers "$worker" "$script status") || explain_and_exit
   ! grep -E ' state=(starting|running|pausing) ' <<<"$states" >&2 ||
-    die "a job runs already on $NAME; wait for it, or end it: $(quote_all launch/tpu_vm.sh stop "${TARGET[@]}")"
+    die "a job runs already on $NAME; wait for it, or end it: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
   [[ $workdir != gs://* ]] || on_workers "${worker/all/0}" "$script check $(quote "$workdir")" >/dev/null || explain_and_exit
-  if ! on_workers "$worker" "$script start --restarts=$restarts --pause=$PAUSE -- $(quote_all "${JOB[@]}")"; then
+  if ! on_workers "$worker" "$script start --restarts=$restarts --pause=$PAUSE -- $(quote "${JOB[@]}")"; then
     local code=0
     explain || code=$?
-    say "the job may have started on some workers; end it there: $(quote_all launch/tpu_vm.sh stop "${TARGET[@]}")"
+    say "the job may have started on some workers; end it there: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
     exit "$code"
   fi
-  is_dry || say "started; follow it: $(quote_all launch/tpu_vm.sh logs "${TARGET[@]}")"
+  is_dry || say "started; follow it: $(quote launch/tpu_vm.sh logs "${TARGET[@]}")"
 }
 
 status() {

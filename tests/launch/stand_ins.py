@@ -1,12 +1,15 @@
 """A user's machine and a cloud to test launch/ with: a small clone, and a stand-in for gcloud."""
 
+import atexit
 import dataclasses
+import functools
 import json
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
@@ -92,7 +95,7 @@ class Cloud:
     def commit(self) -> None:
         """Make what the clone holds its only commit."""
         shutil.rmtree(self.clone / ".git", ignore_errors=True)
-        self.run_git("init", "-q")
+        self.run_git("init", "-q", "--template=")
         self.run_git("add", ".")
         self.run_git("commit", "-q", "-m", "First")
 
@@ -121,13 +124,23 @@ class Cloud:
 VERBS = ("create", "delete", "scp", "ssh", "rsync", "buckets")
 
 
-def make_cloud(folder: pathlib.Path, **values: Any) -> Cloud:
-    """Return a cloud in an empty folder: no VM, two workers when there is one."""
+@functools.cache
+def first_clone() -> pathlib.Path:
+    """Return a cloud's folder with nothing but a small clone; made once a process, to be copied."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     cloud = Cloud(folder)
     shutil.copytree(ROOT / "launch", cloud.clone / "launch")
     for name in ("setup.py", "constraints.txt"):
         shutil.copy(ROOT / name, cloud.clone / name)
     cloud.commit()
+    return folder
+
+
+def make_cloud(folder: pathlib.Path, **values: Any) -> Cloud:
+    """Return a cloud in an empty folder: no VM, two workers when there is one."""
+    cloud = Cloud(folder)
+    shutil.copytree(first_clone(), folder, dirs_exist_ok=True)
     stand_in = f"exec {sys.executable} -S -E {HERE / 'gcloud_stand_in.py'}"
     executable(folder / "bin" / "gcloud", f'#!/bin/sh\n{stand_in} "$@"\n')
     python = (HERE / "python_stand_in.sh").read_text()

@@ -83,9 +83,23 @@ def hang(cloud, *workers):
         (cloud.home(worker) / "codes").write_text("hang\n")
 
 
+LOOK = "if [ -x recallm-jax/launch/job.sh ]"
+
+
 def look_at_jobs(**rule):
     """A rule for a look at the jobs, after the first."""
-    return {"match": "if [ -x recallm-jax/launch/job.sh ]", "skip": 1, **rule}
+    return {"match": LOOK, "skip": 1, **rule}
+
+
+def looks(cloud):
+    return sum(LOOK in call[-1] for call in cloud.calls())
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_vm_that_is_lost_too_often_ends_it(alone):
@@ -150,9 +164,7 @@ def test_a_worker_that_restarted_starts_all_again(cloud):
     hang(cloud)
     with cloud.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
         kept = cloud.home(1) / "recallm-jax-job"
-        deadline = time.monotonic() + 20
-        while (cloud.home(1) / "codes").stat().st_size and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: not (cloud.home(1) / "codes").stat().st_size)
         for name in ("pid", "child"):
             os.killpg(int((kept / name).read_text()), signal.SIGKILL)
         _, err = process.communicate(timeout=40)
@@ -177,9 +189,7 @@ def test_a_vm_is_not_deleted_because_our_own_connection_is_down(cloud):
     cloud.change(rules=[look_at_jobs(set=gone)])
     hang(cloud)
     with cloud.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
-        deadline = time.monotonic() + 20
-        while cloud.verbs().count("status") < 8 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: looks(cloud) >= 6)
         os.killpg(process.pid, signal.SIGTERM)
         _, err = process.communicate(timeout=20)
     assert "2 of 2 workers of n can't be reached" in err
@@ -197,8 +207,9 @@ def test_it_takes_up_a_job_that_runs_and_refuses_another(alone):
     done = supervise(alone, job=other)
     assert done.returncode == 2
     assert "another job runs on n" in done.stderr
+    before = looks(alone)
     with alone.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
-        time.sleep(0.5)
+        wait_for(lambda: looks(alone) >= before + 2)
         assert process.poll() is None
         assert alone.tpu_vm("stop").returncode == 0
         _, err = process.communicate(timeout=20)
@@ -215,9 +226,8 @@ def test_what_another_job_left_does_not_count(alone):
     alone.change(vm="READY")
     assert alone.tpu_vm("setup").returncode == 0
     assert alone.tpu_vm("run", "--", *TRAIN, "--workdir=gs://b/runs/b").returncode == 0
-    states = [alone.home() / "recallm-jax-job" / "state"]
-    while not all("ended" in state.read_text() for state in states):
-        time.sleep(0.02)
+    state = alone.home() / "recallm-jax-job" / "state"
+    wait_for(lambda: "ended" in state.read_text())
     done = supervise(alone)
     assert done.returncode == 0, done.stderr
     assert alone.verbs().count("start") == 2
@@ -229,9 +239,7 @@ def test_what_another_job_left_does_not_count(alone):
 def test_interrupted_it_leaves_the_job_and_says_so(alone):
     hang(alone)
     with alone.start("supervise.sh", *TARGET, *FLAGS, "--poll=30", *JOB) as process:
-        deadline = time.monotonic() + 20
-        while "start" not in alone.verbs() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: "start" in alone.verbs())
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=20)
