@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from recallm_jax import processes
 from recallm_jax.errors import UserError
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer, layer_specs, top_specs
@@ -164,7 +165,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def place_model(model: Transformer, mesh: Mesh, rules: Rules = TRAIN_RULES) -> Transformer:
     """Put a model's parameters where the rules say, and keep its activations to their prompts."""
-    placed = jax.device_put(model, model_shardings(model, mesh, rules))
+    placed = processes.put(model, model_shardings(model, mesh, rules))
     placed.activation_sharding = batch_sharding(mesh, rules)
     return placed
 
