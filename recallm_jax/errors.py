@@ -14,6 +14,8 @@ from recallm_jax.termination import Terminated
 from tasks.errors import TaskInputError
 
 EXIT_BAD_INPUT = 2
+# As sysexits.h has it: nothing is wrong with the input, and another attempt may succeed.
+EXIT_TRY_AGAIN = 75
 # As the shell has them: 128 and the number of the signal.
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -42,14 +44,18 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     """Run a job on its arguments; return the exit code of the process.
 
     An error that the user can mend is printed as one line, `error: …`, and gives code 2. Ctrl-C,
-    and SIGTERM where the job handles it, end with one line too, and codes 130 and 143. Anything
-    else is a fault of the program and keeps its traceback.
+    and SIGTERM where the job handles it, end with one line too, and codes 130 and 143; so do
+    processes that did not meet, with 75. Anything else is a fault of the program and keeps its
+    traceback.
 
     Args:
       argv: arguments without the program's name; None takes the command line's.
     """
+    code = EXIT_BAD_INPUT
     try:
         job(sys.argv[1:] if argv is None else argv)
+    except peers.NotReached as error:
+        message, code = str(error), EXIT_TRY_AGAIN
     except (UserError, DecodingInputError, TaskInputError, peers.NotJoined) as error:
         message = str(error)
     except KeyboardInterrupt:
@@ -72,8 +78,8 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         return 0
     message = " ".join(message.split())
     print(f"error: {message}", file=sys.stderr)
-    peers.leave(EXIT_BAD_INPUT, message)
-    return EXIT_BAD_INPUT
+    peers.leave(code, message)
+    return code
 
 
 def _leave_after_fault(error: Exception) -> None:
