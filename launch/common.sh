@@ -151,6 +151,9 @@ explain() {
     grep -v '^ *$' "$SCRATCH/stderr" | tail -n 1) || line="no message"
   local code=$BAD_INPUT remedy
   case $text in
+    *"launch/job.sh: No such file"*)
+      line="$NAME is not set up"
+      remedy="set it up: $(quote launch/tpu_vm.sh setup "${TARGET[@]}")" ;;
     *"active account"* | *"gcloud auth login"* | *"eauthentication"*)
       remedy="sign in: gcloud auth login" ;;
     *"property [core/project]"* | *"property [project]"*)

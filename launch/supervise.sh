@@ -38,7 +38,11 @@ tpu_vm_do() {
 
 create() { tpu_vm_do create accelerator-type runtime-version spot queued valid-until-duration service-account bucket poll; }
 setup() { tpu_vm_do setup committed python iap internal-ip; }
-remove() { tpu_vm_do delete poll; }
+remove() {
+  local code=0
+  tpu_vm_do delete poll || code=$?
+  ((code == 0)) || retry_later "$code" deleting
+}
 run() { tpu_vm_do run accelerator-type restarts pause iap internal-ip; }
 
 # One word for what gcloud says of the VM: absent, waiting, ready, lost, or stopped.
@@ -47,7 +51,7 @@ condition() {
   queued=$(queued_state) || exit
   case $queued in
     "" | ACTIVE) ;;
-    SUSPENDING | SUSPENDED | FAILED) echo lost && return ;;
+    SUSPENDED | FAILED) echo lost && return ;;
     *) echo waiting && return ;;
   esac
   vm=$(vm_state) || exit
@@ -146,7 +150,11 @@ unreached() {
 # Look at the jobs of a VM that is there.
 attend() {
   local workers answered code=0 found active='starting|running|pausing'
-  workers=$(worker_count) || exit
+  workers=$(worker_count) || code=$?
+  if ((code)); then
+    ((code == TRANSIENT)) || exit "$code"
+    return
+  fi
   STATES=$(job_states) || code=$?
   answered=$(count "$STATES")
   if ((code || answered < workers)); then

@@ -70,8 +70,7 @@ create() {
   [[ -z ${FLAGS[bucket]-} ]] || check_bucket "${FLAGS[bucket]}"
 
   local common=("${PLACE[@]}" "--accelerator-type=$TYPE")
-  [[ -z ${FLAGS[service-account]-} ]] ||
-    common+=("--service-account=${FLAGS[service-account]}" --scopes=cloud-platform)
+  [[ -z ${FLAGS[service-account]-} ]] || common+=("--service-account=${FLAGS[service-account]}")
   [[ -z ${FLAGS[spot]-} ]] || common+=(--spot)
   common+=("${CREATE_FLAGS[@]}")
   trap interrupted INT TERM HUP
@@ -122,7 +121,7 @@ await_active() {
     before=$state
     case $state in
       ACTIVE) return ;;
-      FAILED | SUSPENDING | SUSPENDED)
+      FAILED | SUSPENDED)
         give_up "the request for $NAME ended as $state (no capacity in time, or preempted); delete it, then create it again: $(delete_command)"
         ;;
       "") give_up "$NAME is no longer in the queue: someone deleted it; create it again" ;;
@@ -302,7 +301,7 @@ delete() {
   poll=$(number_flag poll 10)
   tries=$(number_flag tries 30)
   queued=$(queued_state)
-  if is_dry || [[ -n $queued ]]; then
+  if is_dry || [[ -n $queued && $queued != DELETING ]]; then
     # --force deletes its VM first.
     must compute tpus queued-resources delete "$NAME" "${PLACE[@]}" --force --quiet
   fi

@@ -43,7 +43,16 @@ def test_every_flag_is_in_the_readme():
     named = set(re.findall(r"`--([a-z-]+)", TEXT))
     assert len(flags) > 25
     assert flags <= named
-    elsewhere = {"rescore", "merge", "label", "workdir", "distributed", "checkpoints", "shard"}
+    elsewhere = {
+        "rescore",
+        "merge",
+        "label",
+        "config",
+        "workdir",
+        "distributed",
+        "checkpoints",
+        "shard",
+    }
     assert named - flags - elsewhere == {"dry-run"}
 
 

@@ -47,8 +47,7 @@ def gcloud_commands():
 
 
 COMMANDS = {
-    "compute tpus tpu-vm create": "zone project accelerator-type version spot "
-    "service-account scopes",
+    "compute tpus tpu-vm create": "zone project accelerator-type version spot service-account",
     "compute tpus tpu-vm describe": "zone project format",
     "compute tpus tpu-vm delete": "zone project quiet",
     "compute tpus tpu-vm ssh": "zone project worker command internal-ip",
@@ -56,7 +55,7 @@ COMMANDS = {
     "alpha compute tpus tpu-vm ssh": "zone worker command tunnel-through-iap",
     "alpha compute tpus tpu-vm scp": "zone worker tunnel-through-iap",
     "compute tpus queued-resources create": "zone node-id accelerator-type runtime-version spot "
-    "service-account scopes valid-until-duration",
+    "service-account valid-until-duration",
     "compute tpus queued-resources describe": "zone project format",
     "compute tpus queued-resources delete": "zone force quiet",
     "storage rsync": "recursive exclude",

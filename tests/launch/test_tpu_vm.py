@@ -69,7 +69,6 @@ def test_create_spot_with_a_service_account_and_further_flags(cloud):
             "--project=my-project",
             "--accelerator-type=v5p-128",
             "--service-account=tpu@my-project.iam.gserviceaccount.com",
-            "--scopes=cloud-platform",
             "--spot",
             "--internal-ips",
             "--labels=team=a b",
@@ -487,6 +486,12 @@ def test_a_start_that_fails_on_some_workers_says_how_to_end_the_others(vm):
 
 def test_running_without_a_vm(cloud):
     one_error(cloud.tpu_vm("run", "--", *TRAIN), "there is no VM n", "launch/tpu_vm.sh create")
+
+
+def test_running_before_setup(cloud):
+    cloud.change(vm="READY")
+    done = cloud.tpu_vm("run", "--", *TRAIN)
+    one_error(done, "n is not set up", "launch/tpu_vm.sh setup --name=n --zone=us-east5-a")
 
 
 def test_a_worker_that_died(vm):
