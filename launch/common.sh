@@ -156,7 +156,8 @@ explain() {
       remedy="set it up: $(quote launch/tpu_vm.sh setup "${TARGET[@]}")" ;;
     *"active account"* | *"gcloud auth login"* | *"eauthentication"*)
       remedy="sign in: gcloud auth login" ;;
-    *"property [core/project]"* | *"property [project]"*)
+    *"attribute [project]"*)
+      line="it knows no project"
       remedy="name the project: --project=PROJECT, or gcloud config set project PROJECT" ;;
     *SERVICE_DISABLED* | *"has not been used in project"* | *"API [tpu.googleapis.com] not enabled"*)
       remedy="enable the API: gcloud services enable tpu.googleapis.com ${project}" ;;
@@ -167,9 +168,9 @@ explain() {
     *[Qq]uota*)
       remedy="ask for more Cloud TPU quota (console, IAM & Admin, Quotas), or take a smaller --accelerator-type" ;;
     *"ccelerator type"* | *acceleratorType* | *AcceleratorType*)
-      remedy="types of this zone: gcloud compute tpus accelerator-types list ${PLACE[*]}" ;;
+      remedy="types of this zone: gcloud compute tpus tpu-vm accelerator-types list ${PLACE[*]}" ;;
     *"untime version"* | *runtimeVersion* | *RuntimeVersion*)
-      remedy="versions of this zone: gcloud compute tpus versions list ${PLACE[*]}" ;;
+      remedy="versions of this zone: gcloud compute tpus tpu-vm versions list ${PLACE[*]}" ;;
     *"o more capacity"* | *"nsufficient"*"capacity"* | *"not enough resources"* | *tockout* | *RESOURCE_EXHAUSTED*)
       code=$TRANSIENT
       remedy="wait in the queue (--queued), or try another zone" ;;

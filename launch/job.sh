@@ -197,13 +197,14 @@ stop() {
 
 # Write and delete a file in the folder of the run, as the job will: with the VM's service account.
 check() {
-  local account
-  "$CLONE/.venv/bin/python" "$CLONE/launch/check_workdir.py" "$1" && return
+  local account code=0 bucket=${1#gs://}
+  bucket=gs://${bucket%%/*}
+  "$CLONE/.venv/bin/python" "$CLONE/launch/check_workdir.py" "$1" || code=$?
+  ((code)) || return 0
+  ((code != 3)) || die "bucket $bucket doesn't exist; make it: gcloud storage buckets create $bucket"
   account=$(curl -sf -m 5 -H 'Metadata-Flavor: Google' \
     http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/email) ||
     account="the VM's service account"
-  local bucket=${1#gs://}
-  bucket=gs://${bucket%%/*}
   die "$account may not write to $1; grant it roles/storage.objectUser and roles/storage.legacyBucketReader: gcloud storage buckets add-iam-policy-binding $bucket --member=serviceAccount:$account --role=ROLE"
 }
 

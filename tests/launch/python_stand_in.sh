@@ -9,7 +9,7 @@ case "$*" in
     cp "$0" "$3/bin/python"
     ;;
   "-m pip "*) printf '%s\n' "$*" >>"$HOME/pip" ;;
-  *check_workdir.py*) [[ ! -e $HOME/no-bucket ]] ;;
+  *check_workdir.py*) [[ ! -e $HOME/no-bucket ]] || exit "$(<"$HOME/no-bucket")" ;;
   "-m recallm_jax."*)
     printf '%s\0' "$@" >>"$HOME/argv"
     echo "a line of the job"

@@ -161,7 +161,7 @@ def test_accelerator_types_that_exist(cloud, kind):
             "ERROR: (gcloud.compute.tpus.tpu-vm.create) INVALID_ARGUMENT: the accelerator type "
             "v6e-8 is not available in zone us-east5-a",
             2,
-            "gcloud compute tpus accelerator-types list --zone=us-east5-a",
+            "gcloud compute tpus tpu-vm accelerator-types list --zone=us-east5-a",
         ),
         (
             "ERROR: (gcloud.compute.tpus.tpu-vm.create) PERMISSION_DENIED: Permission "
@@ -180,6 +180,12 @@ def test_accelerator_types_that_exist(cloud, kind):
             "account selected.\nPlease run:\n\n  $ gcloud auth login",
             2,
             "gcloud auth login",
+        ),
+        (
+            "ERROR: (gcloud.compute.tpus.tpu-vm.create) Error parsing [tpu].\nThe [tpu] resource is "
+            "not properly specified.\nFailed to find attribute [project]. The attribute can be set",
+            2,
+            "--project=PROJECT",
         ),
         ("ERROR: (gcloud.compute.tpus.tpu-vm.create) Internal error", 1, "Internal error"),
     ],
@@ -452,11 +458,18 @@ def test_several_hosts_need_one_workdir(vm):
     assert vm.changes() == []
 
 
-def test_a_bucket_that_the_vm_may_not_write_to(vm):
-    (vm.home() / "no-bucket").touch()
+@pytest.mark.parametrize(
+    ("code", "parts"),
+    [
+        ("1", ["tpu@p.iam.gserviceaccount.com", "gs://b/runs/a", "roles/storage.objectUser"]),
+        ("3", ["bucket gs://b doesn't exist", "gcloud storage buckets create gs://b"]),
+    ],
+)
+def test_a_bucket_that_the_vm_may_not_write_to(vm, code, parts):
+    (vm.home() / "no-bucket").write_text(code)
     executable(vm.folder / "worker-bin" / "curl", "#!/bin/sh\necho tpu@p.iam.gserviceaccount.com\n")
     done = vm.tpu_vm("run", "--", *TRAIN, "--workdir", "gs://b/runs/a")
-    one_error(done, "tpu@p.iam.gserviceaccount.com", "gs://b/runs/a", "roles/storage.objectUser")
+    one_error(done, *parts)
     assert vm.verbs() == ["status", "check"]
 
 
