@@ -2,16 +2,15 @@
 
     STAND_IN=FOLDER gcloud ...
 
-FOLDER/calls.jsonl gets one line of arguments a call. FOLDER/cloud.json holds the model: "queued"
-and "vm", the states of what exists (null: nothing); "queue", the states that a new request takes,
-one each time it is looked at; "workers"; "unreachable" ones; and "rules". A rule is for calls whose
+FOLDER/calls gets one list of arguments a call. FOLDER/cloud holds the model, a dict: "queued" and
+"vm", the states of what exists (None: nothing); "queue", the states that a new request takes, one
+each time it is looked at; "workers"; "unreachable" ones; and "rules". A rule is for calls whose
 arguments contain "match": the first "skip" of them it lets pass, then for "times" calls it changes
 the model by "set", and with "code" prints "stderr" and exits. Commands for workers are run here, in
 FOLDER/worker-N as their home; it goes, with all that runs there, when the VM does.
 """
 
-# Only what every call needs: it is started hundreds of times.
-import json
+# Only what every call needs: it is started a thousand times.
 import os
 import sys
 
@@ -136,17 +135,18 @@ def answer(cloud: dict, arguments: list[str]) -> int:
 
 def main() -> int:
     arguments = sys.argv[1:]
-    with open(os.path.join(FOLDER, "calls.jsonl"), "a") as calls:
-        calls.write(json.dumps(arguments) + "\n")
-    path = os.path.join(FOLDER, "cloud.json")
+    with open(os.path.join(FOLDER, "calls"), "a") as calls:
+        calls.write(f"{arguments!r}\n")
+    path = os.path.join(FOLDER, "cloud")
     with open(path) as model:
-        cloud = json.load(model)
+        # The test's own file.
+        cloud = eval(model.read())
     before = cloud["vm"]
     code = answer(cloud, arguments)
     if before not in GONE and cloud["vm"] in GONE:
         lose_machines(cloud)
     with open(path + ".partial", "w") as model:
-        json.dump(cloud, model)
+        model.write(repr(cloud))
     os.rename(path + ".partial", path)
     return code
 

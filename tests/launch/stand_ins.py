@@ -1,9 +1,9 @@
 """A user's machine and a cloud to test launch/ with: a small clone, and a stand-in for gcloud."""
 
+import ast
 import atexit
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 import shutil
@@ -37,10 +37,10 @@ class Cloud:
         return self.folder / "clone"
 
     def model(self) -> dict[str, Any]:
-        return json.loads((self.folder / "cloud.json").read_text())
+        return ast.literal_eval((self.folder / "cloud").read_text())
 
     def change(self, **values: Any) -> None:
-        (self.folder / "cloud.json").write_text(json.dumps(self.model() | values))
+        (self.folder / "cloud").write_text(repr(self.model() | values))
 
     def home(self, worker: int = 0) -> pathlib.Path:
         home = self.folder / f"worker-{worker}"
@@ -100,8 +100,12 @@ class Cloud:
         self.run_git("commit", "-q", "-m", "First")
 
     def calls(self) -> list[list[str]]:
-        path = self.folder / "calls.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path = self.folder / "calls"
+        return (
+            [ast.literal_eval(line) for line in path.read_text().splitlines()]
+            if path.exists()
+            else []
+        )
 
     def changes(self) -> list[list[str]]:
         """The calls that don't only look."""
@@ -147,5 +151,5 @@ def make_cloud(folder: pathlib.Path, **values: Any) -> Cloud:
     executable(folder / "worker-bin" / "python3.11", python)
     executable(folder / "worker-bin" / "sudo", '#!/bin/sh\necho "$@" >>"$HOME/sudo"\n')
     model = {"queued": None, "vm": None, "queue": ["ACTIVE"], "states": [], "workers": 2}
-    (folder / "cloud.json").write_text(json.dumps(model | {"rules": []} | values))
+    (folder / "cloud").write_text(repr(model | {"rules": []} | values))
     return cloud

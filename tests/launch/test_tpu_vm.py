@@ -27,7 +27,7 @@ def vm(tmp_path):
     cloud = make_cloud(tmp_path, vm="READY")
     done = cloud.tpu_vm("setup")
     assert done.returncode == 0, done.stderr
-    (tmp_path / "calls.jsonl").unlink()
+    (tmp_path / "calls").unlink()
     return cloud
 
 
@@ -182,8 +182,8 @@ def test_accelerator_types_that_exist(cloud, kind):
             "gcloud auth login",
         ),
         (
-            "ERROR: (gcloud.compute.tpus.tpu-vm.create) Error parsing [tpu].\nThe [tpu] resource is "
-            "not properly specified.\nFailed to find attribute [project]. The attribute can be set",
+            "ERROR: (gcloud.compute.tpus.tpu-vm.create) Error parsing [tpu].\nThe [tpu] resource "
+            "is not properly specified.\nFailed to find attribute [project]. It can be set",
             2,
             "--project=PROJECT",
         ),
@@ -631,7 +631,7 @@ def test_what_a_dry_run_prints_is_what_the_run_does(vm):
     assert done.returncode == 0, done.stderr
     pasted = vm.calls()
     wait_for_end(vm)
-    (vm.folder / "calls.jsonl").unlink()
+    (vm.folder / "calls").unlink()
     assert vm.tpu_vm(*job).returncode == 0
     wait_for_end(vm)
     assert vm.calls() == pasted
