@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -218,15 +219,34 @@ def test_bad_arguments(worker, arguments):
     assert done.stderr.startswith("error: worker w-0: ") and done.stderr.count("\n") == 1
 
 
-def test_check_writes_where_the_job_will(tmp_path):
-    """The real check, with this project's Python; a local folder stands for a bucket."""
+@pytest.fixture
+def check(monkeypatch, capsys):
+    """The real check, in this process: its exit code, and what it said."""
 
-    def check(folder):
-        program = [sys.executable, "launch/check_workdir.py", str(folder)]
-        return subprocess.run(program, capture_output=True, text=True, check=False)
+    def run(folder) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["check_workdir.py", str(folder)])
+        code = runpy.run_path("launch/check_workdir.py")["main"]()
+        return code, capsys.readouterr().err
 
-    assert check(tmp_path / "runs" / "a").returncode == 0
+    return run
+
+
+def test_check_writes_where_the_job_will_and_leaves_nothing(tmp_path, bucket, gcs, check):
+    assert check(tmp_path / "runs" / "a") == (0, "")
     assert list((tmp_path / "runs" / "a").iterdir()) == []
-    (tmp_path / "file").touch()
-    done = check(tmp_path / "file")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert check(f"{bucket}/runs/a") == (0, "")
+    name = bucket.removeprefix("gs://")
+    assert any(verb == "POST" and f"/{name}/" in path for verb, path in gcs.requests)
+    assert gcs.names(name) == []
+
+
+@pytest.mark.parametrize("where", ["/b/{}", "/upload/"])
+def test_check_finds_that_the_bucket_may_not_be_used(bucket, gcs, check, where):
+    gcs.faults[where.format(bucket.removeprefix("gs://"))] = [403, None]
+    code, said = check(f"{bucket}/runs/a")
+    assert code == 1 and said.count("\n") == 1
+    assert "403" in said or "Forbidden" in said
+
+
+def test_check_tells_a_missing_bucket_apart(gcs, check):
+    assert check("gs://nowhere-2/runs/a")[0] == 3
