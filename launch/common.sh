@@ -182,7 +182,7 @@ explain() {
       remedy="is $NAME in $ZONE? $(quote launch/tpu_vm.sh status "${TARGET[@]}")" ;;
     *"failed with exit status"* | *"exited with return code"* | *"Could not SSH"* | *onnection*)
       code=$TRANSIENT
-      remedy="a worker can't be reached or its command failed: $(quote launch/tpu_vm.sh status "${TARGET[@]}")" ;;
+      remedy="a worker can't be reached, or its command failed: a new VM needs a minute; one that stays away has died, delete it and create it anew: $(delete_command)" ;;
     *)
       code=$TRANSIENT
       remedy="run it again, or see the troubleshooting table of launch/README.md" ;;

@@ -511,7 +511,7 @@ def test_a_worker_that_died(vm):
     vm.change(unreachable=["worker-1"])
     done = vm.tpu_vm("status")
     assert "worker=worker-0 state=none" in done.stdout
-    one_error(done, "a worker can't be reached", code=1)
+    one_error(done, "a worker can't be reached", f"create it anew: {DELETE}", code=1)
 
 
 def test_logs_of_one_worker_and_of_all(vm):
