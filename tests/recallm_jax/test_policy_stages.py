@@ -280,7 +280,7 @@ def test_a_reward_that_never_comes_stops_the_run_with_one_line(monkeypatch, tmp_
     def nothing(*arguments, **options):
         raise ValueError("no response of the batch has a reward; the first: example/0: it raised")
 
-    monkeypatch.setattr(policy_stages, "reward_groups", nothing)
+    monkeypatch.setattr(policy_stages, "require_rewards", nothing)
     assert train.main([*arguments("gspo"), f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == (
