@@ -1,0 +1,304 @@
+"""What is computed does not depend on the mesh: every axis alone and mixed, against one device.
+
+Numbers are compared by the norm of what they belong to: the difference of two arrays, in float32,
+is at most 1e-5 of the norm of the expected one. Its elements are sums of terms that may cancel, so
+that single small ones keep fewer digits, on one device as on eight.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from benchmarks.tpu_program import loop_operations, num_elements
+from decoding.decode_loop import Limits, decode
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling, row_keys
+from decoding.span_copy import SpanRules, index_prompts
+from recallm_jax.models.presets import ModelConfig
+from recallm_jax.models.transformer import layer_specs, random_transformer, top_specs
+from recallm_jax.partitioning import (
+    as_rollout,
+    batch_sharding,
+    for_rollout,
+    make_mesh,
+    place_model,
+    state_shardings,
+)
+from rl.batch import Batch, Responses
+from rl.learner import (
+    LearnerState,
+    PolicyLoss,
+    Scoring,
+    init_state,
+    policy_update,
+    score_in_parts,
+    sft_update,
+)
+
+pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (simulated) devices")
+
+CONFIG = ModelConfig(
+    family="qwen2",
+    vocab_rows=64,
+    width=32,
+    num_layers=2,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=8,
+    mlp_dim=64,
+    max_positions=256,
+    rope_theta=1e4,
+    norm_eps=1e-5,
+    tie_embeddings=False,
+    qkv_bias=True,
+)
+NUM_PROMPTS, SIZE, GROUP, LENGTH = 8, 20, 4, 7
+# Rows 60 to 63 are unused.
+RULES = SpanRules(58, 59, 60, barriers=(0,), max_length=4)
+SAMPLING = Sampling(temperature=1.0)
+LIMITS = Limits(RULES, LENGTH, stop_tokens=(0,))
+LOSS = PolicyLoss(
+    clip_low=0.2, clip_high=0.2, kl_coefficient=0.5, importance_cap=2.0, aggregation="token"
+)
+MIXED = {"fsdp": 2, "sequence": 2, "tensor": 2}
+
+
+def recording(learning_rate: float) -> optax.GradientTransformation:
+    """Return gradient descent whose state is the last gradient."""
+
+    def update(gradient, state, params=None):
+        del state, params
+        return jax.tree.map(lambda x: -learning_rate * x, gradient), gradient
+
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.zeros_like, params), update)
+
+
+OPTIMIZER = recording(0.1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = random_transformer(CONFIG, jax.random.key(0))
+    # Larger than a start for training: attention and logits are far from flat.
+    return jax.tree.map(lambda x: 4.0 * x, model)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    rng = np.random.default_rng(0)
+    everywhere = np.ones((NUM_PROMPTS, SIZE), bool)
+    return Prompts(
+        tokens=rng.integers(1, 58, (NUM_PROMPTS, SIZE)).astype(np.int32),
+        lengths=rng.integers(SIZE // 2, SIZE + 1, NUM_PROMPTS).astype(np.int32),
+        copyable=everywhere,
+        span_start=everywhere,
+        span_end=everywhere,
+    )
+
+
+def placed(model, batch, mesh):
+    """Return the policy and a batch on a mesh; None leaves them on one device."""
+    if mesh is None:
+        return model, batch
+    return place_model(model, mesh), jax.device_put(batch, batch_sharding(mesh))
+
+
+def start_state(policy, mesh) -> LearnerState:
+    state = jax.tree.map(jnp.copy, init_state(policy, OPTIMIZER))
+    if mesh is None:
+        return state
+    return jax.device_put(state, state_shardings(state, CONFIG, mesh))
+
+
+def scoring_on(mesh) -> Scoring:
+    parts = 1 if mesh is None else mesh.shape["sequence"]
+    return Scoring(RULES, LENGTH, temperature=1.0, chunk=3, parts=parts)
+
+
+def arrays(found, mesh):
+    """Return every array of a result by its name; new states lie as they did."""
+    after = [x for x in jax.tree.leaves(found, is_leaf=is_state) if is_state(x)]
+    for state in after if mesh is not None else ():
+        wanted = jax.tree.leaves(state_shardings(state, CONFIG, mesh))
+        for x, sharding in zip(jax.tree.leaves(state), wanted, strict=True):
+            assert x.sharding.is_equivalent_to(sharding, x.ndim)
+    paths = jax.tree.leaves_with_path(found)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in paths}
+
+
+def is_state(x):
+    return isinstance(x, LearnerState)
+
+
+def grpo(model, prompts, mesh, *, num_parts=1):
+    """Sample groups, score them and update once; return what was computed, and how it decoded."""
+    keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
+    advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP, 1)).astype(np.float32)
+    policy, (prompts, keys, advantages) = placed(model, (prompts, keys, advantages), mesh)
+    leaves, tree = jax.tree.flatten((for_rollout(policy), prompts, keys))
+
+    def decode_leaves(*leaves):
+        return decode(*jax.tree.unflatten(tree, leaves), sampling=SAMPLING, limits=LIMITS)
+
+    # Compiled once, to be run and to be read.
+    decoding = jax.jit(decode_leaves).lower(*leaves).compile()
+    decoded, index = decoding(*leaves)
+    responses = Responses(prompts, index, decoded.responses, decoded.lengths)
+    scoring = scoring_on(mesh)
+    scores = score_in_parts(policy, responses, scoring=scoring, num_parts=num_parts)
+    batch = Batch(
+        responses=responses,
+        advantages=advantages,
+        sampler_log_probs=decoded.log_probs,
+        old_log_probs=None,
+        reference_log_probs=scores - 0.1,
+    )
+    state, metrics = policy_update(
+        start_state(policy, mesh),
+        batch,
+        optimizer=OPTIMIZER,
+        scoring=scoring,
+        loss=LOSS,
+        num_parts=num_parts,
+    )
+    # Rounding, and nothing else.
+    assert metrics.pop("sampler_log_prob_error") < 1e-5
+    found = {"decoded": decoded, "scores": scores, "state": state, "metrics": metrics}
+    return arrays(found, mesh), decoding.as_text()
+
+
+def sft(model, prompts, mesh, *, num_parts=1):
+    """Learn from a demonstration of each prompt; return what was computed."""
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(1, 58, (NUM_PROMPTS, 1, LENGTH)).astype(np.int32)
+    lengths = rng.integers(1, LENGTH + 1, (NUM_PROMPTS, 1)).astype(np.int32)
+    policy, (prompts, tokens, lengths) = placed(model, (prompts, tokens, lengths), mesh)
+    index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, CONFIG.vocab_rows)
+    state, metrics = sft_update(
+        start_state(policy, mesh),
+        Responses(prompts, index, tokens, lengths),
+        optimizer=OPTIMIZER,
+        scoring=scoring_on(mesh),
+        num_parts=num_parts,
+    )
+    return arrays({"state": state, "metrics": metrics}, mesh)
+
+
+@pytest.fixture(scope="module")
+def expected(model, prompts):
+    return grpo(model, prompts, None)[0]
+
+
+@pytest.fixture(scope="module")
+def expected_sft(model, prompts):
+    return sft(model, prompts, None)
+
+
+@pytest.fixture(scope="module")
+def mixed(model, prompts):
+    return grpo(model, prompts, make_mesh(**MIXED))
+
+
+def assert_same(found, expected):
+    """Hold every array of two results to each other, as the head of this file says."""
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        if np.issubdtype(wanted.dtype, np.integer):
+            np.testing.assert_array_equal(found[name], wanted, err_msg=name)
+        distance = np.linalg.norm(np.float64(found[name]) - np.float64(wanted))
+        assert distance <= 1e-5 * np.linalg.norm(np.float64(wanted)), (name, distance)
+
+
+def assert_every_gradient_counts(arrays):
+    gradients = [name for name in arrays if "optimizer_state" in name]
+    assert len(gradients) == len({**top_specs(CONFIG), **layer_specs(CONFIG)})
+    for name in gradients:
+        assert np.linalg.norm(arrays[name]) > 1e-4, name
+    assert abs(arrays["['metrics']['loss']"]) > 1e-2
+
+
+def test_a_mixed_mesh_changes_no_sample_score_loss_or_gradient(mixed, expected):
+    assert_same(mixed[0], expected)
+    assert_every_gradient_counts(expected)
+    lengths = expected["['decoded'].lengths"]
+    assert lengths.min() < lengths.max()
+    # Spans were opened, by chance.
+    assert (expected["['decoded'].responses"] == RULES.start_token).any()
+
+
+def largest_gather(hlo: str) -> int:
+    """Return how many numbers a step of the decode loop gathers at most."""
+    operations = loop_operations(hlo)
+    return max(
+        (num_elements(result) for name, result in operations if name == "all-gather"), default=0
+    )
+
+
+# The matrix of a layer's queries, as a device multiplies by it: no activation of a step that is
+# gathered has so many numbers.
+QUERY_MATRIX = CONFIG.width * CONFIG.num_heads * CONFIG.head_dim // MIXED["tensor"]
+
+
+def test_a_step_of_decoding_gathers_no_parameter(mixed):
+    assert largest_gather(mixed[1]) < QUERY_MATRIX
+
+
+@pytest.mark.slow
+def test_it_would_if_the_policy_lay_as_for_training(model, prompts, monkeypatch):
+    monkeypatch.setitem(globals(), "for_rollout", lambda policy: policy)
+    assert largest_gather(grpo(model, prompts, make_mesh(**MIXED))[1]) >= QUERY_MATRIX
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *({axis: n} for axis in ("data", "fsdp", "sequence", "tensor") for n in (2, 4, 8)),
+        {"data": 2, "sequence": 4},
+        {"data": 2, "fsdp": 2, "tensor": 2},
+    ],
+    ids=str,
+)
+def test_no_mesh_changes_samples_scores_losses_or_gradients(model, prompts, expected, sizes):
+    assert_same(grpo(model, prompts, make_mesh(**sizes))[0], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sizes",
+    [{axis: 8} for axis in ("data", "fsdp", "sequence", "tensor")] + [MIXED],
+    ids=str,
+)
+def test_demonstrations_are_learnt_alike_on_every_mesh(model, prompts, expected_sft, sizes):
+    assert_every_gradient_counts(expected_sft)
+    assert_same(sft(model, prompts, make_mesh(**sizes)), expected_sft)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_parts", [2, 4])
+@pytest.mark.parametrize("sizes", [None, MIXED], ids=str)
+def test_micro_batches_change_nothing_either(
+    model, prompts, expected, expected_sft, sizes, num_parts
+):
+    mesh = None if sizes is None else make_mesh(**sizes)
+    assert_same(grpo(model, prompts, mesh, num_parts=num_parts)[0], expected)
+    assert_same(sft(model, prompts, mesh, num_parts=num_parts), expected_sft)
+
+
+def test_the_policy_that_samples_is_the_policy_that_learns(model):
+    mesh = make_mesh(**MIXED)
+    policy = place_model(model, mesh)
+    for rollout in (for_rollout(policy), jax.jit(as_rollout)(policy)):
+        for got, wanted in zip(jax.tree.leaves(rollout), jax.tree.leaves(model), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    # A second time there is nothing to be done.
+    again = for_rollout(rollout)
+    for got, wanted in zip(jax.tree.leaves(again), jax.tree.leaves(rollout), strict=True):
+        assert got is wanted
+    half = dataclasses.replace(CONFIG, dtype="bfloat16")
+    policy.config = half
+    assert {x.dtype.name for x in jax.tree.leaves(for_rollout(policy))} == {"bfloat16", "float32"}
