@@ -231,6 +231,25 @@ def test_processes_that_are_told_nonsense_say_so(change, message, monkeypatch, c
     assert capsys.readouterr().err.startswith(f"error: --distributed: {message}")
 
 
+def test_processes_that_did_not_meet_may_try_again(monkeypatch, capsys):
+    """No bad input: launch/job.sh starts what ended with 75 again, and what ended with 2 never."""
+
+    def initialize(**options):
+        raise RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host0:8476")
+    # It would stay for the tests behind this one.
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+
+    def job(argv):
+        with peers.joined(True):
+            raise AssertionError("alone")
+
+    assert run_job(job, []) == 75
+    assert capsys.readouterr().err.startswith("error: --distributed: host0:8476 was not reached (")
+
+
 def test_rows_are_split_and_gathered_and_a_failure_ends_all(tmp_path):
     script = str(FOLDER / "rows_of_processes.py")
     ended = finish(start([script, str(tmp_path / "checkpoints")], count=2, devices=2), 200)
