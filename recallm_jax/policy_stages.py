@@ -160,7 +160,7 @@ def _collect(
         rows = order[: (needed if len(seen) == most else (~flat).sum())][: needed - count]
         count += len(rows)
         kept.append((_rows(arrays, rows), scored.totals[rows]))
-    responses, sampler_log_probs = kept[0][0] if most == 1 else setup.place(_joined(kept))
+    responses, sampler_log_probs = kept[0][0] if most == 1 else setup.place(_joined([arrays for arrays, _ in kept]))
     return Collected(
         responses=responses,
         sampler_log_probs=sampler_log_probs,
@@ -181,8 +181,8 @@ def _rows(tree, rows: np.ndarray):
     return jax.tree.map(lambda x: x[rows], tree)
 
 
-def _joined(kept: Sequence[tuple]):
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *[arrays for arrays, _ in kept])
+def _joined(parts: Sequence[tuple]):
+    return jax.tree.map(lambda *fields: jnp.concatenate(fields), *parts)
 
 
 def _sample(
@@ -196,16 +196,21 @@ def _sample(
     options = config[stage.name]
     prompts, texts = prompts_and_texts(records, config.data.target_length)
     numbers = np.array([text.number for text in texts], np.uint32)
-    rollout = sample_groups(
-        policy,
-        setup.place(prompts),
-        row_keys(config.seed, stage.number * KEY_STRIDE + draw, numbers, options.group_size),
-        setup.tokenizer.decode,
-        rules=span_rules(config, setup.tokenizer),
-        sampling=Sampling(temperature=options.temperature),
-        max_new_tokens=config.decoding.max_new_tokens,
-        stop_token=setup.tokenizer.eos_id,
-    )
+    keys = row_keys(config.seed, stage.number * KEY_STRIDE + draw, numbers, options.group_size)
+    parts = [
+        sample_groups(
+            policy,
+            setup.place(_rows(prompts, rows)),
+            keys[rows],
+            setup.tokenizer.decode,
+            rules=span_rules(config, setup.tokenizer),
+            sampling=Sampling(temperature=options.temperature),
+            max_new_tokens=config.decoding.max_new_tokens,
+            stop_token=setup.tokenizer.eos_id,
+        )
+        for rows in np.split(np.arange(len(records)), options.rollout_parts)
+    ]
+    rollout = parts[0] if len(parts) == 1 else _whole(parts, setup)
     try:
         scored = reward_groups(
             rollout,
@@ -217,6 +222,18 @@ def _sample(
     except ValueError as error:
         raise UserError(f"{stage.name}, batch {draw} of prompts: {error}") from None
     return rollout, scored
+
+
+def _whole(parts: Sequence[Rollout], setup: Setup) -> Rollout:
+    """Return the rollout of all prompts from those of parts of them, in their order."""
+    arrays = [(part.responses, part.sampler_log_probs) for part in parts]
+    responses, sampler_log_probs = setup.place(_joined(arrays))
+    return Rollout(
+        responses,
+        sampler_log_probs,
+        [group for part in parts for group in part.completions],
+        [group for part in parts for group in part.spans],
+    )
 
 
 def _batch(

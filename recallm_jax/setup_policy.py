@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 import tokenizers
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from recallm_jax import partitioning
 from recallm_jax.errors import UserError
-from recallm_jax.models.presets import ModelConfig
+from recallm_jax.models.presets import ROPE_SCALINGS, ModelConfig
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.weights.source import load_policy
 from tasks import reasoning_retrieval, recall
@@ -52,10 +52,14 @@ class Setup:
 
         What can't be split evenly, such as one prompt alone, every device holds whole.
         """
+        return jax.device_put(batch, self.batch_sharding(batch))
+
+    def batch_sharding(self, batch) -> NamedSharding:
+        """Return where `place` puts arrays; only their shapes are read."""
         parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         whole = any(x.shape[0] % parts for x in jax.tree.leaves(batch))
         kind = partitioning.replicated if whole else partitioning.batch_sharding
-        return jax.device_put(batch, kind(self.mesh))
+        return kind(self.mesh)
 
 
 def set_up(config: ConfigDict) -> Setup:
@@ -68,11 +72,20 @@ def set_up(config: ConfigDict) -> Setup:
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
     """
     model, tokenizer = _load(config)
-    model.config = dataclasses.replace(model.config, unstack_decode=config.model.unstack_decode)
+    model.config = with_options(model.config, config)
     check_lengths(config, model.config)
     mesh = partitioning.make_mesh(**config.mesh)
     partitioning.check_config(model.config, mesh)
     return Setup(partitioning.place_model(model, mesh), tokenizer, mesh)
+
+
+def with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
+    """Return a loaded model's sizes with the options that are the config's alone."""
+    return dataclasses.replace(
+        sizes,
+        unstack_decode=config.model.unstack_decode,
+        max_positions=sizes.max_positions + config.model.extra_positions,
+    )
 
 
 def load_tokenizer(config: ConfigDict) -> Tokenizer:
@@ -82,13 +95,13 @@ def load_tokenizer(config: ConfigDict) -> Tokenizer:
 
 def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
     if config.model.weights == RANDOM:
-        sizes = dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat)
-        return random_transformer(sizes, jax.random.key(config.seed)), tiny_tokenizer()
+        return random_transformer(tiny_sizes(config), jax.random.key(config.seed)), tiny_tokenizer()
     loaded = load_policy(
         config.model.weights,
         dtype=config.model.dtype,
         param_dtype=config.model.param_dtype,
         remat=config.model.remat,
+        rope_scaling=ROPE_SCALINGS.get(config.model.rope_scaling),
         seed=config.seed,
     )
     try:
@@ -106,6 +119,11 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
             f"{loaded.model.config.vocab_rows} rows; take both from the same model"
         )
     return loaded.model, tokenizer
+
+
+def tiny_sizes(config: ConfigDict) -> ModelConfig:
+    """Return the sizes of the small random model."""
+    return dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat)
 
 
 def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
@@ -126,7 +144,8 @@ def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
                 raise UserError(
                     f"config.{name} = {value} with decoding.max_new_tokens = "
                     f"{config.decoding.max_new_tokens * on_top} exceeds the model's context of "
-                    f"{model.max_positions} tokens; lower one of them"
+                    f"{model.max_positions} tokens; lower one of them, or set "
+                    "config.model.extra_positions"
                 )
 
 
