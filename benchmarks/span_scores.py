@@ -39,6 +39,9 @@ class Head:
 
     matrix: jax.Array
 
+    def gathered(self):
+        return self
+
     def unembed(self, hidden):
         """Return the logits of the vocabulary."""
         return jnp.einsum("...d,vd->...v", hidden, self.matrix)

@@ -92,6 +92,8 @@ def model() -> dict:
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "full",
+        # "xla", "splash" (a TPU kernel), or "auto": splash on TPU.
+        "attention": "auto",
         # Faster decoding on CPU; elsewhere it only costs memory and compile time.
         "unstack_decode": False,
         # Positions of a row whose logits exist at a time.

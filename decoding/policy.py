@@ -56,6 +56,10 @@ class Policy(Protocol):
         """
         ...
 
+    def gathered(self) -> "Policy":
+        """Return the policy for many calls of `unembed`: what each would bring together is."""
+        ...
+
     def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Return the float32 logits of hidden states."""
         ...

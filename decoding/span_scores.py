@@ -43,6 +43,7 @@ def log_probs(
     *,
     temperature: float,
     chunk: int,
+    parts: int = 1,
 ) -> TokenScores:
     """Score responses under the span mask: log softmax(mask(logits) / temperature) at each token.
 
@@ -56,30 +57,32 @@ def log_probs(
       states: the machine before each token (`trace`).
       temperature: that of the sampler, > 0.
       chunk: positions of each row that are scored at a time.
+      parts: what the G rows are split into over devices, which each score their own; divides G.
 
     Returns:
       Log-probabilities (-inf for a forbidden token) and entropies, in nats.
     """
     num_prompts, group_size, length = responses.shape
-    num_rows = group_size * length
-    size = min(chunk, length) * group_size
+    num_rows = group_size * length // parts
+    size = min(chunk, length) * group_size // parts
     num_chunks = -(-num_rows // size)
 
     def rows(field):
-        return field.reshape(num_prompts, num_rows, *field.shape[3:])
+        return field.reshape(num_prompts, parts, num_rows, *field.shape[3:])
 
     states = jax.tree.map(rows, states)
     real = rows(jnp.arange(length)[None, None] < lengths[..., None])
     kind = jnp.where(real, _kind(states, rules), NONE)
     # Positions of a kind are brought together, so that whole chunks are spared the vocabulary.
-    order = jnp.argsort(kind, axis=1, stable=True)
+    order = jnp.argsort(kind, axis=2, stable=True)
 
     def chunked(field):
-        field = jax.vmap(lambda of_prompt, places: of_prompt[places])(field, order)
-        field = jnp.pad(
-            field, [(0, 0), (0, num_chunks * size - num_rows)] + [(0, 0)] * (field.ndim - 2)
-        )
-        return jnp.moveaxis(field.reshape(num_prompts, num_chunks, size, *field.shape[2:]), 1, 0)
+        field = jax.vmap(jax.vmap(lambda of_part, places: of_part[places]))(field, order)
+        padding = [(0, 0), (0, 0), (0, num_chunks * size - num_rows)]
+        field = jnp.pad(field, padding + [(0, 0)] * (field.ndim - 3))
+        field = field.reshape(num_prompts, parts, num_chunks, size, *field.shape[3:])
+        field = jnp.moveaxis(field, 2, 0)
+        return field.reshape(num_chunks, num_prompts, parts * size, *field.shape[4:])
 
     @jax.checkpoint
     def score_chunk(policy, kind, group_rows, hidden, tokens, state):
@@ -100,6 +103,8 @@ def log_probs(
             )
         return scores
 
+    policy = policy.gathered()
+
     def step(_, chunk_of):
         return None, score_chunk(policy, *chunk_of)
 
@@ -112,9 +117,10 @@ def log_probs(
     _, scores = lax.scan(step, None, inputs)
 
     def restored(field):
-        field = jnp.moveaxis(field, 0, 1).reshape(num_prompts, -1)[:, :num_rows]
+        field = jnp.moveaxis(field.reshape(num_chunks, num_prompts, parts, size), 0, 2)
+        field = field.reshape(num_prompts, parts, -1)[:, :, :num_rows]
         placed = jax.vmap(lambda values, places: jnp.zeros_like(values).at[places].set(values))
-        return placed(field, order).reshape(responses.shape)
+        return jax.vmap(placed)(field, order).reshape(responses.shape)
 
     return TokenScores(*map(restored, scores))
 
@@ -142,7 +148,9 @@ def _score_whole(policy, hidden, tokens, state, source, rules, temperature):
     logits = policy.unembed(hidden)
     allowed = unpack(allowed_tokens(state, source, rules, logits.shape[-1]), logits.shape[-1])
     logits = jnp.where(allowed, logits, -jnp.inf) / temperature
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    # Of one term, whichever device holds it.
+    is_token = jnp.arange(logits.shape[-1])[None, None] == tokens[..., None]
+    chosen = jnp.where(is_token, logits, 0.0).sum(axis=-1)
     return _softmax_scores(logits, chosen)
 
 

@@ -193,11 +193,6 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.stages = {tuple(config.stages)} is out of order; the order is "
             f"{', '.join(FIELDS['stages'].choices)}"
         )
-    if config.mesh.sequence > 1:
-        raise UserError(
-            f"config.mesh.sequence = {config.mesh.sequence}: prompts are not split over devices "
-            "yet; leave it at 1, and use mesh.fsdp or mesh.tensor"
-        )
     shards = config.mesh.data * config.mesh.fsdp
     for stage in {"sft1", "sft2"} & set(config.stages):
         _check_parts(f"config.{stage}.batch_size", config[stage].batch_size, config[stage], shards)

@@ -22,6 +22,7 @@ from recallm_jax.config_fields import FIELDS
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation_tasks import evaluation_tasks
 from recallm_jax.inputs import ground_truth
+from recallm_jax.partitioning import for_rollout
 from recallm_jax.responding import Answered, Mode, respond
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 from recallm_jax.summaries import Row, overall_rows, summarise
@@ -116,6 +117,7 @@ def evaluate(
     remedy = "give the same config and checkpoint, or another --label"
     may_change = MAY_CHANGE + TRAINING
     keep_config(config, folder, may_change=may_change, remedy=remedy, policy=made_by)
+    policy = for_rollout(policy)
     modes = [_mode(name, config, tokenizer) for name in config.evaluation.modes]
     summaries = []
     for task in evaluation_tasks(config, tokenizer):

@@ -1,43 +1,63 @@
 """Meshes, and where the axes of parameters and activations lie on them.
 
-The only home of mesh axis names. Parameters name their axes logically (`models/transformer.py`);
-a table of rules a use maps logical axes to mesh axes.
+The only home of mesh axis names. Models name the axes of their arrays logically
+(`models/transformer.py`); a table of rules a use maps logical axes to mesh axes.
 
     data      batches are split; parameters are whole
     fsdp      batches are split, and so are parameters, gathered where they are used
-    sequence  tokens of a prompt are split
+    sequence  the tokens of a prompt are split, and the continuations of a group; parameters as
+              over fsdp
     tensor    heads, MLP and vocabulary are split
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recallm_jax.errors import UserError
+from recallm_jax.logical_axes import Placement, Rules, partition_spec
 from recallm_jax.models.presets import ModelConfig
-from recallm_jax.models.transformer import Transformer, layer_specs, top_specs
+from recallm_jax.models.transformer import Transformer, divided_sizes, layer_specs, top_specs
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
-# Logical axis to mesh axes; every logical axis that a parameter or a batch may have stands here.
-Rules = Mapping[str, tuple[str, ...]]
-TRAIN_RULES: Rules = {
+ACTIVATIONS: Rules = {
     "batch": ("data", "fsdp"),
+    # Prompt tokens, and continuations of a prompt.
     "length": ("sequence",),
+    "group": ("sequence",),
+    # The same between a layer's two halves, where no head or MLP axis is split.
+    "residual_length": ("sequence", "tensor"),
+    "residual_group": ("sequence", "tensor"),
+    # Batches while embeddings are looked up, which then lie as their matrix.
+    "looked_up": ("data",),
+}
+TRAIN_RULES: Rules = {
+    **ACTIVATIONS,
     "layers": (),
-    "embed": ("fsdp",),
+    "embed": ("fsdp", "sequence"),
     "vocab": ("tensor",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
 }
 # Decoding reads every weight for every token, so gathering them each step would cost more than
-# keeping them: parameters are split over `tensor` alone.
-ROLLOUT_RULES: Rules = {**TRAIN_RULES, "embed": ()}
+# keeping them. Where only single tokens are multiplied, none of them is split over `sequence`, so
+# that the largest matrices can be.
+ROLLOUT_RULES: Rules = {
+    **TRAIN_RULES,
+    "embed": (),
+    "vocab": ("tensor", "sequence"),
+    "mlp": ("tensor", "sequence"),
+}
+# Parameters while many tokens, which are split over `sequence`, are multiplied by them.
+GATHERED_RULES: Rules = {**TRAIN_RULES, "embed": ()}
 
 
 def make_mesh(
@@ -50,10 +70,13 @@ def make_mesh(
 ) -> Mesh:
     """Return a mesh with these sizes, over the first devices where fewer than all are asked for.
 
-    `tensor` varies fastest, so that its neighbours are the best connected devices.
+    `tensor` varies fastest, so that its neighbours are the best connected devices; on TPU the axes
+    follow the wires of the slice. Over several slices `data` alone crosses from one to another:
+    it is the axis that is heard of once an update.
 
     Raises:
-      UserError: a size below one, or more devices asked for than there are.
+      UserError: a size below one, more devices asked for than there are, or slices that `data`
+        can't be split over.
     """
     sizes = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
     for name, size in sizes.items():
@@ -67,53 +90,31 @@ def make_mesh(
             "lower an axis, or on CPU set XLA_FLAGS=--xla_force_host_platform_device_count "
             "(and NPROC to several times as many: XLA needs a thread for each waiting collective)"
         )
+    chosen = available[:count]
     shape = tuple(sizes[name] for name in MESH_AXES)
-    return Mesh(np.asarray(available[:count]).reshape(shape), MESH_AXES)
-
-
-def partition_spec(
-    axes: Sequence[str | None],
-    sizes: Sequence[int],
-    mesh: Mesh,
-    rules: Rules,
-) -> PartitionSpec:
-    """Map the logical axes of one array to mesh axes.
-
-    A mesh axis that does not divide the array's is dropped for that array, which is then whole
-    along it: key heads fewer than `tensor` devices, for one. `check_config` refuses the sizes for
-    which this would waste a mesh axis.
-
-    Args:
-      axes: logical name of each array axis; None is never split.
-      sizes: what must be divided: for axes of heads their number, so that none is cut in two.
-
-    Raises:
-      UserError: a name without a rule, or two axes of the array on one mesh axis.
-    """
-    entries: list = []
-    used: dict[str, str | None] = {}
-    for name, size in zip(axes, sizes, strict=True):
-        chosen, parts = [], 1
-        for mesh_axis in _mesh_axes(name, rules):
-            if mesh_axis in used:
-                raise UserError(
-                    f"axes {used[mesh_axis]!r} and {name!r} of one array both lie on mesh axis "
-                    f"{mesh_axis!r}; change the rules"
-                )
-            used[mesh_axis] = name
-            if size % (parts * mesh.shape[mesh_axis]) == 0:
-                parts *= mesh.shape[mesh_axis]
-                chosen.append(mesh_axis)
-        entries.append(chosen[0] if len(chosen) == 1 else tuple(chosen) or None)
-    return PartitionSpec(*entries)
-
-
-def _mesh_axes(name: str | None, rules: Rules) -> tuple[str, ...]:
-    if name is None:
-        return ()
-    if name not in rules:
-        raise UserError(f"logical axis {name!r} has no rule; add one of {MESH_AXES} or () for it")
-    return rules[name]
+    if chosen[0].platform != "tpu":
+        return Mesh(np.asarray(chosen).reshape(shape), MESH_AXES)
+    num_slices = len({getattr(device, "slice_index", 0) for device in chosen})
+    if data % num_slices:
+        raise UserError(
+            f"mesh axis data = {data} cannot be split over {num_slices} slices; make it a "
+            "multiple, since no other axis may cross from slice to slice"
+        )
+    try:
+        if num_slices > 1:
+            inside = (data // num_slices, *shape[1:])
+            across = (num_slices, 1, 1, 1)
+            laid = mesh_utils.create_hybrid_device_mesh(
+                inside, across, chosen, allow_split_physical_axes=True
+            )
+        else:
+            laid = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        raise UserError(
+            f"mesh {sizes} does not fit the {count} chosen of {len(available)} TPU devices: "
+            f"{error}; use all devices of each slice, and sizes that divide its sides"
+        ) from None
+    return Mesh(laid, MESH_AXES)
 
 
 def model_shardings(model: Transformer, mesh: Mesh, rules: Rules = TRAIN_RULES) -> Any:
@@ -131,7 +132,6 @@ def state_shardings(state: Any, config: ModelConfig, mesh: Mesh, rules: Rules = 
     shape (a step count, a masked moment), is whole on every device.
     """
     specs = {**top_specs(config), **layer_specs(config)}
-    heads = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         # The first name: the path goes on into the parameter's own field, `value`.
@@ -139,7 +139,7 @@ def state_shardings(state: Any, config: ModelConfig, mesh: Mesh, rules: Rules = 
         if name is None or tuple(leaf.shape) != specs[name].shape:
             return replicated(mesh)
         spec = specs[name]
-        sizes = [heads.get(axis, n) for axis, n in zip(spec.axes, spec.shape, strict=True)]
+        sizes = divided_sizes(config, spec)
         return NamedSharding(mesh, partition_spec(spec.axes, sizes, mesh, rules))
 
     return jax.tree.map_with_path(sharding, state)
@@ -162,11 +162,95 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place_model(model: Transformer, mesh: Mesh, rules: Rules = TRAIN_RULES) -> Transformer:
-    """Put a model's parameters where the rules say, and keep its activations to their prompts."""
-    placed = jax.device_put(model, model_shardings(model, mesh, rules))
-    placed.activation_sharding = batch_sharding(mesh, rules)
+def placement(mesh: Mesh, rules: Rules = TRAIN_RULES, *, attention: str = "auto") -> Placement:
+    """Return what a model needs to know to keep its arrays where the rules say.
+
+    Args:
+      attention: "xla", "splash", or "auto": splash where the mesh is of TPUs, also of ones that are
+        only described.
+    """
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    splash = on_tpu if attention == "auto" else attention == "splash"
+    return Placement(mesh, tuple(rules.items()), tuple(GATHERED_RULES.items()), splash)
+
+
+def place_model(
+    model: Transformer, mesh: Mesh, rules: Rules = TRAIN_RULES, *, attention: str = "auto"
+) -> Transformer:
+    """Put a model's parameters where the rules say, and have it keep its activations so.
+
+    A model of abstract arrays stays abstract: its arrays are given their shardings.
+    """
+    shardings = model_shardings(model, mesh, rules)
+    placed = abstract(model, shardings) if _is_abstract(model) else jax.device_put(model, shardings)
+    placed.placement = placement(mesh, rules, attention=attention)
     return placed
+
+
+def abstract(tree: Any, shardings: Any) -> Any:
+    """Return the shapes and types of arrays, which may be abstract themselves, with shardings."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
+
+
+def _is_abstract(tree: Any) -> bool:
+    return any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree))
+
+
+def for_rollout(policy: Any) -> Any:
+    """Return the policy as decoding reads it: under ROLLOUT_RULES, in its compute dtype.
+
+    One program reshards it, so that no step of decoding gathers a parameter. What lies so already
+    is not copied; what does not is held twice until the caller lets one of them go. A policy
+    without a placement, such as a toy, is returned as it is; one of abstract arrays stays abstract.
+    """
+    placed: Placement | None = getattr(policy, "placement", None)
+    if placed is None:
+        return policy
+    if _is_abstract(policy):
+        moved = _under_rollout_rules(jax.eval_shape(as_rollout, policy))
+        return abstract(moved, _rollout_shardings(policy))
+    wanted = jax.tree.leaves(_rollout_shardings(policy))
+    dtypes = [_rollout_dtype(policy, path, x) for path, x in jax.tree.leaves_with_path(policy)]
+    lies_so = all(
+        x.dtype == dtype and x.sharding.is_equivalent_to(sharding, x.ndim)
+        for x, dtype, sharding in zip(jax.tree.leaves(policy), dtypes, wanted, strict=True)
+    )
+    return _under_rollout_rules(policy) if lies_so else _reshard(policy)
+
+
+def as_rollout(policy: Transformer) -> Transformer:
+    """As `for_rollout`, inside a program."""
+
+    def laid(path: tuple, x: jax.Array, sharding: NamedSharding) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x.astype(_rollout_dtype(policy, path, x)), sharding)
+
+    moved = jax.tree.map_with_path(laid, policy, _rollout_shardings(policy))
+    return _under_rollout_rules(moved)
+
+
+_reshard = jax.jit(as_rollout)
+
+
+def _rollout_shardings(policy: Transformer) -> Any:
+    assert policy.placement is not None
+    return model_shardings(policy, policy.placement.mesh, ROLLOUT_RULES)
+
+
+def _rollout_dtype(policy: Transformer, path: tuple, x: Any) -> Any:
+    # Norms are computed in float32, whatever the products are.
+    norm = any(str(_key_name(key)).endswith("norm") for key in path)
+    return x.dtype if norm else jnp.dtype(policy.config.dtype)
+
+
+def _under_rollout_rules(policy: Transformer) -> Transformer:
+    assert policy.placement is not None
+    moved = jax.tree.map(lambda x: x, policy)
+    moved.placement = dataclasses.replace(policy.placement, stored=tuple(ROLLOUT_RULES.items()))
+    return moved
 
 
 @dataclasses.dataclass(frozen=True)

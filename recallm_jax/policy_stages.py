@@ -19,6 +19,7 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import prompts_and_texts
+from recallm_jax.partitioning import for_rollout
 from recallm_jax.setup_policy import Setup
 from recallm_jax.stages import KEY_STRIDE, PPO, Save, Stage, Write, finite, scoring_of
 from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
@@ -145,6 +146,8 @@ def _collect(
     kept: list[tuple] = []
     seen: list[tuple[Rollout, GroupRewards]] = []
     count = 0
+    # Resharded once for all draws; let go of before the update.
+    policy = for_rollout(policy)
     while count < needed:
         # Numbered over the whole stage, so that no two draws share their random numbers.
         draw = drawn // stage.batch_size + len(seen)

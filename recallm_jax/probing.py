@@ -18,6 +18,7 @@ from recallm_jax import run_files
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import response_rows, span_rules
 from recallm_jax.inputs import prompts_and_texts, task_settings
+from recallm_jax.partitioning import for_rollout
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 from recallm_jax.summaries import Row, align, wilson_interval
 from rl.rollout import sample_groups
@@ -92,6 +93,7 @@ def run_probe(
         for index in range(config.probe.num_examples)
     ]
     asked = {record.example_id for record in records}
+    policy = for_rollout(policy)
     summaries = []
     for tokens in (0, *sorted(set(config.probe.reasoning_tokens))):
         probes = make_probes(records, tokenizer, config, tokens)

@@ -12,6 +12,7 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import response_rows, span_rules
 from recallm_jax.inputs import prompts_and_texts
+from recallm_jax.partitioning import for_rollout
 from recallm_jax.summaries import Row
 from rl.rollout import sample_groups
 from tasks.record import Record, span_flags
@@ -97,7 +98,7 @@ def answer(
     prefix = np.asarray(tokenizer.encode(QUOTE_FIRST if quote_first else ""), np.int32)
     rules = dataclasses.replace(span_rules(config, tokenizer), max_length=max_recall_length)
     rollout = sample_groups(
-        policy,
+        for_rollout(policy),
         place(prompts),
         row_keys(config.seed, 0, np.zeros(1, np.uint32), 1),
         tokenizer.decode,

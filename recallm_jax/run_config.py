@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "model.preset",
     "model.extra_positions",
     "model.remat",
+    "model.attention",
     "model.unstack_decode",
     "model.logits_chunk",
     "sft1.micro_batch",

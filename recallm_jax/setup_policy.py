@@ -76,7 +76,14 @@ def set_up(config: ConfigDict) -> Setup:
     check_lengths(config, model.config)
     mesh = partitioning.make_mesh(**config.mesh)
     partitioning.check_config(model.config, mesh)
-    return Setup(partitioning.place_model(model, mesh), tokenizer, mesh)
+    platform = mesh.devices.flat[0].platform
+    if config.model.attention == "splash" and platform != "tpu":
+        raise UserError(
+            f"config.model.attention = 'splash' needs TPUs, and the devices here are {platform}; "
+            "use 'auto'"
+        )
+    placed = partitioning.place_model(model, mesh, attention=config.model.attention)
+    return Setup(placed, tokenizer, mesh)
 
 
 def with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:

@@ -165,6 +165,7 @@ def scoring_of(config: ConfigDict, rules: SpanRules, *, temperature: float) -> S
         budget=config.decoding.max_new_tokens,
         temperature=temperature,
         chunk=config.model.logits_chunk,
+        parts=config.mesh.sequence,
     )
 
 

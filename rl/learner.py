@@ -62,12 +62,14 @@ class Scoring:
       budget: tokens that a response may hold.
       temperature: that of the sampler.
       chunk: positions of a row whose logits are unfolded at a time.
+      parts: what the rows of a group are split into over devices, where that divides them.
     """
 
     rules: SpanRules
     budget: int
     temperature: float
     chunk: int
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,7 @@ def _score(policy: Policy, hidden, responses: Responses, scoring: Scoring) -> To
         scoring.rules,
         temperature=scoring.temperature,
         chunk=scoring.chunk,
+        parts=scoring.parts if responses.tokens.shape[1] % scoring.parts == 0 else 1,
     )
 
 

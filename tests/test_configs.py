@@ -101,7 +101,7 @@ MISTAKES = {
     "--config.model.weights=": "config.model.weights is empty; give a text",
     "--config.stages=sft3": "config.stages = 'sft3' is no choice; use 'sft1' or 'sft2' or 'grpo'",
     "--config.stages=('grpo','sft2')": "is out of order; the order is sft1, sft2, grpo",
-    "--config.mesh.sequence=2": "config.mesh.sequence = 2: prompts are not split over devices yet",
+    "--config.model.attention=flash": "'flash' is no choice; use 'auto' or 'xla' or 'splash'",
     "--config.stages=()": "config.stages = () must be a tuple with at least one str",
     "--config.evaluation.lengths=long": "evaluation.lengths = 'long' has the wrong type; give int",
     "--config.decoding.min_recall_length=200": "min_recall_length = 200 exceeds "

@@ -58,6 +58,18 @@ def attend(
     return jnp.concatenate(outputs, axis=1), jnp.concatenate(sums, axis=1)
 
 
+def attend_from(
+    query: Float[Array, "batch Q N H"],
+    key: Float[Array, "batch P K H"],
+    value: Float[Array, "batch P K H"],
+    first: Int[Array, ""],
+) -> Float[Array, "batch Q N H"]:
+    """Attend causally with some of the queries, from number `first` on, to all keys."""
+    # Where the queries begin is known on the device only, so no keys are left out.
+    segment = jax.checkpoint(_attend_segment, static_argnums=(4,))
+    return segment(query, key, value, None, True, first)[0]
+
+
 def _attend_segment(query, key, value, key_lengths, causal, first):
     """Attend with the queries from number `first` on, QUERY_BLOCK of them at a time."""
     num_queries = query.shape[1]
@@ -115,34 +127,40 @@ def _attend_block(query, key, value, key_lengths, causal, first):
 
 
 def attend_cached(
-    query: Float[Array, "batch Q N H"],
-    key: Float[Array, "batch K P H"],
-    value: Float[Array, "batch K P H"],
-    key_lengths: Int[Array, " batch"],
-) -> tuple[Float[Array, "batch Q N H"], Float[Array, "batch Q N"]]:
+    query: Float[Array, "*batch Q N H"],
+    key: Float[Array, "*batch K P H"],
+    value: Float[Array, "*batch K P H"],
+    key_lengths: Int[Array, "*batch"],
+) -> tuple[Float[Array, "*batch Q N H"], Float[Array, "*batch Q N"]]:
     """As `attend` for few queries over cached keys, which have their heads first.
 
-    Both products read the cache in the order in which it lies; nothing of its size is transposed.
+    Both products read the cache in the order in which it lies; nothing of its size is transposed,
+    and no axes of it are joined, so that it may be split along any but the last.
     """
-    batch, num_queries, num_heads, head_dim = query.shape
-    num_kv_heads, num_keys = key.shape[1:3]
-    grouped = query.reshape(batch, num_queries, num_kv_heads, -1, head_dim)
-    grouped = jnp.moveaxis(grouped, 2, 1).reshape(batch, num_kv_heads, -1, head_dim)
-    batched = ((0, 1), (0, 1))
+    *batch, num_queries, num_heads, head_dim = query.shape
+    num_kv_heads, num_keys = key.shape[-3:-1]
+    heads = len(batch)
+    grouped = query.reshape(*batch, num_queries, num_kv_heads, -1, head_dim)
+    grouped = jnp.moveaxis(grouped, heads + 1, heads)
+    grouped = grouped.reshape(*batch, num_kv_heads, -1, head_dim)
+    batched = (tuple(range(heads + 1)),) * 2
+    last = heads + 2
     scores = lax.dot_general(
-        grouped, key, (((3,), (3,)), batched), preferred_element_type=jnp.float32
+        grouped, key, (((last,), (last,)), batched), preferred_element_type=jnp.float32
     )
-    seen = (jnp.arange(num_keys)[None] < key_lengths[:, None])[:, None, None]
+    places = jnp.arange(num_keys)[(None,) * heads]
+    seen = (places < key_lengths[..., None])[..., None, None, :]
     scores = jnp.where(seen, scores * head_dim**-0.5, MASKED)
     peak = scores.max(axis=-1, keepdims=True)
     weights = jnp.exp(scores - peak)
     total = weights.sum(axis=-1, keepdims=True)
     weights = (weights / total).astype(value.dtype)
-    output = lax.dot_general(weights, value, (((3,), (2,)), batched))
+    output = lax.dot_general(weights, value, (((last,), (last - 1,)), batched))
 
     def queries_first(x):
-        x = x.reshape(batch, num_kv_heads, num_queries, -1, x.shape[-1])
-        return jnp.moveaxis(x, 1, 2).reshape(batch, num_queries, num_heads, x.shape[-1])
+        x = x.reshape(*batch, num_kv_heads, num_queries, -1, x.shape[-1])
+        x = jnp.moveaxis(x, heads, heads + 1)
+        return x.reshape(*batch, num_queries, num_heads, x.shape[-1])
 
     return queries_first(output), queries_first(jnp.log(total) + peak)[..., 0]
 

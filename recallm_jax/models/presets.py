@@ -34,8 +34,8 @@ class ModelConfig:
       qkv_bias: Qwen2's biases.
       qk_norm: Qwen3's norms of queries and keys.
       dtype: of activations and matrix products; norms, softmax and logits are float32.
-      remat: what the backward pass recomputes: "none", "full" (each layer), or "dots" (all but
-        matrix products).
+      remat: what the backward pass recomputes: "none", "full" (each layer), "attention" (each layer
+        but its attention), or "dots" (all but matrix products).
       unstack_decode: decoding keeps arrays of their own for each layer, not stacked ones: on CPU
         a scan copies every layer's parameters and cache out of the stack each step, which takes
         more time than the products. Costs a second copy of the parameters while decoding, and

@@ -11,10 +11,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
-from recallm_jax.models.attention import attend, attend_cached, merge
+from recallm_jax.logical_axes import Placement
+from recallm_jax.models.attention import attend_cached, merge
+from recallm_jax.models.group_attention import (
+    ATTENTION,
+    Projected,
+    attend_group,
+    attend_prompt,
+    padded_sizes,
+)
 from recallm_jax.models.kv_cache import (
     Cache,
     PromptCache,
@@ -24,6 +31,20 @@ from recallm_jax.models.kv_cache import (
 )
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.rope import rotate, rotation
+
+# Logical axes of the tokens of prompts, of responses, and of one step of decoding.
+PROMPT = ("batch", "length")
+OWN = ("batch", "group", None)
+STEP = ("batch", None)
+# The same where no other axis is split.
+RESIDUAL = {
+    PROMPT: ("batch", "residual_length"),
+    OWN: ("batch", "residual_group", None),
+    STEP: STEP,
+}
+# A layer's cached keys and values.
+PROMPT_CACHE = ("batch", "kv_heads", "length", None)
+CACHE = ("batch", "group", "kv_heads", None, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +103,12 @@ def layer_specs(config: ModelConfig) -> dict[str, ParamSpec]:
     return specs
 
 
+def divided_sizes(config: ModelConfig, spec: ParamSpec) -> list[int]:
+    """Return what of each axis of a parameter may be divided: of axes of heads their number."""
+    heads = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
+    return [heads.get(axis or "", size) for axis, size in zip(spec.axes, spec.shape, strict=True)]
+
+
 class Layers(nnx.Module):
     """The parameters of all layers, [L, ...] each; inside a scan, those of one."""
 
@@ -101,8 +128,8 @@ class Transformer(nnx.Module):
             if shapes != wanted:
                 raise ValueError(f"parameters have the shapes {shapes}; the sizes ask for {wanted}")
         self.config = config
-        # Where activations [B, tokens, D] lie; None leaves it to the compiler.
-        self.activation_sharding: NamedSharding | None = None
+        # Where arrays lie; None leaves it to the compiler.
+        self.placement: Placement | None = None
         for name, value in top.items():
             setattr(self, name, nnx.Param(value))
         self.layers = Layers(layers)
@@ -110,23 +137,30 @@ class Transformer(nnx.Module):
     def prefill(
         self, prompts: Int[Array, "B S"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B D"], PromptCache]:
-        """Return the hidden state at each prompt's last token, and the prompt's cache."""
+        """Return the hidden state at each prompt's last token, and the prompt's cache.
+
+        The cache holds more than S tokens where S cannot be split over devices.
+        """
+        prompts = _padded(prompts, padded_sizes(prompts.shape[1], 0, self.placement)[0])
         cos_sin = rotation(self.config, jnp.arange(prompts.shape[1])[None])
 
         def block(x, layer):
-            x = self._split(x)
-            query, key, value = self._project(layer, x, cos_sin)
-            mixed, _ = attend(query, key, value, causal=True)
-            heads_first = (jnp.moveaxis(key, 2, 1), jnp.moveaxis(value, 2, 1))
-            return self._residual(layer, x, mixed), heads_first
+            params = self._gathered(layer)
+            projected = self._project(params, x, cos_sin, PROMPT)
+            mixed = attend_prompt(projected, self.placement)
+            cached = (jnp.moveaxis(part, 2, 1) for part in (projected.key, projected.value))
+            cached = tuple(self._lie(part, *PROMPT_CACHE) for part in cached)
+            return self._residual(params, x, mixed, PROMPT), cached
 
-        x, (keys, values) = lax.scan(block, self._embed(prompts), self.layers)
-        last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
-        return self._norm(last, self.final_norm[...]), PromptCache(keys, values, lengths)
+        x, (keys, values) = lax.scan(block, self._embed(prompts, PROMPT), self.layers)
+        last = self._norm(_at(x, lengths - 1), self.final_norm[...])
+        return last, PromptCache(keys, values, lengths)
 
     def start(self, prompt_cache: PromptCache, group_size: int, capacity: int) -> Cache:
         """Add an empty response part for G rows a prompt."""
         cache = empty_responses(prompt_cache, group_size, capacity)
+        keys, values = (self._lie(part, None, *CACHE) for part in (cache.keys, cache.values))
+        cache = dataclasses.replace(cache, keys=keys, values=values)
         if self.config.unstack_decode:
             return unstacked(cache, self.layers, self.config.num_layers)
         return cache
@@ -139,36 +173,33 @@ class Transformer(nnx.Module):
         self, tokens: Int[Array, "B G"], steps: Int[Array, " B"], cache: Cache
     ) -> tuple[Float[Array, "B G V"], Cache]:
         """Feed one token a row; return the next token's logits and the cache with it."""
-        batch, group_size = tokens.shape
         positions = jnp.broadcast_to((cache.lengths + steps)[:, None], tokens.shape)
         cos_sin = rotation(self.config, positions)
-        rows = jnp.arange(batch)
-        response_lengths = jnp.repeat(steps + 1, group_size)
+        rows = jnp.arange(tokens.shape[0])
 
         def mixed(query, prompt_keys, prompt_values, keys, values):
-            own = attend_cached(
-                query.reshape(batch * group_size, 1, *query.shape[2:]),
-                keys.reshape(batch * group_size, *keys.shape[2:]),
-                values.reshape(batch * group_size, *values.shape[2:]),
-                response_lengths,
+            own, own_sums = attend_cached(
+                query[:, :, None], keys, values, jnp.broadcast_to(steps[:, None] + 1, tokens.shape)
             )
-            own = (own[0].reshape(query.shape), own[1].reshape(query.shape[:3]))
-            return merge(attend_cached(query, prompt_keys, prompt_values, cache.lengths), own)
+            prompt = attend_cached(query, prompt_keys, prompt_values, cache.lengths)
+            return merge(prompt, (own[:, :, 0], own_sums[:, :, 0]))
 
         def stacked_block(carry, inputs):
             x, keys, values = carry
             number, layer, prompt_keys, prompt_values = inputs
-            query, key, value = self._project(layer, x, cos_sin)
+            params = self._stored(layer)
+            projected = self._project(params, x, cos_sin, STEP)
             # Written into the carry, not stacked anew, so that the loop updates it in place.
-            keys = keys.at[number, rows, :, :, steps].set(key)
-            values = values.at[number, rows, :, :, steps].set(value)
+            keys = keys.at[number, rows, :, :, steps].set(projected.key)
+            values = values.at[number, rows, :, :, steps].set(projected.value)
+            keys, values = (self._lie(part, None, *CACHE) for part in (keys, values))
             own = (
                 lax.dynamic_index_in_dim(part, number, keepdims=False) for part in (keys, values)
             )
-            out = mixed(query, prompt_keys, prompt_values, *own)
-            return (self._residual(layer, x, out), keys, values), None
+            out = mixed(projected.query, prompt_keys, prompt_values, *own)
+            return (self._residual(params, x, out, STEP), keys, values), None
 
-        x = self._embed(tokens)
+        x = self._embed(tokens, STEP)
         if not self.config.unstack_decode:
             numbers = jnp.arange(self.config.num_layers)
             prompt = (cache.prompt_keys, cache.prompt_values)
@@ -178,11 +209,14 @@ class Transformer(nnx.Module):
         else:
             grown = []
             for number, layer in enumerate(cache.layers):
-                query, key, value = self._project(layer, x, cos_sin)
-                keys = cache.keys[number].at[rows, :, :, steps].set(key)
-                values = cache.values[number].at[rows, :, :, steps].set(value)
+                params = self._stored(layer)
+                projected = self._project(params, x, cos_sin, STEP)
+                keys = cache.keys[number].at[rows, :, :, steps].set(projected.key)
+                values = cache.values[number].at[rows, :, :, steps].set(projected.value)
+                keys, values = (self._lie(part, *CACHE) for part in (keys, values))
                 prompt = (cache.prompt_keys[number], cache.prompt_values[number])
-                x = self._residual(layer, x, mixed(query, *prompt, keys, values))
+                out = mixed(projected.query, *prompt, keys, values)
+                x = self._residual(params, x, out, STEP)
                 grown.append((keys, values))
             keys, values = zip(*grown, strict=True)
         hidden = self._norm(x, self.final_norm[...])
@@ -196,36 +230,33 @@ class Transformer(nnx.Module):
     ) -> Float[Array, "B G T D"]:
         """Return the hidden states that predict each response token.
 
-        All matrix products run over the S + G * T tokens of a group at once.
+        The prompt's tokens run through the layers once, beside those of all G responses.
         """
-        batch, group_size, length = responses.shape
-        size = prompts.shape[1]
-        tokens = jnp.concatenate([prompts, responses.reshape(batch, -1)], axis=1)
-        places = jnp.broadcast_to(jnp.arange(size)[None], prompts.shape)
-        own_places = lengths[:, None, None] + jnp.arange(length)[None, None]
-        own_places = jnp.broadcast_to(own_places, responses.shape).reshape(batch, -1)
-        cos_sin = rotation(self.config, jnp.concatenate([places, own_places], axis=1))
+        group_size, length = responses.shape[1:]
+        sizes = padded_sizes(prompts.shape[1], length, self.placement)
+        prompts, responses = _padded(prompts, sizes[0]), _padded(responses, sizes[1])
+        cos_sin = rotation(self.config, jnp.arange(sizes[0])[None])
+        own_places = (lengths[:, None] + jnp.arange(sizes[1])[None])[:, None]
+        own_cos_sin = rotation(self.config, own_places)
 
-        def split(x):
-            own = x[:, size:]
-            return x[:, :size], own, own.reshape(batch * group_size, length, *x.shape[2:])
+        def block(carry, layer):
+            prompt, own = carry
+            params = self._gathered(layer)
+            mixed, own_mixed = attend_group(
+                self._project(params, prompt, cos_sin, PROMPT),
+                self._project(params, own, own_cos_sin, OWN),
+                lengths,
+                self.placement,
+            )
+            prompt = self._residual(params, prompt, mixed, PROMPT)
+            return (prompt, self._residual(params, own, own_mixed, OWN)), None
 
-        def block(x, layer):
-            x = self._split(x)
-            query, key, value = (split(part) for part in self._project(layer, x, cos_sin))
-            prompt_mixed, _ = attend(query[0], key[0], value[0], causal=True)
-            shared = attend(query[1], key[0], value[0], key_lengths=lengths)
-            own = attend(query[2], key[2], value[2], causal=True)
-            own = (own[0].reshape(shared[0].shape), own[1].reshape(shared[1].shape))
-            mixed = jnp.concatenate([prompt_mixed, merge(shared, own)], axis=1)
-            return self._residual(layer, x, mixed), None
-
-        x, _ = lax.scan(_remat(block, self.config.remat), self._embed(tokens), self.layers)
-        last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
-        last = jnp.broadcast_to(last[:, None], (batch, group_size, 1, x.shape[-1]))
-        own = x[:, size:].reshape(batch, group_size, length, -1)
-        hidden = jnp.concatenate([last, own[:, :, :-1]], axis=2)
-        return self._norm(hidden, self.final_norm[...])
+        carry = (self._embed(prompts, PROMPT), self._embed(responses, OWN))
+        (prompt, own), _ = lax.scan(_remat(block, self.config.remat), carry, self.layers)
+        last = _at(prompt, lengths - 1)[:, None, None]
+        last = jnp.broadcast_to(last, (last.shape[0], group_size, 1, last.shape[-1]))
+        hidden = jnp.concatenate([last, own[:, :, : length - 1]], axis=2)
+        return self._lie(self._norm(hidden, self.final_norm[...]), *OWN, None)
 
     def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Return the float32 logits of hidden states."""
@@ -239,23 +270,54 @@ class Transformer(nnx.Module):
         rows = self._output_matrix()[tokens].astype(hidden.dtype)
         return jnp.einsum("...d,...kd->...k", hidden, rows, preferred_element_type=jnp.float32)
 
+    def gathered(self) -> "Transformer":
+        """Return the model with the matrix of `unembed` brought together once, for many calls."""
+        if self.placement is None:
+            return self
+        name = "embedding" if self.config.tie_embeddings else "output"
+        model = jax.tree.map(lambda x: x, self)
+        spec = top_specs(self.config)[name]
+        matrix = self.placement.gather(self._output_matrix(), spec.axes, spec.shape)
+        setattr(model, name, nnx.Param(matrix))
+        return model
+
     def _output_matrix(self):
         return (self.embedding if self.config.tie_embeddings else self.output)[...]
 
-    def _embed(self, tokens):
-        return self._split(self.embedding[...].astype(self.config.dtype)[tokens])
+    def _embed(self, tokens, stream):
+        x = self.embedding[...].astype(self.config.dtype)[tokens]
+        # Each device looks all tokens up in its part of the matrix, and then gives the others
+        # theirs, so that the matrix is gathered nowhere.
+        x = self._lie(x, "looked_up", *(None,) * (x.ndim - 2), "embed")
+        return self._lie(x, *RESIDUAL[stream], None)
 
-    def _split(self, x):
-        """Keep each device to its own prompts where they can be split evenly.
+    def _lie(self, x, *axes):
+        """Lay an activation out where its logical axes say.
 
         Left alone, the compiler may split activations as it finds the parameters split, and hold
         the whole batch on every device.
         """
-        sharding = self.activation_sharding
-        if sharding is None:
-            return x
-        parts = math.prod(sharding.mesh.shape[axis] for axis in sharding.spec[0])
-        return x if x.shape[0] % parts else lax.with_sharding_constraint(x, sharding)
+        return x if self.placement is None else self.placement.constrain(x, axes)
+
+    def _stored(self, layer: Layers) -> dict[str, Array]:
+        """Return a layer's parameters in the compute dtype; norms stay as they are."""
+        return {
+            name: _computed(name, getattr(layer, name)[...], self.config)
+            for name in layer_specs(self.config)
+        }
+
+    def _gathered(self, layer: Layers) -> dict[str, Array]:
+        """As `_stored`, laid out for the products of many tokens."""
+        params = self._stored(layer)
+        if self.placement is None:
+            return params
+        specs = layer_specs(self.config)
+        return {
+            name: self.placement.gather(
+                value, specs[name].axes[1:], divided_sizes(self.config, specs[name])[1:]
+            )
+            for name, value in params.items()
+        }
 
     def _norm(self, x, scale):
         x32 = x.astype(jnp.float32)
@@ -263,32 +325,48 @@ class Transformer(nnx.Module):
         scale = scale.astype(jnp.float32)[(None,) * (x.ndim - 1)]
         return (x32 * lax.rsqrt(mean_square + self.config.norm_eps) * scale).astype(x.dtype)
 
-    def _project(self, layer, x, cos_sin):
-        """Return rotated queries [B, X, N, H] and keys, and values [B, X, K, H]."""
+    def _project(self, params, x, cos_sin, stream) -> Projected:
+        """Return rotated queries [*tokens, N, H] and keys, and values [*tokens, K, H]."""
         config = self.config
-        normed = self._norm(x, layer.attention_norm[...])
+        normed = self._lie(self._norm(x, params["attention_norm"]), *stream, None)
 
-        def heads(name, num_heads):
-            out = normed @ getattr(layer, name)[...].astype(x.dtype)
+        def heads(name, num_heads, axis):
+            out = normed @ params[name]
             if config.qkv_bias:
-                out = out + getattr(layer, f"{name}_bias")[...].astype(x.dtype)[None, None]
-            return out.reshape(*x.shape[:-1], num_heads, config.head_dim)
+                out = out + params[f"{name}_bias"][(None,) * (out.ndim - 1)]
+            out = out.reshape(*x.shape[:-1], num_heads, config.head_dim)
+            return self._lie(out, *stream, axis, None)
 
-        query = heads("query", config.num_heads)
-        key = heads("key", config.num_kv_heads)
+        query = heads("query", config.num_heads, "heads")
+        key = heads("key", config.num_kv_heads, "kv_heads")
         if config.qk_norm:
-            query = self._norm(query, layer.query_norm[...])
-            key = self._norm(key, layer.key_norm[...])
-        return rotate(query, *cos_sin), rotate(key, *cos_sin), heads("value", config.num_kv_heads)
+            query = self._norm(query, params["query_norm"])
+            key = self._norm(key, params["key_norm"])
+        value = heads("value", config.num_kv_heads, "kv_heads")
+        return Projected(rotate(query, *cos_sin), rotate(key, *cos_sin), value)
 
-    def _residual(self, layer, x, mixed):
+    def _residual(self, params, x, mixed, stream):
         """Add attention's output and the gated MLP to the residual stream."""
+        residual = (*RESIDUAL[stream], None)
         flat = mixed.reshape(*x.shape[:-1], -1)
-        x = x + flat @ layer.attention_output[...].astype(x.dtype)
-        normed = self._norm(x, layer.mlp_norm[...])
-        gate = nnx.silu(normed @ layer.gate[...].astype(x.dtype))
-        hidden = gate * (normed @ layer.up[...].astype(x.dtype))
-        return x + hidden @ layer.down[...].astype(x.dtype)
+        x = self._lie(x + flat @ params["attention_output"], *residual)
+        normed = self._lie(self._norm(x, params["mlp_norm"]), *stream, None)
+        hidden = nnx.silu(normed @ params["gate"]) * (normed @ params["up"])
+        return self._lie(x + hidden @ params["down"], *residual)
+
+
+def _computed(name: str, value: Array, config: ModelConfig) -> Array:
+    return value if name.endswith("_norm") else value.astype(config.dtype)
+
+
+def _padded(tokens: Int[Array, "*rows X"], size: int) -> Int[Array, "*rows size"]:
+    return jnp.pad(tokens, [(0, 0)] * (tokens.ndim - 1) + [(0, size - tokens.shape[-1])])
+
+
+def _at(x: Float[Array, "B S D"], places: Int[Array, " B"]) -> Float[Array, "B D"]:
+    """Return one token's state of each prompt; a sum, which devices that split S can share."""
+    here = jnp.arange(x.shape[1])[None] == places[:, None]
+    return jnp.where(here[..., None], x, 0).sum(axis=1)
 
 
 def _remat(block, policy: str):
@@ -297,6 +375,7 @@ def _remat(block, policy: str):
     policies = {
         "full": None,
         "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "attention": jax.checkpoint_policies.save_only_these_names(ATTENTION),
     }
     return jax.checkpoint(block, policy=policies[policy], prevent_cse=False)
 

@@ -66,6 +66,9 @@ class ToyPolicy:
         first = jnp.broadcast_to(first[:, None, None], (*group, 1, first.shape[-1]))
         return jnp.concatenate([first, hidden[:, :, :-1]], axis=2)
 
+    def gathered(self):
+        return self
+
     def unembed(self, hidden):
         return hidden @ self.table
 

@@ -38,11 +38,12 @@ def test_parameters_lie_as_their_rules_say():
     shardings = model_shardings(model, mesh)
     assert jax.tree.structure(shardings) == jax.tree.structure(model)
     train = specs_of(shardings)
-    assert train["embedding"] == PartitionSpec("tensor", "fsdp")
-    assert train["query"] == PartitionSpec(None, "fsdp", "tensor")
-    assert train["down"] == PartitionSpec(None, "tensor", "fsdp")
+    split = ("fsdp", "sequence")
+    assert train["embedding"] == PartitionSpec("tensor", split)
+    assert train["query"] == PartitionSpec(None, split, "tensor")
+    assert train["down"] == PartitionSpec(None, "tensor", split)
     # Named as the field that every parameter has; it must not be mistaken for it.
-    assert train["value"] == PartitionSpec(None, "fsdp", "tensor")
+    assert train["value"] == PartitionSpec(None, split, "tensor")
     assert train["final_norm"] == PartitionSpec(None)
     rollout = specs_of(model_shardings(model, mesh, ROLLOUT_RULES))
     assert rollout["query"] == PartitionSpec(None, None, "tensor")
@@ -53,7 +54,7 @@ def test_heads_are_never_cut_in_two():
     # One key head of 12 numbers: 12 divides by 2, one head does not.
     model = tiny_model("smollm2_plain")
     specs = specs_of(model_shardings(model, make_mesh(tensor=2)))
-    assert specs["key"] == PartitionSpec(None, "fsdp", None)
+    assert specs["key"] == PartitionSpec(None, ("fsdp", "sequence"), None)
 
 
 @needs_eight

@@ -1,0 +1,131 @@
+"""Logical names of array axes, and the mesh axes that they lie on.
+
+The names of mesh axes and the tables of rules are those of `partitioning.py`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from recallm_jax.errors import UserError
+
+# Logical axis to mesh axes.
+Rules = Mapping[str, tuple[str, ...]]
+
+
+def partition_spec(
+    axes: Sequence[str | None],
+    sizes: Sequence[int],
+    mesh: Mesh,
+    rules: Rules,
+) -> PartitionSpec:
+    """Map the logical axes of one array to mesh axes.
+
+    A mesh axis that does not divide the array's is dropped for that array, which is then whole
+    along it: key heads fewer than `tensor` devices, for one. `partitioning.check_config` refuses
+    the sizes for which this would waste a mesh axis.
+
+    Args:
+      axes: logical name of each array axis; None is never split.
+      sizes: what must be divided: for axes of heads their number, so that none is cut in two.
+
+    Raises:
+      UserError: a name without a rule, or two axes of the array on one mesh axis.
+    """
+    entries: list = []
+    used: dict[str, str | None] = {}
+    for name, size in zip(axes, sizes, strict=True):
+        chosen, parts = [], 1
+        for mesh_axis in _mesh_axes(name, mesh, rules):
+            if mesh_axis in used:
+                raise UserError(
+                    f"axes {used[mesh_axis]!r} and {name!r} of one array both lie on mesh axis "
+                    f"{mesh_axis!r}; change the rules"
+                )
+            used[mesh_axis] = name
+            if size % (parts * mesh.shape[mesh_axis]) == 0:
+                parts *= mesh.shape[mesh_axis]
+                chosen.append(mesh_axis)
+        entries.append(chosen[0] if len(chosen) == 1 else tuple(chosen) or None)
+    return PartitionSpec(*entries)
+
+
+def _mesh_axes(name: str | None, mesh: Mesh, rules: Rules) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    if name not in rules:
+        raise UserError(
+            f"logical axis {name!r} has no rule; add one of {mesh.axis_names} or () for it"
+        )
+    return rules[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the arrays of a model lie; static, so that programs are compiled for it.
+
+    Attributes:
+      stored: rules, as pairs, of parameters as they are kept and of activations.
+      used: those of parameters while many tokens are multiplied by them.
+      splash: attention of many tokens is JAX's splash attention, else plain XLA.
+    """
+
+    mesh: Mesh
+    stored: tuple[tuple[str, tuple[str, ...]], ...]
+    used: tuple[tuple[str, tuple[str, ...]], ...]
+    splash: bool = False
+
+    def spec(self, axes: Sequence[str | None], sizes: Sequence[int]) -> PartitionSpec:
+        """Return where an array lies; see `partition_spec`."""
+        return partition_spec(axes, sizes, self.mesh, dict(self.stored))
+
+    def parts(self, axis: str, size: int) -> tuple[tuple[str, ...], int]:
+        """Return the mesh axes that an array axis is split over, and into how many parts."""
+        entry = self.spec([axis], [size])[0]
+        axes = (entry,) if isinstance(entry, str) else tuple(entry or ())
+        return axes, math.prod(self.mesh.shape[name] for name in axes)
+
+    def whole_parts(self, axis: str) -> int:
+        """Return into how many parts an array axis is split if it can be."""
+        return math.prod(self.mesh.shape[name] for name in dict(self.stored)[axis])
+
+    @property
+    def on_tpu(self) -> bool:
+        """Whether the devices are TPUs, or descriptions of some."""
+        return self.mesh.devices.flat[0].platform == "tpu"
+
+    def constrain(self, x: Array, axes: Sequence[str | None]) -> Array:
+        """Return the array, laid out so inside a program; its gradient too."""
+        sharding = NamedSharding(self.mesh, self.spec(axes, x.shape))
+        return lax.with_sharding_constraint(x, sharding)
+
+    def gather(self, x: Array, axes: Sequence[str | None], sizes: Sequence[int]) -> Array:
+        """Return a parameter laid out for use; its gradient is laid out as it is stored."""
+        stored = NamedSharding(self.mesh, self.spec(axes, sizes))
+        used = NamedSharding(self.mesh, partition_spec(axes, sizes, self.mesh, dict(self.used)))
+        return _gather(x, used, stored)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(x: Array, used: NamedSharding, stored: NamedSharding) -> Array:
+    del stored
+    return lax.with_sharding_constraint(x, used)
+
+
+def _gather_forward(x, used, stored):
+    return _gather(x, used, stored), None
+
+
+def _gather_backward(used, stored, _, gradient):
+    # Without this every device would hold the gradient of the whole parameter.
+    del used
+    return (lax.with_sharding_constraint(gradient, stored),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

@@ -1,0 +1,164 @@
+"""Attention of prompts and of the responses under them, on the devices that hold their parts.
+
+Prompt tokens may be split over devices, responses by whole rows, heads too. Queries stay where they
+are; a layer's prompt keys and values, few under grouped-query attention, are gathered along the
+prompt for the time of its attention. Keys and values of responses stay on their own device: no
+other reads them.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from recallm_jax.logical_axes import Placement
+from recallm_jax.models import splash
+from recallm_jax.models.attention import attend, attend_from, merge
+
+# What attention returns, as rematerialisation policies name it.
+ATTENTION = "attention"
+
+
+class Projected(NamedTuple):
+    """Rotated queries and keys, and values, of tokens [B, S] or [B, G, T]."""
+
+    query: Float[Array, "*tokens N H"]
+    key: Float[Array, "*tokens K H"]
+    value: Float[Array, "*tokens K H"]
+
+
+class _Part(NamedTuple):
+    """Which part of a prompt a device holds: of `parts` along mesh axes; static."""
+
+    axes: tuple[str, ...]
+    parts: int
+    # Splash attention runs as a kernel, or interpreted; None is plain XLA.
+    kernel: splash.Kernel | None
+
+
+WHOLE = _Part((), 1, None)
+
+
+def padded_sizes(size: int, length: int, placement: Placement | None) -> tuple[int, int]:
+    """Return S and T with what has to be added to split them over devices and into blocks."""
+    if placement is None:
+        return size, length
+    parts = placement.whole_parts("length")
+    multiple = splash.tile(size, parts) if placement.splash else parts
+    own_multiple = splash.tile(length, 1) if placement.splash else 1
+    return -(-size // multiple) * multiple, -(-length // own_multiple) * own_multiple
+
+
+def attend_prompt(prompt: Projected, placement: Placement | None) -> Float[Array, "B S N H"]:
+    """Attend causally within prompts."""
+    if placement is None:
+        return _prompt_part(prompt, WHOLE)
+    prompt = _key_heads_as_queries(prompt, placement)
+    specs = _specs(prompt, ("batch", "length"), placement)
+    part = _part(prompt, placement)
+
+    def local(prompt):
+        return _prompt_part(_whole(prompt, part), part)
+
+    return _on_devices(local, placement, (specs,), specs.query)(prompt)
+
+
+def attend_group(
+    prompt: Projected,
+    own: Projected,
+    lengths: Int[Array, " B"],
+    placement: Placement | None,
+) -> tuple[Float[Array, "B S N H"], Float[Array, "B G T N H"]]:
+    """Attend causally within prompts, and from responses to their prompt and to themselves.
+
+    Args:
+      lengths: prompt tokens from this number on are seen by no response.
+    """
+    if placement is None:
+        return _named(_group_part(prompt, own, lengths, WHOLE))
+    prompt, own = (_key_heads_as_queries(one, placement) for one in (prompt, own))
+    specs = _specs(prompt, ("batch", "length"), placement)
+    own_specs = _specs(own, ("batch", "group", None), placement)
+    local = functools.partial(_group_part, part=_part(prompt, placement))
+    batch = placement.spec(["batch"], lengths.shape)
+    inputs, outputs = (specs, own_specs, batch), (specs.query, own_specs.query)
+    mixed = _on_devices(local, placement, inputs, outputs)(prompt, own, lengths)
+    # The kernel names its own.
+    return mixed if placement.splash else _named(mixed)
+
+
+def _named(mixed):
+    return jax.tree.map(lambda x: checkpoint_name(x, ATTENTION), mixed)
+
+
+def _group_part(prompt: Projected, own: Projected, lengths, part: _Part):
+    whole = _whole(prompt, part)
+    mixed = _prompt_part(whole, part)
+    if part.kernel is not None:
+        return mixed, splash.attend_responses(own, whole.key, whole.value, lengths, part.kernel)
+    rows = Projected(*(x.reshape(-1, *x.shape[2:]) for x in own))
+    among = attend(*rows, causal=True)
+    queries = own.query.reshape(own.query.shape[0], -1, *own.query.shape[3:])
+    shared = attend(queries, whole.key, whole.value, key_lengths=lengths)
+    among = (among[0].reshape(shared[0].shape), among[1].reshape(shared[1].shape))
+    return mixed, merge(shared, among).reshape(own.query.shape)
+
+
+def _prompt_part(whole: Projected, part: _Part):
+    """Attend with one part's queries to the keys up to them, of all keys."""
+    if part.kernel is not None:
+        return splash.attend_causal(*whole, part.axes, part.parts, part.kernel)
+    if part.parts == 1:
+        return attend(*whole, causal=True)[0]
+    first = lax.axis_index(part.axes) * whole.query.shape[1]
+    return attend_from(*whole, first)
+
+
+def _whole(prompt: Projected, part: _Part) -> Projected:
+    """Return a part's queries with the keys and values of all parts."""
+    if part.parts == 1:
+        return prompt
+    key, value = (
+        lax.all_gather(x, part.axes, axis=1, tiled=True) for x in (prompt.key, prompt.value)
+    )
+    return Projected(prompt.query, key, value)
+
+
+def _part(prompt: Projected, placement: Placement) -> _Part:
+    axes, parts = placement.parts("length", prompt.query.shape[1])
+    kernel = splash.Kernel(interpret=not placement.on_tpu) if placement.splash else None
+    return _Part(axes if parts > 1 else (), parts, kernel)
+
+
+def _key_heads_as_queries(tokens: Projected, placement: Placement) -> Projected:
+    """Return keys and values split over devices as the queries are.
+
+    Key heads that are too few for that are repeated: one for each query head.
+    """
+    num_heads, num_kv_heads = tokens.query.shape[-2], tokens.key.shape[-2]
+    _, parts = placement.parts("heads", num_heads)
+    if num_kv_heads % parts == 0:
+        return tokens
+    key, value = (
+        jnp.repeat(x, num_heads // num_kv_heads, axis=-2) for x in (tokens.key, tokens.value)
+    )
+    return Projected(tokens.query, key, value)
+
+
+def _specs(tokens: Projected, stream: tuple, placement: Placement) -> Projected:
+    def spec(x: Array) -> PartitionSpec:
+        # Heads of keys too: they are split as those of queries.
+        return placement.spec((*stream, "heads", None), x.shape)
+
+    return Projected(*map(spec, tokens))
+
+
+def _on_devices(local, placement: Placement, in_specs, out_specs):
+    return jax.shard_map(
+        local, mesh=placement.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )

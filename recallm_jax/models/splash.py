@@ -1,0 +1,238 @@
+"""Attention of many tokens by JAX's splash attention, a TPU kernel that never holds the scores.
+
+Two masks are all that groups need. Within prompts, which may be split over devices, it is causal;
+a response sees its prompt, up to its length, and itself, causally. The responses of a prompt are
+one sequence of queries, over one sequence of keys: the prompt's, then theirs. Blocks of scores
+that a mask leaves empty are not computed. Both gradients are the kernel's own.
+"""
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel,
+    splash_attention_mask,
+    splash_attention_mask_info,
+)
+from jaxtyping import Array, Float, Int
+
+if TYPE_CHECKING:
+    from recallm_jax.models.group_attention import Projected
+
+# Sides of a block of scores, the largest first; sequences are padded to the smallest.
+BLOCKS = (512, 256, 128)
+# Sequences of this many tokens are padded to the largest instead.
+LONG = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """How the kernel runs; interpreted where there is no TPU, for tests."""
+
+    interpret: bool = False
+
+
+def tile(size: int, parts: int) -> int:
+    """Return what a sequence's length must be a multiple of, to be split into parts of blocks."""
+    block = BLOCKS[0] if size // parts >= LONG else BLOCKS[-1]
+    # Parts are halved, to be balanced.
+    return block if parts == 1 else 2 * parts * block
+
+
+@dataclasses.dataclass(frozen=True)
+class _Causal(splash_attention_mask.Mask):
+    """Query i sees keys 0 to i; the queries stand in chunks of equal size, in the order given.
+
+    Blocks lie within a chunk.
+    """
+
+    size: int
+    chunks: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.size, self.size
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        (first, last), (first_key, last_key) = map(_ends, index)
+        length = self.size // len(self.chunks)
+        place = self.chunks[first // length] * length + first % length
+        return _triangle(place - first_key, last - first, last_key - first_key)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Responses(splash_attention_mask.Mask):
+    """Query (g, t) sees all keys of the prompt, and keys (g, 0) to (g, t) of the responses.
+
+    Blocks lie within the prompt or within one response.
+    """
+
+    prompt: int
+    group: int
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.group * self.length, self.prompt + self.group * self.length
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        (first, last), (first_key, last_key) = map(_ends, index)
+        rows, columns = last - first, last_key - first_key
+        first_key -= self.prompt
+        if first_key < 0:
+            return _constant(True, rows, columns)
+        if first // self.length != first_key // self.length:
+            return _constant(False, rows, columns)
+        return _triangle(first - first_key, rows, columns)
+
+
+def _ends(part: slice) -> tuple[int, int]:
+    return part.start, part.stop
+
+
+def _triangle(ahead: int, rows: int, columns: int) -> np.ndarray:
+    """Return which of the next `columns` keys `rows` queries see, the first being `ahead` of them.
+
+    Most blocks are all or nothing. There are tens of thousands of them for a long prompt, so these
+    are made once.
+    """
+    if ahead >= columns - 1:
+        return _constant(True, rows, columns)
+    if ahead + rows <= 0:
+        return _constant(False, rows, columns)
+    return np.arange(rows)[:, None] + ahead >= np.arange(columns)[None]
+
+
+@functools.lru_cache
+def _constant(value: bool, rows: int, columns: int) -> np.ndarray:
+    return np.full((rows, columns), value)
+
+
+def attend_causal(
+    query: Float[Array, "B Q N H"],
+    key: Float[Array, "B S K H"],
+    value: Float[Array, "B S K H"],
+    axes: tuple[str, ...],
+    parts: int,
+    kernel: Kernel,
+) -> Float[Array, "B Q N H"]:
+    """Attend with this device's part of the queries to the keys up to them.
+
+    The last part of a prompt sees many more keys than the first. So devices exchange queries: each
+    computes one early chunk of half a part and one late one, and gives the results back.
+
+    Args:
+      axes: mesh axes that the queries are split over, into `parts` equal parts.
+    """
+    size = key.shape[1]
+    if parts == 1:
+        attend = _kernel(_Causal(size, (0,)), size, size, 1, kernel)
+        rows = jax.vmap(attend)(*_heads_first(query, key, value))
+        return jnp.moveaxis(rows, 1, 2)
+    chunks = _balanced(parts)
+    # Of its halves, chunks 2 i and 2 i + 1, device i sends each to where it stands in the order.
+    routes = [[(i, chunks.index(2 * i + half) // 2) for i in range(parts)] for half in (0, 1)]
+    halves = jnp.split(query, 2, axis=1)
+    query = jnp.concatenate(
+        [lax.ppermute(x, axes, route) for x, route in zip(halves, routes, strict=True)], axis=1
+    )
+    attend = _kernel(_Causal(size, chunks), size // parts // 2, size, parts, kernel)
+    attend = _of_part(attend, lax.axis_index(axes), parts)
+    rows = jax.vmap(attend)(*_heads_first(query, key, value))
+    halves = jnp.split(jnp.moveaxis(rows, 1, 2), 2, axis=1)
+    back = [[(there, here) for here, there in route] for route in routes]
+    return jnp.concatenate(
+        [lax.ppermute(x, axes, route) for x, route in zip(halves, back, strict=True)], axis=1
+    )
+
+
+def _balanced(parts: int) -> tuple[int, ...]:
+    """Return the order of 2 n chunks in which part d has chunks d and 2 n - 1 - d, the even first.
+
+    The even ones are first halves of their parts, so that each half of a part has one sender.
+    """
+    pairs = ((d, 2 * parts - 1 - d) for d in range(parts))
+    return tuple(chunk for pair in pairs for chunk in sorted(pair, key=lambda chunk: chunk % 2))
+
+
+def attend_responses(
+    own: "Projected",
+    prompt_key: Float[Array, "B S K H"],
+    prompt_value: Float[Array, "B S K H"],
+    lengths: Int[Array, " B"],
+    kernel: Kernel,
+) -> Float[Array, "B G T N H"]:
+    """Attend from responses [B, G, T] to the first `lengths` keys of their prompt and to their own.
+
+    Args:
+      own: queries, keys and values of the responses.
+    """
+    query, own_key, own_value = (x.reshape(x.shape[0], -1, *x.shape[3:]) for x in own)
+    size = prompt_key.shape[1]
+    group, length = own.query.shape[1:3]
+    key = jnp.concatenate([prompt_key, own_key], axis=1)
+    value = jnp.concatenate([prompt_value, own_value], axis=1)
+    # Only tokens of one segment see each other: the prompt's padding is in another.
+    places = jnp.arange(key.shape[1])[None]
+    segments = ((places >= lengths[:, None]) & (places < size)).astype(jnp.int32)
+    segments = splash_attention_kernel.SegmentIds(
+        q=jnp.zeros(query.shape[:2], jnp.int32), kv=segments
+    )
+    divided = np.gcd(size, length).item()
+    attend = _kernel(_Responses(size, group, length), length, divided, 1, kernel)
+    rows = jax.vmap(attend)(*_heads_first(query, key, value), segments)
+    return jnp.moveaxis(rows, 1, 2).reshape(own.query.shape)
+
+
+def _heads_first(query, key, value):
+    # The kernel does not scale.
+    scaled = query.astype(jnp.float32) * query.shape[-1] ** -0.5
+    return (jnp.moveaxis(x, 2, 1) for x in (scaled.astype(query.dtype), key, value))
+
+
+def _kernel(mask, queries: int, keys: int, parts: int, kernel: Kernel):
+    """Return the kernel for a mask, with blocks that divide these numbers of queries and keys."""
+    rows, columns = (next(b for b in BLOCKS if size % b == 0) for size in (queries, keys))
+    blocks = splash_attention_kernel.BlockSizes(
+        block_q=rows,
+        block_kv=columns,
+        block_q_dkv=rows,
+        block_kv_dkv=columns,
+        block_q_dq=rows,
+        block_kv_dq=columns,
+    )
+    # All heads have the same mask. Its tables are constants of the program that is traced.
+    with jax.ensure_compile_time_eval():
+        return splash_attention_kernel.make_splash_mha(
+            splash_attention_mask.MultiHeadMask((mask,)),
+            block_sizes=blocks,
+            head_shards=1,
+            q_seq_shards=parts,
+            residual_checkpoint_name="attention",
+            interpret=kernel.interpret,
+        )
+
+
+def _of_part(kernel, number: Int[Array, ""], parts: int):
+    """Return the kernel for one part of the queries."""
+
+    def part(table):
+        size = table.shape[1] // parts
+        return lax.dynamic_slice_in_dim(table, number * size, size, axis=1)
+
+    def of_part(info: splash_attention_mask_info.MaskInfo | None):
+        if info is None:
+            return None
+        return info._replace(
+            data_next=part(info.data_next),
+            mask_next=part(info.mask_next),
+            block_mask=part(info.block_mask),
+        )
+
+    infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+    return splash_attention_kernel.SplashAttentionKernel(*map(of_part, infos), **kernel.kwargs)
