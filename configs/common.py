@@ -287,12 +287,60 @@ def probe() -> dict:
     }
 
 
+def paper_scale() -> ConfigDict:
+    """Return a config with the paper's sizes and stages, for a model of 7 or 8 billion parameters.
+
+    Of the cold start's 1,795 demonstrations five epochs are 281 steps, and one is 57.
+    """
+    config = base()
+    config.model.dtype = "bfloat16"
+    config.data.mixture = mixture(*DATASETS)
+    config.data.target_length = 16_000
+    config.decoding.max_new_tokens = 5_120
+    config.sft1.steps, config.sft2.steps = 281, 57
+    config.grpo.prompts_per_step, config.grpo.group_size = 128, 16
+    config.grpo.overlong_buffer = 1_024
+    config.evaluation.lengths = (4_096, 8_192, 16_384, 32_768, 65_536, 98_304, 131_072)
+    # The longest prompts end where the model's context does: their responses lie behind it.
+    config.model.extra_positions = config.decoding.max_new_tokens
+    config.evaluation.num_examples = 64
+    config.checkpoint.every_steps = 10
+    return config
+
+
+def use_topology(config: ConfigDict, name: str, topologies: dict[str, dict[str, int]]) -> None:
+    """Give a config the mesh of a named topology, and batches to match.
+
+    A micro-batch is one prompt, with its group, for each part of the mesh that prompts are split
+    over.
+
+    Args:
+      topologies: by name the sizes of the mesh's axes, and `rollout_parts`.
+
+    Raises:
+      ValueError: there are no sizes for this topology.
+    """
+    if name not in topologies:
+        raise ValueError(
+            f"variant topology={name!r} has no sizes here; use any of {', '.join(topologies)}, or "
+            "set --config.mesh.data, fsdp, sequence and tensor"
+        )
+    sizes = dict(topologies[name])
+    parts = sizes.pop("rollout_parts")
+    config.topology, config.mesh = name, ConfigDict(mesh(**sizes))
+    shards = config.mesh.data * config.mesh.fsdp
+    for stage in (config.sft1, config.sft2, config.grpo, config.ppo):
+        stage.micro_batch = shards
+    config.grpo.rollout_parts = config.ppo.rollout_parts = parts
+    config.evaluation.batch_size = shards
+
+
 def shrink(config: ConfigDict) -> ConfigDict:
     """Return the config as a laptop minute: a small random model, and a step or two of each stage.
 
     Every stage and every kind of output still occurs; what is learned means nothing.
     """
-    config.topology, config.mesh = "", mesh()
+    config.topology, config.mesh = "", ConfigDict(mesh())
     config.model.weights, config.model.preset = "random:tiny", ""
     config.model.rope_scaling, config.model.extra_positions = "checkpoint", 0
     config.data.target_length = 256

@@ -42,17 +42,11 @@ def abstract_setup(config: ConfigDict, devices: Sequence[jax.Device]) -> Setup:
     return Setup(policy, tiny_tokenizer(), mesh)
 
 
-def rollout_policy(policy: Transformer) -> Transformer:
-    """Return the policy as decoding reads it (`partitioning.for_rollout`)."""
-    moved = jax.eval_shape(partitioning.as_rollout, policy)
-    return _with_shardings(moved, partitioning.rollout_shardings(policy))
-
-
 def learner_state(policy: Transformer, stage: Stage, setup: Setup) -> LearnerState:
     """Return the state before a stage's first update."""
     state = jax.eval_shape(lambda policy: first_state(policy, stage), policy)
     shardings = partitioning.state_shardings(state, policy.config, setup.mesh)
-    return _with_shardings(state, shardings)
+    return partitioning.abstract(state, shardings)
 
 
 def prompts(setup: Setup, count: int, length: int) -> Prompts:
@@ -152,10 +146,6 @@ def _placed(setup: Setup, make: Callable, *given: Any) -> Any:
     shapes = jax.eval_shape(make, *given)
     sharding = setup.batch_sharding(shapes)
     return jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
-
-
-def _with_shardings(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, sharding: x.update(sharding=sharding), shapes, shardings)
 
 
 def part(tree: Any, size: int) -> Any:

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from decoding.decode_loop import Limits, decode
@@ -234,7 +235,7 @@ def _reshard(name: str, policy: Any, held: Parts) -> Program:
     return Program(
         f"{name}.reshard",
         "reshard",
-        functools.partial(partitioning.reshard.lower, policy),
+        functools.partial(jax.jit(partitioning.as_rollout).lower, policy),
         {PARAMETERS: policy},
         {**held, PARAMETERS: ()},
         Work(0.0, 0.0),
@@ -252,7 +253,7 @@ def _decode(
     *,
     runs: int = 1,
 ) -> Program:
-    moved = abstract.rollout_policy(policy)
+    moved = partitioning.for_rollout(policy)
     prompts = abstract.prompts(setup, sizes["prompts"], sizes["length"])
     keys = abstract.keys(setup, sizes["prompts"], sizes["group_size"])
     limits = Limits(rules, sizes["new_tokens"], stop_tokens=(setup.tokenizer.eos_id,))

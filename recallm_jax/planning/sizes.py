@@ -41,17 +41,26 @@ def model_sizes(config: ConfigDict) -> ModelConfig:
     elif path.is_file():
         sizes = load_policy(path, dtype=config.model.dtype, remat=config.model.remat).model.config
     elif config.model.preset:
-        preset = config.model.preset
-        sizes = dataclasses.replace(
-            PRESETS[preset], dtype=config.model.dtype, remat=config.model.remat
-        )
-        (entries,) = (n for name, n in TOKENIZER_SIZES.items() if preset.startswith(name))
-        sizes = _with_rows(sizes, entries + len(ADDED_TOKENS))
+        return preset_sizes(config)
     else:
         raise UserError(
             f"config.model.weights = {weights!r} does not exist and config.model.preset is empty; "
             f"give a folder with a config.json, or a preset: {', '.join(sorted(PRESETS))}"
         )
+    return _with_options(sizes, config)
+
+
+def preset_sizes(config: ConfigDict) -> ModelConfig:
+    """Return the sizes of the preset that a config names, the four added tokens included."""
+    preset = config.model.preset
+    sizes = dataclasses.replace(
+        PRESETS[preset], dtype=config.model.dtype, remat=config.model.remat
+    )
+    (entries,) = (n for name, n in TOKENIZER_SIZES.items() if preset.startswith(name))
+    return _with_options(_with_rows(sizes, entries + len(ADDED_TOKENS)), config)
+
+
+def _with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
     scaling = ROPE_SCALINGS.get(config.model.rope_scaling)
     return with_options(sizes if scaling is None else rescaled_sizes(sizes, scaling), config)
 
