@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "plan")
+JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "compare", "plan")
 
 setup(
     name="recallm-jax",

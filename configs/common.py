@@ -135,6 +135,9 @@ def mixture(*names: str, **rates: float) -> dict[str, float]:
 def decoding() -> dict:
     """Return what a recall span may be, and how long a response."""
     return {
+        # False trains and samples without the span mask, for comparison. Evaluation's modes say
+        # theirs.
+        "constrained": True,
         "min_recall_length": 1,
         "max_recall_length": 128,
         # "prompt", or "prompt+response": what the response holds before the span too.

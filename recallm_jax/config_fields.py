@@ -94,6 +94,7 @@ FIELDS = {
     "data.formats": Field(str, many=True, choices=("lines", "json", "csv")),
     "data.terms": Field(int, many=True, low=1, high=100),
     "data.operators": _TEXT,
+    "decoding.constrained": Field(bool),
     "decoding.min_recall_length": _COUNT,
     "decoding.max_recall_length": _COUNT,
     "decoding.copy_source": Field(str, choices=("prompt", "prompt+response")),

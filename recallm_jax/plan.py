@@ -95,9 +95,7 @@ def _run(argv: Sequence[str]) -> bool:
             "mesh": dict(config.mesh),
             "parameters": num_parameters(sizes),
             "fits": not short,
-            "programs": [
-                table.row(one, chip, num_chips, notes[one.program.name]) for one in plan
-            ],
+            "programs": [table.row(one, chip, num_chips, notes[one.program.name]) for one in plan],
         }
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         write_whole(arguments.json, json.dumps(report, indent=1) + "\n")

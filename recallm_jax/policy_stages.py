@@ -17,11 +17,19 @@ from ml_collections import ConfigDict
 from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import prompts_and_texts
 from recallm_jax.partitioning import for_rollout
 from recallm_jax.setup_policy import Setup
-from recallm_jax.stages import KEY_STRIDE, PPO, Save, Stage, Write, finite, scoring_of
+from recallm_jax.stages import (
+    KEY_STRIDE,
+    PPO,
+    Save,
+    Stage,
+    Write,
+    finite,
+    scoring_of,
+    training_rules,
+)
 from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
 from rl.batch import Batch, Responses
 from rl.learner import (
@@ -78,9 +86,7 @@ def run_policy(
       say: is told of responses without a reward.
     """
     options = config[stage.name]
-    scoring = scoring_of(
-        config, span_rules(config, setup.tokenizer), temperature=options.temperature
-    )
+    scoring = scoring_of(config, training_rules(config, setup), temperature=options.temperature)
     loss = policy_loss(config, stage)
     num_parts = options.prompts_per_step // options.minibatches // options.micro_batch
     for step in steps:
@@ -163,7 +169,9 @@ def _collect(
         rows = order[: (needed if len(seen) == most else (~flat).sum())][: needed - count]
         count += len(rows)
         kept.append((_rows(arrays, rows), scored.totals[rows]))
-    responses, sampler_log_probs = kept[0][0] if most == 1 else setup.place(_joined([arrays for arrays, _ in kept]))
+    responses, sampler_log_probs = (
+        kept[0][0] if most == 1 else setup.place(_joined([arrays for arrays, _ in kept]))
+    )
     return Collected(
         responses=responses,
         sampler_log_probs=sampler_log_probs,
@@ -206,7 +214,7 @@ def _sample(
             setup.place(_rows(prompts, rows)),
             keys[rows],
             setup.tokenizer.decode,
-            rules=span_rules(config, setup.tokenizer),
+            rules=training_rules(config, setup),
             sampling=Sampling(temperature=options.temperature),
             max_new_tokens=config.decoding.max_new_tokens,
             stop_token=setup.tokenizer.eos_id,

@@ -18,6 +18,7 @@ from recallm_jax.inputs import train_records, validation_records
 from recallm_jax.metric_writer import progress
 from recallm_jax.run_config import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.setup_policy import load_tokenizer
+from tasks.generate import gave_way
 from tasks.names import validation_task
 from tasks.record import write_jsonl
 
@@ -46,6 +47,9 @@ def _run(argv: Sequence[str]) -> None:
         for length in config.evaluation.lengths:
             path = out / f"{validation_task(dataset, length)}.jsonl"
             print(path, write_jsonl(path, validation_records(config, tokenizer, dataset, length)))
+    if gave_way:
+        counts = ", ".join(f"{dataset} {count}" for dataset, count in sorted(gave_way.items()))
+        print(f"rows that did not fit, and gave way to others: {counts}")
 
 
 if __name__ == "__main__":

@@ -254,21 +254,24 @@ def t_quantile(freedom: float) -> float:
     return float(np.sqrt(freedom) * np.tan(angle))
 
 
-def change(values: Sequence[int | float]) -> Change | None:
-    """Compare the last third of a curve with the first; None with fewer than 6 steps.
+def change(*curves: Sequence[int | float]) -> Change | None:
+    """Compare the last third of a curve, or of several, with the first.
 
     Steps count as independent, which consecutive ones nearly are: each draws its own prompts.
+
+    Returns:
+      The comparison; None where a curve has fewer than 6 steps.
     """
-    third = len(values) // 3
-    if third < 2:
+    if any(len(values) < 6 for values in curves):
         return None
-    first, last = values[:third], values[-third:]
+    first = [value for values in curves for value in values[: len(values) // 3]]
+    last = [value for values in curves for value in values[-(len(values) // 3) :]]
     return Change(
         first=statistics.fmean(first),
-        first_error=statistics.stdev(first) / math.sqrt(third),
+        first_error=statistics.stdev(first) / math.sqrt(len(first)),
         last=statistics.fmean(last),
-        last_error=statistics.stdev(last) / math.sqrt(third),
-        steps=third,
+        last_error=statistics.stdev(last) / math.sqrt(len(last)),
+        steps=len(first),
     )
 
 

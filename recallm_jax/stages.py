@@ -133,7 +133,7 @@ def run_sft(
     save: Save,
 ) -> LearnerState:
     """Fine-tune on demonstrations, under the span mask (arXiv 2604.09494, section 4.1)."""
-    rules = span_rules(config, setup.tokenizer)
+    rules = training_rules(config, setup)
     scoring = scoring_of(config, rules, temperature=1.0)
     num_parts = stage.batch_size // config[stage.name].micro_batch
     for step in steps:
@@ -153,6 +153,11 @@ def run_sft(
         write(step, finite(metrics, stage, step) | {"demonstrated": share})
         save(step + 1, state, (step + 1) * stage.batch_size)
     return state
+
+
+def training_rules(config: ConfigDict, setup: Setup) -> SpanRules:
+    """Return the rules of recall spans that a run learns and samples under."""
+    return span_rules(config, setup.tokenizer, constrained=config.decoding.constrained)
 
 
 _index_prompts = jax.jit(index_prompts, static_argnames=("rules", "num_rows"))

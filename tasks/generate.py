@@ -1,5 +1,6 @@
 """Records of all data sets, as pure functions of (settings, split, seed, index)."""
 
+import collections
 import logging
 from collections.abc import Callable
 
@@ -44,6 +45,8 @@ DATASETS = tuple(DRAFTS)
 SPLITS = ("train", "validation")
 # Rows of a data set that are tried for one example before its settings are given up.
 MAX_ATTEMPTS = 32
+# How many rows of each data set have given way to others in this process.
+gave_way: collections.Counter[str] = collections.Counter()
 
 
 def record(
@@ -77,6 +80,7 @@ def record(
             return tokenised(name, dataset, example, prompt, tokenizer, settings, rng)
         except UnfitRowError as error:
             reason = error
+            gave_way[dataset] += 1
             # Rows that don't fit are common where the target is short.
             logging.getLogger(__name__).info("%s: a row is left out: %s", name, reason)
     raise TaskInputError(f"{dataset}: no row of {MAX_ATTEMPTS} could be used; the last: {reason}")

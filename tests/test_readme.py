@@ -57,6 +57,8 @@ def test_a_command_parses(path, line, monkeypatch, capsys):
         return
     if hasattr(module, "parse_config"):
         stop_after(monkeypatch, module, "parse_config")
+    elif "--config" in match[3]:
+        stop_after(monkeypatch, module, "load_config")
     else:
         stop_after(monkeypatch, argparse.ArgumentParser, "parse_args")
     with pytest.raises(Parsed):

@@ -24,7 +24,7 @@ from recallm_jax.planning import abstract, flops
 from recallm_jax.planning.flops import Work
 from recallm_jax.policy_stages import policy_loss
 from recallm_jax.setup_policy import Setup
-from recallm_jax.stages import SFT_STAGES, Stage, plan_stages, scoring_of
+from recallm_jax.stages import SFT_STAGES, Stage, plan_stages, scoring_of, training_rules
 from rl.learner import (
     LearnerState,
     policy_update,
@@ -93,10 +93,8 @@ def _sizes(config: ConfigDict, *, prompts: int, group_size: int, length: int) ->
 def _sft(
     config: ConfigDict, setup: Setup, stage: Stage, state: LearnerState, others: tuple[Any, ...]
 ) -> Program:
-    rules = span_rules(config, setup.tokenizer)
-    sizes = _sizes(
-        config, prompts=stage.batch_size, group_size=1, length=config.data.target_length
-    )
+    rules = training_rules(config, setup)
+    sizes = _sizes(config, prompts=stage.batch_size, group_size=1, length=config.data.target_length)
     batch = abstract.responses(setup, rules, **_of_batch(sizes))
     lower = functools.partial(
         sft_update.lower,
@@ -132,7 +130,7 @@ def _policy_gradient(
     config: ConfigDict, setup: Setup, stage: Stage, state: LearnerState, others: tuple[Any, ...]
 ) -> Iterator[Program]:
     options = config[stage.name]
-    rules = span_rules(config, setup.tokenizer)
+    rules = training_rules(config, setup)
     sizes = _sizes(
         config,
         prompts=stage.batch_size,

@@ -53,9 +53,7 @@ def model_sizes(config: ConfigDict) -> ModelConfig:
 def preset_sizes(config: ConfigDict) -> ModelConfig:
     """Return the sizes of the preset that a config names, the four added tokens included."""
     preset = config.model.preset
-    sizes = dataclasses.replace(
-        PRESETS[preset], dtype=config.model.dtype, remat=config.model.remat
-    )
+    sizes = dataclasses.replace(PRESETS[preset], dtype=config.model.dtype, remat=config.model.remat)
     (entries,) = (n for name, n in TOKENIZER_SIZES.items() if preset.startswith(name))
     return _with_options(_with_rows(sizes, entries + len(ADDED_TOKENS)), config)
 

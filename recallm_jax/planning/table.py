@@ -123,9 +123,7 @@ def verdict(planned: Planned, chip: Chip, advice: Sequence[str]) -> str:
 
 def _held(planned: Planned) -> Mapping[str, int]:
     memory = planned.memory
-    return {
-        name: memory.arguments.get(name, 0) + memory.resident.get(name, 0) for name in PARTS
-    }
+    return {name: memory.arguments.get(name, 0) + memory.resident.get(name, 0) for name in PARTS}
 
 
 def _sent(planned: Planned) -> str:

@@ -47,6 +47,10 @@ def test_a_missing_source_is_one_line_and_exit_code_2(tmp_path, capsys):
     [
         (["--source=in"], "the following arguments are required: --out; see python -m recallm_jax"),
         (["--source=in", "--out=out", "--param-dtype=int8"], "invalid choice: 'int8'"),
+        (["--out=out"], "give either --source, or --config and --workdir of a run"),
+        (["--source=in", "--workdir=run", "--out=out"], "give either --source, or --config and"),
+        (["--source=in", "--out=out", "--config=configs/quickstart.py"], "unrecognized arguments"),
+        (["--workdir=run", "--out=out"], "--config is missing; give one, such as"),
         (["--source=in", "--out=out", "--max-shard-gb=nan"], "--max-shard-gb=nan: give a finite"),
         (["--source=in", "--out=out", "--max-shard-gb=0"], "--max-shard-gb=0.0: give a finite"),
     ],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from decoding.sampling import Sampling, row_keys
-from recallm_jax import checkpoint, evaluate, generate, policy_stages, stages, train
+from recallm_jax import checkpoint, convert, evaluate, generate, policy_stages, stages, train
 from recallm_jax.config import load_config
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import prompts_and_texts, train_records
@@ -20,7 +20,7 @@ from recallm_jax.partitioning import make_mesh, place_model
 from recallm_jax.quoting import answer
 from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.setup_policy import Setup, set_up
-from recallm_jax.stages import plan_stages
+from recallm_jax.stages import plan_stages, training_rules
 from rl.batch import Batch
 from rl.learner import PolicyLoss, Scoring, policy_update, score_in_parts
 from rl.rollout import sample_groups
@@ -208,6 +208,26 @@ def test_a_policy_in_the_middle_of_its_stage_has_a_label_of_its_own(finished_run
     error = capsys.readouterr().err
     assert "was made with policy = 'grpo step 2', not 'grpo step 1'" in error
     assert (copy / "eval" / "grpo" / "summary.json").read_text() == before
+
+
+def test_a_trained_policy_is_written_as_weights_that_a_run_can_start_from(
+    finished_run, tmp_path, capsys
+):
+    out = tmp_path / "weights"
+    assert convert.main([*CONFIG, f"--workdir={finished_run}", f"--out={out}"]) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {out}: grpo step 2\n")
+    again = set_up(load_config([*CONFIG, f"--config.model.weights={out}"]))
+    trained, _, _ = newest_policy(finished_run)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again.policy.layers), trained.layers)
+    np.testing.assert_array_equal(again.policy.embedding[...], trained.embedding[...])
+    assert again.tokenizer.to_json() == set_up(load_config(CONFIG)).tokenizer.to_json()
+
+
+def test_without_the_constraint_spans_are_neither_sampled_nor_scored_under_a_mask():
+    config = load_config([*CONFIG, "--config.decoding.constrained=False"])
+    setup = set_up(config)
+    assert not training_rules(config, setup).constrained
+    assert training_rules(load_config(CONFIG), setup).constrained
 
 
 def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):

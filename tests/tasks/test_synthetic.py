@@ -1,5 +1,6 @@
 """The synthetic data sets: exact places, exact fit, and demonstrations worth the full reward."""
 
+import collections
 import dataclasses
 import json
 
@@ -10,10 +11,10 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from recallm_jax.setup_policy import tiny_tokenizer
-from tasks import reasoning_retrieval
+from tasks import generate, reasoning_retrieval
 from tasks.context import generator, insert_at_depths
 from tasks.demonstrations import check_demonstration
-from tasks.errors import TaskInputError
+from tasks.errors import TaskInputError, UnfitRowError
 from tasks.fitting import TokenCounter, counts_add_up, largest_fit
 from tasks.generate import DRAFTS, record
 from tasks.reasoning_retrieval import arithmetic, equation
@@ -92,6 +93,22 @@ def test_gold_items_go_to_their_depths_and_are_found_there():
     items, places = insert_at_depths(list("abcdef"), ["X", "Y", "Z"], [0.99, 0.0, 0.5])
     assert "".join(items) == "YabZcdeXf"
     assert [items[place] for place in places] == ["X", "Y", "Z"]
+
+
+def test_a_row_that_does_not_fit_gives_way_to_another_and_is_counted(monkeypatch):
+    tried = []
+
+    def draft(settings, split, stream, index, attempt):
+        tried.append(attempt)
+        if attempt < 2:
+            raise UnfitRowError("too long")
+        return DRAFTS["retrieval"](settings, split, stream, index, attempt)
+
+    monkeypatch.setitem(generate.DRAFTS, "hotpotqa", draft)
+    monkeypatch.setattr(generate, "gave_way", collections.Counter())
+    assert make("hotpotqa").dataset == "hotpotqa"
+    assert tried == [0, 1, 2]
+    assert generate.gave_way == {"hotpotqa": 2}
 
 
 def test_a_target_too_short_for_the_question_is_refused():

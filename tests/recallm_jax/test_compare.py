@@ -1,0 +1,85 @@
+"""Comparing runs: what is pooled over seeds, by hand, and mistakes in one line."""
+
+import json
+import statistics
+
+import pytest
+
+from recallm_jax import compare
+from recallm_jax.report_data import load_run
+from tests.oracles.fake_run import write_run
+
+
+def write_rewards(folder, rewards, stage="grpo"):
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"stage": stage, "step": step, "reward": reward, "exact_match": reward / 2}
+        for step, reward in enumerate(rewards)
+    ]
+    text = "".join(json.dumps(row | {"time": 1.0}) + "\n" for row in rows)
+    (folder / "metrics.jsonl").write_text(text)
+    return load_run(folder)
+
+
+def test_the_steps_of_all_runs_of_a_setting_are_pooled(tmp_path):
+    one = write_rewards(tmp_path / "one", [0.1, 0.3, 0.0, 0.0, 0.5, 0.7])
+    # Another length: its thirds are its own.
+    two = write_rewards(tmp_path / "two", [0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.9, 0.8, 0.7], "ppo")
+    (header, line) = compare.reward_table({"both": [one, two]})
+    assert header[:3] == ["setting", "runs", "steps"]
+    first, last = [0.1, 0.3, 0.2, 0.2, 0.2], [0.5, 0.7, 0.9, 0.8, 0.7]
+    assert line[:5] == ["both", "2", "6/9", f"{0.2:.3f}", f"{statistics.fmean(last):.3f}"]
+    assert line[5].startswith(f"{statistics.fmean(last) - statistics.fmean(first):+.3f} (")
+
+
+def test_a_run_too_short_for_a_comparison_says_so(tmp_path):
+    run = write_rewards(tmp_path / "short", [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert compare.reward_table({"short": [run]})[1] == ["short", "1", "5", "too few steps", "", ""]
+
+
+def test_curves_are_averaged_over_the_runs_that_have_the_step():
+    points = compare.mean_curve([[(0, 1.0), (1, 2.0)], [(0, 3.0)]])
+    assert points == [(0, 2.0, pytest.approx(1.0)), (1, 2.0, 0.0)]
+
+
+def test_prompts_of_different_seeds_with_the_same_id_count_each(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / name, examples=4)
+    runs = [load_run(tmp_path / name) for name in ("a", "b")]
+    rows = [row for row in runs[0].rows if row["mode"] == "constrained-greedy"]
+    for last, label in ((False, "start"), (True, "grpo")):
+        found = compare.pooled(runs, "constrained-greedy", last=last)
+        of_one = [row["exact_match"] for row in rows if row["label"] == label]
+        assert found.n == 2 * len(of_one)
+        assert found.share == pytest.approx(statistics.fmean(of_one))
+        assert found.low <= found.share <= found.high
+
+
+def test_two_settings_are_printed_and_drawn(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for name, gain in (("a", 0.2), ("b", 0.3), ("c", 0.0)):
+        write_run(tmp_path / name, examples=2, reward_gain=gain)
+    named = [f"--run={name}={tmp_path / run}" for name, run in (("X", "a"), ("X", "b"), ("Y", "c"))]
+    figure = tmp_path / "drawn" / "compare.png"
+    assert compare.main([*named, f"--figure={figure}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:3] == ["X", "2", "60"] and lines[2].split()[:3] == ["Y", "1", "60"]
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--run=here"], "--run=here names no setting or no folder; write --run=NAME=FOLDER"),
+        (["--run=A={folder}/none"], "holds neither metrics.jsonl nor"),
+        (["--run=A={folder}/sft"], "sft has no step of grpo or ppo; train it further, or leave"),
+        ([], "the following arguments are required: --run"),
+        (["--run=A={folder}/sft", "--figure=a.docx"], "must end in a kind of picture"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    write_rewards(tmp_path / "sft", [0.1] * 6, "sft2")
+    assert compare.main([text.format(folder=tmp_path) for text in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
