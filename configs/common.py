@@ -176,7 +176,7 @@ def policy_gradient() -> dict:
         "importance_cap": 2.0,
         "overlong_buffer": 32,
         "aggregation": "token",
-        # The prompts are sampled in so many parts, one after the other, each with caches of its own.
+        # Parts in which the prompts are sampled, one after the other, each with its own caches.
         "rollout_parts": 1,
         # Updates of a batch, each on a part of its prompts, and how often all of them.
         "minibatches": 1,
