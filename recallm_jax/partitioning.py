@@ -35,8 +35,9 @@ ACTIVATIONS: Rules = {
     # The same between a layer's two halves, where no head or MLP axis is split.
     "residual_length": ("sequence", "tensor"),
     "residual_group": ("sequence", "tensor"),
-    # Batches while embeddings are looked up, which then lie as their matrix.
+    # Batches, and the width, of embeddings on their way from where their matrix lies.
     "looked_up": ("data",),
+    "looked_up_width": ("fsdp",),
 }
 TRAIN_RULES: Rules = {
     **ACTIVATIONS,

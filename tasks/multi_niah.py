@@ -140,16 +140,13 @@ def _example(
 
 def names(rng: np.random.Generator, number: int, text: str) -> list[str]:
     """Draw different adjective-noun names that are not in the text."""
-    drawn = rng.permutation(len(ADJECTIVES) * len(NOUNS))
-    found: list[str] = []
-    for pair in drawn.tolist():
-        adjective, noun = divmod(pair, len(NOUNS))
+    found: dict[str, None] = {}
+    while len(found) < number:
+        adjective, noun = rng.integers((len(ADJECTIVES), len(NOUNS))).tolist()
         name = f"{ADJECTIVES[adjective]}-{NOUNS[noun]}"
         if name not in text:
-            found.append(name)
-        if len(found) == number:
-            break
-    return found
+            found[name] = None
+    return list(found)
 
 
 def codes(rng: np.random.Generator, kind: str, number: int, text: str) -> list[str]:

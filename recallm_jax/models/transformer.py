@@ -289,6 +289,9 @@ class Transformer(nnx.Module):
         # Each device looks all tokens up in its part of the matrix, and then gives the others
         # theirs, so that the matrix is gathered nowhere.
         x = self._lie(x, "looked_up", *(None,) * (x.ndim - 2), "embed")
+        # One axis at a time: both at once would be an exchange by way of the whole array.
+        x = self._lie(x, "looked_up", *stream[1:], "looked_up_width")
+        x = self._lie(x, *stream, None)
         return self._lie(x, *RESIDUAL[stream], None)
 
     def _lie(self, x, *axes):

@@ -1,5 +1,7 @@
 """Meshes and shardings: what lies where, what is refused, and that results do not depend on it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from recallm_jax.partitioning import (
     model_shardings,
     partition_spec,
     place_model,
+    placement,
     state_shardings,
 )
 from rl.learner import split_prompts
@@ -157,3 +160,43 @@ def test_a_model_that_its_mesh_cannot_split_is_refused():
     with pytest.raises(UserError, match=r"num_heads = 9 cannot be split into 2 parts"):
         check_config(PRESETS["smollm2-135m"], make_mesh(tensor=2))
     check_config(PRESETS["llama-3.1-8b"], make_mesh(fsdp=2, tensor=4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What meshes ask of a TPU; two slices of four."""
+
+    id: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+    @property
+    def slice_index(self):
+        return self.id // 4
+
+    @property
+    def coords(self):
+        return (self.id % 2, self.id // 2 % 2, 0)
+
+
+def test_only_data_crosses_from_slice_to_slice():
+    chips = [Chip(number) for number in range(8)]
+    for sizes in ({"data": 2, "tensor": 4}, {"data": 4, "fsdp": 2}, {"data": 2, "sequence": 4}):
+        mesh = make_mesh(**sizes, devices=chips)
+        slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
+        assert mesh.size == 8
+        # Along every other axis all chips are of one slice, and the halves of `data` of two.
+        assert (slices == slices[:, :1, :1, :1]).all()
+        assert np.array_equal(slices[:, 0, 0, 0], np.repeat([0, 1], sizes["data"] // 2))
+    with pytest.raises(UserError, match=r"data = 1 cannot be split over 2 slices; make it a mult"):
+        make_mesh(tensor=8, devices=chips)
+    with pytest.raises(UserError, match=r"does not fit the 6 chosen of 8 TPU devices"):
+        make_mesh(data=2, fsdp=3, devices=chips)
+
+
+def test_attention_is_chosen_by_the_devices_of_the_mesh():
+    chips = make_mesh(fsdp=4, devices=[Chip(number) for number in range(4)])
+    assert placement(chips).splash and not placement(chips, attention="xla").splash
+    assert not placement(make_mesh()).splash
