@@ -213,7 +213,7 @@ def for_rollout(policy: Any) -> Any:
         return policy
     if _is_abstract(policy):
         moved = _under_rollout_rules(jax.eval_shape(as_rollout, policy))
-        return abstract(moved, _rollout_shardings(policy))
+        return abstract(moved, _rollout_shardings(moved))
     wanted = jax.tree.leaves(_rollout_shardings(policy))
     dtypes = [_rollout_dtype(policy, path, x) for path, x in jax.tree.leaves_with_path(policy)]
     lies_so = all(
