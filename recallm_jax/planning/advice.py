@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from recallm_jax.models.presets import ModelConfig
+from recallm_jax.planning.chips import GIB
 from recallm_jax.planning.compiling import Planned
 from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT
 
@@ -73,9 +74,9 @@ def _work(name: str, kind: str, config: ConfigDict, sizes: ModelConfig) -> list[
     if not found:
         found += _longer_sequence(config)
     group_size = config[section].group_size if "group_size" in config[section] else 1
-    rows = config.model.logits_chunk * group_size
-    if rows * sizes.vocab_rows // config.mesh.tensor > 1 << 27 and config.model.logits_chunk > 1:
-        chunk = config.model.logits_chunk
+    chunk = config.model.logits_chunk
+    logits = 4 * chunk * group_size * sizes.vocab_rows
+    if logits > GIB * config.mesh.tensor * config.mesh.sequence:
         found.append(f"model.logits_chunk = {chunk // 2} (is {chunk}): fewer logits at a time")
     return found
 

@@ -71,6 +71,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
         )
     # Nothing is asked of the machine: it need be no TPU's, and others may compile beside this.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)

@@ -1,8 +1,10 @@
 """Compiling the programs of a plan, and what the compiler says of each."""
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -54,7 +56,7 @@ def plan_program(program: Program) -> Planned:
     caches = {name: bytes_per_chip(tree) for name, tree in (program.caches or {}).items()}
     started = time.perf_counter()
     try:
-        compiled = program.lower().compile()
+        compiled, text = _compiled(program.lower())
     except jax.errors.JaxRuntimeError as error:
         refusal = parse_refusal(str(error))
         if refusal is None:
@@ -77,9 +79,22 @@ def plan_program(program: Program) -> Planned:
         refused=False,
         largest=(),
         compiler_flops=_flops(compiled.cost_analysis()),
-        traffic=traffic(compiled.as_text()),
+        traffic=traffic(text),
         compile_seconds=seconds,
     )
+
+
+def _compiled(lowered: Any) -> tuple[Any, str]:
+    """Return the compiled program and its text.
+
+    The compiler writes the text itself: asked of the compiled program (`as_text`) it can't be read
+    back where an operation runs beside several others (JAX 0.10.2, libtpu 0.0.52).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile(compiler_options=options)
+        (path,) = Path(folder).glob("*.after_optimizations.txt")
+        return compiled, path.read_text(encoding="utf-8")
 
 
 def _flops(analysis: Any) -> float | None:

@@ -1,15 +1,15 @@
 """What a compiled program sends between chips, read from its text.
 
-A collective in a loop runs as often as the loop: the compiler notes the trips of loops over layers
-and micro-batches. A loop that ends when its data say so, such as decoding, has none noted; what it
-sends is given for one round.
+A collective in a loop runs as often as the loop, whose trips the text tells where they are a
+number: of layers, or of micro-batches. What a loop sends that ends when its data say so, such as
+decoding, is given for one round.
 """
 
 import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 COLLECTIVES = (
     "all-gather",
@@ -27,8 +27,15 @@ _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?(
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _LOOP = re.compile(r"condition=%?([\w.-]+), body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)"?')
-_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
+_LESS = re.compile(r"ROOT .* compare\(%?[\w.-]+, %?([\w.-]+)\), direction=LT")
+# An operation that runs beside others is in several fusions, all of one chain.
+_CHAIN = re.compile(r'chain_id="(\d+)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+# Groups of chips, in the three ways of writing them.
+_LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_AXIS = re.compile(r"'(\w+)'(?:=(\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,29 +67,57 @@ def traffic(hlo: str) -> Traffic:
     once: collections.Counter[str] = collections.Counter()
     each_round: collections.Counter[str] = collections.Counter()
 
-    def walk(name: str, times: int, into: collections.Counter[str]) -> None:
+    def run(name: str, times: int, into: collections.Counter[str], seen: set[str]) -> None:
         for line in computations.get(name, ()):
             match = _OPERATION.match(line)
             if match is None:
                 continue
-            kind = match[2].removesuffix("-start")
+            result, operation = match[1], match[2]
+            kind = operation.removesuffix("-start")
             if kind in COLLECTIVES:
-                into[kind] += times * _sent(kind, match[1], match[2] != kind, line)
-            elif match[2] == "while":
+                if _is_new(line, seen):
+                    into[kind] += times * _sent(kind, result, operation != kind, line)
+            elif operation == "while":
                 loop = _LOOP.search(line)
-                if loop is None:
-                    continue
-                trips = _TRIPS.search(line)
-                if trips:
-                    walk(loop[2], times * int(trips[1]), into)
+                assert loop is not None, line
+                trips = _trips(line, computations.get(loop[1], ()))
+                if trips is None:
+                    run(loop[2], 1, each_round, set())
                 else:
-                    walk(loop[2], 1, each_round)
-            elif not match[2].endswith(("-done", "-update")):
+                    run(loop[2], times * trips, into, set())
+            elif not operation.endswith(("-done", "-update")):
                 for called in _called(line):
-                    walk(called, times, into)
+                    run(called, times, into, set() if operation == "conditional" else seen)
 
-    walk(entry, 1, once)
+    run(entry, 1, once, set())
     return Traffic(dict(once), dict(each_round))
+
+
+def _is_new(line: str, seen: set[str]) -> bool:
+    """Note a collective, and return whether it is the first of its chain in a loop's body."""
+    chain = _CHAIN.search(line)
+    if chain is None:
+        return True
+    channel = _CHANNEL.search(line)
+    name = f"{chain[1]} {channel[1] if channel else ''}"
+    if name in seen:
+        return False
+    seen.add(name)
+    return True
+
+
+def _trips(line: str, condition: Sequence[str]) -> int | None:
+    """Return how often a loop runs; None if its data say so."""
+    noted = _TRIPS.search(line)
+    if noted:
+        return int(noted[1])
+    for root in condition:
+        less = _LESS.search(root)
+        if less:
+            constant = re.compile(rf"%?{re.escape(less[1])} = .* constant\((\d+)\)")
+            limits = [found for found in map(constant.search, condition) if found]
+            return int(limits[0][1]) if limits else None
+    return None
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
@@ -160,8 +195,11 @@ def array_bytes(text: str) -> int:
 
 
 def _group_size(line: str) -> int:
-    iota = _IOTA_GROUPS.search(line)
-    if iota:
+    """Return how many chips take part in a collective."""
+    if iota := _IOTA_GROUPS.search(line):
         return int(iota[2])
-    groups = _GROUPS.search(line)
+    if mesh := _MESH_GROUPS.search(line):
+        sizes = {name: int(size or 1) for name, size in _AXIS.findall(mesh[1])}
+        return math.prod(sizes[name] for name, _ in _AXIS.findall(mesh[2]))
+    groups = _LISTED_GROUPS.search(line)
     return len(groups[1].split(",")) if groups else 1

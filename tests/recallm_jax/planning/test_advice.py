@@ -60,8 +60,8 @@ CASES = {
     ),
     "logits": (
         ("grpo.update", "update", {PARAMETERS: 1}, 60, None),
-        ["--config.model.logits_chunk=256"],
-        ["mesh.sequence = 8", "model.logits_chunk = 128 (is 256)"],
+        ["--config.model.logits_chunk=1024"],
+        ["mesh.sequence = 8", "model.logits_chunk = 512 (is 1024)"],
     ),
     "caches of a rollout": (
         ("grpo.rollout", "decode", {ROLLOUT: 3}, 80, {"prompts": 20, "responses": 55}),

@@ -25,7 +25,7 @@ def counted(config, *, prompts, group_size, length, new_tokens, prompt_once, log
     model = jax.eval_shape(lambda key: random_transformer(config, key), jax.random.key(0))
     of_layers = [x.shape for x in jax.tree.leaves(model.layers) if len(x.shape) == 3]
     per_token = 2 * sum(map(np.prod, of_layers))
-    per_logits = 2 * np.prod(model.embedding[...].shape)
+    per_logits = 2 * np.prod(jax.tree.leaves(model.embedding)[0].shape)
     per_pair = 2 * 2 * config.num_layers * config.num_heads * config.head_dim
     total = 0
     for _ in range(prompts):

@@ -34,6 +34,28 @@ HloModule jit_update, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
   ROOT %c = pred[] compare(%i, %n), direction=LT
 }
 
+%two (p: (s32[])) -> pred[] {
+  %n.1 = s32[]{:T(128)} constant(2)
+  %p = (s32[], f32[4]{0}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%i.1, %n.1), direction=LT, metadata={op_name="cond/lt"}
+}
+
+%begins (p: f32[16]) -> f32[1] {
+  %g.1 = f32[64]{0} all-gather(%p), channel_id=7, replica_groups=mesh['axis_0'=4,'axis_1'=2] \
+{'axis_0'}, frontend_attributes={chain_id="3"}
+  ROOT %x = f32[1]{0} slice(%g.1)
+}
+
+%ends (p: f32[16]) -> f32[64] {
+  ROOT %g.2 = f32[64]{0} all-gather(%p), channel_id=7, replica_groups=mesh['axis_0'=4,'axis_1'=2] \
+{'axis_0'}, frontend_attributes={chain_id="3"}
+}
+
+%twice (p: (s32[])) -> (s32[]) {
+  ROOT %b = f32[100]{0} collective-broadcast(%p), replica_groups=mesh['a'=4,'b'=2] {'a','b'}
+}
+
 %step (p: f32[10]) -> f32[10] {
   %all = f32[10]{0} all-reduce(%p), replica_groups=[4,2]<=[8], to_apply=%sum
   %inner = (s32[], bf16[2,100]{1,0}) while(%t), condition=%few, body=%layer, \
@@ -57,6 +79,9 @@ backend_config={"known_trip_count":{"n":"28"}}
 source_target_pairs={{0,1},{1,0}}
   %there = f32[8]{0} collective-permute-done(%moved)
   %begun = (f32[2]{0}, f32[8]{0}) all-gather-start(%q), replica_groups={{0,1,2,3}}
+  %piece_1 = f32[1]{0} fusion(%p), kind=kLoop, calls=%begins
+  %piece_2 = f32[64]{0} fusion(%p), kind=kLoop, calls=%ends
+  %short = (s32[]) while(%t), condition=%two, body=%twice
   %alone = f32[8]{0} all-reduce(%p), replica_groups={{0},{1}}, to_apply=%sum
   ROOT %decoded = f32[10]{0} while(%t), condition=%forever, body=%step
 }
@@ -65,9 +90,12 @@ source_target_pairs={{0,1},{1,0}}
 
 def test_a_collective_in_a_loop_is_counted_as_often_as_the_loop_runs():
     found = traffic(PROGRAM)
-    # Of four chips each sends three quarters of the 8 x 100 bfloat16 numbers, in 28 layers; and of
-    # the all-gather that is started apart, three quarters of 8 float32 numbers.
-    assert found.once["all-gather"] == 28 * 8 * 100 * 2 * 3 // 4 + 8 * 4 * 3 // 4
+    # Of four chips each sends three quarters of the 8 x 100 bfloat16 numbers, in 28 layers; of the
+    # all-gather that is started apart, three quarters of 8 float32 numbers; and of the one that is
+    # in two fusions of a chain, three quarters of 64, once.
+    assert found.once["all-gather"] == (28 * 8 * 100 * 2 + 8 * 4 + 64 * 4) * 3 // 4
+    # The condition counts to two; the group is the whole mesh of eight.
+    assert found.once["collective-broadcast"] == 2 * 400 * 7 // 8
     # Each chip is left with 4 x 4 numbers and sends as many to each of three others. The `done` of
     # the pair sends nothing more.
     assert found.once["reduce-scatter"] == 28 * 4 * 4 * 4 * 3
