@@ -103,14 +103,16 @@ def load_tokenizer(config: ConfigDict) -> Tokenizer:
 def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
     if config.model.weights == RANDOM:
         return random_transformer(tiny_sizes(config), jax.random.key(config.seed)), tiny_tokenizer()
-    loaded = load_policy(
-        config.model.weights,
-        dtype=config.model.dtype,
-        param_dtype=config.model.param_dtype,
-        remat=config.model.remat,
-        rope_scaling=ROPE_SCALINGS.get(config.model.rope_scaling),
-        seed=config.seed,
-    )
+    # No one device need have room for all of the weights.
+    with jax.default_device(_host()):
+        loaded = load_policy(
+            config.model.weights,
+            dtype=config.model.dtype,
+            param_dtype=config.model.param_dtype,
+            remat=config.model.remat,
+            rope_scaling=ROPE_SCALINGS.get(config.model.rope_scaling),
+            seed=config.seed,
+        )
     try:
         tokenizer = Tokenizer(
             loaded.tokenizer_json,
@@ -126,6 +128,14 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
             f"{loaded.model.config.vocab_rows} rows; take both from the same model"
         )
     return loaded.model, tokenizer
+
+
+def _host() -> jax.Device | None:
+    """Return the host as a device; None where JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 def tiny_sizes(config: ConfigDict) -> ModelConfig:

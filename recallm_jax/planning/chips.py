@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 
@@ -24,6 +25,8 @@ class Chip:
       hbm_bandwidth: bytes a second.
       ici_bandwidth: bytes a second that the chip sends to others: half of what is published, which
         counts both ways.
+      sides: how many a topology has.
+      most: chips of the largest.
       example: a topology's name.
     """
 
@@ -31,13 +34,15 @@ class Chip:
     peak_flops: float
     hbm_bandwidth: float
     ici_bandwidth: float
+    sides: int
+    most: int
     example: str
 
 
 CHIPS = {
-    "v5e": Chip(int(15.75 * GIB), 197e12, 800e9, 200e9, "v5e:4x4"),
-    "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9, 600e9, "v5p:2x2x2"),
-    "v6e": Chip(int(31.25 * GIB), 918e12, 1600e9, 400e9, "v6e:4x4"),
+    "v5e": Chip(int(15.75 * GIB), 197e12, 800e9, 200e9, 2, 256, "v5e:4x4"),
+    "v5p": Chip(int(95.73 * GIB), 459e12, 2765e9, 600e9, 3, 8960, "v5p:2x2x2"),
+    "v6e": Chip(int(31.24 * GIB), 918e12, 1600e9, 400e9, 2, 256, "v6e:4x4"),
 }
 _NAME = re.compile(r"(\w+):\d+(x\d+)+")
 
@@ -54,7 +59,14 @@ def chip_of(topology: str) -> Chip:
             f"--topology={topology} is no topology; give a chip and its shape, such as "
             f"{', '.join(chip.example for chip in CHIPS.values())}"
         )
-    return CHIPS[match[1]]
+    chip = CHIPS[match[1]]
+    sides = [int(side) for side in topology.partition(":")[2].split("x")]
+    if len(sides) != chip.sides or not 1 <= math.prod(sides) <= chip.most:
+        raise UserError(
+            f"--topology={topology} does not exist: {match[1]} comes in {chip.sides} dimensions, "
+            f"up to {chip.most} chips; give one such as {chip.example}"
+        )
+    return chip
 
 
 def topology_devices(topology: str) -> list[jax.Device]:

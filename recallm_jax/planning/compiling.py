@@ -16,6 +16,7 @@ from recallm_jax.planning.memory import (
     Memory,
     bytes_per_chip,
     compiled_memory,
+    largest_temporaries,
     parse_refusal,
     refused_memory,
 )
@@ -30,9 +31,9 @@ class Planned:
       memory: in bytes a chip.
       caches: bytes a chip of the keys and values among the temporaries, by what they belong to.
       refused: whether the compiler says that the program alone is too large.
-      largest: its largest arrays, if so.
+      largest: its largest temporary arrays.
       compiler_flops: operations a chip as the compiler counts them, loops once; None if refused.
-      traffic: what a chip sends; None if refused.
+      traffic: what a chip sends.
     """
 
     program: Program
@@ -41,7 +42,7 @@ class Planned:
     refused: bool
     largest: tuple[Allocation, ...]
     compiler_flops: float | None
-    traffic: Traffic | None
+    traffic: Traffic
     compile_seconds: float
 
     def missing(self, chip: Chip) -> int:
@@ -55,46 +56,40 @@ def plan_program(program: Program) -> Planned:
     resident = {name: bytes_per_chip(tree) for name, tree in program.resident.items()}
     caches = {name: bytes_per_chip(tree) for name, tree in (program.caches or {}).items()}
     started = time.perf_counter()
-    try:
-        compiled, text = _compiled(program.lower())
-    except jax.errors.JaxRuntimeError as error:
-        refusal = parse_refusal(str(error))
-        if refusal is None:
-            raise
-        return Planned(
-            program,
-            refused_memory(refusal, arguments, resident),
-            caches,
-            refused=True,
-            largest=refusal.largest,
-            compiler_flops=None,
-            traffic=None,
-            compile_seconds=time.perf_counter() - started,
-        )
-    seconds = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as folder:
+        # The compiler writes the text itself: asked of the compiled program (`as_text`), it can't
+        # be read back where operations run beside others (JAX 0.10.2, libtpu 0.0.52).
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        compiled, refusal = None, None
+        try:
+            compiled = program.lower().compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            refusal = parse_refusal(str(error))
+            if refusal is None:
+                raise
+        seconds = time.perf_counter() - started
+        text = _dumped(folder, "after_optimizations.txt")
+        assignment = _dumped(folder, "after_optimizations-buffer-assignment.txt")
+    if refusal is None:
+        memory = compiled_memory(compiled.memory_analysis(), arguments, resident)
+    else:
+        memory = refused_memory(refusal, arguments, resident)
     return Planned(
         program,
-        compiled_memory(compiled.memory_analysis(), arguments, resident),
+        memory,
         caches,
-        refused=False,
-        largest=(),
-        compiler_flops=_flops(compiled.cost_analysis()),
+        refused=refusal is not None,
+        largest=largest_temporaries(assignment, text),
+        compiler_flops=None if compiled is None else _flops(compiled.cost_analysis()),
         traffic=traffic(text),
         compile_seconds=seconds,
     )
 
 
-def _compiled(lowered: Any) -> tuple[Any, str]:
-    """Return the compiled program and its text.
-
-    The compiler writes the text itself: asked of the compiled program (`as_text`) it can't be read
-    back where an operation runs beside several others (JAX 0.10.2, libtpu 0.0.52).
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        compiled = lowered.compile(compiler_options=options)
-        (path,) = Path(folder).glob("*.after_optimizations.txt")
-        return compiled, path.read_text(encoding="utf-8")
+def _dumped(folder: str, kind: str) -> str:
+    """Return a text that the compiler wrote about a program."""
+    (path,) = Path(folder).glob(f"*.{kind}")
+    return path.read_text(encoding="utf-8")
 
 
 def _flops(analysis: Any) -> float | None:

@@ -31,10 +31,8 @@ class AtLeast:
         return max(self.arithmetic, self.memory, self.interconnect)
 
 
-def at_least(planned: Planned, chip: Chip, num_chips: int) -> AtLeast | None:
-    """Return the bound of a program; None if the compiler refused it."""
-    if planned.traffic is None:
-        return None
+def at_least(planned: Planned, chip: Chip, num_chips: int) -> AtLeast:
+    """Return the bound of a program."""
     program = planned.program
     read = planned.memory.arguments.get(ROLLOUT, 0)
     read += planned.caches.get("prompts", 0) + planned.caches.get("responses", 0) // 2

