@@ -125,7 +125,7 @@ def log_probs(
     return TokenScores(*map(restored, scores))
 
 
-def _kind(states: SpanState, rules: SpanRules) -> Int[Array, "B R"]:
+def _kind(states: SpanState, rules: SpanRules) -> Int[Array, "B parts R"]:
     """Return which positions ask for the whole vocabulary, and which for some tokens of it."""
     locus = states.locus
     # Its branches, the token that its first suffix goes on with, and the end token.

@@ -35,6 +35,8 @@ ACTIVATIONS: Rules = {
     # The same between a layer's two halves, where no head or MLP axis is split.
     "residual_length": ("sequence", "tensor"),
     "residual_group": ("sequence", "tensor"),
+    # Continuations while their next tokens are sampled.
+    "sampled": ("tensor", "sequence"),
     # Batches, and the width, of embeddings on their way from where their matrix lies.
     "looked_up": ("data",),
     "looked_up_width": ("fsdp",),
@@ -54,6 +56,8 @@ TRAIN_RULES: Rules = {
 ROLLOUT_RULES: Rules = {
     **TRAIN_RULES,
     "embed": (),
+    "looked_up": ("data", "fsdp"),
+    "looked_up_width": (),
     "vocab": ("tensor", "sequence"),
     "mlp": ("tensor", "sequence"),
 }
@@ -67,7 +71,7 @@ def make_mesh(
     fsdp: int = 1,
     sequence: int = 1,
     tensor: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """Return a mesh with these sizes, over the first devices where fewer than all are asked for.
 

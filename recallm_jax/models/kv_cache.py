@@ -70,6 +70,25 @@ def unstacked(cache: Cache, layers: Any, num_layers: int) -> Cache:
     )
 
 
+def written(
+    cache: Float[Array, "*L B G K T H"],
+    token: Float[Array, "B G K H"],
+    steps: Int[Array, " B"],
+    layer: Int[Array, ""] | None = None,
+) -> Float[Array, "*L B G K T H"]:
+    """Return a layer's cache, or that layer of a stacked one, with token number `steps` set."""
+    place = () if layer is None else (layer,)
+
+    def of_prompt(cache: Array, token: Array, step: Array) -> Array:
+        token = token[(None,) * len(place)][..., None, :]
+        zero = jnp.zeros((), step.dtype)
+        return jax.lax.dynamic_update_slice(cache, token, (*place, zero, zero, step, zero))
+
+    # An update of each prompt's own, so that devices write to their own prompts alone.
+    axis = len(place)
+    return jax.vmap(of_prompt, in_axes=(axis, 0, 0), out_axes=axis)(cache, token, steps)
+
+
 def inserted(cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
     """Return the cache with prompt `slot` replaced by the only one of `other`."""
     # Unstacked arrays begin with the prompt, stacked ones with the layer.

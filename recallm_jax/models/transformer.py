@@ -28,6 +28,7 @@ from recallm_jax.models.kv_cache import (
     empty_responses,
     inserted,
     unstacked,
+    written,
 )
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.rope import rotate, rotation
@@ -175,7 +176,6 @@ class Transformer(nnx.Module):
         """Feed one token a row; return the next token's logits and the cache with it."""
         positions = jnp.broadcast_to((cache.lengths + steps)[:, None], tokens.shape)
         cos_sin = rotation(self.config, positions)
-        rows = jnp.arange(tokens.shape[0])
 
         def mixed(query, prompt_keys, prompt_values, keys, values):
             own, own_sums = attend_cached(
@@ -190,8 +190,8 @@ class Transformer(nnx.Module):
             params = self._stored(layer)
             projected = self._project(params, x, cos_sin, STEP)
             # Written into the carry, not stacked anew, so that the loop updates it in place.
-            keys = keys.at[number, rows, :, :, steps].set(projected.key)
-            values = values.at[number, rows, :, :, steps].set(projected.value)
+            keys = written(keys, projected.key, steps, number)
+            values = written(values, projected.value, steps, number)
             keys, values = (self._lie(part, None, *CACHE) for part in (keys, values))
             own = (
                 lax.dynamic_index_in_dim(part, number, keepdims=False) for part in (keys, values)
@@ -211,16 +211,18 @@ class Transformer(nnx.Module):
             for number, layer in enumerate(cache.layers):
                 params = self._stored(layer)
                 projected = self._project(params, x, cos_sin, STEP)
-                keys = cache.keys[number].at[rows, :, :, steps].set(projected.key)
-                values = cache.values[number].at[rows, :, :, steps].set(projected.value)
+                keys = written(cache.keys[number], projected.key, steps)
+                values = written(cache.values[number], projected.value, steps)
                 keys, values = (self._lie(part, *CACHE) for part in (keys, values))
                 prompt = (cache.prompt_keys[number], cache.prompt_values[number])
                 out = mixed(projected.query, *prompt, keys, values)
                 x = self._residual(params, x, out, STEP)
                 grown.append((keys, values))
             keys, values = zip(*grown, strict=True)
-        hidden = self._norm(x, self.final_norm[...])
-        return self.unembed(hidden), dataclasses.replace(cache, keys=keys, values=values)
+        logits = self.unembed(self._norm(x, self.final_norm[...]))
+        # Rows are sampled where their whole vocabulary is; not by gathering the matrix.
+        logits = self._lie(self._lie(logits, *STEP, "vocab"), "batch", "sampled", None)
+        return logits, dataclasses.replace(cache, keys=keys, values=values)
 
     def score(
         self,

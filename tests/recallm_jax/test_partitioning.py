@@ -61,41 +61,6 @@ def test_heads_are_never_cut_in_two():
 
 
 @needs_eight
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"data": 2, "fsdp": 2, "tensor": 2},
-        pytest.param({"data": 8}, marks=pytest.mark.slow),
-        pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
-    ],
-)
-def test_scores_and_gradients_do_not_depend_on_the_mesh(sizes):
-    model = tiny_model("llama_plain")
-    rng = np.random.default_rng(0)
-    batch = (
-        jnp.asarray(rng.integers(0, 40, (8, 9)), jnp.int32),
-        jnp.asarray(rng.integers(1, 10, 8), jnp.int32),
-        jnp.asarray(rng.integers(0, 40, (8, 2, 5)), jnp.int32),
-    )
-
-    @jax.jit
-    def loss_and_gradient(model, *batch):
-        def loss(model):
-            return jax.nn.logsumexp(model.unembed(model.score(*batch)), axis=-1).mean()
-
-        return jax.value_and_grad(loss)(model)
-
-    expected, expected_gradient = loss_and_gradient(model, *batch)
-    mesh = make_mesh(**sizes)
-    placed = place_model(model, mesh)
-    loss, gradient = loss_and_gradient(placed, *jax.device_put(batch, batch_sharding(mesh)))
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
-    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True)
-    for got, wanted in pairs:
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
-
-
-@needs_eight
 @pytest.mark.parametrize("sizes", [{"data": 4}, {"fsdp": 4}])
 @pytest.mark.parametrize("num_parts", [1, 2])
 def test_each_device_computes_the_scores_of_its_own_prompts_only(sizes, num_parts):

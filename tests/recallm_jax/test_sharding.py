@@ -17,9 +17,9 @@ from benchmarks.tpu_program import loop_operations, num_elements
 from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
-from decoding.span_copy import SpanRules
+from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.models.presets import ModelConfig
-from recallm_jax.models.transformer import random_transformer
+from recallm_jax.models.transformer import layer_specs, random_transformer, top_specs
 from recallm_jax.partitioning import (
     as_rollout,
     batch_sharding,
@@ -100,117 +100,192 @@ def prompts():
     )
 
 
-def grpo_and_sft(model, prompts, mesh, *, num_parts=1):
-    """Sample, score, and update once by each loss; return everything that was computed."""
-    policy = model if mesh is None else place_model(model, mesh)
+def placed(model, batch, mesh):
+    """Return the policy and a batch on a mesh; None leaves them on one device."""
+    if mesh is None:
+        return model, batch
+    return place_model(model, mesh), jax.device_put(batch, batch_sharding(mesh))
 
-    def place(batch):
-        return batch if mesh is None else jax.device_put(batch, batch_sharding(mesh))
 
-    keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
-    placed = place(prompts)
-    decoded, index = decode(
-        for_rollout(policy), placed, place(keys), sampling=SAMPLING, limits=LIMITS
-    )
-    responses = Responses(placed, index, decoded.responses, decoded.lengths)
+def start_state(policy, mesh) -> LearnerState:
+    state = jax.tree.map(jnp.copy, init_state(policy, OPTIMIZER))
+    if mesh is None:
+        return state
+    return jax.device_put(state, state_shardings(state, CONFIG, mesh))
+
+
+def scoring_on(mesh) -> Scoring:
     parts = 1 if mesh is None else mesh.shape["sequence"]
-    scoring = Scoring(RULES, LENGTH, temperature=1.0, chunk=3, parts=parts)
+    return Scoring(RULES, LENGTH, temperature=1.0, chunk=3, parts=parts)
+
+
+def arrays(found, mesh):
+    """Return every array of a result by its name; new states lie as they did."""
+    after = [x for x in jax.tree.leaves(found, is_leaf=is_state) if is_state(x)]
+    for state in after if mesh is not None else ():
+        wanted = jax.tree.leaves(state_shardings(state, CONFIG, mesh))
+        for x, sharding in zip(jax.tree.leaves(state), wanted, strict=True):
+            assert x.sharding.is_equivalent_to(sharding, x.ndim)
+    paths = jax.tree.leaves_with_path(found)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in paths}
+
+
+def is_state(x):
+    return isinstance(x, LearnerState)
+
+
+def grpo(model, prompts, mesh, *, num_parts=1):
+    """Sample groups, score them and update once; return what was computed, and how it decoded."""
+    keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
+    advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP, 1)).astype(np.float32)
+    policy, (prompts, keys, advantages) = placed(model, (prompts, keys, advantages), mesh)
+    leaves, tree = jax.tree.flatten((for_rollout(policy), prompts, keys))
+
+    def decode_leaves(*leaves):
+        return decode(*jax.tree.unflatten(tree, leaves), sampling=SAMPLING, limits=LIMITS)
+
+    # Compiled once, to be run and to be read.
+    decoding = jax.jit(decode_leaves).lower(*leaves).compile()
+    decoded, index = decoding(*leaves)
+    responses = Responses(prompts, index, decoded.responses, decoded.lengths)
+    scoring = scoring_on(mesh)
     scores = score_in_parts(policy, responses, scoring=scoring, num_parts=num_parts)
-    rng = np.random.default_rng(1)
     batch = Batch(
         responses=responses,
-        advantages=place(rng.normal(size=(NUM_PROMPTS, GROUP, 1)).astype(np.float32)),
+        advantages=advantages,
         sampler_log_probs=decoded.log_probs,
         old_log_probs=None,
         reference_log_probs=scores - 0.1,
     )
-    found = {"decoded": decoded, "scores": scores}
+    state, metrics = policy_update(
+        start_state(policy, mesh),
+        batch,
+        optimizer=OPTIMIZER,
+        scoring=scoring,
+        loss=LOSS,
+        num_parts=num_parts,
+    )
+    # Rounding, and nothing else.
+    assert metrics.pop("sampler_log_prob_error") < 1e-5
+    found = {"decoded": decoded, "scores": scores, "state": state, "metrics": metrics}
+    return arrays(found, mesh), decoding.as_text()
 
-    def state() -> LearnerState:
-        start = jax.tree.map(jnp.copy, init_state(policy, OPTIMIZER))
-        if mesh is None:
-            return start
-        return jax.device_put(start, state_shardings(start, CONFIG, mesh))
 
-    options = {"optimizer": OPTIMIZER, "scoring": scoring, "num_parts": num_parts}
-    found["grpo"] = policy_update(state(), batch, loss=LOSS, **options)
-    found["sft"] = sft_update(state(), responses, **options)
-    if mesh is not None:
-        after = found["grpo"][0]
-        wanted = jax.tree.leaves(state_shardings(after, CONFIG, mesh))
-        for x, sharding in zip(jax.tree.leaves(after), wanted, strict=True):
-            assert x.sharding.is_equivalent_to(sharding, x.ndim)
-    return jax.device_get(found)
+def sft(model, prompts, mesh, *, num_parts=1):
+    """Learn from a demonstration of each prompt; return what was computed."""
+    rng = np.random.default_rng(2)
+    tokens = rng.integers(1, 58, (NUM_PROMPTS, 1, LENGTH)).astype(np.int32)
+    lengths = rng.integers(1, LENGTH + 1, (NUM_PROMPTS, 1)).astype(np.int32)
+    policy, (prompts, tokens, lengths) = placed(model, (prompts, tokens, lengths), mesh)
+    index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, CONFIG.vocab_rows)
+    state, metrics = sft_update(
+        start_state(policy, mesh),
+        Responses(prompts, index, tokens, lengths),
+        optimizer=OPTIMIZER,
+        scoring=scoring_on(mesh),
+        num_parts=num_parts,
+    )
+    return arrays({"state": state, "metrics": metrics}, mesh)
 
 
 @pytest.fixture(scope="module")
 def expected(model, prompts):
-    return grpo_and_sft(model, prompts, None)
+    return grpo(model, prompts, None)[0]
+
+
+@pytest.fixture(scope="module")
+def expected_sft(model, prompts):
+    return sft(model, prompts, None)
+
+
+@pytest.fixture(scope="module")
+def mixed(model, prompts):
+    return grpo(model, prompts, make_mesh(**MIXED))
 
 
 def assert_same(found, expected):
     """Hold every array of two results to each other, as the head of this file says."""
-    np.testing.assert_array_equal(found["decoded"].responses, expected["decoded"].responses)
-    np.testing.assert_array_equal(found["decoded"].lengths, expected["decoded"].lengths)
-    paths = jax.tree.leaves_with_path({name: expected[name] for name in expected})
-    for (path, wanted), got in zip(paths, jax.tree.leaves(found), strict=True):
-        wanted, got = np.asarray(wanted, np.float64), np.asarray(got, np.float64)
-        distance = np.linalg.norm(got - wanted)
-        assert distance <= 1e-5 * np.linalg.norm(wanted), (jax.tree_util.keystr(path), distance)
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        if np.issubdtype(wanted.dtype, np.integer):
+            np.testing.assert_array_equal(found[name], wanted, err_msg=name)
+        distance = np.linalg.norm(np.float64(found[name]) - np.float64(wanted))
+        assert distance <= 1e-5 * np.linalg.norm(np.float64(wanted)), (name, distance)
 
 
-def test_the_updates_are_worth_comparing(expected):
-    lengths = expected["decoded"].lengths
+def assert_every_gradient_counts(arrays):
+    gradients = [name for name in arrays if "optimizer_state" in name]
+    assert len(gradients) == len({**top_specs(CONFIG), **layer_specs(CONFIG)})
+    for name in gradients:
+        assert np.linalg.norm(arrays[name]) > 1e-4, name
+    assert abs(arrays["['metrics']['loss']"]) > 1e-2
+
+
+def test_a_mixed_mesh_changes_no_sample_score_loss_or_gradient(mixed, expected):
+    assert_same(mixed[0], expected)
+    assert_every_gradient_counts(expected)
+    lengths = expected["['decoded'].lengths"]
     assert lengths.min() < lengths.max()
-    # Spans were opened, by chance, and the responses differ.
-    assert (expected["decoded"].responses == RULES.start_token).any()
-    for name in ("grpo", "sft"):
-        state, metrics = expected[name]
-        assert abs(metrics["loss"]) > 1e-2
-        for path, gradient in jax.tree.leaves_with_path(state.optimizer_state):
-            assert np.linalg.norm(gradient) > 1e-4, path
+    # Spans were opened, by chance.
+    assert (expected["['decoded'].responses"] == RULES.start_token).any()
 
 
+def largest_gather(hlo: str) -> int:
+    """Return how many numbers a step of the decode loop gathers at most."""
+    operations = loop_operations(hlo)
+    return max(
+        (num_elements(result) for name, result in operations if name == "all-gather"), default=0
+    )
+
+
+# Of a layer, on one device; no activation of a step has so many numbers.
+SMALLEST_MATRIX = CONFIG.width * CONFIG.num_kv_heads * CONFIG.head_dim // MIXED["tensor"]
+
+
+def test_a_step_of_decoding_gathers_no_parameter(mixed):
+    assert largest_gather(mixed[1]) < SMALLEST_MATRIX
+
+
+@pytest.mark.slow
+def test_it_would_if_the_policy_lay_as_for_training(model, prompts, monkeypatch):
+    monkeypatch.setitem(globals(), "for_rollout", lambda policy: policy)
+    assert largest_gather(grpo(model, prompts, make_mesh(**MIXED))[1]) >= SMALLEST_MATRIX
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
     [
-        MIXED,
-        *(
-            pytest.param({axis: size}, marks=pytest.mark.slow)
-            for axis in ("data", "fsdp", "sequence", "tensor")
-            for size in (2, 4, 8)
-        ),
-        pytest.param({"data": 2, "sequence": 4}, marks=pytest.mark.slow),
-        pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+        *({axis: n} for axis in ("data", "fsdp", "sequence", "tensor") for n in (2, 4, 8)),
+        {"data": 2, "sequence": 4},
+        {"data": 2, "fsdp": 2, "tensor": 2},
     ],
     ids=str,
 )
 def test_no_mesh_changes_samples_scores_losses_or_gradients(model, prompts, expected, sizes):
-    assert_same(grpo_and_sft(model, prompts, make_mesh(**sizes)), expected)
+    assert_same(grpo(model, prompts, make_mesh(**sizes))[0], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sizes",
+    [{axis: 8} for axis in ("data", "fsdp", "sequence", "tensor")] + [MIXED],
+    ids=str,
+)
+def test_demonstrations_are_learnt_alike_on_every_mesh(model, prompts, expected_sft, sizes):
+    assert_every_gradient_counts(expected_sft)
+    assert_same(sft(model, prompts, make_mesh(**sizes)), expected_sft)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_parts", [2, 4])
 @pytest.mark.parametrize("sizes", [None, MIXED], ids=str)
-def test_micro_batches_do_not_either(model, prompts, expected, sizes, num_parts):
+def test_micro_batches_change_nothing_either(
+    model, prompts, expected, expected_sft, sizes, num_parts
+):
     mesh = None if sizes is None else make_mesh(**sizes)
-    assert_same(grpo_and_sft(model, prompts, mesh, num_parts=num_parts), expected)
-
-
-@pytest.mark.parametrize("reshard", [True, False])
-def test_a_step_of_decoding_gathers_no_parameter(model, prompts, reshard):
-    mesh = make_mesh(**MIXED)
-    policy = place_model(model, mesh)
-    if reshard:
-        policy = for_rollout(policy)
-    keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
-    placed = jax.device_put(prompts, batch_sharding(mesh))
-    compiled = decode.lower(policy, placed, keys, sampling=SAMPLING, limits=LIMITS).compile()
-    operations = loop_operations(compiled.as_text())
-    gathered = [num_elements(result) for name, result in operations if name == "all-gather"]
-    # The smallest matrix of a layer; no activation of a step has so many numbers.
-    smallest = CONFIG.width * CONFIG.num_kv_heads * CONFIG.head_dim // mesh.shape["tensor"]
-    assert (max(gathered, default=0) < smallest) == reshard
+    assert_same(grpo(model, prompts, mesh, num_parts=num_parts)[0], expected)
+    assert_same(sft(model, prompts, mesh, num_parts=num_parts), expected_sft)
 
 
 def test_the_policy_that_samples_is_the_policy_that_learns(model):
