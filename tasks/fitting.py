@@ -1,9 +1,10 @@
 """Filling a context to a target length without tokenising it again for every guess.
 
 A byte-level tokenizer first splits a text by a regular expression and then merges within the
-pieces. Where it always splits, token counts add up: between a single line break and what follows
-it, and before a single space that follows punctuation. The context is cut there, and each distinct
-piece is counted once; a guess with other items costs only the pieces that are new.
+pieces. Where it always splits, the tokens of the pieces are those of the text: between a single
+line break and what follows it, and before a single space that follows punctuation. The context is
+cut there, and each distinct piece is tokenised once; a guess with other items costs only the pieces
+that are new, and the prompt itself nothing more.
 """
 
 import functools
@@ -46,14 +47,12 @@ def _cut(text: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def counts_add_up(tokenizer: Tokenizer) -> bool:
+def splits_at_cuts(tokenizer: Tokenizer) -> bool:
     """Return whether this tokenizer splits wherever `_cut` does, tried on all kinds of edges."""
     joints = ("\n", "\n\n", ".\n", ",\n", ". ", ", ", ": ", "; ", "! ", "? ")
     texts = [f"x{a}{joint}{b}y" for a in _EDGES for joint in joints for b in _EDGES]
-    return all(
-        sum(len(tokenizer.encode(piece)) for piece in _cut(text)) == len(tokenizer.encode(text))
-        for text in texts
-    )
+    pieces = [tokenizer.encode_each(_cut(text)) for text in texts]
+    return [list(itertools.chain(*ids)) for ids in pieces] == tokenizer.encode_each(texts)
 
 
 class TokenCounter:
@@ -61,22 +60,28 @@ class TokenCounter:
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._counts: dict[str, int] = {}
+        self._ids: dict[str, list[int]] = {}
 
     def __call__(self, text: str) -> int:
         """Return the number of tokens of a text."""
-        if not counts_add_up(self._tokenizer):
-            return len(self._tokenizer.encode(text))
-        pieces = _cut(text)
-        known = self._counts
+        return sum(map(len, self._of_pieces(text)))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, those that the tokenizer gives it."""
+        return list(itertools.chain.from_iterable(self._of_pieces(text)))
+
+    def _of_pieces(self, text: str) -> list[list[int]]:
+        if not splits_at_cuts(self._tokenizer):
+            return [self._tokenizer.encode(text)]
+        pieces, known = _cut(text), self._ids
         new = list(dict.fromkeys(piece for piece in pieces if piece not in known))
         if new:
-            known.update(zip(new, self._tokenizer.count_tokens(new), strict=True))
-        return sum(map(known.__getitem__, pieces))
+            known.update(zip(new, self._tokenizer.encode_each(new), strict=True))
+        return [known[piece] for piece in pieces]
 
 
-def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example, str]:
-    """Return the example with the most fillers whose prompt fits, and that prompt.
+def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example, str, list[int]]:
+    """Return the example with the most fillers whose prompt fits, that prompt, and its tokens.
 
     Raises:
       TaskInputError: not even the prompt without fillers fits.
@@ -96,7 +101,8 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example
         raise UnfitRowError(
             f"the row alone takes {least} tokens of target_length {target_length}; raise it"
         )
-    return sized(largest_fit(count_tokens, target_length, draft.most))
+    example, prompt = sized(largest_fit(count_tokens, target_length, draft.most))
+    return example, prompt, counter.encode(prompt)
 
 
 def largest_fit(count_tokens: Callable[[int], int], target_length: int, most: int) -> int:

@@ -74,10 +74,10 @@ def record(
     for attempt in range(MAX_ATTEMPTS):
         try:
             draft = DRAFTS[dataset](settings, split, stream, index, attempt)
-            example, prompt = fit(draft, tokenizer, settings.target_length)
+            example, prompt, ids = fit(draft, tokenizer, settings.target_length)
             _refuse_added(example.user, tokenizer)
             rng = generator(f"{dataset}/demonstration", stream, index)
-            return tokenised(name, dataset, example, prompt, tokenizer, settings, rng)
+            return tokenised(name, dataset, example, prompt, tokenizer, settings, rng, ids=ids)
         except UnfitRowError as error:
             reason = error
             gave_way[dataset] += 1
@@ -100,18 +100,21 @@ def tokenised(
     tokenizer: Tokenizer,
     settings: TaskSettings,
     rng: np.random.Generator,
+    *,
+    ids: list[int] | None = None,
 ) -> Record:
     """Return an example as the record of its prompt.
 
     Args:
       rng: draws the demonstration's wording.
+      ids: the prompt's tokens, where they are known.
     """
     shift = prompt.index(example.user)
 
     def in_prompt(ranges):
         return [(shift + low, shift + high) for low, high in ranges]
 
-    ids, offsets = tokenizer.encode_with_offsets(prompt)
+    ids, offsets = tokenizer.encode_with_offsets(prompt, ids)
     inputs = np.asarray(ids, np.int32)
     documents, gold = in_prompt(example.documents), in_prompt(example.gold)
     flags = span_flags(tokenizer, prompt, inputs, offsets, documents, settings.span_alignment)

@@ -42,7 +42,8 @@ def check_fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> int:
         example = draft.example(number)
         return len(tokenizer.encode(tokenizer.chat_prompt(example.system, example.user)))
 
-    _, prompt = fit(draft, tokenizer, target_length)
+    _, prompt, ids = fit(draft, tokenizer, target_length)
+    assert ids == tokenizer.encode(prompt)
     low, high = 0, draft.most
     while low < high:
         middle = (low + high + 1) // 2

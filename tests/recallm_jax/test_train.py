@@ -7,6 +7,7 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -406,6 +407,33 @@ def test_eight_devices_sample_score_and_update_as_one_does():
         assert abs(metrics[name]) > 1e-3
         np.testing.assert_allclose(eight[3][name], metrics[name], rtol=2e-4)
     assert_moved_alike(eight[4], policy, jax.device_get(alone.policy))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-4), ("bfloat16", 1e-2)])
+def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
+    """The old log-probabilities and the update's own come from two programs, in other parts."""
+    config = load_config([*CONFIG, f"--config.model.dtype={dtype}"])
+    setup = set_up(config)
+    responses, _, old, *_ = grpo_step(config, setup)
+    scoring = Scoring(
+        rules=span_rules(config, setup.tokenizer), budget=24, temperature=1.0, chunk=10
+    )
+    stage = plan_stages(config, setup)[2]
+
+    def share_outside(old):
+        batch = Batch(responses, jnp.ones((8, 2, 1)), old, old, None)
+        _, metrics = policy_update(
+            placed_state(setup.policy, stage, setup),
+            batch,
+            optimizer=stage.optimizer,
+            scoring=scoring,
+            loss=PolicyLoss(bound, bound, 0.0, 2.0),
+            num_parts=4,
+        )
+        return metrics["clip_fraction"]
+
+    assert share_outside(old) == 0
+    assert share_outside(old + 2 * bound) == pytest.approx(1)
 
 
 def sft_step(config, setup):

@@ -145,7 +145,7 @@ def test_articles_longer_than_the_target_give_way_to_shorter_ones(tmp_path):
 
 def test_articles_far_too_long_are_never_tokenised(tmp_path, monkeypatch):
     folder = write(tmp_path / "quality_train.jsonl", [article(n, 1000) for n in range(4)])
-    monkeypatch.setattr(type(TOKENIZER), "count_tokens", None)
+    monkeypatch.setattr(type(TOKENIZER), "encode_each", None)
     monkeypatch.setattr(type(TOKENIZER), "encode", None)
     with pytest.raises(
         TaskInputError, match=r"target_length 1024 is too short .* 15,0\d\d characters, some 3,7"

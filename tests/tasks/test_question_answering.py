@@ -411,7 +411,7 @@ def test_shared_data_give_examples(dataset, split):
 def test_shared_data_fill_a_long_context():
     wanted = settings(SHARED, 32768)
     draft = DRAFTS["hotpotqa"](wanted, "train", 0, 0, 0)
-    example, prompt = fit(draft, TOKENIZER, 32768)
+    example, prompt, _ = fit(draft, TOKENIZER, 32768)
     assert 32768 - 1000 < len(TOKENIZER.encode(prompt)) <= 32768
     gold = {example.user[low:high] for low, high in example.gold}
     (answer,) = example.truth["answers"]

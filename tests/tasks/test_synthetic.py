@@ -15,7 +15,7 @@ from tasks import generate, reasoning_retrieval
 from tasks.context import generator, insert_at_depths
 from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.fitting import TokenCounter, counts_add_up, largest_fit
+from tasks.fitting import TokenCounter, largest_fit, splits_at_cuts
 from tasks.generate import DRAFTS, record
 from tasks.reasoning_retrieval import arithmetic, equation
 from tasks.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
@@ -83,10 +83,11 @@ def test_largest_fit_finds_the_number_for_uneven_items(seed, target):
 
 @given(st.text(alphabet="ab 7.:,\n\"{}[]é中!?'s-", max_size=200))
 @limits(max_examples=300, deadline=None)
-def test_counts_of_pieces_are_the_tokenizers_own(text):
+def test_tokens_of_pieces_are_the_tokenizers_own(text):
     counter = TokenCounter(TOKENIZER)
-    assert counts_add_up(TOKENIZER)
+    assert splits_at_cuts(TOKENIZER)
     assert counter(text) == counter(text) == len(TOKENIZER.encode(text))
+    assert counter.encode(text) == TOKENIZER.encode(text)
 
 
 def test_gold_items_go_to_their_depths_and_are_found_there():
