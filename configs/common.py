@@ -318,7 +318,7 @@ def use_topology(config: ConfigDict, name: str, topologies: dict[str, dict[str, 
     over.
 
     Args:
-      topologies: by name the sizes of the mesh's axes, and `rollout_parts`.
+      topologies: by name the sizes of the mesh's axes, `rollout_parts` and `logits_chunk`.
 
     Raises:
       ValueError: there are no sizes for this topology.
@@ -329,7 +329,7 @@ def use_topology(config: ConfigDict, name: str, topologies: dict[str, dict[str, 
             "set --config.mesh.data, fsdp, sequence and tensor"
         )
     sizes = dict(topologies[name])
-    parts = sizes.pop("rollout_parts")
+    parts, config.model.logits_chunk = sizes.pop("rollout_parts"), sizes.pop("logits_chunk")
     config.topology, config.mesh = name, ConfigDict(mesh(**sizes))
     shards = config.mesh.data * config.mesh.fsdp
     for stage in (config.sft1, config.sft2, config.grpo, config.ppo):

@@ -23,9 +23,9 @@ from configs import common
 
 # Each chip of `sequence` has an equal part of a prompt's tokens, and of its 16 continuations.
 TOPOLOGIES = {
-    "v5p:4x4x4": {"fsdp": 16, "sequence": 4, "rollout_parts": 1},
-    "v6e:8x8": {"fsdp": 8, "sequence": 8, "rollout_parts": 2},
-    "v5e:8x8": {"fsdp": 4, "sequence": 16, "rollout_parts": 4},
+    "v5p:4x4x4": {"fsdp": 16, "sequence": 4, "rollout_parts": 1, "logits_chunk": 256},
+    "v6e:8x8": {"fsdp": 8, "sequence": 8, "rollout_parts": 1, "logits_chunk": 512},
+    "v5e:8x8": {"fsdp": 4, "sequence": 16, "rollout_parts": 2, "logits_chunk": 512},
 }
 
 

@@ -126,6 +126,7 @@ def caches(
 
     cache = jax.eval_shape(make, policy, of_prompts)
     placement = policy.placement
+    assert placement is not None
 
     def lying(tree: Any, axes: tuple[str | None, ...]) -> Any:
         def one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

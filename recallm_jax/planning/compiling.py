@@ -70,10 +70,11 @@ def plan_program(program: Program) -> Planned:
         seconds = time.perf_counter() - started
         text = _dumped(folder, "after_optimizations.txt")
         assignment = _dumped(folder, "after_optimizations-buffer-assignment.txt")
-    if refusal is None:
-        memory = compiled_memory(compiled.memory_analysis(), arguments, resident)
-    else:
+    if compiled is None:
+        assert refusal is not None
         memory = refused_memory(refusal, arguments, resident)
+    else:
+        memory = compiled_memory(compiled.memory_analysis(), arguments, resident)
     return Planned(
         program,
         memory,
@@ -87,9 +88,8 @@ def plan_program(program: Program) -> Planned:
 
 
 def _dumped(folder: str, kind: str) -> str:
-    """Return a text that the compiler wrote about a program."""
-    (path,) = Path(folder).glob(f"*.{kind}")
-    return path.read_text(encoding="utf-8")
+    """Return a text that the compiler wrote about a program; "" if it gave up before."""
+    return "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob(f"*.{kind}"))
 
 
 def _flops(analysis: Any) -> float | None:

@@ -168,9 +168,10 @@ def _policy_gradient(
         )
     updates = options.minibatches
     if state.critic is not None or updates * options.epochs > 1:
-        score, given = score_in_parts, (state.policy,)
+        given: tuple[Any, ...] = (state.policy,)
+        score = score_in_parts
         if state.critic is not None:
-            score, given = score_and_value_in_parts, (state.policy, state.critic)
+            given, score = (state.policy, state.critic), score_and_value_in_parts
         beside = (batch.sampler_log_probs, batch.reference_log_probs)
         yield Program(
             f"{stage.name}.old",
