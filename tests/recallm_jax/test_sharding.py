@@ -238,18 +238,19 @@ def largest_gather(hlo: str) -> int:
     )
 
 
-# Of a layer, on one device; no activation of a step has so many numbers.
-SMALLEST_MATRIX = CONFIG.width * CONFIG.num_kv_heads * CONFIG.head_dim // MIXED["tensor"]
+# The matrix of a layer's queries, as a device multiplies by it: no activation of a step that is
+# gathered has so many numbers.
+QUERY_MATRIX = CONFIG.width * CONFIG.num_heads * CONFIG.head_dim // MIXED["tensor"]
 
 
 def test_a_step_of_decoding_gathers_no_parameter(mixed):
-    assert largest_gather(mixed[1]) < SMALLEST_MATRIX
+    assert largest_gather(mixed[1]) < QUERY_MATRIX
 
 
 @pytest.mark.slow
 def test_it_would_if_the_policy_lay_as_for_training(model, prompts, monkeypatch):
     monkeypatch.setitem(globals(), "for_rollout", lambda policy: policy)
-    assert largest_gather(grpo(model, prompts, make_mesh(**MIXED))[1]) >= SMALLEST_MATRIX
+    assert largest_gather(grpo(model, prompts, make_mesh(**MIXED))[1]) >= QUERY_MATRIX
 
 
 @pytest.mark.slow

@@ -392,6 +392,7 @@ def on_eight_devices(alone):
     return Setup(place_model(alone.policy, mesh), alone.tokenizer, mesh)
 
 
+@pytest.mark.slow
 def test_eight_devices_sample_score_and_update_as_one_does():
     config = load_config([*CONFIG, "--config.optimizer.learning_rate=0.1", LARGE_EPSILON])
     alone = set_up(config)
