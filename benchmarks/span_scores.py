@@ -39,7 +39,7 @@ class Head:
 
     matrix: jax.Array
 
-    def gathered(self):
+    def gathered(self, num_prompts, parts):
         return self
 
     def unembed(self, hidden):

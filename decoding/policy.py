@@ -9,6 +9,21 @@ Cache = Any
 
 
 @runtime_checkable
+class Unembedding(Protocol):
+    """The last step of a language model, from hidden states to logits."""
+
+    def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
+        """Return the float32 logits of hidden states."""
+        ...
+
+    def unembed_at(
+        self, hidden: Float[Array, "*rows D"], tokens: Int[Array, "*rows K"]
+    ) -> Float[Array, "*rows K"]:
+        """Return the float32 logits of K tokens each, without those of the vocabulary."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """A causal language model over groups: B prompts, G continuations of each.
 
@@ -56,8 +71,11 @@ class Policy(Protocol):
         """
         ...
 
-    def gathered(self) -> "Policy":
-        """Return the policy for many calls of `unembed`: what each would bring together is."""
+    def gathered(self, num_prompts: int, parts: int) -> "Unembedding":
+        """Return `unembed` for many calls: what each would bring together from devices is.
+
+        All hidden states are [num_prompts, R, D], their R rows split into `parts` over devices.
+        """
         ...
 
     def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:

@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from decoding.locus import first_next_tokens
 from decoding.policy import Policy
@@ -75,9 +75,10 @@ def log_probs(
     kind = jnp.where(real, _kind(states, rules), NONE)
     # Positions of a kind are brought together, so that whole chunks are spared the vocabulary.
     order = jnp.argsort(kind, axis=2, stable=True)
+    place = jnp.argsort(order, axis=2, stable=True)
 
     def chunked(field):
-        field = jax.vmap(jax.vmap(lambda of_part, places: of_part[places]))(field, order)
+        field = _permuted(field, order, place)
         padding = [(0, 0), (0, 0), (0, num_chunks * size - num_rows)]
         field = jnp.pad(field, padding + [(0, 0)] * (field.ndim - 3))
         field = field.reshape(num_prompts, parts, num_chunks, size, *field.shape[3:])
@@ -85,7 +86,7 @@ def log_probs(
         return field.reshape(num_chunks, num_prompts, parts * size, *field.shape[4:])
 
     @jax.checkpoint
-    def score_chunk(policy, kind, group_rows, hidden, tokens, state):
+    def score_chunk(unembedding, kind, group_rows, hidden, tokens, state):
         here_source = _of_rows(source, group_rows)
         zeros = jnp.zeros(kind.shape, jnp.float32)
         scores = (zeros, zeros)
@@ -94,7 +95,7 @@ def log_probs(
             found = lax.cond(
                 here.any(),
                 lambda score=score: score(
-                    policy, hidden, tokens, state, here_source, rules, temperature
+                    unembedding, hidden, tokens, state, here_source, rules, temperature
                 ),
                 lambda: (zeros, zeros),
             )
@@ -103,10 +104,10 @@ def log_probs(
             )
         return scores
 
-    policy = policy.gathered()
+    unembedding = policy.gathered(num_prompts, parts)
 
     def step(_, chunk_of):
-        return None, score_chunk(policy, *chunk_of)
+        return None, score_chunk(unembedding, *chunk_of)
 
     group_rows = rows(jnp.broadcast_to(jnp.arange(group_size)[None, :, None], responses.shape))
     # Padding is of no kind.
@@ -119,10 +120,35 @@ def log_probs(
     def restored(field):
         field = jnp.moveaxis(field.reshape(num_chunks, num_prompts, parts, size), 0, 2)
         field = field.reshape(num_prompts, parts, -1)[:, :, :num_rows]
-        placed = jax.vmap(lambda values, places: jnp.zeros_like(values).at[places].set(values))
-        return jax.vmap(placed)(field, order).reshape(responses.shape)
+        return _permuted(field, place, order).reshape(responses.shape)
 
     return TokenScores(*map(restored, scores))
+
+
+@jax.custom_vjp
+def _permuted(
+    field: Shaped[Array, "B P R *rest"], order: Int[Array, "B P R"], place: Int[Array, "B P R"]
+) -> Shaped[Array, "B P R *rest"]:
+    """Return the rows of each part in an order; `place` is its inverse, by which gradients go back.
+
+    The gradient of a gather is a scatter, for which devices would bring all rows together.
+    """
+    del place
+    return jax.vmap(jax.vmap(lambda of_part, places: of_part[places]))(field, order)
+
+
+def _permuted_forward(field, order, place):
+    return _permuted(field, order, place), (order, place)
+
+
+def _permuted_backward(both, gradient):
+    order, place = both
+    if gradient.dtype == jax.dtypes.float0:
+        return None, None, None
+    return _permuted(gradient, place, order), None, None
+
+
+_permuted.defvjp(_permuted_forward, _permuted_backward)
 
 
 def _kind(states: SpanState, rules: SpanRules) -> Int[Array, "B parts R"]:
@@ -143,9 +169,9 @@ def _of_rows(source: CopySource, group_rows: Int[Array, "B R"]) -> CopySource:
     return dataclasses.replace(source, text=text)
 
 
-def _score_whole(policy, hidden, tokens, state, source, rules, temperature):
+def _score_whole(unembedding, hidden, tokens, state, source, rules, temperature):
     """Score positions [B, R] over the whole vocabulary."""
-    logits = policy.unembed(hidden)
+    logits = unembedding.unembed(hidden)
     allowed = unpack(allowed_tokens(state, source, rules, logits.shape[-1]), logits.shape[-1])
     logits = jnp.where(allowed, logits, -jnp.inf) / temperature
     # Of one term, whichever device holds it.
@@ -154,14 +180,14 @@ def _score_whole(policy, hidden, tokens, state, source, rules, temperature):
     return _softmax_scores(logits, chosen)
 
 
-def _score_some(policy, hidden, tokens, state, source, rules, temperature):
+def _score_some(unembedding, hidden, tokens, state, source, rules, temperature):
     """Score positions [B, R] inside spans over the few tokens that are allowed there."""
     forced, closes = endings(state, source, rules)
     following, real = first_next_tokens(source.index, state.locus, FEW - 1)
     end = jnp.full((*tokens.shape, 1), rules.end_token, jnp.int32)
     candidates = jnp.concatenate([following, end], axis=-1)
     allowed = jnp.concatenate([real & ~forced[..., None], closes[..., None]], axis=-1)
-    logits = policy.unembed_at(hidden, candidates)
+    logits = unembedding.unembed_at(hidden, candidates)
     logits = jnp.where(allowed, logits, -jnp.inf) / temperature
     is_token = allowed & (candidates == tokens[..., None])
     # The sum of one term; where the token is not allowed, of none.

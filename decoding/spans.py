@@ -1,6 +1,8 @@
 """Where each recall span of a response was copied from."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,6 +43,7 @@ def find_spans(
     rules: SpanRules,
     *,
     max_occurrences: int = 8,
+    fetch: Callable[[Any], Any] = jax.device_get,
 ) -> list[list[list[CopiedSpan]]]:
     """Return the spans of each response, on the host.
 
@@ -48,11 +51,12 @@ def find_spans(
       states: the machine before each token of the responses (`trace`).
       source: what they may copy from (`whole_source`).
       max_occurrences: how many places are returned for a span; all of them are counted.
+      fetch: brings arrays to the host, whole or some of their B prompts.
     """
     index = source.index
-    responses, lengths = jax.device_get((responses, lengths))
-    suffixes, prompts = jax.device_get((index.suffixes, index.text))
-    states, text = jax.device_get((states, source.text))
+    responses, lengths, suffixes, prompts, states, text = fetch(
+        (responses, lengths, index.suffixes, index.text, states, source.text)
+    )
 
     def one_row(b: int, g: int) -> list[CopiedSpan]:
         length = int(lengths[b, g])

@@ -3,9 +3,13 @@
 A checkpoint holds a pytree of arrays (parameters, optimiser state, random keys, counters) and JSON
 metadata (stage, data position, whatever else the next step reads). On disk the arrays lie under
 their tree paths, so that nothing but names, shapes and dtypes has to agree when they are read.
+
+Where several processes train one policy, all of them save, each its own parts of the arrays, and
+read again; process 0 does the rest. The folder is one that all of them see.
 """
 
 import contextlib
+import json
 import logging
 import shutil
 import sys
@@ -16,7 +20,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from orbax.checkpoint.options import MultiprocessingOptions
 
+from recallm_jax import processes
 from recallm_jax.errors import UserError, full_disk, full_disk_message
 
 _ARRAYS = "arrays"
@@ -45,8 +52,23 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
 def open_reader(folder: str | Path) -> ocp.CheckpointManager:
     """Return a manager that changes nothing in its folder: a run may be writing there."""
     # Given as a reader has them, so that Orbax does not warn of setting them.
-    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+    options = ocp.CheckpointManagerOptions(
+        read_only=True,
+        save_interval_steps=0,
+        create=False,
+        # A reader waits for no other process: each may read another checkpoint, or fail.
+        multiprocessing_options=_alone(),
+    )
     return _manager(Path(folder).absolute(), options)
+
+
+def _alone() -> MultiprocessingOptions:
+    number, count = processes.number_and_count()
+    if count == 1:
+        return MultiprocessingOptions()
+    return MultiprocessingOptions(
+        primary_host=number, active_processes={number}, barrier_sync_key_prefix=f"alone{number}"
+    )
 
 
 def _manager(path: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
@@ -113,26 +135,42 @@ def restore_latest(
     Raises:
       UserError: the newest readable checkpoint is of another model, or all are damaged.
     """
-    flat = _flatten(template)
-    manager.reload()
+    mesh = processes.mesh_of(template)
     folder = Path(manager.directory)
-    steps = sorted(manager.all_steps(), reverse=True)
-    for step in steps:
-        try:
-            return _restore(manager, step, flat, template)
-        except _Damaged as damaged:
-            aside = _set_aside(manager, folder / str(step)) if set_aside else ""
-            print(
-                f"warning: checkpoint {folder / str(step)} is damaged ({damaged}){aside}; "
-                "the one before it is used",
-                file=sys.stderr,
-            )
+    manager.reload()
+    # Whatever a process sees of the folder, all of them read the same.
+    steps = json.loads(processes.text_of_leader(json.dumps(sorted(manager.all_steps())), mesh))
+    with _reader_of(manager, mesh) as reader:
+        for step in reversed(steps):
+            path = folder / str(step)
+            try:
+                return restore_step(reader, step, template)
+            except Damaged as damaged:
+                aside = _set_aside(manager, path, mesh) if set_aside else ""
+                if processes.leads(mesh):
+                    print(
+                        f"warning: checkpoint {path} is damaged ({damaged}){aside}; "
+                        "the one before it is used",
+                        file=sys.stderr,
+                    )
     if steps or list(folder.glob(f"*{_DAMAGED}")):
         raise UserError(f"every checkpoint in {folder} is damaged; delete the folder to start anew")
     return None
 
 
-class _Damaged(Exception):
+@contextlib.contextmanager
+def _reader_of(
+    manager: ocp.CheckpointManager, mesh: Mesh | None
+) -> Iterator[ocp.CheckpointManager]:
+    if not processes.several(mesh):
+        yield manager
+        return
+    # One that waits for no other process, which may have found damage and given up.
+    with open_reader(manager.directory) as reader:
+        yield reader
+
+
+class Damaged(Exception):
     """A checkpoint can't be read, and won't be another time."""
 
 
@@ -147,12 +185,37 @@ def _damage() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise
         reason = str(error).split("\n", 1)[0][:200]
-        raise _Damaged(f"{type(error).__name__}: {reason}") from error
+        raise Damaged(f"{type(error).__name__}: {reason}") from error
 
 
-def _restore(
-    manager: ocp.CheckpointManager, step: int, flat: dict[str, Any], template: State
+def restore_step(
+    manager: ocp.CheckpointManager, step: int, template: State
 ) -> tuple[State, dict[str, Any]]:
+    """Return a checkpoint's state and metadata; see `restore_latest`.
+
+    Raises:
+      UserError: it is of another model.
+      Damaged: it can't be read, by this process or by another.
+    """
+    mesh = processes.mesh_of(template)
+    flat, damage = _flatten(template), []
+    try:
+        restored, checksums, run = _read(manager, step, flat)
+    except Damaged as damaged:
+        damage.append(str(damaged))
+    for reason in processes.texts_of_all(damage, mesh):
+        raise Damaged(reason)
+    found = _checksums(restored)
+    changed = [name for name in found if found[name] != checksums[name]]
+    if changed:
+        raise Damaged(f"the values of {changed[0]} have changed")
+    return _unflatten(template, restored), run
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, flat: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+    """Return a checkpoint's arrays, their checksums when they were saved, and its metadata."""
     with _damage():
         args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
         written = manager.restore(step, args=args)[_METADATA]
@@ -161,19 +224,16 @@ def _restore(
     with _damage():
         abstract = ocp.args.StandardRestore(jax.tree.map(_abstract, flat))
         args = ocp.args.Composite(**{_ARRAYS: abstract})
-        restored = manager.restore(step, args=args)[_ARRAYS]
-    found = _checksums(restored)
-    changed = [name for name in found if found[name] != checksums[name]]
-    if changed:
-        raise _Damaged(f"the values of {changed[0]} have changed")
-    return _unflatten(template, restored), run
+        return manager.restore(step, args=args)[_ARRAYS], checksums, run
 
 
-def _set_aside(manager: ocp.CheckpointManager, folder: Path) -> str:
+def _set_aside(manager: ocp.CheckpointManager, folder: Path, mesh: Mesh | None) -> str:
     aside = folder.with_name(folder.name + _DAMAGED)
-    if aside.exists():
-        shutil.rmtree(aside)
-    folder.rename(aside)
+    if processes.leads(mesh):
+        if aside.exists():
+            shutil.rmtree(aside)
+        folder.rename(aside)
+    processes.meet(mesh)
     manager.reload()
     return f" and is now called {aside.name}"
 

@@ -4,10 +4,12 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from decoding.errors import DecodingInputError
+from recallm_jax import peers
 from recallm_jax.termination import Terminated
 from tasks.errors import TaskInputError
 
@@ -48,7 +50,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     """
     try:
         job(sys.argv[1:] if argv is None else argv)
-    except (UserError, DecodingInputError, TaskInputError) as error:
+    except (UserError, DecodingInputError, TaskInputError, peers.NotJoined) as error:
         message = str(error)
     except KeyboardInterrupt:
         return _stopped("interrupted", EXIT_INTERRUPTED, leave=argv is None)
@@ -61,16 +63,30 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
             reason = os.strerror(error.errno).lower()
             message = f"{error.filename} can't be used ({reason}); give another path, or mend it"
         else:
+            _leave_after_fault(error)
             raise
+    except Exception as error:
+        _leave_after_fault(error)
+        raise
     else:
         return 0
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    message = " ".join(message.split())
+    print(f"error: {message}", file=sys.stderr)
+    peers.leave(EXIT_BAD_INPUT, message)
     return EXIT_BAD_INPUT
+
+
+def _leave_after_fault(error: Exception) -> None:
+    """Where other processes wait for this one, show its fault and end all of them."""
+    if peers.are_joined():
+        traceback.print_exception(error)
+        peers.leave(1, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0]}")
 
 
 def _stopped(how: str, code: int, *, leave: bool) -> int:
     """Say that a signal ended the job; `leave` the process, or return its exit code."""
     print(f"{how}; the same command goes on", file=sys.stderr)
+    peers.leave(code, f"{how}; the same command goes on")
     if leave:
         # The job has closed its files. Stopped while it compiles, JAX may crash at Python's exit.
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Evaluate a policy on the validation tasks of a config, offline.
+"""Evaluate policies of a run on the validation tasks of a config, offline.
 
     python -m recallm_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -6,21 +6,43 @@ The policy is that of the run's newest checkpoint, and the label says which: "co
 or "grpo_step20" while the run goes on. With `--label=start` it is the starting weights. Rows go to
 WORKDIR/eval/LABEL, and an interrupted evaluation goes on where it stopped. With `--rescore` no
 model is loaded: saved completions get their rewards anew.
+
+With `--checkpoints=all`, or some such as `start,sft2/10,grpo/20`, policies are compared. With
+`--shard=i/n` this process answers every n-th prompt from the i-th on; shards know nothing of each
+other, and whoever is done last, or `--merge`, joins them. docs/evaluation.md says more.
 """
 
+import argparse
+import functools
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+from ml_collections import ConfigDict
+
 from decoding.policy import Policy
+from recallm_jax import peers, processes
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
-from recallm_jax.evaluation import evaluate, rescore
-from recallm_jax.metric_writer import progress, say
-from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
-from recallm_jax.setup_policy import set_up
+from recallm_jax.evaluation import complete_summaries, evaluate, rescore
+from recallm_jax.evaluation_shards import Shard, parse_shard
+from recallm_jax.merging import merge
+from recallm_jax.metric_writer import no_progress, progress, say, say_nothing
+from recallm_jax.restore_policy import (
+    START_WEIGHTS,
+    Saved,
+    hold_to_run,
+    restore_policy,
+    restore_saved,
+    saved_checkpoints,
+)
+from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import START, policy_label
-from recallm_jax.summaries import format_table
+from recallm_jax.summaries import Row, format_table
+
+ALL = "all"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,37 +54,153 @@ def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.evaluate", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--label", default="", help="name of the evaluation's folder")
+    parser.add_argument(
+        "--checkpoints",
+        default="",
+        help="policies to compare: all, or some such as start,sft2/10,grpo/20",
+    )
     parser.add_argument("--rescore", action="store_true", help="score saved rows, without a model")
+    parser.add_argument("--shard", default="", help="answer every n-th prompt only: i/n")
+    parser.add_argument("--merge", action="store_true", help="join shards, without a model")
+    parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
-    workdir = Path(arguments.workdir)
-    if arguments.label != Path(arguments.label).name or arguments.label == "..":
-        raise UserError(f"--label={arguments.label} must be the name of a folder, without a path")
-    if arguments.rescore:
-        if not arguments.label:
-            raise UserError("--rescore needs --label: the folder of WORKDIR/eval to score")
-        print(format_table(rescore(workdir / "eval" / arguments.label)))
+    workdir, label = Path(arguments.workdir), arguments.label
+    if label != Path(label).name or label == "..":
+        raise UserError(f"--label={label} must be the name of a folder, without a path")
+    if arguments.rescore or arguments.merge:
+        if not label:
+            name = "rescore" if arguments.rescore else "merge"
+            raise UserError(f"--{name} needs --label: the folder of WORKDIR/eval that it is about")
+        print(format_table(_saved_rows(config, workdir / "eval" / label, arguments)))
         return
-    setup = set_up(config)
+    if label and arguments.checkpoints:
+        raise UserError(
+            f"--label={label} is of one policy; those of --checkpoints have their own names"
+        )
+    shard = parse_shard(arguments.shard) if arguments.shard else None
+    with peers.joined(arguments.distributed):
+        summaries, failures = _evaluate(config, workdir, shard, label, arguments.checkpoints)
+    # Behind the block: what one process has met ends no other.
+    if summaries:
+        print(f"\n{format_table(summaries)}")
+    if failures:
+        raise UserError(f"{len(failures)} not evaluated: {'; '.join(failures)}")
+
+
+def _saved_rows(config: ConfigDict, folder: Path, arguments: argparse.Namespace) -> list[Row]:
+    """Score saved rows again, or join those of shards; no device is asked for."""
+    if arguments.rescore:
+        return rescore(folder)
+    summaries, missing = merge(folder, config)
+    if missing:
+        raise UserError(f"{folder} is not complete: {'; '.join(missing)}; run its shards again")
+    return summaries
+
+
+def _evaluate(
+    config: ConfigDict, workdir: Path, shard: Shard | None, label: str, checkpoints: str
+) -> tuple[list[Row], list[str]]:
+    """Evaluate what is asked for; return the summaries, and which policies failed, and why."""
+    devices = None
+    if shard is not None or processes.each_has_room(math.prod(config.mesh.values())):
+        devices = jax.local_devices()
+        shard = shard or Shard(*processes.number_and_count())
+    setup = set_up(config, devices)
+    if checkpoints:
+        return _several(config, setup, workdir, shard, checkpoints)
     policy: Policy = setup.policy
-    label = made_by = START
-    if arguments.label == START:
+    made_by = START
+    if label == START:
         hold_to_run(config, workdir, fields=START_WEIGHTS)
     else:
         policy, stage, step = restore_policy(config, setup, workdir)
-        label = arguments.label or policy_label(config, stage, step)
-        made_by = f"{stage.name} step {step}"
+        label = label or policy_label(config, stage, step)
+        made_by = Saved(stage, step).made_by
+    return _one(config, setup, workdir, shard, policy, label, made_by), []
+
+
+def _one(
+    config: ConfigDict,
+    setup: Setup,
+    workdir: Path,
+    shard: Shard | None,
+    policy: Policy,
+    label: str,
+    made_by: str,
+) -> list[Row]:
+    """Evaluate a policy; return its summaries, or none where shards of it are missing."""
+    folder = workdir / "eval" / label
     summaries = evaluate(
         policy,
         setup.tokenizer,
         config,
         label=label,
         made_by=made_by,
-        folder=workdir / "eval" / label,
+        folder=folder,
         place=setup.place,
-        progress=progress,
-        log=say,
+        progress=progress if setup.leads else no_progress,
+        log=say if setup.leads else say_nothing,
+        mesh=setup.mesh,
+        shard=shard,
     )
-    print(f"\n{format_table(summaries)}")
+    if shard is None:
+        return summaries
+    summaries, missing = merge(folder, config, by=f".{shard.name}")
+    if missing:
+        say(f"{label}: shard {shard} is done; of the others: {'; '.join(missing)}")
+    return summaries
+
+
+def _several(
+    config: ConfigDict, setup: Setup, workdir: Path, shard: Shard | None, wanted: str
+) -> tuple[list[Row], list[str]]:
+    """Evaluate policies of a run one after the other; those that can't be are told of."""
+    tell = say if setup.leads else say_nothing
+    found: list[Row] = []
+    failures = []
+    for name, label, made_by, load in _policies(config, setup, workdir, wanted):
+        try:
+            done = complete_summaries(workdir / "eval" / label, config, made_by, setup.mesh)
+            if done is not None:
+                tell(f"{label}: all rows are there")
+            else:
+                done = _one(config, setup, workdir, shard, load(), label, made_by)
+        except UserError as error:
+            tell(f"{label}: not evaluated: {error}")
+            failures.append(f"{name}: {error}")
+            continue
+        found += done
+    order = {(row["task"], row["mode"]): number for number, row in reversed([*enumerate(found)])}
+    return sorted(found, key=lambda row: order[row["task"], row["mode"]]), failures
+
+
+def _policies(
+    config: ConfigDict, setup: Setup, workdir: Path, wanted: str
+) -> list[tuple[str, str, str, Callable[[], Policy]]]:
+    """Return name, label, maker and loader of each policy that `--checkpoints` asks for.
+
+    Raises:
+      UserError: there is none of a name, or none at all.
+    """
+
+    def start() -> Policy:
+        hold_to_run(config, workdir, fields=START_WEIGHTS)
+        return setup.policy
+
+    known: dict[str, tuple[str, str, Callable[[], Policy]]] = {START: (START, START, start)}
+    for saved in saved_checkpoints(config, setup, workdir):
+        label = policy_label(config, saved.stage, saved.step)
+        load = functools.partial(restore_saved, config, setup, workdir, saved)
+        known[saved.name] = (label, saved.made_by, load)
+    names = [name for name in known if name != START] if wanted == ALL else wanted.split(",")
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"--checkpoints: {workdir} has no checkpoint {name!r}; it has {', '.join(known)}"
+            )
+    if not names:
+        raise UserError(f"{workdir} holds no checkpoint; train first, or name another --workdir")
+    return [(name, *known[name]) for name in dict.fromkeys(names)]
 
 
 if __name__ == "__main__":

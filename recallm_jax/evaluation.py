@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from decoding.prompts import Prompts
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
 from decoding.spans import CopiedSpan
-from recallm_jax import run_files
+from recallm_jax import processes, run_files
 from recallm_jax.config_fields import FIELDS
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation_tasks import evaluation_tasks
+from recallm_jax.evaluation_shards import SHARDS, Shard, note_examples, shard_folders
+from recallm_jax.evaluation_tasks import evaluation_tasks, task_names
 from recallm_jax.inputs import ground_truth
 from recallm_jax.partitioning import for_rollout
 from recallm_jax.responding import Answered, Mode, respond
-from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
+from recallm_jax.run_config import MAY_CHANGE, TRAINING, check_kept, keep_config
 from recallm_jax.summaries import Row, overall_rows, summarise
 from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS
@@ -35,6 +35,12 @@ from tasks.record import Record, token_edges
 from tasks.vocabulary import Tokenizer
 
 MODES = FIELDS["evaluation.modes"].choices
+SUMMARY = "summary.json"
+# How a folder's rows are held to their config.
+HELD: dict[str, Any] = {
+    "may_change": MAY_CHANGE + TRAINING,
+    "remedy": "give the same config and checkpoint, or another --label",
+}
 _TEXTS = ("example_id", "dataset", "task", "label", "mode", "prompt", "completion")
 _NUMBERS = ("target_length", "completion_tokens", "exact_match", "reward")
 # What is read of a row, and of its spans.
@@ -91,9 +97,11 @@ def evaluate(
     label: str,
     made_by: str,
     folder: Path,
-    place: Callable[[Prompts], Prompts],
+    place: Callable[[Any], Any],
     progress: Progress,
     log: Callable[[str], None],
+    mesh: Mesh | None = None,
+    shard: Shard | None = None,
 ) -> list[Row]:
     """Evaluate every data set at every length in every mode of the config.
 
@@ -107,30 +115,44 @@ def evaluate(
       place: puts a batch of prompts on the devices.
       progress: shows how many prompts of each task and mode are done.
       log: takes a line for the console, such as how many programs were compiled.
+      mesh: the policy's; where several processes share it, all evaluate together, and the leading
+        one writes.
+      shard: the part of the records that this process answers alone, into a folder of its own.
 
     Returns:
-      A summary row for each task and mode; also written to `summary.json`.
+      A summary row for each task and mode; also written to `summary.json`. Nothing for a shard,
+      nor where another process leads.
 
     Raises:
       UserError: the folder holds rows that another config or policy made.
     """
-    remedy = "give the same config and checkpoint, or another --label"
-    may_change = MAY_CHANGE + TRAINING
-    keep_config(config, folder, may_change=may_change, remedy=remedy, policy=made_by)
+    leads, kept_in = processes.leads(mesh), folder
+    if shard is not None:
+        kept_in = folder / SHARDS / shard.name
+    if leads:
+        for place_of_rows in (*shard_folders(folder), folder):
+            check_kept(config, place_of_rows, **HELD, policy=made_by)
+        keep_config(config, kept_in, **HELD, policy=made_by)
     policy = for_rollout(policy)
     modes = [_mode(name, config, tokenizer) for name in config.evaluation.modes]
     summaries = []
     for task in evaluation_tasks(config, tokenizer):
         records = task.records()
+        asked = records if shard is None else shard.of(records)
+        if shard is not None:
+            note_examples(kept_in, task.name, records)
         # Rows of a benchmark's files may be longer than its tokenizer said.
         width = max(task.length, *(len(record.inputs) for record in records))
         for mode in modes:
             names: Row = {"mode": mode.name, "label": label}
             names |= {"task": task.name, "target_length": task.length}
             title = f"{label}: {task.name} {mode.name}"
-            path = folder / f"{task.name}.{mode.name}.jsonl"
-            done = _keep_whole(path, samples=mode.group_size)
-            missing = _missing(records, done)
+            path = kept_in / f"{task.name}.{mode.name}.jsonl"
+            done: list[Row] = []
+            if leads:
+                done = _keep_whole(path, samples=mode.group_size)
+                done += rows_elsewhere(folder, path, samples=mode.group_size, known=done)
+            missing = _missing(asked, done, mesh)
             answers = respond(
                 policy,
                 tokenizer,
@@ -141,22 +163,50 @@ def evaluate(
                 max_new_tokens=task.max_new_tokens,
                 place=place,
                 log=functools.partial(_say_under, title, log),
+                together=processes.several(mesh),
             )
+            if not leads:
+                collections.deque(answers, maxlen=0)
+                continue
             bar = progress(
                 answers,
                 f"evaluate {title}",
-                total=len(records),
-                done=len(records) - len(missing),
+                total=len(asked),
+                done=len(asked) - len(missing),
             )
             done += _append_rows(path, iter(bar), names, tokenizer)
-            summaries.append(summarise(_in_order(path, records, done)))
-    _write_summaries(folder, summaries)
+            if shard is None:
+                ids = [record.example_id for record in records]
+                summaries.append(summarise(write_in_order(path, ids, done)))
+    if leads and shard is None:
+        write_summaries(folder, summaries)
     return summaries
 
 
-def _missing(records: Sequence[Record], rows: Sequence[Row]) -> list[Record]:
+def _missing(records: Sequence[Record], rows: Sequence[Row], mesh: Mesh | None) -> list[Record]:
+    """Return the records without a row of the leading process."""
     known = {row["example_id"] for row in rows}
-    return [record for record in records if record.example_id not in known]
+    ids = [record.example_id for record in records if record.example_id not in known]
+    missing = set(json.loads(processes.text_of_leader(json.dumps(ids), mesh)))
+    return [record for record in records if record.example_id in missing]
+
+
+def rows_elsewhere(folder: Path, path: Path, *, samples: int, known: Sequence[Row]) -> list[Row]:
+    """Return the rows of other prompts in the files of an evaluation and its shards like `path`.
+
+    Args:
+      samples: responses that a prompt must have there.
+      known: rows of `path` itself.
+    """
+    seen, found = {row["example_id"] for row in known}, []
+    for other in (folder / path.name, *(each / path.name for each in shard_folders(folder))):
+        if other != path:
+            rows = [
+                row for row in _of_whole(read_rows(other), samples) if row["example_id"] not in seen
+            ]
+            seen |= {row["example_id"] for row in rows}
+            found += rows
+    return found
 
 
 def _append_rows(
@@ -174,14 +224,16 @@ def _append_rows(
     return written
 
 
-def _in_order(path: Path, records: Sequence[Record], rows: Sequence[Row]) -> list[Row]:
-    """Write the rows in the order of their records, whoever was done first; return the records'.
+def write_in_order(
+    path: Path, ids: Sequence[str], rows: Sequence[Row], *, by: str = ""
+) -> list[Row]:
+    """Write the rows in the order of their example ids, whoever was done first; return these rows.
 
     Rows of prompts that were not asked for come last.
     """
-    numbers = {record.example_id: number for number, record in enumerate(records)}
+    numbers = {example_id: number for number, example_id in enumerate(ids)}
     ordered = sorted(rows, key=lambda row: numbers.get(row["example_id"], len(numbers)))
-    _write_rows(path, ordered)
+    _write_rows(path, ordered, by=by)
     return [row for row in ordered if row["example_id"] in numbers]
 
 
@@ -189,10 +241,45 @@ def _say_under(title: str, log: Callable[[str], None], line: str) -> None:
     log(f"{title}: {line}")
 
 
-def _write_summaries(folder: Path, summaries: list[Row]) -> None:
-    run_files.write_whole(folder / "summary.json", json.dumps(summaries, indent=1))
+def write_summaries(folder: Path, summaries: list[Row], *, by: str = "") -> None:
+    """Write the summaries of an evaluation, and what they come to by suite."""
+    run_files.write_whole(folder / SUMMARY, json.dumps(summaries, indent=1), by=by)
     if overall := overall_rows(summaries):
-        run_files.write_whole(folder / "suites.json", json.dumps(overall, indent=1))
+        run_files.write_whole(folder / "suites.json", json.dumps(overall, indent=1), by=by)
+
+
+def complete_summaries(
+    folder: Path, config: ConfigDict, made_by: str, mesh: Mesh | None = None
+) -> list[Row] | None:
+    """Return the summaries of an evaluation that has all its rows; None if there may be more.
+
+    Raises:
+      UserError: another config or policy made them.
+    """
+    rows = None
+    if processes.leads(mesh):
+        check_kept(config, folder, **HELD, policy=made_by)
+        rows = _complete(folder, config)
+    return json.loads(processes.text_of_leader(json.dumps(rows), mesh))
+
+
+def _complete(folder: Path, config: ConfigDict) -> list[Row] | None:
+    count = config.evaluation.num_examples
+    try:
+        rows = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        found = {(row["task"], row["mode"]): (row["n"], row["samples"]) for row in rows}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+    samples = {mode: sampling_of(mode, config)[2] for mode in config.evaluation.modes}
+    if found != {
+        (task, mode): (count, samples[mode]) for task in task_names(config) for mode in samples
+    }:
+        return None
+    for task, mode in found:
+        there = _of_whole(read_rows(folder / f"{task}.{mode}.jsonl"), samples[mode])
+        if len({row["example_id"] for row in there}) < count:
+            return None
+    return rows
 
 
 def rescore(folder: Path) -> list[Row]:
@@ -206,7 +293,8 @@ def rescore(folder: Path) -> list[Row]:
     """
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
-        raise UserError(f"{folder} holds no rows; evaluate first, or name another --label")
+        joined = "join its shards with --merge first" if shard_folders(folder) else "evaluate first"
+        raise UserError(f"{folder} holds no rows; {joined}, or name another --label")
     summaries = []
     for path in paths:
         rows = [_rescored(row) for row in read_rows(path)]
@@ -214,7 +302,7 @@ def rescore(folder: Path) -> list[Row]:
             continue
         _write_rows(path, rows)
         summaries.append(summarise(rows))
-    _write_summaries(folder, summaries)
+    write_summaries(folder, summaries)
     return summaries
 
 
@@ -250,8 +338,8 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _write_rows(path: Path, rows: Iterable[Row]) -> None:
-    run_files.write_whole(path, _lines(rows))
+def _write_rows(path: Path, rows: Iterable[Row], *, by: str = "") -> None:
+    run_files.write_whole(path, _lines(rows), by=by)
 
 
 def _lines(rows: Iterable[Row]) -> str:
@@ -260,12 +348,15 @@ def _lines(rows: Iterable[Row]) -> str:
 
 def _keep_whole(path: Path, samples: int) -> list[Row]:
     """Drop from a file the responses of prompts that have not all of theirs; return the rest."""
-    rows = read_rows(path)
-    counts = collections.Counter(row["example_id"] for row in rows)
-    whole = [row for row in rows if counts[row["example_id"]] == samples]
+    whole = _of_whole(read_rows(path), samples)
     if path.exists():
         _write_rows(path, whole)
     return whole
+
+
+def _of_whole(rows: Sequence[Row], samples: int) -> list[Row]:
+    counts = collections.Counter(row["example_id"] for row in rows)
+    return [row for row in rows if counts[row["example_id"]] == samples]
 
 
 def sampling_of(mode: str, config: ConfigDict) -> tuple[Sampling, bool, int]:
@@ -288,7 +379,7 @@ def response_rows(
     rollout: Rollout, number: int, text: PromptText, record: Record, tokenizer: Tokenizer
 ) -> list[Row]:
     """Return a row for each response of one prompt of a rollout."""
-    tokens = jax.device_get(rollout.responses.tokens[number])
+    tokens = rollout.tokens[number]
     rows = []
     for sample, completion in enumerate(rollout.completions[number]):
         spans = [

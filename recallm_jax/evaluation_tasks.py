@@ -28,6 +28,16 @@ class EvaluationTask:
     records: Callable[[], list[Record]]
 
 
+def task_names(config: ConfigDict) -> list[str]:
+    """Return the names of the tasks of a config at all its lengths, in their order."""
+    datasets = sorted(name for name, rate in config.data.mixture.items() if rate > 0)
+    lengths = config.evaluation.lengths
+    named = [validation_task(dataset, length) for dataset in datasets for length in lengths]
+    for task in suites.suite_tasks(config.evaluation.suites):
+        named += [suites.task_at(task.name, length) for length in lengths]
+    return named
+
+
 def evaluation_tasks(
     config: ConfigDict,
     tokenizer: Tokenizer,

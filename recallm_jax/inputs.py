@@ -5,8 +5,9 @@ import dataclasses
 import itertools
 import re
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -68,9 +69,16 @@ def mixture_rates(config: ConfigDict) -> dict[str, float]:
 
 
 def train_records(
-    config: ConfigDict, tokenizer: Tokenizer, start: int
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    start: int,
+    *,
+    rows: Sequence[int] = (0,),
+    size: int = 1,
 ) -> Generator[Record, None, None]:
     """Yield the training records from number `start` on, without end; close it when done.
+
+    Of each `size` of them those of `rows`, counted from `start`; the others are hardly looked at.
 
     SeqIO's threads work ahead; where they still do so when Python ends, it may crash or hang.
 
@@ -79,18 +87,20 @@ def train_records(
     again and again.
     """
     source = config.data.source
+    numbers = (first + row for first in itertools.count(start, size) for row in rows)
     if source == GENERATED:
-        for number in itertools.count(start):
+        for number in numbers:
             yield _generated(config, tokenizer, number)
     elif source.startswith(JSONL):
         path = Path(source.removeprefix(JSONL))
         records = list(_prepared(config, tokenizer, path, config.data.target_length))
         if not records:
             raise UserError(f"data.source {source} holds no record; write it with prepare")
-        yield from itertools.islice(itertools.cycle(records), start % len(records), None)
+        for number in numbers:
+            yield records[number % len(records)]
     else:
-        with contextlib.closing(_seqio_records(config, tokenizer, MIXTURE, "train")) as mixture:
-            yield from itertools.islice(mixture, start, None)
+        with contextlib.closing(_mixture_records(config, tokenizer, start, rows, size)) as mixture:
+            yield from mixture
 
 
 def validation_records(
@@ -176,8 +186,28 @@ def register_tasks(config: ConfigDict, tokenizer: Tokenizer, **options: int):
     return seqio, mixtures, tf.errors.InvalidArgumentError
 
 
+def _mixture_records(
+    config: ConfigDict, tokenizer: Tokenizer, start: int, rows: Sequence[int], size: int
+) -> Generator[Record, None, None]:
+    if config.data.cache_dir:
+        return _seqio_records(
+            config,
+            tokenizer,
+            MIXTURE,
+            "train",
+            lambda mixtures, examples: mixtures.only_rows(examples, start, rows, size),
+        )
+    _, mixtures, invalid_argument = register_tasks(config, tokenizer)
+    examples = mixtures.train_examples(config.seed, start, rows, size)
+    return _records_of(examples, mixtures, invalid_argument)
+
+
 def _seqio_records(
-    config: ConfigDict, tokenizer: Tokenizer, name: str, split: str
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    name: str,
+    split: str,
+    choose: Callable[[Any, Any], Any] = lambda mixtures, examples: examples,
 ) -> Generator[Record, None, None]:
     seqio, mixtures, invalid_argument = register_tasks(config, tokenizer)
     provider = seqio.get_mixture_or_task(name)
@@ -192,7 +222,7 @@ def _seqio_records(
                     f"config.data.cache_dir = {config.data.cache_dir!r} holds no finished cache of "
                     f"{task.name}; write it with seqio_cache_tasks (docs/tasks.md)"
                 )
-    dataset = provider.get_dataset(
+    examples = provider.get_dataset(
         None,
         split=split,
         shuffle=False,
@@ -203,8 +233,15 @@ def _seqio_records(
         try_in_mem_cache=False,
         **options,
     )
+    return _records_of(choose(mixtures, examples), mixtures, invalid_argument)
+
+
+def _records_of(
+    examples: Any, mixtures: ModuleType, invalid_argument: type[Exception]
+) -> Generator[Record, None, None]:
+    """Yield the records of a dataset of TensorFlow's."""
     try:
-        for features in dataset.as_numpy_iterator():
+        for features in examples.as_numpy_iterator():
             yield mixtures.to_record(features)
     except invalid_argument as error:
         # TensorFlow wraps what a task raised in its own error, traceback and all.

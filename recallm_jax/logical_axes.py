@@ -105,6 +105,11 @@ class Placement:
         sharding = NamedSharding(self.mesh, self.spec(axes, x.shape))
         return lax.with_sharding_constraint(x, sharding)
 
+    def constrain_used(self, x: Array, axes: Sequence[str | None]) -> Array:
+        """As `constrain`, for arrays with the axes of a parameter that is in use."""
+        spec = partition_spec(axes, x.shape, self.mesh, dict(self.used))
+        return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
     def gather(self, x: Array, axes: Sequence[str | None], sizes: Sequence[int]) -> Array:
         """Return a parameter laid out for use; its gradient is laid out as it is stored."""
         stored = NamedSharding(self.mesh, self.spec(axes, sizes))

@@ -79,6 +79,33 @@ class MetricWriter:
             raise met from None
 
 
+class SilentWriter:
+    """A `MetricWriter`'s place in processes that write nothing, since another does."""
+
+    def __enter__(self) -> "SilentWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def resume(self, stage: str, step: int) -> None:
+        """Forget nothing."""
+
+    def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+
+def say_nothing(line: str) -> None:
+    """Take the place of `say` in such processes."""
+
+
+def no_progress(
+    items: Iterable[Item], title: str, *, total: int | None = None, done: int = 0
+) -> Iterable[Item]:
+    """Take the place of `progress` in such processes."""
+    return items
+
+
 def say(line: str) -> None:
     """Print a line: on a terminal above the progress bar, in a log as it is."""
     if sys.stderr.isatty():

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from recallm_jax import processes
 from recallm_jax.errors import UserError
 from recallm_jax.logical_axes import Placement, Rules, partition_spec
 from recallm_jax.models.presets import ModelConfig
@@ -187,7 +188,7 @@ def place_model(
     A model of abstract arrays stays abstract: its arrays are given their shardings.
     """
     shardings = model_shardings(model, mesh, rules)
-    placed = abstract(model, shardings) if _is_abstract(model) else jax.device_put(model, shardings)
+    placed = abstract(model, shardings) if _is_abstract(model) else processes.put(model, shardings)
     placed.placement = placement(mesh, rules, attention=attention)
     return placed
 

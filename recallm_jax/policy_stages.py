@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
+from recallm_jax import processes
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import prompts_and_texts
 from recallm_jax.partitioning import for_rollout
@@ -43,8 +44,16 @@ from rl.learner import (
 )
 from rl.losses import kl_k1
 from rl.rewards.categories import SETTINGS
-from rl.rollout import GroupRewards, Rollout, reward_groups, sample_groups
+from rl.rollout import GroupRewards, Rollout, require_rewards, reward_groups, sample_groups
 from tasks.record import Record
+
+# Components of the reward, and what else is averaged over the responses of a step.
+REWARDS = ("format", "answer", "retrieval", "overlap", "usage", "density")
+MEANS = (
+    *(f"reward_{name}" for name in REWARDS),
+    *("exact_match", "response_tokens", "finished", "spans"),
+)
+PromptMeans = Float[np.ndarray, "B means"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,16 +159,17 @@ def _collect(
     options, needed = config[stage.name], stage.batch_size
     most = options.max_draws if stage.name != PPO else 1
     kept: list[tuple] = []
-    seen: list[tuple[Rollout, GroupRewards]] = []
+    seen: list[tuple[GroupRewards, PromptMeans]] = []
     count = 0
     # Resharded once for all draws; let go of before the update.
     policy = for_rollout(policy)
     while count < needed:
         # Numbered over the whole stage, so that no two draws share their random numbers.
         draw = drawn // stage.batch_size + len(seen)
-        rollout, scored = _sample(config, setup, stage, policy, next(data), draw)
-        seen.append((rollout, scored))
-        arrays = (_with_reward(rollout.responses, scored), rollout.sampler_log_probs)
+        rollout, scored, means = _sample(config, setup, stage, policy, next(data), draw)
+        seen.append((scored, means))
+        known = setup.place(scored.known)
+        arrays = (_with_reward(rollout.responses, known), rollout.sampler_log_probs)
         if most == 1:
             kept = [(arrays, scored.totals)]
             break
@@ -177,18 +187,18 @@ def _collect(
         sampler_log_probs=sampler_log_probs,
         totals=np.concatenate([totals for _, totals in kept]),
         metrics=rollout_metrics(seen),
-        problems=[problem for _, scored in seen for problem in scored.problems],
+        problems=[problem for scored, _ in seen for problem in scored.problems],
         draws=len(seen),
     )
 
 
-def _with_reward(responses: Responses, scored: GroupRewards) -> Responses:
+def _with_reward(responses: Responses, known: Bool[Array, "B G"]) -> Responses:
     """Return the responses; those without a reward are empty, so that no loss or mean has them."""
-    lengths = responses.lengths * jnp.asarray(scored.known, responses.lengths.dtype)
+    lengths = responses.lengths * known.astype(responses.lengths.dtype)
     return dataclasses.replace(responses, lengths=lengths)
 
 
-def _rows(tree, rows: np.ndarray):
+def _rows(tree, rows: np.ndarray | slice):
     return jax.tree.map(lambda x: x[rows], tree)
 
 
@@ -203,47 +213,71 @@ def _sample(
     policy: Policy,
     records: list[Record],
     draw: int,
-) -> tuple[Rollout, GroupRewards]:
-    options = config[stage.name]
+) -> tuple[Rollout, GroupRewards, PromptMeans]:
+    """Return a rollout, and what it is worth: of all its prompts, whichever host scored them."""
+    options, count = config[stage.name], stage.batch_size
     prompts, texts = prompts_and_texts(records, config.data.target_length)
     numbers = np.array([text.number for text in texts], np.uint32)
     keys = row_keys(config.seed, stage.number * KEY_STRIDE + draw, numbers, options.group_size)
-    parts = [
-        sample_groups(
-            policy,
-            setup.place(_rows(prompts, rows)),
-            keys[rows],
-            setup.tokenizer.decode,
-            rules=training_rules(config, setup),
-            sampling=Sampling(temperature=options.temperature),
-            max_new_tokens=config.decoding.max_new_tokens,
-            stop_token=setup.tokenizer.eos_id,
-        )
-        for rows in np.split(np.arange(len(records)), options.rollout_parts)
-    ]
-    rollout = parts[0] if len(parts) == 1 else _whole(parts, setup)
+    parts = options.rollout_parts
+    rollout = _interleaved(
+        [
+            sample_groups(
+                policy,
+                *setup.place_rows(_rows((prompts, keys), slice(part, None, parts)), count // parts),
+                setup.tokenizer.decode,
+                rules=training_rules(config, setup),
+                sampling=Sampling(temperature=options.temperature),
+                max_new_tokens=config.decoding.max_new_tokens,
+                stop_token=setup.tokenizer.eos_id,
+                fetch=setup.fetch_rows,
+            )
+            for part in range(parts)
+        ],
+        setup,
+    )
+    own = reward_groups(
+        rollout,
+        texts,
+        SETTINGS["train"],
+        max_new_tokens=config.decoding.max_new_tokens,
+        overlong_buffer=options.overlong_buffer,
+    )
+    scored = dataclasses.replace(
+        own,
+        totals=setup.gather_rows(own.totals, count),
+        known=setup.gather_rows(own.known, count),
+        problems=processes.texts_of_all(own.problems, setup.mesh),
+    )
     try:
-        scored = reward_groups(
-            rollout,
-            texts,
-            SETTINGS["train"],
-            max_new_tokens=config.decoding.max_new_tokens,
-            overlong_buffer=options.overlong_buffer,
-        )
+        require_rewards(scored)
     except ValueError as error:
         raise UserError(f"{stage.name}, batch {draw} of prompts: {error}") from None
-    return rollout, scored
+    return rollout, scored, setup.gather_rows(prompt_means(rollout, own), count)
 
 
-def _whole(parts: Sequence[Rollout], setup: Setup) -> Rollout:
-    """Return the rollout of all prompts from those of parts of them, in their order."""
+def _interleaved(parts: Sequence[Rollout], setup: Setup) -> Rollout:
+    """Return the rollout of all prompts from n parts, of which part p has prompts p, p + n, …
+
+    So every device has as many prompts of each part, and those that it has of the whole.
+    """
+    if len(parts) == 1:
+        return parts[0]
+
+    def whole(*fields: Array) -> Array:
+        return jnp.stack(fields, axis=1).reshape(-1, *fields[0].shape[1:])
+
     arrays = [(part.responses, part.sampler_log_probs) for part in parts]
-    responses, sampler_log_probs = setup.place(_joined(arrays))
+    responses, sampler_log_probs = setup.place(jax.tree.map(whole, *arrays))
+
+    def in_order(rows: Iterable[Sequence]) -> list:
+        return [group for beside in zip(*rows, strict=True) for group in beside]
+
     return Rollout(
         responses,
         sampler_log_probs,
-        [group for part in parts for group in part.completions],
-        [group for part in parts for group in part.spans],
+        in_order(part.completions for part in parts),
+        in_order(part.spans for part in parts),
     )
 
 
@@ -259,7 +293,7 @@ def _batch(
     """Return the batch of an update, with log-probabilities, advantages and values."""
     options, responses = config[stage.name], collected.responses
     parts = {"scoring": scoring, "num_parts": options.prompts_per_step // options.micro_batch}
-    totals = setup.place(jnp.asarray(collected.totals))
+    totals = setup.place(collected.totals)
     reference_log_probs = None
     if options.kl_coefficient:
         reference_log_probs = score_in_parts(reference, responses, **parts)
@@ -372,28 +406,33 @@ def _minibatches(config: ConfigDict, stage: Stage, step: int) -> Iterator[np.nda
         yield from np.split(order, options.minibatches)
 
 
-def rollout_metrics(seen: Sequence[tuple[Rollout, GroupRewards]]) -> dict[str, float]:
+def prompt_means(rollout: Rollout, scored: GroupRewards) -> PromptMeans:
+    """Return the means over each prompt's responses of what `MEANS` names."""
+    means = [
+        [
+            [
+                *(getattr(reward, name) for name in REWARDS),
+                reward.exact_match,
+                completion.num_tokens,
+                completion.finished,
+                len(completion.spans),
+            ]
+            for reward, completion in zip(*group, strict=True)
+        ]
+        for group in zip(scored.rewards, rollout.completions, strict=True)
+    ]
+    return np.array(means, np.float64).mean(axis=1)
+
+
+def rollout_metrics(seen: Sequence[tuple[GroupRewards, PromptMeans]]) -> dict[str, float]:
     """Return the means over a step's responses of rewards, lengths and spans."""
-    flat = [reward for _, scored in seen for row in scored.rewards for reward in row]
-    completions = [c for rollout, _ in seen for row in rollout.completions for c in row]
-    totals = np.concatenate([scored.totals for _, scored in seen])
-
-    def mean(values) -> float:
-        return float(np.mean(list(values)))
-
-    parts = {
-        f"reward_{name}": mean(getattr(reward, name) for reward in flat)
-        for name in ("format", "answer", "retrieval", "overlap", "usage", "density")
-    }
+    totals = np.concatenate([scored.totals for scored, _ in seen])
+    means = np.concatenate([means for _, means in seen]).mean(axis=0)
     return {
         "reward": float(totals.mean()),
         # Groups whose rewards are all equal teach nothing.
-        "groups_with_spread": mean(row.min() < row.max() for row in totals),
+        "groups_with_spread": float((totals.min(axis=1) < totals.max(axis=1)).mean()),
         "draws": float(len(seen)),
-        "without_reward": float(sum(len(scored.problems) for _, scored in seen)),
-        "exact_match": mean(reward.exact_match for reward in flat),
-        "response_tokens": mean(completion.num_tokens for completion in completions),
-        "finished": mean(completion.finished for completion in completions),
-        "spans": mean(len(completion.spans) for completion in completions),
-        **parts,
+        "without_reward": float(sum((~scored.known).sum() for scored, _ in seen)),
+        **dict(zip(MEANS, means.tolist(), strict=True)),
     }

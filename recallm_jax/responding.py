@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Key
@@ -9,10 +10,10 @@ from ml_collections import ConfigDict
 
 from decoding.decode_loop import Limits
 from decoding.policy import Policy
-from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules
+from recallm_jax import processes
 from recallm_jax.inputs import prompt_text, prompts_and_texts
 from rl.batch import PromptText
 from rl.rollout import Rollout, read_rollout, sample_groups
@@ -49,8 +50,9 @@ def respond(
     *,
     length: int,
     max_new_tokens: int,
-    place: Callable[[Prompts], Prompts],
+    place: Callable[[Any], Any],
     log: Callable[[str], None],
+    together: bool = False,
 ) -> Iterator[Answered]:
     """Yield each record with its responses as soon as they are decoded, in any order.
 
@@ -62,11 +64,12 @@ def respond(
       max_new_tokens: of a response.
       place: puts a batch of prompts on the devices.
       log: is told how many programs were compiled.
+      together: the policy lies on several processes, which all yield all records.
 
     Raises:
       UserError: a prompt is longer than `length`, or has nothing that may be copied.
     """
-    if config.mesh.data * config.mesh.fsdp == 1:
+    if config.mesh.data * config.mesh.fsdp == 1 and not together:
         return _one_by_one(policy, tokenizer, config, records, mode, length, max_new_tokens, log)
     # Over several parts of a mesh a prompt that enters alone would be prefilled by each of them.
     return _in_batches(policy, tokenizer, config, records, mode, length, max_new_tokens, place)
@@ -115,15 +118,17 @@ def _in_batches(
         # A last, smaller batch is filled up, so that nothing is compiled for its size.
         filled = batch + [batch[0]] * (size - len(batch))
         prompts, texts = prompts_and_texts(filled, length)
+        prompts, keys = place((prompts, _keys(texts, mode, config)))
         rollout = sample_groups(
             policy,
-            place(prompts),
-            _keys(texts, mode, config),
+            prompts,
+            keys,
             tokenizer.decode,
             rules=mode.rules,
             sampling=mode.sampling,
             max_new_tokens=max_new_tokens,
             stop_token=tokenizer.eos_id,
+            fetch=processes.fetch,
         )
         for number, record in enumerate(batch):
             yield Answered(record, texts[number], rollout, number)

@@ -1,5 +1,6 @@
-"""The policy of a run: the newest stage's newest checkpoint."""
+"""The policies of a run: the newest stage's newest checkpoint, or one by its name."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax import checkpoint, partitioning
+from recallm_jax import checkpoint, partitioning, processes
 from recallm_jax.errors import UserError
 from recallm_jax.run_config import hold_to_config
 from recallm_jax.setup_policy import Setup
@@ -23,6 +24,24 @@ WEIGHTS = ("model.weights", "model.rope_scaling")
 START_WEIGHTS = (*WEIGHTS, "model.param_dtype", "seed")
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint of a run: that of a stage after so many of its steps."""
+
+    stage: Stage
+    step: int
+
+    @property
+    def name(self) -> str:
+        """How a user names it: "grpo/20"."""
+        return f"{self.stage.name}/{self.step}"
+
+    @property
+    def made_by(self) -> str:
+        """How an evaluation's config does: "grpo step 20"."""
+        return f"{self.stage.name} step {self.step}"
+
+
 def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
     """Return the state before a stage's first update, on the mesh, in buffers of its own.
 
@@ -30,7 +49,7 @@ def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
     """
     state = jax.tree.map(jnp.copy, first_state(policy, stage))
     shardings = partitioning.state_shardings(state, state.policy.config, setup.mesh)
-    return jax.device_put(state, shardings)
+    return processes.put(state, shardings)
 
 
 def first_state(policy: Policy, stage: Stage) -> LearnerState:
@@ -74,3 +93,36 @@ def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Pol
         f"{workdir} holds no checkpoint of the stages {tuple(config.stages)}; "
         "train first, or name another --workdir"
     )
+
+
+def saved_checkpoints(config: ConfigDict, setup: Setup, workdir: Path) -> list[Saved]:
+    """Return the complete checkpoints of a run, in the order they were made in.
+
+    One that is being written is none yet, and is left alone.
+    """
+    found = []
+    for stage in plan_stages(config, setup):
+        folder = workdir / CHECKPOINTS / stage.name
+        if folder.exists():
+            with checkpoint.open_reader(folder) as manager:
+                found += [Saved(stage, step) for step in sorted(manager.all_steps())]
+    return found
+
+
+def restore_saved(config: ConfigDict, setup: Setup, workdir: Path, saved: Saved) -> Policy:
+    """Return the policy of one checkpoint; nothing in the folder is changed.
+
+    Raises:
+      UserError: it can't be read, or is of another model, or started from other weights.
+    """
+    hold_to_run(config, workdir, fields=WEIGHTS)
+    folder = workdir / CHECKPOINTS / saved.stage.name
+    with checkpoint.open_reader(folder) as manager:
+        state = placed_state(setup.policy, saved.stage, setup)
+        try:
+            return checkpoint.restore_step(manager, saved.step, state)[0].policy
+        except checkpoint.Damaged as damaged:
+            raise UserError(
+                f"checkpoint {folder / str(saved.step)} can't be read ({damaged}); it is damaged, "
+                "or the run has deleted it"
+            ) from None

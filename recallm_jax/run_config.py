@@ -77,15 +77,35 @@ def keep_config(
     Raises:
       UserError: the folder holds results of another config; names the field and both values.
     """
+    check_kept(config, folder, may_change=may_change, remedy=remedy, policy=policy)
     folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / FILE, _json(_kept(config, policy)) + "\n")
+
+
+def check_kept(
+    config: ConfigDict,
+    folder: Path,
+    *,
+    may_change: Sequence[str],
+    remedy: str,
+    policy: str | None = None,
+) -> None:
+    """Refuse a folder as `keep_config` does, and write nothing."""
     path = folder / FILE
-    values = config.to_dict() | ({"policy": policy} if policy else {})
-    text = _json(values)
     if path.exists():
-        for name, before, now in _differences(path, text):
+        for name, before, now in _differences(path, _json(_kept(config, policy))):
             if not name.startswith(tuple(may_change)):
                 raise _made_otherwise(folder, name, before, now, remedy)
-    write_whole(path, text + "\n")
+
+
+def kept_policy(folder: Path) -> str | None:
+    """Return which policy made a folder's results, as `keep_config` wrote it; None if none did."""
+    path = folder / FILE
+    return _values(path.read_text(encoding="utf-8"), path).get("policy") if path.exists() else None
+
+
+def _kept(config: ConfigDict, policy: str | None) -> dict[str, Any]:
+    return config.to_dict() | ({"policy": policy} if policy else {})
 
 
 def hold_to_config(config: ConfigDict, folder: Path, *, fields: Sequence[str], remedy: str) -> None:

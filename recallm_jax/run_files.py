@@ -12,9 +12,13 @@ NUMBER = (int, float)
 Fields = Mapping[str, type | tuple[type, ...]]
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that, whatever interrupts it, is whole or as it was."""
-    partial = path.with_name(path.name + ".partial")
+def write_whole(path: Path, text: str, *, by: str = "") -> None:
+    """Write a text file that, whatever interrupts it, is whole or as it was.
+
+    Args:
+      by: who writes, where several may write the same at once.
+    """
+    partial = path.with_name(f"{path.name}{by}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

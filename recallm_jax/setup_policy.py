@@ -1,14 +1,18 @@
 """The policy and tokenizer that a config names, placed on its mesh."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
 import tokenizers
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Int
 from ml_collections import ConfigDict
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from recallm_jax import partitioning
+from recallm_jax import partitioning, processes
 from recallm_jax.errors import UserError
 from recallm_jax.models.presets import ROPE_SCALINGS, ModelConfig
 from recallm_jax.models.transformer import Transformer, random_transformer
@@ -47,26 +51,55 @@ class Setup:
     tokenizer: Tokenizer
     mesh: Mesh
 
-    def place(self, batch):
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files, where several train one policy."""
+        return processes.leads(self.mesh)
+
+    def place(self, batch: Any) -> Any:
         """Put arrays that have a leading prompt axis on the mesh, split over it.
 
-        What can't be split evenly, such as one prompt alone, every device holds whole.
+        What can't be split evenly, such as one prompt alone, every device holds whole. Where
+        several processes share the mesh, each gives the whole batch.
         """
-        return jax.device_put(batch, self.batch_sharding(batch))
+        counts = {x.shape[0] for x in jax.tree.leaves(batch)}
+        return processes.put_all(batch, self.batch_sharding(*counts))
 
-    def batch_sharding(self, batch) -> NamedSharding:
-        """Return where `place` puts arrays; only their shapes are read."""
+    def batch_sharding(self, *counts: int) -> NamedSharding:
+        """Return where batches of so many prompts lie."""
         parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        whole = any(x.shape[0] % parts for x in jax.tree.leaves(batch))
+        whole = any(count % parts for count in counts)
         kind = partitioning.replicated if whole else partitioning.batch_sharding
         return kind(self.mesh)
 
+    def own_rows(self, count: int) -> Int[np.ndarray, " rows"]:
+        """Return which prompts of a batch of `count` this process makes and reads."""
+        return processes.own_rows(count, self.batch_sharding(count))
 
-def set_up(config: ConfigDict) -> Setup:
+    def place_rows(self, batch: Any, count: int) -> Any:
+        """Put a batch of `count` prompts on the mesh, of which each process gives its own."""
+        return processes.put_rows(batch, count, self.batch_sharding(count))
+
+    def fetch_rows(self, batch: Any) -> Any:
+        """Return this process's prompts of placed arrays, on the host."""
+        (count,) = {x.shape[0] for x in jax.tree.leaves(batch)}
+        return processes.fetch_rows(batch, self.batch_sharding(count))
+
+    def gather_rows(self, batch: np.ndarray, count: int) -> np.ndarray:
+        """Return a batch of `count` prompts whole, of which each process gives its own."""
+        if not processes.several(self.mesh):
+            return batch
+        return processes.fetch(self.place_rows(batch, count))
+
+
+def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Setup:
     """Load the weights that a config names, and place them on its mesh.
 
     `model.weights` is a path (`weights/source.py`), or "random:tiny": a small random model with a
     tokenizer trained on the tasks' own wordings, for tests and tours.
+
+    Args:
+      devices: of the mesh; None for those of all processes.
 
     Raises:
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
@@ -74,7 +107,8 @@ def set_up(config: ConfigDict) -> Setup:
     model, tokenizer = _load(config)
     model.config = with_options(model.config, config)
     check_lengths(config, model.config)
-    mesh = partitioning.make_mesh(**config.mesh)
+    mesh = partitioning.make_mesh(**config.mesh, devices=devices)
+    processes.check_mesh(mesh)
     partitioning.check_config(model.config, mesh)
     platform = mesh.devices.flat[0].platform
     if config.model.attention == "splash" and platform != "tpu":

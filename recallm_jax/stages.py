@@ -109,11 +109,17 @@ def make_optimizer(config: ConfigDict, setup: Setup, name: str) -> optax.Gradien
 def batches(
     config: ConfigDict, setup: Setup, stage: Stage, drawn: int
 ) -> Generator[list[Record], None, None]:
-    """Yield the records of each draw behind the first `drawn` of the stage; close it when done."""
-    start = stage.first_record + drawn
-    with contextlib.closing(train_records(config, setup.tokenizer, start)) as records:
+    """Yield the records of each draw behind the first `drawn` of the stage; close it when done.
+
+    Where several processes train, each makes those of its own prompts.
+    """
+    start, size = stage.first_record + drawn, stage.batch_size
+    rows = setup.own_rows(size).tolist()
+    with contextlib.closing(
+        train_records(config, setup.tokenizer, start, rows=rows, size=size)
+    ) as records:
         while True:
-            yield list(islice(records, stage.batch_size))
+            yield list(islice(records, len(rows)))
 
 
 # Of a step, its state, and the records that the stage has drawn.
@@ -140,7 +146,7 @@ def run_sft(
         records = next(data)
         prompts, _ = prompts_and_texts(records, config.data.target_length)
         tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
-        prompts, tokens, lengths = setup.place((prompts, tokens, lengths))
+        prompts, tokens, lengths = setup.place_rows((prompts, tokens, lengths), stage.batch_size)
         index = _index_prompts(prompts, rules=rules, num_rows=state.policy.config.vocab_rows)
         state, metrics = sft_update(
             state,

@@ -5,6 +5,9 @@
 The same command goes on with a run that was interrupted. On SIGTERM the step that is running is
 finished and saved, and the exit code is 143. A run is a function of its config: what a
 step samples depends on the seed, the step and the examples alone.
+
+With `--distributed` several processes train one policy, on one host or many, all started with the
+same command and a WORKDIR that all of them see (docs/training.md).
 """
 
 import contextlib
@@ -17,12 +20,19 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
-from recallm_jax import checkpoint
+from recallm_jax import checkpoint, peers, processes
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import run_job
 from recallm_jax.evaluation import evaluate
 from recallm_jax.machine import write_machine
-from recallm_jax.metric_writer import MetricWriter, progress, say
+from recallm_jax.metric_writer import (
+    MetricWriter,
+    SilentWriter,
+    no_progress,
+    progress,
+    say,
+    say_nothing,
+)
 from recallm_jax.policy_stages import run_policy
 from recallm_jax.preflight import check_records
 from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
@@ -54,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.train", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
-    with on_sigterm() as termination:
+    with peers.joined(arguments.distributed), on_sigterm() as termination:
         train(config, Path(arguments.workdir), termination)
 
 
@@ -69,14 +80,15 @@ def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
     stages = plan_stages(config, setup)
     check_records(config, setup.tokenizer, stages)
     remedy = "give the same config, or another --workdir"
-    keep_config(config, workdir, may_change=MAY_CHANGE, remedy=remedy)
-    write_machine(workdir)
-    if not (workdir / CHECKPOINTS).exists():
+    if setup.leads:
+        keep_config(config, workdir, may_change=MAY_CHANGE, remedy=remedy)
+        write_machine(workdir)
+    if not (workdir / CHECKPOINTS).exists() and not processes.several(setup.mesh):
         _first_look(config, setup)
     _evaluate(config, setup, setup.policy, START, START, workdir)
 
     policy: Policy = setup.policy
-    with MetricWriter(workdir) as writer:
+    with MetricWriter(workdir) if setup.leads else SilentWriter() as writer:
         for stage in stages:
             policy = _run_stage(config, setup, stage, policy, writer, workdir, termination)
             label = policy_label(config, stage, stage.steps)
@@ -90,7 +102,7 @@ def _run_stage(
     setup: Setup,
     stage: Stage,
     policy: Policy,
-    writer: MetricWriter,
+    writer: MetricWriter | SilentWriter,
     workdir: Path,
     termination: Termination,
 ) -> Policy:
@@ -105,6 +117,8 @@ def _run_stage(
         writer.resume(stage.name, first_step)
 
         def save(step: int, state: LearnerState, drawn: int) -> None:
+            # All stop at the step in which one is asked to.
+            termination.requested = processes.any_of(termination.requested, setup.mesh)
             due = step % config.checkpoint.every_steps == 0 or step == stage.steps
             if due or termination.requested:
                 checkpoint.save(
@@ -116,8 +130,9 @@ def _run_stage(
 
         data = batches(config, setup, stage, drawn)
         steps = range(first_step, stage.steps)
+        shown = progress if setup.leads else no_progress
         loop = {
-            "steps": progress(steps, stage.name, total=stage.steps, done=first_step),
+            "steps": shown(steps, stage.name, total=stage.steps, done=first_step),
             "data": data,
             "write": functools.partial(writer.write, stage.name),
             "save": save,
@@ -126,8 +141,9 @@ def _run_stage(
             if stage.name in SFT_STAGES:
                 state = run_sft(config, setup, stage, state, **loop)
             else:
+                tell = say if setup.leads else say_nothing
                 state = run_policy(
-                    config, setup, stage, state, policy, drawn=drawn, say=say, **loop
+                    config, setup, stage, state, policy, drawn=drawn, say=tell, **loop
                 )
             checkpoint.finish(manager)
     return state.policy
@@ -164,10 +180,12 @@ def _evaluate(
         made_by=made_by,
         folder=workdir / "eval" / label,
         place=setup.place,
-        progress=progress,
-        log=say,
+        progress=progress if setup.leads else no_progress,
+        log=say if setup.leads else say_nothing,
+        mesh=setup.mesh,
     )
-    print(f"\n{format_table(summaries)}\n", flush=True)
+    if setup.leads:
+        print(f"\n{format_table(summaries)}\n", flush=True)
 
 
 if __name__ == "__main__":

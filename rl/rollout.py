@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,14 +23,20 @@ from rl.rewards.composite import Completion, Reward, overlong_factor, score
 from rl.rewards.guarded import guarded
 
 Detokenize = Callable[[Sequence[int]], str]
+# Brings arrays of B prompts to the host: whole, or those prompts that this host is to read.
+Fetch = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """B groups of G responses: arrays for the update, text for people and rewards."""
+    """B groups of G responses: arrays for the update, text for people and rewards.
+
+    Where several hosts read one rollout, the tokens and texts are those of a host's own prompts.
+    """
 
     responses: Responses
     sampler_log_probs: Float[Array, "B G T"]
+    tokens: Int[np.ndarray, "rows G T"]
     completions: list[list[Completion]]
     spans: list[list[list[CopiedSpan]]]
 
@@ -45,6 +52,7 @@ def sample_groups(
     max_new_tokens: int,
     stop_token: int,
     prefix: Int[AnyArray, "B G P"] | None = None,
+    fetch: Fetch = jax.device_get,
 ) -> Rollout:
     """Sample G responses of each prompt and read their spans back; see `decode`."""
     decoded, index = decode(
@@ -63,6 +71,7 @@ def sample_groups(
         rules=rules,
         max_new_tokens=max_new_tokens,
         stop_token=stop_token,
+        fetch=fetch,
     )
 
 
@@ -75,11 +84,12 @@ def read_rollout(
     rules: SpanRules,
     max_new_tokens: int,
     stop_token: int,
+    fetch: Fetch = jax.device_get,
 ) -> Rollout:
     """Read the spans and texts of decoded responses back; rules and limits are the decoder's."""
     source, states = _read_back(prompts, index, decoded.responses, rules, max_new_tokens)
-    spans = find_spans(decoded.responses, decoded.lengths, states, source, rules)
-    tokens, lengths = jax.device_get((decoded.responses, decoded.lengths))
+    spans = find_spans(decoded.responses, decoded.lengths, states, source, rules, fetch=fetch)
+    tokens, lengths = fetch((decoded.responses, decoded.lengths))
     completions = [
         [
             read_completion(tokens[b, g, : lengths[b, g]], row_spans, detokenize, rules, stop_token)
@@ -88,7 +98,7 @@ def read_rollout(
         for b, group in enumerate(spans)
     ]
     responses = Responses(prompts, index, decoded.responses, decoded.lengths)
-    return Rollout(responses, decoded.log_probs, completions, spans)
+    return Rollout(responses, decoded.log_probs, tokens, completions, spans)
 
 
 @functools.partial(jax.jit, static_argnames=("rules", "budget"))
@@ -151,11 +161,7 @@ def reward_groups(
     max_new_tokens: int,
     overlong_buffer: int,
 ) -> GroupRewards:
-    """Return the rewards of all responses; one that fails spoils no other.
-
-    Raises:
-      ValueError: no response has a reward; names the first problem.
-    """
+    """Return the rewards of all responses; one that fails spoils no other."""
     rewards: list[list[Reward]] = []
     problems: list[str] = []
     totals = np.full([len(texts), len(rollout.completions[0])], np.nan, np.float32)
@@ -172,8 +178,16 @@ def reward_groups(
                 )
             rewards[-1].append(found)
     known = ~np.isnan(totals)
-    if not known.any():
-        raise ValueError(f"no response of the batch has a reward; the first: {problems[0]}")
     for row, has_reward in zip(totals, known, strict=True):
         row[~has_reward] = row[has_reward].mean() if has_reward.any() else 0.0
     return GroupRewards(totals, rewards, known, problems)
+
+
+def require_rewards(scored: GroupRewards) -> None:
+    """Refuse a batch of which no response has a reward.
+
+    Raises:
+      ValueError: names the first problem.
+    """
+    if not scored.known.any():
+        raise ValueError(f"no response of the batch has a reward; the first: {scored.problems[0]}")

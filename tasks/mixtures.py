@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -19,12 +19,17 @@ from tasks.settings import TaskSettings
 from tasks.suites import SuiteTask, suite_tasks, task_at
 from tasks.vocabulary import Tokenizer
 
+# The mixture of places: which example of which data set comes when, none of them made yet. The
+# names of its tasks begin so that no cache of "recallm_.*" has them.
+ORDER = f"order_of_{MIXTURE}"
 # Training never runs out: an example is a function of its index. A cache holds as many as asked.
 NUM_TRAIN = 2**31 - 1
 _STRINGS = ("example_id", "dataset", "prompt", "ground_truth")
 # What a mixture's `get_dataset` has to be asked for beside the output features.
 PASSTHROUGH = ("offsets", *_STRINGS)
 _registered: dict[str, object] = {}
+# Of the mixture's data sets, in its order: what makes the example of an index.
+_makers: list[Callable[[int], Record]] = []
 
 
 def register(
@@ -53,9 +58,13 @@ def register(
         *(num_validation, seed, num_train, cache_dir),
     )
     names = [train_task(dataset) for dataset in rates]
-    for dataset, name in zip(rates, names, strict=True):
+    _makers[:] = [
+        functools.partial(record, dataset, tokenizer, settings, "train", seed) for dataset in rates
+    ]
+    for number, (dataset, name, make) in enumerate(zip(rates, names, _makers, strict=True)):
         scored = metrics.metric_functions(dataset)
-        make = functools.partial(record, dataset, tokenizer, settings, "train", seed)
+        if _must_register(f"order_of_{name}", (number, num_train)):
+            _add_order(f"order_of_{name}", number, num_train)
         if _must_register(name, (wanted, settings)):
             _add(name, tokenizer, make, "train", num_train, scored)
         for length in validation_lengths:
@@ -66,6 +75,39 @@ def register(
                 _add(task, tokenizer, make, "validation", num_validation, scored)
     if _must_register(MIXTURE, wanted, seqio.MixtureRegistry):
         seqio.MixtureRegistry.add(MIXTURE, list(zip(names, rates.values(), strict=True)))
+    if _must_register(ORDER, wanted, seqio.MixtureRegistry):
+        places = [f"order_of_{name}" for name in names]
+        seqio.MixtureRegistry.add(ORDER, list(zip(places, rates.values(), strict=True)))
+
+
+def train_examples(seed: int, start: int, rows: Sequence[int], size: int) -> tf.data.Dataset:
+    """Return the registered mixture's training examples from number `start` on, without end.
+
+    Equal to the mixture's own, but of each `size` of them only `rows` are made, and none before
+    `start`: so every host makes its own part of every batch, and a resumed run begins at once.
+    """
+    order = seqio.MixtureRegistry.get(ORDER).get_dataset(
+        None, split="train", shuffle=False, seed=seed, num_epochs=None, try_in_mem_cache=False
+    )
+    makers = tuple(_makers)
+
+    def make(place: np.ndarray):
+        number, index = place.tolist()
+        return _features(makers[number](index))
+
+    return _made(only_rows(order, start, rows, size), make, "inputs").prefetch(tf.data.AUTOTUNE)
+
+
+def only_rows(
+    examples: tf.data.Dataset, start: int, rows: Sequence[int], size: int
+) -> tf.data.Dataset:
+    """Return the examples from number `start` on, and of each `size` of them only `rows`."""
+    rest = examples.skip(start)
+    if len(rows) == size:
+        return rest
+    wanted = tf.constant(np.isin(np.arange(size), rows))
+    chosen = rest.enumerate().filter(lambda number, _: wanted[number % size])
+    return chosen.map(lambda _, example: example)
 
 
 def register_suite(
@@ -127,30 +169,54 @@ def _add(name, tokenizer, make_record, split, num_examples, metric_fns) -> None:
     flag = seqio.Feature(seqio.PassThroughVocabulary(2), add_eos=False, dtype=tf.int32)
     tokens = seqio.Feature(vocabulary, add_eos=False, dtype=tf.int32)
 
+    def make(index: np.int64):
+        return _features(make_record(int(index)))
+
+    seqio.TaskRegistry.add(
+        name,
+        source=_indices(split, num_examples),
+        # All that is worth caching (`seqio_cache_tasks`) is done by then.
+        preprocessors=[
+            functools.partial(_made, make=make, given="index"),
+            seqio.CacheDatasetPlaceholder(),
+        ],
+        output_features={"inputs": tokens, "targets": tokens, **dict.fromkeys(FLAGS, flag)},
+        postprocess_fn=_postprocess,
+        metric_fns=metric_fns,
+    )
+
+
+def _add_order(name: str, number: int, num_examples: int) -> None:
+    """Register the task whose examples are only the number of a data set, and an index."""
+    place = seqio.Feature(seqio.PassThroughVocabulary(NUM_TRAIN), add_eos=False, dtype=tf.int32)
+
+    def places(ds: tf.data.Dataset) -> tf.data.Dataset:
+        return ds.map(lambda row: {"inputs": tf.stack([number, tf.cast(row["index"], tf.int32)])})
+
+    seqio.TaskRegistry.add(
+        name,
+        source=_indices("train", num_examples),
+        preprocessors=[places],
+        output_features={"inputs": place},
+    )
+
+
+def _indices(split: str, num_examples: int) -> seqio.FunctionDataSource:
     def indices(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del split, shuffle_files, seed
         return tf.data.Dataset.range(num_examples).map(lambda index: {"index": index})
 
-    def make(index: np.int64):
-        return _features(make_record(int(index)))
+    return seqio.FunctionDataSource(
+        indices, splits=[split], num_input_examples={split: num_examples}
+    )
 
-    def generate(ds: tf.data.Dataset) -> tf.data.Dataset:
-        return ds.map(
-            lambda row: _named(tf.numpy_function(make, [row["index"]], _DTYPES)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
 
-    seqio.TaskRegistry.add(
-        name,
-        source=seqio.FunctionDataSource(
-            indices, splits=[split], num_input_examples={split: num_examples}
-        ),
-        # All that is worth caching (`seqio_cache_tasks`) is done by then.
-        preprocessors=[generate, seqio.CacheDatasetPlaceholder()],
-        output_features={"inputs": tokens, "targets": tokens, **dict.fromkeys(FLAGS, flag)},
-        postprocess_fn=_postprocess,
-        metric_fns=metric_fns,
+def _made(ds: tf.data.Dataset, make: Callable[[np.ndarray], list], given: str) -> tf.data.Dataset:
+    """Return the examples that Python makes of the feature `given`."""
+    return ds.map(
+        lambda row: _named(tf.numpy_function(make, [row[given]], _DTYPES)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
     )
 
 

@@ -179,9 +179,9 @@ def attend_responses(
     value = jnp.concatenate([prompt_value, own_value], axis=1)
     # Only tokens of one segment see each other: the prompt's padding is in another.
     places = jnp.arange(key.shape[1])[None]
-    segments = ((places >= lengths[:, None]) & (places < size)).astype(jnp.int32)
+    padding = (places >= lengths[:, None]) & (places < size)
     segments = splash_attention_kernel.SegmentIds(
-        q=jnp.zeros(query.shape[:2], jnp.int32), kv=segments
+        q=jnp.zeros(query.shape[:2], jnp.int32), kv=padding.astype(jnp.int32)
     )
     divided = np.gcd(size, length).item()
     attend = _kernel(_Responses(size, group, length), length, divided, 1, kernel)

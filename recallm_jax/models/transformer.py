@@ -30,6 +30,7 @@ from recallm_jax.models.kv_cache import (
     unstacked,
     written,
 )
+from recallm_jax.models.output_matrix import OutputCopies
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.rope import rotate, rotation
 
@@ -272,16 +273,20 @@ class Transformer(nnx.Module):
         rows = self._output_matrix()[tokens].astype(hidden.dtype)
         return jnp.einsum("...d,...kd->...k", hidden, rows, preferred_element_type=jnp.float32)
 
-    def gathered(self) -> "Transformer":
-        """Return the model with the matrix of `unembed` brought together once, for many calls."""
+    def gathered(self, num_prompts: int, parts: int) -> "Transformer | OutputCopies":
+        """Return what has `unembed`, its matrix brought together once for many calls."""
         if self.placement is None:
             return self
-        name = "embedding" if self.config.tie_embeddings else "output"
-        model = jax.tree.map(lambda x: x, self)
-        spec = top_specs(self.config)[name]
+        spec = top_specs(self.config)["embedding"]
         matrix = self.placement.gather(self._output_matrix(), spec.axes, spec.shape)
-        setattr(model, name, nnx.Param(matrix))
-        return model
+        copies = (
+            self.placement.parts("batch", num_prompts)[1],
+            self.placement.parts("group", parts)[1],
+        )
+        matrix = jnp.broadcast_to(matrix[None, None], (*copies, *matrix.shape))
+        return OutputCopies(
+            self.placement.constrain_used(matrix, ("batch", "group", "vocab", None))
+        )
 
     def _output_matrix(self):
         return (self.embedding if self.config.tie_embeddings else self.output)[...]

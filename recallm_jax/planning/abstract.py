@@ -66,9 +66,9 @@ def prompts(setup: Setup, count: int, length: int) -> Prompts:
 
 
 def keys(setup: Setup, count: int, group_size: int) -> jax.ShapeDtypeStruct:
-    """Return the keys of the rows, which every device holds whole."""
+    """Return the keys of the rows of a batch."""
     dtype = jax.random.key(0).dtype
-    sharding = partitioning.replicated(setup.mesh)
+    sharding = setup.batch_sharding(count)
     return jax.ShapeDtypeStruct((count, group_size), dtype, sharding=sharding)
 
 
@@ -145,7 +145,7 @@ def caches(
 def _placed(setup: Setup, make: Callable, *given: Any) -> Any:
     """Return the arrays that a function makes, placed as `Setup.place` does."""
     shapes = jax.eval_shape(make, *given)
-    sharding = setup.batch_sharding(shapes)
+    sharding = setup.batch_sharding(*{x.shape[0] for x in jax.tree.leaves(shapes)})
     return jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
 
 

@@ -66,7 +66,7 @@ class ToyPolicy:
         first = jnp.broadcast_to(first[:, None, None], (*group, 1, first.shape[-1]))
         return jnp.concatenate([first, hidden[:, :, :-1]], axis=2)
 
-    def gathered(self):
+    def gathered(self, num_prompts, parts):
         return self
 
     def unembed(self, hidden):

@@ -70,6 +70,20 @@ def test_records_from_a_place_on_are_those_of_the_whole(records, tokenizer, star
         assert_same(got, expected)
 
 
+@pytest.mark.parametrize("source", ["generated", "jsonl:{}/train.jsonl"])
+def test_hosts_make_their_own_rows_of_each_batch(source, prepared, tokenizer):
+    config = config_of(source.format(prepared))
+
+    def ids(start, **part):
+        records = islice(train_records(config, tokenizer, start, **part), 8)
+        return [record.example_id for record in records]
+
+    # Batches of four from the third record on: 2 to 5, 6 to 9. The file begins anew after six.
+    whole = ids(2)
+    assert ids(2, rows=[0, 2], size=4)[:4] == [whole[0], whole[2], whole[4], whole[6]]
+    assert ids(2, rows=[1, 3], size=4)[:4] == [whole[1], whole[3], whole[5], whole[7]]
+
+
 def test_files_of_another_tokenizer_are_refused(prepared, tokenizer):
     changed = json.loads(tokenizer.to_json())
     del changed["model"]["merges"][100:]

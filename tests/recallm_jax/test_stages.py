@@ -11,7 +11,7 @@ from recallm_jax import stages
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import train_records
-from recallm_jax.policy_stages import rollout_metrics
+from recallm_jax.policy_stages import prompt_means, rollout_metrics
 from recallm_jax.restore_policy import placed_state
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import batches, plan_stages, policy_label
@@ -129,7 +129,7 @@ def test_the_metrics_of_a_step_by_hand():
     object.__setattr__(rollout, "completions", groups)
     known = np.array([[True, True], [True, False]])
     scored = GroupRewards(totals, rewards, known, problems=["example/3, response 1: it raised"])
-    assert rollout_metrics([(rollout, scored)]) == pytest.approx(
+    assert rollout_metrics([(scored, prompt_means(rollout, scored))]) == pytest.approx(
         {
             "reward": 0.55,
             "groups_with_spread": 0.5,

@@ -20,7 +20,7 @@ from rl.batch import PromptText
 from rl.rewards import guarded
 from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion
-from rl.rollout import Rollout, reward_groups, sample_groups
+from rl.rollout import Rollout, require_rewards, reward_groups, sample_groups
 from tests.oracles.toy_policy import ToyPolicy
 
 KEY, VALUE, OTHER_KEY, OTHER_VALUE, ANSWER, START, END, STOP = range(8)
@@ -195,9 +195,10 @@ def test_a_reward_that_fails_is_named_and_teaches_nothing(sampled, monkeypatch, 
 
 
 def test_a_batch_without_any_reward_is_refused(sampled, monkeypatch):
+    require_rewards(reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0))
     spoil(monkeypatch, raises)
     with pytest.raises(ValueError, match=r"no response .* example/0, response 0: Runtime"):
-        reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
+        require_rewards(reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0))
 
 
 def test_every_prompt_needs_its_text(sampled):

@@ -75,6 +75,31 @@ def test_the_mixture_follows_its_rates(registered):
     assert mixtures.to_record(rows[0]).example_id.startswith("recallm_")
 
 
+def test_parts_of_the_mixture_are_the_mixtures_own_examples(registered):
+    seqio, mixtures = registered
+    dataset = seqio.get_mixture_or_task(MIXTURE).get_dataset(
+        None,
+        split="train",
+        shuffle=False,
+        seed=3,
+        num_epochs=None,
+        passthrough_features=mixtures.PASSTHROUGH,
+    )
+    whole = [to_json(mixtures.to_record(row)) for row in dataset.take(45).as_numpy_iterator()]
+
+    def part(start, rows, size):
+        examples = mixtures.train_examples(3, start, rows, size).take(9)
+        return [to_json(mixtures.to_record(row)) for row in examples.as_numpy_iterator()]
+
+    assert part(0, [0], 1) == whole[:9]
+    assert part(20, [0, 1, 2, 3], 4) == whole[20:29]
+    # Batches of four from the sixth example on, of which another host makes the other half.
+    assert (
+        part(5, [1, 3], 4)
+        == [whole[5 + 4 * batch + row] for batch in range(5) for row in (1, 3)][:9]
+    )
+
+
 def test_the_converter_pads_and_counts_and_refuses_what_is_too_long(registered):
     seqio, _ = registered
     import tensorflow as tf

@@ -128,7 +128,8 @@ def test_rematerialisation_changes_no_gradient(model, batch):
             layers = {name: params[name] for name in layer_specs(config)}
             return jnp.sum(jnp.square(Transformer(config, top, layers).score(**batch)))
 
-        configs = [dataclasses.replace(model.config, remat=r) for r in ("full", "none", "dots")]
+        policies = ("full", "none", "dots", "attention")
+        configs = [dataclasses.replace(model.config, remat=policy) for policy in policies]
         return [jax.grad(loss)(params, config) for config in configs]
 
     full, *others = gradients(params)

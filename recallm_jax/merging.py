@@ -1,0 +1,80 @@
+"""Joining the shards of an evaluation, once all their rows are there; needs no model."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from recallm_jax.errors import UserError
+from recallm_jax.evaluation import (
+    HELD,
+    rows_elsewhere,
+    sampling_of,
+    write_in_order,
+    write_summaries,
+)
+from recallm_jax.evaluation_shards import Examples, read_examples, shard_folders
+from recallm_jax.evaluation_tasks import task_names
+from recallm_jax.run_config import check_kept, keep_config, kept_policy
+from recallm_jax.summaries import Row, summarise
+
+
+def merge(folder: Path, config: ConfigDict, *, by: str = "") -> tuple[list[Row], list[str]]:
+    """Write the rows of all shards as an evaluation in one process would have, and its summary.
+
+    Nothing is written before everything is there, and nothing in the shards' folders is changed.
+    Whoever does it at the same time writes the same.
+
+    Args:
+      by: who does it, where several may.
+
+    Returns:
+      The summaries, and what is missing, a line each; one of the two is empty.
+
+    Raises:
+      UserError: there are no shards, or those of several configs or policies.
+    """
+    shards = shard_folders(folder)
+    if not shards:
+        raise UserError(f"{folder} holds no shards; evaluate with --shard=i/n first")
+    policy = kept_policy(shards[0])
+    for shard in shards:
+        check_kept(config, shard, **HELD, policy=policy)
+    examples = _examples(shards)
+    joined, missing = {}, []
+    for task in task_names(config):
+        for mode in config.evaluation.modes:
+            path = folder / f"{task}.{mode}.jsonl"
+            samples = sampling_of(mode, config)[2]
+            # What stands in the evaluation's own file comes first: it may have been rescored.
+            rows = rows_elsewhere(folder, shards[0] / "none" / path.name, samples=samples, known=())
+            ids = examples.get(task, [])
+            left = set(ids) - {row["example_id"] for row in rows}
+            if left or not ids:
+                missing.append(
+                    f"{task} {mode} lacks {len(left)} of {len(ids)} prompts"
+                    if ids
+                    else f"{task} is not begun"
+                )
+            joined[path] = (ids, rows)
+    if missing:
+        return [], missing
+    keep_config(config, folder, **HELD, policy=policy)
+    summaries = [
+        summarise(write_in_order(path, ids, rows, by=by)) for path, (ids, rows) in joined.items()
+    ]
+    write_summaries(folder, summaries, by=by)
+    return summaries, []
+
+
+def _examples(shards: list[Path]) -> Examples:
+    """Return the records of each task, in which all shards must agree."""
+    examples: Examples = {}
+    for shard in shards:
+        for task, ids in read_examples(shard).items():
+            if examples.setdefault(task, ids) != ids:
+                raise UserError(
+                    f"{shard} has {len(ids)} records of {task}, another shard "
+                    f"{len(examples[task])}; run all shards with one evaluation.num_examples, or "
+                    "delete the folders of those that are not wanted"
+                )
+    return examples

@@ -1,0 +1,161 @@
+"""Evaluations in parts: rows, order and summary are those of one process, whatever was killed."""
+
+import json
+import shutil
+
+import pytest
+
+from recallm_jax import evaluate as evaluate_job
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.evaluation import complete_summaries, evaluate
+from recallm_jax.evaluation_shards import Shard, parse_shard
+from recallm_jax.merging import merge
+from recallm_jax.setup_policy import tiny_tokenizer
+from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
+
+CONFIG = [
+    "--config=configs/quickstart.py:tiny",
+    "--config.data.source=generated",
+    "--config.decoding.max_new_tokens=24",
+    "--config.evaluation.num_examples=5",
+    "--config.evaluation.samples=2",
+    "--config.evaluation.modes=('constrained-sampled',)",
+]
+MADE_BY = "toy step 0"
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config(CONFIG)
+
+
+class Killed(Exception):
+    pass
+
+
+def run(folder, config, shard=None, *, stop_after=None, made_by=MADE_BY):
+    """Evaluate a random policy; return the ids of the prompts that it had to answer."""
+    tokenizer = tiny_tokenizer()
+    toy = random_toy_policy(0, 768)
+    policy = ToyPolicy(table=toy.table.at[:, tokenizer.start_recall_id].add(6.0))
+    taken = []
+
+    def progress(prompts, title, *, total, done):
+        for prompt in prompts:
+            if len(taken) == stop_after:
+                raise Killed
+            yield prompt
+            taken.append(prompt.record.example_id)
+
+    evaluate(
+        policy,
+        tokenizer,
+        config,
+        label="toy",
+        made_by=made_by,
+        folder=folder,
+        place=lambda batch: batch,
+        progress=progress,
+        log=lambda line: None,
+        shard=shard,
+    )
+    return taken
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, config):
+    folder = tmp_path_factory.mktemp("whole")
+    assert len(run(folder, config)) == 2 * 5
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory, config):
+    """Both shards of two, not joined; the second one was killed in its work and went on."""
+    folder = tmp_path_factory.mktemp("parts")
+    first = run(folder, config, Shard(0, 2))
+    assert len(first) == 2 * 3 and {int(name[-1]) for name in first} == {0, 2, 4}
+    with pytest.raises(Killed):
+        run(folder, config, Shard(1, 2), stop_after=3)
+    summaries, missing = merge(folder, config)
+    # Of two tasks the first is complete.
+    assert summaries == []
+    assert missing == ["recallm_retrieval_val_256 constrained-sampled lacks 1 of 5 prompts"]
+    assert contents(folder) == {}
+    assert len(run(folder, config, Shard(1, 2))) == 2 * 2 - 3
+    return folder
+
+
+def copy_of(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def test_joined_shards_are_the_whole_byte_for_byte(whole, parts, config, tmp_path):
+    folder = copy_of(parts, tmp_path)
+    summaries, missing = merge(folder, config)
+    assert missing == [] and summaries == json.loads((whole / "summary.json").read_text())
+    assert contents(folder) == contents(whole)
+    # Again, and by another at once: the same.
+    assert merge(folder, config, by=".1_of_2") == (summaries, [])
+    assert contents(folder) == contents(whole)
+    assert complete_summaries(folder, config, MADE_BY) == summaries
+
+
+def test_other_parts_go_on_with_what_is_there(whole, parts, config, tmp_path):
+    folder = copy_of(parts, tmp_path)
+    shutil.rmtree(folder / "shards" / "1_of_2")
+    # Every third prompt from the second on is 1 and 4; the first shard of two has answered 4.
+    assert {int(name[-1]) for name in run(folder, config, Shard(1, 3))} == {1}
+    # One process does what is left.
+    assert {int(name[-1]) for name in run(folder, config)} == {3}
+    assert contents(folder) == contents(whole)
+
+
+def test_a_missing_row_is_no_complete_evaluation(whole, config, tmp_path):
+    folder = copy_of(whole, tmp_path)
+    assert complete_summaries(folder, config, MADE_BY) is not None
+    more = load_config([*CONFIG, "--config.evaluation.num_examples=6"])
+    assert complete_summaries(folder, more, MADE_BY) is None
+    with pytest.raises(UserError, match="was made with policy = 'toy step 0', not 'toy step 1'"):
+        complete_summaries(folder, config, "toy step 1")
+    path = folder / "recallm_retrieval_val_256.constrained-sampled.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert complete_summaries(folder, config, MADE_BY) is None
+
+
+def test_shards_of_two_policies_or_configs_are_never_joined(parts, config, tmp_path):
+    folder = copy_of(parts, tmp_path)
+    with pytest.raises(UserError, match="0_of_2 was made with policy = 'toy step 0', not 'toy s"):
+        run(folder, config, Shard(0, 3), made_by="toy step 1")
+    seed = load_config([*CONFIG, "--config.seed=1"])
+    with pytest.raises(UserError, match=r"0_of_2 was made with config\.seed = 0, not 1"):
+        merge(folder, seed)
+    fewer = load_config([*CONFIG, "--config.evaluation.num_examples=4"])
+    run(folder, fewer, Shard(0, 2))
+    with pytest.raises(UserError, match=r"has 5 records of .*, another shard 4; run all shards"):
+        merge(folder, config)
+
+
+def test_the_job_joins_shards_and_scores_again_without_a_device(parts, whole, tmp_path, capsys):
+    copy_of(parts, tmp_path / "eval")
+    given = [*CONFIG, f"--workdir={tmp_path}", "--label=copy"]
+    assert evaluate_job.main([*given, "--rescore"]) == 2
+    assert "holds no rows; join its shards with --merge first" in capsys.readouterr().err
+    assert evaluate_job.main([*given, "--merge"]) == 0
+    assert "exact match" in capsys.readouterr().out
+    assert contents(tmp_path / "eval" / "copy") == contents(whole)
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "-1/2", "1/2/3", "a/b", "0/0"])
+def test_a_shard_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match=rf"--shard={text} must be i/n with i from 0 to n - 1"):
+        parse_shard(text)
+
+
+def test_a_shard_is_counted_from_0():
+    assert parse_shard("0/3") == Shard(0, 3) and parse_shard("2/3") == Shard(2, 3)

@@ -1,0 +1,203 @@
+"""Several processes train, save and evaluate as one does, and end together."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from recallm_jax.config import load_config
+from recallm_jax.metric_writer import read_metrics
+from recallm_jax.restore_policy import restore_policy
+from recallm_jax.setup_policy import set_up
+from tests.oracles.processes_here import FOLDER, finish, start
+
+# TensorBoard's writer and Orbax warn about their own insides.
+pytestmark = pytest.mark.filterwarnings("ignore")
+CONFIG = [
+    "--config=configs/quickstart.py:tiny",
+    "--config.data.source=generated",
+    "--config.data.mixture.math_retrieval=0",
+    "--config.decoding.max_new_tokens=24",
+    "--config.grpo.prompts_per_step=4",
+    "--config.grpo.micro_batch=4",
+    # As training samples, so that nothing more is compiled.
+    "--config.evaluation.modes=('constrained-sampled',)",
+    "--config.evaluation.temperature=1.0",
+    "--config.evaluation.top_p=1.0",
+    "--config.evaluation.samples=2",
+    "--config.evaluation.num_examples=3",
+    "--config.evaluation.batch_size=4",
+    # High enough that a step's policy is measurably another; and Adam's steps are then proportional
+    # to small gradients, so that rounding does not decide the sign of whole steps.
+    "--config.optimizer.learning_rate=0.1",
+    "--config.optimizer.eps=1e-2",
+]
+
+
+def run(arguments, *, count, devices=1, job="train_with_spread.py", seconds=1500, **variables):
+    """Return exit code, stdout and stderr of each process."""
+    command = [str(FOLDER / job)] if job.endswith(".py") else ["-m", job]
+    command += [*arguments, *["--distributed"] * (count > 1)]
+    return finish(start(command, count=count, devices=devices, **variables), seconds)
+
+
+def succeed(arguments, **options):
+    """Run the processes; return what the first one printed."""
+    ended = run(arguments, **options)
+    assert [code for code, *_ in ended] == [0] * options["count"], ended
+    # The others have nothing to say.
+    assert all(out == "" for _, out, _ in ended[1:])
+    return ended[0][1]
+
+
+def assert_same_run(got: pathlib.Path, expected: pathlib.Path, arguments) -> None:
+    """Compare metrics and parameters to 1e-5, and evaluation rows exactly."""
+    rows, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (got, expected))
+    assert len(rows) == len(wanted) > 0
+    for row, other in zip(rows, wanted, strict=True):
+        assert row.pop("time") and other.pop("time")
+        assert row["stage"] == other["stage"]
+        numbers = {name: value for name, value in other.items() if name != "stage"}
+        assert {name: row[name] for name in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-7)
+    # The last policy is another than the first.
+    assert wanted[-1]["grad_norm"] > 1e-3 and wanted[-1]["groups_with_spread"] > 0
+    config = load_config([*arguments, "--config.mesh.data=1", "--config.mesh.fsdp=1"])
+    setup = set_up(config)
+    policies = [
+        jax.device_get(jax.tree.leaves(restore_policy(config, setup, folder)[0]))
+        for folder in (got, expected)
+    ]
+    moved = False
+    for array, other, first in zip(*policies, jax.tree.leaves(setup.policy), strict=True):
+        np.testing.assert_allclose(array, other, rtol=1e-5, atol=1e-5 * abs(other).max())
+        moved |= bool(abs(other - np.asarray(first)).max() > 1e-4)
+    assert moved
+    files = sorted(path.relative_to(expected) for path in expected.glob("eval/*/*.jsonl"))
+    assert files and files == sorted(path.relative_to(got) for path in got.glob("eval/*/*.jsonl"))
+    for file in files:
+        assert (got / file).read_text() == (expected / file).read_text()
+        assert len((got / file).read_text().splitlines()) == 6
+
+
+def checkpoints(folder: pathlib.Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("checkpoints/*/*"))
+
+
+GRPO = [*CONFIG, "--config.stages=('grpo',)", "--config.mesh.fsdp=2"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A run of one process on two devices."""
+    folder = tmp_path_factory.mktemp("one")
+    succeed([*GRPO, f"--workdir={folder}"], count=1, devices=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The same run, of two processes with a device each."""
+    folder = tmp_path_factory.mktemp("two")
+    out = succeed([*GRPO, f"--workdir={folder}"], count=2)
+    assert "exact match" in out
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_as_one_does(one, two):
+    assert_same_run(two, one, GRPO)
+    assert checkpoints(two) == ["checkpoints/grpo/1", "checkpoints/grpo/2"]
+    assert json.loads((two / "machine.json").read_text())["devices"] == "2 x cpu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "stages", "mesh", "count", "devices"),
+    [
+        # Draws on until groups differ, of which the hosts have different ones.
+        ("dapo", ("grpo",), ["data=2", "fsdp=2"], 4, 1),
+        ("ppo", ("ppo",), ["fsdp=2", "tensor=2"], 2, 2),
+        # Both processes hold all prompts.
+        ("grpo", ("sft2", "grpo"), ["tensor=2"], 2, 1),
+    ],
+)
+def test_several_processes_train_as_one_does_on_any_mesh(
+    algorithm, stages, mesh, count, devices, tmp_path
+):
+    arguments = [
+        *CONFIG,
+        f"--config=configs/quickstart.py:tiny,algorithm={algorithm}",
+        f"--config.stages={stages}",
+        *(f"--config.{stage}.micro_batch=4" for stage in stages),
+        *(f"--config.{stage}.prompts_per_step=4" for stage in stages if stage != "sft2"),
+        *(f"--config.mesh.{axis}" for axis in mesh),
+    ]
+    if "sft2" in stages:
+        # Room for the demonstrations.
+        arguments += ["--config.decoding.max_new_tokens=72", "--config.sft2.batch_size=4"]
+    succeed([*arguments, f"--workdir={tmp_path / 'several'}"], count=count, devices=devices)
+    succeed([*arguments, f"--workdir={tmp_path / 'one'}"], count=1, devices=count * devices)
+    assert_same_run(tmp_path / "several", tmp_path / "one", arguments)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_has_all_save_the_same_step(one, tmp_path):
+    given = [*GRPO, f"--workdir={tmp_path}", "--config.checkpoint.every_steps=9"]
+    ended = run(given, count=2, TEST_SIGTERM="1 grpo 0")
+    assert [code for code, *_ in ended] == [143, 143], ended
+    assert all(err.endswith("terminated; the same command goes on\n") for *_, err in ended)
+    assert checkpoints(tmp_path) == ["checkpoints/grpo/1"]
+    # One process on other devices goes on.
+    succeed(given, count=1, devices=2)
+    assert_same_run(tmp_path, one, GRPO)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_set_aside_by_one_for_all(one, two, tmp_path):
+    folder = shutil.copytree(two, tmp_path / "run")
+    shutil.rmtree(folder / "eval" / "grpo")
+    (folder / "checkpoints" / "grpo" / "2" / "metadata" / "metadata").write_text("{")
+    ended = run([*GRPO, f"--workdir={folder}"], count=2)
+    assert [code for code, *_ in ended] == [0, 0], ended
+    told = [err.count("grpo/2 is damaged") for *_, err in ended]
+    assert told == [1, 0]
+    assert checkpoints(folder) == [
+        *("checkpoints/grpo/1", "checkpoints/grpo/2", "checkpoints/grpo/2.damaged"),
+    ]
+    assert_same_run(folder, one, GRPO)
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_several_processes_is_sharded_among_them(two, tmp_path):
+    folder = shutil.copytree(two, tmp_path / "run")
+    expected = folder / "eval" / "grpo"
+    rows = {path.name: path.read_text() for path in expected.glob("*.jsonl")}
+    shutil.rmtree(expected)
+    given = [*CONFIG, "--config.stages=('grpo',)", f"--workdir={folder}"]
+    # A model that fits a process: each answers its own prompts.
+    ended = run([*given, "--checkpoints=grpo/1,grpo/2"], count=2, job="recallm_jax.evaluate")
+    assert [code for code, *_ in ended] == [0, 0], ended
+    assert {path.name for path in (expected / "shards").iterdir()} == {"0_of_2", "1_of_2"}
+    assert (folder / "eval" / "grpo_step1" / "summary.json").exists()
+    assert any("grpo_step1" in out and "95 % interval" in out for _, out, _ in ended)
+    assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
+    # One that does not: both answer together.
+    shutil.rmtree(expected)
+    succeed([*given, "--config.mesh.fsdp=2"], count=2, job="recallm_jax.evaluate")
+    assert not (expected / "shards").exists()
+    assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
+
+
+def test_rows_are_split_and_gathered_and_a_failure_ends_all(tmp_path):
+    script = str(FOLDER / "rows_of_processes.py")
+    ended = finish(start([script, str(tmp_path / "checkpoints")], count=2, devices=2), 200)
+    assert [out for _, out, _ in ended] == ["checked\n"] * 2, ended
+    assert [code for code, *_ in ended] == [2, 2]
+    assert ended[1][2].splitlines()[-1] == "error: config.seed = -1 is no seed"
+    last = ended[0][2].splitlines()[-1]
+    assert last == "error: process 1 ended the job: config.seed = -1 is no seed"
+    told = [err.count("2 is damaged (a bad sector) and is now called") for *_, err in ended]
+    assert told == [1, 0]
