@@ -33,6 +33,7 @@ setup(
         "absl-py>=2.1,<3",
         "bm25s>=0.3,<0.4",
         "clu>=0.0.12,<0.1",
+        "etils>=1.15,<2",
         "flax>=0.12.8,<0.13",
         "fsspec>=2025.3",
         "gcsfs>=2025.3",
@@ -59,6 +60,7 @@ setup(
     extras_require={
         "test": [
             "beartype>=0.20,<1",
+            "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",
             "mypy>=1.15,<3",
             "pytest>=8.3,<10",

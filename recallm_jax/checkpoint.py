@@ -11,10 +11,10 @@ read again; process 0 does the rest. The folder is one that all of them see.
 import contextlib
 import json
 import logging
+import pathlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ from orbax.checkpoint.options import MultiprocessingOptions
 
 from recallm_jax import processes
 from recallm_jax.errors import UserError, full_disk, full_disk_message
+from tasks import storage_faults
+from tasks.files import Path, as_path, is_remote, make_folder
 
 _ARRAYS = "arrays"
 _METADATA = "metadata"
@@ -39,8 +41,8 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
 
     What an interrupted save left behind is removed. Use as a context, or call `close`.
     """
-    path = Path(folder).absolute()
-    path.mkdir(parents=True, exist_ok=True)
+    path = _absolute(folder)
+    make_folder(path)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         cleanup_tmp_directories=True,
@@ -59,7 +61,12 @@ def open_reader(folder: str | Path) -> ocp.CheckpointManager:
         # A reader waits for no other process: each may read another checkpoint, or fail.
         multiprocessing_options=_alone(),
     )
-    return _manager(Path(folder).absolute(), options)
+    return _manager(_absolute(folder), options)
+
+
+def _absolute(folder: str | Path) -> Path:
+    path = as_path(folder)
+    return path if is_remote(path) else path.absolute()
 
 
 def _alone() -> MultiprocessingOptions:
@@ -136,7 +143,7 @@ def restore_latest(
       UserError: the newest readable checkpoint is of another model, or all are damaged.
     """
     mesh = processes.mesh_of(template)
-    folder = Path(manager.directory)
+    folder = _folder(manager)
     manager.reload()
     # Whatever a process sees of the folder, all of them read the same.
     steps = json.loads(processes.text_of_leader(json.dumps(sorted(manager.all_steps())), mesh))
@@ -166,7 +173,7 @@ def _reader_of(
         yield manager
         return
     # One that waits for no other process, which may have found damage and given up.
-    with open_reader(manager.directory) as reader:
+    with open_reader(_folder(manager)) as reader:
         yield reader
 
 
@@ -176,13 +183,15 @@ class Damaged(Exception):
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Take an error for damage, unless it comes from the machine: memory, or permissions."""
+    """Take an error for damage, unless it is the machine's, or the way's to gs://."""
     try:
         yield
     except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        if storage_faults.kind(error) not in (None, storage_faults.MISSING):
             raise
         reason = str(error).split("\n", 1)[0][:200]
         raise Damaged(f"{type(error).__name__}: {reason}") from error
@@ -220,7 +229,7 @@ def _read(
         args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
         written = manager.restore(step, args=args)[_METADATA]
         run, layout, checksums = (written[name] for name in ("run", _LAYOUT, _CHECKSUMS))
-    _check_layout(Path(manager.directory) / str(step), layout, _layout(flat))
+    _check_layout(_folder(manager) / str(step), layout, _layout(flat))
     with _damage():
         abstract = ocp.args.StandardRestore(jax.tree.map(_abstract, flat))
         args = ocp.args.Composite(**{_ARRAYS: abstract})
@@ -231,11 +240,22 @@ def _set_aside(manager: ocp.CheckpointManager, folder: Path, mesh: Mesh | None) 
     aside = folder.with_name(folder.name + _DAMAGED)
     if processes.leads(mesh):
         if aside.exists():
-            shutil.rmtree(aside)
+            _remove(aside)
         folder.rename(aside)
     processes.meet(mesh)
     manager.reload()
     return f" and is now called {aside.name}"
+
+
+def _folder(manager: ocp.CheckpointManager) -> Path:
+    return as_path(str(manager.directory))
+
+
+def _remove(folder: Path) -> None:
+    if isinstance(folder, pathlib.Path):
+        shutil.rmtree(folder)
+    else:
+        folder.rmtree()
 
 
 def _flatten(state: State) -> dict[str, Any]:
@@ -309,9 +329,9 @@ def _check_layout(folder: Path, found: dict[str, str], wanted: dict[str, str]) -
 
 
 def _raise_if_full(manager: ocp.CheckpointManager, error: Exception) -> None:
-    met = full_disk(error, Path(manager.directory))
+    met = full_disk(error, _folder(manager))
     if met is None:
         return
-    for partial in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+    for partial in _folder(manager).glob("*.orbax-checkpoint-tmp*"):
         shutil.rmtree(partial, ignore_errors=True)
     raise UserError(full_disk_message(met)) from None

@@ -12,7 +12,6 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from recallm_jax.config import JobParser
 from recallm_jax.errors import UserError, run_job
@@ -26,8 +25,9 @@ from recallm_jax.report_data import (
     main_labels,
     select,
 )
-from recallm_jax.report_figure import COLOURS, check_figure
+from recallm_jax.report_figure import COLOURS, check_figure, save_figure
 from recallm_jax.summaries import align, wilson_interval
+from tasks.files import Path
 
 # What the picture shows of each step: a metric, and what it is called.
 CURVES = {"reward": "reward", "exact_match": "exact match of the sampled responses"}
@@ -147,8 +147,7 @@ def draw(settings: Settings, path: str | Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
     figure.axes[0].legend(fontsize=8, frameon=False)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def mean_curve(

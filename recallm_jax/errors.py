@@ -11,6 +11,7 @@ from pathlib import Path
 from decoding.errors import DecodingInputError
 from recallm_jax import peers
 from recallm_jax.termination import Terminated
+from tasks import storage_faults
 from tasks.errors import TaskInputError
 
 EXIT_BAD_INPUT = 2
@@ -41,15 +42,17 @@ class UserError(Exception):
 def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a job on its arguments; return the exit code of the process.
 
-    An error that the user can mend is printed as one line, `error: …`, and gives code 2. Ctrl-C,
+    An error that the user can mend, such as a bucket that can't be reached, is printed as one line,
+    `error: …`, and gives code 2. Ctrl-C,
     and SIGTERM where the job handles it, end with one line too, and codes 130 and 143. Anything
     else is a fault of the program and keeps its traceback.
 
     Args:
       argv: arguments without the program's name; None takes the command line's.
     """
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        job(sys.argv[1:] if argv is None else argv)
+        job(arguments)
     except (UserError, DecodingInputError, TaskInputError, peers.NotJoined) as error:
         message = str(error)
     except KeyboardInterrupt:
@@ -63,17 +66,24 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
             reason = os.strerror(error.errno).lower()
             message = f"{error.filename} can't be used ({reason}); give another path, or mend it"
         else:
-            _leave_after_fault(error)
-            raise
+            message = _of_storage(error, arguments)
     except Exception as error:
-        _leave_after_fault(error)
-        raise
+        message = _of_storage(error, arguments)
     else:
         return 0
     message = " ".join(message.split())
     print(f"error: {message}", file=sys.stderr)
     peers.leave(EXIT_BAD_INPUT, message)
     return EXIT_BAD_INPUT
+
+
+def _of_storage(error: Exception, arguments: Sequence[str]) -> str:
+    """Return what to say of a fault of gs://; raise any other."""
+    message = storage_faults.describe(error, arguments)
+    if message is None:
+        _leave_after_fault(error)
+        raise error
+    return message
 
 
 def _leave_after_fault(error: Exception) -> None:

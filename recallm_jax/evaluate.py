@@ -17,7 +17,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import PurePath
 
 import jax
 from ml_collections import ConfigDict
@@ -41,6 +41,7 @@ from recallm_jax.restore_policy import (
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import START, policy_label
 from recallm_jax.summaries import Row, format_table
+from tasks.files import Path, open_folder
 
 ALL = "all"
 
@@ -64,8 +65,8 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--merge", action="store_true", help="join shards, without a model")
     parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
-    workdir, label = Path(arguments.workdir), arguments.label
-    if label != Path(label).name or label == "..":
+    workdir, label = open_folder(arguments.workdir), arguments.label
+    if label != PurePath(label).name or label == "..":
         raise UserError(f"--label={label} must be the name of a folder, without a path")
     if arguments.rescore or arguments.merge:
         if not label:

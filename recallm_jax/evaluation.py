@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +30,7 @@ from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout
 from tasks import scoring, suites
+from tasks.files import Path, appending, read_text, write_whole
 from tasks.record import Record, token_edges
 from tasks.vocabulary import Tokenizer
 
@@ -214,12 +214,11 @@ def _append_rows(
 ) -> list[Row]:
     """Write the rows of each prompt as soon as they are there; return all of them."""
     written = []
-    with open(path, "a", encoding="utf-8") as file:
+    with appending(path) as add:
         for one in answers:
             rows = response_rows(one.rollout, one.number, one.text, one.record, tokenizer)
             rows = [row | names for row in rows]
-            file.write(_lines(rows))
-            file.flush()
+            add(_lines(rows))
             written += rows
     return written
 
@@ -243,9 +242,9 @@ def _say_under(title: str, log: Callable[[str], None], line: str) -> None:
 
 def write_summaries(folder: Path, summaries: list[Row], *, by: str = "") -> None:
     """Write the summaries of an evaluation, and what they come to by suite."""
-    run_files.write_whole(folder / SUMMARY, json.dumps(summaries, indent=1), by=by)
+    write_whole(folder / SUMMARY, json.dumps(summaries, indent=1), by=by)
     if overall := overall_rows(summaries):
-        run_files.write_whole(folder / "suites.json", json.dumps(overall, indent=1), by=by)
+        write_whole(folder / "suites.json", json.dumps(overall, indent=1), by=by)
 
 
 def complete_summaries(
@@ -266,7 +265,7 @@ def complete_summaries(
 def _complete(folder: Path, config: ConfigDict) -> list[Row] | None:
     count = config.evaluation.num_examples
     try:
-        rows = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        rows = json.loads(read_text(folder / SUMMARY))
         found = {(row["task"], row["mode"]): (row["n"], row["samples"]) for row in rows}
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
@@ -339,7 +338,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _write_rows(path: Path, rows: Iterable[Row], *, by: str = "") -> None:
-    run_files.write_whole(path, _lines(rows), by=by)
+    write_whole(path, _lines(rows), by=by)
 
 
 def _lines(rows: Iterable[Row]) -> str:

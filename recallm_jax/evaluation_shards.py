@@ -12,10 +12,9 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from recallm_jax import run_files
 from recallm_jax.errors import UserError
+from tasks.files import Path, read_text, write_whole
 from tasks.record import Record
 
 SHARDS, EXAMPLES = "shards", "examples.json"
@@ -67,7 +66,7 @@ def note_examples(folder: Path, task: str, records: Sequence[Record]) -> None:
     ids = [record.example_id for record in records]
     examples = read_examples(folder)
     if examples.get(task) != ids:
-        run_files.write_whole(folder / EXAMPLES, json.dumps(examples | {task: ids}))
+        write_whole(folder / EXAMPLES, json.dumps(examples | {task: ids}))
 
 
 def read_examples(folder: Path) -> Examples:
@@ -80,7 +79,7 @@ def read_examples(folder: Path) -> Examples:
     if not path.exists():
         return {}
     try:
-        examples = json.loads(path.read_text(encoding="utf-8"))
+        examples = json.loads(read_text(path))
         if not isinstance(examples, dict):
             raise ValueError("it is no object")
     except ValueError as error:

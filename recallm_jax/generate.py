@@ -9,7 +9,6 @@ Without `--workdir` the starting weights answer: they do not know recall spans y
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
@@ -18,6 +17,7 @@ from recallm_jax.errors import UserError, run_job
 from recallm_jax.quoting import answer, show
 from recallm_jax.restore_policy import restore_policy
 from recallm_jax.setup_policy import set_up
+from tasks.files import Path, as_path, open_folder, read_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,11 +34,11 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--quote_first", action="store_true", help="begin with a recall span")
     arguments, config = parse_config(parser, argv)
     sampling = Sampling(temperature=arguments.temperature)
-    document = _read(Path(arguments.document))
+    document = _read(as_path(arguments.document))
     setup = set_up(config)
     policy: Policy = setup.policy
     if arguments.workdir:
-        policy, _, _ = restore_policy(config, setup, Path(arguments.workdir))
+        policy, _, _ = restore_policy(config, setup, open_folder(arguments.workdir))
     row = answer(
         policy,
         setup.tokenizer,
@@ -56,7 +56,7 @@ def _run(argv: Sequence[str]) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise UserError(f"--document={path} can't be read: {reason}; give a text file") from None

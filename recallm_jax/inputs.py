@@ -6,7 +6,6 @@ import itertools
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +22,7 @@ from tasks import generate
 from tasks.context import generator
 from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError
+from tasks.files import Path, as_path
 from tasks.generate import DATASETS
 from tasks.names import CATEGORIES, MIXTURE, WITHOUT_CONTEXT, validation_task
 from tasks.record import Record, read_jsonl
@@ -92,7 +92,7 @@ def train_records(
         for number in numbers:
             yield _generated(config, tokenizer, number)
     elif source.startswith(JSONL):
-        path = Path(source.removeprefix(JSONL))
+        path = as_path(source.removeprefix(JSONL))
         records = list(_prepared(config, tokenizer, path, config.data.target_length))
         if not records:
             raise UserError(f"data.source {source} holds no record; write it with prepare")
@@ -128,7 +128,7 @@ def validation_records(
             for index in range(wanted)
         ]
     if config.data.source.startswith(JSONL):
-        path = Path(config.data.source.removeprefix(JSONL)).parent / f"{task}.jsonl"
+        path = as_path(config.data.source.removeprefix(JSONL)).parent / f"{task}.jsonl"
         records = list(itertools.islice(_prepared(config, tokenizer, path, length), count))
         if len(records) < count:
             raise UserError(

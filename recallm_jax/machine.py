@@ -3,12 +3,12 @@
 import datetime
 import json
 import os
+import pathlib
 import platform
-from pathlib import Path
 
 import jax
 
-from recallm_jax.run_files import write_whole
+from tasks.files import Path, as_path, write_whole
 
 FILE = "machine.json"
 
@@ -18,7 +18,7 @@ def write_machine(workdir: str | Path) -> None:
 
     What stands there is kept, so that a restart does not change the date.
     """
-    path = Path(workdir) / FILE
+    path = as_path(workdir) / FILE
     if path.exists():
         return
     write_whole(path, json.dumps(describe_machine(), indent=1) + "\n")
@@ -39,7 +39,7 @@ def describe_machine() -> dict[str, str]:
 
 def _processor() -> str:
     """Return the processor's name where the system tells it (Linux), else its architecture."""
-    about = Path("/proc/cpuinfo")
+    about = pathlib.Path("/proc/cpuinfo")
     if about.exists():
         for line in about.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

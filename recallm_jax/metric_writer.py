@@ -10,14 +10,14 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from recallm_jax.errors import full_disk
-from recallm_jax.quiet import hidden_stderr
-from recallm_jax.run_files import NUMBER, read_rows, write_whole
+from recallm_jax.run_files import NUMBER, read_rows
+from recallm_jax.tensorboard_writer import SummaryWriter, summary_writer
+from tasks.files import Path, appending, as_path, make_folder, write_whole
 
 Item = TypeVar("Item")
 FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
@@ -29,12 +29,12 @@ class MetricWriter:
     """Writes metrics to every place at once. Use as a context, or call `close`."""
 
     def __init__(self, workdir: str | Path):
-        folder = Path(workdir)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = as_path(workdir)
+        make_folder(folder)
         self._path = folder / FILE
-        self._summary_writer: Any | None = None
+        self._summary_writer: SummaryWriter | None = None
         with self._full_disk():
-            self._summary_writer = _summary_writer(folder / TENSORBOARD)
+            self._summary_writer = summary_writer(folder / TENSORBOARD)
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -51,8 +51,8 @@ class MetricWriter:
         """Write the metrics of one step: anything that `float` takes."""
         values = {name: float(value) for name, value in metrics.items()}
         row = {"stage": stage, "step": step, "time": round(time.time(), 3), **values}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(_line(row))
+        with appending(self._path) as add:
+            add(_line(row))
         say(f"{stage} {step}: {format_metrics(values)}")
         if self._summary_writer is not None:
             with self._full_disk():
@@ -114,20 +114,6 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def _summary_writer(folder: Path) -> Any | None:
-    """Return clu's TensorBoard writer, or None, saying so, where clu or TensorFlow is missing."""
-    try:
-        with hidden_stderr():
-            import tensorflow as tf
-            from clu import metric_writers
-
-            tf.config.set_visible_devices([], "GPU")
-    except ImportError as error:
-        print(f"note: no TensorBoard files are written ({error})", file=sys.stderr)
-        return None
-    return metric_writers.SummaryWriter(str(folder))
-
-
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row) + "\n"
 
@@ -138,7 +124,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     Raises:
       UserError: another line is no row of metrics.
     """
-    return list(read_rows(Path(path), {"stage": str, "step": int, "time": NUMBER}))
+    return list(read_rows(as_path(path), {"stage": str, "step": int, "time": NUMBER}))
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

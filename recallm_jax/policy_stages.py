@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
 from recallm_jax import processes
+from recallm_jax.bad_batch import Inspected
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import prompts_and_texts
 from recallm_jax.partitioning import for_rollout
@@ -63,6 +64,7 @@ class Collected:
     Attributes:
       metrics: means over all groups that were sampled, kept or not.
       draws: batches of prompts that were sampled.
+      records: that were drawn; the prompts are of these.
     """
 
     responses: Responses
@@ -71,6 +73,7 @@ class Collected:
     metrics: dict[str, float]
     problems: list[str]
     draws: int
+    records: list[Record]
 
 
 def run_policy(
@@ -117,7 +120,8 @@ def run_policy(
             )
             updates.append(found)
         means = jax.tree.map(lambda *values: sum(values) / len(values), *updates)
-        write(step, finite(means, stage, step) | metrics | collected.metrics)
+        seen = Inspected(collected.records, collected.responses, batch, collected.totals)
+        write(step, finite(means, stage, step, seen) | metrics | collected.metrics)
         save(step + 1, state, drawn)
     return state
 
@@ -160,13 +164,16 @@ def _collect(
     most = options.max_draws if stage.name != PPO else 1
     kept: list[tuple] = []
     seen: list[tuple[GroupRewards, PromptMeans]] = []
+    records: list[Record] = []
     count = 0
     # Resharded once for all draws; let go of before the update.
     policy = for_rollout(policy)
     while count < needed:
         # Numbered over the whole stage, so that no two draws share their random numbers.
         draw = drawn // stage.batch_size + len(seen)
-        rollout, scored, means = _sample(config, setup, stage, policy, next(data), draw)
+        drawn_now = next(data)
+        records += drawn_now
+        rollout, scored, means = _sample(config, setup, stage, policy, drawn_now, draw)
         seen.append((scored, means))
         known = setup.place(scored.known)
         arrays = (_with_reward(rollout.responses, known), rollout.sampler_log_probs)
@@ -189,6 +196,7 @@ def _collect(
         metrics=rollout_metrics(seen),
         problems=[problem for scored, _ in seen for problem in scored.problems],
         draws=len(seen),
+        records=records,
     )
 
 

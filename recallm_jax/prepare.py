@@ -10,7 +10,6 @@ import contextlib
 import sys
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
@@ -18,6 +17,7 @@ from recallm_jax.inputs import train_records, validation_records
 from recallm_jax.metric_writer import progress
 from recallm_jax.run_config import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.setup_policy import load_tokenizer
+from tasks.files import open_folder
 from tasks.generate import gave_way
 from tasks.names import validation_task
 from tasks.record import write_jsonl
@@ -35,7 +35,7 @@ def _run(argv: Sequence[str]) -> None:
     arguments, config = parse_config(parser, argv)
     if arguments.num_train < 1:
         raise UserError(f"--num_train={arguments.num_train}: give at least 1")
-    out = Path(arguments.out)
+    out = open_folder(arguments.out)
     tokenizer = load_tokenizer(config)
     remedy = "give another --out, or delete the folder"
     keep_config(config, out, may_change=MAY_CHANGE + STAGES, remedy=remedy)

@@ -9,7 +9,6 @@ on; `report` shows the curve. `tasks/lost_in_thought.py` says what the variants 
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from decoding.policy import Policy
 from recallm_jax.config import JobParser, parse_config
@@ -22,6 +21,7 @@ from recallm_jax.report_probe import write_probe_figure
 from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import START, policy_label
+from tasks.files import open_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--checkpoint", action="store_true", help="probe the newest checkpoint")
     parser.add_argument("--figure", help="also draw the curve, such as docs/probe.png")
     arguments, config = parse_config(parser, argv)
-    workdir = Path(arguments.workdir)
+    workdir = open_folder(arguments.workdir)
     if arguments.figure is not None:
         check_figure(arguments.figure)
     setup = set_up(config)

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,6 +23,7 @@ from recallm_jax.summaries import Row, align, wilson_interval
 from rl.rollout import sample_groups
 from tasks import generate
 from tasks.context import generator
+from tasks.files import Path, appending, read_text, write_whole
 from tasks.lost_in_thought import IN_SPAN, VARIANTS, Probe, is_right, probe, read_value, variants
 from tasks.record import Record
 from tasks.vocabulary import Tokenizer
@@ -105,13 +105,12 @@ def run_probe(
         missing = [item for item in probes if item.record.example_id not in known]
         size = config.probe.batch_size
         batches = [missing[i : i + size] for i in range(0, len(missing), size)]
-        with open(path, "a", encoding="utf-8") as file:
+        with appending(path) as add:
             for batch in progress(batches, f"probe {label}: {tokens} tokens of thought"):
                 rows = _probe_batch(policy, tokenizer, config, batch, tokens, new_tokens, place)
                 for row in rows:
                     row["label"] = label
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                file.flush()
+                add("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
                 done += rows
         for variant in variants(tokens):
             of_variant = [
@@ -119,7 +118,7 @@ def run_probe(
             ]
             summaries.append(summarise(of_variant))
     summaries.sort(key=lambda row: (VARIANTS.index(row["variant"]), row["reasoning_tokens"]))
-    run_files.write_whole(folder / SUMMARY, json.dumps(summaries, indent=1) + "\n")
+    write_whole(folder / SUMMARY, json.dumps(summaries, indent=1) + "\n")
     return summaries
 
 
@@ -174,7 +173,7 @@ def _keep_whole(path: Path, reasoning_tokens: int) -> list[Row]:
     whole = [row for row in rows if counts[row["example_id"]] == len(wanted)]
     if path.exists():
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in whole)
-        run_files.write_whole(path, "".join(lines))
+        write_whole(path, "".join(lines))
     return whole
 
 
@@ -290,7 +289,7 @@ def read_summary(path: Path) -> list[Row]:
       UserError: it is damaged.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(path))
         if not isinstance(rows, list) or not rows:
             raise ValueError("it is no list of rows")
         for row in rows:

@@ -41,6 +41,7 @@ from recallm_jax.report_examples import make_example
 from recallm_jax.report_figure import write_figure
 from recallm_jax.report_probe import probe_chart
 from recallm_jax.summaries import Row
+from tasks.files import Path, as_path, is_remote, write_whole
 
 FILE = "report.html"
 # Stages shown under one heading, each with what its charts are called.
@@ -92,20 +93,18 @@ def report(workdir: str, figure: str | None) -> None:
     path = build_report(workdir)
     if figure is not None:
         write_figure(load_run(workdir), figure)
-    print(f"report: {path.resolve().as_uri()}")
+    print(f"report: {path if is_remote(path) else path.resolve().as_uri()}")
 
 
-def build_report(workdir: str | pathlib.Path) -> pathlib.Path:
+def build_report(workdir: str | Path) -> Path:
     """Write a run's page; return its path.
 
     Raises:
       UserError: there is nothing to report on, or a file is damaged.
     """
     page = render(load_run(workdir))
-    path = pathlib.Path(workdir) / FILE
-    partial = path.with_name(FILE + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    path = as_path(workdir) / FILE
+    write_whole(path, page)
     return path
 
 

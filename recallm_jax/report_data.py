@@ -5,7 +5,6 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from recallm_jax.metric_writer import read_metrics
 from recallm_jax.probing import SUMMARY as PROBE_SUMMARY
 from recallm_jax.probing import read_summary
 from recallm_jax.summaries import Row, wilson_interval
+from tasks.files import Path, as_path, is_remote, read_text
 
 # What the labels of a run are called, in its order; others follow by name.
 TITLES = {
@@ -60,7 +60,7 @@ def load_run(workdir: str | Path) -> Run:
     Raises:
       UserError: the folder holds no metrics, evaluations or probes, or a damaged file.
     """
-    folder = Path(workdir)
+    folder = as_path(workdir)
     rows = [row for path in sorted(folder.glob("eval/*/*.jsonl")) for row in read_rows(path)]
     metrics: dict[str, list[dict[str, Any]]] = {}
     for row in _read_metrics(folder / METRICS_FILE):
@@ -75,7 +75,7 @@ def load_run(workdir: str | Path) -> Run:
     for stage in metrics.values():
         stage.sort(key=lambda row: row["step"])
     return Run(
-        name=folder.resolve().name,
+        name=folder.name if is_remote(folder) else folder.resolve().name,
         config=_read_json(folder / "config.json"),
         machine=_read_json(folder / "machine.json"),
         metrics=metrics,
@@ -92,7 +92,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     if not isinstance(values, dict):

@@ -1,10 +1,11 @@
 """The report's two main drawings as one picture file, for places that show no HTML."""
 
-from pathlib import Path
+from pathlib import PurePath
 
 from recallm_jax.errors import UserError
 from recallm_jax.report_charts import moving_mean
 from recallm_jax.report_data import Run, colour, count, reward_curve, select, titles
+from tasks.files import Path, as_path, make_folder, written_whole
 
 # Those of the style sheet, in its order.
 COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5", "#14825a", "#b5255e", "#8a6d00", "#0b7f93")
@@ -26,10 +27,22 @@ def check_figure(path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     kinds = sorted(Figure().canvas.get_supported_filetypes())
-    if Path(path).suffix.lower().removeprefix(".") not in kinds:
+    if _kind(path) not in kinds:
         raise UserError(
             f"--figure={path} must end in a kind of picture: any of .{', .'.join(kinds)}"
         )
+
+
+def save_figure(figure, path: str | Path) -> None:
+    """Write a figure of matplotlib's to a file, whole; a missing folder is made."""
+    target = as_path(path)
+    make_folder(target.parent)
+    with written_whole(target) as file:
+        figure.savefig(file, dpi=150, format=_kind(path))
+
+
+def _kind(path: str | Path) -> str:
+    return PurePath(path).suffix.lower().removeprefix(".")
 
 
 def write_figure(run: Run, path: str | Path) -> None:
@@ -55,8 +68,7 @@ def write_figure(run: Run, path: str | Path) -> None:
     for axes in (bars, rewards):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _draw_scores(run: Run, axes) -> None:

@@ -1,13 +1,13 @@
 """The lost-in-thought curve, accuracy against tokens of reasoning: on the page, as a picture."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from markupsafe import Markup
 
 from recallm_jax.report_charts import Series, line_chart
-from recallm_jax.report_figure import COLOURS, check_figure
+from recallm_jax.report_figure import COLOURS, check_figure, save_figure
 from recallm_jax.summaries import Row
+from tasks.files import Path
 from tasks.lost_in_thought import CUED, DIRECT, RECALL, THOUGHT, UNAIDED
 
 # What the variants are called, and the number of their colours.
@@ -113,5 +113,4 @@ def write_probe_figure(summaries: Sequence[Row], path: str | Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)

@@ -5,14 +5,13 @@ A run is a function of its config; results of two configs are never mixed in one
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from recallm_jax.config import flatten
 from recallm_jax.errors import UserError
-from recallm_jax.run_files import write_whole
+from tasks.files import Path, make_folder, read_text, write_whole
 
 FILE = "config.json"
 # Fields, or sections, that may change between two starts of a run: where and how fast it computes,
@@ -78,7 +77,7 @@ def keep_config(
       UserError: the folder holds results of another config; names the field and both values.
     """
     check_kept(config, folder, may_change=may_change, remedy=remedy, policy=policy)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_whole(folder / FILE, _json(_kept(config, policy)) + "\n")
 
 
@@ -101,7 +100,7 @@ def check_kept(
 def kept_policy(folder: Path) -> str | None:
     """Return which policy made a folder's results, as `keep_config` wrote it; None if none did."""
     path = folder / FILE
-    return _values(path.read_text(encoding="utf-8"), path).get("policy") if path.exists() else None
+    return _values(read_text(path), path).get("policy") if path.exists() else None
 
 
 def _kept(config: ConfigDict, policy: str | None) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def _json(values: dict[str, Any]) -> str:
 
 
 def _differences(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
-    old, new = _values(path.read_text(encoding="utf-8"), path), _values(text, path)
+    old, new = _values(read_text(path), path), _values(text, path)
     for name in sorted(old.keys() | new.keys()):
         before, now = old.get(name), new.get(name)
         if before != now:

@@ -1,26 +1,15 @@
-"""The files of a run: written whole or not at all, and rows of JSON read back with care."""
+"""The rows of JSON that a run writes, read back with care."""
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from recallm_jax.errors import UserError
+from tasks.files import Path
 
 NUMBER = (int, float)
 # What each field of a row must be.
 Fields = Mapping[str, type | tuple[type, ...]]
-
-
-def write_whole(path: Path, text: str, *, by: str = "") -> None:
-    """Write a text file that, whatever interrupts it, is whole or as it was.
-
-    Args:
-      by: who writes, where several may write the same at once.
-    """
-    partial = path.with_name(f"{path.name}{by}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def read_rows(path: Path, fields: Fields) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from decoding.span_copy import SpanRules, index_prompts
-from recallm_jax.errors import UserError
+from recallm_jax.bad_batch import Inspected, NotFinite
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import demonstrations, prompts_and_texts, train_records
 from recallm_jax.setup_policy import Setup
@@ -148,15 +148,17 @@ def run_sft(
         tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
         prompts, tokens, lengths = setup.place_rows((prompts, tokens, lengths), stage.batch_size)
         index = _index_prompts(prompts, rules=rules, num_rows=state.policy.config.vocab_rows)
+        responses = Responses(prompts, index, tokens, lengths)
         state, metrics = sft_update(
             state,
-            Responses(prompts, index, tokens, lengths),
+            responses,
             optimizer=stage.optimizer,
             scoring=scoring,
             num_parts=num_parts,
         )
         share = float((lengths > 0).mean())
-        write(step, finite(metrics, stage, step) | {"demonstrated": share})
+        seen = Inspected(records, responses)
+        write(step, finite(metrics, stage, step, seen) | {"demonstrated": share})
         save(step + 1, state, (step + 1) * stage.batch_size)
     return state
 
@@ -180,13 +182,13 @@ def scoring_of(config: ConfigDict, rules: SpanRules, *, temperature: float) -> S
     )
 
 
-def finite(metrics: dict, stage: Stage, step: int) -> dict[str, float]:
-    """Return the metrics as floats; stop a run in which one of them is no number."""
+def finite(metrics: dict, stage: Stage, step: int, seen: Inspected) -> dict[str, float]:
+    """Return the metrics as floats.
+
+    Raises:
+      NotFinite: one of them is no number; with what the step learned from.
+    """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name} of {stage.name} at step {step} is {value}; start again with a lower "
-                "learning rate and another --workdir"
-            )
+    if not all(map(math.isfinite, values.values())):
+        raise NotFinite(stage.name, step, values, seen)
     return values

@@ -13,16 +13,16 @@ same command and a WORKDIR that all of them see (docs/training.md).
 import contextlib
 import functools
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
 from recallm_jax import checkpoint, peers, processes
+from recallm_jax.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.config import JobParser, parse_config
-from recallm_jax.errors import run_job
+from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import evaluate
 from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import (
@@ -54,6 +54,7 @@ from recallm_jax.stages import (
 from recallm_jax.summaries import format_table
 from recallm_jax.termination import Termination, on_sigterm
 from rl.learner import LearnerState
+from tasks.files import Path, open_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +68,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
     with peers.joined(arguments.distributed), on_sigterm() as termination:
-        train(config, Path(arguments.workdir), termination)
+        train(config, open_folder(arguments.workdir), termination)
 
 
 def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
@@ -137,7 +138,7 @@ def _run_stage(
             "write": functools.partial(writer.write, stage.name),
             "save": save,
         }
-        with termination.deferred(), contextlib.closing(data):
+        with termination.deferred(), contextlib.closing(data), _bad_batch_kept(setup, workdir):
             if stage.name in SFT_STAGES:
                 state = run_sft(config, setup, stage, state, **loop)
             else:
@@ -147,6 +148,16 @@ def _run_stage(
                 )
             checkpoint.finish(manager)
     return state.policy
+
+
+@contextlib.contextmanager
+def _bad_batch_kept(setup: Setup, workdir: Path) -> Iterator[None]:
+    """Write the batch of a step whose loss is no number, and say where it is."""
+    try:
+        yield
+    except NotFinite as error:
+        path = write_bad_batch(error, workdir, setup.tokenizer.decode, setup.mesh)
+        raise UserError(f"{error}; what led to it is in {path} and the .npz beside it") from None
 
 
 def _first_look(config: ConfigDict, setup: Setup) -> None:

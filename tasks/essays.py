@@ -6,6 +6,7 @@ import unicodedata
 import zlib
 
 from tasks.errors import TaskInputError
+from tasks.files import reading
 from tasks.sources import find
 
 FILES = ("PaulGrahamEssays.json", "haystack_essays*.txt")
@@ -28,10 +29,8 @@ def read_essays(data_dir: str) -> str:
 
 
 def _read(path: str) -> str:
-    import fsspec
-
     try:
-        with fsspec.open(path, "rb", compression="infer") as file:
+        with reading(path) as file:
             text = file.read().decode()
         if ".json" in path:
             text = json.loads(text)["text"]

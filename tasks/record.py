@@ -3,13 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from tasks.errors import TaskInputError
+from tasks.files import Path, as_path, make_folder, written_whole
 from tasks.vocabulary import Tokenizer
 
 ALIGNMENTS = ("character", "word", "token")
@@ -179,10 +179,11 @@ def read_jsonl(path: str | Path) -> Iterator[Record]:
     Raises:
       TaskInputError: the file is missing, or a line is no record.
     """
-    if not Path(path).is_file():
+    path = as_path(path)
+    if not path.is_file():
         raise TaskInputError(f"{path} does not exist; write it with recallm_jax.prepare")
     # As bytes, so that what is no UTF-8 is an error of its line.
-    with open(path, "rb") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 yield from_json(line)
@@ -192,15 +193,13 @@ def read_jsonl(path: str | Path) -> Iterator[Record]:
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
     """Write records to a file, whole or not at all; return their number."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    path = as_path(path)
+    make_folder(path.parent)
     count = 0
-    with open(partial, "w", encoding="utf-8") as file:
+    with written_whole(path) as whole, open(whole, "w", encoding="utf-8") as file:
         for record in records:
             file.write(to_json(record) + "\n")
             count += 1
-    partial.rename(path)
     return count
 
 

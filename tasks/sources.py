@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from tasks.errors import TaskInputError, UnfitRowError
+from tasks.files import reading, told
 from tasks.tfds_rows import newest, tfds_rows
 
 Row = TypeVar("Row")
@@ -162,12 +163,13 @@ def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
     import fsspec
 
     try:
-        files, root = fsspec.core.url_to_fs(data_dir)
         packed = [f"{pattern}.gz" for pattern in patterns if not pattern.endswith(("*", ".gz"))]
-        for pattern in (*patterns, *packed):
-            found = sorted(files.glob(f"{root.rstrip('/')}/{pattern}"))
-            if found:
-                return [files.unstrip_protocol(path) for path in found]
+        with told(data_dir):
+            files, root = fsspec.core.url_to_fs(data_dir)
+            for pattern in (*patterns, *packed):
+                found = sorted(files.glob(f"{root.rstrip('/')}/{pattern}"))
+                if found:
+                    return [files.unstrip_protocol(path) for path in found]
     except (OSError, ValueError, ImportError) as error:
         raise TaskInputError(
             f"config.data.dir = {data_dir!r} can't be read ({error}); give a folder, local or gs://"
@@ -184,10 +186,8 @@ def read_rows(path: str) -> Iterator[Any]:
     Raises:
       TaskInputError: the file can't be read, or is no JSON.
     """
-    import fsspec
-
     try:
-        with fsspec.open(path, "rb", compression="infer") as file:
+        with reading(path) as file:
             content = file.read()
     # The last two come from damaged archives.
     except (OSError, ValueError, EOFError, zlib.error) as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.errors import TaskInputError, UnfitRowError
+from tasks.files import reading
 from tasks.sources import find, read_rows
 
 
@@ -81,12 +82,9 @@ def _beside(folder: str, patterns: Sequence[str], qrels: str) -> list[str]:
 
 
 def _lines(path: str) -> Iterator[str]:
-    import fsspec
-
     try:
-        with fsspec.open(
-            path, "rt", encoding="utf-8", errors="replace", compression="infer"
-        ) as file:
-            yield from (line for line in file.read().splitlines() if line.strip())
+        with reading(path) as file:
+            text = file.read().decode("utf-8", errors="replace")
+        yield from (line for line in text.splitlines() if line.strip())
     except (OSError, ValueError) as error:
         raise TaskInputError(f"{path} can't be read ({error})") from None

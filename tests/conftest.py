@@ -1,6 +1,7 @@
 """The strict test process: eight simulated CPU devices, no silent rank promotion."""
 
 import os
+import zlib
 
 # Read when JAX first looks for devices, which is after this file is loaded.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -30,3 +31,23 @@ def _programs_of_one_module_at_a_time():
     """Let go of compiled programs: each holds memory maps, of which a process has only so many."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def gcs():
+    """Google Cloud Storage on localhost, which every client in this process is told of."""
+    from tests.oracles.gcs_emulator import environment, running
+
+    with running() as emulator, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(emulator).items():
+            patch.setenv(name, value)
+        yield emulator
+
+
+@pytest.fixture
+def bucket(gcs, request):
+    """The gs:// path of an empty bucket."""
+    name = f"test-{zlib.crc32(request.node.nodeid.encode()):08x}"
+    gcs.make_bucket(name)
+    yield f"gs://{name}"
+    gcs.faults.clear()

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.weights.hugging_face_config import read_config, write_config
 from recallm_jax.weights.tensors import assemble, disassemble
+from tasks.files import Path, as_path, is_remote, store
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -156,6 +158,10 @@ def save(
     Raises:
       UserError: the folder has contents, or the disk is full or not writable.
     """
+    target = as_path(os.fspath(folder))
+    if is_remote(target):
+        _save_remote(model, target, tokenizer, max_shard_bytes)
+        return
     folder = pathlib.Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists already; give a new folder or remove it first")
@@ -171,6 +177,24 @@ def save(
         raise UserError(f"cannot write {folder}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save_remote(
+    model: Transformer, folder: Path, tokenizer: TokenizerFiles, max_shard_bytes: int
+) -> None:
+    """Write a folder to gs:// by way of a local one; without its config.json, the last, it is none.
+
+    Raises:
+      UserError: see `save`.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already; give a new folder or remove it first")
+    with tempfile.TemporaryDirectory() as temporary:
+        local = pathlib.Path(temporary) / folder.name
+        save(model, local, tokenizer, max_shard_bytes=max_shard_bytes)
+        files = sorted(local.iterdir(), key=lambda file: file.name == "config.json")
+        for file in files:
+            store(folder).put_file(str(file), str(folder / file.name))
 
 
 def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: TokenizerFiles) -> None:

@@ -13,9 +13,11 @@ from recallm_jax.models.presets import ModelConfig, RopeScaling
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.weights import gguf, hugging_face
 from recallm_jax.weights.added_tokens import add_tokens
+from recallm_jax.weights.fetch import fetch
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
 from tasks.errors import TaskInputError
+from tasks.files import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ def load_policy(
     Raises:
       UserError: the path is none of these, or what it holds is broken or unsupported.
     """
-    path = pathlib.Path(path)
+    path = fetch(as_path(os.fspath(path)))
     options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat}
     if not path.exists():
         raise UserError(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from tasks.errors import TaskInputError, UnfitRowError
+from tasks.files import told
 from tasks.sources import find, read_rows
 
 Item = TypeVar("Item")
@@ -54,7 +55,8 @@ class Rows(Sequence):
 
 def _opened(path: str):
     try:
-        return fsspec.open(path, "rb").open()
+        with told(path):
+            return fsspec.open(path, "rb").open()
     except (OSError, ValueError) as error:
         raise TaskInputError(f"{path} can't be read ({error})") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks import sources
 from tasks.errors import TaskInputError
+from tasks.files import reading
 from tasks.ruler.prompts import CWE, FWE, NIAH, NIAH_ONE, QA, VT, Prompt
 
 
@@ -29,10 +30,8 @@ def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
     Raises:
       TaskInputError: a line is no such row, or the file holds too few, or rows of another length.
     """
-    import fsspec
-
     try:
-        with fsspec.open(path, "rb", compression="infer") as file:
+        with reading(path) as file:
             lines = file.read().splitlines()
     except (OSError, ValueError) as error:
         raise TaskInputError(f"{path} can't be read ({error}); get it anew") from None

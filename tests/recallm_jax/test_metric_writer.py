@@ -100,7 +100,7 @@ def test_a_disk_that_tensorboard_finds_full_is_said_once(tmp_path, monkeypatch):
         def close(self):
             pytest.fail("a writer that failed is used again")
 
-    monkeypatch.setattr(metric_writer, "_summary_writer", lambda folder: Full())
+    monkeypatch.setattr(metric_writer, "summary_writer", lambda folder: Full())
     with pytest.raises(OSError) as caught, MetricWriter(tmp_path) as writer:
         writer.write("grpo", 0, {"reward": 0.5})
     assert full_disk_message(caught.value).startswith(
@@ -113,7 +113,7 @@ def test_another_error_of_tensorboard_stays_what_it_is(tmp_path, monkeypatch):
         def close(self):
             raise RuntimeError("a fault")
 
-    monkeypatch.setattr(metric_writer, "_summary_writer", lambda folder: Broken())
+    monkeypatch.setattr(metric_writer, "summary_writer", lambda folder: Broken())
     with pytest.raises(RuntimeError, match="a fault"):
         MetricWriter(tmp_path).close()
 

@@ -237,7 +237,13 @@ def by_hand(tokens_of):
     lengths = jnp.array([tokens_of], jnp.int32)
     sampler = jnp.log(jnp.array([[[0.5, 0.5, 0.9], [0.25, 0.9, 0.9]]]))
     return Collected(
-        Responses(prompt, index, tokens, lengths), sampler, np.zeros((1, 2)), {}, [], 1
+        Responses(prompt, index, tokens, lengths),
+        sampler,
+        np.zeros((1, 2)),
+        {},
+        [],
+        1,
+        [],
     )
 
 

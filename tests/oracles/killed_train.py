@@ -1,0 +1,176 @@
+"""A training run to be killed: `… -m tests.oracles.killed_train FILE POINT COUNT ARGUMENTS…`.
+
+Runs `recallm_jax.train` with the arguments, and says in FILE what it is doing. At the COUNT-th time
+that it comes to POINT, its process gets SIGKILL; with the point "none" others are to kill it. The
+reward is one that a random model can earn, or GRPO would have nothing to learn. TensorFlow, which
+takes seconds to load, is kept out.
+"""
+
+import dataclasses
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from recallm_jax import checkpoint, evaluation, metric_writer, policy_stages, stages
+from tasks import files
+
+# What a step does in turn, and the moments between.
+POINTS = (
+    "config",
+    "evaluation",
+    "rollout",
+    "reward",
+    "update",
+    "metrics",
+    "between",
+    "save",
+    "commit",
+)
+
+
+def die() -> None:
+    sys.stdout.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+class Countdown:
+    """Kills the process the `count`-th time that `point` is reached; says what is going on."""
+
+    def __init__(self, file: str, point: str, count: int):
+        self.file = os.open(file, os.O_WRONLY | os.O_CREAT)
+        self.point, self.left = point, count
+        self.doing("start")
+
+    def doing(self, what: str) -> None:
+        os.pwrite(self.file, what.ljust(16).encode(), 0)
+
+    def is_due(self, point: str) -> bool:
+        if point != self.point:
+            return False
+        self.left -= 1
+        return self.left == 0
+
+    def reach(self, point: str) -> None:
+        if self.is_due(point):
+            die()
+
+
+def even_tokens(rollout, found):
+    """Return the rewards replaced by the share of even tokens in each response."""
+    tokens = np.asarray(rollout.responses.tokens)
+    real = np.arange(tokens.shape[-1]) < np.asarray(rollout.responses.lengths)[..., None]
+    totals = (real & (tokens % 2 == 0)).sum(axis=-1) / real.sum(axis=-1)
+    return dataclasses.replace(found, totals=totals.astype(np.float32))
+
+
+def patch(countdown: Countdown) -> None:
+    sample, reward = policy_stages.sample_groups, policy_stages.reward_groups
+    updates = {
+        (stages, "sft_update"): stages.sft_update,
+        (policy_stages, "policy_update"): policy_stages.policy_update,
+    }
+    appending, written_whole = files.appending, files.written_whole
+    write, save, rows = metric_writer.MetricWriter.write, checkpoint.save, evaluation.response_rows
+
+    def sampled(*arguments, **options):
+        countdown.doing("rollout")
+        found = sample(*arguments, **options)
+        countdown.reach("rollout")
+        return found
+
+    def rewarded(rollout, *arguments, **options):
+        countdown.doing("reward")
+        found = even_tokens(rollout, reward(rollout, *arguments, **options))
+        countdown.reach("reward")
+        countdown.doing("update")
+        return found
+
+    def updated(update):
+        def run(*arguments, **options):
+            countdown.doing("update")
+            found = update(*arguments, **options)
+            countdown.reach("update")
+            return found
+
+        return run
+
+    class HalfRow:
+        """Adds the first half of a row, if it is to be the last."""
+
+        def __init__(self, path):
+            self.context = appending(path)
+
+        def __enter__(self):
+            add = self.context.__enter__()
+
+            def half(text):
+                if countdown.is_due("metrics"):
+                    add(text[: len(text) // 2])
+                    die()
+                add(text)
+
+            return half
+
+        def __exit__(self, *exception):
+            return self.context.__exit__(*exception)
+
+    def written(writer, *arguments):
+        countdown.doing("metrics")
+        write(writer, *arguments)
+        countdown.reach("between")
+
+    def saved(manager, *arguments):
+        countdown.doing("save")
+        # The save before is over, so that what lies there half done is of this one.
+        manager.wait_until_finished()
+        save(manager, *arguments)
+        countdown.reach("save")
+        if countdown.is_due("commit"):
+            folder, wait = Path(manager.directory), time.monotonic() + 5
+            while not list(folder.glob("*.orbax-checkpoint-tmp*")) and time.monotonic() < wait:
+                pass
+            die()
+        countdown.doing("next step")
+
+    def row(*arguments):
+        countdown.doing("evaluation")
+        countdown.reach("evaluation")
+        return rows(*arguments)
+
+    class Config:
+        """Kills between the writing of the config and its being in its place."""
+
+        def __init__(self, path, **options):
+            self.context, self.path = written_whole(path, **options), path
+
+        def __enter__(self):
+            return self.context.__enter__()
+
+        def __exit__(self, *exception):
+            if self.path.name == "config.json":
+                countdown.reach("config")
+            return self.context.__exit__(*exception)
+
+    policy_stages.sample_groups, policy_stages.reward_groups = sampled, rewarded
+    for (module, name), update in updates.items():
+        setattr(module, name, updated(update))
+    metric_writer.appending = HalfRow
+    metric_writer.MetricWriter.write = written
+    checkpoint.save = saved
+    evaluation.response_rows = row
+    files.written_whole = Config
+
+
+if __name__ == "__main__":
+    file, point, count, *arguments = sys.argv[1:]
+    assert point in (*POINTS, "none"), point
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    patch(Countdown(file, point, int(count)))
+    sys.argv = ["train", *arguments]
+    runpy.run_module("recallm_jax.train", run_name="__main__", alter_sys=True)

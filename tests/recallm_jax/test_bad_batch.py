@@ -1,0 +1,217 @@
+"""A loss that is no number: the run stops, its checkpoints stay, and the batch can be looked at."""
+
+import json
+import math
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.prompts import Prompts
+from decoding.suffix_index import build_index
+from recallm_jax import metric_writer, policy_stages, setup_policy, stages, train
+from recallm_jax.bad_batch import Inspected, NotFinite, write_bad_batch
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.inputs import prompts_and_texts, train_records
+from recallm_jax.restore_policy import placed_state
+from recallm_jax.setup_policy import set_up
+from recallm_jax.stages import plan_stages
+from rl.batch import Batch, Responses
+from tasks.record import Record
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+CONFIG = [
+    "--config=configs/quickstart.py:tiny",
+    "--config.data.source=generated",
+    "--config.evaluation.modes=('constrained-greedy',)",
+    "--config.evaluation.num_examples=1",
+    "--config.evaluation.batch_size=1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _training_alone(monkeypatch):
+    """Neither evaluations nor TensorBoard: they take most of the time, and no part."""
+    for name in ("_evaluate", "_first_look"):
+        monkeypatch.setattr(train, name, lambda *arguments: None)
+    monkeypatch.setattr(metric_writer, "summary_writer", lambda folder: None)
+
+
+def poison(monkeypatch, module, name: str, *, after: int) -> None:
+    """Let an update see parameters that are no numbers, behind some that it sees as they are."""
+    update, calls = getattr(module, name), []
+
+    def run(state, *arguments, **options):
+        calls.append(state)
+        if len(calls) > after:
+            policy = state.policy
+            spoilt = jax.tree.map(lambda x: x * math.nan, policy.embedding)
+            policy.embedding = spoilt
+        return update(state, *arguments, **options)
+
+    monkeypatch.setattr(module, name, run)
+
+
+@pytest.fixture(scope="module")
+def setup():
+    return set_up(load_config(CONFIG))
+
+
+def test_a_cold_starts_batch_is_kept_with_its_demonstrations(setup, tmp_path, monkeypatch):
+    def spoilt(state, responses, **options):
+        return state, {"grad_norm": jnp.float32(1.5), "loss": jnp.float32(math.inf)}
+
+    monkeypatch.setattr(stages, "sft_update", spoilt)
+    config = load_config(CONFIG)
+    stage, done = plan_stages(config, setup)[0], []
+    message = r"loss of sft1 at step 1 is inf; start again .*; what led to it is in (\S+) and the "
+    with pytest.raises(UserError, match=message), train._bad_batch_kept(setup, tmp_path):
+        stages.run_sft(
+            config,
+            setup,
+            stage,
+            placed_state(setup.policy, stage, setup),
+            steps=range(1, 2),
+            data=stages.batches(config, setup, stage, stage.batch_size),
+            write=lambda *arguments: done.append(arguments),
+            save=lambda *arguments: done.append(arguments),
+        )
+    assert done == []
+    path = tmp_path / "bad_batch" / "sft1_1.json"
+    seen, arrays = json.loads(path.read_text()), np.load(path.with_suffix(".npz"))
+    assert seen["metrics"] == {"grad_norm": 1.5, "loss": "inf"}
+    records = list(islice(train_records(config, setup.tokenizer, 2), 2))
+    assert seen["prompts"] == [
+        {
+            "example_id": record.example_id,
+            "prompt": record.prompt,
+            "responses": [setup.tokenizer.decode(record.targets)],
+            "rewards": [],
+        }
+        for record in records
+    ]
+    lengths = [len(record.inputs) for record in records]
+    np.testing.assert_array_equal(arrays["prompt_lengths"], lengths)
+
+
+def record(example_id: str, inputs: list[int]) -> Record:
+    none = np.zeros(len(inputs), bool)
+    offsets = np.zeros((len(inputs), 2), np.int32)
+    targets = np.zeros(0, np.int32)
+    return Record(
+        *(example_id, "retrieval", "", np.array(inputs), offsets, none, none, none, targets, {})
+    )
+
+
+def test_a_groups_batch_is_kept_with_rewards_and_log_probabilities(tmp_path):
+    prompts = Prompts(
+        tokens=jnp.array([[1, 2, 0], [3, 0, 0]]),
+        lengths=jnp.array([2, 1]),
+        copyable=jnp.ones((2, 3), bool),
+        span_start=jnp.ones((2, 3), bool),
+        span_end=jnp.ones((2, 3), bool),
+    )
+    index = build_index(prompts, num_rows=9, max_length=1, barriers=())
+    tokens = jnp.array([[[4, 5], [6, 0]], [[7, 0], [8, 0]]])
+    responses = Responses(prompts, index, tokens, jnp.array([[2, 1], [1, 0]]))
+    log_probs = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 1]], [[0.5, 1], [1, 1]]]))
+    advantages = jnp.array([[[1.0], [-1.0]], [[0.0], [0.0]]])
+    batch = Batch(responses, advantages, log_probs, None, 2 * log_probs)
+    rewards = np.array([[1.0, 0.5], [0.25, 0.25]])
+    seen = Inspected([record("b/2", [3]), record("a/1", [1, 2])], responses, batch, rewards)
+    error = NotFinite("grpo", 7, {"reward": 0.5, "kl": math.nan}, seen)
+    assert str(error).startswith("kl of grpo at step 7 is nan; ")
+    path = write_bad_batch(error, tmp_path, lambda ids: "".join(map(str, ids)))
+    assert path == tmp_path / "bad_batch" / "grpo_7.json"
+    assert json.loads(path.read_text()) == {
+        "stage": "grpo",
+        "step": 7,
+        "metrics": {"reward": 0.5, "kl": "nan"},
+        "prompts": [
+            {"example_id": "a/1", "prompt": "12", "responses": ["45", "6"], "rewards": [1.0, 0.5]},
+            {"example_id": "b/2", "prompt": "3", "responses": ["7", ""], "rewards": [0.25, 0.25]},
+        ],
+    }
+    arrays = dict(np.load(path.with_suffix(".npz")))
+    wanted = {
+        "prompt_tokens": prompts.tokens,
+        "prompt_lengths": prompts.lengths,
+        "response_tokens": tokens,
+        "response_lengths": responses.lengths,
+        "rewards": rewards,
+        "advantages": advantages,
+        "sampler_log_probs": log_probs,
+        "reference_log_probs": 2 * log_probs,
+    }
+    assert arrays.keys() == wanted.keys()
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(arrays[name], value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "module", "update"),
+    [
+        ("sft2", stages, "sft_update"),
+        ("grpo", policy_stages, "policy_update"),
+        ("ppo", policy_stages, "policy_update"),
+    ],
+)
+def test_the_batch_is_kept_and_the_checkpoint_before_too(
+    stage, module, update, tmp_path, monkeypatch, capsys
+):
+    config = [*CONFIG, f"--config.stages=('{stage}',)"]
+    poison(monkeypatch, module, update, after=1)
+    assert train.main([*config, f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    path = tmp_path / "bad_batch" / f"{stage}_1.json"
+    assert error.startswith("error: ") and f" of {stage} at step 1 is nan; start again" in error
+    assert error.endswith(f"what led to it is in {path} and the .npz beside it")
+    # The step before is saved, and nothing of this one.
+    assert [folder.name for folder in (tmp_path / "checkpoints" / stage).iterdir()] == ["1"]
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [0]
+
+    seen, arrays = json.loads(path.read_text()), np.load(path.with_suffix(".npz"))
+    assert (seen["stage"], seen["step"]) == (stage, 1) and seen["metrics"]["loss"] == "nan"
+    loaded = load_config(config)
+    tokenizer = set_up(loaded).tokenizer
+    records = train_records(loaded, tokenizer, 0)
+    step = [next(records) for _ in range(4)][2:]
+    assert [row["example_id"] for row in seen["prompts"]] == [one.example_id for one in step]
+    assert [row["prompt"] for row in seen["prompts"]] == [one.prompt for one in step]
+    prompts, _ = prompts_and_texts(step, loaded.data.target_length)
+    np.testing.assert_array_equal(arrays["prompt_tokens"], prompts.tokens)
+    if stage == "sft2":
+        shown = [tokenizer.decode(one.targets) for one in step]
+        assert [row["responses"] for row in seen["prompts"]] == [[text] for text in shown]
+        return
+    size = loaded[stage].group_size
+    assert {len(row["responses"]) for row in seen["prompts"]} == {size}
+    rewards = [row["rewards"] for row in seen["prompts"]]
+    np.testing.assert_array_equal(rewards, arrays["rewards"])
+    shape = (2, size, loaded.decoding.max_new_tokens)
+    assert arrays["sampler_log_probs"].shape == shape
+    assert np.isfinite(arrays["sampler_log_probs"]).all()
+    wanted = (2, size, 1) if stage == "grpo" else shape
+    assert arrays["advantages"].shape == wanted
+    assert ("old_values" in arrays) == ("returns" in arrays) == (stage == "ppo")
+
+
+@pytest.mark.slow
+def test_weights_that_are_no_numbers_stop_the_first_step(tmp_path, monkeypatch, capsys):
+    real = setup_policy.random_transformer
+
+    def spoilt(*arguments):
+        model = real(*arguments)
+        model.final_norm = jax.tree.map(lambda x: x * jnp.nan, model.final_norm)
+        return model
+
+    monkeypatch.setattr(setup_policy, "random_transformer", spoilt)
+    assert train.main([*CONFIG, "--config.stages=('sft1',)", f"--workdir={tmp_path}"]) == 2
+    assert " of sft1 at step 0 is nan; start again" in capsys.readouterr().err
+    assert (tmp_path / "bad_batch" / "sft1_0.json").exists()
+    assert list((tmp_path / "checkpoints" / "sft1").iterdir()) == []
