@@ -198,14 +198,15 @@ def test_a_rollout_in_parts_is_the_same_rollout(dapo):
         changed.grpo.rollout_parts = parts
         return policy_stages._sample(changed, setup, stage, setup.policy, records, 3)
 
-    whole, scored = sampled(1)
+    whole, scored, means = sampled(1)
     for parts in (2, 4):
-        rollout, scored_in_parts = sampled(parts)
+        rollout, scored_in_parts, means_in_parts = sampled(parts)
         assert rollout.completions == whole.completions
         assert rollout.spans == whole.spans
         jax.tree.map(np.testing.assert_array_equal, rollout.responses, whole.responses)
         np.testing.assert_allclose(rollout.sampler_log_probs, whole.sampler_log_probs, atol=1e-5)
         np.testing.assert_array_equal(scored_in_parts.totals, scored.totals)
+        np.testing.assert_array_equal(means_in_parts, means)
     assert len({completion.text for group in whole.completions for completion in group}) > 4
 
 
