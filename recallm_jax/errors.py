@@ -15,6 +15,8 @@ from tasks import storage_faults
 from tasks.errors import TaskInputError
 
 EXIT_BAD_INPUT = 2
+# As sysexits.h has it: nothing is wrong with the input, and another attempt may succeed.
+EXIT_TRY_AGAIN = 75
 # As the shell has them: 128 and the number of the signal.
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -42,17 +44,20 @@ class UserError(Exception):
 def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a job on its arguments; return the exit code of the process.
 
-    An error that the user can mend, such as a bucket that can't be reached, is printed as one line,
-    `error: …`, and gives code 2. Ctrl-C,
-    and SIGTERM where the job handles it, end with one line too, and codes 130 and 143. Anything
-    else is a fault of the program and keeps its traceback.
+    An error that the user can mend is printed as one line, `error: …`, and gives code 2; what may
+    pass by itself, such as processes that did not meet and a network that is down, one line and
+    75. Ctrl-C, and SIGTERM where the job handles it, end with one line too, and codes 130 and 143.
+    Anything else is a fault of the program and keeps its traceback.
 
     Args:
       argv: arguments without the program's name; None takes the command line's.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    code = EXIT_BAD_INPUT
     try:
         job(arguments)
+    except peers.NotReached as error:
+        message, code = str(error), EXIT_TRY_AGAIN
     except (UserError, DecodingInputError, TaskInputError, peers.NotJoined) as error:
         message = str(error)
     except KeyboardInterrupt:
@@ -66,24 +71,25 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
             reason = os.strerror(error.errno).lower()
             message = f"{error.filename} can't be used ({reason}); give another path, or mend it"
         else:
-            message = _of_storage(error, arguments)
+            message, code = _of_storage(error, arguments)
     except Exception as error:
-        message = _of_storage(error, arguments)
+        message, code = _of_storage(error, arguments)
     else:
         return 0
     message = " ".join(message.split())
     print(f"error: {message}", file=sys.stderr)
-    peers.leave(EXIT_BAD_INPUT, message)
-    return EXIT_BAD_INPUT
+    peers.leave(code, message)
+    return code
 
 
-def _of_storage(error: Exception, arguments: Sequence[str]) -> str:
-    """Return what to say of a fault of gs://; raise any other."""
+def _of_storage(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
+    """Return what to say of a fault of gs://, and the exit code; raise any other."""
     message = storage_faults.describe(error, arguments)
     if message is None:
         _leave_after_fault(error)
         raise error
-    return message
+    passes = storage_faults.kind(error) == storage_faults.NETWORK
+    return message, EXIT_TRY_AGAIN if passes else EXIT_BAD_INPUT
 
 
 def _leave_after_fault(error: Exception) -> None:

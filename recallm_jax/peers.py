@@ -35,6 +35,10 @@ class NotJoined(Exception):
     """The other processes can't be found; one line that says why."""
 
 
+class NotReached(NotJoined):
+    """They did not come in time; the same command may meet them."""
+
+
 @contextlib.contextmanager
 def joined(wanted: bool) -> Iterator[None]:
     """Run the block as one of the processes of a job; alone if that is not wanted.
@@ -99,7 +103,7 @@ def _join() -> None:
     except RuntimeError as error:
         reason = str(error).split("\n", 1)[0]
         where = os.environ.get(ADDRESS, "the coordinator")
-        raise NotJoined(
+        raise NotReached(
             f"--distributed: {where} was not reached ({reason}); start all processes, and see that "
             "process 0 may listen there"
         ) from None

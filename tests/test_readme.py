@@ -11,7 +11,9 @@ import pytest
 README = pathlib.Path("README.md")
 DOCUMENTS = [README, *pathlib.Path("launch").glob("*.md"), *pathlib.Path("docs").rglob("*.md")]
 SOURCES = [*pathlib.Path("configs").glob("*.py"), *pathlib.Path("recallm_jax").glob("*.py")]
-COMMAND = re.compile(r"^\s*(?:\S*/)?(?:python3? -m (\S+)|recallm-(\S+))((?: .*)?)$")
+# Also behind the launcher that runs it on a TPU VM.
+LAUNCHED = r"(?:launch/\S+\.sh .*? -- (?:env (?:\w+=\S* )+)?)?"
+COMMAND = re.compile(rf"^\s*{LAUNCHED}(?:\S*/)?(?:python3? -m (\S+)|recallm-(\S+))((?: .*)?)$")
 
 
 def commands(path: pathlib.Path) -> list[str]:

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from recallm_jax import peers
 from recallm_jax.config import load_config
+from recallm_jax.errors import run_job
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.restore_policy import restore_policy
 from recallm_jax.setup_policy import set_up
@@ -189,6 +191,25 @@ def test_an_evaluation_of_several_processes_is_sharded_among_them(two, tmp_path)
     succeed([*given, "--config.mesh.fsdp=2"], count=2, job="recallm_jax.evaluate")
     assert not (expected / "shards").exists()
     assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
+
+
+def test_processes_that_did_not_meet_may_try_again(monkeypatch, capsys):
+    """No bad input: launch/job.sh starts what ended with 75 again, and what ended with 2 never."""
+
+    def initialize(**options):
+        raise RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host0:8476")
+    # It would stay for the tests behind this one.
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+
+    def job(argv):
+        with peers.joined(True):
+            raise AssertionError("alone")
+
+    assert run_job(job, []) == 75
+    assert capsys.readouterr().err.startswith("error: --distributed: host0:8476 was not reached (")
 
 
 def test_rows_are_split_and_gathered_and_a_failure_ends_all(tmp_path):

@@ -21,8 +21,8 @@ def job(argv):
     files.read_text(folder / "config.json")
 
 
-def run(path, capsys) -> str:
-    assert run_job(job, [f"--workdir={path}"]) == 2
+def run(path, capsys, code=2) -> str:
+    assert run_job(job, [f"--workdir={path}"]) == code
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1
     return line
@@ -46,7 +46,8 @@ def test_a_bucket_that_is_not_there(gcs, capsys):
 def test_each_fault_is_named_with_its_path_and_remedy(status, remedy, where, bucket, gcs, capsys):
     name = bucket.removeprefix("gs://")
     gcs.faults[where.format(bucket=name)] = [status, None]
-    line = run(f"{bucket}/run", capsys)
+    # What may pass by itself is worth another attempt.
+    line = run(f"{bucket}/run", capsys, code=75 if status == 503 else 2)
     assert f"error: {bucket}" in line and remedy in line
 
 
@@ -58,7 +59,7 @@ def test_a_fault_that_passes_is_not_seen(bucket, gcs):
 
 def test_no_server_at_all(bucket, monkeypatch, capsys):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
-    line = run(f"{bucket}/run", capsys)
+    line = run(f"{bucket}/run", capsys, code=75)
     assert f"error: {bucket}/run can't be reached; when the network is back" in line
 
 

@@ -1,0 +1,229 @@
+# shellcheck shell=bash disable=SC2034
+# Sourced by tpu_vm.sh and supervise.sh: flags, messages, and every call of gcloud.
+
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  echo "error: bash $BASH_VERSION is too old; install bash 4.4 or newer (macOS: brew install bash)" >&2
+  exit 2
+fi
+
+# A command that fails inside $(...) ends what it is in, as set -e does elsewhere.
+shopt -s inherit_errexit
+
+# Exit codes: what the user can mend, and what may go away by itself (no capacity, no connection).
+readonly BAD_INPUT=2 TRANSIENT=1
+# Where the clone lies on each worker, relative to the home folder that ssh and scp begin in.
+readonly REMOTE=recallm-jax
+LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+readonly LAUNCH
+
+declare -A FLAGS=()
+CREATE_FLAGS=() # what --create-flag passes to gcloud's create commands
+JOB=()          # what follows --
+SCRATCH=$(mktemp -d)
+trap 'rm -rf "$SCRATCH"' EXIT
+# Commands that a dry run prints go to the real stdout, also from inside $(...).
+exec 3>&1
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+  printf 'error: %s\n' "$*" >&2
+  exit "$BAD_INPUT"
+}
+
+# End for another reason than bad input.
+give_up() {
+  printf 'error: %s\n' "$*" >&2
+  exit "$TRANSIENT"
+}
+
+# Print arguments as one line that any POSIX shell would read back.
+quote() {
+  local line="" argument apostrophe="'" escaped="'\\''"
+  for argument in "$@"; do
+    if ! [[ $argument =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
+      argument="'${argument//"$apostrophe"/"$escaped"}'"
+    fi
+    line+=" $argument"
+  done
+  printf '%s' "${line# }"
+}
+
+# parse_flags "NAME= SWITCH ..." ARGUMENT...: fill FLAGS, CREATE_FLAGS and, behind --, JOB.
+parse_flags() {
+  local known=" $1 name= project= zone= dry-run " argument name
+  shift
+  while (($#)); do
+    argument=$1
+    shift
+    name=${argument#--}
+    name=${name%%=*}
+    case $argument in
+      --)
+        [[ $known == *" -- "* ]] || die "this command takes nothing behind --; see launch/README.md"
+        JOB=("$@")
+        return
+        ;;
+      --create-flag=?*)
+        [[ $known == *" create-flag= "* ]] || die "unknown flag $argument; see launch/README.md"
+        CREATE_FLAGS+=("${argument#*=}")
+        ;;
+      --*=*)
+        [[ $known == *" $name= "* ]] || die "unknown flag --$name=; see launch/README.md"
+        [[ -n ${argument#*=} ]] || die "--$name= has no value"
+        FLAGS[$name]=${argument#*=}
+        ;;
+      --*)
+        [[ $known != *" $name= "* ]] || die "--$name needs a value: --$name=VALUE"
+        [[ $known == *" $name "* ]] || die "unknown flag $argument; see launch/README.md"
+        FLAGS[$name]=1
+        ;;
+      *) die "unexpected argument '$argument'; flags are --name=value, the job follows --" ;;
+    esac
+  done
+}
+
+# number_flag NAME DEFAULT: print a flag that must be a whole number.
+number_flag() {
+  local value=${FLAGS[$1]:-$2}
+  [[ $value =~ ^[0-9]{1,7}$ ]] || die "--$1=$value must be a whole number"
+  printf '%s' "$value"
+}
+
+is_dry() { [[ -n ${FLAGS[dry-run]-} ]]; }
+
+# Read the flags that say which VM is meant, from the environment where they are left out.
+read_target() {
+  NAME=${FLAGS[name]:-${TPU_VM_NAME-}}
+  ZONE=${FLAGS[zone]:-${TPU_VM_ZONE-}}
+  local project=${FLAGS[project]:-${TPU_VM_PROJECT-}}
+  [[ -n $NAME ]] || die "which VM? give --name=NAME, or set TPU_VM_NAME"
+  [[ -n $ZONE ]] || die "which zone? give --zone=ZONE (such as us-east5-a), or set TPU_VM_ZONE"
+  [[ $NAME =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
+    die "--name=$NAME must begin with a letter and hold only a-z, 0-9 and -, at most 63 of them"
+  [[ $ZONE =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] ||
+    die "--zone=$ZONE is no zone; they look like us-east5-a: gcloud compute tpus locations list"
+  [[ -z $project || $project =~ ^([a-z0-9.-]+:)?[a-z][a-z0-9-]+$ ]] ||
+    die "--project=$project must be a project's ID, not its name: gcloud projects list"
+  PLACE=("--zone=$ZONE")
+  TARGET=("--name=$NAME" "--zone=$ZONE")
+  if [[ -n $project ]]; then
+    PLACE+=("--project=$project")
+    TARGET+=("--project=$project")
+  fi
+  is_dry || command -v gcloud >/dev/null ||
+    die "gcloud isn't on PATH; install the Google Cloud CLI (https://cloud.google.com/sdk/docs/install), then: gcloud init"
+  # Prompts would wait for an answer in a run that nobody watches.
+  export CLOUDSDK_CORE_DISABLE_PROMPTS=1
+}
+
+delete_command() { quote launch/tpu_vm.sh delete "${TARGET[@]}"; }
+
+# Call gcloud, its stderr in a file; in a dry run print the command instead.
+call() {
+  : >"$SCRATCH/stderr"
+  if is_dry; then
+    printf '%s\n' "$(quote gcloud "$@")" >&3
+  else
+    gcloud "$@" 2>"$SCRATCH/stderr"
+  fi
+}
+
+# Call gcloud; end with one line that says what is wrong if it fails.
+must() { call "$@" || explain_and_exit; }
+
+explain_and_exit() {
+  local code=0
+  explain || code=$?
+  exit "$code"
+}
+
+# Say in one line what gcloud's stderr means and what to do; return the exit code for it.
+explain() {
+  local text line project=${PLACE[1]-}
+  text=$(<"$SCRATCH/stderr")
+  # What launch/job.sh or launch/bootstrap.sh says on a worker is such a line already.
+  if line=$(grep -m 1 '^error: ' "$SCRATCH/stderr"); then
+    printf '%s\n' "$line" >&2
+    return "$BAD_INPUT"
+  fi
+  line=$(grep -m 1 -o '"message": *".*' "$SCRATCH/stderr" || grep -m 1 '^ERROR:' "$SCRATCH/stderr" ||
+    grep -v '^ *$' "$SCRATCH/stderr" | tail -n 1) || line="no message"
+  local code=$BAD_INPUT remedy
+  case $text in
+    *"launch/job.sh: No such file"*)
+      line="$NAME is not set up"
+      remedy="set it up: $(quote launch/tpu_vm.sh setup "${TARGET[@]}")" ;;
+    *"active account"* | *"gcloud auth login"* | *"eauthentication"*)
+      remedy="sign in: gcloud auth login" ;;
+    *"attribute [project]"*)
+      line="it knows no project"
+      remedy="name the project: --project=PROJECT, or gcloud config set project PROJECT" ;;
+    *SERVICE_DISABLED* | *"has not been used in project"* | *"API [tpu.googleapis.com] not enabled"*)
+      remedy="enable the API: gcloud services enable tpu.googleapis.com ${project}" ;;
+    *"SSH Key is not present"*)
+      remedy="gcloud copies to several workers only with an agent: eval \"\$(ssh-agent)\" && ssh-add ~/.ssh/google_compute_engine" ;;
+    *ALREADY_EXISTS* | *"already exists"*)
+      remedy="use what is there, or delete it: $(delete_command)" ;;
+    *[Qq]uota*)
+      remedy="ask for more Cloud TPU quota (console, IAM & Admin, Quotas), or take a smaller --accelerator-type" ;;
+    *"ccelerator type"* | *acceleratorType* | *AcceleratorType*)
+      remedy="types of this zone: gcloud compute tpus tpu-vm accelerator-types list ${PLACE[*]}" ;;
+    *"untime version"* | *runtimeVersion* | *RuntimeVersion*)
+      remedy="versions of this zone: gcloud compute tpus tpu-vm versions list ${PLACE[*]}" ;;
+    *"o more capacity"* | *"nsufficient"*"capacity"* | *"not enough resources"* | *tockout* | *RESOURCE_EXHAUSTED*)
+      code=$TRANSIENT
+      remedy="wait in the queue (--queued), or try another zone" ;;
+    *PERMISSION_DENIED* | *"does not have permission"* | *"ermission denied on"* | *" 403"*)
+      remedy="ask the project's owner for roles/tpu.admin and, to open ssh, roles/iam.serviceAccountUser" ;;
+    *"terminal state"* | *"cannot be currently connected to"*)
+      remedy="it is gone or stopped; delete it and create it anew: $(delete_command)" ;;
+    *NOT_FOUND* | *"was not found"*)
+      remedy="is $NAME in $ZONE? $(quote launch/tpu_vm.sh status "${TARGET[@]}")" ;;
+    *"failed with exit status"* | *"exited with return code"* | *"Could not SSH"* | *onnection*)
+      code=$TRANSIENT
+      remedy="a worker can't be reached, or its command failed: a new VM needs a minute; one that stays away has died, delete it and create it anew: $(delete_command)" ;;
+    *)
+      code=$TRANSIENT
+      remedy="run it again, or see the troubleshooting table of launch/README.md" ;;
+  esac
+  printf 'error: gcloud: %s; %s\n' "$line" "$remedy" >&2
+  return "$code"
+}
+
+# state_of GROUP FORMAT: print the state of what has our name; nothing if nothing has.
+state_of() {
+  call compute tpus "$1" describe "$NAME" "${PLACE[@]}" "--format=$2" && return
+  grep -q -e NOT_FOUND -e 'was not found' -e ' 404' "$SCRATCH/stderr" || explain_and_exit
+}
+
+queued_state() { state_of queued-resources 'value(state.state)'; }
+vm_state() { state_of tpu-vm 'value(state)'; }
+
+# How many workers the VM has; in a dry run, what the type says.
+worker_count() {
+  local count
+  count=$(state_of tpu-vm 'value(networkEndpoints.len())') || exit
+  printf '%s' "${count:-0}"
+}
+
+# on_workers WHICH COMMAND: run a shell command on worker 0, another one, or all.
+on_workers() {
+  local which=$1
+  shift
+  call "${SSH[@]}" ssh "$NAME" "${PLACE[@]}" "${SSH_FLAGS[@]}" "--worker=$which" "--command=$1"
+}
+
+# Through Identity-Aware Proxy only gcloud's alpha commands connect.
+read_connection() {
+  SSH=(compute tpus tpu-vm)
+  SSH_FLAGS=()
+  if [[ -n ${FLAGS[iap]-} ]]; then
+    SSH=(alpha "${SSH[@]}")
+    SSH_FLAGS=(--tunnel-through-iap)
+  fi
+  if [[ -n ${FLAGS[internal-ip]-} ]]; then
+    [[ -z ${FLAGS[iap]-} ]] || die "--iap and --internal-ip exclude each other; give one of them"
+    SSH_FLAGS=(--internal-ip)
+  fi
+}

@@ -1,0 +1,267 @@
+#!/usr/bin/env bash
+# Keeps a job running on a TPU VM that may be taken away: creates the VM, sets it up, runs the job,
+# and does so again after a preemption. Training and evaluation go on from their --workdir, which
+# must be on gs://. Ends when the job is done, or can't go on. launch/README.md says how.
+#
+#   launch/supervise.sh --name=… --zone=… --accelerator-type=… [--spot] [--queued] …
+#     -- python -m recallm_jax.train --config=… --workdir=gs://…
+#
+# Stopped and started again with the same command, it goes on watching what is there.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# Polls in a row that may fail to reach a worker before its machine counts as lost.
+readonly PATIENCE=3
+
+tpu_vm() { "$LAUNCH/tpu_vm.sh" "$@"; }
+
+# tpu_vm_do SUBCOMMAND FLAG-NAMES...: call tpu_vm.sh with those of our flags that it takes.
+tpu_vm_do() {
+  local command=$1 name arguments=("${TARGET[@]}")
+  shift
+  for name in "$@" dry-run; do
+    [[ -n ${FLAGS[$name]-} ]] || continue
+    case $name in
+      spot | queued | committed | iap | internal-ip | dry-run) arguments+=("--$name") ;;
+      *) arguments+=("--$name=${FLAGS[$name]}") ;;
+    esac
+  done
+  if [[ $command == create ]]; then
+    local flag
+    for flag in "${CREATE_FLAGS[@]}"; do arguments+=("--create-flag=$flag"); done
+  elif [[ $command == run ]]; then
+    arguments+=(-- "${JOB[@]}")
+  fi
+  tpu_vm "$command" "${arguments[@]}"
+}
+
+create() { tpu_vm_do create accelerator-type runtime-version spot queued valid-until-duration service-account bucket poll; }
+setup() { tpu_vm_do setup committed python iap internal-ip; }
+remove() {
+  local code=0
+  tpu_vm_do delete poll || code=$?
+  ((code == 0)) || retry_later "$code" deleting
+}
+run() { tpu_vm_do run accelerator-type restarts pause iap internal-ip; }
+
+# One word for what gcloud says of the VM: absent, waiting, ready, lost, or stopped.
+condition() {
+  local queued vm
+  queued=$(queued_state) || exit
+  case $queued in
+    "" | ACTIVE) ;;
+    SUSPENDED | FAILED) echo lost && return ;;
+    *) echo waiting && return ;;
+  esac
+  vm=$(vm_state) || exit
+  case $vm in
+    READY) echo ready ;;
+    "") if [[ -n $queued ]]; then echo waiting; else echo absent; fi ;;
+    PREEMPTED | TERMINATED | UNKNOWN) echo lost ;;
+    STOPPING | STOPPED | HIDING | HIDDEN) echo stopped ;;
+    *) echo waiting ;;
+  esac
+}
+
+# Ask every worker for its job; one line each. A worker without our scripts answers too.
+job_states() {
+  on_workers all "if [ -x $REMOTE/launch/job.sh ]; then $REMOTE/launch/job.sh status; else echo \"worker=\$(hostname) state=unset code=- restarts=0 command=\"; fi" |
+    grep '^worker='
+}
+
+# Copy the lines of workers; what another job left there says nothing of ours.
+forget_others() {
+  local line
+  while read -r line; do
+    case $line in
+      *" command=$COMMAND" | *" command=$COMMAND --distributed") ;;
+      *) line="${line%% *} state=none code=- restarts=0 command=" ;;
+    esac
+    printf '%s\n' "$line"
+  done
+}
+
+with_state() { grep -E "^worker=[^ ]+ state=($1) " <<<"$STATES" || true; }
+count() { grep -c . <<<"$1" || true; }
+
+# Say that an attempt failed and wait for the next; end if trying again is no use.
+retry_later() {
+  local code=$1 what=$2
+  ((code == TRANSIENT)) || exit "$code"
+  FAILURES=$((FAILURES + 1))
+  ((FAILURES <= RECREATIONS)) || give_up "$what failed $FAILURES times; see above"
+  say "$what failed; trying again in $POLL s ($FAILURES of $RECREATIONS)"
+  sleep "$POLL"
+}
+
+# Count a machine that was lost; end when there were too many.
+count_loss() {
+  LOSSES=$((LOSSES + 1))
+  ((LOSSES <= RECREATIONS)) ||
+    give_up "$NAME was lost $LOSSES times; start the same command again, with a larger --recreations"
+  say "$(date +%T) $NAME: $1 (loss $LOSSES of $RECREATIONS)"
+}
+
+replace() {
+  count_loss "$1; creating it again"
+  remove
+}
+
+create_and_run() {
+  local code=0
+  create || code=$?
+  if ((code == 0)); then
+    set_up_and_run
+  else
+    # What a failed request leaves in the queue holds the name.
+    ((code != TRANSIENT)) || remove
+    retry_later "$code" creating
+  fi
+}
+
+set_up_and_run() {
+  local code=0
+  setup || code=$?
+  ((code)) || run || code=$?
+  if ((code)); then retry_later "$code" "setting up and starting"; else FAILURES=0 SEEN=1; fi
+}
+
+# End the jobs of all workers and start them together: a slice can't go on without one of them.
+restart_all() {
+  say "ending the jobs of all workers and starting them together"
+  tpu_vm_do stop grace iap internal-ip || true
+  set_up_and_run
+}
+
+# Some workers don't answer. If none does, it may be our own connection.
+unreached() {
+  local answered=$1 workers=$2
+  UNREACHED=$((UNREACHED + 1))
+  say "$((workers - answered)) of $workers workers of $NAME can't be reached (look $UNREACHED)"
+  if ((answered == 0)); then
+    explain || true
+  elif ((UNREACHED >= PATIENCE)); then
+    UNREACHED=0
+    replace "a worker died"
+  fi
+}
+
+# Look at the jobs of a VM that is there.
+attend() {
+  local workers answered code=0 found active='starting|running|pausing'
+  workers=$(worker_count) || code=$?
+  if ((code)); then
+    ((code == TRANSIENT)) || exit "$code"
+    return
+  fi
+  STATES=$(job_states) || code=$?
+  answered=$(count "$STATES")
+  if ((code || answered < workers)); then
+    unreached "$answered" "$workers"
+    return
+  fi
+  UNREACHED=0
+  found=$(with_state "$active" | grep -v -F " command=$COMMAND" || true)
+  [[ -z $found ]] || die "another job runs on $NAME (${found#*command=}); end it first: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
+  STATES=$(forget_others <<<"$STATES")
+  if ((!SEEN)) && [[ -z $(with_state "$active") ]]; then
+    # Nothing runs yet; what this job came to before may have been mended.
+    if (($(count "$(with_state ended | grep ' code=0 ')") == workers)); then FINISHED=1; else set_up_and_run; fi
+    return
+  fi
+  SEEN=1
+  # Before the others: the jobs that waited in vain for this worker's may have ended with any code.
+  found=$(
+    with_state 'dead|none|unset'
+    with_state ended | grep ' code=143 ' || true
+  )
+  if [[ -n $found ]]; then
+    count_loss "a worker restarted: ${found%% restarts=*}"
+    restart_all
+    return
+  fi
+  found=$(with_state ended | grep ' code=2 ' || true)
+  [[ -z $found ]] || die "the job ended with code 2 on ${found%% state=*}, for bad input; its log says which: $LOGS"
+  found=$(with_state stopped)
+  [[ -z $found ]] || give_up "the job was stopped on ${found%% state=*} (launch/tpu_vm.sh stop); to start it again: the same command"
+  # Ended for good, after what the worker itself tried.
+  found=$(with_state ended | grep -v ' code=0 ' || true)
+  if [[ -n $found ]]; then
+    AGAIN=$((AGAIN + 1))
+    ((AGAIN <= RESTARTS)) || give_up "the job failed $AGAIN times, last: ${found%% restarts=*}; its log says why: $LOGS"
+    say "the job failed: ${found%% restarts=*} (restart $AGAIN of $RESTARTS)"
+    restart_all
+    return
+  fi
+  if (($(count "$(with_state ended)") == workers)); then FINISHED=1; fi
+}
+
+# However this ends, say what still costs money.
+leave() {
+  local code=$?
+  trap - EXIT INT TERM HUP
+  rm -rf "$SCRATCH"
+  if ((WATCHING)); then
+    if ((code == 130)); then
+      say "no longer watching; what runs on $NAME goes on. Watch again: the same command"
+    fi
+    say "$NAME may still be there and cost money; look: $(quote launch/tpu_vm.sh status "${TARGET[@]}"); delete it: $(delete_command)"
+  fi
+  exit "$code"
+}
+
+main() {
+  parse_flags "-- accelerator-type= runtime-version= spot queued valid-until-duration= service-account= bucket= create-flag= committed python= restarts= pause= grace= recreations= poll= delete iap internal-ip" "$@"
+  read_target
+  read_connection
+  ((${#JOB[@]})) || die "which job? give it behind --: launch/supervise.sh … -- python -m recallm_jax.train …"
+  [[ " ${JOB[*]}" == *" --workdir"[=\ ]"gs://"* ]] ||
+    die "the job needs --workdir=gs://BUCKET/FOLDER: what it wrote on a VM is lost with it"
+  POLL=$(number_flag poll 60)
+  RESTARTS=$(number_flag restarts 3)
+  RECREATIONS=$(number_flag recreations 20)
+  FLAGS["poll"]=$POLL
+  LOSSES=0 FAILURES=0 AGAIN=0 UNREACHED=0 SEEN=0 FINISHED=0
+  if is_dry; then
+    create
+    setup
+    run
+    return
+  fi
+  # As the workers write it down; on several hosts run adds a flag behind.
+  COMMAND=$(printf '%q ' "${JOB[@]}")
+  COMMAND=${COMMAND% }
+  LOGS=$(quote launch/tpu_vm.sh logs "${TARGET[@]}" --worker=all --no-follow)
+
+  WATCHING=1
+  trap leave EXIT
+  trap 'exit 130' INT TERM HUP
+  local now code
+  while ((!FINISHED)); do
+    code=0
+    now=$(condition) || code=$?
+    case $now in
+      absent) create_and_run ;;
+      lost) replace "it was taken away" ;;
+      stopped) die "$NAME is stopped; start it: $(quote gcloud compute tpus tpu-vm start "$NAME" "${PLACE[@]}")" ;;
+      waiting) sleep "$POLL" ;;
+      ready)
+        attend
+        ((FINISHED)) || sleep "$POLL"
+        ;;
+      *)
+        # No connection, perhaps; the VM goes on meanwhile.
+        ((code == TRANSIENT)) || exit "$code"
+        sleep "$POLL"
+        ;;
+    esac
+  done
+  say "the job is done"
+  if [[ -n ${FLAGS[delete]-} ]]; then
+    remove
+    WATCHING=0
+  fi
+}
+
+main "$@"

@@ -1,0 +1,331 @@
+#!/usr/bin/env bash
+# Drives recallm-jax on a Google Cloud TPU VM from your own machine. launch/README.md says how.
+#
+#   launch/tpu_vm.sh create | setup | run | status | logs | stop | fetch | delete  --name=… --zone=…
+#
+# --dry-run prints every gcloud command and runs none. Nothing is remembered between two calls: what
+# there is, gcloud is asked.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# Jobs that run as one process a host where a slice has several.
+readonly DISTRIBUTED="train evaluate"
+# jax.distributed takes a silent process for dead after 100 s, and waits 300 s for all to come: after
+# this pause none of the old processes is left, and the first to start still waits for the last.
+readonly PAUSE_ALONE=10 PAUSE_TOGETHER=150
+
+usage() {
+  sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'
+}
+
+# Accelerator types: set RUNTIME, the software version of this generation's images.
+check_type() {
+  local generation=${TYPE%-*} size=${TYPE##*-} sizes="" largest=""
+  case $generation in
+    v4) RUNTIME=tpu-ubuntu2204-base largest=8192 ;;
+    v5p) RUNTIME=v2-alpha-tpuv5 largest=12288 ;;
+    v5litepod) RUNTIME=v2-alpha-tpuv5-lite sizes="1 4 8 16 32 64 128 256" ;;
+    v6e) RUNTIME=v2-alpha-tpuv6e sizes="1 4 8 16 32 64 128 256" ;;
+    v5e) die "--accelerator-type=$TYPE: gcloud calls v5e v5litepod; give v5litepod-$size" ;;
+    *) die "--accelerator-type=$TYPE doesn't exist here; give v4-N or v5p-N (N TensorCores), v5litepod-N or v6e-N (N chips)" ;;
+  esac
+  if [[ -n $sizes ]]; then
+    [[ " $sizes " == *" $size "* ]] ||
+      die "--accelerator-type=$TYPE doesn't exist; $generation has sizes ${sizes// /, }"
+  else
+    # Two cores a chip, four chips a host; from 128 cores on in cubes of 4x4x4 chips.
+    if ! [[ $size =~ ^[1-9][0-9]{0,4}$ ]] || ((size > largest || size % 128)); then
+      [[ " 8 16 32 64 " == *" $size "* ]] ||
+        die "--accelerator-type=$TYPE doesn't exist; $generation has sizes 8, 16, 32, 64, and multiples of 128 up to $largest"
+    fi
+  fi
+  RUNTIME=${FLAGS[runtime-version]:-$RUNTIME}
+}
+
+# Whether the bucket is there, before anything costs money.
+check_bucket() {
+  local bucket=$1
+  [[ $bucket =~ ^gs://[a-z0-9][a-z0-9._-]{2,}$ ]] || die "--bucket=$bucket must look like gs://NAME"
+  call storage buckets describe "$bucket" '--format=value(location)' >/dev/null && return
+  if grep -q -e ' 404' -e 'not found' -e 'does not exist' "$SCRATCH/stderr"; then
+    die "bucket $bucket doesn't exist; make it: gcloud storage buckets create $bucket --location=${ZONE%-*}"
+  elif grep -q -e ' 403' -e 'does not have' -e PERMISSION_DENIED "$SCRATCH/stderr"; then
+    die "you may not use bucket $bucket; ask its owner for roles/storage.admin on it, or give another --bucket"
+  fi
+  explain_and_exit
+}
+
+create() {
+  parse_flags "accelerator-type= runtime-version= spot queued no-wait valid-until-duration= service-account= bucket= create-flag= poll=" "$@"
+  read_target
+  TYPE=${FLAGS[accelerator-type]:-${TPU_VM_TYPE-}}
+  [[ -n $TYPE ]] || die "which TPU? give --accelerator-type=TYPE (such as v6e-8), or set TPU_VM_TYPE"
+  check_type
+  local poll flag
+  poll=$(number_flag poll 30)
+  for flag in no-wait valid-until-duration; do
+    [[ -z ${FLAGS[$flag]-} || -n ${FLAGS[queued]-} ]] || die "--$flag is of the queue; add --queued"
+  done
+  [[ -z ${FLAGS[bucket]-} ]] || check_bucket "${FLAGS[bucket]}"
+
+  local common=("${PLACE[@]}" "--accelerator-type=$TYPE")
+  [[ -z ${FLAGS[service-account]-} ]] || common+=("--service-account=${FLAGS[service-account]}")
+  [[ -z ${FLAGS[spot]-} ]] || common+=(--spot)
+  common+=("${CREATE_FLAGS[@]}")
+  trap interrupted INT TERM HUP
+  if [[ -n ${FLAGS[queued]-} ]]; then
+    [[ -z ${FLAGS[valid-until-duration]-} ]] ||
+      common+=("--valid-until-duration=${FLAGS[valid-until-duration]}")
+    call compute tpus queued-resources create "$NAME" "--node-id=$NAME" "--runtime-version=$RUNTIME" \
+      "${common[@]}" || creation_failed
+    [[ -n ${FLAGS[no-wait]-} ]] || await_active "$poll"
+  else
+    is_dry || say "creating $NAME ($TYPE) in $ZONE; this takes minutes, and from then on it costs money"
+    call compute tpus tpu-vm create "$NAME" "--version=$RUNTIME" "${common[@]}" || creation_failed
+  fi
+  trap - INT TERM HUP
+  is_dry || [[ -n ${FLAGS[no-wait]-} ]] || say "$NAME is ready; it costs money until: $(delete_command)"
+}
+
+interrupted() {
+  trap - INT TERM HUP
+  say "interrupted: $NAME may exist or be on its way, and cost money; delete it: $(delete_command)"
+  exit 130
+}
+
+# Say why, then what is left of it.
+creation_failed() {
+  local code=0 queued vm
+  explain || code=$?
+  if grep -q -e ALREADY_EXISTS -e 'already exists' "$SCRATCH/stderr"; then exit "$code"; fi
+  if queued=$(queued_state) && vm=$(vm_state); then
+    if [[ -n $queued$vm ]]; then
+      say "$NAME is left (${queued:+queued resource: $queued}${queued:+${vm:+, }}${vm:+VM: $vm}); delete it: $(delete_command)"
+    else
+      say "nothing is left of $NAME"
+    fi
+  else
+    say "$NAME may be left; delete it: $(delete_command)"
+  fi
+  exit "$code"
+}
+
+# Wait in the queue until the VM is there.
+await_active() {
+  local poll=$1 state="" before=""
+  while :; do
+    state=$(queued_state)
+    if is_dry; then return; fi
+    [[ $state == "$before" ]] || say "$(date +%T) $NAME: ${state:-gone from the queue}"
+    before=$state
+    case $state in
+      ACTIVE) return ;;
+      FAILED | SUSPENDED)
+        give_up "the request for $NAME ended as $state (no capacity in time, or preempted); delete it, then create it again: $(delete_command)"
+        ;;
+      "") give_up "$NAME is no longer in the queue: someone deleted it; create it again" ;;
+    esac
+    sleep "$poll"
+  done
+}
+
+setup() {
+  parse_flags "committed python= iap internal-ip" "$@"
+  read_target
+  read_connection
+  local clone=${LAUNCH%/*} changed
+  changed=$(git -C "$clone" status --porcelain) || die "$clone is no git clone; launch from one"
+  [[ -z $changed || -n ${FLAGS[committed]-} ]] ||
+    die "$clone has uncommitted changes ($(wc -l <<<"$changed" | tr -d ' ') files); commit them, or send the last commit without them: --committed"
+  git -C "$clone" archive --format=tar.gz -o "$SCRATCH/clone.tar.gz" HEAD
+  is_dry || say "copying commit $(git -C "$clone" rev-parse --short HEAD) to all workers of $NAME"
+  must "${SSH[@]}" scp "$SCRATCH/clone.tar.gz" "$NAME:$REMOTE.new.tar.gz" "${PLACE[@]}" "${SSH_FLAGS[@]}" --worker=all
+  # Files that an earlier copy brought are deleted first; what runs wrote beside them stays.
+  local unpack="mkdir -p $REMOTE && if [ -e $REMOTE.tar.gz ]; then tar -tzf $REMOTE.tar.gz | grep -v '/\$' | (cd $REMOTE && xargs -d '\\n' rm -f); fi && mv $REMOTE.new.tar.gz $REMOTE.tar.gz && tar -xzf $REMOTE.tar.gz -C $REMOTE"
+  local bootstrap="$REMOTE/launch/bootstrap.sh"
+  [[ -z ${FLAGS[python]-} ]] || bootstrap="PYTHON=$(quote "${FLAGS[python]}") $bootstrap"
+  on_workers all "$unpack && $bootstrap" || explain_and_exit
+  is_dry || say "$NAME is set up"
+}
+
+# What stands behind --workdir in the job's arguments; nothing if it has none.
+workdir_of_job() {
+  local argument before=""
+  for argument in "${JOB[@]}"; do
+    case $argument in
+      --workdir=*) printf '%s' "${argument#--workdir=}" && return ;;
+    esac
+    [[ $before != --workdir ]] || { printf '%s' "$argument" && return; }
+    before=$argument
+  done
+}
+
+# What JOB is: the name of one of our jobs, or nothing.
+job_name() {
+  local argument before=""
+  for argument in "${JOB[@]}"; do
+    if [[ $before == -m && $argument == recallm_jax.* ]]; then
+      printf '%s' "${argument#recallm_jax.}"
+      return
+    fi
+    before=$argument
+  done
+}
+
+# Make JOB one that runs on several hosts at once.
+distribute() {
+  local name argument alone=""
+  name=$(job_name)
+  [[ -n $name ]] || return 0
+  [[ " $DISTRIBUTED " == *" $name "* ]] || alone="recallm_jax.$name"
+  for argument in "${JOB[@]}"; do
+    case $argument in
+      --distributed | --shard | --shard=*) return ;;
+      --rescore | --merge) alone="recallm_jax.$name $argument" ;;
+    esac
+  done
+  [[ -z $alone ]] || die "$alone runs as one process, and $NAME has several hosts; choose one: --worker=0"
+  JOB+=(--distributed)
+  PAUSE=$PAUSE_TOGETHER
+}
+
+run() {
+  parse_flags "-- worker= restarts= pause= accelerator-type= iap internal-ip" "$@"
+  read_target
+  read_connection
+  ((${#JOB[@]})) || die "which job? give it behind --: launch/tpu_vm.sh run -- python -m recallm_jax.train …"
+  local worker=${FLAGS[worker]:-all} restarts workdir workers states
+  [[ $worker == all || $worker =~ ^[0-9]+$ ]] || die "--worker=$worker must be all, or a worker's number"
+  restarts=$(number_flag restarts 3)
+  workdir=$(workdir_of_job)
+  workers=$(worker_count)
+  # A dry run asks nothing: the type says whether there are several hosts.
+  if is_dry; then
+    TYPE=${FLAGS[accelerator-type]:-${TPU_VM_TYPE:-v6e-8}}
+    check_type
+    ((${TYPE##*-} > 8)) && workers=2 || workers=1
+  fi
+  ((workers)) || die "there is no VM $NAME in $ZONE; create it: $(quote launch/tpu_vm.sh create "${TARGET[@]}")"
+  PAUSE=$PAUSE_ALONE
+  if [[ $worker == all ]] && ((workers > 1)); then
+    [[ -z $workdir || $workdir == gs://* ]] ||
+      die "--workdir=$workdir would be another folder on each of the $workers hosts; give one on gs://"
+    distribute
+  fi
+  PAUSE=$(number_flag pause "$PAUSE")
+
+  local script="$REMOTE/launch/job.sh"
+  states=$(on_workers "$worker" "$script status") || explain_and_exit
+  ! grep -E ' state=(starting|running|pausing) ' <<<"$states" >&2 ||
+    die "a job runs already on $NAME; wait for it, or end it: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
+  [[ $workdir != gs://* ]] || on_workers "${worker/all/0}" "$script check $(quote "$workdir")" >/dev/null || explain_and_exit
+  if ! on_workers "$worker" "$script start --restarts=$restarts --pause=$PAUSE -- $(quote "${JOB[@]}")"; then
+    local code=0
+    explain || code=$?
+    say "the job may have started on some workers; end it there: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
+    exit "$code"
+  fi
+  is_dry || say "started; follow it: $(quote launch/tpu_vm.sh logs "${TARGET[@]}")"
+}
+
+status() {
+  parse_flags "iap internal-ip" "$@"
+  read_target
+  read_connection
+  local queued vm
+  queued=$(queued_state)
+  vm=$(vm_state)
+  is_dry || printf 'queued resource: %s\nVM: %s\n' "${queued:-none}" "${vm:-none}"
+  if is_dry || [[ $vm == READY ]]; then
+    on_workers all "$REMOTE/launch/job.sh status" || explain_and_exit
+  fi
+}
+
+logs() {
+  parse_flags "worker= lines= no-follow iap internal-ip" "$@"
+  read_target
+  read_connection
+  local worker=${FLAGS[worker]:-0} lines arguments
+  lines=$(number_flag lines 100)
+  arguments="--lines=$lines"
+  [[ -n ${FLAGS[no-follow]-} ]] || arguments+=" --follow"
+  [[ $worker =~ ^[0-9]+$ ]] || arguments+=" --label"
+  on_workers "$worker" "$REMOTE/launch/job.sh log $arguments" || explain_and_exit
+}
+
+stop() {
+  parse_flags "grace= iap internal-ip" "$@"
+  read_target
+  read_connection
+  local grace
+  grace=$(number_flag grace 300)
+  on_workers all "$REMOTE/launch/job.sh stop --grace=$grace" || explain_and_exit
+}
+
+fetch() {
+  parse_flags "workdir= to= checkpoints iap internal-ip" "$@"
+  read_target
+  read_connection
+  local workdir=${FLAGS[workdir]-} to=${FLAGS[to]:-runs/fetched}
+  [[ -n $workdir ]] || die "which run? give --workdir=gs://BUCKET/FOLDER, or a folder on worker 0"
+  workdir=${workdir%/}
+  is_dry || mkdir -p "$to"
+  if [[ $workdir == gs://* ]]; then
+    local without=('--exclude=(.*/)?checkpoints/.*')
+    [[ -z ${FLAGS[checkpoints]-} ]] || without=()
+    if ! call storage rsync --recursive "${without[@]}" "$workdir" "$to"; then
+      if grep -q -e ' 403' -e 'does not have' "$SCRATCH/stderr"; then
+        die "you may not read $workdir; ask its owner for roles/storage.objectViewer on the bucket"
+      elif grep -q -e ' 404' -e 'not found' -e 'matched no' -e 'does not exist' "$SCRATCH/stderr"; then
+        die "$workdir doesn't exist; look: gcloud storage ls ${workdir%/*}"
+      fi
+      explain_and_exit
+    fi
+  else
+    local exclude="--exclude=./checkpoints "
+    [[ -z ${FLAGS[checkpoints]-} ]] || exclude=""
+    # A relative folder is one of the clone, where jobs run.
+    [[ $workdir == /* ]] || workdir=$REMOTE/$workdir
+    on_workers 0 "tar $exclude-czf $REMOTE.fetch.tar.gz -C $(quote "$workdir") ." || explain_and_exit
+    must "${SSH[@]}" scp "$NAME:$REMOTE.fetch.tar.gz" "$SCRATCH/fetch.tar.gz" "${PLACE[@]}" "${SSH_FLAGS[@]}" --worker=0
+    is_dry || tar -xzf "$SCRATCH/fetch.tar.gz" -C "$to"
+  fi
+  is_dry || say "fetched $workdir to $to"
+}
+
+delete() {
+  parse_flags "poll= tries=" "$@"
+  read_target
+  local queued vm poll tries
+  poll=$(number_flag poll 10)
+  tries=$(number_flag tries 30)
+  queued=$(queued_state)
+  if is_dry || [[ -n $queued && $queued != DELETING ]]; then
+    # --force deletes its VM first.
+    must compute tpus queued-resources delete "$NAME" "${PLACE[@]}" --force --quiet
+  fi
+  vm=$(vm_state)
+  if is_dry || [[ -n $vm && $vm != DELETING ]]; then
+    must compute tpus tpu-vm delete "$NAME" "${PLACE[@]}" --quiet
+  fi
+  while :; do
+    queued=$(queued_state)
+    vm=$(vm_state)
+    if is_dry; then return; fi
+    if [[ -z $queued$vm ]]; then
+      say "nothing is left of $NAME in $ZONE"
+      return
+    fi
+    ((tries > 0)) ||
+      give_up "$NAME is still there (queued resource: ${queued:-none}, VM: ${vm:-none}) and costs money; delete it again: $(delete_command)"
+    tries=$((tries - 1))
+    sleep "$poll"
+  done
+}
+
+case ${1-} in
+  create | setup | run | status | logs | stop | fetch | delete) "$@" ;;
+  -h | --help | help) usage ;;
+  *) die "unknown command '${1-}'; one of create, setup, run, status, logs, stop, fetch, delete (launch/README.md)" ;;
+esac
