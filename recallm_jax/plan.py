@@ -17,7 +17,6 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -32,7 +31,7 @@ from recallm_jax.planning.chips import GIB, chip_of, topology_devices
 from recallm_jax.planning.compiling import Planned, plan_program
 from recallm_jax.planning.flops import num_parameters
 from recallm_jax.planning.programs import programs
-from recallm_jax.run_files import write_whole
+from tasks.files import as_path, make_folder, write_whole
 
 EXIT_DOES_NOT_FIT = 1
 
@@ -50,7 +49,7 @@ def _run(argv: Sequence[str]) -> bool:
     parser.add_argument(
         "--only", default="", help="programs, or beginnings of their names: grpo,evaluation.131072"
     )
-    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--json", help="file to write, local or on gs://")
     arguments, config = parse_config(parser, argv)
     topology = arguments.topology or config.topology
     if not topology:
@@ -97,8 +96,9 @@ def _run(argv: Sequence[str]) -> bool:
             "fits": not short,
             "programs": [table.row(one, chip, num_chips, notes[one.program.name]) for one in plan],
         }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(arguments.json, json.dumps(report, indent=1) + "\n")
+        path = as_path(arguments.json)
+        make_folder(path.parent)
+        write_whole(path, json.dumps(report, indent=1) + "\n")
     return not short
 
 

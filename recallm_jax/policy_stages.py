@@ -228,22 +228,23 @@ def _sample(
     numbers = np.array([text.number for text in texts], np.uint32)
     keys = row_keys(config.seed, stage.number * KEY_STRIDE + draw, numbers, options.group_size)
     parts = options.rollout_parts
-    rollout = _interleaved(
-        [
-            sample_groups(
-                policy,
-                *setup.place_rows(_rows((prompts, keys), slice(part, None, parts)), count // parts),
-                setup.tokenizer.decode,
-                rules=training_rules(config, setup),
-                sampling=Sampling(temperature=options.temperature),
-                max_new_tokens=config.decoding.max_new_tokens,
-                stop_token=setup.tokenizer.eos_id,
-                fetch=setup.fetch_rows,
-            )
-            for part in range(parts)
-        ],
-        setup,
-    )
+
+    def sampled(part: int) -> Rollout:
+        some = _rows((prompts, keys), slice(part, None, parts))
+        placed, placed_keys = setup.place_rows(some, count // parts)
+        return sample_groups(
+            policy,
+            placed,
+            placed_keys,
+            setup.tokenizer.decode,
+            rules=training_rules(config, setup),
+            sampling=Sampling(temperature=options.temperature),
+            max_new_tokens=config.decoding.max_new_tokens,
+            stop_token=setup.tokenizer.eos_id,
+            fetch=setup.fetch_rows,
+        )
+
+    rollout = _interleaved([sampled(part) for part in range(parts)], setup)
     own = reward_groups(
         rollout,
         texts,
@@ -281,9 +282,11 @@ def _interleaved(parts: Sequence[Rollout], setup: Setup) -> Rollout:
     def in_order(rows: Iterable[Sequence]) -> list:
         return [group for beside in zip(*rows, strict=True) for group in beside]
 
+    tokens = np.stack([part.tokens for part in parts], axis=1)
     return Rollout(
         responses,
         sampler_log_probs,
+        tokens.reshape(-1, *tokens.shape[2:]),
         in_order(part.completions for part in parts),
         in_order(part.spans for part in parts),
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -12,6 +11,7 @@ from recallm_jax.setup_policy import RANDOM, tiny_sizes, with_options
 from recallm_jax.weights.added_tokens import padded_rows, tokenizer_size
 from recallm_jax.weights.hugging_face_config import read_config
 from recallm_jax.weights.source import load_policy, rescaled_sizes
+from tasks.files import Path, as_path, read_text
 from tasks.vocabulary import ADDED_TOKENS, read_tokenizer
 
 # Ids of the presets' published tokenizers, the last plus one, by how the presets' names begin.
@@ -35,7 +35,7 @@ def model_sizes(config: ConfigDict) -> ModelConfig:
     weights = config.model.weights
     if weights == RANDOM:
         return with_options(tiny_sizes(config), config)
-    path = Path(weights)
+    path = as_path(weights)
     if (path / "config.json").is_file():
         sizes = _of_folder(path, config)
     elif path.is_file():
@@ -66,7 +66,7 @@ def _with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
 def _of_folder(folder: Path, config: ConfigDict) -> ModelConfig:
     path = folder / "config.json"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(read_text(path))
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); fetch the checkpoint again") from None
     options = {"dtype": config.model.dtype, "remat": config.model.remat}
@@ -74,7 +74,7 @@ def _of_folder(folder: Path, config: ConfigDict) -> ModelConfig:
     tokenizer_path = folder / "tokenizer.json"
     entries = sizes.vocab_rows
     if tokenizer_path.is_file():
-        tokenizer = read_tokenizer(tokenizer_path.read_text(encoding="utf-8"))
+        tokenizer = read_tokenizer(read_text(tokenizer_path))
         entries = tokenizer_size(tokenizer)
         entries += sum(tokenizer.token_to_id(token) is None for token in ADDED_TOKENS)
     return _with_rows(sizes, entries)

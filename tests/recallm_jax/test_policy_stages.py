@@ -202,6 +202,7 @@ def test_a_rollout_in_parts_is_the_same_rollout(dapo):
     for parts in (2, 4):
         rollout, scored_in_parts, means_in_parts = sampled(parts)
         assert rollout.completions == whole.completions
+        np.testing.assert_array_equal(rollout.tokens, whole.tokens)
         assert rollout.spans == whole.spans
         jax.tree.map(np.testing.assert_array_equal, rollout.responses, whole.responses)
         np.testing.assert_allclose(rollout.sampler_log_probs, whole.sampler_log_probs, atol=1e-5)
