@@ -259,28 +259,11 @@ def _under_rollout_rules(policy: Transformer) -> Transformer:
     return moved
 
 
-@dataclasses.dataclass(frozen=True)
-class MeshSizes:
-    """How many prompts a batch must hold a multiple of, and tokens a prompt."""
-
-    batch: int
-    length: int
-
-
-def mesh_sizes(mesh: Mesh, rules: Rules = TRAIN_RULES) -> MeshSizes:
-    """Return the numbers that a batch's sizes must be multiples of."""
-
-    def parts(name: str) -> int:
-        return math.prod(mesh.shape[axis] for axis in rules[name])
-
-    return MeshSizes(batch=parts("batch"), length=parts("length"))
-
-
 def check_config(config: ModelConfig, mesh: Mesh, rules: Rules = TRAIN_RULES) -> None:
     """Refuse a mesh that would split less than its rules promise.
 
-    Key and value heads may be fewer than `tensor` devices (they are then kept whole on each);
-    everything else must divide.
+    Key and value heads may be fewer than `tensor` devices (they are then kept whole on each), and
+    rollouts drop a mesh axis that does not divide; everything else must.
 
     Raises:
       UserError: a parameter axis that its mesh axes do not divide.

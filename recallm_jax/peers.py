@@ -7,8 +7,8 @@ are. Elsewhere each is told by its environment:
     JAX_COORDINATOR_ADDRESS=host0:8476 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0
 
 Process 0 is the coordinator, and listens at that address. A process that fails tells the others,
-which say so and end with its exit code. One that is killed can't: what talks to it over the network
-fails at once, and after `HEARTBEAT_SECONDS` JAX ends those that still wait.
+which say so and end with its exit code. One that is killed can't: on CPU, and where it was process
+0, the broken connection ends the others; else JAX does, after `HEARTBEAT_SECONDS`.
 """
 
 import contextlib

@@ -193,6 +193,44 @@ def test_an_evaluation_of_several_processes_is_sharded_among_them(two, tmp_path)
     assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
 
 
+ENVIRONMENT = {
+    "JAX_COORDINATOR_ADDRESS": "host0:8476",
+    "JAX_NUM_PROCESSES": "4",
+    "JAX_PROCESS_ID": "3",
+}
+
+
+def test_processes_are_told_who_they_are():
+    assert peers._from_environment(ENVIRONMENT) == {
+        "coordinator_address": "host0:8476",
+        "num_processes": 4,
+        "process_id": 3,
+    }
+    # On a TPU pod JAX finds out by itself.
+    assert peers._from_environment({"PATH": "/bin"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"JAX_PROCESS_ID": ""}, "JAX_NUM_PROCESSES is set but JAX_PROCESS_ID is not; set all"),
+        ({"JAX_COORDINATOR_ADDRESS": "host0"}, "JAX_COORDINATOR_ADDRESS = 'host0' must be HOST:P"),
+        ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES = 'two' must be a whole number"),
+        ({"JAX_PROCESS_ID": "4"}, "JAX_PROCESS_ID = 4 must be below JAX_NUM_PROCESSES = 4; proc"),
+    ],
+)
+def test_processes_that_are_told_nonsense_say_so(change, message, monkeypatch, capsys):
+    for name, value in (ENVIRONMENT | change).items():
+        monkeypatch.setenv(name, value)
+
+    def job(argv):
+        with peers.joined(True):
+            pytest.fail("joined")
+
+    assert run_job(job, []) == 2
+    assert capsys.readouterr().err.startswith(f"error: --distributed: {message}")
+
+
 def test_processes_that_did_not_meet_may_try_again(monkeypatch, capsys):
     """No bad input: launch/job.sh starts what ended with 75 again, and what ended with 2 never."""
 

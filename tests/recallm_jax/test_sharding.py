@@ -17,6 +17,7 @@ from benchmarks.tpu_program import loop_operations, num_elements
 from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
+from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import layer_specs, random_transformer, top_specs
@@ -287,6 +288,26 @@ def test_micro_batches_change_nothing_either(
     mesh = None if sizes is None else make_mesh(**sizes)
     assert_same(grpo(model, prompts, mesh, num_parts=num_parts)[0], expected)
     assert_same(sft(model, prompts, mesh, num_parts=num_parts), expected_sft)
+
+
+@pytest.mark.slow
+def test_prompts_that_enter_one_by_one_are_answered_alike(model, prompts, expected):
+    policy = for_rollout(place_model(model, make_mesh(sequence=2, tensor=2)))
+    keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
+    requests = [
+        Request(*(x[b, :length] for x in (prompts.tokens, *flags_of(prompts))), keys[b])
+        for b, length in enumerate(prompts.lengths)
+    ]
+    finished = decode_all(
+        policy, requests[:3], buckets=(SIZE,), num_slots=2, sampling=SAMPLING, limits=LIMITS
+    )
+    for one in finished:
+        wanted = expected["['decoded'].responses"][one.number]
+        np.testing.assert_array_equal(one.decoded.responses[0], wanted)
+
+
+def flags_of(prompts):
+    return prompts.copyable, prompts.span_start, prompts.span_end
 
 
 def test_the_policy_that_samples_is_the_policy_that_learns(model):
