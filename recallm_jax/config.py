@@ -205,12 +205,23 @@ def _check_sizes(config: ConfigDict) -> None:
                 f"{name} = {prompts} is no multiple of {stage}.minibatches = {parts}; change one "
                 "of them"
             )
-        name += f" / minibatches = {prompts} / {parts}" if parts > 1 else ""
-        _check_parts(name, prompts // parts, section, shards)
+        part_name = name + (f" / minibatches = {prompts} / {parts}" if parts > 1 else "")
+        _check_parts(part_name, prompts // parts, section, shards)
+        _check_rollout_parts(name, section, shards)
     if config.evaluation.batch_size % shards:
         raise UserError(
             f"config.evaluation.batch_size = {config.evaluation.batch_size} cannot be split over "
             f"mesh.data * mesh.fsdp = {shards} devices; make it a multiple"
+        )
+
+
+def _check_rollout_parts(name: str, section: ConfigDict, shards: int) -> None:
+    """Refuse parts of a rollout that the prompts, or the mesh, can't be parted into."""
+    prompts, parts = section.prompts_per_step, section.rollout_parts
+    if prompts % parts or (prompts // parts) % shards:
+        raise UserError(
+            f"{name} = {prompts} cannot be sampled in rollout_parts = {parts} equal parts, each "
+            f"split over mesh.data * mesh.fsdp = {shards} devices; lower rollout_parts"
         )
 
 

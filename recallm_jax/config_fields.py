@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from decoding.sampling import LOWEST_TEMPERATURE
 from recallm_jax.errors import UserError
+from recallm_jax.models.presets import PRESETS, ROPE_SCALINGS
 from rl.advantages import OF_GROUPS
 from rl.losses import KL, Aggregation, Ratio
 from tasks.names import DATASETS
@@ -60,12 +61,18 @@ _POLICY_GRADIENT = {
     "importance_cap": _POSITIVE,
     "overlong_buffer": Field(int, low=0),
     "aggregation": Field(str, choices=get_args(Aggregation)),
+    "rollout_parts": _COUNT,
     "minibatches": _COUNT,
     "epochs": _COUNT,
 }
 FIELDS = {
     "seed": Field(int, low=0, high=2**31 - 1),
+    # Of the TPUs that the mesh is for, such as "v5p:4x4x4"; "" for no certain ones.
+    "topology": Field(str, blank=True),
     "model.weights": _TEXT,
+    "model.preset": Field(str, choices=("", *sorted(PRESETS)), blank=True),
+    "model.rope_scaling": Field(str, choices=("checkpoint", *ROPE_SCALINGS)),
+    "model.extra_positions": Field(int, low=0),
     "model.dtype": Field(str, choices=("float32", "bfloat16")),
     "model.param_dtype": Field(str, choices=("float32", "bfloat16")),
     "model.remat": Field(str, choices=("none", "dots", "attention", "full")),

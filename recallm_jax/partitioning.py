@@ -115,10 +115,10 @@ def make_mesh(
             )
         else:
             laid = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
-    except (ValueError, NotImplementedError, AssertionError) as error:
+    except (ValueError, NotImplementedError, AssertionError):
         raise UserError(
-            f"mesh {sizes} does not fit the {count} chosen of {len(available)} TPU devices: "
-            f"{error}; use all devices of each slice, and sizes that divide its sides"
+            f"mesh {sizes} does not fit the {count} chosen of {len(available)} TPU devices; "
+            "use all devices of each slice, and sizes that divide its sides"
         ) from None
     return Mesh(laid, MESH_AXES)
 

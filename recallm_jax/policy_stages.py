@@ -186,7 +186,9 @@ def _collect(
         rows = order[: (needed if len(seen) == most else (~flat).sum())][: needed - count]
         count += len(rows)
         kept.append((_rows(arrays, rows), scored.totals[rows]))
-    responses, sampler_log_probs = kept[0][0] if most == 1 else setup.place(_joined(kept))
+    responses, sampler_log_probs = (
+        kept[0][0] if most == 1 else setup.place(_joined([arrays for arrays, _ in kept]))
+    )
     return Collected(
         responses=responses,
         sampler_log_probs=sampler_log_probs,
@@ -204,12 +206,12 @@ def _with_reward(responses: Responses, known: Bool[Array, "B G"]) -> Responses:
     return dataclasses.replace(responses, lengths=lengths)
 
 
-def _rows(tree, rows: np.ndarray):
+def _rows(tree, rows: np.ndarray | slice):
     return jax.tree.map(lambda x: x[rows], tree)
 
 
-def _joined(kept: Sequence[tuple]):
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *[arrays for arrays, _ in kept])
+def _joined(parts: Sequence[tuple]):
+    return jax.tree.map(lambda *fields: jnp.concatenate(fields), *parts)
 
 
 def _sample(
@@ -225,18 +227,24 @@ def _sample(
     prompts, texts = prompts_and_texts(records, config.data.target_length)
     numbers = np.array([text.number for text in texts], np.uint32)
     keys = row_keys(config.seed, stage.number * KEY_STRIDE + draw, numbers, options.group_size)
-    prompts, keys = setup.place_rows((prompts, keys), count)
-    rollout = sample_groups(
-        policy,
-        prompts,
-        keys,
-        setup.tokenizer.decode,
-        rules=training_rules(config, setup),
-        sampling=Sampling(temperature=options.temperature),
-        max_new_tokens=config.decoding.max_new_tokens,
-        stop_token=setup.tokenizer.eos_id,
-        fetch=setup.fetch_rows,
-    )
+    parts = options.rollout_parts
+
+    def sampled(part: int) -> Rollout:
+        some = _rows((prompts, keys), slice(part, None, parts))
+        placed, placed_keys = setup.place_rows(some, count // parts)
+        return sample_groups(
+            policy,
+            placed,
+            placed_keys,
+            setup.tokenizer.decode,
+            rules=training_rules(config, setup),
+            sampling=Sampling(temperature=options.temperature),
+            max_new_tokens=config.decoding.max_new_tokens,
+            stop_token=setup.tokenizer.eos_id,
+            fetch=setup.fetch_rows,
+        )
+
+    rollout = _interleaved([sampled(part) for part in range(parts)], setup)
     own = reward_groups(
         rollout,
         texts,
@@ -255,6 +263,33 @@ def _sample(
     except ValueError as error:
         raise UserError(f"{stage.name}, batch {draw} of prompts: {error}") from None
     return rollout, scored, setup.gather_rows(prompt_means(rollout, own), count)
+
+
+def _interleaved(parts: Sequence[Rollout], setup: Setup) -> Rollout:
+    """Return the rollout of all prompts from n parts, of which part p has prompts p, p + n, …
+
+    So every device has as many prompts of each part, and those that it has of the whole.
+    """
+    if len(parts) == 1:
+        return parts[0]
+
+    def whole(*fields: Array) -> Array:
+        return jnp.stack(fields, axis=1).reshape(-1, *fields[0].shape[1:])
+
+    arrays = [(part.responses, part.sampler_log_probs) for part in parts]
+    responses, sampler_log_probs = setup.place(jax.tree.map(whole, *arrays))
+
+    def in_order(rows: Iterable[Sequence]) -> list:
+        return [group for beside in zip(*rows, strict=True) for group in beside]
+
+    tokens = np.stack([part.tokens for part in parts], axis=1)
+    return Rollout(
+        responses,
+        sampler_log_probs,
+        tokens.reshape(-1, *tokens.shape[2:]),
+        in_order(part.completions for part in parts),
+        in_order(part.spans for part in parts),
+    )
 
 
 def _batch(

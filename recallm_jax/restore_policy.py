@@ -19,7 +19,7 @@ from tasks.files import Path
 
 CHECKPOINTS = "checkpoints"
 # What decides the policy beside a checkpoint's arrays: sizes that are no shapes, and the tokenizer.
-WEIGHTS = ("model.weights",)
+WEIGHTS = ("model.weights", "model.rope_scaling")
 # And without a checkpoint: the seed draws the new rows, and all of a random model.
 START_WEIGHTS = (*WEIGHTS, "model.param_dtype", "seed")
 
@@ -47,13 +47,18 @@ def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
 
     Updates give their argument's buffers away, and the policy before a stage is read again.
     """
+    state = jax.tree.map(jnp.copy, first_state(policy, stage))
+    shardings = partitioning.state_shardings(state, state.policy.config, setup.mesh)
+    return processes.put(state, shardings)
+
+
+def first_state(policy: Policy, stage: Stage) -> LearnerState:
+    """Return the state before a stage's first update, on the policy's own buffers."""
     critic = None
     if stage.critic:
         trunk = policy if stage.critic == "own" else None
         critic = init_critic(policy.config.width, trunk)
-    state = jax.tree.map(jnp.copy, init_state(policy, stage.optimizer, critic))
-    shardings = partitioning.state_shardings(state, state.policy.config, setup.mesh)
-    return processes.put(state, shardings)
+    return init_state(policy, stage.optimizer, critic)
 
 
 def hold_to_run(config: ConfigDict, workdir: Path, *, fields: Sequence[str]) -> None:

@@ -17,8 +17,11 @@ FILE = "config.json"
 # Fields, or sections, that may change between two starts of a run: where and how fast it computes,
 # and which evaluations there are.
 MAY_CHANGE = (
+    "topology",
     "mesh.",
     "checkpoint.",
+    "model.preset",
+    "model.extra_positions",
     "model.remat",
     "model.attention",
     "model.unstack_decode",
@@ -27,6 +30,8 @@ MAY_CHANGE = (
     "sft2.micro_batch",
     "grpo.micro_batch",
     "ppo.micro_batch",
+    "grpo.rollout_parts",
+    "ppo.rollout_parts",
     "evaluation.lengths",
     "evaluation.modes",
     "evaluation.suites",

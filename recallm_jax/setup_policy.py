@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from recallm_jax import partitioning, processes
 from recallm_jax.errors import UserError
-from recallm_jax.models.presets import ModelConfig
+from recallm_jax.models.presets import ROPE_SCALINGS, ModelConfig
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.weights.source import load_policy
 from tasks import reasoning_retrieval, recall
@@ -63,9 +63,10 @@ class Setup:
         several processes share the mesh, each gives the whole batch.
         """
         counts = {x.shape[0] for x in jax.tree.leaves(batch)}
-        return processes.put_all(batch, self._sharding(*counts))
+        return processes.put_all(batch, self.batch_sharding(*counts))
 
-    def _sharding(self, *counts: int) -> NamedSharding:
+    def batch_sharding(self, *counts: int) -> NamedSharding:
+        """Return where batches of so many prompts lie."""
         parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         whole = any(count % parts for count in counts)
         kind = partitioning.replicated if whole else partitioning.batch_sharding
@@ -73,16 +74,16 @@ class Setup:
 
     def own_rows(self, count: int) -> Int[np.ndarray, " rows"]:
         """Return which prompts of a batch of `count` this process makes and reads."""
-        return processes.own_rows(count, self._sharding(count))
+        return processes.own_rows(count, self.batch_sharding(count))
 
     def place_rows(self, batch: Any, count: int) -> Any:
         """Put a batch of `count` prompts on the mesh, of which each process gives its own."""
-        return processes.put_rows(batch, count, self._sharding(count))
+        return processes.put_rows(batch, count, self.batch_sharding(count))
 
     def fetch_rows(self, batch: Any) -> Any:
         """Return this process's prompts of placed arrays, on the host."""
         (count,) = {x.shape[0] for x in jax.tree.leaves(batch)}
-        return processes.fetch_rows(batch, self._sharding(count))
+        return processes.fetch_rows(batch, self.batch_sharding(count))
 
     def gather_rows(self, batch: np.ndarray, count: int) -> np.ndarray:
         """Return a batch of `count` prompts whole, of which each process gives its own."""
@@ -104,7 +105,7 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> S
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
     """
     model, tokenizer = _load(config)
-    model.config = dataclasses.replace(model.config, unstack_decode=config.model.unstack_decode)
+    model.config = with_options(model.config, config)
     check_lengths(config, model.config)
     mesh = partitioning.make_mesh(**config.mesh, devices=devices)
     processes.check_mesh(mesh)
@@ -119,6 +120,15 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> S
     return Setup(placed, tokenizer, mesh)
 
 
+def with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
+    """Return a loaded model's sizes with the options that are the config's alone."""
+    return dataclasses.replace(
+        sizes,
+        unstack_decode=config.model.unstack_decode,
+        max_positions=sizes.max_positions + config.model.extra_positions,
+    )
+
+
 def load_tokenizer(config: ConfigDict) -> Tokenizer:
     """Return the tokenizer of the weights that a config names."""
     return _load(config)[1]
@@ -126,15 +136,17 @@ def load_tokenizer(config: ConfigDict) -> Tokenizer:
 
 def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
     if config.model.weights == RANDOM:
-        sizes = dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat)
-        return random_transformer(sizes, jax.random.key(config.seed)), tiny_tokenizer()
-    loaded = load_policy(
-        config.model.weights,
-        dtype=config.model.dtype,
-        param_dtype=config.model.param_dtype,
-        remat=config.model.remat,
-        seed=config.seed,
-    )
+        return random_transformer(tiny_sizes(config), jax.random.key(config.seed)), tiny_tokenizer()
+    # No one device need have room for all of the weights.
+    with jax.default_device(_host()):
+        loaded = load_policy(
+            config.model.weights,
+            dtype=config.model.dtype,
+            param_dtype=config.model.param_dtype,
+            remat=config.model.remat,
+            rope_scaling=ROPE_SCALINGS.get(config.model.rope_scaling),
+            seed=config.seed,
+        )
     try:
         tokenizer = Tokenizer(
             loaded.tokenizer_json,
@@ -150,6 +162,19 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
             f"{loaded.model.config.vocab_rows} rows; take both from the same model"
         )
     return loaded.model, tokenizer
+
+
+def _host() -> jax.Device | None:
+    """Return the host as a device; None where JAX_PLATFORMS leaves it out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def tiny_sizes(config: ConfigDict) -> ModelConfig:
+    """Return the sizes of the small random model."""
+    return dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat)
 
 
 def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
@@ -170,7 +195,8 @@ def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
                 raise UserError(
                     f"config.{name} = {value} with decoding.max_new_tokens = "
                     f"{config.decoding.max_new_tokens * on_top} exceeds the model's context of "
-                    f"{model.max_positions} tokens; lower one of them"
+                    f"{model.max_positions} tokens; lower one of them, or set "
+                    "config.model.extra_positions"
                 )
 
 

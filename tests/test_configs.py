@@ -6,7 +6,7 @@ import pytest
 
 from recallm_jax.config import flatten, load_config
 from recallm_jax.errors import UserError
-from recallm_jax.models.presets import PRESETS
+from recallm_jax.planning.sizes import preset_sizes
 from recallm_jax.setup_policy import check_lengths
 
 CONFIGS = sorted(
@@ -31,7 +31,7 @@ def test_a_config_says_its_result_hardware_and_command(path):
         assert part in text
 
 
-# What a user runs first, with SmolLM2-135M's context.
+# What a user runs first, with the context of the model that it names.
 VARIANTS = [
     *CONFIGS,
     *(f"configs/mixture.py:of={of}" for of in ("all", "aggregation", "long_doc_qa")),
@@ -42,7 +42,8 @@ VARIANTS = [
 
 @pytest.mark.parametrize("path", VARIANTS)
 def test_every_length_fits_the_models_context(path):
-    check_lengths(load_config([f"--config={path}"]), PRESETS["smollm2-135m"])
+    config = load_config([f"--config={path}"])
+    check_lengths(config, preset_sizes(config))
 
 
 @pytest.mark.parametrize("path", CONFIGS)

@@ -64,6 +64,8 @@ class ModelConfig:
 
 _LLAMA3_ROPE = RopeScaling(kind="llama3", factor=8.0, original_max_positions=8192)
 QWEN2_5_YARN = RopeScaling(kind="yarn", factor=4.0, original_max_positions=32768)
+# Scalings that a config can ask for, where the checkpoint states none.
+ROPE_SCALINGS = {"qwen2.5-yarn": QWEN2_5_YARN}
 
 
 def _qwen2_5(width, num_layers, num_heads, num_kv_heads, mlp_dim, vocab_rows, tie) -> ModelConfig:

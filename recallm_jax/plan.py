@@ -1,0 +1,148 @@
+"""Compile a run for TPUs that are not there: does it fit, and what would make it fit.
+
+    python -m recallm_jax.plan --config=configs/qwen2_5_7b.py --topology=v5p:4x4x4
+
+The programs are those that `train` and `evaluate` run, compiled by the TPU's own compiler (libtpu,
+`pip install -e '.[tpu-plan]' -c constraints.txt`) for the named topology: `v5e:4x4`, `v5p:4x4x4`,
+`v6e:8x8` and so on. Weights need not be at hand. Of each program the tables show what lies in a
+chip's HBM while it runs, what else the run keeps there included, its arithmetic, what the chips
+send to each other, and how long it took to compile. The exit code is 1 if something does not fit.
+
+A config that has sizes for several topologies (its variant `topology`) is given those for this
+one, unless `--config.mesh.…` sets them.
+"""
+
+import importlib.metadata
+import json
+import math
+import sys
+from collections.abc import Sequence
+
+import jax
+from ml_collections import ConfigDict
+
+from recallm_jax.config import JobParser, parse_config
+from recallm_jax.errors import UserError, run_job
+from recallm_jax.machine import describe_machine
+from recallm_jax.planning import table
+from recallm_jax.planning.abstract import abstract_setup
+from recallm_jax.planning.advice import advice
+from recallm_jax.planning.chips import GIB, chip_of, topology_devices
+from recallm_jax.planning.compiling import Planned, plan_program
+from recallm_jax.planning.flops import num_parameters
+from recallm_jax.planning.programs import programs
+from tasks.files import as_path, make_folder, write_whole
+
+EXIT_DOES_NOT_FIT = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; return the exit code."""
+    fits: list[bool] = []
+    code = run_job(lambda argv: fits.append(_run(argv)), argv)
+    return EXIT_DOES_NOT_FIT if fits == [False] else code
+
+
+def _run(argv: Sequence[str]) -> bool:
+    parser = JobParser("python -m recallm_jax.plan", __doc__)
+    parser.add_argument("--topology", help="such as v5p:4x4x4; the config's own if left out")
+    parser.add_argument(
+        "--only", default="", help="programs, or beginnings of their names: grpo,evaluation.131072"
+    )
+    parser.add_argument("--json", help="file to write, local or on gs://")
+    arguments, config = parse_config(parser, argv)
+    topology = arguments.topology or config.topology
+    if not topology:
+        raise UserError("--topology is missing; give one, such as --topology=v5p:4x4x4")
+    chip = chip_of(topology)
+    if config.topology not in ("", topology) and not _sets_mesh(argv):
+        _, config = parse_config(parser, _with_topology(argv, topology))
+    # Whatever this machine has is left alone.
+    jax.config.update("jax_platforms", "cpu")
+    devices = topology_devices(topology)
+    num_chips = _check_chips(config, topology, len(devices))
+    setup = abstract_setup(config, devices)
+    sizes = setup.policy.config
+    print(
+        f"{topology}: {len(devices)} chips of {chip.hbm / GIB:.2f} GiB; mesh "
+        f"{dict(config.mesh)}; {num_parameters(sizes) / 1e9:.2f}e9 parameters",
+        flush=True,
+    )
+    plan, notes = [], {}
+    for program in programs(config, setup):
+        if not program.name.startswith(tuple(arguments.only.split(","))):
+            continue
+        print(f"compiling {program.name} …", file=sys.stderr, flush=True)
+        planned = plan_program(program)
+        plan.append(planned)
+        notes[program.name] = advice(planned, config, sizes) if planned.missing(chip) else []
+        _say(planned, table.verdict(planned, chip, notes[program.name]), planned.missing(chip))
+    if not plan:
+        raise UserError(f"--only={arguments.only} begins no program's name; leave it out")
+    print(f"\nGiB a chip:\n\n{table.memory_table(plan, chip)}\n")
+    print(f"{table.work_table(plan, chip, num_chips)}\n")
+    short = [planned for planned in plan if planned.missing(chip)]
+    for planned in short:
+        print(table.verdict(planned, chip, notes[planned.program.name]))
+    if not short:
+        print(f"fits: all {len(plan)} programs on {topology}")
+    if arguments.json:
+        report = {
+            "machine": describe_machine() | {"libtpu": importlib.metadata.version("libtpu")},
+            "command": "python -m recallm_jax.plan " + " ".join(argv),
+            "topology": topology,
+            "mesh": dict(config.mesh),
+            "parameters": num_parameters(sizes),
+            "fits": not short,
+            "programs": [table.row(one, chip, num_chips, notes[one.program.name]) for one in plan],
+        }
+        path = as_path(arguments.json)
+        make_folder(path.parent)
+        write_whole(path, json.dumps(report, indent=1) + "\n")
+    return not short
+
+
+def _say(planned: Planned, verdict: str, missing: int) -> None:
+    line = verdict if missing else f"{planned.memory.total / GIB:.2f} GiB a chip, fits"
+    print(f"  {planned.compile_seconds:.0f} s: {line}", file=sys.stderr, flush=True)
+
+
+def _sets_mesh(argv: Sequence[str]) -> bool:
+    return any(argument.lstrip("-").startswith("config.mesh.") for argument in argv)
+
+
+def _with_topology(argv: Sequence[str], topology: str) -> list[str]:
+    """Return the arguments with the topology as a variant of the config's file."""
+    changed = list(argv)
+    for place, argument in enumerate(changed):
+        name, equals, path = argument.partition("=")
+        if name not in ("--config", "-config"):
+            continue
+        if not equals:
+            place, path = place + 1, changed[place + 1]
+        file, _, variant = path.partition(":")
+        parts = [part for part in variant.split(",") if part and not part.startswith("topology=")]
+        path = f"{file}:{','.join([*parts, f'topology={topology}'])}"
+        changed[place] = f"{name}={path}" if equals else path
+    return changed
+
+
+def _check_chips(config: ConfigDict, topology: str, available: int) -> int:
+    """Return the chips that the mesh takes.
+
+    Raises:
+      UserError: they are more than there are.
+    """
+    count = math.prod(config.mesh.values())
+    if count > available:
+        raise UserError(
+            f"config.mesh = {dict(config.mesh)} needs {count} chips, but {topology} has "
+            f"{available}; lower an axis, or give a larger topology"
+        )
+    if count < available:
+        print(f"note: the mesh takes {count} of the {available} chips of {topology}")
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(main())

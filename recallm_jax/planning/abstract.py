@@ -1,0 +1,158 @@
+"""What the programs of a run are given, described instead of made: shapes, types and shardings."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from decoding.prompts import Prompts
+from decoding.span_copy import SpanRules, index_prompts
+from recallm_jax import partitioning
+from recallm_jax.models.transformer import CACHE, PROMPT_CACHE, Transformer, random_transformer
+from recallm_jax.planning.sizes import model_sizes
+from recallm_jax.restore_policy import first_state
+from recallm_jax.setup_policy import Setup, check_lengths, tiny_tokenizer
+from recallm_jax.stages import Stage
+from rl.batch import Batch, Responses
+from rl.learner import LearnerState
+
+
+def abstract_setup(config: ConfigDict, devices: Sequence[jax.Device]) -> Setup:
+    """Return the setup of a job on these devices, its policy described.
+
+    The tokenizer is a small one that stands in for the model's own: its ids are constants in the
+    programs, and change none of their sizes.
+
+    Raises:
+      UserError: the model's sizes are not known, or don't fit the mesh or the lengths.
+    """
+    sizes = model_sizes(config)
+    check_lengths(config, sizes)
+    mesh = partitioning.make_mesh(**config.mesh, devices=devices)
+    partitioning.check_config(sizes, mesh)
+    model = jax.eval_shape(functools.partial(random_transformer, sizes), jax.random.key(0))
+    dtype = jnp.dtype(config.model.param_dtype)
+    model = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), model)
+    policy = partitioning.place_model(model, mesh, attention=config.model.attention)
+    return Setup(policy, tiny_tokenizer(), mesh)
+
+
+def learner_state(policy: Transformer, stage: Stage, setup: Setup) -> LearnerState:
+    """Return the state before a stage's first update."""
+    state = jax.eval_shape(lambda policy: first_state(policy, stage), policy)
+    shardings = partitioning.state_shardings(state, policy.config, setup.mesh)
+    return partitioning.abstract(state, shardings)
+
+
+def prompts(setup: Setup, count: int, length: int) -> Prompts:
+    """Return a batch of padded prompts."""
+
+    def make() -> Prompts:
+        flags = jnp.zeros((count, length), bool)
+        return Prompts(
+            tokens=jnp.zeros((count, length), jnp.int32),
+            lengths=jnp.zeros(count, jnp.int32),
+            copyable=flags,
+            span_start=flags,
+            span_end=flags,
+        )
+
+    return _placed(setup, make)
+
+
+def keys(setup: Setup, count: int, group_size: int) -> jax.ShapeDtypeStruct:
+    """Return the keys of the rows of a batch."""
+    dtype = jax.random.key(0).dtype
+    sharding = setup.batch_sharding(count)
+    return jax.ShapeDtypeStruct((count, group_size), dtype, sharding=sharding)
+
+
+def responses(
+    setup: Setup, rules: SpanRules, *, count: int, group_size: int, length: int, new_tokens: int
+) -> Responses:
+    """Return groups of responses under their prompts."""
+    of_prompts = prompts(setup, count, length)
+
+    def make(of_prompts: Prompts) -> Responses:
+        return Responses(
+            prompts=of_prompts,
+            index=index_prompts(of_prompts, rules, setup.policy.config.vocab_rows),
+            tokens=jnp.zeros((count, group_size, new_tokens), jnp.int32),
+            lengths=jnp.zeros((count, group_size), jnp.int32),
+        )
+
+    return _placed(setup, make, of_prompts)
+
+
+def batch(setup: Setup, responses: Responses, options: ConfigDict, *, critic: bool) -> Batch:
+    """Return what an update of a policy-gradient stage reads (`policy_stages._batch`)."""
+    shape = responses.tokens.shape
+
+    def make(responses: Responses) -> Batch:
+        tokens = jnp.zeros(shape, jnp.float32)
+        several = options.minibatches * options.epochs > 1
+        in_loss = bool(options.kl_coefficient) and not critic and options.kl_in == "loss"
+        return Batch(
+            responses=responses,
+            advantages=tokens if critic else tokens[..., :1],
+            sampler_log_probs=tokens,
+            old_log_probs=tokens if critic or several else None,
+            reference_log_probs=tokens if in_loss else None,
+            old_values=tokens if critic else None,
+            returns=tokens if critic else None,
+        )
+
+    return _placed(setup, make, responses)
+
+
+def caches(
+    policy: Transformer, setup: Setup, *, count: int, group_size: int, length: int, new_tokens: int
+) -> dict[str, Any]:
+    """Return the keys and values of a rollout's prompts and responses.
+
+    Args:
+      policy: as decoding reads it.
+    """
+    of_prompts = prompts(setup, count, length)
+
+    def make(policy: Transformer, of_prompts: Prompts) -> Any:
+        _, cache = policy.prefill(of_prompts.tokens, of_prompts.lengths)
+        return policy.start(cache, group_size, new_tokens)
+
+    cache = jax.eval_shape(make, policy, of_prompts)
+    placement = policy.placement
+    assert placement is not None
+
+    def lying(tree: Any, axes: tuple[str | None, ...]) -> Any:
+        def one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            full = (None,) * (len(x.shape) - len(axes)) + axes
+            spec = placement.spec(full, x.shape)
+            return x.update(sharding=NamedSharding(placement.mesh, spec))
+
+        return jax.tree.map(one, tree)
+
+    return {
+        "prompts": lying((cache.prompt_keys, cache.prompt_values), PROMPT_CACHE),
+        "responses": lying((cache.keys, cache.values), CACHE),
+    }
+
+
+def _placed(setup: Setup, make: Callable, *given: Any) -> Any:
+    """Return the arrays that a function makes, placed as `Setup.place` does."""
+    shapes = jax.eval_shape(make, *given)
+    sharding = setup.batch_sharding(*{x.shape[0] for x in jax.tree.leaves(shapes)})
+    return jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
+
+
+def part(tree: Any, size: int) -> Any:
+    """Return arrays with the first `size` prompts of a batch."""
+
+    def one(x: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=x.sharding)
+
+    return jax.tree.map(one, tree)

@@ -1,0 +1,95 @@
+"""The TPU chips that a plan is made for, and the devices of a topology of them."""
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+
+import jax
+from jax.experimental import topologies
+
+from recallm_jax.errors import UserError
+
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip has, by Google's published figures (cloud.google.com/tpu/docs/v5e, v5p, v6e).
+
+    Attributes:
+      hbm: bytes that the compiler lets a program use, arguments included; what is published
+        (16, 95 and 32 GB) is a little more.
+      peak_flops: bfloat16 floating-point operations a second.
+      hbm_bandwidth: bytes a second.
+      ici_bandwidth: bytes a second that the chip sends to others: half of what is published, which
+        counts both ways.
+      sides: how many a topology has.
+      most: chips of the largest.
+      example: a topology's name.
+    """
+
+    hbm: int
+    peak_flops: float
+    hbm_bandwidth: float
+    ici_bandwidth: float
+    sides: int
+    most: int
+    example: str
+
+
+CHIPS = {
+    "v5e": Chip(int(15.75 * GIB), 197e12, 800e9, 200e9, 2, 256, "v5e:4x4"),
+    "v5p": Chip(int(95.73 * GIB), 459e12, 2765e9, 600e9, 3, 8960, "v5p:2x2x2"),
+    "v6e": Chip(int(31.24 * GIB), 918e12, 1600e9, 400e9, 2, 256, "v6e:4x4"),
+}
+_NAME = re.compile(r"(\w+):\d+(x\d+)+")
+
+
+def chip_of(topology: str) -> Chip:
+    """Return the chip of a topology such as "v5p:4x4x4".
+
+    Raises:
+      UserError: it is no topology's name, or of a chip that is not known.
+    """
+    match = _NAME.fullmatch(topology)
+    if match is None or match[1] not in CHIPS:
+        raise UserError(
+            f"--topology={topology} is no topology; give a chip and its shape, such as "
+            f"{', '.join(chip.example for chip in CHIPS.values())}"
+        )
+    chip = CHIPS[match[1]]
+    sides = [int(side) for side in topology.partition(":")[2].split("x")]
+    if len(sides) != chip.sides or not 1 <= math.prod(sides) <= chip.most:
+        raise UserError(
+            f"--topology={topology} does not exist: {match[1]} comes in {chip.sides} dimensions, "
+            f"up to {chip.most} chips; give one such as {chip.example}"
+        )
+    return chip
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+    """Return the devices of a topology, described to the TPU compiler; none need be at hand.
+
+    Raises:
+      UserError: there is no such topology, or no compiler.
+    """
+    chip = chip_of(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "libtpu, the TPU's compiler, is not installed; "
+            "run pip install -e '.[tpu-plan]' -c constraints.txt"
+        )
+    # Nothing is asked of the machine: it need be no TPU's, and others may compile beside this.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--topology={topology} does not exist ({reason}); give a shape that the chip comes "
+            f"in, such as {chip.example}"
+        ) from None

@@ -1,0 +1,141 @@
+"""What is described is what a job holds: the same shapes, types and places on a mesh."""
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+from decoding.prompts import Prompts
+from decoding.sampling import row_keys
+from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.partitioning import for_rollout
+from recallm_jax.planning import abstract
+from recallm_jax.planning.memory import bytes_per_chip
+from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT, programs
+from recallm_jax.restore_policy import placed_state
+from recallm_jax.setup_policy import set_up
+from recallm_jax.stages import plan_stages
+
+needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (simulated) devices")
+SIZES = [
+    *("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"),
+    *("sft1.batch_size=8", "sft1.micro_batch=4", "sft2.batch_size=4", "sft2.micro_batch=4"),
+    *("grpo.prompts_per_step=8", "grpo.micro_batch=4", "grpo.rollout_parts=2"),
+    *("ppo.prompts_per_step=8", "ppo.micro_batch=4"),
+    *("evaluation.batch_size=4", "evaluation.lengths=(256,512)"),
+]
+
+
+def config_of(*changes, algorithm="grpo"):
+    arguments = [f"--config.{one}" for one in (*SIZES, *changes)]
+    return load_config([f"--config=configs/quickstart.py:tiny,algorithm={algorithm}", *arguments])
+
+
+@pytest.fixture(autouse=True)
+def _described_arrays_are_no_arrays():
+    """Fields of dataclasses are typed as arrays; here they hold descriptions."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def assert_the_same(described, real):
+    assert jax.tree.structure(described) == jax.tree.structure(real)
+    for (path, one), other in zip(
+        jax.tree.leaves_with_path(described), jax.tree.leaves(real), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        assert (one.shape, one.dtype) == (other.shape, other.dtype), name
+        assert one.sharding.is_equivalent_to(other.sharding, len(one.shape)), name
+
+
+@needs_eight
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_a_described_state_lies_as_the_states_of_training(algorithm):
+    config = config_of("ppo.critic=own", algorithm=algorithm)
+    setup, described = set_up(config), abstract.abstract_setup(config, jax.devices())
+    assert_the_same(described.policy, setup.policy)
+    assert described.policy.config == setup.policy.config
+    for real, stage in zip(plan_stages(config, setup), plan_stages(config, described), strict=True):
+        state = placed_state(setup.policy, real, setup)
+        assert_the_same(abstract.learner_state(described.policy, stage, described), state)
+    assert_the_same(for_rollout(described.policy), for_rollout(setup.policy))
+
+
+@needs_eight
+def test_a_described_batch_lies_as_those_of_a_job():
+    config = config_of()
+    setup, described = set_up(config), abstract.abstract_setup(config, jax.devices())
+    for count in (8, 3):
+        # Three prompts can't be split over four devices.
+        flags = np.zeros((count, 64), bool)
+        real = Prompts(
+            np.zeros((count, 64), np.int32), np.zeros(count, np.int32), flags, flags, flags
+        )
+        assert_the_same(abstract.prompts(described, count, 64), setup.place(real))
+    keys = row_keys(0, 0, np.arange(8, dtype=np.uint32), 4)
+    assert abstract.keys(described, 8, 4).dtype == keys.dtype
+
+
+@needs_eight
+def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
+    config = config_of()
+    setup = abstract.abstract_setup(config, jax.devices())
+    found = {program.name: program for program in programs(config, setup)}
+    assert list(found) == [
+        *("sft1.update", "sft2.update", "grpo.reshard", "grpo.rollout", "grpo.reference"),
+        *("grpo.update", "evaluation.reshard", "evaluation.256", "evaluation.512"),
+    ]
+    rollout, update = found["grpo.rollout"], found["grpo.update"]
+    # A part of the prompts at a time; everything else of the step stays where it is.
+    prompts, _ = rollout.arguments[BATCH]
+    assert prompts.tokens.shape[0] == 4
+    assert rollout.runs == 2
+    held = {name: bytes_per_chip(tree) for name, tree in rollout.resident.items()}
+    assert held[OPTIMISER] == bytes_per_chip(update.arguments[OPTIMISER])
+    assert held[PARAMETERS] == bytes_per_chip(update.arguments[PARAMETERS])
+    # The policy of the start, and the one that GRPO starts from.
+    assert held[OTHERS] == 2 * held[PARAMETERS]
+    assert ROLLOUT not in held
+    # No parameter is split over `data`, and none over `fsdp` while decoding.
+    assert bytes_per_chip(rollout.arguments[ROLLOUT]) > held[PARAMETERS]
+    # Two layers, keys and values of 4 prompts of 2 heads of 16 float32 numbers: a head a chip, and
+    # a prompt on each of four.
+    cache = bytes_per_chip(rollout.caches["prompts"])
+    assert cache == 2 * 2 * 256 * 16 * 4
+    assert bytes_per_chip(rollout.caches["responses"]) == 2 * 2 * 2 * 160 * 16 * 4
+    reference = found["grpo.reference"]
+    assert bytes_per_chip(reference.arguments[OTHERS]) == held[PARAMETERS]
+    assert bytes_per_chip(reference.resident[OTHERS]) == held[PARAMETERS]
+    assert bytes_per_chip(found["evaluation.512"].resident[OTHERS]) == held[PARAMETERS]
+
+
+@needs_eight
+def test_ppo_scores_the_old_policy_and_keeps_the_batch_between_updates():
+    config = config_of("ppo.minibatches=2", "ppo.epochs=3", algorithm="ppo")
+    setup = abstract.abstract_setup(config, jax.devices())
+    found = {program.name: program for program in programs(config, setup)}
+    assert "ppo.old" in found
+    update = found["ppo.update"]
+    assert update.runs == 6
+    assert update.arguments[BATCH].responses.tokens.shape[0] == 4
+    assert update.arguments[BATCH].returns.shape == update.arguments[BATCH].old_values.shape
+    whole = bytes_per_chip(update.resident[BATCH])
+    assert whole == 2 * bytes_per_chip(update.arguments[BATCH])
+
+
+@needs_eight
+@pytest.mark.slow
+def test_every_program_is_traced():
+    """The functions that training calls take what is described; compiled they are on TPUs only."""
+    config = config_of("ppo.minibatches=2", algorithm="ppo")
+    setup = abstract.abstract_setup(config, jax.devices())
+    for program in programs(config, setup):
+        assert program.lower().as_text("hlo")
+
+
+def test_sizes_that_a_mesh_does_not_divide_are_refused():
+    config = config_of("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=3")
+    with pytest.raises(UserError, match=r"cannot be split into 3 parts over mesh axes"):
+        abstract.abstract_setup(config, jax.devices())

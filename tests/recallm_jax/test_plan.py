@@ -1,0 +1,165 @@
+"""The plan job: bad input is one line, and the TPU's compiler answers for real topologies."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from recallm_jax import plan
+from recallm_jax.planning import chips
+
+QWEN = "--config=configs/qwen2_5_7b.py"
+TINY = "--config=configs/quickstart.py:tiny"
+ALONG_TENSOR = ["--config.mesh.fsdp=1", "--config.mesh.sequence=1"]
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu-plan]'"
+)
+
+
+def error_of(capsys, *arguments):
+    assert plan.main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        (
+            "v9z:2x2",
+            "--topology=v9z:2x2 is no topology; give a chip and its shape, such as v5e:4x4",
+        ),
+        ("v5p", "--topology=v5p is no topology; give a chip and its shape"),
+        ("v5e:4by4", "--topology=v5e:4by4 is no topology"),
+        ("v5e:2x2x2", "v5e:2x2x2 does not exist: v5e comes in 2 dimensions, up to 256 chips"),
+        ("v5p:4x4", "does not exist: v5p comes in 3 dimensions"),
+        ("v6e:16x32", "does not exist: v6e comes in 2 dimensions, up to 256 chips; give one such"),
+        ("v6e:0x4", "does not exist"),
+    ],
+)
+def test_a_name_that_is_no_topologys_is_refused(topology, message, capsys):
+    assert message in error_of(capsys, TINY, f"--topology={topology}")
+
+
+def test_a_topology_must_be_named(capsys):
+    assert "--topology is missing; give one, such as" in error_of(capsys, TINY)
+
+
+def test_a_config_has_sizes_for_its_topologies_only(capsys):
+    found = error_of(capsys, QWEN, "--topology=v5e:2x2")
+    assert "variant topology='v5e:2x2' has no sizes here; use any of v5p:4x4x4, " in found
+    assert "or set --config.mesh.data, fsdp, sequence and tensor" in found
+
+
+def test_without_the_compiler_one_line_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
+    assert "libtpu, the TPU's compiler, is not installed; run pip install -e" in error_of(
+        capsys, TINY, "--topology=v5e:2x2"
+    )
+
+
+def test_a_topology_becomes_a_variant_of_the_config():
+    for given, expected in (
+        ("--config=a.py", "--config=a.py:topology=v5e:8x8"),
+        ("--config=a.py:tiny", "--config=a.py:tiny,topology=v5e:8x8"),
+        ("--config=a.py:x=1,topology=v5p:2x2x1", "--config=a.py:x=1,topology=v5e:8x8"),
+    ):
+        assert plan._with_topology([given, "--other=1"], "v5e:8x8") == [expected, "--other=1"]
+    assert plan._with_topology(["--config", "a.py"], "v5e:8x8") == [
+        "--config",
+        "a.py:topology=v5e:8x8",
+    ]
+
+
+def run_plan(*arguments):
+    """Run the job in a process of its own, in which arrays may be described."""
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "recallm_jax.plan", *arguments]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([TINY, "--topology=v5e:3x5"], "--topology=v5e:3x5 does not exist"),
+        (
+            [QWEN, "--topology=v5e:2x2", "--config.mesh.fsdp=16"],
+            "needs 64 chips, but v5e:2x2 has 4; lower an axis",
+        ),
+        (
+            [QWEN, "--topology=v5e:2x4", *ALONG_TENSOR, "--config.mesh.tensor=8"],
+            "num_heads = 28 cannot be split into 8 parts over mesh axes ('tensor',)",
+        ),
+        (
+            [QWEN, "--topology=v5e:2x2", *ALONG_TENSOR, "--config.mesh.tensor=3"],
+            "does not fit the 3 chosen of 4 TPU devices; use all devices of each slice",
+        ),
+    ],
+)
+def test_what_no_topology_can_hold_is_refused(arguments, message):
+    done = run_plan(*arguments)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert message in line
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("topology", "mesh"),
+    [("v5e:2x2", ["fsdp=2", "sequence=2"]), ("v5p:2x2x1", ["data=2", "tensor=2"])],
+)
+def test_a_tiny_run_is_compiled_whole(topology, mesh, tmp_path):
+    sizes = ["grpo.group_size=4", "grpo.rollout_parts=1", "evaluation.batch_size=2"]
+    path = tmp_path / "plan.json"
+    done = run_plan(
+        TINY,
+        f"--topology={topology}",
+        f"--json={path}",
+        *(f"--config.mesh.{axis}" for axis in mesh),
+        *(f"--config.{size}" for size in sizes),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"fits: all 8 programs on {topology}" in done.stdout
+    report = json.loads(path.read_text(encoding="utf-8"))
+    rows = {row["program"]: row for row in report["programs"]}
+    assert list(rows) == [
+        *("sft1.update", "sft2.update", "grpo.reshard", "grpo.rollout", "grpo.reference"),
+        *("grpo.update", "evaluation.reshard", "evaluation.256"),
+    ]
+    for name, row in rows.items():
+        memory = row["memory"]
+        assert 0 < memory["total"] < memory["hbm"], name
+    # Adam's two moments are as large as the parameters.
+    held = rows["grpo.update"]["memory"]["arguments"]
+    assert held["optimiser"] == pytest.approx(2 * held["parameters"], rel=0.01)
+    # Gradients are summed over the parts of the mesh that split prompts.
+    assert sum(rows["grpo.update"]["sent"]["once"].values()) > 0
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_what_does_not_fit_is_said_with_a_remedy():
+    done = run_plan(
+        TINY,
+        "--topology=v5e:2x2",
+        "--only=grpo.update",
+        "--config.model.remat=none",
+        "--config.data.target_length=16384",
+        "--config.decoding.max_new_tokens=16000",
+        "--config.grpo.group_size=64",
+        "--config.grpo.micro_batch=2",
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith("grpo.update does not fit: needs ")
+    assert "grpo.micro_batch = 1 (is 2)" in last
+    assert 'model.remat = "full" (is "none")' in last
