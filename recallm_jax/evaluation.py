@@ -1,35 +1,29 @@
 """Evaluating a policy on validation tasks: one JSONL row a response, and a summary."""
 
 import collections
-import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
-from decoding.spans import CopiedSpan
 from recallm_jax import processes, run_files
 from recallm_jax.config_fields import FIELDS
 from recallm_jax.errors import UserError
+from recallm_jax.evaluation_rows import response_rows, row_scores
 from recallm_jax.evaluation_shards import SHARDS, Shard, note_examples, shard_folders
 from recallm_jax.evaluation_tasks import evaluation_tasks, task_names
-from recallm_jax.inputs import ground_truth
 from recallm_jax.partitioning import for_rollout
 from recallm_jax.responding import Answered, Mode, respond
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, check_kept, keep_config
 from recallm_jax.summaries import Row, overall_rows, summarise
-from rl.batch import PromptText
-from rl.rewards.categories import SETTINGS
-from rl.rewards.composite import Completion, score
-from rl.rollout import Rollout
-from tasks import scoring, suites
+from rl.rewards.composite import Completion
+from tasks import scoring
 from tasks.files import Path, appending, read_text, write_whole
 from tasks.record import Record, token_edges
 from tasks.vocabulary import Tokenizer
@@ -314,7 +308,7 @@ def _rescored(row: Row) -> Row:
         num_ends=row["span_ends"],
         finished=row["finished"],
     )
-    scores = _scores(completion, row["dataset"], row["ground_truth"])
+    scores = row_scores(completion, row["dataset"], row["ground_truth"])
     return row | {"answer": scoring.extract_answer(row["completion"])} | scores
 
 
@@ -372,109 +366,3 @@ def sampling_of(mode: str, config: ConfigDict) -> tuple[Sampling, bool, int]:
 def _mode(name: str, config: ConfigDict, tokenizer: Tokenizer) -> Mode:
     sampling, constrained, group_size = sampling_of(name, config)
     return Mode(name, sampling, span_rules(config, tokenizer, constrained=constrained), group_size)
-
-
-def response_rows(
-    rollout: Rollout, number: int, text: PromptText, record: Record, tokenizer: Tokenizer
-) -> list[Row]:
-    """Return a row for each response of one prompt of a rollout."""
-    tokens = rollout.tokens[number]
-    rows = []
-    for sample, completion in enumerate(rollout.completions[number]):
-        spans = [
-            _span_row(span, copied, tokens[sample], text, tokenizer)
-            for span, copied in zip(rollout.spans[number][sample], completion.spans, strict=True)
-        ]
-        rows.append(
-            {
-                "example_id": text.example_id,
-                "dataset": record.dataset,
-                "sample": sample,
-                "prompt": text.prompt,
-                "prompt_tokens": len(record.inputs),
-                "completion": completion.text,
-                "completion_tokens": completion.num_tokens,
-                "finished": completion.finished,
-                "span_starts": completion.num_starts,
-                "span_ends": completion.num_ends,
-                "answer": scoring.extract_answer(completion.text),
-                "ground_truth": record.ground_truth,
-                "spans": spans,
-                **_scores(completion, record.dataset, record.ground_truth),
-            }
-        )
-    return rows
-
-
-def _scores(completion: Completion, dataset: str, truth: dict[str, Any]) -> Row:
-    """Return a suite's own scores, or the reward; nothing where no right answer is known."""
-    if truth and (scores := suite_scores(dataset, completion.text, truth)):
-        return scores
-    known = ground_truth(dataset, truth)
-    if known is None:
-        return {}
-    reward = dataclasses.asdict(score(completion, known, SETTINGS["eval"]))
-    return {
-        "reward": reward.pop("total"),
-        "exact_match": reward.pop("exact_match"),
-        "components": reward,
-    }
-
-
-def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row | None:
-    """Return what a row says of a suite's response; None where the data set is no suite's task.
-
-    The suite's main metric is the score, and the reward; its metrics are the components.
-    """
-    task = suites.find_task(dataset)
-    if task is None:
-        return None
-    metrics = task.score(response, truth)
-    main = next(iter(metrics.values()))
-    return {
-        "reward": main,
-        "exact_match": float(main == 1),
-        "score": main,
-        "components": metrics,
-    }
-
-
-def _span_row(
-    span: CopiedSpan, copied: str, tokens: np.ndarray, text: PromptText, tokenizer: Tokenizer
-) -> Row:
-    """Return where a span stands in the response and where it comes from in the prompt."""
-    start = len(tokenizer.decode(tokens[: span.start].tolist()))
-    places = [
-        {
-            "tokens": [first, last],
-            "chars": [int(text.offsets[first, 0]), int(text.offsets[last - 1, 1])],
-        }
-        for first, last in span.occurrences
-    ]
-    # The texts are compared, not only the tokens: a forced end may cut a character in two. An
-    # unconstrained model may quote the context in other tokens than the prompt's.
-    sources = [text.prompt[slice(*place["chars"])] for place in places]
-    sources += [
-        _response_text(place, tokens, text, tokenizer) for place in span.response_occurrences
-    ]
-    verbatim = copied in sources if sources else any(copied in part for part in text.copyable)
-    return {
-        "text": copied,
-        "closed": span.closed,
-        "response_tokens": [span.start, span.end],
-        "response_chars": [start, start + len(copied)],
-        "verbatim": bool(copied) and verbatim,
-        "count": span.count,
-        "occurrences": places,
-        "response_count": span.response_count,
-        "response_occurrences": [list(place) for place in span.response_occurrences],
-    }
-
-
-def _response_text(
-    place: tuple[int, int], tokens: np.ndarray, text: PromptText, tokenizer: Tokenizer
-) -> str:
-    """Return the text of a range of response tokens; one below 0 counts from the prompt's end."""
-    first, last = place
-    before = text.prompt[text.offsets[first, 0] :] if first < 0 else ""
-    return before + tokenizer.decode(tokens[max(first, 0) : last].tolist())

@@ -15,7 +15,8 @@ from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from recallm_jax import run_files
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import response_rows, span_rules
+from recallm_jax.evaluation import span_rules
+from recallm_jax.evaluation_rows import response_rows
 from recallm_jax.inputs import prompts_and_texts, task_settings
 from recallm_jax.partitioning import for_rollout
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config

@@ -10,7 +10,8 @@ from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import response_rows, span_rules
+from recallm_jax.evaluation import span_rules
+from recallm_jax.evaluation_rows import response_rows
 from recallm_jax.inputs import prompts_and_texts
 from recallm_jax.partitioning import for_rollout
 from recallm_jax.summaries import Row

@@ -9,13 +9,8 @@ import pytest
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import (
-    evaluate,
-    read_rows,
-    response_rows,
-    sampling_of,
-    span_rules,
-)
+from recallm_jax.evaluation import evaluate, read_rows, sampling_of, span_rules
+from recallm_jax.evaluation_rows import response_rows
 from recallm_jax.inputs import prompts_and_texts, validation_records
 from recallm_jax.setup_policy import set_up, tiny_tokenizer
 from recallm_jax.summaries import format_table, summarise

@@ -12,7 +12,8 @@ import pytest
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import response_rows, span_rules
+from recallm_jax.evaluation import span_rules
+from recallm_jax.evaluation_rows import response_rows
 from recallm_jax.inputs import prompts_and_texts
 from recallm_jax.quoting import QUOTE_FIRST, answer, question_record, show
 from recallm_jax.setup_policy import tiny_tokenizer
