@@ -133,5 +133,5 @@ def test_a_broken_config_file_is_explained(tmp_path, body, message):
 
 
 def test_a_config_made_by_hand_is_checked_too():
-    with pytest.raises(UserError, match=r"config\.model\.weights is missing"):
+    with pytest.raises(UserError, match=r"config\.topology is missing; set it"):
         check_config(ConfigDict({"seed": 0}))

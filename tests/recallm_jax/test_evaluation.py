@@ -179,6 +179,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(
     assert contents(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_how_the_mesh_has_them_decoded(tmp_path):
     meshes = {"one": [], "batches": ["--config.mesh.data=2"], "split": ["--config.mesh.tensor=2"]}
     rows, said = {}, []

@@ -76,9 +76,9 @@ def metrics_of(workdir):
     [
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("dr_grpo", "rloo", "gspo", "ppo")
+            for name in ("dr_grpo", "rloo", "dapo", "gspo", "ppo")
         ),
-        *("dapo", "ppo-own"),
+        "ppo-own",
     ],
 )
 def test_an_interrupted_run_ends_as_one_that_was_not(algorithm, tmp_path, monkeypatch):
