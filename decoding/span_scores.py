@@ -151,7 +151,7 @@ def _permuted_backward(both, gradient):
 _permuted.defvjp(_permuted_forward, _permuted_backward)
 
 
-def _kind(states: SpanState, rules: SpanRules) -> Int[Array, "B parts R"]:
+def _kind(states: SpanState, rules: SpanRules) -> Int[Array, "B P R"]:
     """Return which positions ask for the whole vocabulary, and which for some tokens of it."""
     locus = states.locus
     # Its branches, the token that its first suffix goes on with, and the end token.

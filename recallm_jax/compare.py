@@ -23,6 +23,7 @@ from recallm_jax.report_data import (
     curve,
     load_run,
     main_labels,
+    policy_stage,
     select,
 )
 from recallm_jax.report_figure import COLOURS, check_figure, save_figure
@@ -65,13 +66,13 @@ def policy_curve(run: Run, metric: str) -> list[tuple[int, int | float]]:
     Raises:
       UserError: the run has none.
     """
-    stages = [stage for stage in POLICY_STAGES if stage in run.metrics]
-    if not stages:
+    stage = policy_stage(run)
+    if stage is None:
         raise UserError(
             f"{run.name} has no step of {' or '.join(POLICY_STAGES)}; train it further, or leave "
             "it out"
         )
-    return curve(run.metrics[stages[-1]], metric)
+    return curve(run.metrics[stage], metric)
 
 
 def reward_table(settings: Settings) -> list[list[str]]:

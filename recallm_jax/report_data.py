@@ -142,12 +142,18 @@ def titles(run: Run) -> dict[str, str]:
     return {label: TITLES.get(label, label) for label in run.labels}
 
 
+def policy_stage(run: Run) -> str | None:
+    """Return the run's last policy-gradient stage; None if it has none."""
+    found = [stage for stage in POLICY_STAGES if stage in run.metrics]
+    return found[-1] if found else None
+
+
 def reward_curve(run: Run) -> tuple[str, list[tuple[int, float]]]:
     """Return the title of the run's last policy-gradient stage and its rewards by step."""
-    found = [stage for stage in POLICY_STAGES if stage in run.metrics]
-    if not found:
-        return "", []
-    return POLICY_STAGES[found[-1]], curve(run.metrics[found[-1]], "reward")
+    stage = policy_stage(run)
+    return (
+        ("", []) if stage is None else (POLICY_STAGES[stage], curve(run.metrics[stage], "reward"))
+    )
 
 
 def main_labels(run: Run) -> list[str]:

@@ -7,24 +7,17 @@ import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from decoding.sampling import Sampling, row_keys
-from recallm_jax import checkpoint, convert, evaluate, generate, policy_stages, stages, train
+from decoding.sampling import Sampling
+from recallm_jax import checkpoint, convert, evaluate, generate, policy_stages, train
 from recallm_jax.config import load_config
-from recallm_jax.evaluation import span_rules
-from recallm_jax.inputs import prompts_and_texts, train_records
 from recallm_jax.metric_writer import read_metrics
-from recallm_jax.partitioning import make_mesh, place_model
 from recallm_jax.quoting import answer
 from recallm_jax.restore_policy import placed_state, restore_policy
-from recallm_jax.setup_policy import Setup, set_up
-from recallm_jax.stages import plan_stages, training_rules
-from rl.batch import Batch
-from rl.learner import PolicyLoss, Scoring, policy_update, score_in_parts
-from rl.rollout import sample_groups
+from recallm_jax.setup_policy import set_up
+from recallm_jax.stages import plan_stages
 
 # TensorBoard's writer and Orbax warn about their own insides.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -35,10 +28,6 @@ CONFIG = [
     # High enough that the second step's policy is measurably not the reference.
     "--config.optimizer.learning_rate=1e-3",
 ]
-
-# With it Adam's step is proportional to the gradient where that is small, so that rounding does not
-# decide the sign of whole steps.
-LARGE_EPSILON = "--config.optimizer.eps=1e-2"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -224,43 +213,6 @@ def test_a_trained_policy_is_written_as_weights_that_a_run_can_start_from(
     assert again.tokenizer.to_json() == set_up(load_config(CONFIG)).tokenizer.to_json()
 
 
-def test_without_the_constraint_spans_are_neither_sampled_nor_scored_under_a_mask():
-    config = load_config([*CONFIG, "--config.decoding.constrained=False"])
-    setup = set_up(config)
-    assert not training_rules(config, setup).constrained
-    assert training_rules(load_config(CONFIG), setup).constrained
-
-
-def test_checkpoints_are_compared_in_one_table(finished_run, tmp_path, capsys):
-    copy = tmp_path / "copy"
-    shutil.copytree(finished_run, copy)
-    folder = copy / "checkpoints" / "grpo"
-    # One is damaged, and its evaluation lost; the run is writing another.
-    (folder / "2" / "metadata" / "metadata").write_text("{")
-    shutil.rmtree(copy / "eval" / "grpo")
-    (folder / "3.orbax-checkpoint-tmp").mkdir()
-    before = sorted(copy.glob("checkpoints/**/*"))
-    names = "--checkpoints=start,sft2/2,grpo/2,grpo/1"
-    arguments = [*CONFIG, f"--workdir={copy}", names]
-    assert evaluate.main(arguments) == 2
-    told = capsys.readouterr()
-    found = re.search(r"error: 1 not evaluated: grpo/2: checkpoint (\S+) can't be read", told.err)
-    assert found and found[1] == str(folder / "2")
-    assert "start: all rows are there\ncold_start: all rows are there\n" in told.out
-    table = told.out.rpartition("\n\n")[2].splitlines()[1:]
-    labels = ["start", "cold_start", "grpo_step1"]
-    assert [line.split()[:2] for line in table] == [
-        [label, f"{task}_val_256"] for task in ("math_retrieval", "retrieval") for label in labels
-    ]
-    made = json.loads((copy / "eval" / "grpo_step1" / "config.json").read_text())
-    assert made["policy"] == "grpo step 1"
-    assert sorted(copy.glob("checkpoints/**/*")) == before
-    # Without the damaged one nothing is left to do, and a shard has none either.
-    names = "--checkpoints=grpo/1,start"
-    assert evaluate.main([*CONFIG, f"--workdir={copy}", names, "--shard=1/2"]) == 0
-    assert "start: all rows are there" in capsys.readouterr().out
-
-
 def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
     document = tmp_path / "document.txt"
     document.write_text("The lamp was lit in 1874.\nAda Thorne kept it.\n")
@@ -364,137 +316,3 @@ def test_a_checkpoint_of_another_model_is_refused(finished_run, tmp_path, capsys
         r"float32\[2,128,64\] in it, but float32\[2,96,64\] in this run; choose another --workdir",
         error,
     )
-
-
-def assert_moved_alike(got, expected, start):
-    """Compare the ways that parameters went; each array must have gone one."""
-    # As leaves: the trees differ in the mesh that they know of.
-    for after, wanted, before in zip(*map(jax.tree.leaves, (got, expected, start)), strict=True):
-        way = wanted - before
-        assert abs(way).max() > 1e-4
-        np.testing.assert_allclose(after - before, way, rtol=0, atol=1e-3 * abs(way).max())
-
-
-def grpo_step(config, setup):
-    """Return what a step samples, scores and updates."""
-    records = train_records(config, setup.tokenizer, 0)
-    prompts, texts = prompts_and_texts([next(records) for _ in range(8)], 256)
-    rules = span_rules(config, setup.tokenizer)
-    rollout = sample_groups(
-        setup.policy,
-        setup.place(prompts),
-        row_keys(0, 0, np.array([text.number for text in texts], np.uint32), 2),
-        setup.tokenizer.decode,
-        rules=rules,
-        sampling=Sampling(temperature=1.0),
-        max_new_tokens=24,
-        stop_token=setup.tokenizer.eos_id,
-    )
-    scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
-    scored = score_in_parts(setup.policy, rollout.responses, scoring=scoring, num_parts=2)
-    # Another policy than the one that is trained, so that the KL penalty is not 0.
-    smaller = jax.tree.map(lambda x: 0.5 * x, setup.policy)
-    reference = score_in_parts(smaller, rollout.responses, scoring=scoring, num_parts=2)
-    # They don't sum to 0 over a group, so that the loss is not 0 either.
-    advantages = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
-    batch = Batch(
-        responses=rollout.responses,
-        advantages=setup.place(advantages)[..., None],
-        sampler_log_probs=rollout.sampler_log_probs,
-        old_log_probs=None,
-        reference_log_probs=reference,
-    )
-    stage = plan_stages(config, setup)[2]
-    state, metrics = policy_update(
-        placed_state(setup.policy, stage, setup),
-        batch,
-        optimizer=stage.optimizer,
-        scoring=scoring,
-        loss=PolicyLoss(0.2, 0.2, 0.001, 2.0),
-        num_parts=2,
-    )
-    arrays = (rollout.responses, rollout.sampler_log_probs, scored, metrics, state.policy)
-    return jax.device_get(arrays)
-
-
-def on_eight_devices(alone):
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    return Setup(place_model(alone.policy, mesh), alone.tokenizer, mesh)
-
-
-@pytest.mark.slow
-def test_eight_devices_sample_score_and_update_as_one_does():
-    config = load_config([*CONFIG, "--config.optimizer.learning_rate=0.1", LARGE_EPSILON])
-    alone = set_up(config)
-    one, eight = grpo_step(config, alone), grpo_step(config, on_eight_devices(alone))
-    responses, sampled, scored, metrics, policy = one
-    np.testing.assert_array_equal(eight[0].tokens, responses.tokens)
-    real = np.arange(24) < np.asarray(responses.lengths)[..., None]
-    np.testing.assert_allclose(eight[2][real], scored[real], rtol=1e-5, atol=1e-5)
-    # The sampler's own log-probabilities are those that the trainer finds.
-    np.testing.assert_allclose(sampled[real], scored[real], atol=2e-5)
-    assert metrics["importance_weight"] == pytest.approx(1.0, abs=1e-4)
-    for name in ("loss", "policy_loss", "kl", "entropy", "grad_norm"):
-        assert abs(metrics[name]) > 1e-3
-        np.testing.assert_allclose(eight[3][name], metrics[name], rtol=2e-4)
-    assert_moved_alike(eight[4], policy, jax.device_get(alone.policy))
-
-
-@pytest.mark.parametrize(
-    ("dtype", "bound"),
-    [("float32", 1e-4), pytest.param("bfloat16", 1e-2, marks=pytest.mark.slow)],
-)
-def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
-    """The old log-probabilities and the update's own come from two programs, in other parts."""
-    config = load_config([*CONFIG, f"--config.model.dtype={dtype}"])
-    setup = set_up(config)
-    responses, _, old, *_ = grpo_step(config, setup)
-    scoring = Scoring(
-        rules=span_rules(config, setup.tokenizer), budget=24, temperature=1.0, chunk=10
-    )
-    stage = plan_stages(config, setup)[2]
-
-    def share_outside(old):
-        batch = Batch(responses, jnp.ones((8, 2, 1)), old, old, None)
-        _, metrics = policy_update(
-            placed_state(setup.policy, stage, setup),
-            batch,
-            optimizer=stage.optimizer,
-            scoring=scoring,
-            loss=PolicyLoss(bound, bound, 0.0, 2.0),
-            num_parts=4,
-        )
-        return metrics["clip_fraction"]
-
-    assert share_outside(old) == 0
-    assert share_outside(old + 2 * bound) == pytest.approx(1)
-
-
-def sft_step(config, setup):
-    """Return the metrics and the policy of the first step of phase 2."""
-    stage = plan_stages(config, setup)[1]
-    written = []
-    state = stages.run_sft(
-        config,
-        setup,
-        stage,
-        placed_state(setup.policy, stage, setup),
-        steps=range(1),
-        data=stages.batches(config, setup, stage, 0),
-        write=lambda step, metrics: written.append(metrics),
-        save=lambda *arguments: None,
-    )
-    return written[0], jax.device_get(state.policy)
-
-
-@pytest.mark.slow
-def test_micro_batches_of_demonstrations_on_eight_devices_train_as_one_batch_on_one_does():
-    sizes = ["--config.sft2.batch_size=8", "--config.sft2.learning_rate=0.1", LARGE_EPSILON]
-    whole = load_config([*CONFIG, *sizes, "--config.sft2.micro_batch=8"])
-    parts = load_config([*CONFIG, *sizes, "--config.sft2.micro_batch=4"])
-    alone = set_up(whole)
-    metrics, policy = sft_step(whole, alone)
-    parts_metrics, parts_policy = sft_step(parts, on_eight_devices(alone))
-    assert metrics["loss"] > 1
-    assert parts_metrics == pytest.approx(metrics, rel=1e-5)
-    assert_moved_alike(parts_policy, policy, jax.device_get(alone.policy))

@@ -1,0 +1,213 @@
+"""Single steps of training: the same on one device as on eight, and in parts as in one piece."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.sampling import Sampling, row_keys
+from recallm_jax import policy_stages, stages
+from recallm_jax.config import load_config
+from recallm_jax.evaluation import span_rules
+from recallm_jax.inputs import prompts_and_texts, train_records
+from recallm_jax.partitioning import make_mesh, place_model
+from recallm_jax.restore_policy import placed_state
+from recallm_jax.setup_policy import Setup, set_up
+from recallm_jax.stages import plan_stages
+from rl.batch import Batch
+from rl.learner import PolicyLoss, Scoring, policy_update, score_in_parts
+from rl.rollout import sample_groups
+
+CONFIG = [
+    "--config=configs/quickstart.py:tiny",
+    "--config.data.source=generated",
+    "--config.evaluation.modes=('constrained-greedy',)",
+]
+# With it Adam's step is proportional to the gradient where that is small, so that rounding does not
+# decide the sign of whole steps.
+LARGE_EPSILON = "--config.optimizer.eps=1e-2"
+
+
+class Seen(Exception):
+    """The arguments were seen; the step itself is not to run."""
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constrained, monkeypatch):
+    config = load_config([*CONFIG, f"--config.decoding.constrained={constrained}"])
+    setup = set_up(config)
+    rules = []
+
+    def scoring(config, given, *, temperature):
+        rules.append(given)
+        return stages_scoring(config, given, temperature=temperature)
+
+    def stop(*arguments, **options):
+        if "rules" in options:
+            rules.append(options["rules"])
+        raise Seen
+
+    stages_scoring = stages.scoring_of
+    monkeypatch.setattr(stages, "scoring_of", scoring)
+    monkeypatch.setattr(policy_stages, "scoring_of", scoring)
+    monkeypatch.setattr(stages, "sft_update", stop)
+    monkeypatch.setattr(policy_stages, "sample_groups", stop)
+    loop = {"steps": range(1), "write": stop, "save": stop}
+    _, sft, grpo = plan_stages(config, setup)
+    with pytest.raises(Seen):
+        stages.run_sft(
+            config,
+            setup,
+            sft,
+            placed_state(setup.policy, sft, setup),
+            data=stages.batches(config, setup, sft, 0),
+            **loop,
+        )
+    with pytest.raises(Seen):
+        policy_stages.run_policy(
+            config,
+            setup,
+            grpo,
+            placed_state(setup.policy, grpo, setup),
+            setup.policy,
+            data=stages.batches(config, setup, grpo, 0),
+            drawn=0,
+            say=print,
+            **loop,
+        )
+    # Of the cold start's loss, of the policy's loss, and of the sampler.
+    assert [one.constrained for one in rules] == [constrained] * 3
+
+
+def assert_moved_alike(got, expected, start):
+    """Compare the ways that parameters went; each array must have gone one."""
+    # As leaves: the trees differ in the mesh that they know of.
+    for after, wanted, before in zip(*map(jax.tree.leaves, (got, expected, start)), strict=True):
+        way = wanted - before
+        assert abs(way).max() > 1e-4
+        np.testing.assert_allclose(after - before, way, rtol=0, atol=1e-3 * abs(way).max())
+
+
+def grpo_step(config, setup):
+    """Return what a step samples, scores and updates."""
+    records = train_records(config, setup.tokenizer, 0)
+    prompts, texts = prompts_and_texts([next(records) for _ in range(8)], 256)
+    rules = span_rules(config, setup.tokenizer)
+    rollout = sample_groups(
+        setup.policy,
+        setup.place(prompts),
+        row_keys(0, 0, np.array([text.number for text in texts], np.uint32), 2),
+        setup.tokenizer.decode,
+        rules=rules,
+        sampling=Sampling(temperature=1.0),
+        max_new_tokens=24,
+        stop_token=setup.tokenizer.eos_id,
+    )
+    scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
+    scored = score_in_parts(setup.policy, rollout.responses, scoring=scoring, num_parts=2)
+    # Another policy than the one that is trained, so that the KL penalty is not 0.
+    smaller = jax.tree.map(lambda x: 0.5 * x, setup.policy)
+    reference = score_in_parts(smaller, rollout.responses, scoring=scoring, num_parts=2)
+    # They don't sum to 0 over a group, so that the loss is not 0 either.
+    advantages = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    batch = Batch(
+        responses=rollout.responses,
+        advantages=setup.place(advantages)[..., None],
+        sampler_log_probs=rollout.sampler_log_probs,
+        old_log_probs=None,
+        reference_log_probs=reference,
+    )
+    stage = plan_stages(config, setup)[2]
+    state, metrics = policy_update(
+        placed_state(setup.policy, stage, setup),
+        batch,
+        optimizer=stage.optimizer,
+        scoring=scoring,
+        loss=PolicyLoss(0.2, 0.2, 0.001, 2.0),
+        num_parts=2,
+    )
+    arrays = (rollout.responses, rollout.sampler_log_probs, scored, metrics, state.policy)
+    return jax.device_get(arrays)
+
+
+def on_eight_devices(alone):
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    return Setup(place_model(alone.policy, mesh), alone.tokenizer, mesh)
+
+
+@pytest.mark.slow
+def test_eight_devices_sample_score_and_update_as_one_does():
+    config = load_config([*CONFIG, "--config.optimizer.learning_rate=0.1", LARGE_EPSILON])
+    alone = set_up(config)
+    one, eight = grpo_step(config, alone), grpo_step(config, on_eight_devices(alone))
+    responses, sampled, scored, metrics, policy = one
+    np.testing.assert_array_equal(eight[0].tokens, responses.tokens)
+    real = np.arange(24) < np.asarray(responses.lengths)[..., None]
+    np.testing.assert_allclose(eight[2][real], scored[real], rtol=1e-5, atol=1e-5)
+    # The sampler's own log-probabilities are those that the trainer finds.
+    np.testing.assert_allclose(sampled[real], scored[real], atol=2e-5)
+    assert metrics["importance_weight"] == pytest.approx(1.0, abs=1e-4)
+    for name in ("loss", "policy_loss", "kl", "entropy", "grad_norm"):
+        assert abs(metrics[name]) > 1e-3
+        np.testing.assert_allclose(eight[3][name], metrics[name], rtol=2e-4)
+    assert_moved_alike(eight[4], policy, jax.device_get(alone.policy))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [("float32", 1e-4), pytest.param("bfloat16", 1e-2, marks=pytest.mark.slow)],
+)
+def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
+    """The old log-probabilities and the update's own come from two programs, in other parts."""
+    config = load_config([*CONFIG, f"--config.model.dtype={dtype}"])
+    setup = set_up(config)
+    responses, _, old, *_ = grpo_step(config, setup)
+    scoring = Scoring(
+        rules=span_rules(config, setup.tokenizer), budget=24, temperature=1.0, chunk=10
+    )
+    stage = plan_stages(config, setup)[2]
+
+    def share_outside(old):
+        batch = Batch(responses, jnp.ones((8, 2, 1)), old, old, None)
+        _, metrics = policy_update(
+            placed_state(setup.policy, stage, setup),
+            batch,
+            optimizer=stage.optimizer,
+            scoring=scoring,
+            loss=PolicyLoss(bound, bound, 0.0, 2.0),
+            num_parts=4,
+        )
+        return metrics["clip_fraction"]
+
+    assert share_outside(old) == 0
+    assert share_outside(old + 2 * bound) == pytest.approx(1)
+
+
+def sft_step(config, setup):
+    """Return the metrics and the policy of the first step of phase 2."""
+    stage = plan_stages(config, setup)[1]
+    written = []
+    state = stages.run_sft(
+        config,
+        setup,
+        stage,
+        placed_state(setup.policy, stage, setup),
+        steps=range(1),
+        data=stages.batches(config, setup, stage, 0),
+        write=lambda step, metrics: written.append(metrics),
+        save=lambda *arguments: None,
+    )
+    return written[0], jax.device_get(state.policy)
+
+
+@pytest.mark.slow
+def test_micro_batches_of_demonstrations_on_eight_devices_train_as_one_batch_on_one_does():
+    sizes = ["--config.sft2.batch_size=8", "--config.sft2.learning_rate=0.1", LARGE_EPSILON]
+    whole = load_config([*CONFIG, *sizes, "--config.sft2.micro_batch=8"])
+    parts = load_config([*CONFIG, *sizes, "--config.sft2.micro_batch=4"])
+    alone = set_up(whole)
+    metrics, policy = sft_step(whole, alone)
+    parts_metrics, parts_policy = sft_step(parts, on_eight_devices(alone))
+    assert metrics["loss"] > 1
+    assert parts_metrics == pytest.approx(metrics, rel=1e-5)
+    assert_moved_alike(parts_policy, policy, jax.device_get(alone.policy))
