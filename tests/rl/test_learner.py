@@ -85,6 +85,15 @@ def real_tokens(responses: Responses):
     return np.arange(BUDGET)[None, None] < np.asarray(responses.lengths)[..., None]
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_rows_that_are_split_over_devices_keep_their_own_scores(state, responses, parts):
+    scoring = dataclasses.replace(SCORING, parts=parts)
+    scores = score_in_parts(state.policy, responses, scoring=scoring, num_parts=1)
+    real = real_tokens(responses)
+    expected = expected_log_probs(state.policy, responses)
+    np.testing.assert_allclose(scores[real], expected[real], rtol=1e-5, atol=1e-5)
+
+
 def test_the_sft_loss_is_the_mean_over_all_real_tokens(state, responses):
     expected = -expected_log_probs(state.policy, responses)[real_tokens(responses)].mean()
     _, metrics = sft_update(state, responses, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2)
