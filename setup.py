@@ -60,6 +60,7 @@ setup(
     extras_require={
         "test": [
             "beartype>=0.20,<1",
+            "cryptography>=45",
             "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",
             "mypy>=1.15,<3",
@@ -70,9 +71,14 @@ setup(
         ],
         "report": ["matplotlib>=3.9,<4"],
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
-        # sentencepiece comes with SeqIO: 0.2.3 wants a newer protobuf than Beam allows, and 0.2.1
-        # crashes at exit.
-        "cache": ["apache-beam>=2.70,<3", "google-crc32c>=1.5,<2", "sentencepiece==0.2.2"],
+        "cache": [
+            "apache-beam>=2.70,<3",
+            # What Beam needs for gs://, beside what gcsfs brings; its own extra holds far more.
+            "google-auth-httplib2>=0.2,<1",
+            "google-crc32c>=1.5,<2",
+            # SeqIO's: 0.2.3 wants a newer protobuf than Beam allows, and 0.2.1 crashes at exit.
+            "sentencepiece==0.2.2",
+        ],
     },
     entry_points={
         "console_scripts": [f"recallm-{job} = recallm_jax.{job}:main" for job in JOBS],

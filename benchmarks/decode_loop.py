@@ -6,7 +6,8 @@ Random weights of the true sizes, float32. Every row opens a span at once and co
 again and again, so that the constraint is at work in every step. The prompts' keys and values are
 random too and given: what is timed is the loop, not the prefill, whose share is timed beside it.
 Tokens a second of 1 prompt with 16 continuations, of the same loop without the constraint, and of
-16 prompts with one continuation each. Medians of runs taken turn and turn about.
+16 prompts with one continuation each. Medians of runs taken turn and turn about; the ratio is the
+median over pairs of runs that follow each other.
 """
 
 import argparse
@@ -106,9 +107,11 @@ def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> d
     times: dict[str, list[float]] = {name: [] for name in programs}
     for arguments in programs.values():
         loop_seconds(*arguments)
-    for _ in range(repeats):
-        for name, arguments in programs.items():
-            times[name].append(loop_seconds(*arguments))
+    for repeat in range(repeats):
+        # Forwards and backwards, so that a machine that slows down favours neither.
+        pair = ("constrained", "unconstrained")[:: 1 - 2 * (repeat % 2)]
+        for name in pair if repeat % 3 else (*pair, "separate"):
+            times[name].append(loop_seconds(*programs[name]))
     seconds = {name: statistics.median(values) for name, values in times.items()}
     ratios = [a / b for a, b in zip(times["constrained"], times["unconstrained"], strict=True)]
     prefill = jax.jit(lambda model, prompts: model.prefill(prompts.tokens, prompts.lengths)[0])
@@ -134,7 +137,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192])
     parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=9,
+        help="runs with and without; a third as many of 16 prompts",
+    )
     arguments = parser.parse_args()
     model = random_transformer(CONFIG, jax.random.key(0))
     print(

@@ -1,7 +1,7 @@
 """Google Cloud Storage on localhost: gcp-storage-emulator, with what it lacks for our clients.
 
 It knows no generations in requests and response headers, which TensorStore reads and sets, can't
-move objects, and takes one request at a time. Faults can be ordered, too.
+move objects or upload nothing, and takes one request at a time. Faults can be ordered, too.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 
-from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.handlers import buckets, objects
 from gcp_storage_emulator.server import RequestHandler
 from gcp_storage_emulator.storage import Storage
 
@@ -30,7 +30,7 @@ class Emulator:
         self.lock = threading.Lock()
         self.faults: dict[str, list[int | None]] = {}
         self.requests: list[tuple[str, str]] = []
-        handler = functools.partial(_Handler, self, self.storage)
+        handler = functools.partial(Handler, self, self.storage)
         self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
@@ -72,6 +72,17 @@ class Emulator:
         self.storage.delete_file(bucket, name)
         return json.dumps(about).encode()
 
+    def create_empty(self, path: str) -> bytes | None:
+        """Do what a request to upload nothing asks for; None where it asks for something else."""
+        url = urllib.parse.urlsplit(path)
+        query = urllib.parse.parse_qs(url.query)
+        if not url.path.startswith("/upload/") or query.get("uploadType") != ["media"]:
+            return None
+        bucket, (name,) = url.path.split("/b/")[1].removesuffix("/o"), query["name"]
+        about = objects._make_object_resource(self.url, bucket, name, "text/plain", "0")
+        self.storage.create_file(bucket, name, b"", objects._checksums(b"", about))
+        return json.dumps(about).encode()
+
     def fault(self, path: str) -> int | None:
         for pattern, statuses in self.faults.items():
             if pattern in path and statuses:
@@ -95,7 +106,7 @@ class _Server(http.server.ThreadingHTTPServer):
         """Say nothing of a client that went away before it had its answer."""
 
 
-class _Handler(RequestHandler):
+class Handler(RequestHandler):
     def __init__(self, emulator: Emulator, *arguments):
         self.emulator = emulator
         super().__init__(*arguments)
@@ -107,15 +118,21 @@ class _Handler(RequestHandler):
             status = emulator.fault(self.path)
             if status is None and not self._meets_conditions():
                 status = 412
-            if status is None and "/moveTo/o/" not in self.path:
+            length = int(self.headers.get("Content-Length") or 0)
+            done = None
+            if status is None and "/moveTo/o/" in self.path:
+                done = emulator.move(self.path)
+                status = 404 if done is None else 200
+            elif status is None and not length and self.command == "POST":
+                done = emulator.create_empty(self.path)
+                status = done and 200
+            if status is None:
                 handle()
                 return
-            moved = emulator.move(self.path) if status is None else None
         # What was sent is read first, or the client would see a broken pipe.
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status = status or (404 if moved is None else 200)
+        self.rfile.read(length)
         fault = {"error": {"code": status, "message": f"ordered: {status}"}}
-        body = moved or json.dumps(fault).encode()
+        body = done or json.dumps(fault).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
