@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +62,17 @@ class Limits:
             )
         if not all(self.stop_sequences):
             raise DecodingInputError("stop_sequences holds an empty sequence; leave it out")
+        for token in (*self.stop_tokens, *itertools.chain(*self.stop_sequences)):
+            if not 0 <= token < self.rules.vocab_size:
+                raise DecodingInputError(
+                    f"stop token {token} is no id of a tokenizer with {self.rules.vocab_size} "
+                    "entries; leave it out"
+                )
+        if self.rules.start_token in self.stop_tokens:
+            raise DecodingInputError(
+                f"stop_tokens holds the start token {self.rules.start_token}, which opens a span "
+                "and can't end a response; leave it out"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -160,17 +172,21 @@ def step(
     stopped = groups.done | (steps >= limits.max_new_tokens)[:, None]
     token = jnp.where(stopped, 0, token)
     decoded = _written(groups.decoded, steps, token, jnp.where(stopped, 0.0, log_prob), stopped)
-    moved = advance(groups.span, token, groups.source, rules)
     ends = _ends(decoded.responses, token, steps, limits)
-    if rules.constrained and not rules.paper_compatible:
-        ends &= ~moved.inside
-    # A row that has stopped leaves its span state alone, so that it can't keep the mask at work.
-    span = jax.tree.map(
-        lambda new, old: jnp.where(jnp.expand_dims(stopped, range(2, new.ndim)), old, new),
-        moved,
-        groups.span,
-    )
-    span = dataclasses.replace(span, inside=span.inside & ~ends)
+    span, source = groups.span, groups.source
+    # Without the constraint nobody asks where a span stands; it is found in the whole response.
+    if rules.constrained:
+        moved = advance(span, token, source, rules)
+        source = extend_source(source, span, token, rules)
+        if not rules.paper_compatible:
+            ends &= ~moved.inside
+        # A row that has stopped leaves its state alone, so that it can't keep the mask at work.
+        span = jax.tree.map(
+            lambda new, old: jnp.where(jnp.expand_dims(stopped, range(2, new.ndim)), old, new),
+            moved,
+            span,
+        )
+        span = dataclasses.replace(span, inside=span.inside & ~ends)
     logits, cache = policy.decode(
         token, jnp.minimum(steps, limits.max_new_tokens - 1), groups.cache
     )
@@ -180,7 +196,7 @@ def step(
         keys=groups.keys,
         decoded=decoded,
         span=span,
-        source=extend_source(groups.source, groups.span, token, rules),
+        source=source,
         seen=insert(groups.seen, token) if sampling.counts_repetition else groups.seen,
         logits=logits,
         cache=cache,

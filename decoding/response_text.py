@@ -89,12 +89,18 @@ def append(
     *,
     tail: int,
     edges: np.ndarray,
-    barriers: tuple[int, ...],
+    copyable: np.ndarray,
 ) -> ResponseText:
-    """Return the windows with one more token; past their end they stay as they are."""
+    """Return the windows with one more token; past their end they stay as they are.
+
+    Args:
+      tail: as in `empty_text`.
+      edges: how each vocabulary entry begins and ends.
+      copyable: which entries may be copied; what is no entry may not.
+    """
     batch, row = jnp.arange(token.shape[0])[:, None], jnp.arange(token.shape[1])[None]
     boundary = _boundary(edges, text.newest, token)
-    copied = jnp.where(_is_barrier(token, barriers), BARRIER, token)
+    copied = jnp.where(_is_copyable(token, copyable), token, BARRIER)
     # The end of the prompt's last token is the prompt's own business.
     before = jnp.where(position > tail, position - 1, text.tokens.shape[-1])
     return ResponseText(
@@ -112,7 +118,7 @@ def whole_text(
     *,
     tail: int,
     edges: np.ndarray,
-    barriers: tuple[int, ...],
+    copyable: np.ndarray,
 ) -> ResponseText:
     """Return the windows behind the last token of given responses."""
     text = empty_text(prompts, index, responses.shape[1], responses.shape[2], tail=tail)
@@ -121,18 +127,16 @@ def whole_text(
     return ResponseText(
         tokens=jnp.asarray(text.tokens)
         .at[..., tail:]
-        .set(jnp.where(_is_barrier(responses, barriers), BARRIER, responses)),
+        .set(jnp.where(_is_copyable(responses, copyable), responses, BARRIER)),
         opens=jnp.asarray(text.opens).at[..., tail:].set(boundary),
         closes=jnp.asarray(text.closes).at[..., tail:-1].set(boundary[..., 1:]),
         newest=responses[..., -1],
     )
 
 
-def _is_barrier(token: Array, barriers: tuple[int, ...]) -> Bool[Array, "*shape"]:
-    found = jnp.zeros(token.shape, bool)
-    for barrier in barriers:
-        found |= token == barrier
-    return found
+def _is_copyable(token: Array, copyable: np.ndarray) -> Bool[Array, "*shape"]:
+    known = (token >= 0) & (token < len(copyable))
+    return known & jnp.asarray(copyable)[token]
 
 
 def no_matches(shape: tuple[int, int], capacity: int, *, tail: int) -> Matches:

@@ -119,7 +119,14 @@ def row_keys(
     """Return a key a row, folded from (seed, step, example id, continuation).
 
     What is sampled for a prompt then depends on nothing else in its batch and on no restart.
+
+    Raises:
+      DecodingInputError: an example id is none of 32 bits, which is all that a key takes of it.
     """
+    if isinstance(example_ids, np.ndarray):
+        outside = example_ids[(example_ids < 0) | (example_ids >= 2**32)]
+        if len(outside):
+            raise DecodingInputError(f"example id {outside[0]} must lie between 0 and 2**32 - 1")
     base = jax.random.fold_in(jax.random.key(seed), step)
 
     def one_prompt(example_id):
@@ -219,10 +226,24 @@ def _invert(weights: Float[Array, " n"], uniform: Float[Array, ""]) -> Int[Array
 def log_prob_of(
     logits: Float[Array, "B G V"], tokens: Int[Array, "B G"], sampling: Sampling | RowSampling
 ) -> Float[Array, "B G"]:
-    """Return log softmax(logits / temperature) of given tokens; greedy: at temperature 1."""
-    logits = logits / _divisor(sampling)
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    """Return log softmax(logits / temperature) of given tokens; greedy: at temperature 1.
+
+    That of an id which no row of the vocabulary has is -inf.
+    """
+    logits = from_peak(logits) / _divisor(sampling)
+    chosen = jnp.take_along_axis(
+        logits, tokens[..., None], axis=-1, mode="fill", fill_value=-jnp.inf
+    )
+    return chosen[..., 0] - jax.nn.logsumexp(logits, axis=-1)
+
+
+def from_peak(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
+    """Return logits less the largest of their row, which changes no probability.
+
+    The difference of two large numbers would have the error of large numbers.
+    """
+    peak = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+    return logits - jnp.where(peak == -jnp.inf, 0.0, peak)
 
 
 def _keep_top_k(logits: Float[Array, "B G V"], top_k: Int[Array, "B G"]) -> Float[Array, "B G V"]:

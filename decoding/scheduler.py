@@ -79,8 +79,9 @@ def decode_all(
       log: is told, at the end of each bucket, how many programs it has compiled.
 
     Raises:
-      DecodingInputError: a prompt is longer than the last bucket, a prefix than `max_prefix`,
-        groups are not of one size, or buckets do not ascend.
+      DecodingInputError: a prompt is empty or longer than the last bucket, a prefix longer than
+        `max_prefix`, flags are not one a token, an id is no token's, groups are not of one size, or
+        buckets do not ascend.
     """
     if list(buckets) != sorted(set(buckets)) or not buckets or num_slots < 1:
         raise DecodingInputError(
@@ -96,7 +97,7 @@ def decode_all(
     for number, request in enumerate(requests):
         if group_size is None:
             group_size = request.keys.shape[0]
-        _check(number, request, buckets[-1], group_size, max_prefix)
+        _check(number, request, buckets[-1], group_size, max_prefix, limits.rules.vocab_size)
         size = next(size for size in buckets if len(request.tokens) <= size)
         waiting[size].append((number, request))
     for size, queue in waiting.items():
@@ -107,22 +108,41 @@ def decode_all(
                 log(f"bucket of {size} tokens: {_num_programs() - compiled} programs compiled")
 
 
-def _check(number: int, request: Request, longest: int, group_size: int, max_prefix: int) -> None:
-    if len(request.tokens) > longest:
+def _check(
+    number: int, request: Request, longest: int, group_size: int, max_prefix: int, vocab_size: int
+) -> None:
+    size = len(request.tokens)
+    if not 1 <= size <= longest:
         raise DecodingInputError(
-            f"prompt {number} has {len(request.tokens)} tokens, the longest bucket {longest}; "
-            "add a longer one"
+            f"prompt {number} has {size} tokens; give at least 1 and at most those of the longest "
+            f"bucket, {longest}"
         )
-    if request.keys.shape[0] != group_size:
+    for name in ("copyable", "span_start", "span_end"):
+        if len(getattr(request, name)) != size:
+            raise DecodingInputError(
+                f"{name} of prompt {number} has {len(getattr(request, name))} entries for {size} "
+                "tokens; give one a token"
+            )
+    if request.keys.shape[0] != group_size or not group_size:
         raise DecodingInputError(
             f"prompt {number} has {request.keys.shape[0]} keys, the first prompt {group_size}; "
-            "give all prompts as many"
+            "give all prompts as many, and at least one"
         )
-    if request.prefix is not None and len(request.prefix) > max_prefix:
+    prefix = np.zeros(0, np.int32) if request.prefix is None else np.asarray(request.prefix)
+    if len(prefix) > max_prefix:
         raise DecodingInputError(
-            f"the prefix of prompt {number} has {len(request.prefix)} tokens, max_prefix is "
+            f"the prefix of prompt {number} has {len(prefix)} tokens, max_prefix is "
             f"{max_prefix}; raise max_prefix"
         )
+    for name, tokens in (("prompt", np.asarray(request.tokens)), ("prefix of prompt", prefix)):
+        allowed = (tokens >= 0) & (tokens < vocab_size)
+        if name != "prompt":
+            allowed |= tokens == SAMPLED
+        if not allowed.all():
+            raise DecodingInputError(
+                f"{name} {number} holds token {tokens[~allowed][0]}, no id of a tokenizer with "
+                f"{vocab_size} entries"
+            )
 
 
 def _num_programs() -> int:

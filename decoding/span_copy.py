@@ -125,6 +125,10 @@ class SpanRules:
                     f"{name} {token} is no id of a tokenizer with {self.vocab_size} entries; "
                     "add the recall tokens to the tokenizer first"
                 )
+        if self.start_token == self.end_token:
+            raise DecodingInputError(
+                f"start_token and end_token are both {self.start_token}; give two tokens"
+            )
 
     @property
     def copies_response(self) -> bool:
@@ -142,7 +146,8 @@ class SpanRules:
         edges = np.frombuffer(self.edges, np.uint8)
         if self.paper_compatible:
             edges = np.full_like(edges, response_text.BEGINS)
-        return {"tail": self.max_length, "edges": edges, "barriers": self.all_barriers}
+        copyable = ~np.isin(np.arange(self.vocab_size), self.all_barriers)
+        return {"tail": self.max_length, "edges": edges, "copyable": copyable}
 
 
 @jax.tree_util.register_dataclass
@@ -179,7 +184,7 @@ def _copyable(prompts: Prompts, rules: SpanRules) -> Prompts:
 def index_prompts(prompts: Prompts, rules: SpanRules, num_rows: int) -> SuffixIndex:
     """Return the index of what spans may copy from prompts; `num_rows` is V."""
     prompts = _copyable(prompts, rules)
-    known = prompts.tokens < min(rules.vocab_size, num_rows)
+    known = (prompts.tokens >= 0) & (prompts.tokens < min(rules.vocab_size, num_rows))
     return build_index(
         dataclasses.replace(prompts, copyable=prompts.copyable & known),
         num_rows=num_rows,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from decoding.locus import first_next_tokens
 from decoding.policy import Policy
+from decoding.sampling import from_peak
 from decoding.span_copy import CopySource, SpanRules, SpanState, allowed_tokens, endings
 from decoding.token_bits import unpack
 
@@ -173,7 +174,7 @@ def _score_whole(unembedding, hidden, tokens, state, source, rules, temperature)
     """Score positions [B, R] over the whole vocabulary."""
     logits = unembedding.unembed(hidden)
     allowed = unpack(allowed_tokens(state, source, rules, logits.shape[-1]), logits.shape[-1])
-    logits = jnp.where(allowed, logits, -jnp.inf) / temperature
+    logits = from_peak(jnp.where(allowed, logits, -jnp.inf)) / temperature
     # Of one term, whichever device holds it.
     is_token = jnp.arange(logits.shape[-1])[None, None] == tokens[..., None]
     chosen = jnp.where(is_token, logits, 0.0).sum(axis=-1)
@@ -188,7 +189,7 @@ def _score_some(unembedding, hidden, tokens, state, source, rules, temperature):
     candidates = jnp.concatenate([following, end], axis=-1)
     allowed = jnp.concatenate([real & ~forced[..., None], closes[..., None]], axis=-1)
     logits = unembedding.unembed_at(hidden, candidates)
-    logits = jnp.where(allowed, logits, -jnp.inf) / temperature
+    logits = from_peak(jnp.where(allowed, logits, -jnp.inf)) / temperature
     is_token = allowed & (candidates == tokens[..., None])
     # The sum of one term; where the token is not allowed, of none.
     chosen = jnp.where(is_token, logits, 0.0).sum(axis=-1)

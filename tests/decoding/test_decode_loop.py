@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from decoding.decode_loop import SAMPLED, Limits, decode
+from decoding.decode_loop import SAMPLED, Limits, decode, start, step
 from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
@@ -25,6 +25,7 @@ RULES = SpanRules(
 EDGES = bytes([1, 1, 1, 1, 0, 1] + [1] * (VOCAB - 6))
 BOTH = dataclasses.replace(RULES, copy_source="prompt+response", edges=EDGES)
 PAPER = dataclasses.replace(BOTH, paper_compatible=True)
+PAPER_PROMPT = dataclasses.replace(RULES, paper_compatible=True)
 NUM_PROMPTS, GROUP, SIZE, NEW = 4, 8, 20, 24
 SAMPLING = Sampling(temperature=0.7)
 
@@ -119,8 +120,12 @@ def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed, rules):
     assert rules is RULES or repeated > 5
 
 
-@pytest.mark.parametrize("rules", [RULES, BOTH, PAPER], ids=["prompt", "prompt+response", "paper"])
-@pytest.mark.parametrize("chunk", [1, 7, NEW])
+@pytest.mark.parametrize(
+    "rules",
+    [RULES, BOTH, PAPER, PAPER_PROMPT],
+    ids=["prompt", "prompt+response", "paper", "paper, prompt"],
+)
+@pytest.mark.parametrize("chunk", [1, NEW])
 def test_trainer_log_probs_equal_the_samplers(chunk, rules):
     policy, prompts = span_loving_policy(1), make_prompts(1)
     decoded, index = sample_responses(
@@ -149,6 +154,63 @@ def test_thousands_of_sampled_tokens_score_as_they_were_sampled(rules):
         )
         checked += real.sum()
     assert checked > 2000
+
+
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_tokens_of_large_logits_score_as_they_were_sampled(rules):
+    policy, prompts = span_loving_policy(3), make_prompts(3)
+    policy = type(policy)(table=policy.table.at[:ROWS].add(300.0))
+    decoded, index = sample_responses(policy, prompts, rules=rules)
+    scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=7, rules=rules)
+    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    np.testing.assert_allclose(
+        np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [np.nan, 1.0, np.inf, -np.inf, -1e4, 3.4e38, -3.4e38],
+        *(pytest.param([value], marks=pytest.mark.slow) for value in (np.nan, np.inf, -np.inf)),
+    ],
+    ids=["mixed", "NaN", "inf", "-inf"],
+)
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_spans_are_closed_copies_whatever_the_logits_hold(values, rules):
+    pattern = np.resize(np.asarray(values, np.float32), (1, GROUP, ROWS))
+    # Spans are opened, and the response goes on behind them.
+    pattern[..., START] = np.inf if np.inf in values else 1.0
+    pattern[..., EOS] = -np.inf
+
+    def spoil(logits):
+        return jnp.broadcast_to(jnp.asarray(pattern), logits.shape)
+
+    prompts = make_prompts(6)
+    decoded, index = sample_responses(span_loving_policy(6), prompts, rules=rules, processor=spoil)
+    spans = spans_of(prompts, decoded, index, rules)
+    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    assert np.isfinite(np.asarray(decoded.log_probs)[real]).all()
+    found = [(b, g, span) for b, g in np.ndindex(NUM_PROMPTS, GROUP) for span in spans[b][g]]
+    for b, g, span in found:
+        tokens = np.asarray(decoded.responses[b, g]).tolist()
+        context = context_of(oracle_prompt(prompts, b), tokens[: span.start], rules, 0)
+        assert span.closed
+        assert matches(context, tokens[span.start : span.end], rules.barriers)
+    assert len(found) > 10
+
+
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_a_step_sorts_nothing(rules):
+    prompts = make_prompts(7)
+    keys = row_keys(0, 0, np.arange(NUM_PROMPTS), GROUP)
+    policy, limits = span_loving_policy(7), Limits(rules, NEW, stop_tokens=(EOS,))
+    sampling = Sampling(0.7, top_k=5, top_p=0.9, min_p=0.1)
+    groups = jax.jit(start, static_argnames="limits")(policy, prompts, keys, sampling, limits)
+    of_step = jax.make_jaxpr(lambda groups: step(policy, groups, sampling, limits))(groups)
+    assert " sort[" not in str(of_step)
+    # What is looked for is called so.
+    assert " sort[" in str(jax.make_jaxpr(jnp.sort)(jnp.zeros(3)))
 
 
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
@@ -408,6 +470,9 @@ def test_logits_of_less_precision_are_sampled_in_float32():
     [
         ({"max_new_tokens": 0}, "max_new_tokens 0 leaves no room"),
         ({"stop_sequences": ((1,), ())}, "stop_sequences holds an empty sequence"),
+        ({"stop_tokens": (999,)}, "stop token 999 is no id of a tokenizer with 30 entries"),
+        ({"stop_sequences": ((1, -4),)}, "stop token -4 is no id"),
+        ({"stop_tokens": (START,)}, "stop_tokens holds the start token 27, which opens a span"),
     ],
 )
 def test_limits_that_cannot_hold_are_refused(changes, message):

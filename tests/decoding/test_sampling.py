@@ -10,7 +10,9 @@ from decoding.sampling import (
     BLOCK,
     RowSampling,
     Sampling,
+    log_prob_of,
     penalise_repetition,
+    row_keys,
     sample,
     stack_sampling,
 )
@@ -88,6 +90,36 @@ def test_a_single_allowed_token_has_log_probability_zero():
     for temperature in (0.0, 0.3, 1.0):
         token, log_prob = sample(logits, keys, Sampling(temperature, top_p=0.9))
         assert int(token[0, 0]) == 1 and float(log_prob[0, 0]) == 0.0
+
+
+@pytest.mark.parametrize("offset", [-300.0, 0.0, 100.0, 3e4])
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+def test_log_probs_are_as_exact_far_from_zero(offset, temperature):
+    logits = (np.random.default_rng(0).normal(0, 3, (4, 8, 200)) + offset).astype(np.float32)
+    token = np.arange(32, dtype=np.int32).reshape(4, 8)
+    got = log_prob_of(jnp.asarray(logits), jnp.asarray(token), Sampling(temperature))
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    expected = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
+    expected = np.take_along_axis(expected, token[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(got, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("value", [-1e30, 1e30, 1e6])
+def test_equal_logits_are_equally_likely_whatever_their_size(value):
+    got = log_prob_of(jnp.full((1, 1, 10), value), jnp.zeros((1, 1), jnp.int32), Sampling())
+    np.testing.assert_allclose(got, -np.log(10), rtol=1e-6)
+
+
+def test_an_id_that_no_row_has_is_impossible():
+    tokens = jnp.asarray([[3, -4, 2]])
+    got = log_prob_of(jnp.zeros((1, 3, 3)), tokens, Sampling())
+    np.testing.assert_allclose(got, [[-np.inf, -np.inf, -np.log(3)]], rtol=1e-6)
+
+
+def test_example_ids_that_keys_cannot_tell_apart_are_refused():
+    with pytest.raises(DecodingInputError, match="example id 4294967297 must lie between 0 and"):
+        row_keys(0, 0, np.array([1, 2**32 + 1]), 2)
 
 
 @pytest.mark.parametrize(

@@ -183,12 +183,22 @@ def test_each_bucket_compiles_four_programs_however_many_requests_there_are():
 def test_impossible_requests_are_refused():
     policy = span_loving_policy()
 
-    def request(size=4, group_size=GROUP, prefix=None):
+    def request(size=4, group_size=GROUP, prefix=None, token=0):
         keys = row_keys(0, 0, np.arange(1), group_size)[0]
-        return Request(np.zeros(size, int), *np.ones((3, size), bool), keys=keys, prefix=prefix)
+        return Request(np.full(size, token), *np.ones((3, size), bool), keys=keys, prefix=prefix)
+
+    unequal = request()
+    # Types are checked when it is made, by the tests alone.
+    object.__setattr__(unequal, "copyable", np.ones(3, bool))
 
     refused = {
-        "prompt 0 has 17 tokens, the longest bucket 16; add a longer": [request(size=17)],
+        "prompt 0 has 17 tokens; .* those of the longest bucket, 16": [request(size=17)],
+        "prompt 0 has 0 tokens; give at least 1": [request(size=0)],
+        "copyable of prompt 0 has 3 entries for 4 tokens; give one a": [unequal],
+        "prompt 0 has 0 keys, .* and at least one": [request(group_size=0)],
+        "prompt 0 holds token 500, no id of a tokenizer with": [request(token=500)],
+        "prompt 0 holds token -1, no id": [request(token=-1)],
+        "prefix of prompt 0 holds token 500, no id": [request(prefix=np.full(2, 500))],
         "prompt 1 has 2 keys, the first prompt 3; give all": [request(), request(group_size=2)],
         "prefix of prompt 0 has 5 tokens, max_prefix is 4": [request(prefix=np.zeros(5, int))],
     }

@@ -26,6 +26,7 @@ from decoding.span_copy import (
     mask_logits,
     start_source,
     trace,
+    whole_source,
 )
 from decoding.suffix_index import build_index
 from decoding.token_bits import unpack
@@ -177,7 +178,7 @@ def test_the_worked_examples_of_the_docstring(changes, response, allowed):
     assert set(np.flatnonzero(np.isfinite(got[1, 1]))) == allowed
 
 
-def test_an_interval_wider_than_the_window_is_read_to_its_end():
+def test_a_token_that_one_of_600_matches_goes_on_with_is_found():
     # 600 suffixes begin with token 0; only the very last of them goes on with token 3.
     size = 1203
     tokens = [0, 1] * 600 + [0, 3, 2]
@@ -247,6 +248,8 @@ def test_rules_that_cannot_hold_are_refused():
         make_rules(max_length=40_000)
     with pytest.raises(DecodingInputError, match="end_token 8 is no id"):
         make_rules(end_token=VOCAB)
+    with pytest.raises(DecodingInputError, match="start_token and end_token are both 5; give two"):
+        make_rules(end_token=START)
 
 
 @settings(max_examples=60, deadline=None)
@@ -322,3 +325,21 @@ def test_ids_that_no_text_has_are_never_copied():
         source, state = moved(source, state, tokens, rules=rules)
         got = masked(jnp.zeros((NUM_PROMPTS, NUM_ROWS, VOCAB_ROWS)), state, source, rules=rules)
         assert set(np.flatnonzero(np.isfinite(got[0, 0]))) == allowed
+
+
+def test_ids_that_no_text_has_are_never_copied_from_a_response():
+    prompt = OraclePrompt([0, 2], [True] * 2, [True] * 2, [True] * 2)
+    rules = make_rules(copy_source="prompt+response", edges=bytes([1] * VOCAB_ROWS))
+    padded = pad_prompts([prompt] * NUM_PROMPTS)
+    source, state = started(padded, index_of(padded, rules=rules), rules=rules)
+    for token in (8, 3, 40, -5, START):
+        tokens = jnp.full((NUM_PROMPTS, NUM_ROWS), token)
+        source, state = moved(source, state, tokens, rules=rules)
+    got = masked(jnp.zeros((NUM_PROMPTS, NUM_ROWS, VOCAB_ROWS)), state, source, rules=rules)
+    assert set(np.flatnonzero(np.isfinite(got[0, 0]))) == {0, 2, 3}
+    response = jnp.broadcast_to(jnp.asarray([8, 3, 40, -5, START]), (NUM_PROMPTS, NUM_ROWS, 5))
+    whole = whole_source(padded, source.index, response, rules)
+    written = rules.max_length + 5
+    np.testing.assert_array_equal(
+        whole.text.tokens[..., :written], source.text.tokens[..., :written]
+    )

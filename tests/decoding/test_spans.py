@@ -1,0 +1,73 @@
+"""Where spans of any response stand in their prompt, closed or not, against brute force."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from decoding.span_copy import index_prompts, trace, whole_source
+from decoding.spans import find_spans
+from tests.decoding.test_decode_loop import (
+    BOTH,
+    END,
+    GROUP,
+    NUM_PROMPTS,
+    ROWS,
+    RULES,
+    START,
+    make_prompts,
+    oracle_prompt,
+)
+from tests.oracles.span_oracle import context_of, matches
+
+LENGTH = 40
+ENDINGS = ([END], [END], [3, END], [5])
+
+
+def wild_responses(prompts, seed):
+    """Return responses that mostly copy: spans that end nowhere, or go on past their maximum."""
+    rng = np.random.default_rng(seed)
+    responses = np.zeros((NUM_PROMPTS, GROUP, LENGTH), np.int32)
+    for b, g in np.ndindex(NUM_PROMPTS, GROUP):
+        written = []
+        while len(written) < LENGTH:
+            at = rng.integers(0, prompts.lengths[b])
+            quote = np.asarray(prompts.tokens[b, at : at + rng.integers(1, 14)]).tolist()
+            written += [START, *quote, *ENDINGS[rng.integers(len(ENDINGS))]]
+        responses[b, g] = written[:LENGTH]
+    return responses, rng.integers(1, LENGTH + 1, (NUM_PROMPTS, GROUP))
+
+
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_spans_that_nothing_closed_or_bounded_are_found_where_they_stand(rules):
+    unclosed = too_long = 0
+    for seed in range(2):
+        prompts = make_prompts(seed)
+        everywhere = jnp.ones_like(prompts.copyable)
+        prompts = dataclasses.replace(prompts, copyable=everywhere, span_start=everywhere)
+        responses, lengths = wild_responses(prompts, seed)
+        index = index_prompts(prompts, rules, ROWS)
+        source = whole_source(prompts, index, jnp.asarray(responses), rules)
+        states = trace(jnp.asarray(responses), source, rules, LENGTH)
+        spans = find_spans(
+            jnp.asarray(responses), jnp.asarray(lengths), states, source, rules, max_occurrences=99
+        )
+        for b, g in np.ndindex(NUM_PROMPTS, GROUP):
+            prompt = oracle_prompt(prompts, b)
+            size = len(prompt.tokens)
+            tokens = responses[b, g, : lengths[b, g]].tolist()
+            for span in spans[b][g]:
+                copied = tokens[span.start : span.end]
+                assert span.closed == (span.end < len(tokens))
+                if not copied:
+                    continue
+                context = context_of(prompt, tokens[: span.start], rules, 0)
+                places = matches(context, copied, rules.barriers)
+                of_prompt = [(p, p + len(copied)) for p in places if p + len(copied) <= size]
+                assert list(span.occurrences) == of_prompt, (b, g, span)
+                assert span.count == len(of_prompt)
+                assert span.response_count == len(places) - len(of_prompt)
+                unclosed += not span.closed
+                too_long += len(copied) > rules.max_length
+    assert unclosed > 10 and too_long > 10
