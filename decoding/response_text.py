@@ -193,6 +193,23 @@ def goes_on(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
     return (_places(matches, text) & (jnp.asarray(text.tokens) != BARRIER)).any(axis=-1)
 
 
+def count_matches(matches: Matches, text: ResponseText) -> Int[Array, "B G T"]:
+    """Return for all states [B, G, T] of given responses how many matches have a next token."""
+    real = pack_flags(jnp.asarray(text.tokens) != BARRIER)[:, :, None]
+    return lax.population_count(jnp.asarray(matches.places) & real).sum(-1).astype(jnp.int32)
+
+
+def first_next_tokens(
+    matches: Matches, text: ResponseText, limit: int
+) -> tuple[Int[Array, "B R limit"], Bool[Array, "B R limit"]]:
+    """Return the tokens that continue the first matches, once for each, and which are real."""
+    going = _places(matches, text) & (text.tokens != BARRIER)
+    size = going.shape[-1]
+    place = lax.broadcasted_iota(jnp.int32, going.shape, 2)
+    found, at = lax.top_k(jnp.where(going, size - place, 0), limit)
+    return jnp.take_along_axis(jnp.asarray(text.tokens), at, axis=-1), found > 0
+
+
 def next_tokens(
     matches: Matches, text: ResponseText, rows: Bool[Array, "B R"], num_rows: int
 ) -> UInt32[Array, "B R words"]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
+from decoding import response_text
 from decoding.locus import first_next_tokens
 from decoding.policy import Policy
 from decoding.sampling import from_peak
@@ -71,9 +72,9 @@ def log_probs(
     def rows(field):
         return field.reshape(num_prompts, parts, num_rows, *field.shape[3:])
 
+    real = jnp.arange(length)[None, None] < lengths[..., None]
+    kind = rows(jnp.where(real, _kind(states, source, rules), NONE))
     states = jax.tree.map(rows, states)
-    real = rows(jnp.arange(length)[None, None] < lengths[..., None])
-    kind = jnp.where(real, _kind(states, rules), NONE)
     # Positions of a kind are brought together, so that whole chunks are spared the vocabulary.
     order = jnp.argsort(kind, axis=2, stable=True)
     place = jnp.argsort(order, axis=2, stable=True)
@@ -152,13 +153,14 @@ def _permuted_backward(both, gradient):
 _permuted.defvjp(_permuted_forward, _permuted_backward)
 
 
-def _kind(states: SpanState, rules: SpanRules) -> Int[Array, "B P R"]:
+def _kind(states: SpanState, source: CopySource, rules: SpanRules) -> Int[Array, "B G T"]:
     """Return which positions ask for the whole vocabulary, and which for some tokens of it."""
     locus = states.locus
     # Its branches, the token that its first suffix goes on with, and the end token.
-    few = states.inside & (locus.last - locus.first + 2 <= FEW)
-    # What a response may repeat of itself is not counted.
-    return jnp.where(few & rules.constrained & (not rules.copies_response), SOME, WHOLE)
+    most = locus.last - locus.first + 2
+    if states.matches is not None and source.text is not None:
+        most += response_text.count_matches(states.matches, source.text)
+    return jnp.where(states.inside & (most <= FEW) & rules.constrained, SOME, WHOLE)
 
 
 def _of_rows(source: CopySource, group_rows: Int[Array, "B R"]) -> CopySource:
@@ -185,6 +187,14 @@ def _score_some(unembedding, hidden, tokens, state, source, rules, temperature):
     """Score positions [B, R] inside spans over the few tokens that are allowed there."""
     forced, closes = endings(state, source, rules)
     following, real = first_next_tokens(source.index, state.locus, FEW - 1)
+    if state.matches is not None and source.text is not None:
+        repeats = response_text.first_next_tokens(state.matches, source.text, FEW - 1)
+        following, real = jax.tree.map(
+            lambda *both: jnp.concatenate(both, axis=-1), (following, real), repeats
+        )
+        # Of a token that stands at several places, one counts.
+        same = (following[..., :, None] == following[..., None, :]) & real[..., None, :]
+        real &= ~jnp.tril(same, -1).any(axis=-1)
     end = jnp.full((*tokens.shape, 1), rules.end_token, jnp.int32)
     candidates = jnp.concatenate([following, end], axis=-1)
     allowed = jnp.concatenate([real & ~forced[..., None], closes[..., None]], axis=-1)

@@ -22,6 +22,7 @@ from tasks.errors import TaskInputError
 from tasks.suites import suite_tasks
 from tasks.vocabulary import Tokenizer
 
+RANDOM = "random:tiny"
 TINY = ModelConfig(
     family="llama",
     vocab_rows=768,
@@ -36,14 +37,6 @@ TINY = ModelConfig(
     norm_eps=1e-5,
     tie_embeddings=True,
 )
-# Weights that are no files, by what `model.weights` calls them: for tours, and for learning from
-# nothing in minutes.
-RANDOM = {
-    "random:tiny": TINY,
-    "random:small": dataclasses.replace(
-        TINY, width=128, num_layers=4, num_kv_heads=4, head_dim=32, mlp_dim=384
-    ),
-}
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
@@ -102,8 +95,8 @@ class Setup:
 def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Setup:
     """Load the weights that a config names, and place them on its mesh.
 
-    `model.weights` is a path (`weights/source.py`), or "random:tiny" or "random:small": a random
-    model of those sizes, with a tokenizer trained on the tasks' own wordings.
+    `model.weights` is a path (`weights/source.py`), or "random:tiny": a small random model with a
+    tokenizer trained on the tasks' own wordings, for tests and tours.
 
     Args:
       devices: of the mesh; None for those of all processes.
@@ -142,9 +135,8 @@ def load_tokenizer(config: ConfigDict) -> Tokenizer:
 
 
 def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
-    if config.model.weights in RANDOM:
-        key = jax.random.key(config.seed)
-        return random_transformer(random_sizes(config), key), tiny_tokenizer()
+    if config.model.weights == RANDOM:
+        return random_transformer(tiny_sizes(config), jax.random.key(config.seed)), tiny_tokenizer()
     # No one device need have room for all of the weights.
     with jax.default_device(_host()):
         loaded = load_policy(
@@ -180,10 +172,9 @@ def _host() -> jax.Device | None:
         return None
 
 
-def random_sizes(config: ConfigDict) -> ModelConfig:
-    """Return the sizes of the random model that a config names."""
-    sizes = RANDOM[config.model.weights]
-    return dataclasses.replace(sizes, dtype=config.model.dtype, remat=config.model.remat)
+def tiny_sizes(config: ConfigDict) -> ModelConfig:
+    """Return the sizes of the small random model."""
+    return dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat)
 
 
 def check_lengths(config: ConfigDict, model: ModelConfig) -> None:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from recallm_jax.errors import UserError
 from recallm_jax.models.presets import PRESETS, ROPE_SCALINGS, ModelConfig
-from recallm_jax.setup_policy import RANDOM, random_sizes, with_options
+from recallm_jax.setup_policy import RANDOM, tiny_sizes, with_options
 from recallm_jax.weights.added_tokens import padded_rows, tokenizer_size
 from recallm_jax.weights.hugging_face_config import read_config
 from recallm_jax.weights.source import load_policy, rescaled_sizes
@@ -33,8 +33,8 @@ def model_sizes(config: ConfigDict) -> ModelConfig:
       UserError: there are no weights, and the config names no preset.
     """
     weights = config.model.weights
-    if weights in RANDOM:
-        return with_options(random_sizes(config), config)
+    if weights == RANDOM:
+        return with_options(tiny_sizes(config), config)
     path = as_path(weights)
     if (path / "config.json").is_file():
         sizes = _of_folder(path, config)

@@ -14,6 +14,8 @@ from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules, mask_logits, trace, whole_source
 from decoding.span_scores import FEW, log_probs
 from decoding.spans import find_spans
+from decoding.suffix_sort import BARRIER
+from decoding.token_bits import unpack
 from tests.oracles.span_oracle import OraclePrompt, context_of, matches
 from tests.oracles.toy_policy import random_toy_policy
 
@@ -159,7 +161,8 @@ def test_thousands_of_sampled_tokens_score_as_they_were_sampled(rules):
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
 def test_tokens_of_large_logits_score_as_they_were_sampled(rules):
     policy, prompts = span_loving_policy(3), make_prompts(3)
-    policy = type(policy)(table=policy.table.at[:ROWS].add(300.0))
+    # The logits are rows of the table, whichever product they come from: rounding is in the scores.
+    policy = type(policy)(table=policy.table.at[:ROWS].add(300.0).at[ROWS:].set(0.0))
     decoded, index = sample_responses(policy, prompts, rules=rules)
     scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=7, rules=rules)
     real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
@@ -270,9 +273,10 @@ def test_numbers_that_are_none_are_not_hidden_from_training():
     assert np.isnan(np.asarray(scores.log_probs)[real]).all()
 
 
-def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary():
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary(rules):
     policy, prompts = span_loving_policy(14), make_prompts(14)
-    decoded, index = sample_responses(policy, prompts)
+    decoded, index = sample_responses(policy, prompts, rules=rules)
     seen = []
 
     class Counting(type(policy)):
@@ -281,11 +285,15 @@ def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary():
             return super().unembed(hidden)
 
     counting = jax.tree_util.register_dataclass(Counting, ["table"], [])(policy.table)
-    score(counting, prompts, decoded, index, 1.0, 1)
+    score(counting, prompts, decoded, index, 1.0, 1, rules)
     jax.effects_barrier()
-    _, states = traced(prompts, decoded, index)
+    source, states = traced(prompts, decoded, index, rules)
     real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
-    few = np.asarray(states.inside & (states.locus.last - states.locus.first + 2 <= FEW))
+    most = np.asarray(states.locus.last - states.locus.first + 2)
+    if rules is BOTH:
+        going = np.asarray(unpack(states.matches.places, source.text.tokens.shape[-1]))
+        most = most + (going & (np.asarray(source.text.tokens) != BARRIER)[:, :, None]).sum(-1)
+    few = np.asarray(states.inside) & (most <= FEW)
     needed = (real & ~few).sum(axis=(1, 2)).max()
     chunks = -(-needed // GROUP)
     assert sum(seen) == chunks * GROUP * NUM_PROMPTS < NEW * GROUP * NUM_PROMPTS
