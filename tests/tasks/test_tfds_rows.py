@@ -1,17 +1,23 @@
 """Data sets that TFDS has prepared: found in the data folder, read, never downloaded."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from recallm_jax.setup_policy import tiny_tokenizer
+from tasks import files
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
 from tasks.settings import TaskSettings
 from tasks.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.sources import Source, read_rows, read_table, text_field
 from tasks.tfds_rows import newest, tfds_rows
+from tests.oracles.gcs_tls import proxied
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 ROWS = {
@@ -177,3 +183,28 @@ def test_parquet_files_and_lone_json_objects_hold_rows(tmp_path):
     (tmp_path / "2.json").write_text('"text"', encoding="utf-8")
     with pytest.raises(TaskInputError, match="holds no list of rows"):
         list(read_rows(str(tmp_path / "2.json")))
+
+
+# In a process of its own: TensorFlow's client keeps what it read of the environment.
+PRINT_ROWS = """
+import json, sys
+from tasks.tfds_rows import tfds_rows
+print(json.dumps(list(tfds_rows(sys.argv[1], "train"))))
+"""
+
+
+@pytest.mark.slow
+def test_what_tfds_prepared_is_read_from_a_bucket(data_dir, gcs, bucket, tmp_path):
+    place = "sums/1.2.0"
+    for path in pathlib.Path(data_dir, place).iterdir():
+        files.as_path(f"{bucket}/{place}/{path.name}").write_bytes(path.read_bytes())
+    with proxied(gcs, tmp_path) as variables:
+        done = subprocess.run(
+            [sys.executable, "-c", PRINT_ROWS, f"{bucket}/{place}"],
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": ".", **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == list(tfds_rows(f"{data_dir}/{place}", "train"))
