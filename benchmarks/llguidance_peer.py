@@ -75,11 +75,11 @@ class SubstringPeer:
                 raise RuntimeError(matcher.get_error())
         return matchers
 
-    def step_seconds(self, matchers: list, logits: np.ndarray) -> tuple[float, int]:
+    def step_seconds(self, matchers: list, logits: np.ndarray) -> tuple[float, np.ndarray]:
         """Take one step in rows that have taken none from here: masks, applied, and a token.
 
         Returns:
-          Its time, and the most tokens that a row allows.
+          Its time, and the flags [rows, tokens] of what each row allows, its end apart.
         """
         import llguidance.numpy
 
@@ -95,4 +95,4 @@ class SubstringPeer:
             self._executor,
             [(matcher, int(token)) for matcher, token in zip(matchers, tokens, strict=True)],
         )
-        return time.perf_counter() - start, int(flags[:, : self._vocab_size - 2].sum(1).max())
+        return time.perf_counter() - start, flags[:, : self._vocab_size - 2]

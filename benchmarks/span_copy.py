@@ -35,12 +35,14 @@ from decoding.span_copy import (
     SpanRules,
     SpanState,
     advance,
+    allowed_tokens,
     extend_source,
     initial_state,
     mask_logits,
     start_source,
 )
-from decoding.suffix_index import build_index
+from decoding.suffix_index import SuffixIndex, build_index
+from decoding.token_bits import unpack
 
 VOCAB = 152_064
 START, END = VOCAB - 2, VOCAB - 1
@@ -59,15 +61,37 @@ def zipf_prompts(length: int, seed: int = 0) -> Prompts:
     tokens = np.random.default_rng(seed).zipf(1.2, length)
     # Ids past the vocabulary are drawn anew, evenly.
     spare = np.random.default_rng(seed + 1).integers(0, START, length)
-    tokens = np.where(tokens < START, tokens, spare)
-    everywhere = np.ones((1, length), bool)
+    return copyable_prompt(np.where(tokens < START, tokens, spare))
+
+
+def copyable_prompt(tokens: np.ndarray) -> Prompts:
+    """Return one prompt of these tokens, all of which may be copied."""
+    everywhere = np.ones((1, len(tokens)), bool)
     return Prompts(
         tokens=tokens[None].astype(np.int32),
-        lengths=np.array([length], np.int32),
+        lengths=np.array([len(tokens)], np.int32),
         copyable=everywhere,
         span_start=everywhere,
         span_end=everywhere,
     )
+
+
+def build_milliseconds(tokens: np.ndarray) -> tuple[float, SuffixIndex]:
+    """Return the time to index a context, all of it copyable, and its index."""
+    prompts = jax.tree.map(jnp.asarray, copyable_prompt(tokens))
+    build = jax.jit(functools.partial(build_index, num_rows=VOCAB, max_length=RULES.max_length))
+    return 1e3 * seconds(build, prompts), build(prompts)
+
+
+def other_contexts(length: int) -> dict[str, np.ndarray]:
+    """Return contexts of other kinds, those that are hard to sort among them."""
+    rng = np.random.default_rng(3)
+    return {
+        "uniform ids": rng.integers(0, START, length),
+        "all equal": np.full(length, 7),
+        "two ids": rng.integers(0, 2, length),
+        "300 tokens again and again": np.resize(rng.integers(0, START, 300), length),
+    }
 
 
 def scenarios(
@@ -161,9 +185,7 @@ def measure(length: int, copy_source: str) -> list[dict]:
     rules = dataclasses.replace(RULES, copy_source=copy_source, edges=EDGES[copy_source])
     prompts = zipf_prompts(length)
     on_device = jax.tree.map(jnp.asarray, prompts)
-    build = jax.jit(functools.partial(build_index, num_rows=VOCAB, max_length=RULES.max_length))
-    index = build(on_device)
-    build_ms = 1e3 * seconds(build, on_device)
+    build_ms, index = build_milliseconds(prompts.tokens[0])
     num_bytes = sum(x.nbytes for x in jax.tree.leaves(index))
     source = start_source(on_device, index, ROWS, RESPONSE, rules)
     logits = jax.random.normal(jax.random.key(0), (1, ROWS, VOCAB))
@@ -194,7 +216,9 @@ def measure(length: int, copy_source: str) -> list[dict]:
             numpy_ms = 1e3 * still_matching_seconds(text, copied)
         first_ms = again_ms = None
         if peer is not None and state.inside.any() and copy_source == "prompt":
-            first_ms, again_ms = llguidance_ms(peer, copied, np.asarray(logits[0]), branches)
+            words = allowed_tokens(state, source, rules, VOCAB)
+            allowed = np.asarray(unpack(words, VOCAB))[0, :, : VOCAB - 2]
+            first_ms, again_ms = llguidance_ms(peer, copied, np.asarray(logits[0]), allowed)
         rows.append(
             {
                 "context_tokens": length,
@@ -214,7 +238,9 @@ def measure(length: int, copy_source: str) -> list[dict]:
     return rows
 
 
-def llguidance_ms(peer, copied: np.ndarray, logits: np.ndarray, most: int) -> tuple[float, float]:
+def llguidance_ms(
+    peer, copied: np.ndarray, logits: np.ndarray, allowed: np.ndarray
+) -> tuple[float, float]:
     """Return its time of the first step from these rows, and the median of those after it.
 
     Raises:
@@ -222,9 +248,13 @@ def llguidance_ms(peer, copied: np.ndarray, logits: np.ndarray, most: int) -> tu
     """
     times = []
     for _ in range(6):
-        taken, most_allowed = peer.step_seconds(peer.rows(copied), logits)
-        if most_allowed != most:
-            raise ValueError(f"llguidance allows up to {most_allowed} tokens, our index {most}")
+        taken, others = peer.step_seconds(peer.rows(copied), logits)
+        if not np.array_equal(others, allowed):
+            row = int((others != allowed).any(axis=1).argmax())
+            raise ValueError(
+                f"row {row}: llguidance allows {others[row].sum()} tokens, and we others, "
+                f"{allowed[row].sum()}"
+            )
         times.append(1e3 * taken)
     return times[0], statistics.median(times[1:])
 
@@ -262,10 +292,17 @@ def main() -> None:
                 f"{cell(row['llguidance_first_ms'])}  {cell(row['llguidance_again_ms'])}"
             )
         rows += measured
+    longest = max(arguments.lengths)
+    builds = {
+        name: build_milliseconds(tokens)[0] for name, tokens in other_contexts(longest).items()
+    }
+    print(f"\nindex of {longest} tokens of other kinds, ms:", end=" ")
+    print(", ".join(f"{name} {build_ms:.0f}" for name, build_ms in builds.items()))
     write_report(
         arguments.out,
         rows,
         copy_source=arguments.copy_source,
+        other_builds_ms=builds,
         llguidance=llguidance_peer.installed(),
     )
 
