@@ -6,7 +6,8 @@
 No TPU is needed: libtpu compiles for a topology that is only described. The program is `decode`
 itself, with the constraint and without, its weights and prompts given as shapes. Of everything that
 runs once a step (the loop's body and all that it calls) the table counts sorts and transfers to the
-host, and names the largest gather and scatter; memory is per device, as the compiler allots it.
+host, and names the largest gather and scatter; memory is per device, as the compiler allots it,
+beside what the arrays that the loop carries take when they are laid in the TPU's tiles.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import re
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -25,7 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.report import write_report
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits, decode, start
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
@@ -43,46 +45,74 @@ OPERATION = re.compile(r"^\s*(?:ROOT )?%?\S+ = (.*?) ([a-z][a-z-]*)\(")
 SHAPE = re.compile(r"[a-z]+\d*\[([\d,]*)\]")
 
 
-def compiled_decode(
-    topology: str,
-    preset: str,
-    *,
-    num_prompts: int,
-    group_size: int,
-    prompt: int,
-    new_tokens: int,
-    constrained: bool,
-):
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What is compiled: a preset, how many prompts and continuations, and their lengths."""
+
+    preset: str
+    num_prompts: int
+    group_size: int
+    prompt: int
+    new_tokens: int
+    constrained: bool = True
+
+    def limits(self) -> Limits:
+        """Return the limits of a response."""
+        rows = PRESETS[self.preset].vocab_rows
+        rules = SpanRules(rows - 2, rows - 1, rows, barriers=(0,), constrained=self.constrained)
+        return Limits(rules, self.new_tokens, stop_tokens=(0,))
+
+    def arguments(self, sharding: NamedSharding | None = None):
+        """Return the shapes of the model, the prompts and the keys."""
+
+        def shaped(shape, dtype):
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+        config = dataclasses.replace(PRESETS[self.preset], dtype="bfloat16")
+        model = jax.eval_shape(functools.partial(random_transformer, config), jax.random.key(0))
+        model = jax.tree.map(lambda x: shaped(x.shape, jnp.bfloat16), model)
+        flags = shaped((self.num_prompts, self.prompt), bool)
+        prompts = Prompts(
+            tokens=shaped((self.num_prompts, self.prompt), jnp.int32),
+            lengths=shaped((self.num_prompts,), jnp.int32),
+            copyable=flags,
+            span_start=flags,
+            span_end=flags,
+        )
+        keys = shaped((self.num_prompts, self.group_size), jax.random.key(0).dtype)
+        return model, prompts, keys
+
+
+SAMPLING = Sampling(temperature=1.0)
+
+
+def compiled_decode(topology: str, sizes: Sizes):
     """Compile `decode` for one device of a topology."""
     devices = topologies.get_topology_desc(topology, platform="tpu").devices
     sharding = NamedSharding(Mesh(np.asarray(devices[:1]), ("device",)), PartitionSpec())
+    arguments = sizes.arguments(sharding)
+    return decode.lower(*arguments, sampling=SAMPLING, limits=sizes.limits()).compile()
 
-    def shaped(shape, dtype):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
 
-    config = dataclasses.replace(PRESETS[preset], dtype="bfloat16")
-    model = jax.eval_shape(functools.partial(random_transformer, config), jax.random.key(0))
-    model = jax.tree.map(lambda x: shaped(x.shape, jnp.bfloat16), model)
-    flags = shaped((num_prompts, prompt), bool)
-    prompts = Prompts(
-        tokens=shaped((num_prompts, prompt), jnp.int32),
-        lengths=shaped((num_prompts,), jnp.int32),
-        copyable=flags,
-        span_start=flags,
-        span_end=flags,
+def carried_bytes(sizes: Sizes) -> int:
+    """Return the bytes of what the decode loop carries, its arrays laid in tiles of 8 x 128 words.
+
+    The floor of the temporary memory: the caches of keys and values above all, whose heads of 64
+    fill half a tile.
+    """
+    groups = jax.eval_shape(
+        lambda model, prompts, keys: start(model, prompts, keys, SAMPLING, sizes.limits()),
+        *sizes.arguments(),
     )
-    rows = config.vocab_rows
-    return decode.lower(
-        model,
-        prompts,
-        shaped((num_prompts, group_size), jax.random.key(0).dtype),
-        sampling=Sampling(temperature=1.0),
-        limits=Limits(
-            SpanRules(rows - 2, rows - 1, rows, barriers=(0,), constrained=constrained),
-            new_tokens,
-            stop_tokens=(0,),
-        ),
-    ).compile()
+    return sum(tiled_bytes(x.shape, x.dtype) for x in jax.tree.leaves(groups))
+
+
+def tiled_bytes(shape: tuple[int, ...], dtype) -> int:
+    """Return the bytes of an array whose last two axes are rounded up to tiles."""
+    size = 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
+    *outer, rows, columns = (1, 1, *shape)
+    tile_rows = 8 * max(1, 4 // size)
+    return math.prod(outer) * -(-rows // tile_rows) * tile_rows * -(-columns // 128) * 128 * size
 
 
 def loop_operations(hlo: str) -> list[tuple[str, str]]:
@@ -164,20 +194,24 @@ def main() -> None:
     rows = []
     for topology in arguments.topology:
         for constrained in (True, False):
-            compiled = compiled_decode(
-                topology,
+            sizes = Sizes(
                 arguments.preset,
-                num_prompts=arguments.prompts,
-                group_size=arguments.group,
-                prompt=arguments.prompt,
-                new_tokens=arguments.new_tokens,
-                constrained=constrained,
+                arguments.prompts,
+                arguments.group,
+                arguments.prompt,
+                arguments.new_tokens,
+                constrained,
             )
-            row = {"topology": topology, "constrained": constrained, **describe(compiled)}
+            row = {
+                "topology": topology,
+                "constrained": constrained,
+                **describe(compiled_decode(topology, sizes)),
+                "carried_mb": carried_bytes(sizes) / 1e6,
+            }
             rows.append(row)
             print(json.dumps(row), flush=True)
-    sizes = {name: value for name, value in vars(arguments).items() if name != "out"}
-    write_report(arguments.out, rows, **sizes)
+    given = {name: value for name, value in vars(arguments).items() if name != "out"}
+    write_report(arguments.out, rows, libtpu=metadata.version("libtpu"), **given)
 
 
 if __name__ == "__main__":

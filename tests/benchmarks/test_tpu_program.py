@@ -1,6 +1,8 @@
 """What the compiled decode loop is said to hold, from a program written by hand."""
 
-from benchmarks.tpu_program import HOST_MEMORY, loop_operations, num_elements
+import numpy as np
+
+from benchmarks.tpu_program import HOST_MEMORY, loop_operations, num_elements, tiled_bytes
 
 PROGRAM = """
 HloModule jit_decode
@@ -62,3 +64,10 @@ def test_elements_are_those_of_the_largest_array_of_a_result():
     assert num_elements("(f32[4]{0}, s32[2,8]{1,0:T(8,128)})") == 16
     assert num_elements("pred[]") == 1
     assert HOST_MEMORY in "f32[4]{0:T(128)S(5)}"
+
+
+def test_arrays_are_rounded_up_to_tiles_of_their_last_two_axes():
+    assert tiled_bytes((2, 3, 17, 64), np.dtype("bfloat16")) == 2 * 3 * 32 * 128 * 2
+    assert tiled_bytes((8, 129), np.dtype("float32")) == 8 * 256 * 4
+    assert tiled_bytes((5,), np.dtype("int32")) == 8 * 128 * 4
+    assert tiled_bytes((40, 1), np.dtype("bool")) == 64 * 128
