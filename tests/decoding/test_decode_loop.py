@@ -123,11 +123,10 @@ def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed, rules):
 
 
 @pytest.mark.parametrize(
-    "rules",
-    [RULES, BOTH, PAPER, PAPER_PROMPT],
-    ids=["prompt", "prompt+response", "paper", "paper, prompt"],
+    ("chunk", "rules"),
+    [(1, RULES), (NEW, RULES), (7, BOTH), (NEW, PAPER), (7, PAPER_PROMPT)],
+    ids=["1, prompt", "all, prompt", "7, prompt+response", "all, paper", "7, paper of the prompt"],
 )
-@pytest.mark.parametrize("chunk", [1, NEW])
 def test_trainer_log_probs_equal_the_samplers(chunk, rules):
     policy, prompts = span_loving_policy(1), make_prompts(1)
     decoded, index = sample_responses(
