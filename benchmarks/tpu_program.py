@@ -1,6 +1,6 @@
 """The decode loop as the TPU compiler makes it: what one step holds, and the memory it takes.
 
-    pip install -e '.[tpu-plan]' -c constraints.txt
+    pip install libtpu==0.0.42.1
     python -m benchmarks.tpu_program --topology=v5e:2x2 --preset=smollm2-135m --prompt=8192
 
 No TPU is needed: libtpu compiles for a topology that is only described. The program is `decode`
@@ -159,8 +159,19 @@ def num_elements(result: str) -> int:
 
 
 def describe(compiled) -> dict:
-    """Return what a step of the compiled program holds, and its memory in MB."""
-    operations = loop_operations(compiled.as_text())
+    """Return what a step of the compiled program holds, and its memory in MB.
+
+    Raises:
+      SystemExit: jaxlib can't read the program that this libtpu has made.
+    """
+    try:
+        operations = loop_operations(compiled.as_text())
+    except jax.errors.JaxRuntimeError as error:
+        raise SystemExit(
+            f"error: jaxlib {jax.__version__} can't read a program of libtpu "
+            f"{metadata.version('libtpu')} ({str(error).splitlines()[0]}); give it one of its own "
+            "age, such as by pip install libtpu==0.0.42.1"
+        ) from None
     memory = compiled.memory_analysis()
 
     def largest(kind):
