@@ -58,8 +58,8 @@ BENCHMARKS := $(filter-out __init__ report tpu_program %_peer,$(basename $(notdi
 bench: $(VENV)/installed
 	set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$benchmark; done
 
-# Compiles for TPUs that are only described; none is needed. What newer ones than this compile for v5p
-# can't be read by the jaxlib of constraints.txt.
+# Compiles for TPUs that are only described; none is needed. The jaxlib of constraints.txt can't read
+# what the libtpu of constraints.txt compiles for v5p.
 LIBTPU := .cache/libtpu-0.0.42.1
 $(LIBTPU): | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ libtpu==0.0.42.1

@@ -43,6 +43,7 @@ CALLED = re.compile(
 BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 OPERATION = re.compile(r"^\s*(?:ROOT )?%?\S+ = (.*?) ([a-z][a-z-]*)\(")
 SHAPE = re.compile(r"[a-z]+\d*\[([\d,]*)\]")
+SAMPLING = Sampling(temperature=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,6 @@ class Sizes:
         )
         keys = shaped((self.num_prompts, self.group_size), jax.random.key(0).dtype)
         return model, prompts, keys
-
-
-SAMPLING = Sampling(temperature=1.0)
 
 
 def compiled_decode(topology: str, sizes: Sizes):
@@ -169,8 +167,8 @@ def describe(compiled) -> dict:
     except jax.errors.JaxRuntimeError as error:
         raise SystemExit(
             f"error: jaxlib {jax.__version__} can't read a program of libtpu "
-            f"{metadata.version('libtpu')} ({str(error).splitlines()[0]}); give it one of its own "
-            "age, such as by pip install libtpu==0.0.42.1"
+            f"{metadata.version('libtpu')} ({str(error).splitlines()[0]}); pip "
+            "install one of its age, such as libtpu==0.0.42.1"
         ) from None
     memory = compiled.memory_analysis()
 

@@ -194,7 +194,7 @@ def goes_on(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
 
 
 def count_matches(matches: Matches, text: ResponseText) -> Int[Array, "B G T"]:
-    """Return for all states [B, G, T] of given responses how many matches have a next token."""
+    """Return how many matches have a next token, for the states before each token of responses."""
     real = pack_flags(jnp.asarray(text.tokens) != BARRIER)[:, :, None]
     return lax.population_count(jnp.asarray(matches.places) & real).sum(-1).astype(jnp.int32)
 
@@ -202,7 +202,10 @@ def count_matches(matches: Matches, text: ResponseText) -> Int[Array, "B G T"]:
 def first_next_tokens(
     matches: Matches, text: ResponseText, limit: int
 ) -> tuple[Int[Array, "B R limit"], Bool[Array, "B R limit"]]:
-    """Return the tokens that continue the first matches, once for each, and which are real."""
+    """Return the tokens that continue the first matches, and which are real.
+
+    One that continues several matches comes several times.
+    """
     going = _places(matches, text) & (text.tokens != BARRIER)
     size = going.shape[-1]
     place = lax.broadcasted_iota(jnp.int32, going.shape, 2)

@@ -213,6 +213,36 @@ def test_a_trained_policy_is_written_as_weights_that_a_run_can_start_from(
     assert again.tokenizer.to_json() == set_up(load_config(CONFIG)).tokenizer.to_json()
 
 
+def test_checkpoints_are_compared_in_one_table(finished_run, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished_run, copy)
+    folder = copy / "checkpoints" / "grpo"
+    # One is damaged, and its evaluation lost; the run is writing another.
+    (folder / "2" / "metadata" / "metadata").write_text("{")
+    shutil.rmtree(copy / "eval" / "grpo")
+    (folder / "3.orbax-checkpoint-tmp").mkdir()
+    before = sorted(copy.glob("checkpoints/**/*"))
+    names = "--checkpoints=start,sft2/2,grpo/2,grpo/1"
+    arguments = [*CONFIG, f"--workdir={copy}", names]
+    assert evaluate.main(arguments) == 2
+    told = capsys.readouterr()
+    found = re.search(r"error: 1 not evaluated: grpo/2: checkpoint (\S+) can't be read", told.err)
+    assert found and found[1] == str(folder / "2")
+    assert "start: all rows are there\ncold_start: all rows are there\n" in told.out
+    table = told.out.rpartition("\n\n")[2].splitlines()[1:]
+    labels = ["start", "cold_start", "grpo_step1"]
+    assert [line.split()[:2] for line in table] == [
+        [label, f"{task}_val_256"] for task in ("math_retrieval", "retrieval") for label in labels
+    ]
+    made = json.loads((copy / "eval" / "grpo_step1" / "config.json").read_text())
+    assert made["policy"] == "grpo step 1"
+    assert sorted(copy.glob("checkpoints/**/*")) == before
+    # Without the damaged one nothing is left to do, and a shard has none either.
+    names = "--checkpoints=grpo/1,start"
+    assert evaluate.main([*CONFIG, f"--workdir={copy}", names, "--shard=1/2"]) == 0
+    assert "start: all rows are there" in capsys.readouterr().out
+
+
 def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
     document = tmp_path / "document.txt"
     document.write_text("The lamp was lit in 1874.\nAda Thorne kept it.\n")
