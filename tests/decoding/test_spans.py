@@ -8,7 +8,8 @@ import pytest
 
 from decoding.span_copy import index_prompts, trace, whole_source
 from decoding.spans import find_spans
-from tests.decoding.test_decode_loop import (
+from tests.oracles.span_oracle import context_of, matches
+from tests.oracles.toy_decoding import (
     BOTH,
     END,
     GROUP,
@@ -19,7 +20,6 @@ from tests.decoding.test_decode_loop import (
     make_prompts,
     oracle_prompt,
 )
-from tests.oracles.span_oracle import context_of, matches
 
 LENGTH = 40
 ENDINGS = ([END], [END], [3, END], [5])

@@ -1,0 +1,88 @@
+"""Prompts, rules and a policy small enough to check every token that is decoded."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from decoding.decode_loop import Limits, decode
+from decoding.prompts import Prompts
+from decoding.sampling import Sampling, row_keys
+from decoding.span_copy import SpanRules, trace, whole_source
+from decoding.span_scores import log_probs
+from decoding.spans import find_spans
+from tests.oracles.span_oracle import OraclePrompt
+from tests.oracles.toy_policy import random_toy_policy
+
+VOCAB, ROWS = 30, 32
+START, END, EOS = 27, 28, 29
+RULES = SpanRules(
+    start_token=START, end_token=END, vocab_size=VOCAB, barriers=(START, END, EOS), max_length=6
+)
+EDGES = bytes([1, 1, 1, 1, 0, 1] + [1] * (VOCAB - 6))
+BOTH = dataclasses.replace(RULES, copy_source="prompt+response", edges=EDGES)
+PAPER = dataclasses.replace(BOTH, paper_compatible=True)
+PAPER_PROMPT = dataclasses.replace(RULES, paper_compatible=True)
+NUM_PROMPTS, GROUP, SIZE, NEW = 4, 8, 20, 24
+SAMPLING = Sampling(temperature=0.7)
+
+
+def make_prompts(seed, num_prompts=NUM_PROMPTS):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, SIZE + 1, num_prompts)
+    flags = rng.random((3, num_prompts, SIZE)) < 0.8
+    return Prompts(
+        tokens=jnp.asarray(rng.integers(0, 6, (num_prompts, SIZE)), jnp.int32),
+        lengths=jnp.asarray(lengths, jnp.int32),
+        copyable=jnp.asarray(flags[0]),
+        span_start=jnp.asarray(flags[1]),
+        span_end=jnp.asarray(flags[2]),
+    )
+
+
+def sample_responses(policy, prompts, seed=0, sampling=SAMPLING, rules=RULES, **options):
+    keys = row_keys(seed, 0, jnp.arange(prompts.tokens.shape[0]), GROUP)
+    return decode(
+        policy,
+        prompts,
+        keys,
+        sampling=sampling,
+        limits=Limits(rules, NEW, stop_tokens=(EOS,), **options),
+    )
+
+
+def span_loving_policy(seed):
+    policy = random_toy_policy(seed, ROWS)
+    return type(policy)(table=policy.table.at[:, START].add(2.0))
+
+
+def oracle_prompt(prompts, b):
+    size = int(prompts.lengths[b])
+    fields = (prompts.tokens, prompts.copyable, prompts.span_start, prompts.span_end)
+    return OraclePrompt(*(np.asarray(field[b, :size]).tolist() for field in fields))
+
+
+def traced(prompts, decoded, index, rules=RULES):
+    source = whole_source(prompts, index, decoded.responses, rules)
+    return source, trace(decoded.responses, source, rules, NEW)
+
+
+def spans_of(prompts, decoded, index, rules=RULES):
+    source, states = traced(prompts, decoded, index, rules)
+    return find_spans(decoded.responses, decoded.lengths, states, source, rules, max_occurrences=99)
+
+
+def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
+    source, states = traced(prompts, decoded, index, rules)
+    hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
+    return log_probs(
+        policy,
+        hidden,
+        decoded.responses,
+        decoded.lengths,
+        states,
+        source,
+        rules,
+        temperature=temperature,
+        chunk=chunk,
+    )
