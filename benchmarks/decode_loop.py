@@ -7,7 +7,7 @@ again and again, so that the constraint is at work in every step. The prompts' k
 random too and given: what is timed is the loop, not the prefill, whose share is timed beside it.
 Tokens a second of 1 prompt with 16 continuations, of the same loop without the constraint, and of
 16 prompts with one continuation each. Medians of runs taken turn and turn about; the ratio is the
-median over pairs of runs that follow each other.
+median over pairs of runs that follow each other, with the quartiles of these pairs.
 """
 
 import argparse
@@ -35,6 +35,8 @@ CONFIG = dataclasses.replace(PRESETS["smollm2-135m"], unstack_decode=True)
 ROWS = CONFIG.vocab_rows
 RULES = SpanRules(ROWS - 2, ROWS - 1, ROWS, barriers=(0,))
 GROUP = 16
+# Pairs to one run of 16 prompts, which takes several times as long.
+SEPARATE_EVERY = 5
 
 
 @jax.tree_util.register_dataclass
@@ -110,7 +112,7 @@ def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> d
     for repeat in range(repeats):
         # Forwards and backwards, so that a machine that slows down favours neither.
         pair = ("constrained", "unconstrained")[:: 1 - 2 * (repeat % 2)]
-        for name in pair if repeat % 3 else (*pair, "separate"):
+        for name in pair if repeat % SEPARATE_EVERY else (*pair, "separate"):
             times[name].append(loop_seconds(*programs[name]))
     seconds = {name: statistics.median(values) for name, values in times.items()}
     ratios = [a / b for a, b in zip(times["constrained"], times["unconstrained"], strict=True)]
@@ -123,6 +125,7 @@ def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> d
         "prompt_tokens": length,
         "new_tokens": new_tokens,
         "constrained_over_unconstrained": statistics.median(ratios),
+        "ratios": ratios,
         "step_ms": 1e3 * seconds["constrained"] / new_tokens,
         "shared_tokens_per_second": generated / seconds["constrained"],
         "separate_tokens_per_second": generated / seconds["separate"],
@@ -140,21 +143,25 @@ def main() -> None:
     parser.add_argument(
         "--repeats",
         type=int,
-        default=9,
-        help="runs with and without; a third as many of 16 prompts",
+        default=15,
+        help=f"runs with and without; of 16 prompts one to every {SEPARATE_EVERY}",
     )
     arguments = parser.parse_args()
     model = random_transformer(CONFIG, jax.random.key(0))
     print(
         f"SmolLM2-135M, {GROUP} rows, {arguments.new_tokens} new tokens; the loop without prefill"
     )
-    print("prompt  ms a step  constrained/unconstrained  tokens/s 1x16  16x1  ratio  prefill s")
+    print(
+        "prompt  ms a step  constrained/unconstrained (quartiles)  tokens/s 1x16  16x1  ratio"
+        "  prefill s"
+    )
     rows = []
     for length in arguments.lengths:
         row = measure(model, length, arguments.new_tokens, arguments.repeats)
         rows.append(row)
+        low, median, high = statistics.quantiles(row["ratios"], n=4)
         print(
-            f"{length:6d}  {row['step_ms']:9.1f}  {row['constrained_over_unconstrained']:25.3f}"
+            f"{length:6d}  {row['step_ms']:9.1f}  {median:20.3f} ({low:.3f} to {high:.3f})"
             f"  {row['shared_tokens_per_second']:13.1f}  {row['separate_tokens_per_second']:4.1f}"
             f"  {row['shared_over_separate']:5.2f}  {row['prefill_of_one_prompt_s']:9.2f}",
             flush=True,

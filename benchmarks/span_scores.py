@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.report import write_report
-from benchmarks.span_copy import END, RULES, START, VOCAB, zipf_prompts
+from benchmarks.span_copy import EDGES, END, RULES, START, VOCAB, zipf_prompts
 from decoding import span_scores
 from decoding.span_copy import allowed_tokens, index_prompts, trace, whole_source
 from decoding.token_bits import unpack
@@ -71,20 +71,20 @@ def loss_of(score, head, hidden, *arguments):
     return jax.value_and_grad(loss, argnums=(0, 1))(head, hidden)
 
 
-def chunked(chunk, head, hidden, responses, lengths, states, source):
+def chunked(rules, chunk, head, hidden, responses, lengths, states, source):
     """Return the scores, [B, G, T]."""
     scores = span_scores.log_probs(
-        head, hidden, responses, lengths, states, source, RULES, temperature=1.0, chunk=chunk
+        head, hidden, responses, lengths, states, source, rules, temperature=1.0, chunk=chunk
     )
     return scores.log_probs
 
 
-def dense(head, hidden, responses, lengths, states, source):
+def dense(rules, head, hidden, responses, lengths, states, source):
     """Return the scores by a softmax over all logits at once."""
     del lengths
     rows = jax.tree.map(lambda x: x.reshape(1, -1), states)
     logits = head.unembed(hidden).reshape(1, -1, VOCAB)
-    allowed = unpack(allowed_tokens(rows, source, RULES, VOCAB), VOCAB)
+    allowed = unpack(allowed_tokens(rows, source, rules, VOCAB), VOCAB)
     scores = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf), axis=-1)
     return jnp.take_along_axis(scores, responses.reshape(1, -1, 1), axis=-1)
 
@@ -95,14 +95,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--length", type=int, default=5_120)
     parser.add_argument("--chunks", type=int, nargs="+", default=[64, 256])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="0 compiles for the memory alone")
+    parser.add_argument("--copy-source", default="prompt", choices=list(EDGES))
     arguments = parser.parse_args()
+    rules = dataclasses.replace(
+        RULES, copy_source=arguments.copy_source, edges=EDGES[arguments.copy_source]
+    )
     prompts = jax.tree.map(jnp.asarray, zipf_prompts(PROMPT))
     responses = jnp.asarray(make_response(np.asarray(prompts.tokens[0]), arguments.length))
     lengths = jnp.full((1, 1), arguments.length, jnp.int32)
-    index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, VOCAB)
-    source = whole_source(prompts, index, responses, RULES)
-    states = jax.jit(trace, static_argnums=(2, 3))(responses, source, RULES, arguments.length + 1)
+    index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, rules, VOCAB)
+    source = whole_source(prompts, index, responses, rules)
+    states = jax.jit(trace, static_argnums=(2, 3))(responses, source, rules, arguments.length + 1)
     rng = np.random.default_rng(1)
     hidden = jnp.asarray(rng.standard_normal((1, 1, arguments.length, WIDTH), np.float32))
     head = Head(jnp.asarray(0.02 * rng.standard_normal((VOCAB, WIDTH), np.float32)))
@@ -112,18 +116,21 @@ def main() -> None:
     programs += [("whole", chunk, 0) for chunk in arguments.chunks] + [("dense", None, 0)]
     rows = []
     inside = float(states.inside.mean())
-    print(f"T = {arguments.length}, V = {VOCAB}, D = {WIDTH}, {inside:.0%} inside spans")
+    print(
+        f"T = {arguments.length}, V = {VOCAB}, D = {WIDTH}, {inside:.0%} inside spans, "
+        f"copied from {arguments.copy_source}"
+    )
     print("program  chunk  temporary MB  seconds")
     few = span_scores.FEW
     for name, chunk, short_cut in programs:
         span_scores.FEW = short_cut
-        score = dense if chunk is None else functools.partial(chunked, chunk)
+        score = functools.partial(*((dense, rules) if chunk is None else (chunked, rules, chunk)))
         program = jax.jit(functools.partial(loss_of, score)).lower(head, hidden, *batch).compile()
         memory = program.memory_analysis()
         assert memory is not None, "this backend does not report memory"
         megabytes = memory.temp_size_in_bytes / 1e6
         seconds = None
-        if chunk is not None:
+        if chunk is not None and arguments.repeats:
             times = []
             for _ in range(arguments.repeats):
                 start = time.perf_counter()
@@ -137,7 +144,7 @@ def main() -> None:
             flush=True,
         )
     span_scores.FEW = few
-    write_report(arguments.out, rows, inside=inside)
+    write_report(arguments.out, rows, inside=inside, copy_source=arguments.copy_source)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Jobs that run as one process a host where a slice has several.
-readonly DISTRIBUTED="train evaluate"
+readonly DISTRIBUTED="train evaluate probe"
 # jax.distributed takes a silent process for dead after 100 s, and waits 300 s for all to come: after
 # this pause none of the old processes is left, and the first to start still waits for the last.
 readonly PAUSE_ALONE=10 PAUSE_TOGETHER=150

@@ -146,7 +146,7 @@ def evaluate(
             if leads:
                 done = _keep_whole(path, samples=mode.group_size)
                 done += rows_elsewhere(folder, path, samples=mode.group_size, known=done)
-            missing = _missing(asked, done, mesh)
+            missing = missing_records(asked, done, mesh)
             answers = respond(
                 policy,
                 tokenizer,
@@ -177,8 +177,10 @@ def evaluate(
     return summaries
 
 
-def _missing(records: Sequence[Record], rows: Sequence[Row], mesh: Mesh | None) -> list[Record]:
-    """Return the records without a row of the leading process."""
+def missing_records(
+    records: Sequence[Record], rows: Sequence[Row], mesh: Mesh | None
+) -> list[Record]:
+    """Return, in every process, the records without a row of the leading one."""
     known = {row["example_id"] for row in rows}
     ids = [record.example_id for record in records if record.example_id not in known]
     missing = set(json.loads(processes.text_of_leader(json.dumps(ids), mesh)))

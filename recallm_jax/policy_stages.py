@@ -19,8 +19,9 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax import processes
 from recallm_jax.bad_batch import Inspected
 from recallm_jax.errors import UserError
-from recallm_jax.inputs import prompts_and_texts
 from recallm_jax.partitioning import for_rollout
+from recallm_jax.record_arrays import prompts_and_texts
+from recallm_jax.rollout_metrics import PromptMeans, prompt_means, rollout_metrics
 from recallm_jax.setup_policy import Setup
 from recallm_jax.stages import (
     KEY_STRIDE,
@@ -47,14 +48,6 @@ from rl.losses import kl_k1
 from rl.rewards.categories import SETTINGS
 from rl.rollout import GroupRewards, Rollout, require_rewards, reward_groups, sample_groups
 from tasks.record import Record
-
-# Components of the reward, and what else is averaged over the responses of a step.
-REWARDS = ("format", "answer", "retrieval", "overlap", "usage", "density")
-MEANS = (
-    *(f"reward_{name}" for name in REWARDS),
-    *("exact_match", "response_tokens", "finished", "spans"),
-)
-PromptMeans = Float[np.ndarray, "B means"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -415,35 +408,3 @@ def _minibatches(config: ConfigDict, stage: Stage, step: int) -> Iterator[np.nda
         place = [config.seed, stage.number, step, epoch]
         order = np.random.default_rng(place).permutation(stage.batch_size)
         yield from np.split(order, options.minibatches)
-
-
-def prompt_means(rollout: Rollout, scored: GroupRewards) -> PromptMeans:
-    """Return the means over each prompt's responses of what `MEANS` names."""
-    means = [
-        [
-            [
-                *(getattr(reward, name) for name in REWARDS),
-                reward.exact_match,
-                completion.num_tokens,
-                completion.finished,
-                len(completion.spans),
-            ]
-            for reward, completion in zip(*group, strict=True)
-        ]
-        for group in zip(scored.rewards, rollout.completions, strict=True)
-    ]
-    return np.array(means, np.float64).mean(axis=1)
-
-
-def rollout_metrics(seen: Sequence[tuple[GroupRewards, PromptMeans]]) -> dict[str, float]:
-    """Return the means over a step's responses of rewards, lengths and spans."""
-    totals = np.concatenate([scored.totals for scored, _ in seen])
-    means = np.concatenate([means for _, means in seen]).mean(axis=0)
-    return {
-        "reward": float(totals.mean()),
-        # Groups whose rewards are all equal teach nothing.
-        "groups_with_spread": float((totals.min(axis=1) < totals.max(axis=1)).mean()),
-        "draws": float(len(seen)),
-        "without_reward": float(sum((~scored.known).sum() for scored, _ in seen)),
-        **dict(zip(MEANS, means.tolist(), strict=True)),
-    }

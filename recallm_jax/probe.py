@@ -10,18 +10,22 @@ on; `report` shows the curve. `tasks/lost_in_thought.py` says what the variants 
 import sys
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
 from decoding.policy import Policy
+from recallm_jax import peers
 from recallm_jax.config import JobParser, parse_config
 from recallm_jax.errors import run_job
 from recallm_jax.machine import write_machine
-from recallm_jax.metric_writer import progress
+from recallm_jax.metric_writer import no_progress, progress
 from recallm_jax.probing import format_probe, run_probe
 from recallm_jax.report_figure import check_figure
 from recallm_jax.report_probe import write_probe_figure
 from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import START, policy_label
-from tasks.files import open_folder
+from recallm_jax.summaries import Row
+from tasks.files import Path, open_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,14 +38,26 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--checkpoint", action="store_true", help="probe the newest checkpoint")
     parser.add_argument("--figure", help="also draw the curve, such as docs/probe.png")
+    parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
     workdir = open_folder(arguments.workdir)
     if arguments.figure is not None:
         check_figure(arguments.figure)
+    with peers.joined(arguments.distributed):
+        summaries = _probe(config, workdir, checkpoint=arguments.checkpoint)
+    if not summaries:
+        return
+    print(f"\n{format_probe(summaries)}")
+    if arguments.figure is not None:
+        write_probe_figure(summaries, arguments.figure)
+
+
+def _probe(config: ConfigDict, workdir: Path, *, checkpoint: bool) -> list[Row]:
+    """Probe the starting weights or the newest checkpoint; return the leader's summaries."""
     setup = set_up(config)
     policy: Policy = setup.policy
     label = made_by = START
-    if arguments.checkpoint:
+    if checkpoint:
         policy, stage, step = restore_policy(config, setup, workdir)
         label, made_by = policy_label(config, stage, step), f"{stage.name} step {step}"
     else:
@@ -55,12 +71,12 @@ def _run(argv: Sequence[str]) -> None:
         made_by=made_by,
         folder=folder,
         place=setup.place,
-        progress=progress,
+        progress=progress if setup.leads else no_progress,
+        mesh=setup.mesh,
     )
-    write_machine(folder)
-    print(f"\n{format_probe(summaries)}")
-    if arguments.figure is not None:
-        write_probe_figure(summaries, arguments.figure)
+    if setup.leads:
+        write_machine(folder)
+    return summaries
 
 
 if __name__ == "__main__":

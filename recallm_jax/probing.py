@@ -1,24 +1,26 @@
 """The lost-in-thought probe of a policy: one JSONL row a response, and accuracy by variant."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from decoding.decode_loop import SAMPLED
 from decoding.policy import Policy
-from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
-from recallm_jax import run_files
+from recallm_jax import processes, run_files
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import span_rules
+from recallm_jax.evaluation import missing_records, span_rules
 from recallm_jax.evaluation_rows import response_rows
-from recallm_jax.inputs import prompts_and_texts, task_settings
+from recallm_jax.inputs import task_settings
 from recallm_jax.partitioning import for_rollout
+from recallm_jax.record_arrays import prompts_and_texts
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 from recallm_jax.summaries import Row, align, wilson_interval
 from rl.rollout import sample_groups
@@ -55,8 +57,9 @@ def run_probe(
     label: str,
     made_by: str,
     folder: Path,
-    place: Callable[[Prompts], Prompts],
+    place: Callable[[Any], Any],
     progress: Callable[[Iterable, str], Iterable],
+    mesh: Mesh | None = None,
 ) -> list[Row]:
     """Probe a policy without a thought and after thoughts of every length of the config.
 
@@ -70,9 +73,12 @@ def run_probe(
       made_by: which policy this is, such as "grpo step 20"; a folder holds the rows of one.
       place: puts a batch of prompts on the devices.
       progress: wraps an iterable into a progress bar with a title.
+      mesh: the policy's; where several processes share it, all probe together, and the leading one
+        writes.
 
     Returns:
-      A summary row for each length and variant; also written to `summary.json`.
+      A summary row for each length and variant; also written to `summary.json`. Nothing where
+      another process leads.
 
     Raises:
       UserError: the folder holds rows that another config or policy made, the model's context is
@@ -87,7 +93,9 @@ def run_probe(
     kept = (name for name in MAY_CHANGE if name != "probe.")
     sizes = ("probe.reasoning_tokens", "probe.num_examples", "probe.batch_size")
     may_change = (*kept, *TRAINING, *sizes, "evaluation.", "data.source")
-    keep_config(config, folder, may_change=may_change, remedy=remedy, policy=made_by)
+    leads = processes.leads(mesh)
+    if leads:
+        keep_config(config, folder, may_change=may_change, remedy=remedy, policy=made_by)
     settings = dataclasses.replace(task_settings(config), target_length=config.probe.target_length)
     records = [
         generate.record(DATASET, tokenizer, settings, "validation", config.seed, index)
@@ -101,23 +109,27 @@ def run_probe(
         new_tokens = _longest_prefix(probes) + config.probe.max_new_tokens
         check_context(policy, config, tokens, new_tokens)
         path = folder / f"thought_{tokens}.jsonl"
-        done = _keep_whole(path, tokens)
-        known = {row["example_id"] for row in done}
-        missing = [item for item in probes if item.record.example_id not in known]
+        done = _keep_whole(path, tokens) if leads else []
+        ids = {record.example_id for record in missing_records(records, done, mesh)}
+        missing = [item for item in probes if item.record.example_id in ids]
         size = config.probe.batch_size
         batches = [missing[i : i + size] for i in range(0, len(missing), size)]
-        with appending(path) as add:
+        with appending(path) if leads else contextlib.nullcontext(len) as add:
             for batch in progress(batches, f"probe {label}: {tokens} tokens of thought"):
                 rows = _probe_batch(policy, tokenizer, config, batch, tokens, new_tokens, place)
                 for row in rows:
                     row["label"] = label
                 add("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
                 done += rows
+        if not leads:
+            continue
         for variant in variants(tokens):
             of_variant = [
                 row for row in done if row["example_id"] in asked and row["variant"] == variant
             ]
             summaries.append(summarise(of_variant))
+    if not leads:
+        return []
     summaries.sort(key=lambda row: (VARIANTS.index(row["variant"]), row["reasoning_tokens"]))
     write_whole(folder / SUMMARY, json.dumps(summaries, indent=1) + "\n")
     return summaries
@@ -193,18 +205,21 @@ def _probe_batch(
         for row, name in zip(rows, names, strict=True):
             row[: len(item.prefixes[name])] = item.prefixes[name]
     numbers = np.array([text.number for text in texts], np.uint32)
+    keys = row_keys(config.seed, 0, numbers, len(names))
+    prompts, keys, prefix = place((prompts, keys, prefix))
     rollout = sample_groups(
         policy,
-        place(prompts),
-        row_keys(config.seed, 0, numbers, len(names)),
+        prompts,
+        keys,
         tokenizer.decode,
         rules=span_rules(config, tokenizer),
         sampling=Sampling(temperature=0.0),
         max_new_tokens=new_tokens,
         stop_token=tokenizer.eos_id,
         prefix=prefix,
+        fetch=processes.fetch,
     )
-    tokens, lengths = jax.device_get((rollout.responses.tokens, rollout.responses.lengths))
+    tokens, lengths = processes.fetch((rollout.responses.tokens, rollout.responses.lengths))
     found = []
     for number, item in enumerate(probes):
         rows = response_rows(rollout, number, texts[number], item.record, tokenizer)

@@ -12,8 +12,8 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import span_rules
 from recallm_jax.evaluation_rows import response_rows
-from recallm_jax.inputs import prompts_and_texts
 from recallm_jax.partitioning import for_rollout
+from recallm_jax.record_arrays import prompts_and_texts
 from recallm_jax.summaries import Row
 from rl.rollout import sample_groups
 from tasks.record import Record, span_flags

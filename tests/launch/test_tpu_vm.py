@@ -440,6 +440,7 @@ def test_jobs_of_one_process_are_refused_on_several_hosts(cloud, job, words):
     ("job", "added"),
     [
         (["-m", "recallm_jax.evaluate"], ["--distributed"]),
+        (["-m", "recallm_jax.probe"], ["--distributed"]),
         (["-m", "recallm_jax.evaluate", "--shard=0/2"], []),
         (["-m", "recallm_jax.train", "--distributed"], []),
         (["-c", "import recallm_jax.train"], []),

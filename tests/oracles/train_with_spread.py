@@ -1,6 +1,7 @@
 """The training job with a reward that a random model can get: the share of its even tokens."""
 
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -12,6 +13,8 @@ from recallm_jax import policy_stages, train
 reward_groups = policy_stages.reward_groups
 # "PROCESS STAGE STEP": who gets SIGTERM, and when.
 killed = os.environ.get("TEST_SIGTERM", "- - -").split()
+# "STAGE STEP": when the loss of every process is no number.
+spoilt = os.environ.get("TEST_NAN", "- -").split()
 
 
 def share_of_even_tokens(rollout, *arguments, **options):
@@ -23,15 +26,17 @@ def share_of_even_tokens(rollout, *arguments, **options):
     return dataclasses.replace(found, totals=totals.astype(np.float32))
 
 
-def finite_then_sigterm(metrics, stage, step, *others):
-    """Send the signal in the middle of a step."""
+def finite_as_told(metrics, stage, step, *others):
+    """Send the signal, or spoil the loss, in the middle of a step."""
     if killed == [os.environ.get("JAX_PROCESS_ID"), stage.name, str(step)]:
         os.kill(os.getpid(), signal.SIGTERM)
+    if spoilt == [stage.name, str(step)]:
+        metrics = dict(metrics, loss=math.nan)
     return finite(metrics, stage, step, *others)
 
 
 finite = policy_stages.finite
 policy_stages.reward_groups = share_of_even_tokens
-policy_stages.finite = finite_then_sigterm
+policy_stages.finite = finite_as_told
 if __name__ == "__main__":
     sys.exit(train.main())

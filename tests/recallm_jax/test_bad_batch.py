@@ -15,7 +15,8 @@ from recallm_jax import metric_writer, policy_stages, setup_policy, stages, trai
 from recallm_jax.bad_batch import Inspected, NotFinite, write_bad_batch
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
-from recallm_jax.inputs import prompts_and_texts, train_records
+from recallm_jax.inputs import train_records
+from recallm_jax.record_arrays import prompts_and_texts
 from recallm_jax.restore_policy import placed_state
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import plan_stages

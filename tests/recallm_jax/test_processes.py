@@ -124,14 +124,18 @@ def test_two_processes_train_and_evaluate_as_one_does(one, two):
         ("ppo", ("ppo",), ["fsdp=2", "tensor=2"], 2, 2),
         # Both processes hold all prompts.
         ("grpo", ("sft2", "grpo"), ["tensor=2"], 2, 1),
+        # The prompts of each part are of both.
+        ("grpo,parts=2", ("grpo",), ["fsdp=2"], 2, 1),
     ],
 )
 def test_several_processes_train_as_one_does_on_any_mesh(
     algorithm, stages, mesh, count, devices, tmp_path
 ):
+    algorithm, _, parts = algorithm.partition(",parts=")
     arguments = [
         *CONFIG,
         f"--config=configs/quickstart.py:tiny,algorithm={algorithm}",
+        *[f"--config.grpo.rollout_parts={parts}"] * bool(parts),
         f"--config.stages={stages}",
         *(f"--config.{stage}.micro_batch=4" for stage in stages),
         *(f"--config.{stage}.prompts_per_step=4" for stage in stages if stage != "sft2"),
@@ -191,6 +195,57 @@ def test_an_evaluation_of_several_processes_is_sharded_among_them(two, tmp_path)
     succeed([*given, "--config.mesh.fsdp=2"], count=2, job="recallm_jax.evaluate")
     assert not (expected / "shards").exists()
     assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
+
+
+@pytest.mark.slow
+def test_the_batch_of_several_processes_that_led_to_no_number_is_kept_once(one, tmp_path):
+    kept = []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        ended = run(
+            [*GRPO, f"--workdir={folder}"], count=count, devices=2 // count, TEST_NAN="grpo 1"
+        )
+        assert [code for code, *_ in ended] == [2] * count, ended
+        path = folder / "bad_batch" / "grpo_1.json"
+        assert any(
+            f"loss of grpo at step 1 is nan; start again with a lower learning rate and another "
+            f"--workdir; what led to it is in {path}" in err
+            for *_, err in ended
+        )
+        assert checkpoints(folder) == ["checkpoints/grpo/1"]
+        kept.append((json.loads(path.read_text()), dict(np.load(path.with_suffix(".npz")))))
+    (seen, arrays), (expected, wanted) = kept
+    assert len(seen["prompts"]) == 4 and all(len(row["responses"]) == 2 for row in seen["prompts"])
+    assert seen["prompts"] == expected["prompts"]
+    assert arrays.keys() == wanted.keys() > {"advantages", "sampler_log_probs", "prompt_tokens"}
+    for name, array in arrays.items():
+        np.testing.assert_allclose(array, wanted[name], rtol=1e-5, atol=1e-6)
+    # They are those of the step after the one that `one` has seen.
+    reward = read_metrics(one / "metrics.jsonl")[1]["reward"]
+    assert np.mean(arrays["rewards"]) == pytest.approx(reward, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_several_processes_probe_as_one_does(tmp_path):
+    given = [
+        "--config=configs/eval_lost_in_thought.py:tiny",
+        "--config.probe.num_examples=3",
+        "--config.probe.batch_size=2",
+        "--config.mesh.fsdp=2",
+    ]
+    rows = []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        given_here = [*given, f"--workdir={folder}", f"--figure={folder / 'curve.png'}"]
+        out = succeed(given_here, count=count, devices=2 // count, job="recallm_jax.probe")
+        assert "verbatim spans" in out and (folder / "curve.png").exists()
+        kept = folder / "probe" / "start"
+        rows.append({path.name: path.read_text() for path in kept.glob("*.json*")})
+        machine = json.loads(rows[-1].pop("machine.json"))
+        assert machine["devices"] == "2 x cpu"
+    assert rows[0] == rows[1] and len(rows[0]) > 2
+    # Nothing is left to do, and both know it.
+    succeed(given_here, count=2, job="recallm_jax.probe")
 
 
 ENVIRONMENT = {

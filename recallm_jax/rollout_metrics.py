@@ -1,0 +1,48 @@
+"""What is reported of a step's rollouts: means of rewards, lengths and spans."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from rl.rollout import GroupRewards, Rollout
+
+# Components of the reward, and what else is averaged over the responses of a step.
+REWARDS = ("format", "answer", "retrieval", "overlap", "usage", "density")
+MEANS = (
+    *(f"reward_{name}" for name in REWARDS),
+    *("exact_match", "response_tokens", "finished", "spans"),
+)
+PromptMeans = Float[np.ndarray, "B means"]
+
+
+def prompt_means(rollout: Rollout, scored: GroupRewards) -> PromptMeans:
+    """Return the means over each prompt's responses of what `MEANS` names."""
+    means = [
+        [
+            [
+                *(getattr(reward, name) for name in REWARDS),
+                reward.exact_match,
+                completion.num_tokens,
+                completion.finished,
+                len(completion.spans),
+            ]
+            for reward, completion in zip(*group, strict=True)
+        ]
+        for group in zip(scored.rewards, rollout.completions, strict=True)
+    ]
+    return np.array(means, np.float64).mean(axis=1)
+
+
+def rollout_metrics(seen: Sequence[tuple[GroupRewards, PromptMeans]]) -> dict[str, float]:
+    """Return the means over a step's responses of rewards, lengths and spans."""
+    totals = np.concatenate([scored.totals for scored, _ in seen])
+    means = np.concatenate([means for _, means in seen]).mean(axis=0)
+    return {
+        "reward": float(totals.mean()),
+        # Groups whose rewards are all equal teach nothing.
+        "groups_with_spread": float((totals.min(axis=1) < totals.max(axis=1)).mean()),
+        "draws": float(len(seen)),
+        "without_reward": float(sum((~scored.known).sum() for scored, _ in seen)),
+        **dict(zip(MEANS, means.tolist(), strict=True)),
+    }
