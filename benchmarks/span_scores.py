@@ -113,7 +113,9 @@ def main() -> None:
     batch = (responses, lengths, states, source)
 
     programs = [("chunked", chunk, span_scores.FEW) for chunk in arguments.chunks]
-    programs += [("whole", chunk, 0) for chunk in arguments.chunks] + [("dense", None, 0)]
+    # Those two know the prompt's text alone.
+    if arguments.copy_source == "prompt":
+        programs += [("whole", chunk, 0) for chunk in arguments.chunks] + [("dense", None, 0)]
     rows = []
     inside = float(states.inside.mean())
     print(
@@ -124,7 +126,10 @@ def main() -> None:
     few = span_scores.FEW
     for name, chunk, short_cut in programs:
         span_scores.FEW = short_cut
-        score = functools.partial(*((dense, rules) if chunk is None else (chunked, rules, chunk)))
+        if chunk is None:
+            score = functools.partial(dense, rules)
+        else:
+            score = functools.partial(chunked, rules, chunk)
         program = jax.jit(functools.partial(loss_of, score)).lower(head, hidden, *batch).compile()
         memory = program.memory_analysis()
         assert memory is not None, "this backend does not report memory"

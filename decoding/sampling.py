@@ -75,7 +75,10 @@ class Sampling:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowSampling:
-    """Settings of each row, fields as in `Sampling`; None where all rows leave them off."""
+    """Settings of each row, fields as in `Sampling`; None where all rows leave them off.
+
+    `stack_sampling` makes them of settings that are checked; values given here are not.
+    """
 
     temperature: Float[AnyArray, "B G"]
     top_k: Int[AnyArray, "B G"] | None = None
