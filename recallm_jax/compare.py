@@ -144,9 +144,10 @@ def draw(settings: Settings, path: str | Path) -> None:
             below = [mean - error for mean, error in zip(means, errors, strict=True)]
             above = [mean + error for mean, error in zip(means, errors, strict=True)]
             axes.fill_between(steps, below, above, color=colour, alpha=0.15, linewidth=0)
-        axes.set(title=f"{title}, mean over runs ± its error", xlabel="step", ylim=(0, None))
+        axes.set(title=title, xlabel="step", ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
+    figure.suptitle("mean over runs ± its standard error", fontsize=9)
     figure.axes[0].legend(fontsize=8, frameon=False)
     save_figure(figure, path)
 
