@@ -19,6 +19,7 @@ from recallm_jax.errors import UserError
 from recallm_jax.evaluation import missing_records, span_rules
 from recallm_jax.evaluation_rows import response_rows
 from recallm_jax.inputs import task_settings
+from recallm_jax.metric_writer import say_nothing
 from recallm_jax.partitioning import for_rollout
 from recallm_jax.record_arrays import prompts_and_texts
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
@@ -114,7 +115,7 @@ def run_probe(
         missing = [item for item in probes if item.record.example_id in ids]
         size = config.probe.batch_size
         batches = [missing[i : i + size] for i in range(0, len(missing), size)]
-        with appending(path) if leads else contextlib.nullcontext(len) as add:
+        with appending(path) if leads else contextlib.nullcontext(say_nothing) as add:
             for batch in progress(batches, f"probe {label}: {tokens} tokens of thought"):
                 rows = _probe_batch(policy, tokenizer, config, batch, tokens, new_tokens, place)
                 for row in rows:

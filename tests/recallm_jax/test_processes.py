@@ -117,29 +117,27 @@ def test_two_processes_train_and_evaluate_as_one_does(one, two):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("algorithm", "stages", "mesh", "count", "devices"),
+    ("algorithm", "stages", "overrides", "count", "devices"),
     [
         # Draws on until groups differ, of which the hosts have different ones.
-        ("dapo", ("grpo",), ["data=2", "fsdp=2"], 4, 1),
-        ("ppo", ("ppo",), ["fsdp=2", "tensor=2"], 2, 2),
+        ("dapo", ("grpo",), ["mesh.data=2", "mesh.fsdp=2"], 4, 1),
+        ("ppo", ("ppo",), ["mesh.fsdp=2", "mesh.tensor=2"], 2, 2),
         # Both processes hold all prompts.
-        ("grpo", ("sft2", "grpo"), ["tensor=2"], 2, 1),
+        ("grpo", ("sft2", "grpo"), ["mesh.tensor=2"], 2, 1),
         # The prompts of each part are of both.
-        ("grpo,parts=2", ("grpo",), ["fsdp=2"], 2, 1),
+        ("grpo", ("grpo",), ["mesh.fsdp=2", "grpo.rollout_parts=2"], 2, 1),
     ],
 )
 def test_several_processes_train_as_one_does_on_any_mesh(
-    algorithm, stages, mesh, count, devices, tmp_path
+    algorithm, stages, overrides, count, devices, tmp_path
 ):
-    algorithm, _, parts = algorithm.partition(",parts=")
     arguments = [
         *CONFIG,
         f"--config=configs/quickstart.py:tiny,algorithm={algorithm}",
-        *[f"--config.grpo.rollout_parts={parts}"] * bool(parts),
         f"--config.stages={stages}",
         *(f"--config.{stage}.micro_batch=4" for stage in stages),
         *(f"--config.{stage}.prompts_per_step=4" for stage in stages if stage != "sft2"),
-        *(f"--config.mesh.{axis}" for axis in mesh),
+        *(f"--config.{override}" for override in overrides),
     ]
     if "sft2" in stages:
         # Room for the demonstrations.
@@ -220,7 +218,7 @@ def test_the_batch_of_several_processes_that_led_to_no_number_is_kept_once(one, 
     assert arrays.keys() == wanted.keys() > {"advantages", "sampler_log_probs", "prompt_tokens"}
     for name, array in arrays.items():
         np.testing.assert_allclose(array, wanted[name], rtol=1e-5, atol=1e-6)
-    # They are those of the step after the one that `one` has seen.
+    # That step of `one`, whose loss was a number.
     reward = read_metrics(one / "metrics.jsonl")[1]["reward"]
     assert np.mean(arrays["rewards"]) == pytest.approx(reward, rel=1e-5)
 
