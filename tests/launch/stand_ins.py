@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
@@ -18,6 +19,17 @@ TARGET = ["--name=n", "--zone=us-east5-a"]
 PLACE = ["--zone=us-east5-a"]
 VM = ["compute", "tpus", "tpu-vm"]
 QUEUED = ["compute", "tpus", "queued-resources"]
+TYPE = "--accelerator-type=v6e-8"
+DELETE = "launch/tpu_vm.sh delete --name=n --zone=us-east5-a"
+TRAIN = ("python", "-m", "recallm_jax.train", "--config=configs/quickstart.py")
+OVERRIDES = (
+    "--config.stages=('grpo',)",
+    '--config.data.dir=/data/a "b"  c',
+    "--config.model.weights=$HOME/`w`\\x",
+    "--config.note=a;b&c|d>e*?~#!",
+    "--config.lines=one\ntwo",
+    "--config.empty=",
+)
 
 
 def executable(path: pathlib.Path, text: str) -> None:
@@ -153,3 +165,22 @@ def make_cloud(folder: pathlib.Path, **values: Any) -> Cloud:
     model = {"queued": None, "vm": None, "queue": ["ACTIVE"], "states": [], "workers": 2}
     (folder / "cloud").write_text(repr(model | {"rules": []} | values))
     return cloud
+
+
+def one_error(done: subprocess.CompletedProcess[str], *parts: str, code: int = 2) -> None:
+    """Hold a script to one line that says what is wrong, and no trace of the shell beside it."""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == code, done.stderr
+    assert len(errors) == 1, done.stderr
+    assert "unbound" not in done.stderr and ".sh: line" not in done.stderr
+    for part in parts:
+        assert part in errors[0]
+
+
+def wait_for_end(cloud: Cloud, workers: tuple[int, ...] = (0, 1)) -> None:
+    """Wait until the jobs of these workers have ended."""
+    deadline = time.monotonic() + 20
+    states = [cloud.home(worker) / "recallm-jax-job" / "state" for worker in workers]
+    while not all(re.search("ended|stopped", state.read_text()) for state in states):
+        assert time.monotonic() < deadline, "the jobs go on"
+        time.sleep(0.02)

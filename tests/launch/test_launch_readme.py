@@ -9,7 +9,7 @@ from tests.launch.stand_ins import make_cloud
 
 TEXT = pathlib.Path("launch/README.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL))
-# Of the troubleshooting table, what gcloud says; test_tpu_vm.py knows what becomes of it.
+# Of the troubleshooting table, what gcloud says; the tests of tpu_vm.sh know what becomes of it.
 OF_GCLOUD = {"Quota … exceeded", "no more capacity in the zone"}
 EXPORTS = [line for line in BLOCKS.splitlines() if line.startswith("export ")]
 COMMANDS = [line for line in BLOCKS.splitlines() if line.startswith("launch/")]

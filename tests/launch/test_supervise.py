@@ -6,18 +6,11 @@ import time
 
 import pytest
 
-from tests.launch.stand_ins import TARGET, make_cloud
+from tests.launch.stand_ins import DELETE, TARGET, TRAIN, make_cloud
 
-TRAIN = ("python", "-m", "recallm_jax.train", "--config=configs/quickstart.py")
 JOB = ("--", *TRAIN, "--workdir=gs://b/runs/a", "--config.stages=('grpo',)")
 FLAGS = ("--accelerator-type=v6e-16", "--spot", "--queued", "--poll=0", "--pause=0")
-DELETE = "launch/tpu_vm.sh delete --name=n --zone=us-east5-a"
 UP = ["create", "scp", "bootstrap", "status", "check", "start"]
-
-
-@pytest.fixture
-def cloud(tmp_path):
-    return make_cloud(tmp_path)
 
 
 @pytest.fixture
