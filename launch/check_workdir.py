@@ -1,4 +1,7 @@
-"""Write and delete a file in a folder, local or gs://, as a job will; exit code 1 if that fails.
+"""Write and delete a file in a folder, local or gs://, as a job will.
+
+The exit code says what failed: 1 that the job may not write there, 3 that there is no such bucket,
+75 that the storage can't be reached.
 
 python launch/check_workdir.py gs://BUCKET/FOLDER
 """
@@ -8,6 +11,8 @@ import socket
 import sys
 
 import fsspec
+
+from tasks import storage_faults
 
 # Without it gcsfs asks over gRPC, at each file, what kind of bucket this is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -29,10 +34,10 @@ def main() -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 3
-    # Whatever the storage's library raises, the answer is the same: the job could not write there.
+    # Whatever else the storage's library raises, the job could not write there either.
     except Exception as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return 75 if storage_faults.kind(error) == storage_faults.NETWORK else 1
     return 0
 
 

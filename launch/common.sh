@@ -9,8 +9,9 @@ fi
 # A command that fails inside $(...) ends what it is in, as set -e does elsewhere.
 shopt -s inherit_errexit
 
-# Exit codes: what the user can mend, and what may go away by itself (no capacity, no connection).
-readonly BAD_INPUT=2 TRANSIENT=1
+# Exit codes: what the user can mend, what may go away by itself (a lost connection), and a zone
+# that has no TPU to give now.
+readonly BAD_INPUT=2 TRANSIENT=1 NO_CAPACITY=3
 # Where the clone lies on each worker, relative to the home folder that ssh and scp begin in.
 readonly REMOTE=recallm-jax
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -146,6 +147,9 @@ explain() {
   if line=$(grep -m 1 '^error: ' "$SCRATCH/stderr"); then
     printf '%s\n' "$line" >&2
     return "$BAD_INPUT"
+  elif line=$(grep -m 1 '^unavailable: ' "$SCRATCH/stderr"); then
+    printf 'error: %s\n' "${line#unavailable: }" >&2
+    return "$TRANSIENT"
   fi
   line=$(grep -m 1 -o '"message": *".*' "$SCRATCH/stderr" || grep -m 1 '^ERROR:' "$SCRATCH/stderr" ||
     grep -v '^ *$' "$SCRATCH/stderr" | tail -n 1) || line="no message"
@@ -172,7 +176,7 @@ explain() {
     *"untime version"* | *runtimeVersion* | *RuntimeVersion*)
       remedy="versions of this zone: gcloud compute tpus tpu-vm versions list ${PLACE[*]}" ;;
     *"o more capacity"* | *"nsufficient"*"capacity"* | *"not enough resources"* | *tockout* | *RESOURCE_EXHAUSTED*)
-      code=$TRANSIENT
+      code=$NO_CAPACITY
       remedy="wait in the queue (--queued), or try another zone" ;;
     *PERMISSION_DENIED* | *"does not have permission"* | *"ermission denied on"* | *" 403"*)
       remedy="ask the project's owner for roles/tpu.admin and, to open ssh, roles/iam.serviceAccountUser" ;;
@@ -212,6 +216,41 @@ on_workers() {
   local which=$1
   shift
   call "${SSH[@]}" ssh "$NAME" "${PLACE[@]}" "${SSH_FLAGS[@]}" "--worker=$which" "--command=$1"
+}
+
+# A host has four chips, of two cores each, or eight (v5e and v6e): types are named by cores or chips.
+has_several_hosts() { ((${1##*-} > 8)); }
+
+# What JOB is: the name of one of our jobs, or nothing.
+job_name() {
+  local argument before=""
+  for argument in "${JOB[@]}"; do
+    if [[ $before == -m && $argument == recallm_jax.* ]]; then
+      printf '%s' "${argument#recallm_jax.}"
+      return
+    fi
+    before=$argument
+  done
+}
+
+# check_for_several_hosts REMEDY: refuse a JOB that can't run on all hosts of a slice.
+check_for_several_hosts() {
+  local name argument alone=""
+  name=$(job_name)
+  case $name in
+    "" | train | evaluate | probe) ;;
+    *) alone="recallm_jax.$name" ;;
+  esac
+  for argument in "${JOB[@]}"; do
+    case $argument in
+      --shard | --shard=*)
+        [[ -z $name ]] ||
+          die "recallm_jax.$name ${argument%%=*} would be the same share on every host of $NAME; leave it out: the hosts of a slice share the prompts by themselves"
+        ;;
+      --rescore | --merge) [[ -z $name ]] || alone="recallm_jax.$name $argument" ;;
+    esac
+  done
+  [[ -z $alone ]] || die "$alone runs as one process, and $NAME has several hosts; $1"
 }
 
 # Through Identity-Aware Proxy only gcloud's alpha commands connect.

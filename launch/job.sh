@@ -6,6 +6,7 @@
 #   job.sh status
 #   job.sh log [--lines=N] [--follow] [--label]
 #   job.sh stop [--grace=SECONDS]
+#   job.sh idle
 #   job.sh check gs://BUCKET/FOLDER
 #
 # Everything it keeps is in ~/recallm-jax-job: the command, the log (and log.1 of the job before),
@@ -16,13 +17,19 @@ CLONE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly CLONE
 readonly KEPT=${RECALLM_JOB_FOLDER:-$HOME/recallm-jax-job}
 # Exit codes of jobs (recallm_jax/errors.py).
-readonly DONE=0 BAD_INPUT=2 INTERRUPTED=130 TERMINATED=143
+readonly DONE=0 BAD_INPUT=2 UNAVAILABLE=75 INTERRUPTED=130 TERMINATED=143
 # A job that ran this many seconds was well: crashes before it don't count against it.
 readonly WELL=3600
 
 die() {
   printf 'error: worker %s: %s\n' "$HOSTNAME" "$*" >&2
   exit "$BAD_INPUT"
+}
+
+# End for what may pass by itself.
+give_up() {
+  printf 'unavailable: worker %s: %s\n' "$HOSTNAME" "$*" >&2
+  exit "$UNAVAILABLE"
 }
 
 kept() { if [[ -e $KEPT/$1 ]]; then cat "$KEPT/$1"; fi; }
@@ -49,7 +56,7 @@ start() {
   rm -f "$KEPT/stopping" "$KEPT/pid" "$KEPT/child"
   [[ ! -e $KEPT/log ]] || mv "$KEPT/log" "$KEPT/log.1"
   # %q also keeps newlines on one line.
-  printf '%q ' "$@" | sed 's/ $//' >"$KEPT/command"
+  (LC_ALL=C && printf '%q ' "$@") | sed 's/ $//' >"$KEPT/command"
   record starting - 0
   # A session of its own: what ends the connection doesn't end the job. It inherits the lock.
   setsid nohup "${BASH_SOURCE[0]}" loop "$restarts" "$pause" "$@" </dev/null >"$KEPT/log" 2>&1 &
@@ -195,12 +202,19 @@ stop() {
   printf 'worker=%s stopped\n' "$HOSTNAME"
 }
 
+# Refuse to go on while a job runs.
+idle() {
+  ! is_locked ||
+    die "a job runs ($(kept command)), and its code would change under it; end it first: launch/tpu_vm.sh stop"
+}
+
 # Write and delete a file in the folder of the run, as the job will: with the VM's service account.
 check() {
   local account code=0 bucket=${1#gs://}
   bucket=gs://${bucket%%/*}
   "$CLONE/.venv/bin/python" "$CLONE/launch/check_workdir.py" "$1" || code=$?
   ((code)) || return 0
+  ((code != UNAVAILABLE)) || give_up "$1 can't be reached; when the network is back, run it again"
   ((code != 3)) || die "bucket $bucket doesn't exist; make it: gcloud storage buckets create $bucket"
   account=$(curl -sf -m 5 -H 'Metadata-Flavor: Google' \
     http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/email) ||
@@ -209,6 +223,6 @@ check() {
 }
 
 case ${1-} in
-  start | loop | status | log | stop | check) "$@" ;;
+  start | loop | status | log | stop | idle | check) "$@" ;;
   *) die "unknown command '${1-}'; see launch/job.sh" ;;
 esac

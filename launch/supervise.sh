@@ -13,6 +13,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Polls in a row that may fail to reach a worker before its machine counts as lost.
 readonly PATIENCE=3
+# A job that ran this many seconds was well: failures before it don't count against it.
+readonly WELL=3600
 
 tpu_vm() { "$LAUNCH/tpu_vm.sh" "$@"; }
 
@@ -70,25 +72,36 @@ job_states() {
     grep '^worker='
 }
 
+is_ours() { [[ $1 == *" command=$COMMAND" || $1 == *" command=$COMMAND --distributed" ]]; }
+
 # Copy the lines of workers; what another job left there says nothing of ours.
 forget_others() {
   local line
   while read -r line; do
-    case $line in
-      *" command=$COMMAND" | *" command=$COMMAND --distributed") ;;
-      *) line="${line%% *} state=none code=- restarts=0 command=" ;;
-    esac
+    is_ours "$line" || line="${line%% *} state=none code=- restarts=0 command="
     printf '%s\n' "$line"
   done
+}
+
+# End if a job runs that is not ours.
+refuse_others() {
+  local line
+  while read -r line; do
+    [[ -z $line ]] || is_ours "$line" ||
+      die "another job runs on $NAME (${line#*command=}); end it first: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
+  done < <(with_state "$1")
 }
 
 with_state() { grep -E "^worker=[^ ]+ state=($1) " <<<"$STATES" || true; }
 count() { grep -c . <<<"$1" || true; }
 
+# Whether what ended with this code may go well another time.
+passes() { (($1 == TRANSIENT || $1 == NO_CAPACITY)); }
+
 # Say that an attempt failed and wait for the next; end if trying again is no use.
 retry_later() {
   local code=$1 what=$2
-  ((code == TRANSIENT)) || exit "$code"
+  passes "$code" || exit "$code"
   FAILURES=$((FAILURES + 1))
   ((FAILURES <= RECREATIONS)) || give_up "$what failed $FAILURES times; see above"
   say "$what failed; trying again in $POLL s ($FAILURES of $RECREATIONS)"
@@ -110,12 +123,21 @@ replace() {
 
 create_and_run() {
   local code=0
+  LEFT=1
   create || code=$?
   if ((code == 0)); then
     set_up_and_run
+    return
+  fi
+  # What a failed request leaves in the queue holds the name; of what may not be tried again, create
+  # has said what is left.
+  ! passes "$code" || remove
+  LEFT=0
+  if ((code == NO_CAPACITY)); then
+    # Hours, at times. It is no fault of ours, and is not counted as one.
+    say "asking again in $POLL s, until there is capacity"
+    sleep "$POLL"
   else
-    # What a failed request leaves in the queue holds the name.
-    ((code != TRANSIENT)) || remove
     retry_later "$code" creating
   fi
 }
@@ -124,11 +146,17 @@ set_up_and_run() {
   local code=0
   setup || code=$?
   ((code)) || run || code=$?
-  if ((code)); then retry_later "$code" "setting up and starting"; else FAILURES=0 SEEN=1; fi
+  if ((code)); then
+    retry_later "$code" "setting up and starting"
+  else
+    FAILURES=0 RESTARTING=0 SEEN=1 STARTED=$SECONDS
+  fi
 }
 
-# End the jobs of all workers and start them together: a slice can't go on without one of them.
+# End the jobs of all workers and start them together: a slice can't go on without one of them. What
+# fails of it is done again at the next look.
 restart_all() {
+  RESTARTING=1
   say "ending the jobs of all workers and starting them together"
   tpu_vm_do stop grace iap internal-ip || true
   set_up_and_run
@@ -152,7 +180,7 @@ attend() {
   local workers answered code=0 found active='starting|running|pausing'
   workers=$(worker_count) || code=$?
   if ((code)); then
-    ((code == TRANSIENT)) || exit "$code"
+    passes "$code" || exit "$code"
     return
   fi
   STATES=$(job_states) || code=$?
@@ -162,12 +190,20 @@ attend() {
     return
   fi
   UNREACHED=0
-  found=$(with_state "$active" | grep -v -F " command=$COMMAND" || true)
-  [[ -z $found ]] || die "another job runs on $NAME (${found#*command=}); end it first: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
+  refuse_others "$active"
   STATES=$(forget_others <<<"$STATES")
+  if ((RESTARTING)); then
+    restart_all
+    return
+  fi
   if ((!SEEN)) && [[ -z $(with_state "$active") ]]; then
     # Nothing runs yet; what this job came to before may have been mended.
-    if (($(count "$(with_state ended | grep ' code=0 ')") == workers)); then FINISHED=1; else set_up_and_run; fi
+    if (($(count "$(with_state ended | grep ' code=0 ')") < workers)) || [[ -n ${FLAGS[again]-} ]]; then
+      set_up_and_run
+    else
+      say "the same command ended with code 0 before this watch began; to run it again: --again"
+      FINISHED=1
+    fi
     return
   fi
   SEEN=1
@@ -188,9 +224,10 @@ attend() {
   # Ended for good, after what the worker itself tried.
   found=$(with_state ended | grep -v ' code=0 ' || true)
   if [[ -n $found ]]; then
-    AGAIN=$((AGAIN + 1))
-    ((AGAIN <= RESTARTS)) || give_up "the job failed $AGAIN times, last: ${found%% restarts=*}; its log says why: $LOGS"
-    say "the job failed: ${found%% restarts=*} (restart $AGAIN of $RESTARTS)"
+    ((SECONDS - STARTED < WELL)) || FAILED=0
+    FAILED=$((FAILED + 1))
+    ((FAILED <= RESTARTS)) || give_up "the job failed $FAILED times, last: ${found%% restarts=*}; its log says why: $LOGS"
+    say "the job failed: ${found%% restarts=*} (restart $FAILED of $RESTARTS)"
     restart_all
     return
   fi
@@ -202,7 +239,7 @@ leave() {
   local code=$?
   trap - EXIT INT TERM HUP
   rm -rf "$SCRATCH"
-  if ((WATCHING)); then
+  if ((LEFT)); then
     if ((code == 130)); then
       say "no longer watching; what runs on $NAME goes on. Watch again: the same command"
     fi
@@ -212,17 +249,23 @@ leave() {
 }
 
 main() {
-  parse_flags "-- accelerator-type= runtime-version= spot queued valid-until-duration= service-account= bucket= create-flag= committed python= restarts= pause= grace= recreations= poll= delete iap internal-ip" "$@"
+  parse_flags "-- accelerator-type= runtime-version= spot queued valid-until-duration= service-account= bucket= create-flag= committed python= restarts= pause= grace= recreations= poll= delete again iap internal-ip" "$@"
   read_target
   read_connection
   ((${#JOB[@]})) || die "which job? give it behind --: launch/supervise.sh … -- python -m recallm_jax.train …"
   [[ " ${JOB[*]}" == *" --workdir"[=\ ]"gs://"* ]] ||
     die "the job needs --workdir=gs://BUCKET/FOLDER: what it wrote on a VM is lost with it"
+  TYPE=${FLAGS[accelerator-type]:-${TPU_VM_TYPE-}}
+  ! has_several_hosts "$TYPE" ||
+    check_for_several_hosts "give a type of one host, or run it on a VM that is there: launch/tpu_vm.sh run --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
   POLL=$(number_flag poll 60)
   RESTARTS=$(number_flag restarts 3)
   RECREATIONS=$(number_flag recreations 20)
   FLAGS["poll"]=$POLL
-  LOSSES=0 FAILURES=0 AGAIN=0 UNREACHED=0 SEEN=0 FINISHED=0
+  # Attempts of ours that went wrong in a row, jobs that did, machines lost.
+  FAILURES=0 FAILED=0 LOSSES=0 UNREACHED=0
+  # Whether our job has been seen, is between two starts, is done; whether a VM may be left.
+  SEEN=0 RESTARTING=0 FINISHED=0 LEFT=0 STARTED=$SECONDS
   if is_dry; then
     create
     setup
@@ -230,11 +273,11 @@ main() {
     return
   fi
   # As the workers write it down; on several hosts run adds a flag behind.
-  COMMAND=$(printf '%q ' "${JOB[@]}")
+  COMMAND=$(LC_ALL=C && printf '%q ' "${JOB[@]}")
   COMMAND=${COMMAND% }
   LOGS=$(quote launch/tpu_vm.sh logs "${TARGET[@]}" --worker=all --no-follow)
 
-  WATCHING=1
+  LEFT=1
   trap leave EXIT
   trap 'exit 130' INT TERM HUP
   local now code
@@ -252,7 +295,7 @@ main() {
         ;;
       *)
         # No connection, perhaps; the VM goes on meanwhile.
-        ((code == TRANSIENT)) || exit "$code"
+        passes "$code" || exit "$code"
         sleep "$POLL"
         ;;
     esac
@@ -260,7 +303,7 @@ main() {
   say "the job is done"
   if [[ -n ${FLAGS[delete]-} ]]; then
     remove
-    WATCHING=0
+    LEFT=0
   fi
 }
 

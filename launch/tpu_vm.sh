@@ -9,8 +9,6 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Jobs that run as one process a host where a slice has several.
-readonly DISTRIBUTED="train evaluate probe"
 # jax.distributed takes a silent process for dead after 100 s, and waits 300 s for all to come: after
 # this pause none of the old processes is left, and the first to start still waits for the last.
 readonly PAUSE_ALONE=10 PAUSE_TOGETHER=150
@@ -85,7 +83,13 @@ create() {
     call compute tpus tpu-vm create "$NAME" "--version=$RUNTIME" "${common[@]}" || creation_failed
   fi
   trap - INT TERM HUP
-  is_dry || [[ -n ${FLAGS[no-wait]-} ]] || say "$NAME is ready; it costs money until: $(delete_command)"
+  if is_dry; then
+    return
+  elif [[ -n ${FLAGS[no-wait]-} ]]; then
+    say "$NAME waits in the queue; when its time comes it is a VM that costs money; look: $(quote launch/tpu_vm.sh status "${TARGET[@]}"); delete it: $(delete_command)"
+  else
+    say "$NAME is ready; it costs money until: $(delete_command)"
+  fi
 }
 
 interrupted() {
@@ -142,7 +146,7 @@ setup() {
   is_dry || say "copying commit $(git -C "$clone" rev-parse --short HEAD) to all workers of $NAME"
   must "${SSH[@]}" scp "$SCRATCH/clone.tar.gz" "$NAME:$REMOTE.new.tar.gz" "${PLACE[@]}" "${SSH_FLAGS[@]}" --worker=all
   # Files that an earlier copy brought are deleted first; what runs wrote beside them stays.
-  local unpack="mkdir -p $REMOTE && if [ -e $REMOTE.tar.gz ]; then tar -tzf $REMOTE.tar.gz | grep -v '/\$' | (cd $REMOTE && xargs -d '\\n' rm -f); fi && mv $REMOTE.new.tar.gz $REMOTE.tar.gz && tar -xzf $REMOTE.tar.gz -C $REMOTE"
+  local unpack="if [ -x $REMOTE/launch/job.sh ]; then $REMOTE/launch/job.sh idle; fi && mkdir -p $REMOTE && if [ -e $REMOTE.tar.gz ]; then tar -tzf $REMOTE.tar.gz | grep -v '/\$' | (cd $REMOTE && xargs -d '\\n' rm -f); fi && mv $REMOTE.new.tar.gz $REMOTE.tar.gz && tar -xzf $REMOTE.tar.gz -C $REMOTE"
   local bootstrap="$REMOTE/launch/bootstrap.sh"
   [[ -z ${FLAGS[python]-} ]] || bootstrap="PYTHON=$(quote "${FLAGS[python]}") $bootstrap"
   on_workers all "$unpack && $bootstrap" || explain_and_exit
@@ -161,31 +165,10 @@ workdir_of_job() {
   done
 }
 
-# What JOB is: the name of one of our jobs, or nothing.
-job_name() {
-  local argument before=""
-  for argument in "${JOB[@]}"; do
-    if [[ $before == -m && $argument == recallm_jax.* ]]; then
-      printf '%s' "${argument#recallm_jax.}"
-      return
-    fi
-    before=$argument
-  done
-}
-
 # Make JOB one that runs on several hosts at once.
 distribute() {
-  local name argument alone=""
-  name=$(job_name)
-  [[ -n $name ]] || return 0
-  [[ " $DISTRIBUTED " == *" $name "* ]] || alone="recallm_jax.$name"
-  for argument in "${JOB[@]}"; do
-    case $argument in
-      --distributed | --shard | --shard=*) return ;;
-      --rescore | --merge) alone="recallm_jax.$name $argument" ;;
-    esac
-  done
-  [[ -z $alone ]] || die "$alone runs as one process, and $NAME has several hosts; choose one: --worker=0"
+  check_for_several_hosts "choose one of them, without its TPU, which all hosts of a slice open together: --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
+  [[ -n $(job_name) && " ${JOB[*]} " != *" --distributed "* ]] || return 0
   JOB+=(--distributed)
   PAUSE=$PAUSE_TOGETHER
 }
@@ -204,7 +187,7 @@ run() {
   if is_dry; then
     TYPE=${FLAGS[accelerator-type]:-${TPU_VM_TYPE:-v6e-8}}
     check_type
-    ((${TYPE##*-} > 8)) && workers=2 || workers=1
+    if has_several_hosts "$TYPE"; then workers=2; else workers=1; fi
   fi
   ((workers)) || die "there is no VM $NAME in $ZONE; create it: $(quote launch/tpu_vm.sh create "${TARGET[@]}")"
   PAUSE=$PAUSE_ALONE
@@ -277,7 +260,7 @@ fetch() {
     if ! call storage rsync --recursive "${without[@]}" "$workdir" "$to"; then
       if grep -q -e ' 403' -e 'does not have' "$SCRATCH/stderr"; then
         die "you may not read $workdir; ask its owner for roles/storage.objectViewer on the bucket"
-      elif grep -q -e ' 404' -e 'not found' -e 'matched no' -e 'does not exist' "$SCRATCH/stderr"; then
+      elif grep -q -e ' 404' -e 'not found' -e 'Did not find' -e 'does not exist' "$SCRATCH/stderr"; then
         die "$workdir doesn't exist; look: gcloud storage ls ${workdir%/*}"
       fi
       explain_and_exit

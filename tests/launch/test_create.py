@@ -83,6 +83,13 @@ def test_create_queued_waits_until_the_vm_is_there(cloud):
     ]
 
 
+def test_a_request_left_in_the_queue_says_how_to_delete_it(cloud):
+    cloud.change(queue=["WAITING_FOR_RESOURCES"])
+    done = cloud.tpu_vm("create", TYPE, "--queued", "--no-wait")
+    assert done.returncode == 0 and cloud.model()["vm"] is None
+    assert "n waits in the queue" in done.stderr and DELETE in done.stderr
+
+
 def test_a_request_that_ends_without_a_vm_says_how_to_delete_it(cloud):
     cloud.change(queue=["WAITING_FOR_RESOURCES", "FAILED"])
     done = cloud.tpu_vm("create", TYPE, "--queued", "--poll=0")
@@ -126,7 +133,7 @@ def test_accelerator_types_that_exist(cloud, kind):
         (
             'ERROR: (gcloud.compute.tpus.tpu-vm.create) {"code": 8, "message": "There is no more '
             'capacity in the zone \\"us-east5-a\\""}',
-            1,
+            3,
             "--queued",
         ),
         (

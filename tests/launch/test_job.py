@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import aiohttp
 import pytest
 
 SCRIPT = pathlib.Path("launch/job.sh").resolve()
@@ -246,6 +247,14 @@ def test_check_finds_that_the_bucket_may_not_be_used(bucket, gcs, check, where):
     code, said = check(f"{bucket}/runs/a")
     assert code == 1 and said.count("\n") == 1
     assert "403" in said or "Forbidden" in said
+
+
+def test_check_tells_a_network_that_is_down_apart(monkeypatch, check):
+    def unreachable(url):
+        raise aiohttp.ClientConnectionError("Cannot connect to host storage.googleapis.com")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", unreachable)
+    assert check("gs://b/runs/a")[0] == 75
 
 
 def test_check_tells_a_missing_bucket_apart(gcs, check):

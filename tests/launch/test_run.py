@@ -61,14 +61,15 @@ def test_a_job_of_one_process_runs_on_one_worker(vm):
 @pytest.mark.parametrize(
     ("job", "words"),
     [
-        (["recallm_jax.report"], "recallm_jax.report runs as one process"),
-        (["recallm_jax.evaluate", "--rescore"], "recallm_jax.evaluate --rescore runs as one"),
+        (["recallm_jax.report"], ["recallm_jax.report runs as one process", "--worker=0"]),
+        (["recallm_jax.evaluate", "--rescore"], ["--rescore runs as one process", "--worker=0"]),
+        (["recallm_jax.evaluate", "--shard=0/2"], ["--shard would be the same share on every"]),
     ],
 )
 def test_jobs_of_one_process_are_refused_on_several_hosts(cloud, job, words):
     cloud.change(vm="READY")
     done = cloud.tpu_vm("run", "--", "env", "A=b", "python", "-m", *job, "--workdir=gs://b/a")
-    one_error(done, words, "--worker=0")
+    one_error(done, *words)
     assert cloud.changes() == []
 
 
@@ -77,7 +78,6 @@ def test_jobs_of_one_process_are_refused_on_several_hosts(cloud, job, words):
     [
         (["-m", "recallm_jax.evaluate"], ["--distributed"]),
         (["-m", "recallm_jax.probe"], ["--distributed"]),
-        (["-m", "recallm_jax.evaluate", "--shard=0/2"], []),
         (["-m", "recallm_jax.train", "--distributed"], []),
         (["-c", "import recallm_jax.train"], []),
     ],
@@ -108,6 +108,12 @@ def test_a_bucket_that_the_vm_may_not_write_to(vm, code, parts):
     done = vm.tpu_vm("run", "--", *TRAIN, "--workdir", "gs://b/runs/a")
     one_error(done, *parts)
     assert vm.verbs() == ["status", "check"]
+
+
+def test_a_bucket_that_cannot_be_reached_may_be_another_time(vm):
+    (vm.home() / "no-bucket").write_text("75")
+    done = vm.tpu_vm("run", "--", *TRAIN, "--workdir", "gs://b/runs/a")
+    one_error(done, "worker worker-0: gs://b/runs/a can't be reached", code=1)
 
 
 def test_a_second_job_is_refused_and_the_first_can_be_ended(vm):

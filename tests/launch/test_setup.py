@@ -1,11 +1,6 @@
 """tpu_vm.sh setup: what is copied to the workers and installed there."""
 
-from tests.launch.stand_ins import (
-    PLACE,
-    VM,
-    executable,
-    one_error,
-)
+from tests.launch.stand_ins import PLACE, TRAIN, VM, executable, one_error, wait_for_end
 
 
 def test_setup_copies_the_commit_to_all_workers_and_installs_it(cloud):
@@ -62,7 +57,20 @@ def test_a_worker_that_cannot_install_says_so(cloud):
     broken = python.replace('"-m pip "*)', '"-m pip "*) exit 1 ;; "")')
     executable(cloud.folder / "worker-bin" / "python3.11", broken)
     done = cloud.tpu_vm("setup")
-    one_error(done, "worker worker-0: pip could not install")
+    one_error(done, "worker worker-0: pip could not install", code=1)
+
+
+def test_the_code_under_a_running_job_stays(vm):
+    (vm.home(1) / "codes").write_text("hang\n")
+    assert vm.tpu_vm("run", "--", *TRAIN).returncode == 0
+    wait_for_end(vm, (0,))
+    (vm.clone / "new.py").touch()
+    vm.commit()
+    one_error(vm.tpu_vm("setup"), "worker worker-1: a job runs", "launch/tpu_vm.sh stop")
+    assert not (vm.home(1) / "recallm-jax" / "new.py").exists()
+    assert vm.tpu_vm("stop").returncode == 0
+    assert vm.tpu_vm("setup").returncode == 0
+    assert (vm.home(1) / "recallm-jax" / "new.py").exists()
 
 
 def test_copying_to_several_workers_needs_an_agent(cloud):

@@ -121,12 +121,29 @@ def test_a_create_that_is_refused_ends_it(alone):
     assert alone.verbs() == ["create"]
 
 
-def test_a_lack_of_capacity_is_waited_for(alone):
+def test_a_lack_of_capacity_is_waited_for_as_long_as_it_takes(alone):
     stderr = 'ERROR: (gcloud) {"code": 8, "message": "There is no more capacity in the zone"}'
-    alone.change(rules=[{"match": "create", "stderr": stderr, "code": 1, "times": 2}])
+    alone.change(rules=[{"match": "create", "stderr": stderr, "code": 1, "times": 3}])
+    done = supervise(alone, "--recreations=1")
+    assert done.returncode == 0, done.stderr
+    assert without_looks(alone) == ["create"] * 3 + UP
+
+
+def test_a_create_that_keeps_failing_ends_it(alone):
+    stderr = "ERROR: (gcloud) Connection reset by peer"
+    alone.change(rules=[{"match": "create", "stderr": stderr, "code": 1, "times": 9}])
+    done = supervise(alone, "--recreations=1")
+    assert done.returncode == 1 and alone.verbs() == ["create"] * 2
+    assert "nothing is left of n" in done.stderr and "may still be there" not in done.stderr
+
+
+def test_a_worker_that_cannot_install_yet_is_asked_again(alone):
+    stderr = "unavailable: worker worker-0: pip could not install the project"
+    alone.change(rules=[{"match": "launch/bootstrap.sh", "stderr": stderr, "code": 1}])
     done = supervise(alone)
     assert done.returncode == 0, done.stderr
-    assert without_looks(alone) == ["create", "create", *UP]
+    assert "error: worker worker-0: pip could not install the project" in done.stderr
+    assert without_looks(alone) == ["create", "scp", "bootstrap", *UP[1:]]
 
 
 def test_a_request_that_fails_in_the_queue_is_deleted_and_made_again(alone):
@@ -144,6 +161,16 @@ def test_a_job_that_failed_for_good_on_one_worker_restarts_on_all(cloud):
     assert done.returncode == 0, done.stderr
     assert "the job failed: worker=worker-1 state=ended code=1 (restart 1 of 1)" in done.stderr
     assert without_looks(cloud) == [*UP, "stop", *UP[1:]]
+
+
+def test_a_restart_that_fails_half_way_is_done_again(alone):
+    (alone.home() / "codes").write_text("1\n1\n")
+    reset = {"match": "scp", "skip": 1, "stderr": "ERROR: (gcloud) Connection reset", "code": 1}
+    alone.change(rules=[reset])
+    done = supervise(alone, "--restarts=1")
+    assert done.returncode == 0, done.stderr
+    assert "the job was stopped" not in done.stderr and "the job is done" in done.stderr
+    assert alone.verbs().count("start") == 2
 
 
 def test_a_job_that_keeps_failing_ends_it(alone):
@@ -196,10 +223,11 @@ def test_it_takes_up_a_job_that_runs_and_refuses_another(alone):
     assert alone.tpu_vm("setup").returncode == 0
     hang(alone)
     assert alone.tpu_vm("run", *JOB).returncode == 0
-    other = ("--", *TRAIN, "--workdir=gs://b/runs/b")
-    done = supervise(alone, job=other)
-    assert done.returncode == 2
-    assert "another job runs on n" in done.stderr
+    # Of the second, the running job's command is the beginning.
+    for other in (["--workdir=gs://b/runs/b"], JOB[len(TRAIN) + 1 :][:1]):
+        done = supervise(alone, job=("--", *TRAIN, *other))
+        assert done.returncode == 2
+        assert "another job runs on n" in done.stderr
     before = looks(alone)
     with alone.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
         wait_for(lambda: looks(alone) >= before + 2)
@@ -224,9 +252,21 @@ def test_what_another_job_left_does_not_count(alone):
     done = supervise(alone)
     assert done.returncode == 0, done.stderr
     assert alone.verbs().count("start") == 2
-    # The job that is done is not started again.
-    assert supervise(alone).returncode == 0
-    assert alone.verbs().count("start") == 2
+    # The job that is done is not started again, unless asked for.
+    done = supervise(alone)
+    assert done.returncode == 0 and alone.verbs().count("start") == 2
+    assert "ended with code 0 before this watch began" in done.stderr
+    assert supervise(alone, "--again").returncode == 0
+    assert alone.verbs().count("start") == 3
+
+
+def test_words_beyond_ascii_are_the_same_job_on_a_worker_with_another_locale(alone):
+    alone.change(vm="READY")
+    assert alone.tpu_vm("setup").returncode == 0
+    job = (*JOB, "--config.note=Füße")
+    done = supervise(alone, job=job, environment={"LC_ALL": "C.UTF-8"})
+    assert done.returncode == 0, done.stderr
+    assert "another job" not in done.stderr and alone.job_arguments()[-1] == job[-1]
 
 
 def test_interrupted_it_leaves_the_job_and_says_so(alone):
@@ -258,7 +298,14 @@ def test_an_answer_that_fails_once_is_asked_again(alone):
 
 @pytest.mark.parametrize(
     ("job", "part"),
-    [((), "which job?"), (("--", *TRAIN, "--workdir=runs/a"), "--workdir=gs://BUCKET/FOLDER")],
+    [
+        ((), "which job?"),
+        (("--", *TRAIN, "--workdir=runs/a"), "--workdir=gs://BUCKET/FOLDER"),
+        (
+            ("--", "python", "-m", "recallm_jax.report", "--workdir=gs://b/runs/a"),
+            "recallm_jax.report runs as one process",
+        ),
+    ],
 )
 def test_bad_arguments(cloud, job, part):
     done = supervise(cloud, job=job)

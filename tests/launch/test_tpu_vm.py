@@ -52,6 +52,10 @@ def test_fetch_from_a_bucket_leaves_the_checkpoints_there(cloud):
     [
         ("ERROR: (gcloud.storage.rsync) HTTPError 403: a does not have access", "objectViewer"),
         ("ERROR: (gcloud.storage.rsync) gs://b not found: 404.", "gcloud storage ls gs://b/runs"),
+        (
+            "ERROR: (gcloud.storage.rsync) Did not find existing container at: gs://b/runs/a",
+            "gcloud storage ls gs://b/runs",
+        ),
     ],
 )
 def test_fetch_from_a_bucket_that_cannot_be_read(cloud, stderr, remedy):
