@@ -9,9 +9,12 @@ read again; process 0 does the rest. The folder is one that all of them see.
 """
 
 import contextlib
+import errno
 import json
 import logging
+import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -181,20 +184,39 @@ class Damaged(Exception):
     """A checkpoint can't be read, and won't be another time."""
 
 
+# What a file system says of files that are lost; all else that it says may pass.
+_LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+_TENSORSTORE_ERRNO = re.compile(r"\[os_error_code='(\d+)'")
+
+
 @contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    """Take an error for damage, unless it is the machine's, or the way's to gs://."""
+def _damage(folder: Path) -> Iterator[None]:
+    """Take an error for damage, unless it is the machine's, or the way's to gs://.
+
+    Raises:
+      OSError: the file system failed, whichever library said so.
+    """
     try:
         yield
-    except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
+    except (MemoryError, TimeoutError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise
-        if storage_faults.kind(error) not in (None, storage_faults.MISSING):
-            raise
+        if (found := storage_faults.kind(error)) is not None:
+            if found != storage_faults.MISSING:
+                raise
+        elif (number := _errno(error)) is not None and number not in _LOST:
+            raise OSError(number, os.strerror(number), str(folder)) from error
         reason = str(error).split("\n", 1)[0][:200]
         raise Damaged(f"{type(error).__name__}: {reason}") from error
+
+
+def _errno(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    match = _TENSORSTORE_ERRNO.search(str(error))
+    return match and int(match[1])
 
 
 def restore_step(
@@ -225,12 +247,13 @@ def _read(
     manager: ocp.CheckpointManager, step: int, flat: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
     """Return a checkpoint's arrays, their checksums when they were saved, and its metadata."""
-    with _damage():
+    folder = _folder(manager) / str(step)
+    with _damage(folder):
         args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
         written = manager.restore(step, args=args)[_METADATA]
         run, layout, checksums = (written[name] for name in ("run", _LAYOUT, _CHECKSUMS))
-    _check_layout(_folder(manager) / str(step), layout, _layout(flat))
-    with _damage():
+    _check_layout(folder, layout, _layout(flat))
+    with _damage(folder):
         abstract = ocp.args.StandardRestore(jax.tree.map(_abstract, flat))
         args = ocp.args.Composite(**{_ARRAYS: abstract})
         return manager.restore(step, args=args)[_ARRAYS], checksums, run

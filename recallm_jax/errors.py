@@ -24,6 +24,14 @@ _FULL: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
 }
+# What a file system may say that is well again a little later.
+_PASSING = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EMFILE,
+    errno.ENFILE,
+)
 _UNUSABLE_PATH = (
     errno.ENOENT,
     errno.ELOOP,
@@ -70,6 +78,13 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         elif error.errno in _UNUSABLE_PATH and error.filename:
             reason = os.strerror(error.errno).lower()
             message = f"{error.filename} can't be used ({reason}); give another path, or mend it"
+        elif error.errno in _PASSING and storage_faults.kind(error) is None:
+            reason = os.strerror(error.errno).lower()
+            place = error.filename or "a file"
+            message = (
+                f"{place} can't be read or written now ({reason}); start the same command again"
+            )
+            code = EXIT_TRY_AGAIN
         else:
             message, code = _of_storage(error, arguments)
     except Exception as error:

@@ -57,7 +57,7 @@ def merge(folder: Path, config: ConfigDict, *, by: str = "") -> tuple[list[Row],
             joined[path] = (ids, rows)
     if missing:
         return [], missing
-    keep_config(config, folder, **HELD, policy=policy)
+    keep_config(config, folder, **HELD, policy=policy, by=by)
     summaries = [
         summarise(write_in_order(path, ids, rows, by=by)) for path, (ids, rows) in joined.items()
     ]

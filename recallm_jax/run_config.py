@@ -64,6 +64,7 @@ def keep_config(
     may_change: Sequence[str],
     remedy: str,
     policy: str | None = None,
+    by: str = "",
 ) -> None:
     """Write `config.json` into a folder of results, unless these were made with another config.
 
@@ -72,13 +73,14 @@ def keep_config(
       remedy: what the user can do where another field differs.
       policy: which policy of a run made the results, such as "grpo step 20"; kept and compared
         like a field.
+      by: who writes it, where several may at the same time (`tasks.files.written_whole`).
 
     Raises:
       UserError: the folder holds results of another config; names the field and both values.
     """
     check_kept(config, folder, may_change=may_change, remedy=remedy, policy=policy)
     make_folder(folder)
-    write_whole(folder / FILE, _json(_kept(config, policy)) + "\n")
+    write_whole(folder / FILE, _json(_kept(config, policy)) + "\n", by=by)
 
 
 def check_kept(

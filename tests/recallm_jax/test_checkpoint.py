@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, on its shardings; nothing broken is taken for whole."""
 
+import errno
 import functools
 import shutil
 
@@ -161,6 +162,38 @@ def test_a_machine_without_memory_is_no_damage(tmp_path, monkeypatch):
         with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory"):
             checkpoint.restore_latest(manager, make_state(0), set_aside=True)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+# As TensorStore tells of a file that can't be read.
+STALE = "UNKNOWN: Error reading local file: Stale file handle [os_error_code='116']"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [OSError(errno.EIO, "Input/output error"), ValueError(STALE), TimeoutError(), OSError(24, "")],
+)
+def test_a_file_system_that_fails_is_no_damage(tmp_path, monkeypatch, fault):
+    write(tmp_path, [1, 2])
+
+    def fail(*args, **kwargs):
+        raise fault
+
+    with checkpoint.open_manager(tmp_path, keep=3) as manager:
+        monkeypatch.setattr(manager, "restore", fail)
+        with pytest.raises(OSError):
+            checkpoint.restore_latest(manager, make_state(0), set_aside=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_file_that_cannot_be_opened_is_the_file_systems_fault(tmp_path):
+    """By the libraries themselves, not by words that a test gives them."""
+    write(tmp_path, [1])
+    file = largest_file(tmp_path / "1" / "arrays" / "d")
+    file.unlink()
+    file.symlink_to(file)
+    with pytest.raises(OSError) as raised:
+        read(tmp_path)
+    assert raised.value.errno == errno.ELOOP
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_never_starts_over_unasked(tmp_path):

@@ -1,5 +1,6 @@
 """Evaluations in parts: rows, order and summary are those of one process, whatever was killed."""
 
+import concurrent.futures
 import json
 import shutil
 
@@ -104,6 +105,15 @@ def test_joined_shards_are_the_whole_byte_for_byte(whole, parts, config, tmp_pat
     assert merge(folder, config, by=".1_of_2") == (summaries, [])
     assert contents(folder) == contents(whole)
     assert complete_summaries(folder, config, MADE_BY) == summaries
+
+
+def test_shards_that_end_together_write_no_file_in_two(parts, config, tmp_path):
+    """Each may find everything there, and join it while others do."""
+    folder = copy_of(parts, tmp_path)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            list(pool.map(lambda name: merge(folder, config, by=name), [".1", ".2", ".3", ".4"]))
+    assert not list(folder.glob("*.partial"))
 
 
 def test_other_parts_go_on_with_what_is_there(whole, parts, config, tmp_path):

@@ -1,0 +1,27 @@
+"""How a job ends: the line that a user sees, and the exit code."""
+
+import errno
+import os
+
+import pytest
+
+from recallm_jax.errors import run_job
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (errno.EIO, 75, "/d/f can't be read or written now (input/output error)"),
+        (errno.ESTALE, 75, "start the same command again"),
+        (errno.ENOSPC, 2, "the disk is full while writing /d/f"),
+        (errno.EDQUOT, 2, "the disk quota is used up"),
+        (errno.EROFS, 2, "/d/f can't be used (read-only file system)"),
+    ],
+)
+def test_a_fault_of_the_file_system_is_one_line(number, code, said, capsys):
+    def job(argv):
+        raise OSError(number, os.strerror(number), "/d/f")
+
+    assert run_job(job, []) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and said in error
