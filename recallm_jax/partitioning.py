@@ -62,6 +62,9 @@ ROLLOUT_RULES: Rules = {
     "vocab": ("tensor", "sequence"),
     "mlp": ("tensor", "sequence"),
 }
+# Between these two: split over `sequence` as decoding wants it, and not yet gathered over `fsdp`.
+# In one step XLA would gather a whole matrix everywhere, and then drop most of it.
+HALFWAY_RULES: Rules = {**ROLLOUT_RULES, "embed": ("fsdp",)}
 # Parameters while many tokens, which are split over `sequence`, are multiplied by them.
 GATHERED_RULES: Rules = {**TRAIN_RULES, "embed": ()}
 
@@ -231,10 +234,15 @@ def for_rollout(policy: Any) -> Any:
 def as_rollout(policy: Transformer) -> Transformer:
     """As `for_rollout`, inside a program."""
 
-    def laid(path: tuple, x: jax.Array, sharding: NamedSharding) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x.astype(_rollout_dtype(policy, path, x)), sharding)
+    def laid(path: tuple, x: jax.Array, *shardings: NamedSharding) -> jax.Array:
+        x = x.astype(_rollout_dtype(policy, path, x))
+        for sharding in shardings:
+            x = jax.lax.with_sharding_constraint(x, sharding)
+        return x
 
-    moved = jax.tree.map_with_path(laid, policy, _rollout_shardings(policy))
+    assert policy.placement is not None
+    halfway = model_shardings(policy, policy.placement.mesh, HALFWAY_RULES)
+    moved = jax.tree.map_with_path(laid, policy, halfway, _rollout_shardings(policy))
     return _under_rollout_rules(moved)
 
 

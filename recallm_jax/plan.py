@@ -61,6 +61,9 @@ def _run(argv: Sequence[str]) -> bool:
     jax.config.update("jax_platforms", "cpu")
     devices = topology_devices(topology)
     num_chips = _check_chips(config, topology, len(devices))
+    path = as_path(arguments.json) if arguments.json else None
+    if path is not None:
+        make_folder(path.parent)
     setup = abstract_setup(config, devices)
     sizes = setup.policy.config
     print(
@@ -68,17 +71,33 @@ def _run(argv: Sequence[str]) -> bool:
         f"{dict(config.mesh)}; {num_parameters(sizes) / 1e9:.2f}e9 parameters",
         flush=True,
     )
-    plan, notes = [], {}
-    for program in programs(config, setup):
-        if not program.name.startswith(tuple(arguments.only.split(","))):
-            continue
+    wanted = [
+        program
+        for program in programs(config, setup)
+        if program.name.startswith(tuple(arguments.only.split(",")))
+    ]
+    if not wanted:
+        raise UserError(f"--only={arguments.only} begins no program's name; leave it out")
+    head = {
+        "machine": describe_machine() | {"libtpu": importlib.metadata.version("libtpu")},
+        "command": "python -m recallm_jax.plan " + " ".join(argv),
+        "topology": topology,
+        "mesh": dict(config.mesh),
+        "parameters": num_parameters(sizes),
+    }
+    plan, notes, rows = [], {}, []
+    for program in wanted:
         print(f"compiling {program.name} …", file=sys.stderr, flush=True)
         planned = plan_program(program)
         plan.append(planned)
         notes[program.name] = advice(planned, config, sizes) if planned.missing(chip) else []
         _say(planned, table.verdict(planned, chip, notes[program.name]), planned.missing(chip))
-    if not plan:
-        raise UserError(f"--only={arguments.only} begins no program's name; leave it out")
+        rows.append(table.row(planned, chip, num_chips, notes[program.name]))
+        if path is not None:
+            # After each program, which may have taken an hour.
+            complete, fits = len(rows) == len(wanted), all(row["fits"] for row in rows)
+            report = head | {"complete": complete, "fits": fits, "programs": rows}
+            write_whole(path, json.dumps(report, indent=1) + "\n")
     print(f"\nGiB a chip:\n\n{table.memory_table(plan, chip)}\n")
     print(f"{table.work_table(plan, chip, num_chips)}\n")
     short = [planned for planned in plan if planned.missing(chip)]
@@ -86,19 +105,6 @@ def _run(argv: Sequence[str]) -> bool:
         print(table.verdict(planned, chip, notes[planned.program.name]))
     if not short:
         print(f"fits: all {len(plan)} programs on {topology}")
-    if arguments.json:
-        report = {
-            "machine": describe_machine() | {"libtpu": importlib.metadata.version("libtpu")},
-            "command": "python -m recallm_jax.plan " + " ".join(argv),
-            "topology": topology,
-            "mesh": dict(config.mesh),
-            "parameters": num_parameters(sizes),
-            "fits": not short,
-            "programs": [table.row(one, chip, num_chips, notes[one.program.name]) for one in plan],
-        }
-        path = as_path(arguments.json)
-        make_folder(path.parent)
-        write_whole(path, json.dumps(report, indent=1) + "\n")
     return not short
 
 

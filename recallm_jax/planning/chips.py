@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib.util
-import math
+import itertools
 import os
 import re
 
@@ -25,8 +25,8 @@ class Chip:
       hbm_bandwidth: bytes a second.
       ici_bandwidth: bytes a second that the chip sends to others: half of what is published, which
         counts both ways.
-      sides: how many a topology has.
-      most: chips of the largest.
+      shapes: those that Google rents out, by name.
+      described: these in words.
       example: a topology's name.
     """
 
@@ -34,24 +34,41 @@ class Chip:
     peak_flops: float
     hbm_bandwidth: float
     ici_bandwidth: float
-    sides: int
-    most: int
+    shapes: frozenset[str]
+    described: str
     example: str
 
 
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+# Below a cube of 4 x 4 x 4 parts of one; above it cubes side by side.
+_PARTS = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+_CUBES = frozenset(
+    "x".join(map(str, sides))
+    for sides in itertools.combinations_with_replacement(range(4, 25, 4), 3)
+    if all(side <= most for side, most in zip(sides, (16, 16, 24), strict=True))
+)
+_IN_WORDS = f"{', '.join(_PARTS)} and, with sides that are multiples of 4, 4x4x4 to 16x16x24"
+
 CHIPS = {
-    "v5e": Chip(int(15.75 * GIB), 197e12, 800e9, 200e9, 2, 256, "v5e:4x4"),
-    "v5p": Chip(int(95.73 * GIB), 459e12, 2765e9, 600e9, 3, 8960, "v5p:2x2x2"),
-    "v6e": Chip(int(31.24 * GIB), 918e12, 1600e9, 400e9, 2, 256, "v6e:4x4"),
+    "v5e": Chip(
+        int(15.75 * GIB), 197e12, 800e9, 200e9, frozenset(_FLAT), ", ".join(_FLAT), "v5e:4x4"
+    ),
+    "v5p": Chip(
+        int(95.73 * GIB), 459e12, 2765e9, 600e9, _CUBES.union(_PARTS), _IN_WORDS, "v5p:2x2x2"
+    ),
+    "v6e": Chip(
+        int(31.24 * GIB), 918e12, 1600e9, 400e9, frozenset(_FLAT), ", ".join(_FLAT), "v6e:4x4"
+    ),
 }
-_NAME = re.compile(r"(\w+):\d+(x\d+)+")
+_NAME = re.compile(r"(\w+):(\d+(x\d+)+)")
 
 
 def chip_of(topology: str) -> Chip:
     """Return the chip of a topology such as "v5p:4x4x4".
 
     Raises:
-      UserError: it is no topology's name, or of a chip that is not known.
+      UserError: it is no topology's name, of a chip that is not known, or of a shape that it does
+        not come in.
     """
     match = _NAME.fullmatch(topology)
     if match is None or match[1] not in CHIPS:
@@ -60,11 +77,10 @@ def chip_of(topology: str) -> Chip:
             f"{', '.join(chip.example for chip in CHIPS.values())}"
         )
     chip = CHIPS[match[1]]
-    sides = [int(side) for side in topology.partition(":")[2].split("x")]
-    if len(sides) != chip.sides or not 1 <= math.prod(sides) <= chip.most:
+    if match[2] not in chip.shapes:
         raise UserError(
-            f"--topology={topology} does not exist: {match[1]} comes in {chip.sides} dimensions, "
-            f"up to {chip.most} chips; give one such as {chip.example}"
+            f"--topology={topology} does not exist: {match[1]} comes as {chip.described}; give one "
+            f"of these, such as {chip.example}"
         )
     return chip
 

@@ -6,6 +6,7 @@ that single small ones keep fewer digits, on one device as on eight.
 """
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -246,6 +247,15 @@ QUERY_MATRIX = CONFIG.width * CONFIG.num_heads * CONFIG.head_dim // MIXED["tenso
 
 def test_a_step_of_decoding_gathers_no_parameter(mixed):
     assert largest_gather(mixed[1]) < QUERY_MATRIX
+
+
+def test_on_the_way_to_decoding_no_device_gathers_more_than_it_keeps():
+    wide = dataclasses.replace(CONFIG, mlp_dim=1024)
+    policy = place_model(random_transformer(wide, jax.random.key(0)), make_mesh(fsdp=2, sequence=4))
+    text = jax.jit(as_rollout).lower(policy).compile().as_text()
+    gathered = re.findall(r"= (\w+\[[\d,]+\])\S* all-gather\(", text)
+    kept = [x.addressable_shards[0].data.size for x in jax.tree.leaves(for_rollout(policy))]
+    assert gathered and max(map(num_elements, gathered)) == max(kept)
 
 
 @pytest.mark.slow
