@@ -217,7 +217,7 @@ def ppo() -> dict:
 ALGORITHMS = {
     "grpo": {},
     "dr_grpo": {"advantage": "centred", "aggregation": "constant", "kl_coefficient": 0.0},
-    "rloo": {"advantage": "leave_one_out", "aggregation": "sequence", "kl_in": "reward"},
+    "rloo": {"advantage": "leave_one_out", "aggregation": "constant", "kl_in": "reward"},
     "dapo": {"clip_high": 0.28, "kl_coefficient": 0.0, "max_draws": 4},
     "gspo": {
         "ratio": "sequence",

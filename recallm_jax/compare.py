@@ -123,10 +123,12 @@ def score_table(settings: Settings) -> list[list[str]]:
             ends = [pooled(runs, mode, last=last) for last in (False, True)]
             cells = [
                 f"{100 * end.share:.1f} % ({100 * end.low:.1f} to {100 * end.high:.1f})"
-                for end in ends
                 if end is not None
+                else "not evaluated"
+                for end in ends
             ]
-            lines.append([name, mode, str(ends[0].n if ends[0] else 0), *cells])
+            count = next((end.n for end in ends if end is not None), 0)
+            lines.append([name, mode, str(count), *cells])
     return lines
 
 

@@ -33,7 +33,7 @@ from recallm_jax.stages import (
     scoring_of,
     training_rules,
 )
-from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
+from rl.advantages import OF_GROUPS, generalized, has_spread, token_rewards, whiten
 from rl.batch import Batch, Responses
 from rl.learner import (
     LearnerState,
@@ -46,7 +46,7 @@ from rl.learner import (
 )
 from rl.losses import kl_k1
 from rl.rewards.categories import SETTINGS
-from rl.rollout import GroupRewards, Rollout, require_rewards, reward_groups, sample_groups
+from rl.rollout import GroupRewards, Rollout, reward_groups, sample_groups
 from tasks.record import Record
 
 
@@ -63,6 +63,7 @@ class Collected:
     responses: Responses
     sampler_log_probs: Float[Array, "B G T"]
     totals: Float[np.ndarray, "B G"]
+    known: Bool[np.ndarray, "B G"]
     metrics: dict[str, float]
     problems: list[str]
     draws: int
@@ -88,7 +89,11 @@ def run_policy(
     Args:
       reference: the frozen policy of the KL penalty.
       drawn: records that the stage has drawn before.
-      say: is told of responses without a reward.
+      say: is told of responses without a reward, and of batches that teach nothing.
+
+    Raises:
+      UserError: of all that a step has sampled, no response has a reward; the state before that
+        step is saved.
     """
     options = config[stage.name]
     scoring = scoring_of(config, training_rules(config, setup), temperature=options.temperature)
@@ -96,9 +101,19 @@ def run_policy(
     num_parts = options.prompts_per_step // options.minibatches // options.micro_batch
     for step in steps:
         collected = _collect(config, setup, stage, state.policy, data, drawn)
-        drawn += collected.draws * stage.batch_size
         for problem in collected.problems:
             say(f"{stage.name} {step}: no reward for {problem}")
+        if not collected.known.any():
+            save(step, state, drawn, now=True)
+            raise UserError(
+                f"{stage.name} {step}: no response has a reward; the first: "
+                f"{collected.problems[0]}. Step {step} is saved; mend the reward, then start the "
+                "same command again"
+            )
+        if stage.name != PPO and not has_spread(collected.totals, collected.known).any():
+            ids = sorted({record.example_id for record in collected.records})
+            say(f"{stage.name} {step}: rewards differ in no group; nothing to learn of {_few(ids)}")
+        drawn += collected.draws * stage.batch_size
         batch, metrics = _batch(config, setup, stage, state, reference, collected, scoring)
         updates = []
         for rows in _minibatches(config, stage, step):
@@ -171,21 +186,21 @@ def _collect(
         known = setup.place(scored.known)
         arrays = (_with_reward(rollout.responses, known), rollout.sampler_log_probs)
         if most == 1:
-            kept = [(arrays, scored.totals)]
+            kept = [(arrays, scored.totals, scored.known)]
             break
-        flat = scored.totals.max(axis=1) == scored.totals.min(axis=1)
+        flat = ~np.asarray(has_spread(scored.totals, scored.known))
         # Those with a spread come first; at last the others have to do.
         order = np.argsort(flat, kind="stable")
         rows = order[: (needed if len(seen) == most else (~flat).sum())][: needed - count]
         count += len(rows)
-        kept.append((_rows(arrays, rows), scored.totals[rows]))
-    responses, sampler_log_probs = (
-        kept[0][0] if most == 1 else setup.place(_joined([arrays for arrays, _ in kept]))
-    )
+        kept.append((_rows(arrays, rows), scored.totals[rows], scored.known[rows]))
+    found, totals, has_reward = zip(*kept, strict=True)
+    responses, sampler_log_probs = found[0] if most == 1 else setup.place(_joined(found))
     return Collected(
         responses=responses,
         sampler_log_probs=sampler_log_probs,
-        totals=np.concatenate([totals for _, totals in kept]),
+        totals=np.concatenate(totals),
+        known=np.concatenate(has_reward),
         metrics=rollout_metrics(seen),
         problems=[problem for scored, _ in seen for problem in scored.problems],
         draws=len(seen),
@@ -197,6 +212,11 @@ def _with_reward(responses: Responses, known: Bool[Array, "B G"]) -> Responses:
     """Return the responses; those without a reward are empty, so that no loss or mean has them."""
     lengths = responses.lengths * known.astype(responses.lengths.dtype)
     return dataclasses.replace(responses, lengths=lengths)
+
+
+def _few(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _rows(tree, rows: np.ndarray | slice):
@@ -251,10 +271,6 @@ def _sample(
         known=setup.gather_rows(own.known, count),
         problems=processes.texts_of_all(own.problems, setup.mesh),
     )
-    try:
-        require_rewards(scored)
-    except ValueError as error:
-        raise UserError(f"{stage.name}, batch {draw} of prompts: {error}") from None
     return rollout, scored, setup.gather_rows(prompt_means(rollout, own), count)
 
 
@@ -297,7 +313,7 @@ def _batch(
     """Return the batch of an update, with log-probabilities, advantages and values."""
     options, responses = config[stage.name], collected.responses
     parts = {"scoring": scoring, "num_parts": options.prompts_per_step // options.micro_batch}
-    totals = setup.place(collected.totals)
+    totals, known = setup.place((collected.totals, collected.known))
     reference_log_probs = None
     if options.kl_coefficient:
         reference_log_probs = score_in_parts(reference, responses, **parts)
@@ -308,13 +324,14 @@ def _batch(
     # At the only update of a batch the old policy is the one at hand.
     if options.minibatches * options.epochs > 1:
         old = score_in_parts(state.policy, responses, **parts)
-    return group_batch(options, collected, totals, old, reference_log_probs)
+    return group_batch(options, collected, totals, known, old, reference_log_probs)
 
 
 def group_batch(
     options: ConfigDict,
     collected: Collected,
     totals: Float[Array, "B G"],
+    known: Bool[Array, "B G"],
     old: Float[Array, "B G T"] | None,
     reference: Float[Array, "B G T"] | None,
 ) -> tuple[Batch, dict[str, float]]:
@@ -327,7 +344,7 @@ def group_batch(
         reference = None
     batch = Batch(
         responses=collected.responses,
-        advantages=OF_GROUPS[options.advantage](totals)[..., None],
+        advantages=OF_GROUPS[options.advantage](totals, known)[..., None],
         sampler_log_probs=collected.sampler_log_probs,
         old_log_probs=old,
         reference_log_probs=reference,

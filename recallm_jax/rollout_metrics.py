@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from rl.advantages import has_spread
 from rl.rollout import GroupRewards, Rollout
 
 # Components of the reward, and what else is averaged over the responses of a step.
@@ -37,12 +38,13 @@ def prompt_means(rollout: Rollout, scored: GroupRewards) -> PromptMeans:
 def rollout_metrics(seen: Sequence[tuple[GroupRewards, PromptMeans]]) -> dict[str, float]:
     """Return the means over a step's responses of rewards, lengths and spans."""
     totals = np.concatenate([scored.totals for scored, _ in seen])
+    known = np.concatenate([scored.known for scored, _ in seen])
     means = np.concatenate([means for _, means in seen]).mean(axis=0)
     return {
-        "reward": float(totals.mean()),
+        "reward": float(totals[known].mean()) if known.any() else 0.0,
         # Groups whose rewards are all equal teach nothing.
-        "groups_with_spread": float((totals.min(axis=1) < totals.max(axis=1)).mean()),
+        "groups_with_spread": float(has_spread(totals, known).mean()),
         "draws": float(len(seen)),
-        "without_reward": float(sum((~scored.known).sum() for scored, _ in seen)),
+        "without_reward": float((~known).sum()),
         **dict(zip(MEANS, means.tolist(), strict=True)),
     }

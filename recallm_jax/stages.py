@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import jax
 import optax
@@ -124,8 +125,15 @@ def batches(
 
 
 # Of a step, its state, and the records that the stage has drawn.
-Save = Callable[[int, LearnerState, int], None]
 Write = Callable[[int, dict[str, float]], None]
+
+
+@runtime_checkable
+class Save(Protocol):
+    """Saves the state before a step, where a checkpoint is due, or `now`."""
+
+    def __call__(self, step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
+        """Args: drawn: records that the stage has used before that step."""
 
 
 def run_sft(

@@ -117,16 +117,20 @@ def _run_stage(
             drawn = restored[1].get("drawn", first_step * stage.batch_size)
         writer.resume(stage.name, first_step)
 
-        def save(step: int, state: LearnerState, drawn: int) -> None:
+        def save(step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
             # All stop at the step in which one is asked to.
             termination.requested = processes.any_of(termination.requested, setup.mesh)
             due = step % config.checkpoint.every_steps == 0 or step == stage.steps
+            if now:
+                checkpoint.finish(manager)
+                due = manager.latest_step() != step
             if due or termination.requested:
                 checkpoint.save(
                     manager, step, state, {"stage": stage.name, "step": step, "drawn": drawn}
                 )
-            if termination.requested:
+            if now or termination.requested:
                 checkpoint.finish(manager)
+            if termination.requested:
                 termination.stop_if_requested()
 
         data = batches(config, setup, stage, drawn)

@@ -1,14 +1,24 @@
-"""Advantages of group-sampled responses: pure functions over arrays."""
+"""Advantages of group-sampled responses: pure functions over arrays.
+
+Where a response has no reward (`known`), its group is one without it: it has no part in the
+group's mean or spread, and its advantage is 0.
+"""
 
 from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+Rewards = Float[Array | np.ndarray, "B G"]
+Known = Bool[Array | np.ndarray, "B G"]
 
-def group_relative(rewards: Float[Array, "B G"], *, epsilon: float = 1e-6) -> Float[Array, "B G"]:
+
+def group_relative(
+    rewards: Rewards, known: Known | None = None, *, epsilon: float = 1e-6
+) -> Float[Array, "B G"]:
     """GRPO: A_i = (r_i - mean(r)) / (std(r) + epsilon) within each group.
 
     The standard deviation is that of the sample (divisor G - 1), as in the common
@@ -17,22 +27,26 @@ def group_relative(rewards: Float[Array, "B G"], *, epsilon: float = 1e-6) -> Fl
 
     Source: DeepSeekMath (arXiv 2402.03300), section 4.1.2.
     """
-    centred = mean_centred(rewards)
-    freedom = max(1, rewards.shape[1] - 1)
+    known = _all(rewards) if known is None else known
+    centred = mean_centred(rewards, known)
+    freedom = jnp.maximum(1, known.sum(axis=1, keepdims=True) - 1)
     spread = jnp.sqrt(jnp.square(centred).sum(axis=1, keepdims=True) / freedom)
-    equal = (rewards == rewards[:, :1]).all(axis=1, keepdims=True)
-    return jnp.where(equal, 0.0, centred / (spread + epsilon))
+    # Rounding errors of the mean would be large over a spread of 0.
+    return jnp.where(has_spread(rewards, known)[:, None], centred / (spread + epsilon), 0.0)
 
 
-def mean_centred(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+def mean_centred(rewards: Rewards, known: Known | None = None) -> Float[Array, "B G"]:
     """Dr. GRPO: A_i = r_i - mean(r), without the division by the spread.
 
     Source: Dr. GRPO (arXiv 2503.20783), section 3.2.
     """
-    return rewards - rewards.mean(axis=1, keepdims=True)
+    known = _all(rewards) if known is None else known
+    count = jnp.maximum(1, known.sum(axis=1, keepdims=True))
+    mean = jnp.where(known, rewards, 0.0).sum(axis=1, keepdims=True) / count
+    return jnp.where(known, rewards - mean, 0.0)
 
 
-def leave_one_out(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
+def leave_one_out(rewards: Rewards, known: Known | None = None) -> Float[Array, "B G"]:
     """RLOO: A_i = r_i - mean of the group's other rewards.
 
     Raises:
@@ -40,10 +54,21 @@ def leave_one_out(rewards: Float[Array, "B G"]) -> Float[Array, "B G"]:
 
     Source: Ahmadian et al., "Back to Basics" (arXiv 2402.14740), equation 7.
     """
-    group_size = rewards.shape[1]
-    if group_size < 2:
+    if rewards.shape[1] < 2:
         raise ValueError("leave-one-out needs groups of at least 2 responses, not 1")
-    return mean_centred(rewards) * (group_size / (group_size - 1))
+    known = _all(rewards) if known is None else known
+    count = known.sum(axis=1, keepdims=True)
+    return mean_centred(rewards, known) * (count / jnp.maximum(1, count - 1))
+
+
+def has_spread(rewards: Rewards, known: Known) -> Bool[Array, "B"]:
+    """Return whether a group's rewards differ; one that has none, or one, has no spread."""
+    most = jnp.where(known, rewards, -jnp.inf).max(axis=1)
+    return most > jnp.where(known, rewards, jnp.inf).min(axis=1)
+
+
+def _all(rewards: Rewards) -> Known:
+    return jnp.ones(rewards.shape, bool)
 
 
 def generalized(
@@ -113,7 +138,7 @@ def token_rewards(
 
 
 Advantage = Literal["group", "centred", "leave_one_out"]
-OF_GROUPS: dict[str, Callable[[Array], Array]] = {
+OF_GROUPS: dict[str, Callable[[Array, Array], Array]] = {
     "group": group_relative,
     "centred": mean_centred,
     "leave_one_out": leave_one_out,

@@ -137,8 +137,7 @@ class GroupRewards:
     """What the responses of a rollout are worth.
 
     Attributes:
-      totals: rewards in [0, 1], shaped for length; of a response without one the mean of its
-        group's others, which leaves their mean as it is.
+      totals: rewards in [0, 1], shaped for length; 0 where there is no reward.
       rewards: their components, all 0 where there is no reward.
       known: which responses have a reward; nothing is to be learned from the others.
       problems: for each of the others, which it is and why.
@@ -164,30 +163,18 @@ def reward_groups(
     """Return the rewards of all responses; one that fails spoils no other."""
     rewards: list[list[Reward]] = []
     problems: list[str] = []
-    totals = np.full([len(texts), len(rollout.completions[0])], np.nan, np.float32)
-    for row, text, group in zip(totals, texts, rollout.completions, strict=True):
+    totals = np.zeros([len(texts), len(rollout.completions[0])], np.float32)
+    known = np.ones(totals.shape, bool)
+    for number, (text, group) in enumerate(zip(texts, rollout.completions, strict=True)):
         rewards.append([])
         for place, completion in enumerate(group):
             found = guarded(score, completion, text.ground_truth, settings)
             if isinstance(found, str):
                 problems.append(f"{text.example_id}, response {place}: {found}")
-                found = NO_REWARD
+                found, known[number, place] = NO_REWARD, False
             else:
-                row[place] = found.total * overlong_factor(
+                totals[number, place] = found.total * overlong_factor(
                     completion.num_tokens, max_new_tokens, overlong_buffer
                 )
             rewards[-1].append(found)
-    known = ~np.isnan(totals)
-    for row, has_reward in zip(totals, known, strict=True):
-        row[~has_reward] = row[has_reward].mean() if has_reward.any() else 0.0
     return GroupRewards(totals, rewards, known, problems)
-
-
-def require_rewards(scored: GroupRewards) -> None:
-    """Refuse a batch of which no response has a reward.
-
-    Raises:
-      ValueError: names the first problem.
-    """
-    if not scored.known.any():
-        raise ValueError(f"no response of the batch has a reward; the first: {scored.problems[0]}")

@@ -25,17 +25,17 @@ def guarded(
     try:
         with _time_limit(SECONDS):
             reward = score(completion, truth, settings)
+        if not (math.isfinite(reward.total) and 0 <= reward.total <= 1):
+            return f"a reward of {reward.total} is not in [0, 1]"
     # It may be anyone's code.
-    except Exception as error:
+    except (Exception, _OutOfTime) as error:
         reason = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
-    if not (math.isfinite(reward.total) and 0 <= reward.total <= 1):
-        return f"a reward of {reward.total} is not in [0, 1]"
+        return f"{type(error).__name__.lstrip('_')}: {reason[0] if reason else 'no message'}"
     return reward
 
 
-class _OutOfTimeError(Exception):
-    pass
+class _OutOfTime(BaseException):
+    """No `Exception`, so that a reward that catches all of these does not catch this."""
 
 
 @contextlib.contextmanager
@@ -45,12 +45,16 @@ def _time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _OutOfTimeError(f"no reward within {seconds:g} seconds")
+        raise _OutOfTime(f"no reward within {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again each second: a reward may swallow the first in a bare `except`.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:
+        # It may ring right here.
+        with contextlib.suppress(_OutOfTime):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

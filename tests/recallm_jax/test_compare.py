@@ -55,6 +55,17 @@ def test_prompts_of_different_seeds_with_the_same_id_count_each(tmp_path):
         assert found.low <= found.share <= found.high
 
 
+def test_a_run_whose_last_evaluation_is_not_done_is_shown_as_far_as_it_is(tmp_path):
+    write_run(tmp_path / "a", examples=4)
+    for path in (tmp_path / "a" / "eval" / "grpo").glob("*.unconstrained-greedy.jsonl"):
+        path.unlink()
+    header, *rows = compare.score_table({"one": [load_run(tmp_path / "a")]})
+    ends = {row[1]: row[4] for row in rows}
+    assert ends["unconstrained-greedy"] == "not evaluated"
+    assert ends["constrained-greedy"].endswith(")")
+    assert {len(row) for row in rows} == {len(header)}
+
+
 def test_two_settings_are_printed_and_drawn(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for name, gain in (("a", 0.2), ("b", 0.3), ("c", 0.0)):

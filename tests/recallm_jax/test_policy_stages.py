@@ -1,5 +1,6 @@
 """The GRPO family and PPO as stages: each runs, goes on where it stopped, and draws as it says."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -16,10 +17,11 @@ from recallm_jax import policy_stages, train
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.metric_writer import read_metrics
-from recallm_jax.policy_stages import Collected, group_batch, policy_loss, ppo_batch
-from recallm_jax.restore_policy import restore_policy
+from recallm_jax.policy_stages import Collected, group_batch, policy_loss, ppo_batch, run_policy
+from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import batches, plan_stages
+from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
 from rl.batch import Responses
 
 # TensorBoard's writer and Orbax warn about their own insides.
@@ -181,9 +183,12 @@ def test_no_two_draws_of_a_stage_share_their_random_numbers(dapo, monkeypatch):
 
 def test_a_response_without_a_reward_is_empty_for_the_update(dapo):
     known = [[True, True], [False, True], [True, True], [True, False]]
-    for most, spreads in ((1, [[0.1] * 4]), (2, [[0.1] * 4])):
-        found = collect(dapo, spreads, most=most, known=known)
-        assert (np.asarray(found.responses.lengths) > 0).tolist() == known
+    found = collect(dapo, [[0.1] * 4], most=1, known=known)
+    assert (np.asarray(found.responses.lengths) > 0).tolist() == known == found.known.tolist()
+    # Alone in its group a reward has no spread: those of two come first, also of the second draw.
+    found = collect(dapo, [[0.1] * 4, [0.2] * 4], most=2, known=known)
+    assert found.known.tolist() == [[True, True]] * 4
+    assert found.totals[:, 1].round(2).tolist() == pytest.approx([0.6, 0.6, 0.7, 0.7])
 
 
 def test_a_rollout_in_parts_is_the_same_rollout(dapo):
@@ -228,8 +233,9 @@ def test_the_updates_of_a_batch_are_on_all_its_prompts_in_every_epoch(dapo):
 
 
 def by_hand(tokens_of):
-    """Return collected groups of two responses with these lengths; other fields are not read."""
-    tokens = jnp.zeros((1, 2, 3), jnp.int32)
+    """Return a collected group of responses with these lengths; other fields are not read."""
+    size = len(tokens_of)
+    tokens = jnp.zeros((1, size, 3), jnp.int32)
     prompt = Prompts(
         tokens=jnp.zeros((1, 1), jnp.int32),
         lengths=jnp.ones(1, jnp.int32),
@@ -239,11 +245,12 @@ def by_hand(tokens_of):
     )
     index = build_index(prompt, num_rows=4, max_length=1, barriers=())
     lengths = jnp.array([tokens_of], jnp.int32)
-    sampler = jnp.log(jnp.array([[[0.5, 0.5, 0.9], [0.25, 0.9, 0.9]]]))
+    sampler = jnp.log(jnp.array([[[0.5, 0.5, 0.9], [0.25, 0.9, 0.9], [0.9, 0.9, 0.9]][:size]]))
     return Collected(
         Responses(prompt, index, tokens, lengths),
         sampler,
-        np.zeros((1, 2)),
+        np.zeros((1, size)),
+        np.ones((1, size), bool),
         {},
         [],
         1,
@@ -256,13 +263,20 @@ def test_a_penalty_in_the_reward_lowers_what_the_reference_finds_unlikely():
     collected = by_hand([2, 1])
     reference = jnp.log(jnp.array([[[0.25, 0.25, 0.1], [0.25, 0.1, 0.1]]]))
     totals = jnp.array([[0.6, 0.6]])
-    batch, metrics = group_batch(options, collected, totals, None, reference)
+    known = jnp.array([[True, True]])
+    batch, metrics = group_batch(options, collected, totals, known, None, reference)
     # Two tokens half as likely: k1 is 2 log 2, and 0 for the other response, whose second position
     # is none of its tokens. Each against the other, times the coefficient.
     penalty = 0.001 * 2 * math.log(2)
     np.testing.assert_allclose(batch.advantages[..., 0], [[-penalty, penalty]], rtol=1e-3)
     assert metrics["kl_penalty"] == pytest.approx(math.log(2))
     assert batch.reference_log_probs is None
+    # With a third that has no reward, and no tokens: nothing else changes.
+    three = by_hand([2, 1, 0])
+    reference = jnp.concatenate([reference, reference[:, :1]], axis=1)
+    totals, known = jnp.array([[0.6, 0.6, 0.0]]), jnp.array([[True, True, False]])
+    batch, _ = group_batch(options, three, totals, known, None, reference)
+    np.testing.assert_allclose(batch.advantages[..., 0], [[-penalty, penalty, 0]], rtol=1e-3)
 
 
 def test_the_targets_of_ppo_by_hand():
@@ -288,32 +302,81 @@ def test_the_targets_of_ppo_by_hand():
 
 
 def test_algorithms_are_what_their_papers_say():
-    losses = {}
+    losses, advantages = {}, {}
     for name in ("grpo", "dr_grpo", "rloo", "dapo", "gspo", "ppo"):
         config = load_config([f"--config=configs/quickstart.py:algorithm={name}"])
         stage = plan_stages(config, set_up(load_config(arguments("dapo"))))[-1]
         losses[name] = policy_loss(config, stage)
+        advantages[name] = OF_GROUPS[config.grpo.advantage]
+    wanted = {"dr_grpo": mean_centred, "rloo": leave_one_out}
+    assert advantages == dict.fromkeys(losses, group_relative) | wanted
     grpo = losses["grpo"]
     assert (grpo.ratio, grpo.aggregation, grpo.kl_coefficient) == ("token", "token", 0.001)
     assert (losses["dr_grpo"].aggregation, losses["dr_grpo"].kl_coefficient) == ("constant", 0)
     # Its penalty stands in the reward.
-    assert (losses["rloo"].aggregation, losses["rloo"].kl_coefficient) == ("sequence", 0)
+    assert (losses["rloo"].aggregation, losses["rloo"].kl_coefficient) == ("constant", 0)
     assert (losses["dapo"].clip_low, losses["dapo"].clip_high) == (0.2, 0.28)
     assert (losses["gspo"].ratio, losses["gspo"].aggregation) == ("sequence", "sequence")
     assert (losses["ppo"].value_coefficient, losses["ppo"].value_clip) == (0.5, 0.2)
 
 
-def test_a_reward_that_never_comes_stops_the_run_with_one_line(monkeypatch, tmp_path, capsys):
-    def nothing(*arguments, **options):
-        raise ValueError("no response of the batch has a reward; the first: example/0: it raised")
+@pytest.fixture
+def spoilt(monkeypatch):
+    """The first step's rewards are all equal; from the second on there are none."""
+    reward_groups, steps = policy_stages.reward_groups, itertools.count()
 
-    monkeypatch.setattr(policy_stages, "require_rewards", nothing)
-    assert train.main([*arguments("gspo"), f"--workdir={tmp_path}"]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error == (
-        "error: grpo, batch 0 of prompts: no response of the batch has a reward; the first: "
-        "example/0: it raised"
+    def changed(rollout, texts, *others, **options):
+        found = reward_groups(rollout, texts, *others, **options)
+        if next(steps) == 0:
+            return dataclasses.replace(found, totals=np.full_like(found.totals, 0.25))
+        why = [f"{texts[0].example_id}, response 0: it raised"]
+        return dataclasses.replace(found, known=np.zeros_like(found.known), problems=why)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policy_stages, "reward_groups", changed)
+        yield patch
+
+
+def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_stage(dapo, spoilt):
+    config, setup, stage = dapo
+    config = config.copy_and_resolve_references()
+    config.grpo.max_draws = config.grpo.minibatches = config.grpo.epochs = 1
+    spoilt.setattr(policy_stages, "policy_update", lambda state, part, **_: (state, {"loss": 0.0}))
+    state, said, saved = placed_state(setup.policy, stage, setup), [], []
+
+    def save(step, state, drawn, *, now=False):
+        saved.append((step, drawn, now))
+
+    how = {"drawn": 0, "write": lambda *row: None, "save": save, "say": said.append}
+    with (
+        contextlib.closing(batches(config, setup, stage, 0)) as data,
+        pytest.raises(UserError, match=r"grpo 1: no response has a reward; .* it raised\."),
+    ):
+        run_policy(config, setup, stage, state, state.policy, steps=range(3), data=data, **how)
+    assert re.match(
+        r"grpo 0: rewards differ in no group; nothing to learn of \S+/0, \S+/1, ", said[0]
     )
+    assert re.match(r"grpo 1: no reward for \S+/4, response 0: it raised", said[1])
+    # The step can be made again, with its prompts.
+    assert len(said) == 2 and saved == [(1, 4, False), (1, 4, True)]
+
+
+@pytest.mark.slow
+def test_a_batch_without_rewards_stops_the_run_with_what_it_has_learnt(spoilt, tmp_path, capsys):
+    given = [*arguments("grpo"), "--config.checkpoint.every_steps=20", f"--workdir={tmp_path}"]
+    assert train.main(given) == 2
+    spoilt.undo()
+    said, error = capsys.readouterr()
+    # Of the first step, whose rewards are all equal.
+    assert re.search(r"grpo 0: rewards differ in no group; nothing to learn of \S+/\d+, ", said)
+    assert re.search(r"grpo 1: no reward for \S+/\d+, response 0: it raised", said)
+    error = error.strip().splitlines()[-1]
+    assert error.startswith("error: grpo 1: no response has a reward; the first: ")
+    assert "Step 1 is saved" in error
+    # The step is made again, with the prompts that had no reward.
+    assert [row["step"] for row in metrics_of(tmp_path)] == [0]
+    assert train.main(given) == 0
+    assert [row["step"] for row in metrics_of(tmp_path)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

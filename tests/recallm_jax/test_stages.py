@@ -131,7 +131,8 @@ def test_the_metrics_of_a_step_by_hand():
     scored = GroupRewards(totals, rewards, known, problems=["example/3, response 1: it raised"])
     assert rollout_metrics([(scored, prompt_means(rollout, scored))]) == pytest.approx(
         {
-            "reward": 0.55,
+            # Of those that have one.
+            "reward": 1.6 / 3,
             "groups_with_spread": 0.5,
             "draws": 1.0,
             "without_reward": 1.0,

@@ -6,6 +6,7 @@ import pytest
 from rl.advantages import (
     generalized,
     group_relative,
+    has_spread,
     leave_one_out,
     mean_centred,
     token_rewards,
@@ -69,6 +70,26 @@ def test_leave_one_out_by_hand():
 def test_leave_one_out_needs_two():
     with pytest.raises(ValueError, match="at least 2 responses"):
         leave_one_out(jnp.ones((2, 1)))
+
+
+@pytest.mark.parametrize("advantage", [group_relative, mean_centred, leave_one_out])
+def test_a_response_without_a_reward_is_as_if_it_were_not_there(advantage):
+    rewards = jnp.array([[0.2, 0.0, 0.6, 0.7], [0.3, 0.0, 0.4, 0.9]])
+    known = jnp.array([[True, False, True, True]] * 2)
+    found = advantage(rewards, known)
+    np.testing.assert_allclose(found[:, [0, 2, 3]], advantage(rewards[:, [0, 2, 3]]), atol=1e-6)
+    assert found[:, 1].tolist() == [0.0, 0.0]
+    # One that is left alone is better than none, and none worse.
+    alone = advantage(rewards, jnp.array([[False, True, False, False], [False] * 4]))
+    assert (np.asarray(alone) == 0).all()
+
+
+def test_equal_rewards_beside_one_that_is_missing_have_advantage_zero_exactly():
+    rewards, known = jnp.full((1, 7), 0.1).at[0, 3].set(0.0), jnp.ones((1, 7), bool)
+    known = known.at[0, 3].set(False)
+    assert (np.asarray(group_relative(rewards, known, epsilon=0.0)) == 0.0).all()
+    assert has_spread(rewards, known).tolist() == [False]
+    assert has_spread(rewards, jnp.ones((1, 7), bool)).tolist() == [True]
 
 
 R_T = jnp.array([[[0.0, 0.0, 1.0, 9.0]]])
