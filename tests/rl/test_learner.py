@@ -12,7 +12,7 @@ from decoding.prompts import Prompts
 from decoding.span_copy import SpanRules
 from decoding.suffix_index import build_index
 from rl.batch import Batch, Responses
-from rl.critic import init_critic
+from rl.critic import Critic, init_critic
 from rl.learner import (
     PolicyLoss,
     Scoring,
@@ -211,28 +211,132 @@ def test_the_first_update_of_a_batch_weighs_tokens_as_its_aggregation_says(respo
     assert metrics["clip_fraction"] == 0
 
 
-def test_the_loss_of_a_later_update_is_its_formula_in_numpy(responses):
-    """Ratio to the old policy, weight of old over sampler, penalty against the reference."""
-    state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
-    new, real = expected_log_probs(state.policy, responses), real_tokens(responses)
-    new = np.where(real, new, 0.0)
+@dataclasses.dataclass(frozen=True)
+class LaterUpdate:
+    """What an update that is not the first reads, as NumPy arrays of random numbers."""
+
+    old: np.ndarray
+    sampler: np.ndarray
+    reference: np.ndarray
+    advantages: np.ndarray
+    old_values: np.ndarray
+    returns: np.ndarray
+
+    def batch(self, responses: Responses, *, with_values: bool) -> Batch:
+        arrays = {name: jnp.asarray(x, jnp.float32) for name, x in vars(self).items()}
+        values = {name: arrays[name] if with_values else None for name in ("old_values", "returns")}
+        return Batch(
+            responses,
+            arrays["advantages"],
+            arrays["sampler"],
+            arrays["old"],
+            arrays["reference"],
+            **values,
+        )
+
+
+def later_update(new: np.ndarray) -> LaterUpdate:
+    """Return arrays around the log-probabilities of a policy, so that all clips bite."""
     rng = np.random.default_rng(2)
     old, sampler, reference = (new + rng.normal(0, 0.5, new.shape) for _ in range(3))
     advantages = rng.normal(size=(NUM_PROMPTS, GROUP, 1))
-    ratio = np.exp(new - old)
-    surrogate = -np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages)
-    weights = np.minimum(np.exp(old - sampler), 2.0)
-    k3 = np.exp(reference - new) - (reference - new) - 1
-    expected = (weights * surrogate + 0.3 * k3)[real].mean()
-    arrays = (jnp.asarray(x, jnp.float32) for x in (advantages, sampler, old, reference))
-    batch = Batch(responses, *arrays)
-    loss = dataclasses.replace(LOSS, kl_coefficient=0.3)
-    _, metrics = policy_update(
-        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=2
+    old_values, returns = rng.normal(size=(2, *new.shape))
+    return LaterUpdate(old, sampler, reference, advantages, old_values, returns)
+
+
+def log_softmax_of(table, hidden, responses):
+    """`expected_log_probs` of a table in float64."""
+    logits = hidden @ table
+    logits[..., END] = -np.inf
+    logits[:, :, BUDGET - 2 :, START] = -np.inf
+    chosen = np.array(responses.tokens)[..., None]
+    normaliser = np.log(np.exp(logits).sum(axis=-1))
+    return np.take_along_axis(logits, chosen, axis=-1)[..., 0] - normaliser
+
+
+def loss_in_numpy(new, values, update: LaterUpdate, loss: PolicyLoss, real) -> float:
+    """The formulas of the papers, as `rl/losses.py` names them."""
+    length = real.sum(axis=-1, keepdims=True)
+
+    def per_response(x):
+        return np.where(real, x, 0.0).sum(axis=-1, keepdims=True) / length
+
+    log_ratio = new - update.old
+    if loss.ratio == "sequence":
+        log_ratio = np.broadcast_to(per_response(log_ratio), new.shape)
+    ratio, advantages = np.exp(log_ratio), update.advantages
+    clipped = np.clip(ratio, 1 - loss.clip_low, 1 + loss.clip_high)
+    surrogate = -np.minimum(ratio * advantages, clipped * advantages)
+    weights = np.minimum(np.exp(update.old - update.sampler), loss.importance_cap)
+    apart = update.reference - new
+    kl = {"k1": -apart, "k2": apart**2 / 2, "k3": np.exp(apart) - apart - 1}[loss.kl_estimator]
+    mean = {
+        "token": lambda x: x[real].mean(),
+        "sequence": lambda x: per_response(x).mean(),
+        "constant": lambda x: np.where(real, x, 0.0).sum() / (NUM_PROMPTS * GROUP * BUDGET),
+    }[loss.aggregation]
+    total = mean(weights * surrogate) + loss.kl_coefficient * mean(kl)
+    if values is not None:
+        near = np.clip(
+            values, *(update.old_values + c for c in (-loss.value_clip, loss.value_clip))
+        )
+        errors = np.maximum((values - update.returns) ** 2, (near - update.returns) ** 2)
+        total += loss.value_coefficient * errors[real].mean() / 2
+    return total
+
+
+RECORDING = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda gradient, state, params=None: (jax.tree.map(jnp.zeros_like, gradient), gradient),
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ratio": "sequence", "aggregation": "sequence", "clip_low": 0.05, "clip_high": 0.1},
+        {"aggregation": "constant", "kl_estimator": "k1"},
+        {"aggregation": "sequence", "kl_estimator": "k2"},
+        {"kl_coefficient": 0.0, "value_coefficient": 0.7, "value_clip": 0.3},
+    ],
+    ids=["grpo", "gspo", "k1", "k2", "ppo"],
+)
+def test_losses_and_gradients_of_a_later_update_are_the_papers_formulas(responses, changes):
+    """The gradient by differences of the formula in float64, along random directions."""
+    settings = {"clip_low": 0.1, "clip_high": 0.3, "kl_coefficient": 0.4} | changes
+    loss = dataclasses.replace(LOSS, **settings)
+    policy, rng = random_toy_policy(0, VOCAB), np.random.default_rng(1)
+    prompts, real = responses.prompts, real_tokens(responses)
+    hidden = np.array(policy.score(prompts.tokens, prompts.lengths, responses.tokens), np.float64)
+    table, kernel = np.array(policy.table, np.float64), rng.normal(size=VOCAB + 2)
+    critic = "value_clip" in changes
+
+    def formula(table, kernel):
+        values = hidden @ kernel if critic else None
+        return loss_in_numpy(log_softmax_of(table, hidden, responses), values, update, loss, real)
+
+    update = later_update(np.where(real, log_softmax_of(table, hidden, responses), 0.0))
+    of_critic = Critic(jnp.asarray(kernel, jnp.float32), jnp.zeros(())) if critic else None
+    state, metrics = policy_update(
+        init_state(policy, RECORDING, of_critic),
+        update.batch(responses, with_values=critic),
+        optimizer=RECORDING,
+        scoring=SCORING,
+        loss=loss,
+        num_parts=2,
     )
-    assert (weights[real] == 2.0).any() and (weights[real] < 2.0).any()
-    assert metrics["loss"] == pytest.approx(expected, rel=1e-4)
-    assert metrics["clip_fraction"] == pytest.approx((np.abs(ratio - 1) > 0.2)[real].mean())
+    assert metrics["loss"] == pytest.approx(formula(table, kernel), rel=1e-4)
+    gradient, of_kernel = (
+        (state.optimizer_state["policy"].table, state.optimizer_state["critic"].kernel)
+        if critic
+        else (state.optimizer_state.table, 0.0)
+    )
+    for _ in range(3):
+        along, beside = rng.normal(size=table.shape), critic * rng.normal(size=kernel.shape)
+        ahead, behind = (formula(table + h * along, kernel + h * beside) for h in (1e-6, -1e-6))
+        slope = (np.array(gradient) * along).sum() + (np.array(of_kernel) * beside).sum()
+        assert slope == pytest.approx((ahead - behind) / 2e-6, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
