@@ -60,7 +60,8 @@ def plan_stages(config: ConfigDict, setup: Setup) -> list[Stage]:
         optimizer = make_optimizer(config, setup, name)
         critic = section.critic if name == PPO else ""
         stages.append(Stage(name, number, section.steps, size, used, optimizer, critic))
-        used += section.steps * size
+        # A step may draw several times.
+        used += section.steps * size * (section.max_draws if name == GRPO else 1)
     return stages
 
 

@@ -34,7 +34,7 @@ from recallm_jax.metric_writer import (
     say_nothing,
 )
 from recallm_jax.policy_stages import run_policy
-from recallm_jax.preflight import check_records
+from recallm_jax.preflight import check_precision, check_records
 from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
 from recallm_jax.run_config import MAY_CHANGE, keep_config
@@ -77,6 +77,7 @@ def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
     Raises:
       Terminated: SIGTERM came; the step it came in is done, and saved.
     """
+    check_precision(config)
     setup = set_up(config)
     stages = plan_stages(config, setup)
     check_records(config, setup.tokenizer, stages)

@@ -1,14 +1,18 @@
 """Sizes that can't work are found before a run claims its folder."""
 
 import re
+from itertools import islice
 
 import pytest
 
 from recallm_jax import preflight, train
 from recallm_jax.config import load_config
+from recallm_jax.errors import UserError
+from recallm_jax.inputs import train_records
 from recallm_jax.preflight import check_records
-from recallm_jax.setup_policy import set_up
+from recallm_jax.setup_policy import set_up, tiny_tokenizer
 from recallm_jax.stages import plan_stages
+from tasks.record import write_jsonl
 
 CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
 
@@ -25,6 +29,7 @@ def check(*overrides: str) -> None:
         ("data.target_length=128", "target_length 128 is too short: the question and its gold"),
         ("decoding.max_new_tokens=20", "has .* tokens, more than the 20 there is room for; raise"),
         ("evaluation.lengths=(256,130)", r"config\.evaluation\.lengths = 130: target_length 130"),
+        ("model.param_dtype=bfloat16", "would round updates away; train with 'float32'"),
     ],
 )
 def test_sizes_without_room_are_refused_before_the_folder_is_claimed(
@@ -49,6 +54,17 @@ def test_records_of_every_stage_and_validation_task_are_looked_at(monkeypatch):
 
 def test_demonstrations_are_asked_for_where_a_stage_learns_from_them():
     check("--config.decoding.max_new_tokens=20", "--config.stages=('grpo',)")
+
+
+def test_a_step_must_not_hold_a_prompt_twice(tmp_path):
+    config = load_config(CONFIG)
+    records = list(islice(train_records(config, tiny_tokenizer(), 0), 3))
+    for name in ("train", *(f"recallm_{name}_val_256" for name in ("retrieval", "math_retrieval"))):
+        write_jsonl(tmp_path / f"{name}.jsonl", records)
+    source = f"--config.data.source=jsonl:{tmp_path / 'train.jsonl'}"
+    check(source, "--config.grpo.prompts_per_step=3", "--config.grpo.micro_batch=3")
+    with pytest.raises(UserError, match=r"has 3 examples, fewer than the 4 prompts of a step"):
+        check(source, "--config.grpo.prompts_per_step=4", "--config.grpo.micro_batch=4")
 
 
 def test_long_runs_and_long_prompts_have_a_bounded_look(monkeypatch):
