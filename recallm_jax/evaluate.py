@@ -69,9 +69,15 @@ def _run(argv: Sequence[str]) -> None:
     if label != PurePath(label).name or label == "..":
         raise UserError(f"--label={label} must be the name of a folder, without a path")
     if arguments.rescore or arguments.merge:
+        name = "rescore" if arguments.rescore else "merge"
         if not label:
-            name = "rescore" if arguments.rescore else "merge"
             raise UserError(f"--{name} needs --label: the folder of WORKDIR/eval that it is about")
+        for other in ("merge", "checkpoints", "shard", "distributed"):
+            if other != name and getattr(arguments, other):
+                raise UserError(
+                    f"--{name} works on the saved rows of one label, in one process; leave "
+                    f"--{other} out"
+                )
         print(format_table(_saved_rows(config, workdir / "eval" / label, arguments)))
         return
     if label and arguments.checkpoints:

@@ -126,6 +126,8 @@ def test_two_processes_train_and_evaluate_as_one_does(one, two):
         ("grpo", ("sft2", "grpo"), ["mesh.tensor=2"], 2, 1),
         # The prompts of each part are of both.
         ("grpo", ("grpo",), ["mesh.fsdp=2", "grpo.rollout_parts=2"], 2, 1),
+        # Of SeqIO's mixture each makes its own examples only.
+        ("grpo", ("grpo",), ["mesh.fsdp=2", "data.source=seqio"], 2, 1),
     ],
 )
 def test_several_processes_train_as_one_does_on_any_mesh(
@@ -157,6 +159,28 @@ def test_sigterm_to_one_process_has_all_save_the_same_step(one, tmp_path):
     # One process on other devices goes on.
     succeed(given, count=1, devices=2)
     assert_same_run(tmp_path, one, GRPO)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_interrupted_run_ends_with_the_same_bits_on_the_same_mesh(count, one, two, tmp_path):
+    """On two devices, of one process or of two; between meshes only roundings are the same."""
+    given, devices = [*GRPO, f"--workdir={tmp_path}"], 3 - count
+    ended = run(given, count=count, devices=devices, TEST_SIGTERM=f"{count - 1} grpo 0")
+    assert [code for code, *_ in ended] == [143] * count, ended
+    succeed(given, count=count, devices=devices)
+    whole = (one, two)[count - 1]
+    rows, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (tmp_path, whole))
+    assert [row | {"time": 0} for row in rows] == [row | {"time": 0} for row in wanted]
+    assert_same_run(tmp_path, whole, GRPO)
+    config = load_config([*GRPO, "--config.mesh.fsdp=1"])
+    setup = set_up(config)
+    bits = [
+        jax.device_get(jax.tree.leaves(restore_policy(config, setup, folder)[0]))
+        for folder in (tmp_path, whole)
+    ]
+    for got, expected in zip(*bits, strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.slow
