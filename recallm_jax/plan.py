@@ -47,7 +47,7 @@ def _run(argv: Sequence[str]) -> bool:
     parser = JobParser("python -m recallm_jax.plan", __doc__)
     parser.add_argument("--topology", help="such as v5p:4x4x4; the config's own if left out")
     parser.add_argument(
-        "--only", default="", help="programs, or beginnings of their names: grpo,evaluation.131072"
+        "--only", default="", help="programs, or beginnings of their names: grpo,evaluation.4096"
     )
     parser.add_argument("--json", help="file to write, local or on gs://")
     arguments, config = parse_config(parser, argv)
@@ -71,10 +71,13 @@ def _run(argv: Sequence[str]) -> bool:
         f"{dict(config.mesh)}; {num_parameters(sizes) / 1e9:.2f}e9 parameters",
         flush=True,
     )
+    # What fits with the longest prompts fits with shorter ones.
+    shorter = [f"evaluation.{length}" for length in sorted(config.evaluation.lengths)[:-1]]
+    beginnings = tuple(arguments.only.split(",")) if arguments.only else ()
     wanted = [
         program
         for program in programs(config, setup)
-        if program.name.startswith(tuple(arguments.only.split(",")))
+        if (program.name.startswith(beginnings) if beginnings else program.name not in shorter)
     ]
     if not wanted:
         raise UserError(f"--only={arguments.only} begins no program's name; leave it out")
