@@ -1,0 +1,60 @@
+"""RULER's questions: exact templates, and where the gold documents stand."""
+
+import collections
+import re
+
+import pytest
+
+from tasks.ruler.suite import DRAFTS, QA
+from tests.oracles.ruler_files import CAPITALS, context_of, fact, made, request
+
+
+@pytest.mark.parametrize("task", QA)
+def test_questions_stand_behind_numbered_documents(task, data_dir):
+    seen = set()
+    for index in range(8):
+        prompt = made(task, data_dir, index=index, length=700)
+        context, query = context_of(prompt), prompt.input.rpartition("Question: ")[2]
+        assert prompt.input == (
+            "Answer the question based on the given documents. Only give me the answer and do not "
+            "output any other words.\n\nThe following are given documents.\n\n"
+            f"{context}\n\nAnswer the question based on the given documents. Only give me the "
+            f"answer and do not output any other words.\n\nQuestion: {query}"
+        )
+        assert prompt.prefix == " Answer:"
+        documents = re.split(r"(?:^|\n\n)Document \d+:\n", context)[1:]
+        assert context == "\n\n".join(f"Document {i}:\n{d}" for i, d in enumerate(documents, 1))
+        assert len(set(documents)) == len(documents) > 1
+        gold = [prompt.input[low:high] for low, high in prompt.gold]
+        city = re.match(r"What (?:is|do) (\w+)", query)[1]
+        if task == "qa_1":
+            assert prompt.outputs == ("a capital", "capital", "a capital")
+            assert gold == [fact(city)]
+        else:
+            before = CAPITALS[CAPITALS.index(city) - 1]
+            assert prompt.outputs == ("a river",)
+            assert gold == [f"{name}\n{name} is old. It has a river." for name in (city, before)]
+        seen.add(query)
+    assert len(seen) == 8
+
+
+def test_the_gold_document_stands_anywhere(data_dir):
+    places = collections.Counter()
+    for index in range(60):
+        prompt = made("qa_1", data_dir, index=index, length=700)
+        before = prompt.input[: prompt.gold[0][0]]
+        places[before.count("Document ") - 1] += 1
+    assert len(places) >= 4 and max(places.values()) < 30
+
+
+def test_distractors_come_from_the_same_article_first(data_dir):
+    asked = request("qa_1", data_dir)
+    sized = DRAFTS["qa_1"](asked)
+    article = next(
+        names
+        for names in (CAPITALS[:3], CAPITALS[3:])
+        if any(n in sized.prompt(0).input for n in names)
+    )
+    near = sized.prompt(len(article) - 1)
+    assert all(fact(name) in near.input for name in article)
+    assert sized.most == len(CAPITALS) - 1
