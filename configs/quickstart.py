@@ -40,6 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.grpo.micro_batch = 2
     config.grpo.overlong_buffer = 0
     config.optimizer.learning_rate = 1e-5
+    # A read-out of the policy's states that starts at 0, and has few steps.
+    config.ppo.value_learning_rate = 1e-4
 
     config.evaluation.lengths = (224,)
     config.evaluation.num_examples = 24
