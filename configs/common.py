@@ -209,8 +209,8 @@ def ppo() -> dict:
         "value_coefficient": 0.5,
         "value_clip": 0.2,
         "discount": 1.0,
-        # The reward stands on the last token. Below 1 the first ones, which decide what is recalled,
-        # would hear of it through the critic alone (Open-Reasoner-Zero, arXiv 2503.24290, has 1).
+        # The reward stands on the last token. Below 1 the first tokens, which decide what is
+        # recalled, hear little of it (Open-Reasoner-Zero, arXiv 2503.24290, has 1 too).
         "trace_decay": 1.0,
     }
 

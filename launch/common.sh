@@ -12,6 +12,8 @@ shopt -s inherit_errexit
 # Exit codes: what the user can mend, what may go away by itself (a lost connection), and a zone
 # that has no TPU to give now.
 readonly BAD_INPUT=2 TRANSIENT=1 NO_CAPACITY=3
+# What launch/job.sh says of a job that has not ended.
+readonly ACTIVE="starting|running|pausing"
 # Where the clone lies on each worker, relative to the home folder that ssh and scp begin in.
 readonly REMOTE=recallm-jax
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -219,7 +221,7 @@ on_workers() {
 }
 
 # A host has four chips, of two cores each, or eight (v5e and v6e): types are named by cores or chips.
-has_several_hosts() { ((${1##*-} > 8)); }
+has_several_hosts() { [[ $1 =~ -([0-9]{1,5})$ ]] && ((10#${BASH_REMATCH[1]} > 8)); }
 
 # What JOB is: the name of one of our jobs, or nothing.
 job_name() {

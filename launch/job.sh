@@ -6,7 +6,6 @@
 #   job.sh status
 #   job.sh log [--lines=N] [--follow] [--label]
 #   job.sh stop [--grace=SECONDS]
-#   job.sh idle
 #   job.sh check gs://BUCKET/FOLDER
 #
 # Everything it keeps is in ~/recallm-jax-job: the command, the log (and log.1 of the job before),
@@ -202,12 +201,6 @@ stop() {
   printf 'worker=%s stopped\n' "$HOSTNAME"
 }
 
-# Refuse to go on while a job runs.
-idle() {
-  ! is_locked ||
-    die "a job runs ($(kept command)), and its code would change under it; end it first: launch/tpu_vm.sh stop"
-}
-
 # Write and delete a file in the folder of the run, as the job will: with the VM's service account.
 check() {
   local account code=0 bucket=${1#gs://}
@@ -223,6 +216,6 @@ check() {
 }
 
 case ${1-} in
-  start | loop | status | log | stop | idle | check) "$@" ;;
+  start | loop | status | log | stop | check) "$@" ;;
   *) die "unknown command '${1-}'; see launch/job.sh" ;;
 esac

@@ -13,8 +13,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Polls in a row that may fail to reach a worker before its machine counts as lost.
 readonly PATIENCE=3
-# A job that ran this many seconds was well: failures before it don't count against it.
-readonly WELL=3600
 
 tpu_vm() { "$LAUNCH/tpu_vm.sh" "$@"; }
 
@@ -40,10 +38,16 @@ tpu_vm_do() {
 
 create() { tpu_vm_do create accelerator-type runtime-version spot queued valid-until-duration service-account bucket poll; }
 setup() { tpu_vm_do setup committed python iap internal-ip; }
+# Delete the VM and its request, and try until nothing is left.
 remove() {
-  local code=0
-  tpu_vm_do delete poll || code=$?
-  ((code == 0)) || retry_later "$code" deleting
+  local code
+  while :; do
+    code=0
+    tpu_vm_do delete poll || code=$?
+    ((code)) || break
+    retry_later "$code" deleting
+  done
+  LEFT=0
 }
 run() { tpu_vm_do run accelerator-type restarts pause iap internal-ip; }
 
@@ -89,7 +93,7 @@ refuse_others() {
   while read -r line; do
     [[ -z $line ]] || is_ours "$line" ||
       die "another job runs on $NAME (${line#*command=}); end it first: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
-  done < <(with_state "$1")
+  done < <(with_state "$ACTIVE")
 }
 
 with_state() { grep -E "^worker=[^ ]+ state=($1) " <<<"$STATES" || true; }
@@ -131,8 +135,7 @@ create_and_run() {
   fi
   # What a failed request leaves in the queue holds the name; of what may not be tried again, create
   # has said what is left.
-  ! passes "$code" || remove
-  LEFT=0
+  if passes "$code"; then remove; else LEFT=0; fi
   if ((code == NO_CAPACITY)); then
     # Hours, at times. It is no fault of ours, and is not counted as one.
     say "asking again in $POLL s, until there is capacity"
@@ -149,17 +152,19 @@ set_up_and_run() {
   if ((code)); then
     retry_later "$code" "setting up and starting"
   else
-    FAILURES=0 RESTARTING=0 SEEN=1 STARTED=$SECONDS
+    FAILURES=0 RESTARTING=0 SEEN=1
   fi
 }
 
 # End the jobs of all workers and start them together: a slice can't go on without one of them. What
 # fails of it is done again at the next look.
 restart_all() {
+  local code=0
   RESTARTING=1
   say "ending the jobs of all workers and starting them together"
-  tpu_vm_do stop grace iap internal-ip || true
-  set_up_and_run
+  # A worker that isn't set up has no job to end.
+  tpu_vm_do stop grace iap internal-ip || code=$?
+  if passes "$code"; then retry_later "$code" "ending the jobs"; else set_up_and_run; fi
 }
 
 # Some workers don't answer. If none does, it may be our own connection.
@@ -177,7 +182,7 @@ unreached() {
 
 # Look at the jobs of a VM that is there.
 attend() {
-  local workers answered code=0 found active='starting|running|pausing'
+  local workers answered code=0 found
   workers=$(worker_count) || code=$?
   if ((code)); then
     passes "$code" || exit "$code"
@@ -190,13 +195,13 @@ attend() {
     return
   fi
   UNREACHED=0
-  refuse_others "$active"
+  refuse_others
   STATES=$(forget_others <<<"$STATES")
   if ((RESTARTING)); then
     restart_all
     return
   fi
-  if ((!SEEN)) && [[ -z $(with_state "$active") ]]; then
+  if ((!SEEN)) && [[ -z $(with_state "$ACTIVE") ]]; then
     # Nothing runs yet; what this job came to before may have been mended.
     if (($(count "$(with_state ended | grep ' code=0 ')") < workers)) || [[ -n ${FLAGS[again]-} ]]; then
       set_up_and_run
@@ -224,7 +229,6 @@ attend() {
   # Ended for good, after what the worker itself tried.
   found=$(with_state ended | grep -v ' code=0 ' || true)
   if [[ -n $found ]]; then
-    ((SECONDS - STARTED < WELL)) || FAILED=0
     FAILED=$((FAILED + 1))
     ((FAILED <= RESTARTS)) || give_up "the job failed $FAILED times, last: ${found%% restarts=*}; its log says why: $LOGS"
     say "the job failed: ${found%% restarts=*} (restart $FAILED of $RESTARTS)"
@@ -265,7 +269,7 @@ main() {
   # Attempts of ours that went wrong in a row, jobs that did, machines lost.
   FAILURES=0 FAILED=0 LOSSES=0 UNREACHED=0
   # Whether our job has been seen, is between two starts, is done; whether a VM may be left.
-  SEEN=0 RESTARTING=0 FINISHED=0 LEFT=0 STARTED=$SECONDS
+  SEEN=0 RESTARTING=0 FINISHED=0 LEFT=0
   if is_dry; then
     create
     setup
@@ -284,6 +288,7 @@ main() {
   while ((!FINISHED)); do
     code=0
     now=$(condition) || code=$?
+    [[ $now == absent ]] || LEFT=1
     case $now in
       absent) create_and_run ;;
       lost) replace "it was taken away" ;;
@@ -303,7 +308,6 @@ main() {
   say "the job is done"
   if [[ -n ${FLAGS[delete]-} ]]; then
     remove
-    LEFT=0
   fi
 }
 

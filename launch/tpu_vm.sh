@@ -145,11 +145,15 @@ setup() {
   git -C "$clone" archive --format=tar.gz -o "$SCRATCH/clone.tar.gz" HEAD
   is_dry || say "copying commit $(git -C "$clone" rev-parse --short HEAD) to all workers of $NAME"
   must "${SSH[@]}" scp "$SCRATCH/clone.tar.gz" "$NAME:$REMOTE.new.tar.gz" "${PLACE[@]}" "${SSH_FLAGS[@]}" --worker=all
+  # The code under a running job stays as it is.
+  local stop guard
+  stop=$(quote launch/tpu_vm.sh stop "${TARGET[@]}")
+  guard="if [ -x $REMOTE/launch/job.sh ] && $REMOTE/launch/job.sh status | grep -qE ' state=($ACTIVE) '; then echo \"error: worker \${HOSTNAME:-\$(hostname)}: a job runs, and its code would change under it; end it first: $stop\" >&2; exit $BAD_INPUT; fi"
   # Files that an earlier copy brought are deleted first; what runs wrote beside them stays.
-  local unpack="if [ -x $REMOTE/launch/job.sh ]; then $REMOTE/launch/job.sh idle; fi && mkdir -p $REMOTE && if [ -e $REMOTE.tar.gz ]; then tar -tzf $REMOTE.tar.gz | grep -v '/\$' | (cd $REMOTE && xargs -d '\\n' rm -f); fi && mv $REMOTE.new.tar.gz $REMOTE.tar.gz && tar -xzf $REMOTE.tar.gz -C $REMOTE"
+  local unpack="mkdir -p $REMOTE && if [ -e $REMOTE.tar.gz ]; then tar -tzf $REMOTE.tar.gz | grep -v '/\$' | (cd $REMOTE && xargs -d '\\n' rm -f); fi && mv $REMOTE.new.tar.gz $REMOTE.tar.gz && tar -xzf $REMOTE.tar.gz -C $REMOTE"
   local bootstrap="$REMOTE/launch/bootstrap.sh"
   [[ -z ${FLAGS[python]-} ]] || bootstrap="PYTHON=$(quote "${FLAGS[python]}") $bootstrap"
-  on_workers all "$unpack && $bootstrap" || explain_and_exit
+  on_workers all "$guard; $unpack && $bootstrap" || explain_and_exit
   is_dry || say "$NAME is set up"
 }
 
@@ -200,7 +204,7 @@ run() {
 
   local script="$REMOTE/launch/job.sh"
   states=$(on_workers "$worker" "$script status") || explain_and_exit
-  ! grep -E ' state=(starting|running|pausing) ' <<<"$states" >&2 ||
+  ! grep -E " state=($ACTIVE) " <<<"$states" >&2 ||
     die "a job runs already on $NAME; wait for it, or end it: $(quote launch/tpu_vm.sh stop "${TARGET[@]}")"
   [[ $workdir != gs://* ]] || on_workers "${worker/all/0}" "$script check $(quote "$workdir")" >/dev/null || explain_and_exit
   if ! on_workers "$worker" "$script start --restarts=$restarts --pause=$PAUSE -- $(quote "${JOB[@]}")"; then

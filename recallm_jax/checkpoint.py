@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from recallm_jax import processes
-from recallm_jax.errors import UserError, full_disk, full_disk_message
+from recallm_jax.errors import TryAgain, UserError, full_disk, full_disk_message
 from tasks import storage_faults
 from tasks.files import Path, as_path, is_remote, make_folder
 
@@ -194,12 +194,15 @@ def _damage(folder: Path) -> Iterator[None]:
     """Take an error for damage, unless it is the machine's, or the way's to gs://.
 
     Raises:
-      OSError: the file system failed, whichever library said so.
+      TryAgain: the file system failed, whichever library said so.
+      PermissionError: the files may not be read.
     """
     try:
         yield
-    except (MemoryError, TimeoutError, jax.errors.JaxRuntimeError):
+    except (MemoryError, PermissionError, jax.errors.JaxRuntimeError):
         raise
+    except TimeoutError as error:
+        raise TryAgain(f"{folder} was not read in time; start the same command again") from error
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise
@@ -207,7 +210,10 @@ def _damage(folder: Path) -> Iterator[None]:
             if found != storage_faults.MISSING:
                 raise
         elif (number := _errno(error)) is not None and number not in _LOST:
-            raise OSError(number, os.strerror(number), str(folder)) from error
+            raise TryAgain(
+                f"{folder} can't be read now ({os.strerror(number).lower()}); start the same "
+                "command again"
+            ) from error
         reason = str(error).split("\n", 1)[0][:200]
         raise Damaged(f"{type(error).__name__}: {reason}") from error
 

@@ -27,6 +27,7 @@ _FULL: dict[int | None, str] = {
 # What a file system may say that is well again a little later.
 _PASSING = (
     errno.EIO,
+    errno.ENOTCONN,
     errno.ESTALE,
     errno.ETIMEDOUT,
     errno.EMFILE,
@@ -49,6 +50,10 @@ class UserError(Exception):
     """Bad input; one line that says what is wrong, with which value, and how to mend it."""
 
 
+class TryAgain(Exception):
+    """Nothing is wrong with the input; one line that says what may go well another time."""
+
+
 def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a job on its arguments; return the exit code of the process.
 
@@ -64,7 +69,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     code = EXIT_BAD_INPUT
     try:
         job(arguments)
-    except peers.NotReached as error:
+    except (peers.NotReached, TryAgain) as error:
         message, code = str(error), EXIT_TRY_AGAIN
     except (UserError, DecodingInputError, TaskInputError, peers.NotJoined) as error:
         message = str(error)

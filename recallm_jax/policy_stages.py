@@ -55,7 +55,8 @@ class Collected:
     """The groups that a step learns from, and what was seen on the way to them.
 
     Attributes:
-      metrics: means over all groups that were sampled, kept or not.
+      rewarded: whether any response has a reward, of all that were sampled, kept or not.
+      metrics: means over the same.
       draws: batches of prompts that were sampled.
       records: that were drawn; the prompts are of these.
     """
@@ -64,6 +65,7 @@ class Collected:
     sampler_log_probs: Float[Array, "B G T"]
     totals: Float[np.ndarray, "B G"]
     known: Bool[np.ndarray, "B G"]
+    rewarded: bool
     metrics: dict[str, float]
     problems: list[str]
     draws: int
@@ -103,7 +105,7 @@ def run_policy(
         collected = _collect(config, setup, stage, state.policy, data, drawn)
         for problem in collected.problems:
             say(f"{stage.name} {step}: no reward for {problem}")
-        if not collected.known.any():
+        if not collected.rewarded:
             save(step, state, drawn, now=True)
             raise UserError(
                 f"{stage.name} {step}: no response has a reward; the first: "
@@ -111,8 +113,8 @@ def run_policy(
                 "same command again"
             )
         if stage.name != PPO and not has_spread(collected.totals, collected.known).any():
-            ids = sorted({record.example_id for record in collected.records})
-            say(f"{stage.name} {step}: rewards differ in no group; nothing to learn of {_few(ids)}")
+            ids = processes.texts_of_all([one.example_id for one in collected.records], setup.mesh)
+            say(f"{stage.name} {step}: rewards differ in no group; they teach nothing: {_few(ids)}")
         drawn += collected.draws * stage.batch_size
         batch, metrics = _batch(config, setup, stage, state, reference, collected, scoring)
         updates = []
@@ -201,6 +203,7 @@ def _collect(
         sampler_log_probs=sampler_log_probs,
         totals=np.concatenate(totals),
         known=np.concatenate(has_reward),
+        rewarded=any(bool(scored.known.any()) for scored, _ in seen),
         metrics=rollout_metrics(seen),
         problems=[problem for scored, _ in seen for problem in scored.problems],
         draws=len(seen),

@@ -8,11 +8,11 @@ from ml_collections import ConfigDict
 
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation_tasks import evaluation_tasks
-from recallm_jax.inputs import train_records, validation_records
+from recallm_jax.inputs import JSONL, train_records, validation_records
 from recallm_jax.record_arrays import check_demonstrations, prompts_and_texts
 from recallm_jax.stages import SFT_STAGES, Stage
 from tasks.errors import TaskInputError
-from tasks.record import Record
+from tasks.record import read_jsonl
 from tasks.vocabulary import Tokenizer
 
 # At most so many training records, and of so many tokens, are looked at: a few seconds.
@@ -69,19 +69,20 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
     with contextlib.closing(train_records(config, tokenizer, 0)) as stream:
         records = list(islice(stream, looked_at))
     prompts_and_texts(records, length)
-    for stage in stages:
-        if stage.name not in SFT_STAGES:
-            _check_distinct(records[: stage.batch_size], config, stage)
+    if config.data.source.startswith(JSONL):
+        _check_distinct(config, stages)
     # The stages that learn from demonstrations come first, and so do their records.
     check_demonstrations(records[:shown], config.decoding.max_new_tokens)
 
 
-def _check_distinct(records: Sequence[Record], config: ConfigDict, stage: Stage) -> None:
+def _check_distinct(config: ConfigDict, stages: Sequence[Stage]) -> None:
     """Refuse a step that holds a prompt twice: its responses would be the same ones twice."""
-    ids = {record.example_id for record in records}
-    if len(ids) < len(records):
-        raise UserError(
-            f"data.source {config.data.source} has {len(ids)} examples, fewer than the "
-            f"{stage.batch_size} prompts of a step; add some, or lower "
-            f"config.{stage.name}.prompts_per_step"
-        )
+    path = config.data.source.removeprefix(JSONL)
+    count = len({record.example_id for record in read_jsonl(path)})
+    for stage in stages:
+        if stage.name not in SFT_STAGES and count < stage.batch_size:
+            raise UserError(
+                f"data.source {config.data.source} has {count} examples, fewer than the "
+                f"{stage.batch_size} prompts of a step; add some, or lower "
+                f"config.{stage.name}.prompts_per_step"
+            )

@@ -125,7 +125,7 @@ def batches(
             yield list(islice(records, len(rows)))
 
 
-# Of a step, its state, and the records that the stage has drawn.
+# A step and its metrics.
 Write = Callable[[int, dict[str, float]], None]
 
 

@@ -122,10 +122,11 @@ def _run_stage(
             # All stop at the step in which one is asked to.
             termination.requested = processes.any_of(termination.requested, setup.mesh)
             due = step % config.checkpoint.every_steps == 0 or step == stage.steps
+            saved = False
             if now:
                 checkpoint.finish(manager)
-                due = manager.latest_step() != step
-            if due or termination.requested:
+                saved = manager.latest_step() == step
+            if (due or now or termination.requested) and not saved:
                 checkpoint.save(
                     manager, step, state, {"stage": stage.name, "step": step, "drawn": drawn}
                 )

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import itertools
+import math
 import os
 import re
 
@@ -44,10 +45,12 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _PARTS = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _CUBES = frozenset(
     "x".join(map(str, sides))
-    for sides in itertools.combinations_with_replacement(range(4, 25, 4), 3)
-    if all(side <= most for side, most in zip(sides, (16, 16, 24), strict=True))
+    for sides in itertools.combinations_with_replacement(range(4, 29, 4), 3)
+    # A pod has 16 x 20 x 28 chips, a slice at most 6,144 of them.
+    if math.prod(sides) <= 6144
+    and all(side <= most for side, most in zip(sides, (16, 20, 28), strict=True))
 )
-_IN_WORDS = f"{', '.join(_PARTS)} and, with sides that are multiples of 4, 4x4x4 to 16x16x24"
+_IN_WORDS = f"{', '.join(_PARTS)}, and from 4x4x4 to 16x16x24 with sides of 4, 8, 12 …, in order"
 
 CHIPS = {
     "v5e": Chip(

@@ -23,8 +23,11 @@ def guarded(
     A reward that takes longer than `SECONDS` is given up, where this runs in the main thread.
     """
     try:
-        with _time_limit(SECONDS):
+        with _time_limit(SECONDS) as in_time:
             reward = score(completion, truth, settings)
+        # It may have caught what told it to stop.
+        if not in_time():
+            return f"no reward within {SECONDS:g} seconds"
         if not (math.isfinite(reward.total) and 0 <= reward.total <= 1):
             return f"a reward of {reward.total} is not in [0, 1]"
     # It may be anyone's code.
@@ -39,19 +42,23 @@ class _OutOfTime(BaseException):
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
+def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
+    """Stop the block after so many seconds; yield a function that tells whether it was in time."""
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: True
         return
+    rung = False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal rung
+        rung = True
         raise _OutOfTime(f"no reward within {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
     # Again each second: a reward may swallow the first in a bare `except`.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
-        yield
+        yield lambda: not rung
     finally:
         # It may ring right here.
         with contextlib.suppress(_OutOfTime):

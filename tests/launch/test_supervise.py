@@ -137,6 +137,29 @@ def test_a_create_that_keeps_failing_ends_it(alone):
     assert "nothing is left of n" in done.stderr and "may still be there" not in done.stderr
 
 
+@pytest.mark.parametrize("accelerator", ["v6e", "v6e-x", "v6e-0x10"])
+def test_a_type_that_does_not_exist_is_one_line(alone, accelerator):
+    flags = (f"--accelerator-type={accelerator}", "--poll=0")
+    done = alone.run("supervise.sh", *TARGET, *flags, *JOB)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --accelerator-type={accelerator} doesn't exist")
+    assert "syntax" not in done.stderr and "unbound" not in done.stderr
+
+
+def test_a_delete_that_fails_is_tried_until_nothing_is_left(alone):
+    reset = {"match": "queued-resources delete", "stderr": "ERROR: Connection reset", "code": 1}
+    alone.change(rules=[reset | {"times": 2}])
+    done = supervise(alone, "--delete")
+    assert done.returncode == 0, done.stderr
+    assert alone.model()["vm"] is None and alone.verbs()[-3:] == ["delete"] * 3
+    assert "may still be there" not in done.stderr
+    # When it is given up, what is left is said.
+    alone.change(rules=[reset | {"times": 9}])
+    done = supervise(alone, "--delete", "--recreations=1")
+    assert done.returncode == 1 and alone.model()["vm"] == "READY"
+    assert "n may still be there and cost money" in done.stderr and DELETE in done.stderr
+
+
 def test_a_worker_that_cannot_install_yet_is_asked_again(alone):
     stderr = "unavailable: worker worker-0: pip could not install the project"
     alone.change(rules=[{"match": "launch/bootstrap.sh", "stderr": stderr, "code": 1}])
@@ -171,6 +194,16 @@ def test_a_restart_that_fails_half_way_is_done_again(alone):
     assert done.returncode == 0, done.stderr
     assert "the job was stopped" not in done.stderr and "the job is done" in done.stderr
     assert alone.verbs().count("start") == 2
+
+
+def test_a_stop_that_fails_is_done_again_before_the_code_is_replaced(cloud):
+    hang(cloud, 0)
+    (cloud.home(1) / "codes").write_text("1\n1\n")
+    reset = {"match": "job.sh stop", "stderr": "ERROR: Connection reset", "code": 1}
+    cloud.change(rules=[reset])
+    done = supervise(cloud, "--restarts=1")
+    assert done.returncode == 0, done.stderr
+    assert without_looks(cloud) == [*UP, "stop", "stop", *UP[1:]]
 
 
 def test_a_job_that_keeps_failing_ends_it(alone):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from recallm_jax.errors import run_job
+from recallm_jax.errors import TryAgain, run_job
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,11 @@ def test_a_fault_of_the_file_system_is_one_line(number, code, said, capsys):
     assert run_job(job, []) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
+
+
+def test_what_may_go_well_another_time_is_one_line_and_75(capsys):
+    def job(argv):
+        raise TryAgain("/d/f can't be read now")
+
+    assert run_job(job, []) == 75
+    assert capsys.readouterr().err == "error: /d/f can't be read now\n"

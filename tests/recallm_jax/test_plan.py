@@ -38,10 +38,11 @@ def error_of(capsys, *arguments):
         ("v5e:2x2x2", "v5e:2x2x2 does not exist: v5e comes as 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, "),
         ("v5e:2x8", "does not exist: v5e comes as"),
         ("v5e:08x8", "does not exist: v5e comes as"),
-        ("v5p:4x4", "does not exist: v5p comes as 2x2x1, 2x2x2, 2x2x4, 2x4x4 and, with sides"),
+        ("v5p:4x4", "does not exist: v5p comes as 2x2x1, 2x2x2, 2x2x4, 2x4x4, and from 4x4x4"),
         ("v5p:2x2x3", "does not exist: v5p comes as"),
         ("v5p:8x4x4", "does not exist: v5p comes as"),
         ("v5p:16x16x28", "does not exist: v5p comes as"),
+        ("v5p:4x4x32", "does not exist: v5p comes as"),
         ("v6e:16x32", "does not exist: v6e comes as 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16; "),
         ("v6e:0x4", "does not exist"),
     ],
@@ -51,7 +52,8 @@ def test_a_name_that_is_no_topologys_is_refused(topology, message, capsys):
 
 
 @pytest.mark.parametrize(
-    "topology", ["v5e:1x1", "v5e:16x16", "v6e:2x4", "v5p:2x2x1", "v5p:4x8x8", "v5p:16x16x24"]
+    "topology",
+    ["v5e:1x1", "v5e:16x16", "v6e:2x4", "v5p:2x2x1", "v5p:4x20x20", "v5p:4x4x28", "v5p:16x16x24"],
 )
 def test_what_google_rents_out_is_a_topology(topology):
     assert chips.chip_of(topology) is chips.CHIPS[topology[:3]]

@@ -185,6 +185,7 @@ def test_a_response_without_a_reward_is_empty_for_the_update(dapo):
     known = [[True, True], [False, True], [True, True], [True, False]]
     found = collect(dapo, [[0.1] * 4], most=1, known=known)
     assert (np.asarray(found.responses.lengths) > 0).tolist() == known == found.known.tolist()
+    assert found.rewarded
     # Alone in its group a reward has no spread: those of two come first, also of the second draw.
     found = collect(dapo, [[0.1] * 4, [0.2] * 4], most=2, known=known)
     assert found.known.tolist() == [[True, True]] * 4
@@ -251,6 +252,7 @@ def by_hand(tokens_of):
         sampler,
         np.zeros((1, size)),
         np.ones((1, size), bool),
+        True,
         {},
         [],
         1,
@@ -354,7 +356,7 @@ def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_s
     ):
         run_policy(config, setup, stage, state, state.policy, steps=range(3), data=data, **how)
     assert re.match(
-        r"grpo 0: rewards differ in no group; nothing to learn of \S+/0, \S+/1, ", said[0]
+        r"grpo 0: rewards differ in no group; they teach nothing: \S+/0, \S+/1, ", said[0]
     )
     assert re.match(r"grpo 1: no reward for \S+/4, response 0: it raised", said[1])
     # The step can be made again, with its prompts.
@@ -368,7 +370,7 @@ def test_a_batch_without_rewards_stops_the_run_with_what_it_has_learnt(spoilt, t
     spoilt.undo()
     said, error = capsys.readouterr()
     # Of the first step, whose rewards are all equal.
-    assert re.search(r"grpo 0: rewards differ in no group; nothing to learn of \S+/\d+, ", said)
+    assert re.search(r"grpo 0: rewards differ in no group; they teach nothing: \S+/\d+, ", said)
     assert re.search(r"grpo 1: no reward for \S+/\d+, response 0: it raised", said)
     error = error.strip().splitlines()[-1]
     assert error.startswith("error: grpo 1: no response has a reward; the first: ")

@@ -168,6 +168,12 @@ def swallows_what_is_raised(reward):
             time.sleep(0.01)
 
 
+def catches_the_alarm(reward):
+    with contextlib.suppress(BaseException):
+        never_returns(reward)
+    return reward
+
+
 def raises(reward):
     raise RuntimeError("no such table\nsecond line")
 
@@ -186,6 +192,7 @@ def raises(reward):
         (lambda reward: types.SimpleNamespace(total="high"), "TypeError: "),
         (never_returns, "no reward within 0.2 seconds"),
         (swallows_what_is_raised, "no reward within 0.2 seconds"),
+        (catches_the_alarm, "no reward within 0.2 seconds"),
     ],
 )
 def test_a_reward_that_fails_is_named_and_teaches_nothing(sampled, monkeypatch, spoilt, reason):
