@@ -10,10 +10,8 @@ from rl.rollout import GroupRewards, Rollout
 
 # Components of the reward, and what else is averaged over the responses of a step.
 REWARDS = ("format", "answer", "retrieval", "overlap", "usage", "density")
-MEANS = (
-    *(f"reward_{name}" for name in REWARDS),
-    *("exact_match", "response_tokens", "finished", "spans"),
-)
+OF_REWARDS = (*(f"reward_{name}" for name in REWARDS), "exact_match")
+MEANS = (*OF_REWARDS, "response_tokens", "finished", "spans")
 PromptMeans = Float[np.ndarray, "B means"]
 
 
@@ -36,10 +34,12 @@ def prompt_means(rollout: Rollout, scored: GroupRewards) -> PromptMeans:
 
 
 def rollout_metrics(seen: Sequence[tuple[GroupRewards, PromptMeans]]) -> dict[str, float]:
-    """Return the means over a step's responses of rewards, lengths and spans."""
+    """Return a step's means: lengths and spans of all responses, rewards of those that have one."""
     totals = np.concatenate([scored.totals for scored, _ in seen])
     known = np.concatenate([scored.known for scored, _ in seen])
     means = np.concatenate([means for _, means in seen]).mean(axis=0)
+    # Where there is no reward its components are 0.
+    means[: len(OF_REWARDS)] /= max(known.mean(), 1 / known.size)
     return {
         "reward": float(totals[known].mean()) if known.any() else 0.0,
         # Groups whose rewards are all equal teach nothing.

@@ -16,7 +16,7 @@ from recallm_jax.rollout_metrics import prompt_means, rollout_metrics
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
-from rl.rollout import GroupRewards, Rollout
+from rl.rollout import NO_REWARD, GroupRewards, Rollout
 
 CONFIG = [
     "--config=configs/quickstart.py:tiny",
@@ -120,7 +120,7 @@ def test_the_metrics_of_a_step_by_hand():
     ]
     rewards = [
         [reward(0.8, 1.0, 1.0), reward(0.4, 0.0, 0.0)],
-        [reward(0.6, 0.25, 0.0), reward(0.6, 0.25, 0.0)],
+        [reward(0.6, 0.25, 0.0), NO_REWARD],
     ]
     # Shaped for length: the second response lost half of its reward.
     totals = np.array([[0.8, 0.2], [0.6, 0.6]], np.float32)
@@ -136,12 +136,12 @@ def test_the_metrics_of_a_step_by_hand():
             "groups_with_spread": 0.5,
             "draws": 1.0,
             "without_reward": 1.0,
-            "exact_match": 0.25,
+            "exact_match": 1 / 3,
             "response_tokens": 20.0,
             "finished": 0.75,
             "spans": 0.75,
             "reward_format": 1.0,
-            "reward_answer": 0.375,
+            "reward_answer": 1.25 / 3,
             "reward_retrieval": 0.5,
             "reward_overlap": 0.25,
             "reward_usage": 1.0,
