@@ -31,13 +31,13 @@ def guarded(
         if not (math.isfinite(reward.total) and 0 <= reward.total <= 1):
             return f"a reward of {reward.total} is not in [0, 1]"
     # It may be anyone's code.
-    except (Exception, _OutOfTime) as error:
+    except (Exception, OutOfTime) as error:
         reason = str(error).strip().splitlines()
-        return f"{type(error).__name__.lstrip('_')}: {reason[0] if reason else 'no message'}"
+        return f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
     return reward
 
 
-class _OutOfTime(BaseException):
+class OutOfTime(BaseException):
     """No `Exception`, so that a reward that catches all of these does not catch this."""
 
 
@@ -52,7 +52,7 @@ def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal rung
         rung = True
-        raise _OutOfTime(f"no reward within {seconds:g} seconds")
+        raise OutOfTime(f"no reward within {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
     # Again each second: a reward may swallow the first in a bare `except`.
@@ -61,7 +61,7 @@ def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
         yield lambda: not rung
     finally:
         # It may ring right here.
-        with contextlib.suppress(_OutOfTime):
+        with contextlib.suppress(OutOfTime):
             signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
