@@ -6,13 +6,14 @@ One GRPO update, gradient and AdamW, of one prompt with G responses, all rows fu
 in training, a group that shares its prompt, once as G groups of one. Both compute the same loss. A
 Llama of 4 layers and width 256, so that the longest case fits a small machine; `expected` is the
 ratio of the tokens, G (S + T) / (S + G T), which attention moves either way. Medians, compilation
-left out; memory is what XLA allots beside arguments and results, and what takes more than the
-machine has free is compiled but not run.
+left out; memory is what XLA allots beside arguments and results. Repeated prompts that take more
+than the machine has free are run in as many micro-batches as it takes, the fewest (`parts`).
 """
 
 import argparse
 import dataclasses
 import functools
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -73,44 +74,34 @@ def batch_of(group: int, prompt: int, new: int, *, shared: bool) -> Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Timed:
-    """What running an update says."""
+class Measured:
+    """An update's micro-batches, temporary memory, time, and loss at first."""
 
+    parts: int
+    temporary_mb: float
     seconds: float
     loss: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """An update's temporary memory; and its run, None where there was no room for it."""
-
-    temporary_mb: float
-    run: Timed | None
-
-    @property
-    def seconds(self) -> float | None:
-        """Of the run, if any."""
-        return None if self.run is None else self.run.seconds
-
-
 def measure(batch: Batch, new: int, repeats: int) -> Measured:
     """Measure an update on a batch of responses of `new` tokens."""
-    scoring = Scoring(rules=RULES, budget=new + 1, temperature=1.0, chunk=64)
-    update = functools.partial(
-        policy_update, optimizer=OPTIMIZER, scoring=scoring, loss=LOSS, num_parts=1
-    )
+    options = {
+        "optimizer": OPTIMIZER,
+        "scoring": Scoring(rules=RULES, budget=new + 1, temperature=1.0, chunk=64),
+        "loss": LOSS,
+    }
     state = init_state(random_transformer(CONFIG, jax.random.key(0)), OPTIMIZER)
-    memory = (
-        policy_update.lower(
-            state, batch, optimizer=OPTIMIZER, scoring=scoring, loss=LOSS, num_parts=1
-        )
-        .compile()
-        .memory_analysis()
-    )
-    assert memory is not None, "this backend does not report memory"
-    temporary_mb = memory.temp_size_in_bytes / 1e6
-    if temporary_mb > free_mb():
-        return Measured(temporary_mb, None)
+    num_prompts = len(batch.responses.lengths)
+    for parts in (parts for parts in range(1, num_prompts + 1) if num_prompts % parts == 0):
+        compiled = policy_update.lower(state, batch, **options, num_parts=parts).compile()
+        memory = compiled.memory_analysis()
+        assert memory is not None, "this backend does not report memory"
+        temporary_mb = memory.temp_size_in_bytes / 1e6
+        if temporary_mb < free_mb():
+            break
+    else:
+        raise SystemExit(f"error: {temporary_mb:.0f} MB is more than this machine has free")
+    update = functools.partial(policy_update, **options, num_parts=parts)
     state, metrics = jax.block_until_ready(update(state, batch))
     first = float(metrics["loss"])
     times = []
@@ -118,7 +109,7 @@ def measure(batch: Batch, new: int, repeats: int) -> Measured:
         start = time.perf_counter()
         state, _ = jax.block_until_ready(update(state, batch))
         times.append(time.perf_counter() - start)
-    return Measured(temporary_mb, Timed(statistics.median(times), first))
+    return Measured(parts, temporary_mb, statistics.median(times), first)
 
 
 def free_mb() -> float:
@@ -126,10 +117,6 @@ def free_mb() -> float:
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     return int(kilobytes) / 1e3
-
-
-def _cell(value: float | None, width: int, digits: int) -> str:
-    return "not run".rjust(width) if value is None else f"{value:{width}.{digits}f}"
 
 
 def main() -> None:
@@ -141,38 +128,39 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    print(" G   prompt  response  grouped s  repeated s  ratio  expected  grouped MB  repeated MB")
+    print(
+        " G   prompt  response  grouped s  repeated s  parts  ratio  expected  grouped MB"
+        "  repeated MB"
+    )
     rows = []
-    for group in arguments.groups:
-        for prompt in arguments.prompts:
-            for new in arguments.responses:
-                sizes = (group, prompt, new)
-                shared, alone = (
-                    measure(batch_of(*sizes, shared=one), new, arguments.repeats)
-                    for one in (True, False)
-                )
-                ratio = None
-                if shared.run is not None and alone.run is not None:
-                    losses = shared.run.loss, alone.run.loss
-                    assert np.isclose(*losses, rtol=1e-3, atol=1e-4), losses
-                    ratio = alone.run.seconds / shared.run.seconds
-                expected = group * (prompt + new) / (prompt + group * new)
-                rows.append(
-                    {
-                        **dict(zip(("group", "prompt", "response"), sizes, strict=True)),
-                        "grouped_s": shared.seconds,
-                        "repeated_s": alone.seconds,
-                        "expected_ratio": expected,
-                        "grouped_temporary_mb": shared.temporary_mb,
-                        "repeated_temporary_mb": alone.temporary_mb,
-                    }
-                )
-                print(
-                    f"{group:2d}  {prompt:6d}  {new:8d}  {_cell(shared.seconds, 9, 2)}"
-                    f"  {_cell(alone.seconds, 10, 2)}  {_cell(ratio, 5, 1)}  {expected:8.1f}"
-                    f"  {shared.temporary_mb:10.0f}  {alone.temporary_mb:11.0f}",
-                    flush=True,
-                )
+    for group, prompt, new in itertools.product(
+        arguments.groups, arguments.prompts, arguments.responses
+    ):
+        shared, alone = (
+            measure(batch_of(group, prompt, new, shared=one), new, arguments.repeats)
+            for one in (True, False)
+        )
+        assert np.isclose(shared.loss, alone.loss, rtol=1e-3, atol=1e-4), (shared, alone)
+        expected = group * (prompt + new) / (prompt + group * new)
+        rows.append(
+            {
+                "group": group,
+                "prompt": prompt,
+                "response": new,
+                "grouped_s": shared.seconds,
+                "repeated_s": alone.seconds,
+                "repeated_parts": alone.parts,
+                "expected_ratio": expected,
+                "grouped_temporary_mb": shared.temporary_mb,
+                "repeated_temporary_mb": alone.temporary_mb,
+            }
+        )
+        print(
+            f"{group:2d}  {prompt:6d}  {new:8d}  {shared.seconds:9.2f}  {alone.seconds:10.2f}"
+            f"  {alone.parts:5d}  {alone.seconds / shared.seconds:5.1f}  {expected:8.1f}"
+            f"  {shared.temporary_mb:10.0f}  {alone.temporary_mb:11.0f}",
+            flush=True,
+        )
     write_report(arguments.out, rows)
 
 

@@ -2,7 +2,8 @@
 
 WORKDIR/bad_batch/STAGE_STEP.json holds the metrics, and each prompt with its example id, responses
 and rewards; STAGE_STEP.npz beside it the arrays of the update, such as `advantages` [B, G, 1] and
-`sampler_log_probs` [B, G, T], with `prompt_tokens` [B, S] and `response_tokens` [B, G, T].
+`sampler_log_probs` [B, G, T], with `prompt_tokens` [B, S] and `response_tokens` [B, G, T]. A
+response that has no reward is empty in both; its reward is null in the one, NaN in the other.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ class Inspected:
     Attributes:
       records: that the step drew; the B prompts are of these.
       batch: with log-probabilities and advantages; None in a cold start.
-      rewards: [B, G]; None in a cold start.
+      rewards: [B, G], NaN where a response has none; None in a cold start.
     """
 
     records: Sequence[Record]
@@ -96,7 +97,10 @@ def _write(
                     decode(_real(arrays, "response", (row, column)))
                     for column in range(arrays["response_tokens"].shape[1])
                 ],
-                "rewards": arrays["rewards"][row].tolist() if "rewards" in arrays else [],
+                "rewards": [
+                    None if math.isnan(reward) else reward
+                    for reward in (arrays["rewards"][row].tolist() if "rewards" in arrays else [])
+                ],
             }
             for row, prompt in enumerate(prompts)
         ],

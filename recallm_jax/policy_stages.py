@@ -130,7 +130,8 @@ def run_policy(
             )
             updates.append(found)
         means = jax.tree.map(lambda *values: sum(values) / len(values), *updates)
-        seen = Inspected(collected.records, collected.responses, batch, collected.totals)
+        rewards = np.where(collected.known, collected.totals, np.nan)
+        seen = Inspected(collected.records, collected.responses, batch, rewards)
         write(step, finite(means, stage, step, seen) | metrics | collected.metrics)
         save(step + 1, state, drawn)
     return state

@@ -107,7 +107,7 @@ def record(example_id: str, inputs: list[int]) -> Record:
     )
 
 
-def test_a_groups_batch_is_kept_with_rewards_and_log_probabilities(tmp_path):
+def test_a_groups_batch_is_kept_with_log_probabilities_and_the_rewards_that_there_are(tmp_path):
     prompts = Prompts(
         tokens=jnp.array([[1, 2, 0], [3, 0, 0]]),
         lengths=jnp.array([2, 1]),
@@ -121,7 +121,7 @@ def test_a_groups_batch_is_kept_with_rewards_and_log_probabilities(tmp_path):
     log_probs = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 1]], [[0.5, 1], [1, 1]]]))
     advantages = jnp.array([[[1.0], [-1.0]], [[0.0], [0.0]]])
     batch = Batch(responses, advantages, log_probs, None, 2 * log_probs)
-    rewards = np.array([[1.0, 0.5], [0.25, 0.25]])
+    rewards = np.array([[1.0, 0.5], [0.25, np.nan]])
     seen = Inspected([record("b/2", [3]), record("a/1", [1, 2])], responses, batch, rewards)
     error = NotFinite("grpo", 7, {"reward": 0.5, "kl": math.nan}, seen)
     assert str(error).startswith("kl of grpo at step 7 is nan; ")
@@ -133,7 +133,7 @@ def test_a_groups_batch_is_kept_with_rewards_and_log_probabilities(tmp_path):
         "metrics": {"reward": 0.5, "kl": "nan"},
         "prompts": [
             {"example_id": "a/1", "prompt": "12", "responses": ["45", "6"], "rewards": [1.0, 0.5]},
-            {"example_id": "b/2", "prompt": "3", "responses": ["7", ""], "rewards": [0.25, 0.25]},
+            {"example_id": "b/2", "prompt": "3", "responses": ["7", ""], "rewards": [0.25, None]},
         ],
     }
     arrays = dict(np.load(path.with_suffix(".npz")))
