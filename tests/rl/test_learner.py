@@ -146,6 +146,22 @@ def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, respo
     assert metrics["policy_loss"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+def test_the_decision_to_end_is_learnt_as_any_other(state, responses, aggregation):
+    stop, other = 0, 1
+    tokens = responses.tokens.at[:, :, 0].set(jnp.array([stop, other]))
+    ended = dataclasses.replace(
+        responses, tokens=tokens, lengths=jnp.tile(jnp.array([1, BUDGET]), (NUM_PROMPTS, 1))
+    )
+    before = expected_log_probs(state.policy, ended)[:, 0, 0]
+    batch = batch_of(state.policy, ended, [[1.0, 0.0]] * NUM_PROMPTS)
+    loss = dataclasses.replace(LOSS, aggregation=aggregation)
+    state, _ = policy_update(
+        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=2
+    )
+    assert (expected_log_probs(state.policy, ended)[:, 0, 0] > before + 1e-3).all()
+
+
 @pytest.mark.parametrize("num_parts", [2, 4])
 @pytest.mark.parametrize(
     "changes",
