@@ -193,9 +193,8 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.stages = {tuple(config.stages)} is out of order; the order is "
             f"{', '.join(FIELDS['stages'].choices)}"
         )
-    shards = config.mesh.data * config.mesh.fsdp
     for stage in {"sft1", "sft2"} & set(config.stages):
-        _check_parts(f"config.{stage}.batch_size", config[stage].batch_size, config[stage], shards)
+        _check_parts(f"config.{stage}.batch_size", config[stage].batch_size, config[stage])
     for stage in {"grpo", "ppo"} & set(config.stages):
         section = config[stage]
         prompts, parts = section.prompts_per_step, section.minibatches
@@ -206,35 +205,56 @@ def _check_sizes(config: ConfigDict) -> None:
                 "of them"
             )
         part_name = name + (f" / minibatches = {prompts} / {parts}" if parts > 1 else "")
-        _check_parts(part_name, prompts // parts, section, shards)
-        _check_rollout_parts(name, section, shards)
+        _check_parts(part_name, prompts // parts, section)
+        if prompts % section.rollout_parts:
+            raise UserError(
+                f"{name} = {prompts} cannot be sampled in rollout_parts = {section.rollout_parts} "
+                "equal parts; lower rollout_parts"
+            )
+
+
+def _check_parts(name: str, batch: int, section: ConfigDict) -> None:
+    """Refuse micro-batches of whole prompts that a batch can't be parted into."""
+    if batch % section.micro_batch:
+        raise UserError(
+            f"{name} = {batch} is no multiple of {name.split('.')[1]}.micro_batch = "
+            f"{section.micro_batch}; change one of them"
+        )
+
+
+def check_training_mesh(config: ConfigDict) -> None:
+    """Refuse a mesh that the prompts of training's programs can't be split over.
+
+    Raises:
+      UserError: names the field.
+    """
+    shards = config.mesh.data * config.mesh.fsdp
+    for stage in config.stages:
+        section = config[stage]
+        if section.micro_batch % shards:
+            raise UserError(
+                f"config.{stage}.micro_batch = {section.micro_batch} cannot be split over "
+                f"mesh.data * mesh.fsdp = {shards} devices; make it a multiple"
+            )
+        if stage not in ("grpo", "ppo"):
+            continue
+        prompts, parts = section.prompts_per_step, section.rollout_parts
+        if (prompts // parts) % shards:
+            raise UserError(
+                f"config.{stage}.prompts_per_step = {prompts} in rollout_parts = {parts} cannot be "
+                f"split over mesh.data * mesh.fsdp = {shards} devices; lower rollout_parts"
+            )
+
+
+def check_evaluation_mesh(config: ConfigDict) -> None:
+    """Refuse a mesh that the prompts of an evaluation's programs can't be split over.
+
+    Raises:
+      UserError: names the field.
+    """
+    shards = config.mesh.data * config.mesh.fsdp
     if config.evaluation.batch_size % shards:
         raise UserError(
             f"config.evaluation.batch_size = {config.evaluation.batch_size} cannot be split over "
             f"mesh.data * mesh.fsdp = {shards} devices; make it a multiple"
-        )
-
-
-def _check_rollout_parts(name: str, section: ConfigDict, shards: int) -> None:
-    """Refuse parts of a rollout that the prompts, or the mesh, can't be parted into."""
-    prompts, parts = section.prompts_per_step, section.rollout_parts
-    if prompts % parts or (prompts // parts) % shards:
-        raise UserError(
-            f"{name} = {prompts} cannot be sampled in rollout_parts = {parts} equal parts, each "
-            f"split over mesh.data * mesh.fsdp = {shards} devices; lower rollout_parts"
-        )
-
-
-def _check_parts(name: str, batch: int, section: ConfigDict, shards: int) -> None:
-    """Refuse micro-batches of whole prompts that a batch, or the mesh, can't be parted into."""
-    stage, micro_batch = name.split(".")[1], section.micro_batch
-    if batch % micro_batch:
-        raise UserError(
-            f"{name} = {batch} is no multiple of {stage}.micro_batch = {micro_batch}; change one "
-            "of them"
-        )
-    if micro_batch % shards:
-        raise UserError(
-            f"config.{stage}.micro_batch = {micro_batch} cannot be split over mesh.data * "
-            f"mesh.fsdp = {shards} devices; make it a multiple"
         )

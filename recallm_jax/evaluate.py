@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax import peers, processes
-from recallm_jax.config import JobParser, parse_config
+from recallm_jax.config import JobParser, check_evaluation_mesh, parse_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import complete_summaries, evaluate, rescore
 from recallm_jax.evaluation_shards import Shard, parse_shard
@@ -84,6 +84,7 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(
             f"--label={label} is of one policy; those of --checkpoints have their own names"
         )
+    check_evaluation_mesh(config)
     shard = parse_shard(arguments.shard) if arguments.shard else None
     with peers.joined(arguments.distributed):
         summaries, failures = _evaluate(config, workdir, shard, label, arguments.checkpoints)

@@ -21,7 +21,12 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from recallm_jax.config import JobParser, parse_config
+from recallm_jax.config import (
+    JobParser,
+    check_evaluation_mesh,
+    check_training_mesh,
+    parse_config,
+)
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.machine import describe_machine
 from recallm_jax.planning import table
@@ -57,6 +62,8 @@ def _run(argv: Sequence[str]) -> bool:
     chip = chip_of(topology)
     if config.topology not in ("", topology) and not _sets_mesh(argv):
         _, config = parse_config(parser, _with_topology(argv, topology))
+    check_training_mesh(config)
+    check_evaluation_mesh(config)
     # Whatever this machine has is left alone.
     jax.config.update("jax_platforms", "cpu")
     devices = topology_devices(topology)

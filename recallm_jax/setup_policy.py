@@ -1,6 +1,7 @@
 """The policy and tokenizer that a config names, placed on its mesh."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,6 +110,13 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> S
     check_lengths(config, model.config)
     mesh = partitioning.make_mesh(**config.mesh, devices=devices)
     processes.check_mesh(mesh)
+    available = jax.device_count() if devices is None else len(devices)
+    if mesh.size < available and processes.leads(mesh):
+        print(
+            f"config.mesh uses {mesh.size} of {available} devices; config.mesh.fsdp={available} "
+            "splits the work over all (docs/scaling.md)",
+            file=sys.stderr,
+        )
     partitioning.check_config(model.config, mesh)
     platform = mesh.devices.flat[0].platform
     if config.model.attention == "splash" and platform != "tpu":

@@ -21,7 +21,12 @@ from decoding.policy import Policy
 from decoding.sampling import Sampling
 from recallm_jax import checkpoint, peers, processes
 from recallm_jax.bad_batch import NotFinite, write_bad_batch
-from recallm_jax.config import JobParser, parse_config
+from recallm_jax.config import (
+    JobParser,
+    check_evaluation_mesh,
+    check_training_mesh,
+    parse_config,
+)
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import evaluate
 from recallm_jax.machine import write_machine
@@ -67,6 +72,8 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
+    check_training_mesh(config)
+    check_evaluation_mesh(config)
     with peers.joined(arguments.distributed), on_sigterm() as termination:
         train(config, open_folder(arguments.workdir), termination)
 

@@ -4,7 +4,12 @@ import pathlib
 
 import pytest
 
-from recallm_jax.config import flatten, load_config
+from recallm_jax.config import (
+    check_evaluation_mesh,
+    check_training_mesh,
+    flatten,
+    load_config,
+)
 from recallm_jax.errors import UserError
 from recallm_jax.planning.sizes import preset_sizes
 from recallm_jax.setup_policy import check_lengths
@@ -22,6 +27,8 @@ QUICKSTART = "--config=configs/quickstart.py"
 def test_every_config_passes_its_own_checks(path, variant):
     config = load_config([f"--config={path}{variant}"])
     assert config.is_locked
+    check_training_mesh(config)
+    check_evaluation_mesh(config)
 
 
 @pytest.mark.parametrize("path", CONFIGS)
@@ -110,7 +117,6 @@ MISTAKES = {
     "--config.decoding.max_new_tokens=2": "no room for the shortest recall span; give at least 3",
     "--config.grpo.overlong_buffer=9999": "exceeds decoding.max_new_tokens",
     "--config.grpo.micro_batch=3": "is no multiple of grpo.micro_batch = 3",
-    "--config.mesh.data=3": "cannot be split over mesh.data * mesh.fsdp = 3 devices",
     "--config.data.terms=(300,300)": "data.terms = 300 is out of bounds; give at least 1",
     "--config.data.terms=(3,1)": "config.data.terms = (3, 1) must be a range such as (3, 5)",
     "--config.evaluation.suites=rular": "config.evaluation.suites: evaluation suite 'rular' is "
@@ -126,6 +132,38 @@ def test_a_mistaken_override_is_explained(argument):
         load_config([QUICKSTART, argument])
     assert MISTAKES[argument] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+EVALUATION = "config.evaluation.batch_size = 24 cannot be split over mesh.data * mesh.fsdp = 5 dev"
+
+
+@pytest.mark.parametrize(
+    ("changes", "training", "evaluation"),
+    [
+        (["mesh.data=2", "mesh.fsdp=2"], "", ""),
+        (["mesh.data=5"], "micro_batch = 4 cannot be split over mesh.data * mesh.fsdp", EVALUATION),
+        (["mesh.fsdp=8"], "config.sft1.micro_batch = 4 cannot be split over mesh.data", ""),
+        (["mesh.data=2", "grpo.rollout_parts=4"], "4 in rollout_parts = 4 cannot be split", ""),
+    ],
+)
+def test_each_job_refuses_the_meshes_that_it_cannot_use(changes, training, evaluation):
+    sizes = ["sft1", "sft2", "grpo"]
+    config = load_config(
+        [
+            QUICKSTART,
+            "--config.evaluation.batch_size=24",
+            *(f"--config.{stage}.micro_batch=4" for stage in sizes),
+            *(f"--config.{change}" for change in changes),
+        ]
+    )
+    for check, message in ((check_training_mesh, training), (check_evaluation_mesh, evaluation)):
+        if not message:
+            check(config)
+            continue
+        with pytest.raises(UserError) as caught:
+            check(config)
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_all_shares_zero_are_refused():

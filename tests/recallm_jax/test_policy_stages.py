@@ -394,10 +394,6 @@ def test_a_batch_without_rewards_stops_the_run_with_what_it_has_learnt(spoilt, t
             ["grpo.rollout_parts=3"],
             "prompts_per_step = 4 cannot be sampled in rollout_parts = 3 equal parts",
         ),
-        (
-            ["grpo.rollout_parts=4", "mesh.data=2", "sft1.micro_batch=2", "sft2.micro_batch=2"],
-            "each split over mesh.data * mesh.fsdp = 2 devices; lower rollout_parts",
-        ),
         (["grpo.advantage=best"], "'best' is no choice; use 'group' or 'centred' or"),
     ],
 )
