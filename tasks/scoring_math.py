@@ -155,8 +155,13 @@ class _Worker:
             text=True,
             encoding="utf-8",
         )
-        if self._read() != "ready":
-            self.stop()
+        ready = False
+        try:
+            ready = self._read() == "ready"
+        finally:
+            if not ready:
+                self.stop()
+        if not ready:
             raise RuntimeError(
                 "math-verify does not start; see why with python -m tasks.math_worker, "
                 "or install it: pip install math-verify"
@@ -199,7 +204,13 @@ def _verified(reference: str, expression: str) -> float:
         if _worker is not None and _worker.process.poll() is not None:
             _stop()
         _worker = _worker or _Worker()
-        verdict = _worker.ask(reference, expression)
+        try:
+            verdict = _worker.ask(reference, expression)
+        except BaseException:
+            # Whoever is told to stop waiting, as by a time limit, leaves a reply behind: the next
+            # question must not find it.
+            _stop()
+            raise
         if verdict is None:
             _stop()
     return float(bool(verdict))
@@ -213,8 +224,8 @@ def forget_verdicts() -> None:
 def _stop() -> None:
     global _worker
     if _worker is not None:
-        _worker.stop()
-        _worker = None
+        worker, _worker = _worker, None
+        worker.stop()
 
 
 def _forget() -> None:

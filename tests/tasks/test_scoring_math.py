@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 import time
 
@@ -104,6 +106,31 @@ def test_a_process_that_was_killed_is_started_anew():
     scoring_math._worker.process.wait()
     scoring_math.forget_verdicts()
     assert equal_expressions(r"\frac{6}{2}", "3") == 1.0
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def test_who_stops_waiting_for_a_verdict_leaves_none_for_the_next_question():
+    def stop(number, frame):
+        raise Interrupted
+
+    assert equal_expressions(r"\frac{14}{2}", "7") == 1.0
+    worker = scoring_math._worker.process
+    os.kill(worker.pid, signal.SIGSTOP)
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(Interrupted):
+            equal_expressions(r"\frac{16}{2}", "8")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    if worker.poll() is None:
+        os.kill(worker.pid, signal.SIGCONT)
+    assert equal_expressions(r"\frac{18}{2}", "8") == 0.0
+    assert equal_expressions(r"\frac{18}{2}", "9") == 1.0
 
 
 def test_a_worker_that_does_not_start_is_an_error(monkeypatch):
