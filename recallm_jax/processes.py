@@ -141,6 +141,21 @@ def fetch_rows(tree: Any, sharding: Sharding) -> Any:
     return jax.tree.map(own, _mover(sharding)(tree))
 
 
+def gather_rows(values: np.ndarray, count: int, sharding: Sharding) -> np.ndarray:
+    """Return a batch of `count` rows whole, the same in every process, of which each gives its own.
+
+    Of a row that several have, the first one's is taken: what a host measures, such as a reward
+    with a time limit, may differ from host to host.
+    """
+    if sharding.is_fully_addressable:
+        return values
+    rows = own_rows(count, sharding)
+    held, whole = np.zeros(count, bool), np.zeros((count, *values.shape[1:]), values.dtype)
+    held[rows], whole[rows] = True, values
+    held, whole = multihost_utils.process_allgather((held, whole))
+    return whole[held.argmax(axis=0), np.arange(count)]
+
+
 def fetch(tree: Any) -> Any:
     """Return arrays whole, on the host of every process."""
 

@@ -87,10 +87,11 @@ class Setup:
         return processes.fetch_rows(batch, self.batch_sharding(count))
 
     def gather_rows(self, batch: np.ndarray, count: int) -> np.ndarray:
-        """Return a batch of `count` prompts whole, of which each process gives its own."""
-        if not processes.several(self.mesh):
-            return batch
-        return processes.fetch(self.place_rows(batch, count))
+        """Return a batch of `count` prompts whole, of which each process gives its own.
+
+        All have the same numbers then, those of prompts that several hold included.
+        """
+        return processes.gather_rows(batch, count, self.batch_sharding(count))
 
 
 def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Setup:

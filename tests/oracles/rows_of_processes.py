@@ -37,6 +37,9 @@ def check() -> None:
     np.testing.assert_array_equal(processes.fetch(placed), WHOLE)
     np.testing.assert_array_equal(processes.fetch_rows(2 * placed, split), 2 * WHOLE[rows])
     np.testing.assert_array_equal(processes.fetch_rows(placed, whole), WHOLE)
+    np.testing.assert_array_equal(processes.gather_rows(WHOLE[rows], 8, split), WHOLE)
+    # What both hold is the first one's, whatever the other says.
+    np.testing.assert_array_equal(processes.gather_rows(WHOLE + number, 8, whole), WHOLE)
     expected = jax.random.key_data(jax.random.split(jax.random.key(7), 8))
     np.testing.assert_array_equal(processes.fetch(jax.random.key_data(keys)), expected)
 
