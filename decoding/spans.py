@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
+from decoding.arrays import AnyArray
 from decoding.response_text import ResponseText
-from decoding.span_copy import CopySource, SpanRules, SpanState
+from decoding.span_copy import CopySource, SpanRules, trace
+from decoding.suffix_index import SuffixIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +37,36 @@ class CopiedSpan:
     response_occurrences: tuple[tuple[int, int], ...] = ()
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SpanTrace:
+    """What of the machine's states over responses says where their spans come from.
+
+    Attributes:
+      inside: whether a span is open before each token.
+      low, high: the prompt's suffixes that it agrees with then.
+      text: of the responses, where spans may be copied from it.
+    """
+
+    inside: Bool[AnyArray, "B G T"]
+    low: Int[AnyArray, "B G T"]
+    high: Int[AnyArray, "B G T"]
+    text: ResponseText | None
+
+
+def span_trace(
+    responses: Int[Array, "B G T"], source: CopySource, rules: SpanRules, budget: int
+) -> SpanTrace:
+    """Run the machine over responses (`span_copy.trace`); jitted, nothing else of it is kept."""
+    states = trace(responses, source, rules, budget)
+    return SpanTrace(states.inside, states.locus.low, states.locus.high, source.text)
+
+
 def find_spans(
     responses: Int[Array, "B G T"],
     lengths: Int[Array, "B G"],
-    states: SpanState,
-    source: CopySource,
+    seen: SpanTrace,
+    index: SuffixIndex,
     rules: SpanRules,
     *,
     max_occurrences: int = 8,
@@ -48,19 +75,18 @@ def find_spans(
     """Return the spans of each response, on the host.
 
     Args:
-      states: the machine before each token of the responses (`trace`).
-      source: what they may copy from (`whole_source`).
+      seen: of these responses.
+      index: of what they may copy from their prompts.
       max_occurrences: how many places are returned for a span; all of them are counted.
       fetch: brings arrays to the host, whole or some of their B prompts.
     """
-    index = source.index
-    responses, lengths, suffixes, prompts, states, text = fetch(
-        (responses, lengths, index.suffixes, index.text, states, source.text)
+    responses, lengths, suffixes, prompts, seen = fetch(
+        (responses, lengths, index.suffixes, index.text, seen)
     )
 
     def one_row(b: int, g: int) -> list[CopiedSpan]:
         length = int(lengths[b, g])
-        inside = states.inside[b, g, :length]
+        inside = seen.inside[b, g, :length]
         tokens = responses[b, g, :length]
         opens = np.flatnonzero(~inside & (tokens == rules.start_token))
         closes = np.flatnonzero(inside & (tokens == rules.end_token))
@@ -73,13 +99,15 @@ def find_spans(
             # The state after the last copied token stands before the token at `end`; of a span
             # that the response ends in, the machine has not seen the last token. Suffixes are
             # sorted by `max_length` tokens: what is copied past them is compared here.
-            seen = start + min(depth if closed else depth - 1, rules.max_length)
-            places = _places(states, suffixes, b, g, seen) if depth else np.zeros(0, int)
+            last = start + min(depth if closed else depth - 1, rules.max_length)
+            places = np.zeros(0, int)
+            if depth:
+                places = np.sort(suffixes[b, seen.low[b, g, last] : seen.high[b, g, last]])
             if not closed or depth > rules.max_length:
                 places = _verbatim(prompts[b], places, tokens[start:end])
             repeats = []
-            if text is not None and depth:
-                repeats = _repeats(text, b, g, tokens, start, end, rules.max_length)
+            if seen.text is not None and depth:
+                repeats = _repeats(seen.text, b, g, tokens, start, end, rules.max_length)
             spans.append(
                 CopiedSpan(
                     start=start,
@@ -94,11 +122,6 @@ def find_spans(
         return spans
 
     return [[one_row(b, g) for g in range(lengths.shape[1])] for b in range(lengths.shape[0])]
-
-
-def _places(states: SpanState, suffixes: np.ndarray, b: int, g: int, t: int) -> np.ndarray:
-    low, high = int(states.locus.low[b, g, t]), int(states.locus.high[b, g, t])
-    return np.sort(suffixes[b, low:high])
 
 
 def _verbatim(text: np.ndarray, places: np.ndarray, copied: np.ndarray) -> np.ndarray:

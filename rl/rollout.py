@@ -14,8 +14,8 @@ from decoding.decode_loop import Decoded, Limits, decode
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
-from decoding.span_copy import CopySource, SpanRules, SpanState, trace, whole_source
-from decoding.spans import CopiedSpan, find_spans
+from decoding.span_copy import SpanRules, whole_source
+from decoding.spans import CopiedSpan, SpanTrace, find_spans, span_trace
 from decoding.suffix_index import SuffixIndex
 from rl.batch import PromptText, Responses
 from rl.rewards.categories import RewardSettings
@@ -87,8 +87,8 @@ def read_rollout(
     fetch: Fetch = jax.device_get,
 ) -> Rollout:
     """Read the spans and texts of decoded responses back; rules and limits are the decoder's."""
-    source, states = _read_back(prompts, index, decoded.responses, rules, max_new_tokens)
-    spans = find_spans(decoded.responses, decoded.lengths, states, source, rules, fetch=fetch)
+    seen = _read_back(prompts, index, decoded.responses, rules, max_new_tokens)
+    spans = find_spans(decoded.responses, decoded.lengths, seen, index, rules, fetch=fetch)
     tokens, lengths = fetch((decoded.responses, decoded.lengths))
     completions = [
         [
@@ -108,9 +108,8 @@ def _read_back(
     responses: Int[Array, "B G T"],
     rules: SpanRules,
     budget: int,
-) -> tuple[CopySource, SpanState]:
-    source = whole_source(prompts, index, responses, rules)
-    return source, trace(responses, source, rules, budget)
+) -> SpanTrace:
+    return span_trace(responses, whole_source(prompts, index, responses, rules), rules, budget)
 
 
 def read_completion(

@@ -90,7 +90,7 @@ def responses(
 
 
 def batch(setup: Setup, responses: Responses, options: ConfigDict, *, critic: bool) -> Batch:
-    """Return what an update of a policy-gradient stage reads (`policy_stages._batch`)."""
+    """Return what an update of a policy-gradient stage reads (`policy_batch.make_batch`)."""
     shape = responses.tokens.shape
 
     def make(responses: Responses) -> Batch:

@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from decoding.span_copy import index_prompts, trace, whole_source
-from decoding.spans import find_spans
+from decoding.span_copy import index_prompts, whole_source
+from decoding.spans import find_spans, span_trace
 from tests.oracles.span_oracle import context_of, matches
 from tests.oracles.toy_decoding import (
     BOTH,
@@ -49,9 +50,9 @@ def test_spans_that_nothing_closed_or_bounded_are_found_where_they_stand(rules):
         responses, lengths = wild_responses(prompts, seed)
         index = index_prompts(prompts, rules, ROWS)
         source = whole_source(prompts, index, jnp.asarray(responses), rules)
-        states = trace(jnp.asarray(responses), source, rules, LENGTH)
+        seen = span_trace(jnp.asarray(responses), source, rules, LENGTH)
         spans = find_spans(
-            jnp.asarray(responses), jnp.asarray(lengths), states, source, rules, max_occurrences=99
+            jnp.asarray(responses), jnp.asarray(lengths), seen, index, rules, max_occurrences=99
         )
         for b, g in np.ndindex(NUM_PROMPTS, GROUP):
             prompt = oracle_prompt(prompts, b)
@@ -71,3 +72,21 @@ def test_spans_that_nothing_closed_or_bounded_are_found_where_they_stand(rules):
                 unclosed += not span.closed
                 too_long += len(copied) > rules.max_length
     assert unclosed > 10 and too_long > 10
+
+
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_of_the_machines_states_only_what_is_read_is_kept(rules):
+    """What may follow a span is many numbers for each token, which no one reads back."""
+    prompts = make_prompts(0)
+    index = index_prompts(prompts, rules, ROWS)
+    responses = jnp.zeros((NUM_PROMPTS, 4, 4096), jnp.int32)
+
+    @jax.jit
+    def read_back(responses):
+        return span_trace(responses, whole_source(prompts, index, responses, rules), rules, LENGTH)
+
+    memory = read_back.lower(responses).compile().memory_analysis()
+    # Of each token a flag and two numbers, before and after time moves behind the rows, and of the
+    # text where spans may be copied from it: some numbers more.
+    per_token = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / responses.size
+    assert per_token < 100

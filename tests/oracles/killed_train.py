@@ -6,7 +6,6 @@ reward is one that a random model can earn, or GRPO would have nothing to learn.
 takes seconds to load, is kept out.
 """
 
-import dataclasses
 import os
 import runpy
 import signal
@@ -14,10 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
-from recallm_jax import checkpoint, evaluation, metric_writer, policy_stages, stages
+from recallm_jax import (
+    checkpoint,
+    collecting,
+    evaluation,
+    metric_writer,
+    policy_stages,
+    stages,
+)
 from tasks import files
+from tests.oracles import even_tokens
 
 # What a step does in turn, and the moments between.
 POINTS = (
@@ -61,16 +66,8 @@ class Countdown:
             die()
 
 
-def even_tokens(rollout, found):
-    """Return the rewards replaced by the share of even tokens in each response."""
-    tokens = np.asarray(rollout.responses.tokens)
-    real = np.arange(tokens.shape[-1]) < np.asarray(rollout.responses.lengths)[..., None]
-    totals = (real & (tokens % 2 == 0)).sum(axis=-1) / real.sum(axis=-1)
-    return dataclasses.replace(found, totals=totals.astype(np.float32))
-
-
 def patch(countdown: Countdown) -> None:
-    sample, reward = policy_stages.sample_groups, policy_stages.reward_groups
+    sample, reward = collecting.sample_groups, collecting.reward_groups
     updates = {
         (stages, "sft_update"): stages.sft_update,
         (policy_stages, "policy_update"): policy_stages.policy_update,
@@ -86,7 +83,7 @@ def patch(countdown: Countdown) -> None:
 
     def rewarded(rollout, *arguments, **options):
         countdown.doing("reward")
-        found = even_tokens(rollout, reward(rollout, *arguments, **options))
+        found = even_tokens.rewarded(rollout, reward(rollout, *arguments, **options))
         countdown.reach("reward")
         countdown.doing("update")
         return found
@@ -157,7 +154,7 @@ def patch(countdown: Countdown) -> None:
                 countdown.reach("config")
             return self.context.__exit__(*exception)
 
-    policy_stages.sample_groups, policy_stages.reward_groups = sampled, rewarded
+    collecting.sample_groups, collecting.reward_groups = sampled, rewarded
     for (module, name), update in updates.items():
         setattr(module, name, updated(update))
     metric_writer.appending = HalfRow

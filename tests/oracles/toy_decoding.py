@@ -10,7 +10,7 @@ from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules, trace, whole_source
 from decoding.span_scores import log_probs
-from decoding.spans import find_spans
+from decoding.spans import find_spans, span_trace
 from tests.oracles.span_oracle import OraclePrompt
 from tests.oracles.toy_policy import random_toy_policy
 
@@ -68,8 +68,10 @@ def traced(prompts, decoded, index, rules=RULES):
 
 
 def spans_of(prompts, decoded, index, rules=RULES):
-    source, states = traced(prompts, decoded, index, rules)
-    return find_spans(decoded.responses, decoded.lengths, states, source, rules, max_occurrences=99)
+    seen = span_trace(
+        decoded.responses, whole_source(prompts, index, decoded.responses, rules), rules, NEW
+    )
+    return find_spans(decoded.responses, decoded.lengths, seen, index, rules, max_occurrences=99)
 
 
 def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):

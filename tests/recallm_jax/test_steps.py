@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from decoding.sampling import Sampling, row_keys
-from recallm_jax import policy_stages, stages
+from recallm_jax import collecting, policy_stages, stages
 from recallm_jax.config import load_config
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import train_records
@@ -52,7 +52,7 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
     monkeypatch.setattr(stages, "scoring_of", scoring)
     monkeypatch.setattr(policy_stages, "scoring_of", scoring)
     monkeypatch.setattr(stages, "sft_update", stop)
-    monkeypatch.setattr(policy_stages, "sample_groups", stop)
+    monkeypatch.setattr(collecting, "sample_groups", stop)
     loop = {"steps": range(1), "write": stop, "save": stop}
     _, sft, grpo = plan_stages(config, setup)
     with pytest.raises(Seen):

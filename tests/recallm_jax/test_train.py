@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from decoding.sampling import Sampling
-from recallm_jax import checkpoint, convert, evaluate, generate, policy_stages, train
+from recallm_jax import checkpoint, collecting, convert, evaluate, generate, train
 from recallm_jax.config import load_config
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.quoting import answer
 from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import plan_stages
+from tests.oracles import even_tokens
 
 # TensorBoard's writer and Orbax warn about their own insides.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -33,17 +34,13 @@ CONFIG = [
 @pytest.fixture(scope="module", autouse=True)
 def reward_with_spread():
     """Reward what a random model can do: GRPO learns nothing from responses that all get 0."""
-    reward_groups = policy_stages.reward_groups
+    reward_groups = collecting.reward_groups
 
     def share_of_even_tokens(rollout, *arguments, **options):
-        found = reward_groups(rollout, *arguments, **options)
-        tokens = np.asarray(rollout.responses.tokens)
-        real = np.arange(tokens.shape[-1]) < np.asarray(rollout.responses.lengths)[..., None]
-        totals = (real & (tokens % 2 == 0)).sum(axis=-1) / real.sum(axis=-1)
-        return dataclasses.replace(found, totals=totals.astype(np.float32))
+        return even_tokens.rewarded(rollout, reward_groups(rollout, *arguments, **options))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(policy_stages, "reward_groups", share_of_even_tokens)
+        patch.setattr(collecting, "reward_groups", share_of_even_tokens)
         yield
 
 

@@ -1,0 +1,22 @@
+"""Small runs of the policy-gradient stages on a random model."""
+
+SMALL = [
+    "--config.data.source=generated",
+    "--config.data.mixture.math_retrieval=0",
+    "--config.decoding.max_new_tokens=24",
+    "--config.evaluation.modes=constrained-greedy",
+    "--config.evaluation.num_examples=1",
+    "--config.evaluation.batch_size=1",
+    # High enough that a step's policy is measurably another.
+    "--config.optimizer.learning_rate=1e-3",
+]
+UPDATES = ["prompts_per_step=4", "micro_batch=1", "minibatches=2", "epochs=2", "steps=3"]
+
+
+def arguments(algorithm: str) -> list[str]:
+    """Return the arguments of a run; "ppo-own" is PPO with a critic of its own."""
+    stage = "ppo" if algorithm.startswith("ppo") else "grpo"
+    name = algorithm.removesuffix("-own")
+    found = [f"--config=configs/quickstart.py:tiny,algorithm={name}", *SMALL]
+    found += [f"--config.stages=('{stage}',)", *(f"--config.{stage}.{one}" for one in UPDATES)]
+    return found + ["--config.ppo.critic=own"] * algorithm.endswith("-own")

@@ -1,0 +1,126 @@
+"""The groups that a step learns from: which are kept, and what they hold."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from recallm_jax import collecting
+from recallm_jax.config import load_config
+from recallm_jax.setup_policy import set_up
+from recallm_jax.stages import batches, plan_stages, training_rules
+from tests.oracles import even_tokens
+from tests.oracles.policy_runs import arguments
+
+
+@pytest.fixture(autouse=True)
+def reward_of_even_tokens(monkeypatch):
+    """Reward what a random model can do."""
+    reward_groups = collecting.reward_groups
+
+    def changed(rollout, *others, **options):
+        return even_tokens.rewarded(rollout, reward_groups(rollout, *others, **options))
+
+    monkeypatch.setattr(collecting, "reward_groups", changed)
+
+
+@pytest.fixture(scope="module")
+def dapo():
+    config = load_config([*arguments("dapo"), "--config.grpo.max_draws=3"])
+    setup = set_up(config)
+    (stage,) = plan_stages(config, setup)
+    return config, setup, stage
+
+
+def collect(dapo, spreads, *, most, drawn=0, known=None):
+    """Collect 4 groups of 2, if the rewards of the draws differ by these spreads."""
+    config, setup, stage = dapo
+    config = config.copy_and_resolve_references()
+    config.grpo.max_draws = most
+    draws = iter(spreads)
+    reward_groups = collecting.reward_groups
+
+    def changed(rollout, texts, *others, **options):
+        found = reward_groups(rollout, texts, *others, **options)
+        totals = np.array([[0.5, 0.5 + spread] for spread in next(draws)], np.float32)
+        found = dataclasses.replace(found, totals=totals)
+        return found if known is None else dataclasses.replace(found, known=np.array(known))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collecting, "reward_groups", changed)
+        rules, data = training_rules(config, setup), batches(config, setup, stage, drawn)
+        found = collecting.collect(config, setup, stage, setup.policy, rules, data, drawn)
+        data.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("most", "spreads", "kept"),
+    [
+        (3, [[0.1, 0.2, 0.3, 0.4]], [0.1, 0.2, 0.3, 0.4]),
+        (3, [[0.1, 0, 0.2, 0], [0, 0.3, 0.4, 0.45]], [0.1, 0.2, 0.3, 0.4]),
+        # At last those without a spread fill up what is left.
+        (2, [[0, 0, 0, 0], [0, 0.3, 0, 0]], [0.3, 0, 0, 0]),
+        # With one draw all groups are kept in their order.
+        (1, [[0, 0.3, 0, 0.1]], [0, 0.3, 0, 0.1]),
+    ],
+)
+def test_draws_go_on_until_enough_groups_have_a_spread(dapo, most, spreads, kept):
+    found = collect(dapo, spreads, most=most)
+    assert found.draws == found.metrics["draws"] == len(spreads)
+    assert found.groups.responses.tokens.shape[:2] == (4, 2)
+    assert (found.groups.totals[:, 1] - 0.5).astype(float).round(2).tolist() == kept
+
+
+def test_no_two_draws_of_a_stage_share_their_random_numbers(dapo, monkeypatch):
+    row_keys, drawn_with = collecting.row_keys, []
+
+    def recorded(seed, number, *others):
+        drawn_with.append((seed, number))
+        return row_keys(seed, number, *others)
+
+    monkeypatch.setattr(collecting, "row_keys", recorded)
+    flat = [0, 0, 0, 0]
+    first = collect(dapo, [flat, flat, flat], most=3)
+    collect(dapo, [flat, flat, flat], most=3, drawn=first.draws * 4)
+    assert len(set(drawn_with)) == 6
+
+
+def test_a_response_without_a_reward_is_empty_for_the_update(dapo):
+    known = [[True, True], [False, True], [True, True], [True, False]]
+    found = collect(dapo, [[0.1] * 4], most=1, known=known)
+    lengths = np.asarray(found.groups.responses.lengths)
+    assert (lengths > 0).tolist() == known == found.groups.known.tolist()
+    assert found.rewarded
+    # Alone in its group a reward has no spread: those of two come first, also of the second draw.
+    found = collect(dapo, [[0.1] * 4, [0.2] * 4], most=2, known=known)
+    assert found.groups.known.tolist() == [[True, True]] * 4
+    assert found.groups.totals[:, 1].round(2).tolist() == pytest.approx([0.6, 0.6, 0.7, 0.7])
+
+
+def test_a_rollout_in_parts_is_the_same_rollout(dapo):
+    """A row's keys are those of its example, whatever else is sampled beside it."""
+    config, setup, stage = dapo
+    rules, data = training_rules(config, setup), batches(config, setup, stage, 0)
+    records = next(data)
+    data.close()
+
+    def sampled(parts):
+        changed = config.copy_and_resolve_references()
+        changed.grpo.rollout_parts = parts
+        return collecting.sample(changed, setup, stage, setup.policy, rules, records, 3)
+
+    whole, scored, means = sampled(1)
+    for parts in (2, 4):
+        rollout, scored_in_parts, means_in_parts = sampled(parts)
+        assert rollout.completions == whole.completions
+        np.testing.assert_array_equal(rollout.tokens, whole.tokens)
+        assert rollout.spans == whole.spans
+        fields = (jax.tree.leaves(some.responses) for some in (rollout, whole))
+        for one, other in zip(*fields, strict=True):
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(rollout.sampler_log_probs, whole.sampler_log_probs, atol=1e-5)
+        np.testing.assert_array_equal(scored_in_parts.totals, scored.totals)
+        np.testing.assert_array_equal(means_in_parts, means)
+    assert len({completion.text for group in whole.completions for completion in group}) > 4
