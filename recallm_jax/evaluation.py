@@ -281,7 +281,8 @@ def rescore(folder: Path) -> list[Row]:
     """Score the saved rows of an evaluation again, from their texts, and write them back.
 
     Returns:
-      The new summary.
+      The new summary, of the prompts that the old one counts: files may hold rows of more, which an
+      evaluation of more examples has left.
 
     Raises:
       UserError: the folder holds no rows.
@@ -290,15 +291,26 @@ def rescore(folder: Path) -> list[Row]:
     if not paths:
         joined = "join its shards with --merge first" if shard_folders(folder) else "evaluate first"
         raise UserError(f"{folder} holds no rows; {joined}, or name another --label")
-    summaries = []
+    counts, summaries = _counted_prompts(folder), []
     for path in paths:
         rows = [_rescored(row) for row in read_rows(path)]
         if not rows:
             continue
         _write_rows(path, rows)
-        summaries.append(summarise(rows))
+        # In the order of the prompts; those that were not asked for come last (`write_in_order`).
+        ids = set(list(dict.fromkeys(row["example_id"] for row in rows))[: counts.get(path.stem)])
+        summaries.append(summarise([row for row in rows if row["example_id"] in ids]))
     write_summaries(folder, summaries)
     return summaries
+
+
+def _counted_prompts(folder: Path) -> dict[str, int]:
+    """Return how many prompts of each file, by its stem, the summary counts; {} without one."""
+    try:
+        rows = json.loads(read_text(folder / SUMMARY))
+        return {f"{row['task']}.{row['mode']}": row["n"] for row in rows}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _rescored(row: Row) -> Row:

@@ -7,6 +7,7 @@ import pytest
 
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import read_rows, rescore
+from recallm_jax.summaries import summarise
 from tests.oracles.fake_run import write_run
 
 
@@ -48,6 +49,20 @@ def test_a_line_cut_short_is_no_row(folder):
     with open(path, "a", encoding="utf-8") as file:
         file.write('{"example_id": "x')
     assert read_rows(path) == rows
+
+
+def test_scoring_again_counts_the_prompts_that_were_counted(folder):
+    """An evaluation of fewer examples leaves the rows of more in their files."""
+    summaries = rescore(folder)
+    assert {row["n"] for row in summaries} == {2}
+    first, *others = summaries
+    fewer = [first | {"n": 1}, *others]
+    (folder / "summary.json").write_text(json.dumps(fewer))
+    rows = read_rows(folder / f"{first['task']}.{first['mode']}.jsonl")
+    assert rescore(folder)[0] == summarise(rows[:1])
+    assert len(read_rows(folder / f"{first['task']}.{first['mode']}.jsonl")) == len(rows) == 2
+    (folder / "summary.json").unlink()
+    assert rescore(folder) == summaries
 
 
 def test_a_summary_that_cannot_be_written_leaves_the_one_before(folder, monkeypatch):
