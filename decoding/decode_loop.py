@@ -186,7 +186,8 @@ def step(
             moved,
             span,
         )
-        span = dataclasses.replace(span, inside=span.inside & ~ends)
+        last = (steps + 1 >= limits.max_new_tokens)[:, None]
+        span = dataclasses.replace(span, inside=span.inside & ~ends & ~last)
     logits, cache = policy.decode(
         token, jnp.minimum(steps, limits.max_new_tokens - 1), groups.cache
     )

@@ -21,8 +21,8 @@ from decoding.token_bits import unpack
 
 # Inside a span, positions with at most this many allowed tokens never see the vocabulary.
 FEW = 8
-# The kinds of positions, in the order in which they are scored.
-WHOLE, SOME, NONE = 0, 1, 2
+# The kinds of positions, in the order in which they are scored. Padding is of no kind.
+WHOLE, SOME, NONE = -2, -1, 0
 
 
 @jax.tree_util.register_dataclass
@@ -49,9 +49,10 @@ def log_probs(
 ) -> TokenScores:
     """Score responses under the span mask: log softmax(mask(logits) / temperature) at each token.
 
-    Peak memory, forward and backward, is a few times B * G * chunk * V floats and one copy of the
-    hidden states. A logit that is no number makes a score that is none: unlike the sampler, which
-    must go on, training must not hide it.
+    Peak memory, forward and backward, is a few times B * G * chunk * V floats, one copy of the
+    hidden states, and where its gradient is taken some float32 copies of the output matrix. A logit
+    that is no number makes a score that is none: unlike the sampler, which must go on, training
+    must not hide it.
 
     Args:
       hidden: the states that predict each token (`Policy.score`).
@@ -112,11 +113,7 @@ def log_probs(
         return None, score_chunk(unembedding, *chunk_of)
 
     group_rows = rows(jnp.broadcast_to(jnp.arange(group_size)[None, :, None], responses.shape))
-    # Padding is of no kind.
-    kind, *inputs = jax.tree.map(
-        chunked, (kind - NONE, group_rows, rows(hidden), rows(responses), states)
-    )
-    inputs = (kind + NONE, *inputs)
+    inputs = jax.tree.map(chunked, (kind, group_rows, rows(hidden), rows(responses), states))
     _, scores = lax.scan(step, None, inputs)
 
     def restored(field):

@@ -39,8 +39,8 @@ def prefix_ranks(text: Int[Array, " S"], max_length: int) -> Int[Array, "levels 
     def double(carry):
         number, _, levels = carry
         rank, width = levels[number], 1 << number
-        places = positions + width
-        tail = jnp.where(places < size, rank[jnp.minimum(places, size - 1)], 0)
+        tail = rank[jnp.minimum(positions + width, size - 1)]
+        tail = jnp.where(run > width, tail, 0)
         first, second, order = lax.sort((rank, tail, positions), num_keys=2)
         same = (first[1:] == first[:-1]) & (second[1:] == second[:-1])
         # Ties at barriers and between suffixes that are cut off alike are never broken.
@@ -59,9 +59,9 @@ def prefix_ranks(text: Int[Array, " S"], max_length: int) -> Int[Array, "levels 
 def common_prefixes(
     levels: Int[Array, "levels S"], first: Int[Array, " n"], second: Int[Array, " n"]
 ) -> Int[Array, " n"]:
-    """Return how many tokens pairs of suffixes share, at most 2**(levels - 1) + … + 1.
+    """Return how many tokens pairs of suffixes share, up to 2**(levels - 1).
 
-    A pair that is cut off alike by a barrier counts as sharing the most.
+    A pair that shares as many, or is cut off alike by a barrier before, counts that or more.
     """
     size = levels.shape[1]
     shared = jnp.zeros_like(first)
