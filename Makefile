@@ -1,7 +1,7 @@
 # make quickstart   train, evaluate and report on a real model, on 2 cores
 # make test         the tests that take seconds;  make test-slow: all of them
 # make lint         formatting, lint, types
-# make bench        the benchmarks (a quarter of an hour);  make bench-tpu: the programs of a TPU
+# make bench        the benchmarks (an hour or two);  make bench-tpu: the programs of a TPU
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct on HELMET's seven categories, the benchmark's form, at 8,192 tokens.
 
 Result: not yet run.
-Hardware: one GPU.
+Hardware: meant for one GPU; not tried on one.
 
     python -m recallm_jax.evaluate --config=configs/eval_helmet.py --workdir=runs/eval_helmet \
         --label=start --config.data.dir=DATA
@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluation.lengths = (8192,)
     # Of every task as many as it has: 100, or 500 of in-context learning.
     config.evaluation.num_examples = 600
-    config.evaluation.batch_size = 10
+    config.evaluation.batch_size = 8
     config.evaluation.modes = ("unconstrained-greedy",)
 
     if options.tiny:

@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct on RULER's 13 tasks, the benchmark's prompts, at 4,096 tokens.
 
 Result: not yet run.
-Hardware: one GPU, or 2 CPU cores with patience.
+Hardware: meant for one GPU, not tried on one; or 2 CPU cores with patience.
 
     python -m recallm_jax.evaluate --config=configs/eval_ruler.py --workdir=runs/eval_ruler \
         --label=start --config.data.dir=DATA
@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluation.suites = ("ruler",)
     config.evaluation.lengths = (4096,)
     config.evaluation.num_examples = 500
-    config.evaluation.batch_size = 10
+    config.evaluation.batch_size = 8
     config.evaluation.modes = ("unconstrained-greedy",)
 
     if options.tiny:

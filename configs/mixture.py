@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct on a mixture of categories: all ten, the synthetic ones, or one.
 
 Result: not yet run to its end; `:tiny` on the synthetic mixture passes the tests.
-Hardware: one GPU of 80 GB.
+Hardware: meant for one GPU of 80 GB; not tried on one.
 
     python -m recallm_jax.train --config=configs/mixture.py --workdir=runs/mixture
     python -m recallm_jax.report --workdir=runs/mixture

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct on the two retrieval tasks, as long a run as one GPU does in some hours.
+"""SmolLM2-135M-Instruct on the two retrieval tasks, at sizes meant for hours on one GPU.
 
 Result: not yet run.
-Hardware: one GPU of 80 GB.
+Hardware: meant for one GPU of 80 GB; not tried on one.
 
     python -m recallm_jax.train --config=configs/smollm2_135m.py --workdir=runs/smollm2_135m
     python -m recallm_jax.report --workdir=runs/smollm2_135m

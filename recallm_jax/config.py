@@ -64,13 +64,40 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
     config = _parse([f"--config={path}"])
     check_config(config)
     for override in overrides:
-        match = _OVERRIDE.match(override)
-        assert match is not None
-        if match[1] not in FIELDS:
-            raise unknown_field(match[1])
-    config = _parse([f"--config={path}", *overrides])
+        if _named(override) not in FIELDS:
+            raise unknown_field(_named(override))
+    # ml_collections reads names as Python does: no part of one may begin with a digit.
+    odd = [one for one in overrides if not all(map(str.isidentifier, _named(one).split(".")))]
+    config = _parse([f"--config={path}", *(one for one in overrides if one not in odd)])
+    for override in odd:
+        _set(config, _named(override), override.partition("=")[2])
     check_config(config)
     return config
+
+
+def _named(override: str) -> str:
+    """Return which field an override sets, such as "grpo.steps"."""
+    match = _OVERRIDE.match(override)
+    assert match is not None
+    return match[1]
+
+
+def _set(config: ConfigDict, name: str, value: str) -> None:
+    """Set a field as its override would."""
+    *sections, field = name.split(".")
+    for section in sections:
+        config = config[section]
+    kind = FIELDS[name].kind
+    try:
+        config[field] = kind(value)
+    except ValueError:
+        raise _wrong_type(name, value) from None
+
+
+def _wrong_type(name: str, value: str) -> UserError:
+    field = FIELDS[name]
+    kind = f"a tuple of {field.kind.__name__}" if field.many else field.kind.__name__
+    return UserError(f"config.{name} = {value!r} has the wrong type; give {kind}")
 
 
 def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -105,23 +132,21 @@ def _parse(argv: list[str]) -> ConfigDict:
         config = values.config
     except Exception as error:
         # The file is the user's code: it may raise anything.
-        raise UserError(_reason(error, argv)) from None
+        raise _reason(error, argv) from None
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
         raise UserError(f"{argv[0]}: get_config must return a ConfigDict, not {kind}")
     return config
 
 
-def _reason(error: Exception, argv: list[str]) -> str:
-    """Return one line for what ml_collections or the file itself raised."""
+def _reason(error: Exception, argv: list[str]) -> UserError:
+    """Return in one line what ml_collections or the file itself raised."""
     message = str(error).strip() or type(error).__name__
     if override := re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL):
-        field = FIELDS[override[1]]
-        kind = f"a tuple of {field.kind.__name__}" if field.many else field.kind.__name__
-        return f"config.{override[1]} = {override[2]!r} has the wrong type; give {kind}"
+        return _wrong_type(override[1], override[2])
     # The file's own error stands at the end of the traceback that the message quotes.
     last = [line for line in message.splitlines() if line.strip()][-1].strip()
-    return f"{argv[0]}: {last.removeprefix('ValueError: ')}"
+    return UserError(f"{argv[0]}: {last.removeprefix('ValueError: ')}")
 
 
 def check_config(config: ConfigDict) -> None:

@@ -4,6 +4,7 @@ import pathlib
 
 import pytest
 
+from configs import common
 from recallm_jax.config import (
     check_evaluation_mesh,
     check_training_mesh,
@@ -81,6 +82,12 @@ def test_overrides_reach_the_fields_and_leave_the_others():
     }
 
 
+def test_every_share_can_be_overridden_whatever_the_data_set_is_called():
+    for dataset in common.DATASETS:
+        config = load_config([QUICKSTART, f"--config.data.mixture.{dataset}=2"])
+        assert config.data.mixture[dataset] == 2.0 and config.is_locked
+
+
 def test_an_override_may_stand_before_the_config():
     assert load_config(["--config.seed=3", QUICKSTART]).seed == 3
 
@@ -94,6 +101,9 @@ MISTAKES = {
     "--config.xyz=1": "config.xyz is no field; see recallm_jax/config_fields.py",
     "--config.data.source=generate": "'generate' is no source; use 'seqio', 'generated' or",
     "--config.seed=abc": "config.seed = 'abc' has the wrong type; give int",
+    "--config.data.mixture.2wikimultihopqa=all": "2wikimultihopqa = 'all' has the wrong type; give "
+    "float",
+    "--config.data.mixture.2wikimultihopqa=-1": "config.data.mixture.2wikimultihopqa = -1.0 is out",
     "--config.seed=1.5": "config.seed = '1.5' has the wrong type; give int",
     "--config.seed=-1": "config.seed = -1 is out of bounds; give at least 0",
     "--config.seed=9223372036854775808": "out of bounds; give at least 0 and at most 2147483647",

@@ -2,11 +2,16 @@
 
 import argparse
 import importlib
+import math
 import pathlib
 import re
 import shlex
 
 import pytest
+
+from recallm_jax.config import check_evaluation_mesh, check_training_mesh, load_config
+from recallm_jax.planning.sizes import model_sizes, preset_sizes
+from recallm_jax.setup_policy import RANDOM, check_lengths
 
 README = pathlib.Path("README.md")
 DOCUMENTS = [README, *pathlib.Path("launch").glob("*.md"), *pathlib.Path("docs").rglob("*.md")]
@@ -63,9 +68,26 @@ def test_a_command_parses(path, line, monkeypatch, capsys):
         stop_after(monkeypatch, module, "load_config")
     else:
         stop_after(monkeypatch, argparse.ArgumentParser, "parse_args")
+    given = shlex.split(match[3], comments=True)
     with pytest.raises(Parsed):
-        module.main(shlex.split(match[3], comments=True))
+        module.main(given)
         pytest.fail(capsys.readouterr().err)
+    monkeypatch.undo()
+    if any(argument.startswith("--config") for argument in given):
+        check_as_the_job_does(name, given)
+
+
+def check_as_the_job_does(name: str, given: list[str]) -> None:
+    """Check what a job looks at once it has the model, and the devices of all hosts."""
+    config = load_config([one for one in given if one.startswith("--config")])
+    sizes = model_sizes if config.model.weights == RANDOM else preset_sizes
+    check_lengths(config, sizes(config))
+    if name in ("recallm_jax.train", "recallm_jax.plan"):
+        check_training_mesh(config)
+    if name in ("recallm_jax.train", "recallm_jax.plan", "recallm_jax.evaluate"):
+        check_evaluation_mesh(config)
+    # One device would leave the other processes without any.
+    assert "--distributed" not in given or math.prod(config.mesh.values()) > 1
 
 
 def make_targets() -> set[str]:
@@ -89,7 +111,7 @@ def test_named_files_exist(path):
     """Files that a run makes lie in runs/, .cache/ and .venv/, which a clone has not."""
     text = path.read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:txt|py|toml))`", text))
-    named |= set(re.findall(r"\]\((?!http|#)([^)]+)\)", text))
+    named |= set(re.findall(r"\]\((?!http|#)([^)#]+)", text))
     named |= {found.partition(":")[0] for found in re.findall(r"--config=([^\s\"]+)", text)}
     made = ("runs/", ".cache/", ".venv/")
     missing = [
@@ -99,6 +121,17 @@ def test_named_files_exist(path):
         and not (pathlib.Path(name).exists() or (path.parent / name).exists())
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_linked_sections_exist(path):
+    text = path.read_text(encoding="utf-8")
+    for name, section in re.findall(r"\]\((?!http)([^)#]*)#([^)]+)\)", text):
+        linked = (path.parent / name if name else path).read_text(encoding="utf-8")
+        titles = re.findall(r"^#+ (.*)$", linked, re.MULTILINE)
+        assert section in {
+            re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+        }
 
 
 def test_every_job_has_a_console_command():
