@@ -43,7 +43,7 @@ def attend(
     num_queries = query.shape[1]
     if not causal or num_queries != key.shape[1] or num_queries <= MIN_SEGMENT:
         return _attend_segment(query, key, value, key_lengths, causal, 0)
-    size = max(MIN_SEGMENT, -(-num_queries // MAX_SEGMENTS))
+    size = _segment_size(num_queries)
     segment = _attend_segment
     if num_queries > QUERY_BLOCK:
         segment = jax.checkpoint(segment, static_argnums=(4, 5))
@@ -56,6 +56,34 @@ def attend(
         )
     outputs, sums = zip(*parts, strict=True)
     return jnp.concatenate(outputs, axis=1), jnp.concatenate(sums, axis=1)
+
+
+def attend_rows(
+    query: Float[Array, "B G T N H"],
+    key: Float[Array, "B G T K H"],
+    value: Float[Array, "B G T K H"],
+) -> tuple[Float[Array, "B G T N H"], Float[Array, "B G T N"]]:
+    """Attend causally within each of a prompt's G rows; returns what `attend` does."""
+    group_size, length = query.shape[1:3]
+    at_once = max(1, QUERY_BLOCK // min(QUERY_BLOCK, _segment_size(length)))
+    if group_size <= at_once:
+        found = attend(*(x.reshape(-1, *x.shape[2:]) for x in (query, key, value)), causal=True)
+        return jax.tree.map(lambda x: x.reshape(-1, group_size, *x.shape[1:]), found)
+
+    @jax.checkpoint
+    def one_row(row):
+        return attend(*row, causal=True)
+
+    rows = tuple(jnp.moveaxis(x, 1, 0) for x in (query, key, value))
+    found = lax.map(one_row, rows, batch_size=at_once)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), found)
+
+
+def _segment_size(num_queries: int) -> int:
+    """Return how many queries of causal attention are taken together."""
+    if num_queries <= MIN_SEGMENT:
+        return num_queries
+    return max(MIN_SEGMENT, -(-num_queries // MAX_SEGMENTS))
 
 
 def attend_from(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from recallm_jax.logical_axes import Placement
 from recallm_jax.models import splash
-from recallm_jax.models.attention import attend, attend_from, merge
+from recallm_jax.models.attention import attend, attend_from, attend_rows, merge
 
 # What attention returns, as rematerialisation policies name it.
 ATTENTION = "attention"
@@ -101,12 +101,11 @@ def _group_part(prompt: Projected, own: Projected, lengths, part: _Part):
     mixed = _prompt_part(whole, part)
     if part.kernel is not None:
         return mixed, splash.attend_responses(own, whole.key, whole.value, lengths, part.kernel)
-    rows = Projected(*(x.reshape(-1, *x.shape[2:]) for x in own))
-    among = attend(*rows, causal=True)
+    among = attend_rows(*own)
     queries = own.query.reshape(own.query.shape[0], -1, *own.query.shape[3:])
     shared = attend(queries, whole.key, whole.value, key_lengths=lengths)
-    among = (among[0].reshape(shared[0].shape), among[1].reshape(shared[1].shape))
-    return mixed, merge(shared, among).reshape(own.query.shape)
+    shared = (shared[0].reshape(among[0].shape), shared[1].reshape(among[1].shape))
+    return mixed, merge(shared, among)
 
 
 def _prompt_part(whole: Projected, part: _Part):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recallm_jax.models import attention
-from recallm_jax.models.attention import attend, merge
+from recallm_jax.models.attention import attend, attend_rows, merge
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
 
@@ -109,3 +109,38 @@ def test_no_square_of_a_long_prompt_is_ever_held():
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile()
     square = 4 * 2 * length * length
     assert compiled.memory_analysis().temp_size_in_bytes < square / 4
+
+
+@pytest.mark.parametrize("block", [4, 16, 64])
+def test_rows_of_a_group_attend_as_each_would_alone(monkeypatch, block):
+    """Three rows of 12 tokens in segments of 4: one at a time, or all three, or in one piece."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    monkeypatch.setattr(attention, "MIN_SEGMENT", 4)
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = [(2, 3, 12, 4, 8), (2, 3, 12, 2, 8), (2, 3, 12, 2, 8)]
+    rows = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+    def alone(*rows):
+        one = jax.vmap(lambda *row: attend(*row, causal=True), in_axes=1, out_axes=1)
+        return one(*rows)
+
+    def loss(attended):
+        return lambda *rows: sum((x**2).sum() for x in attended(*rows))
+
+    found = jax.tree.leaves((attend_rows(*rows), jax.grad(loss(attend_rows), (0, 1, 2))(*rows)))
+    expected = jax.tree.leaves((alone(*rows), jax.grad(loss(alone), (0, 1, 2))(*rows)))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_scores_of_long_rows_are_held_for_some_of_a_group_only():
+    length = 4 * attention.QUERY_BLOCK
+    shapes = [jax.ShapeDtypeStruct((1, 16, length, 2, 8), jnp.float32)] * 3
+
+    def loss(*inputs):
+        return attend_rows(*inputs)[0].sum()
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile()
+    # All rows together take 1.7 times their squares.
+    squares = 4 * 2 * 16 * length * length
+    assert compiled.memory_analysis().temp_size_in_bytes < squares / 4
