@@ -4,9 +4,12 @@
 
 Runs of one name, such as those of several seeds, are one setting, and are pooled. The table says
 how the reward went from the first third of the steps to the last, and exact match from the starting
-weights to the last policy that was evaluated, in each mode of decoding; intervals are of 95 %.
+weights to the last policy that was evaluated, in each mode of decoding; intervals are of 95 %. Both
+policies answer the same prompts, so those gained and lost say more than two intervals: p is that of
+as uneven a split by chance (the exact sign test; McNemar 1947).
 """
 
+import collections
 import dataclasses
 import math
 import statistics
@@ -27,7 +30,7 @@ from recallm_jax.report_data import (
     select,
 )
 from recallm_jax.report_figure import COLOURS, check_figure, save_figure
-from recallm_jax.summaries import align, wilson_interval
+from recallm_jax.summaries import Row, align, wilson_interval
 from tasks.files import Path
 
 # What the picture shows of each step: a metric, and what it is called.
@@ -115,9 +118,43 @@ def pooled(runs: Sequence[Run], mode: str, *, last: bool) -> Share | None:
     return Share(n, right / n, *wilson_interval(right, n))
 
 
+def paired(runs: Sequence[Run], mode: str) -> tuple[int, int]:
+    """Return how many prompts the last evaluated policies answer better than the first, and worse.
+
+    Of a prompt with several samples it is their mean; prompts that one of both has not answered are
+    left out.
+    """
+    gained = lost = 0
+    for run in runs:
+        labels = main_labels(run)
+        before, after = (
+            _exact_matches(select(run.rows, mode=mode, label=label))
+            for label in (labels[0], labels[-1])
+        )
+        differences = [after[prompt] - before[prompt] for prompt in before.keys() & after.keys()]
+        gained += sum(difference > 0 for difference in differences)
+        lost += sum(difference < 0 for difference in differences)
+    return gained, lost
+
+
+def _exact_matches(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    scores = collections.defaultdict(list)
+    for row in rows:
+        scores[row["task"], row["example_id"]].append(row["exact_match"])
+    return {prompt: statistics.fmean(values) for prompt, values in scores.items()}
+
+
+def sign_test(gained: int, lost: int) -> float:
+    """Return the two-sided probability of so uneven a split of gains and losses by chance."""
+    n, fewer = gained + lost, min(gained, lost)
+    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
+    return min(1.0, 2 * tail)
+
+
 def score_table(settings: Settings) -> list[list[str]]:
     """Return exact match before and after training: a header, and a row a setting and mode."""
-    lines = [["setting", "decoding", "n", "exact match at the start", "at the end"]]
+    ends_titles = ["exact match at the start", "at the end"]
+    lines = [["setting", "decoding", "n", *ends_titles, "gained", "lost", "p"]]
     for name, runs in settings.items():
         for mode in dict.fromkeys(mode for run in runs for mode in run.modes):
             ends = [pooled(runs, mode, last=last) for last in (False, True)]
@@ -128,7 +165,11 @@ def score_table(settings: Settings) -> list[list[str]]:
                 for end in ends
             ]
             count = next((end.n for end in ends if end is not None), 0)
-            lines.append([name, mode, str(count), *cells])
+            compared = ["", "", ""]
+            if all(end is not None for end in ends):
+                gained, lost = paired([run for run in runs if run.labels], mode)
+                compared = [str(gained), str(lost), f"{sign_test(gained, lost):.2g}"]
+            lines.append([name, mode, str(count), *cells, *compared])
     return lines
 
 

@@ -1,9 +1,11 @@
 """Comparing runs: what is pooled over seeds, by hand, and mistakes in one line."""
 
+import dataclasses
 import json
 import statistics
 
 import pytest
+from scipy.stats import binomtest
 
 from recallm_jax import compare
 from recallm_jax.report_data import load_run
@@ -53,6 +55,35 @@ def test_prompts_of_different_seeds_with_the_same_id_count_each(tmp_path):
         assert found.n == 2 * len(of_one)
         assert found.share == pytest.approx(statistics.fmean(of_one))
         assert found.low <= found.share <= found.high
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 0), (1, 1), (26, 8), (3, 24), (7, 8)])
+def test_the_sign_test_is_scipys(gained, lost):
+    expected = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert compare.sign_test(gained, lost) == pytest.approx(expected)
+
+
+def test_prompts_are_compared_with_themselves(tmp_path):
+    write_run(tmp_path / "a", examples=4)
+    run = load_run(tmp_path / "a")
+    mode = "constrained-greedy"
+    kept = [row for row in run.rows if row["mode"] == mode and row["label"] in ("start", "grpo")]
+    names = {}
+    for row in kept:
+        number = names.setdefault((row["task"], row["example_id"]), len(names))
+        # Two are gained, one is lost, the others are half right in both.
+        right = [(0, 1), (0, 1), (1, 0)][number] if number < 3 else (0.5, 0.5)
+        row["exact_match"] = right[row["label"] == "grpo"]
+    run = dataclasses.replace(run, rows=kept)
+    assert compare.paired([run, run], mode) == (4, 2)
+    # What one of both has not answered is left out.
+    first = next(iter(names))
+    answered = [
+        row for row in kept if row["label"] == "start" or (row["task"], row["example_id"]) != first
+    ]
+    assert compare.paired([dataclasses.replace(run, rows=answered)], mode) == (1, 1)
+    line = compare.score_table({"one": [run]})[1]
+    assert line[-3:] == ["2", "1", "1"]
 
 
 def test_a_run_whose_last_evaluation_is_not_done_is_shown_as_far_as_it_is(tmp_path):
