@@ -1,6 +1,9 @@
 """The strict test process: eight simulated CPU devices, no silent rank promotion."""
 
+import atexit
 import os
+import shutil
+import tempfile
 import zlib
 
 # Read when JAX first looks for devices, which is after this file is loaded.
@@ -19,6 +22,15 @@ os.environ["XLA_FLAGS"] = " ".join(
 # come. By default there are no more threads than devices, which can all wait for different ones.
 os.environ["NPROC"] = "64"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+# Workers, and the processes that tests start, inherit the folder: a program that several of them
+# compile is compiled once.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.mkdtemp(prefix="recallm_jax_tests_")
+    atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import pytest
