@@ -109,6 +109,8 @@ loop() {
     note "restart in $pause s"
     sleep "$pause" &
     CHILD=$!
+    # SIGTERM may have come before there was a pause to end.
+    [[ -z $ENDING ]] || end_child TERM
     wait "$CHILD" || true
   done
   if [[ -e $KEPT/stopping ]]; then

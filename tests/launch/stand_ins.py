@@ -4,9 +4,11 @@ import ast
 import atexit
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,15 @@ def executable(path: pathlib.Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
+
+
+def output_of(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """Return what a process has written when it ends; one that does not end in time is killed."""
+    try:
+        return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +94,7 @@ class Cloud:
 
     def run(self, script: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         with self.start(script, *arguments, **options) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = output_of(process, 60)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def tpu_vm(self, command: str, *arguments: str, **options: Any):

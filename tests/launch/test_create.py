@@ -16,6 +16,7 @@ from tests.launch.stand_ins import (
     TYPE,
     VM,
     one_error,
+    output_of,
 )
 
 
@@ -214,7 +215,7 @@ def test_an_interrupted_create_says_how_to_delete(cloud, flags):
             time.sleep(0.02)
         time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = output_of(process, 20)
     assert process.returncode == 130
     assert f"n may exist or be on its way, and cost money; delete it: {DELETE}" in err
 

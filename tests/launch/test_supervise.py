@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.launch.stand_ins import DELETE, TARGET, TRAIN, make_cloud
+from tests.launch.stand_ins import DELETE, TARGET, TRAIN, make_cloud, output_of
 
 JOB = ("--", *TRAIN, "--workdir=gs://b/runs/a", "--config.stages=('grpo',)")
 FLAGS = ("--accelerator-type=v6e-16", "--spot", "--queued", "--poll=0", "--pause=0")
@@ -220,7 +220,7 @@ def test_a_worker_that_restarted_starts_all_again(cloud):
         wait_for(lambda: not (cloud.home(1) / "codes").stat().st_size)
         for name in ("pid", "child"):
             os.killpg(int((kept / name).read_text()), signal.SIGKILL)
-        _, err = process.communicate(timeout=40)
+        _, err = output_of(process, 40)
     assert process.returncode == 0, err
     assert "a worker restarted: worker=worker-1 state=dead" in err
     assert without_looks(cloud) == [*UP, "stop", *UP[1:]]
@@ -244,7 +244,7 @@ def test_a_vm_is_not_deleted_because_our_own_connection_is_down(cloud):
     with cloud.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
         wait_for(lambda: looks(cloud) >= 6)
         os.killpg(process.pid, signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = output_of(process, 20)
     assert "2 of 2 workers of n can't be reached" in err
     assert "delete" not in cloud.verbs()
     cloud.change(unreachable=[])
@@ -266,7 +266,7 @@ def test_it_takes_up_a_job_that_runs_and_refuses_another(alone):
         wait_for(lambda: looks(alone) >= before + 2)
         assert process.poll() is None
         assert alone.tpu_vm("stop").returncode == 0
-        _, err = process.communicate(timeout=20)
+        _, err = output_of(process, 20)
     assert process.returncode == 1
     assert "the job was stopped on worker=worker-" in err
     assert "create" not in alone.verbs()
@@ -308,7 +308,7 @@ def test_interrupted_it_leaves_the_job_and_says_so(alone):
         wait_for(lambda: "start" in alone.verbs())
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = output_of(process, 20)
     assert process.returncode == 130
     assert "what runs on n goes on" in err and DELETE in err
     assert "state=running" in alone.tpu_vm("status").stdout

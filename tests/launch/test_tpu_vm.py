@@ -12,6 +12,7 @@ from tests.launch.stand_ins import (
     TYPE,
     VM,
     one_error,
+    output_of,
     wait_for_end,
 )
 
@@ -34,7 +35,7 @@ def test_logs_follow_a_job_until_it_ends(vm):
         first = [following.stdout.readline() for _ in range(2)]
         assert first[1] == "a line of the job\n"
         assert vm.tpu_vm("stop").returncode == 0
-        rest, _ = following.communicate(timeout=20)
+        rest, _ = output_of(following, 20)
     assert "ended with exit code 143" in rest
 
 
