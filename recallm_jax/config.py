@@ -90,7 +90,7 @@ def _set(config: ConfigDict, name: str, value: str) -> None:
     kind = FIELDS[name].kind
     try:
         config[field] = kind(value)
-    except ValueError:
+    except (ValueError, TypeError):
         raise _wrong_type(name, value) from None
 
 
@@ -271,15 +271,18 @@ def check_training_mesh(config: ConfigDict) -> None:
             )
 
 
-def check_evaluation_mesh(config: ConfigDict) -> None:
-    """Refuse a mesh that the prompts of an evaluation's programs can't be split over.
+def check_evaluation_mesh(config: ConfigDict, section: str = "evaluation") -> None:
+    """Refuse a mesh that the prompts of an evaluation or a probe can't be split over.
+
+    Args:
+      section: "evaluation" or "probe".
 
     Raises:
       UserError: names the field.
     """
-    shards = config.mesh.data * config.mesh.fsdp
-    if config.evaluation.batch_size % shards:
+    size, shards = config[section].batch_size, config.mesh.data * config.mesh.fsdp
+    if size % shards:
         raise UserError(
-            f"config.evaluation.batch_size = {config.evaluation.batch_size} cannot be split over "
-            f"mesh.data * mesh.fsdp = {shards} devices; make it a multiple"
+            f"config.{section}.batch_size = {size} cannot be split over mesh.data * mesh.fsdp = "
+            f"{shards} devices; make it a multiple"
         )

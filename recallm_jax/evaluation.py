@@ -281,8 +281,8 @@ def rescore(folder: Path) -> list[Row]:
     """Score the saved rows of an evaluation again, from their texts, and write them back.
 
     Returns:
-      The new summary, of the prompts that the old one counts: files may hold rows of more, which an
-      evaluation of more examples has left.
+      The new summary, of the tasks, modes and prompts that the old one counts: there may be rows of
+      more, which an evaluation of other lengths or of more examples has left.
 
     Raises:
       UserError: the folder holds no rows.
@@ -297,6 +297,8 @@ def rescore(folder: Path) -> list[Row]:
         if not rows:
             continue
         _write_rows(path, rows)
+        if counts and path.stem not in counts:
+            continue
         # In the order of the prompts; those that were not asked for come last (`write_in_order`).
         ids = set(list(dict.fromkeys(row["example_id"] for row in rows))[: counts.get(path.stem)])
         summaries.append(summarise([row for row in rows if row["example_id"] in ids]))

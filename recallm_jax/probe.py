@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax import peers
-from recallm_jax.config import JobParser, parse_config
+from recallm_jax.config import JobParser, check_evaluation_mesh, parse_config
 from recallm_jax.errors import run_job
 from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import no_progress, progress
@@ -40,6 +40,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--figure", help="also draw the curve, such as docs/probe.png")
     parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
+    check_evaluation_mesh(config, "probe")
     workdir = open_folder(arguments.workdir)
     if arguments.figure is not None:
         check_figure(arguments.figure)

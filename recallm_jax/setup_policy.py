@@ -114,8 +114,8 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> S
     available = jax.device_count() if devices is None else len(devices)
     if mesh.size < available and processes.leads(mesh):
         print(
-            f"config.mesh uses {mesh.size} of {available} devices; config.mesh.fsdp={available} "
-            "splits the work over all (docs/scaling.md)",
+            f"config.mesh uses {mesh.size} of {available} devices; docs/scaling.md says how to use "
+            "all",
             file=sys.stderr,
         )
     partitioning.check_config(model.config, mesh)

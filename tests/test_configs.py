@@ -176,6 +176,13 @@ def test_each_job_refuses_the_meshes_that_it_cannot_use(changes, training, evalu
         assert "\n" not in str(caught.value)
 
 
+def test_a_probe_refuses_a_mesh_that_its_batch_cannot_be_split_over():
+    config = load_config(["--config=configs/eval_lost_in_thought.py", "--config.mesh.fsdp=16"])
+    message = r"config\.probe\.batch_size = 8 cannot be split over .* = 16 devices"
+    with pytest.raises(UserError, match=message):
+        check_evaluation_mesh(config, "probe")
+
+
 def test_all_shares_zero_are_refused():
     zeros = [f"--config.data.mixture.{name}=0" for name in ("retrieval", "math_retrieval")]
     with pytest.raises(UserError, match="mixture has only zeros"):

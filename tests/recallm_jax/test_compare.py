@@ -84,6 +84,9 @@ def test_prompts_are_compared_with_themselves(tmp_path):
     assert compare.paired([dataclasses.replace(run, rows=answered)], mode) == (1, 1)
     line = compare.score_table({"one": [run]})[1]
     assert line[-3:] == ["2", "1", "1"]
+    # A policy is not compared with itself.
+    start = dataclasses.replace(run, rows=[row for row in kept if row["label"] == "start"])
+    assert compare.score_table({"one": [start]})[1][-3:] == ["", "", ""]
 
 
 def test_a_run_whose_last_evaluation_is_not_done_is_shown_as_far_as_it_is(tmp_path):

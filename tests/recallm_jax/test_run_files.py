@@ -61,6 +61,8 @@ def test_scoring_again_counts_the_prompts_that_were_counted(folder):
     rows = read_rows(folder / f"{first['task']}.{first['mode']}.jsonl")
     assert rescore(folder)[0] == summarise(rows[:1])
     assert len(read_rows(folder / f"{first['task']}.{first['mode']}.jsonl")) == len(rows) == 2
+    (folder / "summary.json").write_text(json.dumps(others))
+    assert rescore(folder) == others
     (folder / "summary.json").unlink()
     assert rescore(folder) == summaries
 

@@ -111,9 +111,9 @@ def test_no_square_of_a_long_prompt_is_ever_held():
     assert compiled.memory_analysis().temp_size_in_bytes < square / 4
 
 
-@pytest.mark.parametrize("block", [4, 16, 64])
+@pytest.mark.parametrize("block", [4, 8, 16])
 def test_rows_of_a_group_attend_as_each_would_alone(monkeypatch, block):
-    """Three rows of 12 tokens in segments of 4: one at a time, or all three, or in one piece."""
+    """Three rows of 12 tokens in segments of 4: one at a time, two and the last, or all three."""
     monkeypatch.setattr(attention, "QUERY_BLOCK", block)
     monkeypatch.setattr(attention, "MIN_SEGMENT", 4)
     keys = jax.random.split(jax.random.key(0), 3)
