@@ -57,7 +57,12 @@ class SpanTrace:
 def span_trace(
     responses: Int[Array, "B G T"], source: CopySource, rules: SpanRules, budget: int
 ) -> SpanTrace:
-    """Run the machine over responses (`span_copy.trace`); jitted, nothing else of it is kept."""
+    """Run the machine over responses (`span_copy.trace`); jitted, nothing else of it is kept.
+
+    Args:
+      source: what they may copy from (`whole_source`).
+      budget: tokens that each row could emit when the response was sampled.
+    """
     states = trace(responses, source, rules, budget)
     return SpanTrace(states.inside, states.locus.low, states.locus.high, source.text)
 

@@ -166,9 +166,9 @@ def score_table(settings: Settings) -> list[list[str]]:
             ]
             count = next((end.n for end in ends if end is not None), 0)
             compared = ["", "", ""]
-            trained = any(len(main_labels(run)) > 1 for run in runs)
+            trained = [run for run in runs if len(main_labels(run)) > 1]
             if trained and all(end is not None for end in ends):
-                gained, lost = paired([run for run in runs if len(main_labels(run)) > 1], mode)
+                gained, lost = paired(trained, mode)
                 compared = [str(gained), str(lost), f"{sign_test(gained, lost):.2g}"]
             lines.append([name, mode, str(count), *cells, *compared])
     return lines

@@ -19,6 +19,7 @@ from tests.oracles.toy_decoding import (
     GROUP,
     NEW,
     NUM_PROMPTS,
+    PAPER_PROMPT,
     ROWS,
     RULES,
     SAMPLING,
@@ -329,3 +330,18 @@ def test_a_prefix_without_room_is_refused():
             limits=Limits(RULES, NEW, stop_tokens=(EOS,)),
             prefix=prefix,
         )
+
+
+def test_a_span_that_the_budget_cuts_short_keeps_the_mask_at_work_no_longer():
+    """By the release's rule a span may still be open in the last token of a response."""
+    prompts, limits = make_prompts(0), Limits(PAPER_PROMPT, NEW, stop_tokens=(EOS,))
+    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
+    policy = span_loving_policy(0)
+    advance = jax.jit(lambda groups: step(policy, groups, SAMPLING, limits))
+    groups, open_before_the_last = start(policy, prompts, keys, SAMPLING, limits), None
+    for _ in range(NEW):
+        open_before_the_last = groups.span.inside & ~groups.done
+        groups = advance(groups)
+    last = groups.decoded.responses[:, :, NEW - 1]
+    assert (open_before_the_last & ~jnp.isin(last, jnp.array([END, EOS]))).any()
+    assert not groups.span.inside.any()

@@ -1,5 +1,11 @@
 """Small runs of the policy-gradient stages on a random model."""
 
+from ml_collections import ConfigDict
+
+from recallm_jax.config import load_config
+from recallm_jax.setup_policy import Setup, set_up
+from recallm_jax.stages import Stage, plan_stages
+
 SMALL = [
     "--config.data.source=generated",
     "--config.data.mixture.math_retrieval=0",
@@ -20,3 +26,11 @@ def arguments(algorithm: str) -> list[str]:
     found = [f"--config=configs/quickstart.py:tiny,algorithm={name}", *SMALL]
     found += [f"--config.stages=('{stage}',)", *(f"--config.{stage}.{one}" for one in UPDATES)]
     return found + ["--config.ppo.critic=own"] * algorithm.endswith("-own")
+
+
+def dapo() -> tuple[ConfigDict, Setup, Stage]:
+    """Return what a stage of DAPO, of at most three draws a step, starts from."""
+    config = load_config([*arguments("dapo"), "--config.grpo.max_draws=3"])
+    setup = set_up(config)
+    (stage,) = plan_stages(config, setup)
+    return config, setup, stage

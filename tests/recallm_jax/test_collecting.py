@@ -7,11 +7,8 @@ import numpy as np
 import pytest
 
 from recallm_jax import collecting
-from recallm_jax.config import load_config
-from recallm_jax.setup_policy import set_up
-from recallm_jax.stages import batches, plan_stages, training_rules
-from tests.oracles import even_tokens
-from tests.oracles.policy_runs import arguments
+from recallm_jax.stages import batches, training_rules
+from tests.oracles import even_tokens, policy_runs
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +24,7 @@ def reward_of_even_tokens(monkeypatch):
 
 @pytest.fixture(scope="module")
 def dapo():
-    config = load_config([*arguments("dapo"), "--config.grpo.max_draws=3"])
-    setup = set_up(config)
-    (stage,) = plan_stages(config, setup)
-    return config, setup, stage
+    return policy_runs.dapo()
 
 
 def collect(dapo, spreads, *, most, drawn=0, known=None):
@@ -71,6 +65,30 @@ def test_draws_go_on_until_enough_groups_have_a_spread(dapo, most, spreads, kept
     assert found.draws == found.metrics["draws"] == len(spreads)
     assert found.groups.responses.tokens.shape[:2] == (4, 2)
     assert (found.groups.totals[:, 1] - 0.5).astype(float).round(2).tolist() == kept
+
+
+def test_the_responses_that_are_kept_are_those_of_the_rewards(dapo, monkeypatch):
+    rollouts, reward_groups = [], collecting.reward_groups
+
+    def seen(rollout, *others, **options):
+        rollouts.append(rollout)
+        return reward_groups(rollout, *others, **options)
+
+    monkeypatch.setattr(collecting, "reward_groups", seen)
+    # Of the second draw the last group is one too many.
+    groups = collect(dapo, [[0.1, 0, 0.2, 0], [0, 0.3, 0.4, 0.45]], most=3).groups
+    places = [(0, 0), (0, 2), (1, 1), (1, 2)]
+    for row, (draw, place) in enumerate(places):
+        rollout = rollouts[draw]
+        for kept, sampled in (
+            (groups.responses, rollout.responses),
+            (groups.sampler_log_probs, rollout.sampler_log_probs),
+        ):
+            fields = zip(jax.tree.leaves(kept), jax.tree.leaves(sampled), strict=True)
+            for one, other in fields:
+                np.testing.assert_array_equal(one[row], other[place])
+    prompts = np.asarray(groups.responses.prompts.tokens)
+    assert len(np.unique(prompts, axis=0)) == 4
 
 
 def test_no_two_draws_of_a_stage_share_their_random_numbers(dapo, monkeypatch):

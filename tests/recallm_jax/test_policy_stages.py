@@ -18,7 +18,7 @@ from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import batches, plan_stages
 from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
-from tests.oracles import even_tokens
+from tests.oracles import even_tokens, policy_runs
 from tests.oracles.policy_runs import arguments
 
 # TensorBoard's writer and Orbax warn about their own insides.
@@ -97,10 +97,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(algorithm, tmp_path, monkey
 
 @pytest.fixture(scope="module")
 def dapo():
-    config = load_config([*arguments("dapo"), "--config.grpo.max_draws=3"])
-    setup = set_up(config)
-    (stage,) = plan_stages(config, setup)
-    return config, setup, stage
+    return policy_runs.dapo()
 
 
 def test_the_updates_of_a_batch_are_on_all_its_prompts_in_every_epoch(dapo):
