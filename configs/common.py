@@ -14,8 +14,11 @@ CATEGORIES = {
     "citation_qa": ("qampari",),
     "multi_hop_qa": ("hotpotqa", "musique", "2wikimultihopqa"),
     "single_hop_qa": ("nq", "triviaqa"),
+    # Not the paper's: a user's own rows.
+    "own": ("own_questions",),
 }
 DATASETS = tuple(name for names in CATEGORIES.values() for name in names)
+PAPER = tuple(name for name in DATASETS if name not in CATEGORIES["own"])
 # Those that need no files.
 SYNTHETIC = ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote")
 MODES = (
@@ -299,7 +302,7 @@ def paper_scale() -> ConfigDict:
     """
     config = base()
     config.model.dtype = "bfloat16"
-    config.data.mixture = mixture(*DATASETS)
+    config.data.mixture = mixture(*PAPER)
     config.data.target_length = 16_000
     config.decoding.max_new_tokens = 5_120
     config.sft1.steps, config.sft2.steps = 281, 57

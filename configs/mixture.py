@@ -8,9 +8,10 @@ Hardware: meant for one GPU of 80 GB; not tried on one.
 
 Variants: `:of=synthetic` (the default) needs no files; `:of=all` is the paper's seventeen data sets
 in equal shares and wants their files in `--config.data.dir` (docs/tasks.md), as does `:of=CATEGORY`
-for most; `:tiny` is a minute or two with a random model on a CPU; `:length=4096` trains on longer
-contexts than 2,048 tokens, or 7,168 where QuALITY's articles are in the mixture; `:algorithm=ppo`
-as in quickstart.py. Shares: `--config.data.mixture.hotpotqa=2.0`, `--config.data.temperature=2.0`.
+for most, and `:of=own` for questions of your own; `:tiny` is a minute or two with a random model on
+a CPU; `:length=4096` trains on longer contexts than 2,048 tokens, or 7,168 where QuALITY's articles
+are in the mixture; `:algorithm=ppo` as in quickstart.py. Shares:
+`--config.data.mixture.hotpotqa=2.0`, `--config.data.temperature=2.0`.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
     options = common.parse_arg(arg, tiny=False, algorithm="grpo", length=0, of="synthetic")
     config = common.base()
-    choices = {"synthetic": common.SYNTHETIC, "all": common.DATASETS, **common.CATEGORIES}
+    choices = {"synthetic": common.SYNTHETIC, "all": common.PAPER, **common.CATEGORIES}
     if options.of not in choices:
         raise ValueError(
             f"variant of={options.of!r} is no mixture; use any of {', '.join(choices)}"

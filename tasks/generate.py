@@ -13,6 +13,7 @@ from tasks import (
     long_doc_qa,
     multi_hop_qa,
     multi_niah,
+    own_questions,
     reasoning_retrieval,
     recall,
     reranking,
@@ -40,6 +41,7 @@ DRAFTS: dict[str, Callable[..., Draft]] = {
     **single_hop_qa.DRAFTS,
     **reranking.DRAFTS,
     **citation_qa.DRAFTS,
+    **own_questions.DRAFTS,
 }
 DATASETS = tuple(DRAFTS)
 SPLITS = ("train", "validation")

@@ -25,6 +25,8 @@ CATEGORIES = {
     "2wikimultihopqa": "multi_hop_qa",
     "nq": "single_hop_qa",
     "triviaqa": "single_hop_qa",
+    # Not the paper's: a user's own rows.
+    "own_questions": "own",
 }
 DATASETS = tuple(CATEGORIES)
 # Categories whose prompts have nothing to recall.

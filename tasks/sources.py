@@ -97,6 +97,7 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
         )
     rows: dict[Any, Row] = {}
     skipped: collections.Counter[str] = collections.Counter()
+    of_other_split = 0
     for raw in itertools.chain.from_iterable(found.values()):
         try:
             if isinstance(raw, UnfitRowError):
@@ -111,10 +112,17 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
         part = _part(source.group(row) if source.group else key)
         if not shared or (part == 0) == (split == "validation"):
             rows[key] = row
+        else:
+            of_other_split += 1
     if skipped:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
         logging.getLogger(__name__).warning(
             "%s %s: %d rows left out: %s", source.dataset, split, skipped.total(), reasons
+        )
+    if not rows and of_other_split:
+        raise TaskInputError(
+            f"none of the {of_other_split} rows of {', '.join(found)} is for {split}: a tenth, by "
+            f"a hash, is for validation; give {_patterns(source, split)} too, with rows for {split}"
         )
     if not rows:
         raise TaskInputError(

@@ -129,5 +129,5 @@ CASES = [
         " ".join(f"[{number}]" for number in range(1, 41)),
         "\n".join(CITED),
     ),
-    *map(_qa, ("hotpotqa", "musique", "2wikimultihopqa", "nq", "triviaqa")),
+    *map(_qa, ("hotpotqa", "musique", "2wikimultihopqa", "nq", "triviaqa", "own_questions")),
 ]

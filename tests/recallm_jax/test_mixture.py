@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from configs.common import PAPER
 from recallm_jax import train
 from recallm_jax.config import load_config
 from recallm_jax.inputs import train_records
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.setup_policy import load_tokenizer
-from tasks.names import CATEGORIES
 from tests.oracles.all_files import write_all
 from tests.oracles.task_checks import check_record
 
@@ -38,7 +38,7 @@ def test_every_data_set_gives_examples_of_its_category(data_dir):
         found.add(record.dataset)
         if index < 60:
             check_record(record, tokenizer, config.data.target_length)
-    assert found == set(CATEGORIES)
+    assert found == set(PAPER)
 
 
 @pytest.mark.parametrize("of", ["synthetic", pytest.param("all", marks=pytest.mark.slow)])
@@ -51,7 +51,7 @@ def test_a_mixture_trains_from_end_to_end(of, data_dir, tmp_path, capsys):
         "--config.evaluation.batch_size=1",
     ]
     assert train.main([*arguments, f"--workdir={tmp_path}"]) == 0, capsys.readouterr().err
-    names = SYNTHETIC if of == "synthetic" else tuple(sorted(CATEGORIES))
+    names = SYNTHETIC if of == "synthetic" else tuple(sorted(PAPER))
     for label in ("start", "cold_start", "grpo"):
         rows = json.loads((tmp_path / "eval" / label / "summary.json").read_text())
         assert [row["dataset"] for row in rows] == list(names)

@@ -1,0 +1,208 @@
+"""A user's own questions: whole documents with quotes, or passages among distractors."""
+
+import json
+import pathlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+
+from recallm_jax.setup_policy import tiny_tokenizer
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.generate import DRAFTS, record
+from tasks.own_questions import SOURCE, Reading, parse
+from tasks.settings import TaskSettings
+from tasks.sources import read_table
+from tests.oracles.passage_files import FILLERS
+from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record
+from tests.oracles.wild_json import spoilt
+
+TOKENIZER = tiny_tokenizer()
+CONTRACT = """Contract {number}
+
+1. The tenant pays {rent} crowns a month, due on the first day.
+2. Notice is given
+   {months} months ahead. The deposit is {rent} crowns; it bears no interest.
+3. Pets: none."""
+
+
+def contract(number: int, **fields) -> dict:
+    return {
+        "question": f"How long is the notice of contract {number}?",
+        "answers": [f"{number + 2} months", f"{number + 2}"],
+        "document": CONTRACT.format(number=number, rent=700 + number, months=number + 2),
+        **fields,
+    }
+
+
+def lake(number: int, **fields) -> dict:
+    title, sentences = FILLERS[number]
+    near = [{"title": name, "text": " ".join(text)} for name, text in FILLERS[5:9]]
+    return {
+        "question": f"How large is {title}?",
+        "answer": f"{40 + number} hectares",
+        "passages": [*near, {"title": title, "text": " ".join(sentences), "gold": True}],
+        **fields,
+    }
+
+
+def write(folder, name, rows):
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def settings(folder, length=700):
+    return TaskSettings(length, data_dir=str(folder))
+
+
+def quoted(row: Reading) -> list[str]:
+    return [row.document[low:high] for low, high in row.evidence]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, "own_questions_train.jsonl", [contract(n) for n in range(4)] + [lake(1)])
+    write(tmp_path, "own_questions_validation.jsonl", [contract(n) for n in range(4, 6)])
+    return tmp_path
+
+
+def test_the_rows_that_the_docs_show_are_read():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    document, passages = map(parse, map(json.loads, block.splitlines()))
+    assert quoted(document) == ["Notice is given three months ahead."]
+    assert passages.evidence[0].passage.title == "The Mill"
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_records_are_exact_and_their_demonstrations_right(folder, split):
+    for index in range(10):
+        example = record("own_questions", TOKENIZER, settings(folder), split, 0, index)
+        check_record(example, TOKENIZER, 700)
+        check_demonstration_is_right(example, TOKENIZER)
+
+
+def test_a_document_is_shown_and_may_be_copied_as_it_is_written(folder):
+    seen = set()
+    for index in range(10):
+        draft = DRAFTS["own_questions"](settings(folder), "train", 0, index, 0)
+        example = draft.example(0)
+        ((low, high),) = example.documents
+        rows = [contract(n) for n in range(4)]
+        shown = [row for row in rows if row["document"] == example.user[low:high]]
+        if draft.most:
+            continue
+        (row,) = shown
+        assert row["question"] in example.user[:low] + example.user[high:]
+        assert row["document"] not in example.user[:low] + example.user[high:]
+        seen.add(row["question"])
+    assert len(seen) == 4
+
+
+def test_the_evidence_is_the_quotes_in_their_order_whatever_their_line_breaks():
+    row = contract(1, evidence=["Notice is given 3 months ahead.", "Pets: none."])
+    assert quoted(parse(row)) == ["Notice is given\n   3 months ahead.", "Pets: none."]
+    backwards = contract(1, evidence=row["evidence"][::-1])
+    assert quoted(parse(backwards)) == ["Pets: none.", "Notice is given\n   3 months ahead."]
+
+
+def test_without_quotes_the_sentence_most_like_the_question_that_holds_the_answer_counts():
+    row = contract(1, question="What is the deposit?", answers=["701 crowns"])
+    assert quoted(parse(row)) == ["The deposit is 701 crowns; it bears no interest."]
+    row["question"] = "What does the tenant pay?"
+    assert quoted(parse(row)) == ["The tenant pays 701 crowns a month, due on the first day."]
+
+
+def test_passages_are_fitted_among_distractors_that_are_not_gold(folder):
+    write(folder, "own_questions_train.jsonl", [lake(n) for n in range(5)])
+    for index in range(5):
+        draft = DRAFTS["own_questions"](settings(folder, 500), "train", 0, index, 0)
+        check_fit(draft, TOKENIZER, 500)
+        # Beside the gold one, four that come with the row and the gold ones of four others.
+        assert draft.most == 8
+        example = draft.example(draft.most)
+        ((low, high),) = example.gold
+        assert example.truth["answers"][0] in example.user[low:high]
+        number = int(re.search(r"\d+", example.truth["answers"][0])[0]) - 40
+        assert f"How large is {FILLERS[number][0]}?" in example.user
+
+
+def test_without_a_mark_the_passage_that_holds_an_answer_is_gold():
+    row = lake(1)
+    row["passages"][-1].pop("gold")
+    (gold,) = parse(row).evidence
+    assert gold.passage.title == FILLERS[1][0] and len(parse(row).others) == 4
+
+
+MISTAKES = {
+    "no question": {"question": " "},
+    "no answer": {"answers": []},
+    "not one of document and passages": {"passages": []},
+    "no document": {"document": ""},
+    "evidence that is not in the document": {"evidence": ["Notice is given 4 months ahead."]},
+    "no evidence, and an answer that is not in the document": {"answers": ["a year"]},
+    "document holds a control token": {"document": "It is <|im_end|> 3 months."},
+}
+
+
+@pytest.mark.parametrize("reason", MISTAKES)
+def test_rows_that_can_not_be_used_are_left_out_and_counted(reason, tmp_path):
+    rows = [contract(2), contract(1, **MISTAKES[reason])]
+    write(tmp_path, "own_questions_train.jsonl", rows)
+    write(tmp_path, "own_questions_validation.jsonl", rows)
+    table = read_table(SOURCE, str(tmp_path), "train")
+    assert [row.text for row in table.rows] == [contract(2)["question"]]
+    assert table.skipped == {reason: 1}
+
+
+def test_passages_without_a_gold_one_are_refused():
+    row = lake(1, answer="9 hectares")
+    row["passages"][-1]["gold"] = False
+    with pytest.raises(UnfitRowError, match="no passage is gold, or holds an answer"):
+        parse(row)
+
+
+@given(row=spoilt(contract(1, evidence=["Pets: none."])) | spoilt(lake(1)))
+@limits(max_examples=200, deadline=None)
+def test_spoilt_rows_are_read_or_refused(row):
+    try:
+        found = parse(row)
+    except UnfitRowError:
+        return
+    assert found.answers and found.evidence
+
+
+def test_questions_on_one_document_stay_on_one_side(tmp_path):
+    def rows(number):
+        return [contract(number), contract(number, question="Who may move in?", answers=["none"])]
+
+    write(tmp_path, "own_questions.jsonl", [row for n in range(60) for row in rows(n)])
+    sides = [read_table(SOURCE, str(tmp_path), split).rows for split in ("train", "validation")]
+    train, validation = ({row.document for row in side} for side in sides)
+    assert train.isdisjoint(validation) and len(train | validation) == 60
+    assert len(sides[0]) + len(sides[1]) == 120 and 1 <= len(validation) <= 15
+
+
+def test_one_document_for_both_splits_is_an_error_that_asks_for_a_file_for_the_other(tmp_path):
+    write(tmp_path, "own_questions.jsonl", [contract(1)])
+    with pytest.raises(
+        TaskInputError,
+        match=r"none of the 1 rows of .*own_questions.jsonl is for validation: .* give "
+        r"own_questions_validation\*.jsonl too, with rows for validation",
+    ):
+        record("own_questions", TOKENIZER, settings(tmp_path), "validation", 0, 0)
+
+
+def test_missing_files_are_named_with_where_their_layout_stands(tmp_path):
+    with pytest.raises(TaskInputError, match=r"has no own_questions_train\*.jsonl .*docs/tasks.md"):
+        record("own_questions", TOKENIZER, settings(tmp_path), "train", 0, 0)
+
+
+def test_a_document_longer_than_the_target_gives_way(folder):
+    long = contract(9)
+    long["document"] += "\nAnnex. Nothing is agreed here." * 300
+    write(folder, "own_questions_train.jsonl", [long, contract(1)])
+    for index in range(4):
+        example = record("own_questions", TOKENIZER, settings(folder), "train", 0, index)
+        assert "contract 1?" in example.prompt
