@@ -148,7 +148,8 @@ def _sentence(document: str, question: str, answers: Sequence[str]) -> Range:
 
 def _of_passages(raw: Mapping, text: str, answers: tuple[str, ...]) -> Question:
     wanted = needles(answers)
-    gold, others = [], []
+    gold: list[Passage] = []
+    others: list[Passage] = []
     values = [value for value in list_field(raw, "passages") if isinstance(value, Mapping)]
     for value in values[:MAX_PASSAGES]:
         is_gold = value.get("gold") is True
