@@ -1,20 +1,22 @@
-"""What a run ran on, for those who read its numbers."""
+"""What a run ran on, and of which commit, for those who read its numbers."""
 
 import datetime
 import json
 import os
 import pathlib
 import platform
+import subprocess
 
 import jax
 
 from tasks.files import Path, as_path, write_whole
 
 FILE = "machine.json"
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def write_machine(workdir: str | Path) -> None:
-    """Write `machine.json`: processor, devices, versions and the date of the run's start.
+    """Write `machine.json`: processor, devices, versions, commit, and the date of the run's start.
 
     What stands there is kept, so that a restart does not change the date.
     """
@@ -25,7 +27,7 @@ def write_machine(workdir: str | Path) -> None:
 
 
 def describe_machine() -> dict[str, str]:
-    """Return processor, devices, versions and today's date."""
+    """Return processor, devices, versions, the commit and today's date."""
     devices = jax.devices()
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
@@ -34,7 +36,24 @@ def describe_machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "jax": jax.__version__,
+        "commit": commit_of(ROOT),
     }
+
+
+def commit_of(root: pathlib.Path) -> str:
+    """Return the commit of a clone, with "-dirty" where its files differ; "unknown" if none is.
+
+    In an archive, such as `launch/` sends, git has written it into the file COMMIT.
+    """
+    archived = root / "COMMIT"
+    if archived.exists() and not (text := archived.read_text().strip()).startswith("$"):
+        return text
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def _processor() -> str:

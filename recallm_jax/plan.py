@@ -9,7 +9,8 @@ chip's HBM while it runs, what else the run keeps there included, its arithmetic
 send to each other, and how long it took to compile. The exit code is 1 if something does not fit.
 
 A config that has sizes for several topologies (its variant `topology`) is given those for this
-one, unless `--config.mesh.…` sets them.
+one, unless `--config.mesh.…` sets them. `--slices=2` is two slices of the topology, over which
+`config.mesh.data` is split.
 """
 
 import importlib.metadata
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> bool:
     parser = JobParser("python -m recallm_jax.plan", __doc__)
     parser.add_argument("--topology", help="such as v5p:4x4x4; the config's own if left out")
+    parser.add_argument("--slices", type=int, default=1, help="slices of that topology")
     parser.add_argument(
         "--only", default="", help="programs, or beginnings of their names: grpo,evaluation.4096"
     )
@@ -66,15 +68,16 @@ def _run(argv: Sequence[str]) -> bool:
     check_evaluation_mesh(config)
     # Whatever this machine has is left alone.
     jax.config.update("jax_platforms", "cpu")
-    devices = topology_devices(topology)
-    num_chips = _check_chips(config, topology, len(devices))
+    devices = topology_devices(topology, arguments.slices)
+    slices = f"{arguments.slices} slices of " if arguments.slices > 1 else ""
+    num_chips = _check_chips(config, slices + topology, len(devices))
     path = as_path(arguments.json) if arguments.json else None
     if path is not None:
         make_folder(path.parent)
     setup = abstract_setup(config, devices)
     sizes = setup.policy.config
     print(
-        f"{topology}: {len(devices)} chips of {chip.hbm / GIB:.2f} GiB; mesh "
+        f"{slices}{topology}: {len(devices)} chips of {chip.hbm / GIB:.2f} GiB; mesh "
         f"{dict(config.mesh)}; {num_parameters(sizes) / 1e9:.2f}e9 parameters",
         flush=True,
     )
@@ -92,6 +95,7 @@ def _run(argv: Sequence[str]) -> bool:
         "machine": describe_machine() | {"libtpu": importlib.metadata.version("libtpu")},
         "command": "python -m recallm_jax.plan " + " ".join(argv),
         "topology": topology,
+        "slices": arguments.slices,
         "mesh": dict(config.mesh),
         "parameters": num_parameters(sizes),
     }
@@ -114,7 +118,7 @@ def _run(argv: Sequence[str]) -> bool:
     for planned in short:
         print(table.verdict(planned, chip, notes[planned.program.name]))
     if not short:
-        print(f"fits: all {len(plan)} programs on {topology}")
+        print(f"fits: all {len(plan)} programs on {slices}{topology}")
     return not short
 
 

@@ -88,13 +88,18 @@ def chip_of(topology: str) -> Chip:
     return chip
 
 
-def topology_devices(topology: str) -> list[jax.Device]:
+def topology_devices(topology: str, slices: int = 1) -> list[jax.Device]:
     """Return the devices of a topology, described to the TPU compiler; none need be at hand.
+
+    Args:
+      slices: how many of the topology there are, each with its own interconnect.
 
     Raises:
       UserError: there is no such topology, or no compiler.
     """
     chip = chip_of(topology)
+    if slices < 1:
+        raise UserError(f"--slices={slices}: give at least 1")
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "libtpu, the TPU's compiler, is not installed; "
@@ -104,8 +109,9 @@ def topology_devices(topology: str) -> list[jax.Device]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    several = {"num_slices": slices} if slices > 1 else {}
     try:
-        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+        return list(topologies.get_topology_desc(topology, platform="tpu", **several).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

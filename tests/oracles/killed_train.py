@@ -3,7 +3,7 @@
 Runs `recallm_jax.train` with the arguments, and says in FILE what it is doing. At the COUNT-th time
 that it comes to POINT, its process gets SIGKILL; with the point "none" others are to kill it. The
 reward is one that a random model can earn, or GRPO would have nothing to learn. TensorFlow, which
-takes seconds to load, is kept out.
+takes seconds to load, is kept out unless the arguments want SeqIO.
 """
 
 import os
@@ -24,6 +24,7 @@ from recallm_jax import (
 from tasks import files
 from tests.oracles import even_tokens
 
+SEQIO = "--config.data.source=seqio"
 # What a step does in turn, and the moments between.
 POINTS = (
     "config",
@@ -167,7 +168,8 @@ def patch(countdown: Countdown) -> None:
 if __name__ == "__main__":
     file, point, count, *arguments = sys.argv[1:]
     assert point in (*POINTS, "none"), point
-    sys.modules["tensorflow"] = None  # type: ignore[assignment]
+    if SEQIO not in arguments:
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]
     patch(Countdown(file, point, int(count)))
     sys.argv = ["train", *arguments]
     runpy.run_module("recallm_jax.train", run_name="__main__", alter_sys=True)

@@ -105,3 +105,17 @@ def test_killed_at_a_point_a_run_ends_as_if_nothing_had_been(point, whole, scrat
     found["files"] = {n: c for n, c in found["files"].items() if not n.endswith("config.json")}
     wanted = {n: c for n, c in whole["files"].items() if not n.endswith("config.json")}
     assert_same(found, whole | {"files": wanted})
+
+
+def test_killed_a_run_that_reads_from_seqio_reads_on_where_it_stopped(whole, scratch):
+    runs = [Run(scratch / f"seqio_{name}", scratch / "cache", scratch) for name in ("whole", "cut")]
+    runs[0].finish("none", 1, killed_train.SEQIO)
+    for point, count in (("update", 3), ("rollout", 4)):
+        process = runs[1].start(point, count, killed_train.SEQIO)
+        out, _ = process.communicate(timeout=1800)
+        assert process.returncode == -signal.SIGKILL, out[-3000:]
+    runs[1].finish("none", 1, killed_train.SEQIO)
+    read, cut = (results(run.workdir) for run in runs)
+    assert_same(cut, read)
+    # The stream is another than the one that is made without SeqIO, or nothing was tried here.
+    assert read["metrics"] != whole["metrics"]

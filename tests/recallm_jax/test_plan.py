@@ -127,21 +127,27 @@ def test_what_no_topology_can_hold_is_refused(arguments, message):
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("topology", "mesh"),
-    [("v5e:2x2", ["fsdp=2", "sequence=2"]), ("v5p:2x2x1", ["data=2", "tensor=2"])],
+    ("topology", "slices", "mesh"),
+    [
+        ("v5e:2x2", 1, ["fsdp=2", "sequence=2"]),
+        ("v5p:2x2x1", 1, ["data=2", "tensor=2"]),
+        ("v5e:2x2", 2, ["data=2", "sequence=2", "tensor=2"]),
+    ],
 )
-def test_a_tiny_run_is_compiled_whole(topology, mesh, tmp_path):
+def test_a_tiny_run_is_compiled_whole(topology, slices, mesh, tmp_path):
     sizes = ["grpo.group_size=4", "grpo.rollout_parts=1", "evaluation.batch_size=2"]
     path = tmp_path / "plan.json"
     done = run_plan(
         TINY,
         f"--topology={topology}",
+        f"--slices={slices}",
         f"--json={path}",
         *(f"--config.mesh.{axis}" for axis in mesh),
         *(f"--config.{size}" for size in sizes),
     )
     assert done.returncode == 0, done.stderr
-    assert f"fits: all 8 programs on {topology}" in done.stdout
+    where = topology if slices == 1 else f"{slices} slices of {topology}"
+    assert f"fits: all 8 programs on {where}" in done.stdout
     report = json.loads(path.read_text(encoding="utf-8"))
     assert report["complete"] and report["fits"]
     rows = {row["program"]: row for row in report["programs"]}

@@ -128,6 +128,8 @@ def test_two_processes_train_and_evaluate_as_one_does(one, two):
         ("grpo", ("grpo",), ["mesh.fsdp=2", "grpo.rollout_parts=2"], 2, 1),
         # Of SeqIO's mixture each makes its own examples only.
         ("grpo", ("grpo",), ["mesh.fsdp=2", "data.source=seqio"], 2, 1),
+        # Two and two hold the same prompts, of which each has a part of the tokens.
+        ("grpo", ("grpo",), ["mesh.fsdp=2", "mesh.sequence=2", "data.source=seqio"], 4, 1),
     ],
 )
 def test_several_processes_train_as_one_does_on_any_mesh(
@@ -147,6 +149,16 @@ def test_several_processes_train_as_one_does_on_any_mesh(
     succeed([*arguments, f"--workdir={tmp_path / 'several'}"], count=count, devices=devices)
     succeed([*arguments, f"--workdir={tmp_path / 'one'}"], count=1, devices=count * devices)
     assert_same_run(tmp_path / "several", tmp_path / "one", arguments)
+
+
+@pytest.mark.slow
+def test_two_processes_train_into_a_bucket_as_one_does_into_a_folder(one, gcs, bucket, tmp_path):
+    succeed([*GRPO, f"--workdir={bucket}/run"], count=2)
+    for name in gcs.names(bucket.removeprefix("gs://")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gcs.read(bucket.removeprefix("gs://"), name))
+    assert_same_run(tmp_path / "run", one, GRPO)
 
 
 @pytest.mark.slow

@@ -1,12 +1,16 @@
 """A folder of results keeps the config and the machine that made them."""
 
+import io
 import json
+import shutil
+import subprocess
+import tarfile
 
 import pytest
 
 from recallm_jax.config import load_config
 from recallm_jax.errors import UserError
-from recallm_jax.machine import write_machine
+from recallm_jax.machine import ROOT, commit_of, write_machine
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 
 QUICKSTART = "--config=configs/quickstart.py"
@@ -30,6 +34,34 @@ def test_the_written_config_and_machine_are_json(tmp_path):
         "config.json",
         "machine.json",
     ]
+
+
+def test_the_commit_is_told_by_a_clone_and_by_an_archive_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    clone, archive = tmp_path / "clone", tmp_path / "archive"
+    archive.mkdir()
+    clone.mkdir()
+    for name in ("COMMIT", ".gitattributes"):
+        shutil.copy(ROOT / name, clone / name)
+
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        done = subprocess.run(["git", *identity, *arguments], cwd=clone, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    git("init")
+    git("add", ".")
+    git("commit", "--message=First")
+    commit = git("rev-parse", "HEAD").decode().strip()
+    assert commit_of(clone) == commit
+    with tarfile.open(fileobj=io.BytesIO(git("archive", "HEAD"))) as files:
+        files.extractall(archive, filter="data")
+    assert commit_of(archive) == commit
+    (clone / ".gitattributes").write_text("")
+    assert commit_of(clone) == f"{commit}-dirty"
+    (archive / "COMMIT").unlink()
+    assert commit_of(archive) == "unknown"
 
 
 def test_a_restart_keeps_the_date_of_the_start(tmp_path):

@@ -301,6 +301,17 @@ def test_micro_batches_change_nothing_either(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sizes", [None, MIXED], ids=str)
+@pytest.mark.parametrize("remat", ["none", "attention", "dots"])
+def test_what_is_computed_again_changes_nothing(model, prompts, expected, sizes, remat):
+    assert CONFIG.remat == "full"
+    other = jax.tree.map(jnp.copy, model)
+    other.config = dataclasses.replace(CONFIG, remat=remat)
+    mesh = None if sizes is None else make_mesh(**sizes)
+    assert_same(grpo(other, prompts, mesh)[0], expected)
+
+
+@pytest.mark.slow
 def test_prompts_that_enter_one_by_one_are_answered_alike(model, prompts, expected):
     policy = for_rollout(place_model(model, make_mesh(sequence=2, tensor=2)))
     keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
