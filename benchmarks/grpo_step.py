@@ -1,17 +1,21 @@
 """A whole GRPO step of a small Llama: rollout, rewards left out, and update.
 
-    python -m benchmarks.grpo_step --out=runs/grpo_step.json
+    python -m venv /tmp/tunix && /tmp/tunix/bin/pip install google-tunix==0.1.7 jax==0.10.2
+    python -m benchmarks.grpo_step --peer=/tmp/tunix/bin/python --out=runs/grpo_step.json
 
 4 layers, width 256, 4 heads, FFN 1,024, vocabulary 512, float32; 4 prompts x 8 continuations of 64
-tokens that never stop, under the span constraint; no KL penalty, one update a batch. At these sizes
-Tunix (google-tunix, its Llama3 class, without a constraint) took 6.0 to 6.3 s a step with prompts
-of 256 tokens (rollout 2.1 to 2.2, update 4.0) and 31 s with 1,024, on a machine of this kind when
-this work was planned. Medians; compilation left out.
+tokens that never stop, under the span constraint; no KL penalty, one update a batch, nothing
+computed again in the backward pass. Tunix takes the same steps with its Llama3 class and its own
+sampler, without a constraint, each prompt once a continuation; length by length after ours.
+Medians; compilation left out.
 """
 
 import argparse
 import dataclasses
+import json
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -41,40 +45,83 @@ def prompts_of(length: int) -> Prompts:
     return dataclasses.replace(prompts, tokens=1 + prompts.tokens % (VOCAB - 3))
 
 
+def our_seconds(length: int, repeats: int) -> tuple[float, float]:
+    """Return the median seconds of a rollout, and of a whole step."""
+    advantages = jnp.asarray(np.random.default_rng(0).standard_normal((PROMPTS, GROUP, 1)))
+    state = init_state(random_transformer(CONFIG, jax.random.key(0)), OPTIMIZER)
+    prompts = prompts_of(length)
+    times = []
+    for step in range(repeats + 1):
+        keys = row_keys(0, step, np.arange(PROMPTS, dtype=np.uint32), GROUP)
+        start = time.perf_counter()
+        decoded, index = jax.block_until_ready(
+            decode(state.policy, prompts, keys, sampling=Sampling(1.0), limits=LIMITS)
+        )
+        middle = time.perf_counter()
+        responses = Responses(prompts, index, decoded.responses, decoded.lengths)
+        batch = Batch(responses, advantages.astype(jnp.float32), decoded.log_probs, None, None)
+        state, _ = jax.block_until_ready(
+            policy_update(
+                state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
+            )
+        )
+        times.append((middle - start, time.perf_counter() - start))
+    rollout, step = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    return rollout, step
+
+
+def peer_figures(python: Path, length: int, repeats: int) -> dict:
+    """Return what the other Python measured: `seconds` as `our_seconds`, and its version.
+
+    Raises:
+      SystemExit: it could not.
+    """
+    sizes = {
+        "num_layers": CONFIG.num_layers,
+        "vocab_size": CONFIG.vocab_rows,
+        "embed_dim": CONFIG.width,
+        "hidden_dim": CONFIG.mlp_dim,
+        "num_heads": CONFIG.num_heads,
+        "head_dim": CONFIG.head_dim,
+        "num_kv_heads": CONFIG.num_kv_heads,
+        "rope_theta": CONFIG.rope_theta,
+        "norm_eps": CONFIG.norm_eps,
+        "weight_tying": CONFIG.tie_embeddings,
+    }
+    command = [
+        *(str(python), str(Path(__file__).with_name("tunix_peer.py"))),
+        *("--sizes", json.dumps(sizes), "--length", str(length), "--prompts", str(PROMPTS)),
+        *("--group", str(GROUP), "--new", str(NEW), "--repeats", str(repeats)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{python} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def main() -> None:
     """Print the table; write it as JSON where `--out` says so."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", type=Path, help="a Python with google-tunix")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--prompts", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    advantages = jnp.asarray(np.random.default_rng(0).standard_normal((PROMPTS, GROUP, 1)))
-    rows = []
-    print("prompt  rollout s  update s  step s")
+    rows, peer = [], {}
+    print("prompt  rollout s  update s  step s  Tunix: rollout s  update s  step s  ratio")
     for length in arguments.prompts:
-        state = init_state(random_transformer(CONFIG, jax.random.key(0)), OPTIMIZER)
-        prompts = prompts_of(length)
-        times = []
-        for step in range(arguments.repeats + 1):
-            keys = row_keys(0, step, np.arange(PROMPTS, dtype=np.uint32), GROUP)
-            start = time.perf_counter()
-            decoded, index = jax.block_until_ready(
-                decode(state.policy, prompts, keys, sampling=Sampling(1.0), limits=LIMITS)
-            )
-            middle = time.perf_counter()
-            responses = Responses(prompts, index, decoded.responses, decoded.lengths)
-            batch = Batch(responses, advantages.astype(jnp.float32), decoded.log_probs, None, None)
-            state, _ = jax.block_until_ready(
-                policy_update(
-                    state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
-                )
-            )
-            times.append((middle - start, time.perf_counter() - middle))
-        rollout, update = (statistics.median(column) for column in zip(*times[1:], strict=True))
-        whole = statistics.median(sum(pair) for pair in times[1:])
-        rows.append({"prompt": length, "rollout_s": rollout, "update_s": update, "step_s": whole})
-        print(f"{length:6d}  {rollout:9.2f}  {update:8.2f}  {whole:6.2f}", flush=True)
-    write_report(arguments.out, rows)
+        rollout, step = our_seconds(length, arguments.repeats)
+        rows.append(
+            {"prompt": length, "rollout_s": rollout, "update_s": step - rollout, "step_s": step}
+        )
+        line = f"{length:6d}  {rollout:9.2f}  {step - rollout:8.2f}  {step:6.2f}"
+        if arguments.peer is not None:
+            peer = peer_figures(arguments.peer, length, arguments.repeats)
+            other, whole = peer.pop("seconds")
+            rows[-1] |= {"tunix_rollout_s": other, "tunix_step_s": whole}
+            line += f"  {other:16.2f}  {whole - other:8.2f}  {whole:6.2f}  {whole / step:5.1f}"
+        print(line, flush=True)
+    write_report(arguments.out, rows, **peer)
 
 
 if __name__ == "__main__":
