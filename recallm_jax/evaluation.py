@@ -118,7 +118,7 @@ def evaluate(
       nor where another process leads.
 
     Raises:
-      UserError: the folder holds rows that another config or policy made.
+      UserError: the folder holds rows that another config or policy made, or a task is empty.
     """
     leads, kept_in = processes.leads(mesh), folder
     if shard is not None:
@@ -132,6 +132,11 @@ def evaluate(
     summaries = []
     for task in evaluation_tasks(config, tokenizer):
         records = task.records()
+        if not records:
+            raise UserError(
+                f"task {task.name} has no prompts; leave its length out of config.evaluation."
+                "lengths, or its suite out of config.evaluation.suites"
+            )
         asked = records if shard is None else shard.of(records)
         if shard is not None:
             note_examples(kept_in, task.name, records)

@@ -142,3 +142,27 @@ def test_a_suite_of_ones_own_takes_the_place_of_one(monkeypatch):
         assert suites.find_task("mine_vt") is mine
     finally:
         suites._all_tasks.cache_clear()
+
+
+def test_a_task_without_prompts_is_named(monkeypatch, tokenizer, tmp_path):
+    monkeypatch.setattr(suites, "SUITES", dict(suites.SUITES))
+    monkeypatch.setattr(suites, "OVERALL", dict(suites.OVERALL))
+    (vt,) = suite_tasks(["ruler_vt"])
+    empty = dataclasses.replace(vt, name="mine_empty", records=lambda *arguments: [])
+    suites.register("mine", lambda: (empty,))
+    options = ["--config.evaluation.suites=('mine',)", "--config.evaluation.lengths=700"]
+    try:
+        with pytest.raises(UserError, match="task mine_empty_700 has no prompts; leave its length"):
+            evaluate(
+                random_toy_policy(0, 768),
+                tokenizer,
+                load_config([*CONFIG, *options]),
+                label="toy",
+                made_by="toy step 0",
+                folder=tmp_path,
+                place=lambda prompts: prompts,
+                progress=lambda answers, title, **counts: answers,
+                log=lambda line: None,
+            )
+    finally:
+        suites._all_tasks.cache_clear()
