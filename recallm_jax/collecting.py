@@ -182,11 +182,15 @@ def sample(
         max_new_tokens=config.decoding.max_new_tokens,
         overlong_buffer=options.overlong_buffer,
     )
+    known = setup.gather_rows(own.known, count)
+    # Where another process's reward stands for a response, this one's problem is none.
+    still = ~known[setup.own_rows(count)][~own.known]
+    problems = [problem for problem, is_one in zip(own.problems, still, strict=True) if is_one]
     scored = dataclasses.replace(
         own,
         totals=setup.gather_rows(own.totals, count),
-        known=setup.gather_rows(own.known, count),
-        problems=processes.texts_of_all(own.problems, setup.mesh),
+        known=known,
+        problems=processes.texts_of_all(problems, setup.mesh),
     )
     return rollout, scored, setup.gather_rows(prompt_means(rollout, own), count)
 

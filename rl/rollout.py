@@ -139,7 +139,7 @@ class GroupRewards:
       totals: rewards in [0, 1], shaped for length; 0 where there is no reward.
       rewards: their components, all 0 where there is no reward.
       known: which responses have a reward; nothing is to be learned from the others.
-      problems: for each of the others, which it is and why.
+      problems: for each of the others, in order, which it is and why.
     """
 
     totals: Float[np.ndarray, "B G"]

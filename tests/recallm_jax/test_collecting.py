@@ -39,7 +39,10 @@ def collect(dapo, spreads, *, most, drawn=0, known=None):
         found = reward_groups(rollout, texts, *others, **options)
         totals = np.array([[0.5, 0.5 + spread] for spread in next(draws)], np.float32)
         found = dataclasses.replace(found, totals=totals)
-        return found if known is None else dataclasses.replace(found, known=np.array(known))
+        if known is None:
+            return found
+        lost = [f"{row}, response {place}" for row, place in np.argwhere(~np.array(known))]
+        return dataclasses.replace(found, known=np.array(known), problems=lost)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collecting, "reward_groups", changed)
@@ -110,11 +113,26 @@ def test_a_response_without_a_reward_is_empty_for_the_update(dapo):
     found = collect(dapo, [[0.1] * 4], most=1, known=known)
     lengths = np.asarray(found.groups.responses.lengths)
     assert (lengths > 0).tolist() == known == found.groups.known.tolist()
-    assert found.rewarded
+    assert found.rewarded and found.problems == ["1, response 0", "3, response 1"]
     # Alone in its group a reward has no spread: those of two come first, also of the second draw.
     found = collect(dapo, [[0.1] * 4, [0.2] * 4], most=2, known=known)
     assert found.groups.known.tolist() == [[True, True]] * 4
     assert found.groups.totals[:, 1].round(2).tolist() == pytest.approx([0.6, 0.6, 0.7, 0.7])
+
+
+def test_a_reward_that_another_process_knows_is_no_problem(dapo, monkeypatch):
+    config, setup, stage = dapo
+
+    def gather_rows(_, batch, count):
+        if batch.dtype == bool:
+            batch = batch.copy()
+            batch[1, 0] = True
+        return batch
+
+    monkeypatch.setattr(type(setup), "gather_rows", gather_rows)
+    known = [[True, True], [False, True], [True, True], [True, False]]
+    found = collect((config, setup, stage), [[0.1] * 4], most=1, known=known)
+    assert found.problems == ["3, response 1"]
 
 
 def test_a_rollout_in_parts_is_the_same_rollout(dapo):

@@ -142,7 +142,8 @@ def spoilt(monkeypatch):
         found = reward_groups(rollout, texts, *others, **options)
         if next(steps) == 0:
             return dataclasses.replace(found, totals=np.full_like(found.totals, 0.25))
-        why = [f"{texts[0].example_id}, response 0: it raised"]
+        places = ((text, place) for text in texts for place in range(found.known.shape[1]))
+        why = [f"{text.example_id}, response {place}: it raised" for text, place in places]
         return dataclasses.replace(found, known=np.zeros_like(found.known), problems=why)
 
     with monkeypatch.context() as patch:
@@ -171,7 +172,7 @@ def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_s
     )
     assert re.match(r"grpo 1: no reward for \S+/4, response 0: it raised", said[1])
     # The step can be made again, with its prompts.
-    assert len(said) == 2 and saved == [(1, 4, False), (1, 4, True)]
+    assert len(said) == 1 + 4 * 2 and saved == [(1, 4, False), (1, 4, True)]
 
 
 @pytest.mark.slow
