@@ -141,6 +141,13 @@ explain_and_exit() {
   exit "$code"
 }
 
+# Whether gcloud itself had no connection, which it also takes for a reason to sign in again. The ssh
+# that it starts may have none either; of that it says how it exited.
+is_offline() {
+  ! grep -q -e 'exited with return code' -e 'failed with exit status' -e 'Could not SSH' "$SCRATCH/stderr" &&
+    grep -q -E 'ConnectionPool\(|Max retries exceeded|NameResolution|[Ff]ailed to resolve|name resolution|TransportError|Connection (reset|refused|aborted)|Network is unreachable|timed out' "$SCRATCH/stderr"
+}
+
 # Say in one line what gcloud's stderr means and what to do; return the exit code for it.
 explain() {
   local text line project=${PLACE[1]-}
@@ -156,7 +163,11 @@ explain() {
   line=$(grep -m 1 -o '"message": *".*' "$SCRATCH/stderr" || grep -m 1 '^ERROR:' "$SCRATCH/stderr" ||
     grep -v '^ *$' "$SCRATCH/stderr" | tail -n 1) || line="no message"
   local code=$BAD_INPUT remedy
+  if is_offline; then text=OFFLINE; fi
   case $text in
+    OFFLINE)
+      code=$TRANSIENT
+      remedy="the network may be down: when it is back, run it again" ;;
     *"launch/job.sh: No such file"*)
       line="$NAME is not set up"
       remedy="set it up: $(quote launch/tpu_vm.sh setup "${TARGET[@]}")" ;;
@@ -171,6 +182,9 @@ explain() {
       remedy="gcloud copies to several workers only with an agent: eval \"\$(ssh-agent)\" && ssh-add ~/.ssh/google_compute_engine" ;;
     *ALREADY_EXISTS* | *"already exists"*)
       remedy="use what is there, or delete it: $(delete_command)" ;;
+    *[Qq]uota*"per minute"* | *[Qq]uota*PerMinute* | *[Qq]uota*"per 100 seconds"* | *rateLimitExceeded* | *RATE_LIMIT_EXCEEDED*)
+      code=$TRANSIENT
+      remedy="asked too often; run it again in a minute" ;;
     *[Qq]uota*)
       remedy="ask for more Cloud TPU quota (console, IAM & Admin, Quotas), or take a smaller --accelerator-type" ;;
     *"ccelerator type"* | *acceleratorType* | *AcceleratorType*)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.launch.stand_ins import (
     DELETE,
+    OFFLINE,
     PLACE,
     QUEUED,
     TARGET,
@@ -172,6 +173,25 @@ def test_accelerator_types_that_exist(cloud, kind):
             "is not properly specified.\nFailed to find attribute [project]. It can be set",
             2,
             "--project=PROJECT",
+        ),
+        (OFFLINE, 1, "the network may be down"),
+        (
+            "ERROR: gcloud crashed (TransportError): ('Connection aborted.', RemoteDisconnected())",
+            1,
+            "the network may be down",
+        ),
+        (
+            "ERROR: (gcloud.compute.tpus.tpu-vm.create) RESOURCE_EXHAUSTED: Quota exceeded for "
+            "quota metric 'Read requests' and limit 'Read requests per minute' of service "
+            "'tpu.googleapis.com' for consumer 'project_number:1'.",
+            1,
+            "asked too often",
+        ),
+        (
+            "ERROR: (gcloud.compute.tpus.tpu-vm.create) RESOURCE_EXHAUSTED: Quota "
+            "'TPUS_PER_TPU_FAMILY' exceeded.  Limit: 0.0 in region us-east5.",
+            2,
+            "Quotas",
         ),
         ("ERROR: (gcloud.compute.tpus.tpu-vm.create) Internal error", 1, "Internal error"),
     ],

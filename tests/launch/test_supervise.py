@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.launch.stand_ins import DELETE, TARGET, TRAIN, make_cloud, output_of
+from tests.launch.stand_ins import DELETE, OFFLINE, TARGET, TRAIN, make_cloud, output_of
 
 JOB = ("--", *TRAIN, "--workdir=gs://b/runs/a", "--config.stages=('grpo',)")
 FLAGS = ("--accelerator-type=v6e-16", "--spot", "--queued", "--poll=0", "--pause=0")
@@ -320,6 +320,15 @@ def test_a_stopped_vm_is_not_started(cloud):
     done = supervise(cloud)
     assert done.returncode == 2
     assert "gcloud compute tpus tpu-vm start n --zone=us-east5-a" in done.stderr
+
+
+def test_a_network_that_is_down_while_a_token_is_refreshed_is_waited_for(alone):
+    # From the first look after the start on.
+    alone.change(rules=[{"match": "describe", "stderr": OFFLINE, "code": 1, "skip": 4, "times": 4}])
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the network may be down") == 4 and "sign in" not in done.stderr
+    assert without_looks(alone) == UP
 
 
 def test_an_answer_that_fails_once_is_asked_again(alone):
