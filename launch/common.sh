@@ -132,6 +132,9 @@ call() {
   fi
 }
 
+# Whether what ended with this code may go well another time.
+passes() { (($1 == TRANSIENT || $1 == NO_CAPACITY)); }
+
 # Call gcloud; end with one line that says what is wrong if it fails.
 must() { call "$@" || explain_and_exit; }
 

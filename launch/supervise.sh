@@ -99,9 +99,6 @@ refuse_others() {
 with_state() { grep -E "^worker=[^ ]+ state=($1) " <<<"$STATES" || true; }
 count() { grep -c . <<<"$1" || true; }
 
-# Whether what ended with this code may go well another time.
-passes() { (($1 == TRANSIENT || $1 == NO_CAPACITY)); }
-
 # Say that an attempt failed and wait for the next; end if trying again is no use.
 retry_later() {
   local code=$1 what=$2
@@ -126,16 +123,24 @@ replace() {
 }
 
 create_and_run() {
-  local code=0
+  local code=0 left=""
   LEFT=1
   create || code=$?
   if ((code == 0)); then
     set_up_and_run
     return
   fi
-  # What a failed request leaves in the queue holds the name; of what may not be tried again, create
-  # has said what is left.
-  if passes "$code"; then remove; else LEFT=0; fi
+  # Create has said why it failed. Where this look fails too, something may be left.
+  left=$(condition 2>/dev/null) || true
+  [[ $left != absent ]] || LEFT=0
+  passes "$code" || exit "$code"
+  case $left in
+    "" | absent) ;;
+    # What a failed request leaves in the queue holds the name.
+    lost) remove ;;
+    # A request keeps its place in the queue, and a VM that came is used.
+    *) return ;;
+  esac
   if ((code == NO_CAPACITY)); then
     # Hours, at times. It is no fault of ours, and is not counted as one.
     say "asking again in $POLL s, until there is capacity"

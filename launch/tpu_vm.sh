@@ -12,6 +12,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # jax.distributed takes a silent process for dead after 100 s, and waits 300 s for all to come: after
 # this pause none of the old processes is left, and the first to start still waits for the last.
 readonly PAUSE_ALONE=10 PAUSE_TOGETHER=150
+# Looks at a waiting request that may fail in a row: the request stays, whoever looks.
+readonly LOOKS=20
 
 usage() {
   sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'
@@ -117,10 +119,24 @@ creation_failed() {
 
 # Wait in the queue until the VM is there.
 await_active() {
-  local poll=$1 state="" before=""
+  local poll=$1 state="" before="" code failed=0
   while :; do
-    state=$(queued_state)
+    code=0
+    state=$(queued_state 2>"$SCRATCH/said") || code=$?
     if is_dry; then return; fi
+    if ((code)); then
+      failed=$((failed + 1))
+      if ! passes "$code" || ((failed > LOOKS)); then
+        cat "$SCRATCH/said" >&2
+        say "$NAME may still wait in the queue, or be a VM and cost money; look: $(quote launch/tpu_vm.sh status "${TARGET[@]}"); delete it: $(delete_command)"
+        exit "$code"
+      fi
+      ((failed > 1)) ||
+        say "$(date +%T) $NAME: a look failed, and is tried again every $poll s: $(sed 's/^error: //' "$SCRATCH/said")"
+      sleep "$poll"
+      continue
+    fi
+    failed=0
     [[ $state == "$before" ]] || say "$(date +%T) $NAME: ${state:-gone from the queue}"
     before=$state
     case $state in

@@ -29,8 +29,8 @@ OFFLINE = (
     "ERROR: (gcloud.compute.tpus.tpu-vm.describe) There was a problem refreshing your current auth "
     "tokens: HTTPSConnectionPool(host='oauth2.googleapis.com', port=443): Max retries exceeded "
     'with url: /token (Caused by NameResolutionError("<urllib3.connection.HTTPSConnection object>: '
-    "Failed to resolve 'oauth2.googleapis.com' ([Errno -3] Temporary failure in name resolution)\"))\n"
-    "Please run:\n\n  $ gcloud auth login\n\nto obtain new credentials."
+    "Failed to resolve 'oauth2.googleapis.com' ([Errno -3] Temporary failure in name resolution)\"))"
+    "\nPlease run:\n\n  $ gcloud auth login\n\nto obtain new credentials."
 )
 OVERRIDES = (
     "--config.stages=('grpo',)",

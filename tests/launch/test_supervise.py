@@ -121,6 +121,36 @@ def test_a_create_that_is_refused_ends_it(alone):
     assert alone.verbs() == ["create"]
 
 
+def test_a_request_that_was_made_before_create_was_refused_is_not_called_gone(alone):
+    stderr = "ERROR: (gcloud) PERMISSION_DENIED: Permission 'tpu.queuedResources.get' denied"
+    refused = {"match": "queued-resources describe", "stderr": stderr, "code": 1, "skip": 1}
+    alone.change(rules=[refused | {"times": 9}])
+    done = supervise(alone)
+    assert done.returncode == 2 and alone.verbs() == ["create"]
+    assert "n may still be there and cost money" in done.stderr and DELETE in done.stderr
+
+
+@pytest.mark.parametrize("times", [1, 30])
+def test_a_request_keeps_its_place_in_the_queue_while_looks_at_it_fail(alone, times):
+    failing = {"match": "queued-resources describe", "stderr": OFFLINE, "code": 1, "times": times}
+    alone.change(
+        queue=["WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "ACTIVE"],
+        rules=[failing | {"skip": 2}],
+    )
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert without_looks(alone) == UP
+
+
+def test_a_request_whose_answer_was_lost_is_waited_for(alone):
+    lost = {"queued": "WAITING_FOR_RESOURCES", "states": ["WAITING_FOR_RESOURCES", "ACTIVE"]}
+    rule = {"match": "create", "stderr": "ERROR: Connection reset", "code": 1, "set": lost}
+    alone.change(rules=[rule])
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert without_looks(alone) == UP
+
+
 def test_a_lack_of_capacity_is_waited_for_as_long_as_it_takes(alone):
     stderr = 'ERROR: (gcloud) {"code": 8, "message": "There is no more capacity in the zone"}'
     alone.change(rules=[{"match": "create", "stderr": stderr, "code": 1, "times": 3}])
