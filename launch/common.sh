@@ -14,12 +14,16 @@ shopt -s inherit_errexit
 readonly BAD_INPUT=2 TRANSIENT=1 NO_CAPACITY=3
 # What launch/job.sh says of a job that has not ended.
 readonly ACTIVE="starting|running|pausing"
+# gcloud tries ten times to reach a worker, and ssh by itself waits minutes for each, and for ever for
+# one that died while it was connected.
+readonly SSH_OPTIONS=(-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4)
 # Where the clone lies on each worker, relative to the home folder that ssh and scp begin in.
 readonly REMOTE=recallm-jax
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly LAUNCH
 
 declare -A FLAGS=()
+LIMIT=0         # seconds that a call of gcloud may take; 0: as many as it needs
 CREATE_FLAGS=() # what --create-flag passes to gcloud's create commands
 JOB=()          # what follows --
 SCRATCH=$(mktemp -d)
@@ -127,10 +131,25 @@ call() {
   : >"$SCRATCH/stderr"
   if is_dry; then
     printf '%s\n' "$(quote gcloud "$@")" >&3
+  elif ((LIMIT)) && command -v timeout >/dev/null; then
+    call_within_limit "$@"
   else
     gcloud "$@" 2>"$SCRATCH/stderr"
   fi
 }
+
+# In a subshell, whose traps are its own.
+call_within_limit() (
+  local code=0 called=""
+  # timeout makes a process group of its own, to end what gcloud started too; Ctrl-C doesn't reach it.
+  trap '[[ -z $called ]] || kill "$called" 2>/dev/null; exit 130' INT TERM HUP
+  timeout -k 10 "$LIMIT" gcloud "$@" 2>"$SCRATCH/stderr" &
+  called=$!
+  wait "$called" 2>/dev/null || code=$?
+  # 124 says timeout itself, 137 is its second signal.
+  ((code != 124 && code != 137)) || echo "ERROR: timed out: no answer in $LIMIT s" >>"$SCRATCH/stderr"
+  exit "$code"
+)
 
 # Whether what ended with this code may go well another time.
 passes() { (($1 == TRANSIENT || $1 == NO_CAPACITY)); }
@@ -234,8 +253,12 @@ worker_count() {
 on_workers() {
   local which=$1
   shift
-  call "${SSH[@]}" ssh "$NAME" "${PLACE[@]}" "${SSH_FLAGS[@]}" "--worker=$which" "--command=$1"
+  call "${SSH[@]}" ssh "$NAME" "${PLACE[@]}" "${SSH_FLAGS[@]}" "${SSH_OPTIONS[@]/#/--ssh-flag=}" \
+    "--worker=$which" "--command=$1"
 }
+
+# copy ARGUMENT...: copy to or from workers; end with one line that says what is wrong if that fails.
+copy() { must "${SSH[@]}" scp "$@" "${PLACE[@]}" "${SSH_FLAGS[@]}" "${SSH_OPTIONS[@]/#/--scp-flag=}"; }
 
 # A host has four chips, of two cores each, or eight (v5e and v6e): types are named by cores or chips.
 has_several_hosts() { [[ $1 =~ -([0-9]{1,5})$ ]] && ((10#${BASH_REMATCH[1]} > 8)); }

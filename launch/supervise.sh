@@ -72,7 +72,7 @@ condition() {
 
 # Ask every worker for its job; one line each. A worker without our scripts answers too.
 job_states() {
-  on_workers all "if [ -x $REMOTE/launch/job.sh ]; then $REMOTE/launch/job.sh status; else echo \"worker=\$(hostname) state=unset code=- restarts=0 command=\"; fi" |
+  LIMIT=$LOOK_LIMIT on_workers all "if [ -x $REMOTE/launch/job.sh ]; then $REMOTE/launch/job.sh status; else echo \"worker=\$(hostname) state=unset code=- restarts=0 command=\"; fi" |
     grep '^worker='
 }
 
@@ -258,7 +258,7 @@ leave() {
 }
 
 main() {
-  parse_flags "-- accelerator-type= runtime-version= spot queued valid-until-duration= service-account= bucket= create-flag= committed python= restarts= pause= grace= recreations= poll= delete again iap internal-ip" "$@"
+  parse_flags "-- accelerator-type= runtime-version= spot queued valid-until-duration= service-account= bucket= create-flag= committed python= restarts= pause= grace= recreations= poll= look-limit= delete again iap internal-ip" "$@"
   read_target
   read_connection
   ((${#JOB[@]})) || die "which job? give it behind --: launch/supervise.sh … -- python -m recallm_jax.train …"
@@ -270,6 +270,8 @@ main() {
   POLL=$(number_flag poll 60)
   RESTARTS=$(number_flag restarts 3)
   RECREATIONS=$(number_flag recreations 20)
+  # A dead worker takes gcloud 200 s by itself.
+  LOOK_LIMIT=$(number_flag look-limit 300)
   FLAGS["poll"]=$POLL
   # Attempts of ours that went wrong in a row, jobs that did, machines lost.
   FAILURES=0 FAILED=0 LOSSES=0 UNREACHED=0

@@ -160,7 +160,7 @@ setup() {
     die "$clone has uncommitted changes ($(wc -l <<<"$changed" | tr -d ' ') files); commit them, or send the last commit without them: --committed"
   git -C "$clone" archive --format=tar.gz -o "$SCRATCH/clone.tar.gz" HEAD
   is_dry || say "copying commit $(git -C "$clone" rev-parse --short HEAD) to all workers of $NAME"
-  must "${SSH[@]}" scp "$SCRATCH/clone.tar.gz" "$NAME:$REMOTE.new.tar.gz" "${PLACE[@]}" "${SSH_FLAGS[@]}" --worker=all
+  copy "$SCRATCH/clone.tar.gz" "$NAME:$REMOTE.new.tar.gz" --worker=all
   # The code under a running job stays as it is.
   local stop guard
   stop=$(quote launch/tpu_vm.sh stop "${TARGET[@]}")
@@ -291,7 +291,7 @@ fetch() {
     # A relative folder is one of the clone, where jobs run.
     [[ $workdir == /* ]] || workdir=$REMOTE/$workdir
     on_workers 0 "tar $exclude-czf $REMOTE.fetch.tar.gz -C $(quote "$workdir") ." || explain_and_exit
-    must "${SSH[@]}" scp "$NAME:$REMOTE.fetch.tar.gz" "$SCRATCH/fetch.tar.gz" "${PLACE[@]}" "${SSH_FLAGS[@]}" --worker=0
+    copy "$NAME:$REMOTE.fetch.tar.gz" "$SCRATCH/fetch.tar.gz" --worker=0
     is_dry || tar -xzf "$SCRATCH/fetch.tar.gz" -C "$to"
   fi
   is_dry || say "fetched $workdir to $to"

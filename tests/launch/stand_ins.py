@@ -20,6 +20,7 @@ ROOT = HERE.parents[1]
 TARGET = ["--name=n", "--zone=us-east5-a"]
 PLACE = ["--zone=us-east5-a"]
 VM = ["compute", "tpus", "tpu-vm"]
+SSH_OPTIONS = ["-oConnectTimeout=15", "-oServerAliveInterval=15", "-oServerAliveCountMax=4"]
 QUEUED = ["compute", "tpus", "queued-resources"]
 TYPE = "--accelerator-type=v6e-8"
 DELETE = "launch/tpu_vm.sh delete --name=n --zone=us-east5-a"
@@ -29,8 +30,8 @@ OFFLINE = (
     "ERROR: (gcloud.compute.tpus.tpu-vm.describe) There was a problem refreshing your current auth "
     "tokens: HTTPSConnectionPool(host='oauth2.googleapis.com', port=443): Max retries exceeded "
     'with url: /token (Caused by NameResolutionError("<urllib3.connection.HTTPSConnection object>: '
-    "Failed to resolve 'oauth2.googleapis.com' ([Errno -3] Temporary failure in name resolution)\"))"
-    "\nPlease run:\n\n  $ gcloud auth login\n\nto obtain new credentials."
+    "Failed to resolve 'oauth2.googleapis.com' ([Errno -3] Temporary failure in name resolution)\""
+    "))\nPlease run:\n\n  $ gcloud auth login\n\nto obtain new credentials."
 )
 OVERRIDES = (
     "--config.stages=('grpo',)",

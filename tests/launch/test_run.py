@@ -8,6 +8,7 @@ from tests.launch.stand_ins import (
     DELETE,
     OVERRIDES,
     PLACE,
+    SSH_OPTIONS,
     TRAIN,
     VM,
     executable,
@@ -30,6 +31,7 @@ def test_a_job_starts_on_all_workers_with_its_arguments_unharmed(vm):
         "ssh",
         "n",
         *PLACE,
+        *[f"--ssh-flag={option}" for option in SSH_OPTIONS],
         "--worker=all",
         "--command=recallm-jax/launch/job.sh status",
     ]

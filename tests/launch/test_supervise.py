@@ -267,6 +267,43 @@ def test_one_worker_that_does_not_answer_is_replaced_with_its_slice(cloud):
     assert without_looks(cloud)[: len(UP) + 2] == [*UP, "delete", "create"]
 
 
+def test_a_worker_that_hangs_is_not_waited_for(cloud):
+    hang(cloud)
+    stuck = look_at_jobs(set={"hanging": ["worker-1"]})
+    back = {"match": "queued-resources delete", "set": {"hanging": []}}
+    cloud.change(rules=[stuck, back])
+    done = supervise(cloud, "--recreations=1", "--look-limit=3")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 workers of n can't be reached (look 3)" in done.stderr
+    assert without_looks(cloud)[: len(UP) + 2] == [*UP, "delete", "create"]
+
+
+def test_a_look_that_hangs_on_all_workers_may_be_our_own_connection(cloud):
+    hang(cloud)
+    cloud.change(rules=[look_at_jobs(set={"hanging": ["worker-0"]})])
+    with cloud.start("supervise.sh", *TARGET, *FLAGS, "--look-limit=1", *JOB) as process:
+        wait_for(lambda: looks(cloud) >= 5)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, err = output_of(process, 20)
+    assert "2 of 2 workers of n can't be reached (look 3)" in err
+    assert "timed out: no answer in 1 s; the network may be down" in err
+    assert "delete" not in cloud.verbs()
+    cloud.change(hanging=[])
+    cloud.tpu_vm("stop")
+
+
+def test_a_look_that_hangs_can_be_interrupted(alone):
+    hang(alone)
+    alone.change(rules=[look_at_jobs(set={"hanging": ["worker-0"]})])
+    with alone.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
+        wait_for(lambda: alone.model().get("hanging"))
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = output_of(process, 20)
+    assert process.returncode == 130 and "no longer watching" in err
+    alone.change(hanging=[])
+    alone.tpu_vm("stop")
+
+
 def test_a_vm_is_not_deleted_because_our_own_connection_is_down(cloud):
     gone = {"unreachable": ["worker-0", "worker-1"]}
     cloud.change(rules=[look_at_jobs(set=gone)])
