@@ -170,6 +170,11 @@ is_offline() {
     grep -q -E 'ConnectionPool\(|Max retries exceeded|NameResolution|[Ff]ailed to resolve|name resolution|TransportError|Connection (reset|refused|aborted)|Network is unreachable|timed out' "$SCRATCH/stderr"
 }
 
+# Whether it was the zone that gcloud did not find.
+is_unknown_zone() {
+  grep -q -E "[Ll]ocation '?[a-z0-9-]+'? (is|was) not found|locations/[a-z0-9-]+'? ((is|was) not found|\(or it may not exist)" "$SCRATCH/stderr"
+}
+
 # Say in one line what gcloud's stderr means and what to do; return the exit code for it.
 explain() {
   local text line project=${PLACE[1]-}
@@ -185,11 +190,13 @@ explain() {
   line=$(grep -m 1 -o '"message": *".*' "$SCRATCH/stderr" || grep -m 1 '^ERROR:' "$SCRATCH/stderr" ||
     grep -v '^ *$' "$SCRATCH/stderr" | tail -n 1) || line="no message"
   local code=$BAD_INPUT remedy
-  if is_offline; then text=OFFLINE; fi
+  if is_offline; then text=OFFLINE; elif is_unknown_zone; then text=UNKNOWN_ZONE; fi
   case $text in
     OFFLINE)
       code=$TRANSIENT
       remedy="the network may be down: when it is back, run it again" ;;
+    UNKNOWN_ZONE)
+      remedy="zones: gcloud compute tpus locations list ${project}" ;;
     *"launch/job.sh: No such file"*)
       line="$NAME is not set up"
       remedy="set it up: $(quote launch/tpu_vm.sh setup "${TARGET[@]}")" ;;
@@ -236,7 +243,9 @@ explain() {
 # state_of GROUP FORMAT: print the state of what has our name; nothing if nothing has.
 state_of() {
   call compute tpus "$1" describe "$NAME" "${PLACE[@]}" "--format=$2" && return
-  grep -q -e NOT_FOUND -e 'was not found' -e ' 404' "$SCRATCH/stderr" || explain_and_exit
+  if is_unknown_zone || ! grep -q -e NOT_FOUND -e 'was not found' -e ' 404' "$SCRATCH/stderr"; then
+    explain_and_exit
+  fi
 }
 
 queued_state() { state_of queued-resources 'value(state.state)'; }
@@ -267,8 +276,10 @@ has_several_hosts() { [[ $1 =~ -([0-9]{1,5})$ ]] && ((10#${BASH_REMATCH[1]} > 8)
 job_name() {
   local argument before=""
   for argument in "${JOB[@]}"; do
-    if [[ $before == -m && $argument == recallm_jax.* ]]; then
-      printf '%s' "${argument#recallm_jax.}"
+    # python also takes -m and the module as one word.
+    [[ $before != -m ]] || argument=-m$argument
+    if [[ $argument == -mrecallm_jax.* ]]; then
+      printf '%s' "${argument#-mrecallm_jax.}"
       return
     fi
     before=$argument

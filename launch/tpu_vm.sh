@@ -185,10 +185,14 @@ workdir_of_job() {
   done
 }
 
-# Make JOB one that runs on several hosts at once.
+# distribute WORKERS: make JOB one that runs on so many hosts at once.
 distribute() {
   check_for_several_hosts "choose one of them, without its TPU, which all hosts of a slice open together: --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
-  [[ -n $(job_name) && " ${JOB[*]} " != *" --distributed "* ]] || return 0
+  if [[ -z $(job_name) ]]; then
+    is_dry || say "not started as python -m recallm_jax.NAME: each of the $1 hosts runs it by itself, and none finds the others"
+    return
+  fi
+  [[ " ${JOB[*]} " != *" --distributed "* ]] || return 0
   JOB+=(--distributed)
   PAUSE=$PAUSE_TOGETHER
 }
@@ -214,7 +218,7 @@ run() {
   if [[ $worker == all ]] && ((workers > 1)); then
     [[ -z $workdir || $workdir == gs://* ]] ||
       die "--workdir=$workdir would be another folder on each of the $workers hosts; give one on gs://"
-    distribute
+    distribute "$workers"
   fi
   PAUSE=$(number_flag pause "$PAUSE")
 
@@ -300,7 +304,7 @@ fetch() {
 delete() {
   parse_flags "poll= tries=" "$@"
   read_target
-  local queued vm poll tries
+  local queued vm poll tries found=""
   poll=$(number_flag poll 10)
   tries=$(number_flag tries 30)
   queued=$(queued_state)
@@ -308,7 +312,9 @@ delete() {
     # --force deletes its VM first.
     must compute tpus queued-resources delete "$NAME" "${PLACE[@]}" --force --quiet
   fi
+  found=$queued
   vm=$(vm_state)
+  found+=$vm
   if is_dry || [[ -n $vm && $vm != DELETING ]]; then
     must compute tpus tpu-vm delete "$NAME" "${PLACE[@]}" --quiet
   fi
@@ -317,7 +323,11 @@ delete() {
     vm=$(vm_state)
     if is_dry; then return; fi
     if [[ -z $queued$vm ]]; then
-      say "nothing is left of $NAME in $ZONE"
+      if [[ -n $found ]]; then
+        say "nothing is left of $NAME in $ZONE"
+      else
+        say "there was nothing called $NAME in $ZONE; all zones: gcloud compute tpus tpu-vm list --zone=-${PLACE[1]:+ ${PLACE[1]}}"
+      fi
       return
     fi
     ((tries > 0)) ||
