@@ -13,6 +13,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Polls in a row that may fail to reach a worker before its machine counts as lost.
 readonly PATIENCE=3
+# A job that all workers were seen running for this many seconds does well: losses before don't count.
+readonly WELL=${RECALLM_WELL:-3600}
 
 tpu_vm() { "$LAUNCH/tpu_vm.sh" "$@"; }
 
@@ -51,22 +53,23 @@ remove() {
 }
 run() { tpu_vm_do run accelerator-type restarts pause iap internal-ip; }
 
-# One word for what gcloud says of the VM: absent, waiting, ready, lost, or stopped.
+# One word for what gcloud says of the VM: absent, waiting, ready, lost, or stopped; behind waiting,
+# what it waits for.
 condition() {
   local queued vm
   queued=$(queued_state) || exit
   case $queued in
     "" | ACTIVE) ;;
     SUSPENDED | FAILED) echo lost && return ;;
-    *) echo waiting && return ;;
+    *) echo "waiting queued resource: $queued" && return ;;
   esac
   vm=$(vm_state) || exit
   case $vm in
     READY) echo ready ;;
-    "") if [[ -n $queued ]]; then echo waiting; else echo absent; fi ;;
+    "") if [[ -n $queued ]]; then echo "waiting queued resource: $queued, VM: none"; else echo absent; fi ;;
     PREEMPTED | TERMINATED | UNKNOWN) echo lost ;;
     STOPPING | STOPPED | HIDING | HIDDEN) echo stopped ;;
-    *) echo waiting ;;
+    *) echo "waiting VM: $vm" ;;
   esac
 }
 
@@ -109,11 +112,22 @@ retry_later() {
   sleep "$POLL"
 }
 
+# A spot VM is lost now and then for as long as the job takes: what counts is whether it works between.
+forget_losses() {
+  if (($(count "$(with_state running)") < $1)); then
+    WELL_SINCE=""
+    return
+  fi
+  WELL_SINCE=${WELL_SINCE:-$SECONDS}
+  ((SECONDS - WELL_SINCE < WELL)) || LOSSES=0
+}
+
 # Count a machine that was lost; end when there were too many.
 count_loss() {
+  WELL_SINCE=""
   LOSSES=$((LOSSES + 1))
   ((LOSSES <= RECREATIONS)) ||
-    give_up "$NAME was lost $LOSSES times; start the same command again, with a larger --recreations"
+    give_up "$NAME was lost $LOSSES times without an hour of work between; start the same command again, with a larger --recreations"
   say "$(date +%T) $NAME: $1 (loss $LOSSES of $RECREATIONS)"
 }
 
@@ -217,6 +231,7 @@ attend() {
     return
   fi
   SEEN=1
+  forget_losses "$workers"
   # Before the others: the jobs that waited in vain for this worker's may have ended with any code.
   found=$(
     with_state 'dead|none|unset'
@@ -274,7 +289,7 @@ main() {
   LOOK_LIMIT=$(number_flag look-limit 300)
   FLAGS["poll"]=$POLL
   # Attempts of ours that went wrong in a row, jobs that did, machines lost.
-  FAILURES=0 FAILED=0 LOSSES=0 UNREACHED=0
+  FAILURES=0 FAILED=0 LOSSES=0 UNREACHED=0 WELL_SINCE=""
   # Whether our job has been seen, is between two starts, is done; whether a VM may be left.
   SEEN=0 RESTARTING=0 FINISHED=0 LEFT=0
   if is_dry; then
@@ -291,7 +306,7 @@ main() {
   LEFT=1
   trap leave EXIT
   trap 'exit 130' INT TERM HUP
-  local now code
+  local now code told=""
   while ((!FINISHED)); do
     code=0
     now=$(condition) || code=$?
@@ -300,7 +315,11 @@ main() {
       absent) create_and_run ;;
       lost) replace "it was taken away" ;;
       stopped) die "$NAME is stopped; start it: $(quote gcloud compute tpus tpu-vm start "$NAME" "${PLACE[@]}")" ;;
-      waiting) sleep "$POLL" ;;
+      waiting*)
+        [[ $now == "$told" ]] || say "$(date +%T) $NAME: waiting (${now#* })"
+        told=$now
+        sleep "$POLL"
+        ;;
       ready)
         attend
         ((FINISHED)) || sleep "$POLL"

@@ -1,12 +1,13 @@
 """supervise.sh: what happens when the VM is taken away, a worker dies, or the job can't go on."""
 
 import os
+import re
 import signal
 import time
 
 import pytest
 
-from tests.launch.stand_ins import DELETE, OFFLINE, TARGET, TRAIN, make_cloud, output_of
+from tests.launch.stand_ins import DELETE, OFFLINE, TARGET, TRAIN, executable, make_cloud, output_of
 
 JOB = ("--", *TRAIN, "--workdir=gs://b/runs/a", "--config.stages=('grpo',)")
 FLAGS = ("--accelerator-type=v6e-16", "--spot", "--queued", "--poll=0", "--pause=0")
@@ -70,6 +71,19 @@ def test_a_preempted_vm_is_created_again_and_goes_on_with_the_same_command(cloud
     assert "it was taken away" in done.stderr
 
 
+def test_an_evaluation_of_all_checkpoints_goes_on_after_a_preemption(cloud):
+    words = ("-m", "recallm_jax.evaluate", "--config=configs/quickstart.py")
+    words += ("--workdir=gs://b/runs/a", "--checkpoints=all")
+    hang(cloud)
+    cloud.change(rules=[look_at_jobs(set={"queued": "SUSPENDED", "vm": None})])
+    done = supervise(cloud, job=("--", "python", *words))
+    assert done.returncode == 0, done.stderr
+    assert without_looks(cloud) == [*UP, "delete", *UP]
+    for worker in (0, 1):
+        assert cloud.job_arguments(worker) == [*words, "--distributed"]
+    assert "it was taken away" in done.stderr and "the job is done" in done.stderr
+
+
 def hang(cloud, *workers):
     """Let the first attempt of these workers' jobs, or of all, run until it is ended."""
     for worker in workers or range(cloud.model()["workers"]):
@@ -99,8 +113,55 @@ def test_a_vm_that_is_lost_too_often_ends_it(alone):
     alone.change(queued="SUSPENDED")
     done = supervise(alone, "--recreations=0")
     assert done.returncode == 1
-    assert "n was lost 1 times" in done.stderr and DELETE in done.stderr
+    assert (
+        "n was lost 1 times without an hour of work between" in done.stderr
+        and DELETE in done.stderr
+    )
     assert alone.verbs() == []
+
+
+def is_taken_twice(cloud):
+    """Let the VM be taken away twice, and the jobs run until they are ended."""
+    python = cloud.folder / "worker-bin" / "python3.11"
+    executable(python, python.read_text().replace("    code=0\n", "    code=hang\n"))
+    taken = look_at_jobs(set={"vm": "PREEMPTED"})
+    cloud.change(rules=[taken, taken | {"skip": 4}])
+
+
+def test_losses_without_an_hour_of_work_between_are_counted(alone):
+    is_taken_twice(alone)
+    done = supervise(alone, "--recreations=1")
+    assert done.returncode == 1
+    assert "n was lost 2 times without an hour of work between" in done.stderr
+
+
+def test_an_hour_of_work_clears_the_count_of_losses(alone):
+    is_taken_twice(alone)
+    arguments = (*TARGET, *FLAGS, "--recreations=1", *JOB)
+    with alone.start("supervise.sh", *arguments, environment={"RECALLM_WELL": "0"}) as process:
+        wait_for(lambda: alone.verbs().count("start") == 3)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, err = output_of(process, 20)
+    assert process.returncode == 130
+    assert err.count("loss 1 of 1") == 2
+    alone.tpu_vm("stop")
+
+
+def test_what_is_waited_for_is_said_at_each_change(alone):
+    states = ["ACCEPTED", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "ACTIVE"]
+    coming = [
+        {"match": "tpu-vm describe", "set": {"vm": vm}, "skip": skip}
+        for skip, vm in [(0, None), (1, None), (2, "CREATING"), (3, "CREATING"), (4, "READY")]
+    ]
+    alone.change(queued="ACCEPTED", states=states, rules=coming)
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"n: waiting \((.*)\)", done.stderr) == [
+        "queued resource: ACCEPTED",
+        "queued resource: WAITING_FOR_RESOURCES",
+        "queued resource: ACTIVE, VM: none",
+        "VM: CREATING",
+    ]
 
 
 def test_bad_input_ends_it(alone):
