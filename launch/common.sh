@@ -224,7 +224,7 @@ explain() {
       code=$NO_CAPACITY
       remedy="wait in the queue (--queued), or try another zone" ;;
     *PERMISSION_DENIED* | *"does not have permission"* | *"ermission denied on"* | *" 403"*)
-      remedy="ask the project's owner for roles/tpu.admin and, to open ssh, roles/iam.serviceAccountUser" ;;
+      remedy="ask the project's owner for roles/tpu.admin and, to open ssh, roles/iam.serviceAccountUser and roles/compute.viewer" ;;
     *"terminal state"* | *"cannot be currently connected to"*)
       remedy="it is gone or stopped; delete it and create it anew: $(delete_command)" ;;
     *NOT_FOUND* | *"was not found"*)
