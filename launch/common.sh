@@ -211,7 +211,7 @@ explain() {
       remedy="gcloud copies to several workers only with an agent: eval \"\$(ssh-agent)\" && ssh-add ~/.ssh/google_compute_engine" ;;
     *ALREADY_EXISTS* | *"already exists"*)
       remedy="use what is there, or delete it: $(delete_command)" ;;
-    *[Qq]uota*"per minute"* | *[Qq]uota*PerMinute* | *[Qq]uota*"per 100 seconds"* | *rateLimitExceeded* | *RATE_LIMIT_EXCEEDED*)
+    *[Qq]uota*"per minute"* | *[Qq]uota*PerMinute* | *[Qq]uota*"per 100 seconds"* | *rateLimitExceeded*)
       code=$TRANSIENT
       remedy="asked too often; run it again in a minute" ;;
     *[Qq]uota*)
