@@ -14,12 +14,16 @@ shopt -s inherit_errexit
 readonly BAD_INPUT=2 TRANSIENT=1 NO_CAPACITY=3
 # What launch/job.sh says of a job that has not ended.
 readonly ACTIVE="starting|running|pausing"
+# gcloud tries ten times to reach a worker, and ssh by itself waits minutes for each, and for ever for
+# one that died while it was connected.
+readonly SSH_OPTIONS=(-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4)
 # Where the clone lies on each worker, relative to the home folder that ssh and scp begin in.
 readonly REMOTE=recallm-jax
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly LAUNCH
 
 declare -A FLAGS=()
+LIMIT=0         # seconds that a call of gcloud may take; 0: as many as it needs
 CREATE_FLAGS=() # what --create-flag passes to gcloud's create commands
 JOB=()          # what follows --
 SCRATCH=$(mktemp -d)
@@ -127,10 +131,28 @@ call() {
   : >"$SCRATCH/stderr"
   if is_dry; then
     printf '%s\n' "$(quote gcloud "$@")" >&3
+  elif ((LIMIT)) && command -v timeout >/dev/null; then
+    call_within_limit "$@"
   else
     gcloud "$@" 2>"$SCRATCH/stderr"
   fi
 }
+
+# In a subshell, whose traps are its own.
+call_within_limit() (
+  local code=0 called=""
+  # timeout makes a process group of its own, to end what gcloud started too; Ctrl-C doesn't reach it.
+  trap '[[ -z $called ]] || kill "$called" 2>/dev/null; exit 130' INT TERM HUP
+  timeout -k 10 "$LIMIT" gcloud "$@" 2>"$SCRATCH/stderr" &
+  called=$!
+  wait "$called" 2>/dev/null || code=$?
+  # 124 says timeout itself, 137 is its second signal.
+  ((code != 124 && code != 137)) || echo "ERROR: timed out: no answer in $LIMIT s" >>"$SCRATCH/stderr"
+  exit "$code"
+)
+
+# Whether what ended with this code may go well another time.
+passes() { (($1 == TRANSIENT || $1 == NO_CAPACITY)); }
 
 # Call gcloud; end with one line that says what is wrong if it fails.
 must() { call "$@" || explain_and_exit; }
@@ -139,6 +161,18 @@ explain_and_exit() {
   local code=0
   explain || code=$?
   exit "$code"
+}
+
+# Whether gcloud itself had no connection, which it also takes for a reason to sign in again. The ssh
+# that it starts may have none either; of that it says how it exited.
+is_offline() {
+  ! grep -q -e 'exited with return code' -e 'failed with exit status' -e 'Could not SSH' "$SCRATCH/stderr" &&
+    grep -q -E 'ConnectionPool\(|Max retries exceeded|NameResolution|[Ff]ailed to resolve|name resolution|TransportError|Connection (reset|refused|aborted)|Network is unreachable|timed out' "$SCRATCH/stderr"
+}
+
+# Whether it was the zone that gcloud did not find.
+is_unknown_zone() {
+  grep -q -E "[Ll]ocation '?[a-z0-9-]+'? (is|was) not found|locations/[a-z0-9-]+'? ((is|was) not found|\(or it may not exist)" "$SCRATCH/stderr"
 }
 
 # Say in one line what gcloud's stderr means and what to do; return the exit code for it.
@@ -156,7 +190,13 @@ explain() {
   line=$(grep -m 1 -o '"message": *".*' "$SCRATCH/stderr" || grep -m 1 '^ERROR:' "$SCRATCH/stderr" ||
     grep -v '^ *$' "$SCRATCH/stderr" | tail -n 1) || line="no message"
   local code=$BAD_INPUT remedy
+  if is_offline; then text=OFFLINE; elif is_unknown_zone; then text=UNKNOWN_ZONE; fi
   case $text in
+    OFFLINE)
+      code=$TRANSIENT
+      remedy="the network may be down: when it is back, run it again" ;;
+    UNKNOWN_ZONE)
+      remedy="zones: gcloud compute tpus locations list ${project}" ;;
     *"launch/job.sh: No such file"*)
       line="$NAME is not set up"
       remedy="set it up: $(quote launch/tpu_vm.sh setup "${TARGET[@]}")" ;;
@@ -171,6 +211,9 @@ explain() {
       remedy="gcloud copies to several workers only with an agent: eval \"\$(ssh-agent)\" && ssh-add ~/.ssh/google_compute_engine" ;;
     *ALREADY_EXISTS* | *"already exists"*)
       remedy="use what is there, or delete it: $(delete_command)" ;;
+    *[Qq]uota*"per minute"* | *[Qq]uota*PerMinute* | *[Qq]uota*"per 100 seconds"* | *rateLimitExceeded*)
+      code=$TRANSIENT
+      remedy="asked too often; run it again in a minute" ;;
     *[Qq]uota*)
       remedy="ask for more Cloud TPU quota (console, IAM & Admin, Quotas), or take a smaller --accelerator-type" ;;
     *"ccelerator type"* | *acceleratorType* | *AcceleratorType*)
@@ -181,7 +224,7 @@ explain() {
       code=$NO_CAPACITY
       remedy="wait in the queue (--queued), or try another zone" ;;
     *PERMISSION_DENIED* | *"does not have permission"* | *"ermission denied on"* | *" 403"*)
-      remedy="ask the project's owner for roles/tpu.admin and, to open ssh, roles/iam.serviceAccountUser" ;;
+      remedy="ask the project's owner for roles/tpu.admin and, to open ssh, roles/iam.serviceAccountUser and roles/compute.viewer" ;;
     *"terminal state"* | *"cannot be currently connected to"*)
       remedy="it is gone or stopped; delete it and create it anew: $(delete_command)" ;;
     *NOT_FOUND* | *"was not found"*)
@@ -200,7 +243,9 @@ explain() {
 # state_of GROUP FORMAT: print the state of what has our name; nothing if nothing has.
 state_of() {
   call compute tpus "$1" describe "$NAME" "${PLACE[@]}" "--format=$2" && return
-  grep -q -e NOT_FOUND -e 'was not found' -e ' 404' "$SCRATCH/stderr" || explain_and_exit
+  if is_unknown_zone || ! grep -q -e NOT_FOUND -e 'was not found' -e ' 404' "$SCRATCH/stderr"; then
+    explain_and_exit
+  fi
 }
 
 queued_state() { state_of queued-resources 'value(state.state)'; }
@@ -217,8 +262,12 @@ worker_count() {
 on_workers() {
   local which=$1
   shift
-  call "${SSH[@]}" ssh "$NAME" "${PLACE[@]}" "${SSH_FLAGS[@]}" "--worker=$which" "--command=$1"
+  call "${SSH[@]}" ssh "$NAME" "${PLACE[@]}" "${SSH_FLAGS[@]}" "${SSH_OPTIONS[@]/#/--ssh-flag=}" \
+    "--worker=$which" "--command=$1"
 }
+
+# copy ARGUMENT...: copy to or from workers; end with one line that says what is wrong if that fails.
+copy() { must "${SSH[@]}" scp "$@" "${PLACE[@]}" "${SSH_FLAGS[@]}" "${SSH_OPTIONS[@]/#/--scp-flag=}"; }
 
 # A host has four chips, of two cores each, or eight (v5e and v6e): types are named by cores or chips.
 has_several_hosts() { [[ $1 =~ -([0-9]{1,5})$ ]] && ((10#${BASH_REMATCH[1]} > 8)); }
@@ -227,8 +276,10 @@ has_several_hosts() { [[ $1 =~ -([0-9]{1,5})$ ]] && ((10#${BASH_REMATCH[1]} > 8)
 job_name() {
   local argument before=""
   for argument in "${JOB[@]}"; do
-    if [[ $before == -m && $argument == recallm_jax.* ]]; then
-      printf '%s' "${argument#recallm_jax.}"
+    # python also takes -m and the module as one word.
+    [[ $before != -m ]] || argument=-m$argument
+    if [[ $argument == -mrecallm_jax.* ]]; then
+      printf '%s' "${argument#-mrecallm_jax.}"
       return
     fi
     before=$argument

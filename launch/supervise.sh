@@ -13,6 +13,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Polls in a row that may fail to reach a worker before its machine counts as lost.
 readonly PATIENCE=3
+# A job that all workers were seen running for this many seconds does well: losses before don't count.
+readonly WELL=${RECALLM_WELL:-3600}
 
 tpu_vm() { "$LAUNCH/tpu_vm.sh" "$@"; }
 
@@ -51,28 +53,29 @@ remove() {
 }
 run() { tpu_vm_do run accelerator-type restarts pause iap internal-ip; }
 
-# One word for what gcloud says of the VM: absent, waiting, ready, lost, or stopped.
+# One word for what gcloud says of the VM: absent, waiting, ready, lost, or stopped; behind waiting,
+# what it waits for.
 condition() {
   local queued vm
   queued=$(queued_state) || exit
   case $queued in
     "" | ACTIVE) ;;
     SUSPENDED | FAILED) echo lost && return ;;
-    *) echo waiting && return ;;
+    *) echo "waiting queued resource: $queued" && return ;;
   esac
   vm=$(vm_state) || exit
   case $vm in
     READY) echo ready ;;
-    "") if [[ -n $queued ]]; then echo waiting; else echo absent; fi ;;
+    "") if [[ -n $queued ]]; then echo "waiting queued resource: $queued, VM: none"; else echo absent; fi ;;
     PREEMPTED | TERMINATED | UNKNOWN) echo lost ;;
     STOPPING | STOPPED | HIDING | HIDDEN) echo stopped ;;
-    *) echo waiting ;;
+    *) echo "waiting VM: $vm" ;;
   esac
 }
 
 # Ask every worker for its job; one line each. A worker without our scripts answers too.
 job_states() {
-  on_workers all "if [ -x $REMOTE/launch/job.sh ]; then $REMOTE/launch/job.sh status; else echo \"worker=\$(hostname) state=unset code=- restarts=0 command=\"; fi" |
+  LIMIT=$LOOK_LIMIT on_workers all "if [ -x $REMOTE/launch/job.sh ]; then $REMOTE/launch/job.sh status; else echo \"worker=\$(hostname) state=unset code=- restarts=0 command=\"; fi" |
     grep '^worker='
 }
 
@@ -99,9 +102,6 @@ refuse_others() {
 with_state() { grep -E "^worker=[^ ]+ state=($1) " <<<"$STATES" || true; }
 count() { grep -c . <<<"$1" || true; }
 
-# Whether what ended with this code may go well another time.
-passes() { (($1 == TRANSIENT || $1 == NO_CAPACITY)); }
-
 # Say that an attempt failed and wait for the next; end if trying again is no use.
 retry_later() {
   local code=$1 what=$2
@@ -112,11 +112,22 @@ retry_later() {
   sleep "$POLL"
 }
 
+# A spot VM is lost now and then for as long as the job takes: what counts is whether it works between.
+forget_losses() {
+  if (($(count "$(with_state running)") < $1)); then
+    WELL_SINCE=""
+    return
+  fi
+  WELL_SINCE=${WELL_SINCE:-$SECONDS}
+  ((SECONDS - WELL_SINCE < WELL)) || LOSSES=0
+}
+
 # Count a machine that was lost; end when there were too many.
 count_loss() {
+  WELL_SINCE=""
   LOSSES=$((LOSSES + 1))
   ((LOSSES <= RECREATIONS)) ||
-    give_up "$NAME was lost $LOSSES times; start the same command again, with a larger --recreations"
+    give_up "$NAME was lost $LOSSES times without an hour of work between; start the same command again, with a larger --recreations"
   say "$(date +%T) $NAME: $1 (loss $LOSSES of $RECREATIONS)"
 }
 
@@ -126,16 +137,24 @@ replace() {
 }
 
 create_and_run() {
-  local code=0
+  local code=0 left=""
   LEFT=1
   create || code=$?
   if ((code == 0)); then
     set_up_and_run
     return
   fi
-  # What a failed request leaves in the queue holds the name; of what may not be tried again, create
-  # has said what is left.
-  if passes "$code"; then remove; else LEFT=0; fi
+  # Create has said why it failed. Where this look fails too, something may be left.
+  left=$(condition 2>/dev/null) || true
+  [[ $left != absent ]] || LEFT=0
+  passes "$code" || exit "$code"
+  case $left in
+    "" | absent) ;;
+    # What a failed request leaves in the queue holds the name.
+    lost) remove ;;
+    # A request keeps its place in the queue, and a VM that came is used.
+    *) return ;;
+  esac
   if ((code == NO_CAPACITY)); then
     # Hours, at times. It is no fault of ours, and is not counted as one.
     say "asking again in $POLL s, until there is capacity"
@@ -212,6 +231,7 @@ attend() {
     return
   fi
   SEEN=1
+  forget_losses "$workers"
   # Before the others: the jobs that waited in vain for this worker's may have ended with any code.
   found=$(
     with_state 'dead|none|unset'
@@ -253,7 +273,7 @@ leave() {
 }
 
 main() {
-  parse_flags "-- accelerator-type= runtime-version= spot queued valid-until-duration= service-account= bucket= create-flag= committed python= restarts= pause= grace= recreations= poll= delete again iap internal-ip" "$@"
+  parse_flags "-- accelerator-type= runtime-version= spot queued valid-until-duration= service-account= bucket= create-flag= committed python= restarts= pause= grace= recreations= poll= look-limit= delete again iap internal-ip" "$@"
   read_target
   read_connection
   ((${#JOB[@]})) || die "which job? give it behind --: launch/supervise.sh … -- python -m recallm_jax.train …"
@@ -265,9 +285,11 @@ main() {
   POLL=$(number_flag poll 60)
   RESTARTS=$(number_flag restarts 3)
   RECREATIONS=$(number_flag recreations 20)
+  # A dead worker takes gcloud 200 s by itself.
+  LOOK_LIMIT=$(number_flag look-limit 300)
   FLAGS["poll"]=$POLL
   # Attempts of ours that went wrong in a row, jobs that did, machines lost.
-  FAILURES=0 FAILED=0 LOSSES=0 UNREACHED=0
+  FAILURES=0 FAILED=0 LOSSES=0 UNREACHED=0 WELL_SINCE=""
   # Whether our job has been seen, is between two starts, is done; whether a VM may be left.
   SEEN=0 RESTARTING=0 FINISHED=0 LEFT=0
   if is_dry; then
@@ -284,7 +306,7 @@ main() {
   LEFT=1
   trap leave EXIT
   trap 'exit 130' INT TERM HUP
-  local now code
+  local now code told=""
   while ((!FINISHED)); do
     code=0
     now=$(condition) || code=$?
@@ -293,7 +315,11 @@ main() {
       absent) create_and_run ;;
       lost) replace "it was taken away" ;;
       stopped) die "$NAME is stopped; start it: $(quote gcloud compute tpus tpu-vm start "$NAME" "${PLACE[@]}")" ;;
-      waiting) sleep "$POLL" ;;
+      waiting*)
+        [[ $now == "$told" ]] || say "$(date +%T) $NAME: waiting (${now#* })"
+        told=$now
+        sleep "$POLL"
+        ;;
       ready)
         attend
         ((FINISHED)) || sleep "$POLL"

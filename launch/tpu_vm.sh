@@ -12,6 +12,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # jax.distributed takes a silent process for dead after 100 s, and waits 300 s for all to come: after
 # this pause none of the old processes is left, and the first to start still waits for the last.
 readonly PAUSE_ALONE=10 PAUSE_TOGETHER=150
+# Looks at a waiting request that may fail in a row: the request stays, whoever looks.
+readonly LOOKS=20
 
 usage() {
   sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'
@@ -117,10 +119,24 @@ creation_failed() {
 
 # Wait in the queue until the VM is there.
 await_active() {
-  local poll=$1 state="" before=""
+  local poll=$1 state="" before="" code failed=0
   while :; do
-    state=$(queued_state)
+    code=0
+    state=$(queued_state 2>"$SCRATCH/said") || code=$?
     if is_dry; then return; fi
+    if ((code)); then
+      failed=$((failed + 1))
+      if ! passes "$code" || ((failed > LOOKS)); then
+        cat "$SCRATCH/said" >&2
+        say "$NAME may still wait in the queue, or be a VM and cost money; look: $(quote launch/tpu_vm.sh status "${TARGET[@]}"); delete it: $(delete_command)"
+        exit "$code"
+      fi
+      ((failed > 1)) ||
+        say "$(date +%T) $NAME: a look failed, and is tried again every $poll s: $(sed 's/^error: //' "$SCRATCH/said")"
+      sleep "$poll"
+      continue
+    fi
+    failed=0
     [[ $state == "$before" ]] || say "$(date +%T) $NAME: ${state:-gone from the queue}"
     before=$state
     case $state in
@@ -144,7 +160,7 @@ setup() {
     die "$clone has uncommitted changes ($(wc -l <<<"$changed" | tr -d ' ') files); commit them, or send the last commit without them: --committed"
   git -C "$clone" archive --format=tar.gz -o "$SCRATCH/clone.tar.gz" HEAD
   is_dry || say "copying commit $(git -C "$clone" rev-parse --short HEAD) to all workers of $NAME"
-  must "${SSH[@]}" scp "$SCRATCH/clone.tar.gz" "$NAME:$REMOTE.new.tar.gz" "${PLACE[@]}" "${SSH_FLAGS[@]}" --worker=all
+  copy "$SCRATCH/clone.tar.gz" "$NAME:$REMOTE.new.tar.gz" --worker=all
   # The code under a running job stays as it is.
   local stop guard
   stop=$(quote launch/tpu_vm.sh stop "${TARGET[@]}")
@@ -169,10 +185,14 @@ workdir_of_job() {
   done
 }
 
-# Make JOB one that runs on several hosts at once.
+# distribute WORKERS: make JOB one that runs on so many hosts at once.
 distribute() {
   check_for_several_hosts "choose one of them, without its TPU, which all hosts of a slice open together: --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
-  [[ -n $(job_name) && " ${JOB[*]} " != *" --distributed "* ]] || return 0
+  if [[ -z $(job_name) ]]; then
+    is_dry || say "not started as python -m recallm_jax.NAME: each of the $1 hosts runs it by itself, and none finds the others"
+    return
+  fi
+  [[ " ${JOB[*]} " != *" --distributed "* ]] || return 0
   JOB+=(--distributed)
   PAUSE=$PAUSE_TOGETHER
 }
@@ -198,7 +218,7 @@ run() {
   if [[ $worker == all ]] && ((workers > 1)); then
     [[ -z $workdir || $workdir == gs://* ]] ||
       die "--workdir=$workdir would be another folder on each of the $workers hosts; give one on gs://"
-    distribute
+    distribute "$workers"
   fi
   PAUSE=$(number_flag pause "$PAUSE")
 
@@ -275,7 +295,7 @@ fetch() {
     # A relative folder is one of the clone, where jobs run.
     [[ $workdir == /* ]] || workdir=$REMOTE/$workdir
     on_workers 0 "tar $exclude-czf $REMOTE.fetch.tar.gz -C $(quote "$workdir") ." || explain_and_exit
-    must "${SSH[@]}" scp "$NAME:$REMOTE.fetch.tar.gz" "$SCRATCH/fetch.tar.gz" "${PLACE[@]}" "${SSH_FLAGS[@]}" --worker=0
+    copy "$NAME:$REMOTE.fetch.tar.gz" "$SCRATCH/fetch.tar.gz" --worker=0
     is_dry || tar -xzf "$SCRATCH/fetch.tar.gz" -C "$to"
   fi
   is_dry || say "fetched $workdir to $to"
@@ -284,7 +304,7 @@ fetch() {
 delete() {
   parse_flags "poll= tries=" "$@"
   read_target
-  local queued vm poll tries
+  local queued vm poll tries found=""
   poll=$(number_flag poll 10)
   tries=$(number_flag tries 30)
   queued=$(queued_state)
@@ -292,7 +312,9 @@ delete() {
     # --force deletes its VM first.
     must compute tpus queued-resources delete "$NAME" "${PLACE[@]}" --force --quiet
   fi
+  found=$queued
   vm=$(vm_state)
+  found+=$vm
   if is_dry || [[ -n $vm && $vm != DELETING ]]; then
     must compute tpus tpu-vm delete "$NAME" "${PLACE[@]}" --quiet
   fi
@@ -301,7 +323,11 @@ delete() {
     vm=$(vm_state)
     if is_dry; then return; fi
     if [[ -z $queued$vm ]]; then
-      say "nothing is left of $NAME in $ZONE"
+      if [[ -n $found ]]; then
+        say "nothing is left of $NAME in $ZONE"
+      else
+        say "there was nothing called $NAME in $ZONE; all zones: gcloud compute tpus tpu-vm list --zone=-${PLACE[1]:+ ${PLACE[1]}}"
+      fi
       return
     fi
     ((tries > 0)) ||

@@ -4,10 +4,10 @@
 
 FOLDER/calls gets one list of arguments a call. FOLDER/cloud holds the model, a dict: "queued" and
 "vm", the states of what exists (None: nothing); "queue", the states that a new request takes, one
-each time it is looked at; "workers"; "unreachable" ones; and "rules". A rule is for calls whose
-arguments contain "match": the first "skip" of them it lets pass, then for "times" calls it changes
-the model by "set", and with "code" prints "stderr" and exits. Commands for workers are run here, in
-FOLDER/worker-N as their home; it goes, with all that runs there, when the VM does.
+each time it is looked at; "workers"; "unreachable" ones; "hanging" ones; and "rules". A rule is for
+calls whose arguments contain "match": the first "skip" of them it lets pass, then for "times" calls
+it changes the model by "set", and with "code" prints "stderr" and exits. Commands for workers are
+run here, in FOLDER/worker-N as their home; it goes, with all that runs there, when the VM does.
 """
 
 # Only what every call needs: it is started a thousand times.
@@ -39,6 +39,10 @@ def ssh(cloud: dict, arguments: list[str]) -> int:
     for home in homes(cloud, arguments):
         name = os.path.basename(home)
         os.makedirs(home, exist_ok=True)
+        if name in cloud.get("hanging", []):
+            import time
+
+            time.sleep(60)
         if name in cloud.get("unreachable", []):
             print("ERROR: (gcloud) Could not SSH into the instance.", file=sys.stderr)
             code = 255
@@ -81,6 +85,13 @@ def describe(state: str | None) -> int:
     return 0
 
 
+def save(cloud: dict) -> None:
+    path = os.path.join(FOLDER, "cloud")
+    with open(path + ".partial", "w") as model:
+        model.write(repr(cloud))
+    os.rename(path + ".partial", path)
+
+
 def follow_rules(cloud: dict, words: str) -> int | None:
     for rule in cloud["rules"]:
         if rule["match"] not in words:
@@ -90,6 +101,8 @@ def follow_rules(cloud: dict, words: str) -> int | None:
         elif rule.setdefault("times", 1) > 0:
             rule["times"] -= 1
             cloud.update(rule.get("set", {}))
+            # The call may be ended before it is done.
+            save(cloud)
             if "sleep" in rule:
                 import time
 
@@ -137,17 +150,14 @@ def main() -> int:
     arguments = sys.argv[1:]
     with open(os.path.join(FOLDER, "calls"), "a") as calls:
         calls.write(f"{arguments!r}\n")
-    path = os.path.join(FOLDER, "cloud")
-    with open(path) as model:
+    with open(os.path.join(FOLDER, "cloud")) as model:
         # The test's own file.
         cloud = eval(model.read())
     before = cloud["vm"]
     code = answer(cloud, arguments)
     if before not in GONE and cloud["vm"] in GONE:
         lose_machines(cloud)
-    with open(path + ".partial", "w") as model:
-        model.write(repr(cloud))
-    os.rename(path + ".partial", path)
+    save(cloud)
     return code
 
 

@@ -20,10 +20,19 @@ ROOT = HERE.parents[1]
 TARGET = ["--name=n", "--zone=us-east5-a"]
 PLACE = ["--zone=us-east5-a"]
 VM = ["compute", "tpus", "tpu-vm"]
+SSH_OPTIONS = ["-oConnectTimeout=15", "-oServerAliveInterval=15", "-oServerAliveCountMax=4"]
 QUEUED = ["compute", "tpus", "queued-resources"]
 TYPE = "--accelerator-type=v6e-8"
 DELETE = "launch/tpu_vm.sh delete --name=n --zone=us-east5-a"
 TRAIN = ("python", "-m", "recallm_jax.train", "--config=configs/quickstart.py")
+# What gcloud 528 says without a network, when its token has run out.
+OFFLINE = (
+    "ERROR: (gcloud.compute.tpus.tpu-vm.describe) There was a problem refreshing your current auth "
+    "tokens: HTTPSConnectionPool(host='oauth2.googleapis.com', port=443): Max retries exceeded "
+    'with url: /token (Caused by NameResolutionError("<urllib3.connection.HTTPSConnection object>: '
+    "Failed to resolve 'oauth2.googleapis.com' ([Errno -3] Temporary failure in name resolution)\""
+    "))\nPlease run:\n\n  $ gcloud auth login\n\nto obtain new credentials."
+)
 OVERRIDES = (
     "--config.stages=('grpo',)",
     '--config.data.dir=/data/a "b"  c',

@@ -10,6 +10,7 @@ import pytest
 
 from tests.launch.stand_ins import (
     DELETE,
+    OFFLINE,
     PLACE,
     QUEUED,
     TARGET,
@@ -97,6 +98,31 @@ def test_a_request_that_ends_without_a_vm_says_how_to_delete_it(cloud):
     one_error(done, "FAILED", DELETE, code=1)
 
 
+def test_a_look_at_the_queue_that_fails_is_done_again(cloud):
+    cloud.change(
+        queue=["WAITING_FOR_RESOURCES", "ACTIVE"],
+        rules=[{"match": "describe", "stderr": OFFLINE, "code": 1, "times": 20}],
+    )
+    done = cloud.tpu_vm("create", TYPE, "--queued", "--poll=0")
+    assert done.returncode == 0, done.stderr
+    assert cloud.verbs() == ["create"] and "n is ready" in done.stderr
+    assert done.stderr.count("the network may be down") == 1
+
+
+@pytest.mark.parametrize(
+    ("stderr", "code", "looks"),
+    [(OFFLINE, 1, 21), ("ERROR: (gcloud) PERMISSION_DENIED: Permission denied", 2, 1)],
+    ids=["the network is down", "the user must mend it"],
+)
+def test_a_wait_that_is_given_up_says_how_to_delete_the_request(cloud, stderr, code, looks):
+    cloud.change(rules=[{"match": "describe", "stderr": stderr, "code": 1, "times": 99}])
+    done = cloud.tpu_vm("create", TYPE, "--queued", "--poll=0")
+    one_error(done, code=code)
+    assert "n may still wait in the queue, or be a VM and cost money; look: " in done.stderr
+    assert done.stderr.endswith(f"delete it: {DELETE}\n")
+    assert len(cloud.calls()) - 1 == looks
+
+
 def test_the_environment_names_the_vm(cloud):
     names = {"TPU_VM_NAME": "e", "TPU_VM_ZONE": "us-west4-a", "TPU_VM_TYPE": "v4-8"}
     done = cloud.run("tpu_vm.sh", "create", environment=names | {"TPU_VM_PROJECT": "p-1"})
@@ -172,6 +198,25 @@ def test_accelerator_types_that_exist(cloud, kind):
             "is not properly specified.\nFailed to find attribute [project]. It can be set",
             2,
             "--project=PROJECT",
+        ),
+        (OFFLINE, 1, "the network may be down"),
+        (
+            "ERROR: gcloud crashed (TransportError): ('Connection aborted.', RemoteDisconnected())",
+            1,
+            "the network may be down",
+        ),
+        (
+            "ERROR: (gcloud.compute.tpus.tpu-vm.create) RESOURCE_EXHAUSTED: Quota exceeded for "
+            "quota metric 'Read requests' and limit 'Read requests per minute' of service "
+            "'tpu.googleapis.com' for consumer 'project_number:1'.",
+            1,
+            "asked too often",
+        ),
+        (
+            "ERROR: (gcloud.compute.tpus.tpu-vm.create) RESOURCE_EXHAUSTED: Quota "
+            "'TPUS_PER_TPU_FAMILY' exceeded.  Limit: 0.0 in region us-east5.",
+            2,
+            "Quotas",
         ),
         ("ERROR: (gcloud.compute.tpus.tpu-vm.create) Internal error", 1, "Internal error"),
     ],

@@ -8,6 +8,7 @@ from tests.launch.stand_ins import (
     DELETE,
     OVERRIDES,
     PLACE,
+    SSH_OPTIONS,
     TRAIN,
     VM,
     executable,
@@ -30,6 +31,7 @@ def test_a_job_starts_on_all_workers_with_its_arguments_unharmed(vm):
         "ssh",
         "n",
         *PLACE,
+        *[f"--ssh-flag={option}" for option in SSH_OPTIONS],
         "--worker=all",
         "--command=recallm-jax/launch/job.sh status",
     ]
@@ -61,14 +63,21 @@ def test_a_job_of_one_process_runs_on_one_worker(vm):
 @pytest.mark.parametrize(
     ("job", "words"),
     [
-        (["recallm_jax.report"], ["recallm_jax.report runs as one process", "--worker=0"]),
-        (["recallm_jax.evaluate", "--rescore"], ["--rescore runs as one process", "--worker=0"]),
-        (["recallm_jax.evaluate", "--shard=0/2"], ["--shard would be the same share on every"]),
+        (["-m", "recallm_jax.report"], ["recallm_jax.report runs as one process", "--worker=0"]),
+        (["-mrecallm_jax.report"], ["recallm_jax.report runs as one process", "--worker=0"]),
+        (
+            ["-m", "recallm_jax.evaluate", "--rescore"],
+            ["--rescore runs as one process", "--worker=0"],
+        ),
+        (
+            ["-m", "recallm_jax.evaluate", "--shard=0/2"],
+            ["--shard would be the same share on every"],
+        ),
     ],
 )
 def test_jobs_of_one_process_are_refused_on_several_hosts(cloud, job, words):
     cloud.change(vm="READY")
-    done = cloud.tpu_vm("run", "--", "env", "A=b", "python", "-m", *job, "--workdir=gs://b/a")
+    done = cloud.tpu_vm("run", "--", "env", "A=b", "python", *job, "--workdir=gs://b/a")
     one_error(done, *words)
     assert cloud.changes() == []
 
@@ -78,6 +87,7 @@ def test_jobs_of_one_process_are_refused_on_several_hosts(cloud, job, words):
     [
         (["-m", "recallm_jax.evaluate"], ["--distributed"]),
         (["-m", "recallm_jax.probe"], ["--distributed"]),
+        (["-mrecallm_jax.train"], ["--distributed"]),
         (["-m", "recallm_jax.train", "--distributed"], []),
         (["-c", "import recallm_jax.train"], []),
     ],
@@ -87,6 +97,16 @@ def test_jobs_of_several_processes_find_each_other(cloud, job, added):
     done = cloud.tpu_vm("run", "--dry-run", "--accelerator-type=v6e-16", "--", *words)
     started = done.stdout.splitlines()[-1]
     assert started.endswith(shlex.join([*words, *added]).replace("'", "'\\''") + "'")
+
+
+def test_a_job_that_is_not_ours_runs_on_each_host_by_itself_and_says_so(vm):
+    done = vm.tpu_vm("run", "--", "bash", "-c", "python -m recallm_jax.train")
+    assert done.returncode == 0, done.stderr
+    wait_for_end(vm)
+    assert "each of the 2 hosts runs it by itself" in done.stderr
+    done = vm.tpu_vm("run", "--worker=0", "--", "bash", "-c", "true")
+    assert done.returncode == 0 and "by itself" not in done.stderr
+    wait_for_end(vm, (0,))
 
 
 def test_several_hosts_need_one_workdir(vm):

@@ -1,6 +1,14 @@
 """tpu_vm.sh setup: what is copied to the workers and installed there."""
 
-from tests.launch.stand_ins import PLACE, TRAIN, VM, executable, one_error, wait_for_end
+from tests.launch.stand_ins import (
+    PLACE,
+    SSH_OPTIONS,
+    TRAIN,
+    VM,
+    executable,
+    one_error,
+    wait_for_end,
+)
 
 
 def test_setup_copies_the_commit_to_all_workers_and_installs_it(cloud):
@@ -9,8 +17,10 @@ def test_setup_copies_the_commit_to_all_workers_and_installs_it(cloud):
     assert done.returncode == 0, done.stderr
     copy, install = cloud.calls()
     assert copy[:4] == [*VM, "scp"]
-    assert copy[5:] == ["n:recallm-jax.new.tar.gz", *PLACE, "--worker=all"]
-    assert install[:-1] == [*VM, "ssh", "n", *PLACE, "--worker=all"]
+    scp_flags = [f"--scp-flag={option}" for option in SSH_OPTIONS]
+    assert copy[5:] == ["n:recallm-jax.new.tar.gz", "--worker=all", *PLACE, *scp_flags]
+    ssh_flags = [f"--ssh-flag={option}" for option in SSH_OPTIONS]
+    assert install[:-1] == [*VM, "ssh", "n", *PLACE, *ssh_flags, "--worker=all"]
     assert install[-1].endswith(" && recallm-jax/launch/bootstrap.sh")
     for worker in (0, 1):
         home = cloud.home(worker)

@@ -1,12 +1,13 @@
 """supervise.sh: what happens when the VM is taken away, a worker dies, or the job can't go on."""
 
 import os
+import re
 import signal
 import time
 
 import pytest
 
-from tests.launch.stand_ins import DELETE, TARGET, TRAIN, make_cloud, output_of
+from tests.launch.stand_ins import DELETE, OFFLINE, TARGET, TRAIN, executable, make_cloud, output_of
 
 JOB = ("--", *TRAIN, "--workdir=gs://b/runs/a", "--config.stages=('grpo',)")
 FLAGS = ("--accelerator-type=v6e-16", "--spot", "--queued", "--poll=0", "--pause=0")
@@ -70,6 +71,19 @@ def test_a_preempted_vm_is_created_again_and_goes_on_with_the_same_command(cloud
     assert "it was taken away" in done.stderr
 
 
+def test_an_evaluation_of_all_checkpoints_goes_on_after_a_preemption(cloud):
+    words = ("-m", "recallm_jax.evaluate", "--config=configs/quickstart.py")
+    words += ("--workdir=gs://b/runs/a", "--checkpoints=all")
+    hang(cloud)
+    cloud.change(rules=[look_at_jobs(set={"queued": "SUSPENDED", "vm": None})])
+    done = supervise(cloud, job=("--", "python", *words))
+    assert done.returncode == 0, done.stderr
+    assert without_looks(cloud) == [*UP, "delete", *UP]
+    for worker in (0, 1):
+        assert cloud.job_arguments(worker) == [*words, "--distributed"]
+    assert "it was taken away" in done.stderr and "the job is done" in done.stderr
+
+
 def hang(cloud, *workers):
     """Let the first attempt of these workers' jobs, or of all, run until it is ended."""
     for worker in workers or range(cloud.model()["workers"]):
@@ -99,8 +113,55 @@ def test_a_vm_that_is_lost_too_often_ends_it(alone):
     alone.change(queued="SUSPENDED")
     done = supervise(alone, "--recreations=0")
     assert done.returncode == 1
-    assert "n was lost 1 times" in done.stderr and DELETE in done.stderr
+    assert (
+        "n was lost 1 times without an hour of work between" in done.stderr
+        and DELETE in done.stderr
+    )
     assert alone.verbs() == []
+
+
+def is_taken_twice(cloud):
+    """Let the VM be taken away twice, and the jobs run until they are ended."""
+    python = cloud.folder / "worker-bin" / "python3.11"
+    executable(python, python.read_text().replace("    code=0\n", "    code=hang\n"))
+    taken = look_at_jobs(set={"vm": "PREEMPTED"})
+    cloud.change(rules=[taken, taken | {"skip": 4}])
+
+
+def test_losses_without_an_hour_of_work_between_are_counted(alone):
+    is_taken_twice(alone)
+    done = supervise(alone, "--recreations=1")
+    assert done.returncode == 1
+    assert "n was lost 2 times without an hour of work between" in done.stderr
+
+
+def test_an_hour_of_work_clears_the_count_of_losses(alone):
+    is_taken_twice(alone)
+    arguments = (*TARGET, *FLAGS, "--recreations=1", *JOB)
+    with alone.start("supervise.sh", *arguments, environment={"RECALLM_WELL": "0"}) as process:
+        wait_for(lambda: alone.verbs().count("start") == 3)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, err = output_of(process, 20)
+    assert process.returncode == 130
+    assert err.count("loss 1 of 1") == 2
+    alone.tpu_vm("stop")
+
+
+def test_what_is_waited_for_is_said_at_each_change(alone):
+    states = ["ACCEPTED", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "ACTIVE"]
+    coming = [
+        {"match": "tpu-vm describe", "set": {"vm": vm}, "skip": skip}
+        for skip, vm in [(0, None), (1, None), (2, "CREATING"), (3, "CREATING"), (4, "READY")]
+    ]
+    alone.change(queued="ACCEPTED", states=states, rules=coming)
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"n: waiting \((.*)\)", done.stderr) == [
+        "queued resource: ACCEPTED",
+        "queued resource: WAITING_FOR_RESOURCES",
+        "queued resource: ACTIVE, VM: none",
+        "VM: CREATING",
+    ]
 
 
 def test_bad_input_ends_it(alone):
@@ -119,6 +180,36 @@ def test_a_create_that_is_refused_ends_it(alone):
     assert done.returncode == 2
     assert "roles/tpu.admin" in done.stderr and "nothing is left of n" in done.stderr
     assert alone.verbs() == ["create"]
+
+
+def test_a_request_that_was_made_before_create_was_refused_is_not_called_gone(alone):
+    stderr = "ERROR: (gcloud) PERMISSION_DENIED: Permission 'tpu.queuedResources.get' denied"
+    refused = {"match": "queued-resources describe", "stderr": stderr, "code": 1, "skip": 1}
+    alone.change(rules=[refused | {"times": 9}])
+    done = supervise(alone)
+    assert done.returncode == 2 and alone.verbs() == ["create"]
+    assert "n may still be there and cost money" in done.stderr and DELETE in done.stderr
+
+
+@pytest.mark.parametrize("times", [1, 30])
+def test_a_request_keeps_its_place_in_the_queue_while_looks_at_it_fail(alone, times):
+    failing = {"match": "queued-resources describe", "stderr": OFFLINE, "code": 1, "times": times}
+    alone.change(
+        queue=["WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "ACTIVE"],
+        rules=[failing | {"skip": 2}],
+    )
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert without_looks(alone) == UP
+
+
+def test_a_request_whose_answer_was_lost_is_waited_for(alone):
+    lost = {"queued": "WAITING_FOR_RESOURCES", "states": ["WAITING_FOR_RESOURCES", "ACTIVE"]}
+    rule = {"match": "create", "stderr": "ERROR: Connection reset", "code": 1, "set": lost}
+    alone.change(rules=[rule])
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert without_looks(alone) == UP
 
 
 def test_a_lack_of_capacity_is_waited_for_as_long_as_it_takes(alone):
@@ -237,6 +328,43 @@ def test_one_worker_that_does_not_answer_is_replaced_with_its_slice(cloud):
     assert without_looks(cloud)[: len(UP) + 2] == [*UP, "delete", "create"]
 
 
+def test_a_worker_that_hangs_is_not_waited_for(cloud):
+    hang(cloud)
+    stuck = look_at_jobs(set={"hanging": ["worker-1"]})
+    back = {"match": "queued-resources delete", "set": {"hanging": []}}
+    cloud.change(rules=[stuck, back])
+    done = supervise(cloud, "--recreations=1", "--look-limit=3")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 workers of n can't be reached (look 3)" in done.stderr
+    assert without_looks(cloud)[: len(UP) + 2] == [*UP, "delete", "create"]
+
+
+def test_a_look_that_hangs_on_all_workers_may_be_our_own_connection(cloud):
+    hang(cloud)
+    cloud.change(rules=[look_at_jobs(set={"hanging": ["worker-0"]})])
+    with cloud.start("supervise.sh", *TARGET, *FLAGS, "--look-limit=1", *JOB) as process:
+        wait_for(lambda: looks(cloud) >= 5)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, err = output_of(process, 20)
+    assert "2 of 2 workers of n can't be reached (look 3)" in err
+    assert "timed out: no answer in 1 s; the network may be down" in err
+    assert "delete" not in cloud.verbs()
+    cloud.change(hanging=[])
+    cloud.tpu_vm("stop")
+
+
+def test_a_look_that_hangs_can_be_interrupted(alone):
+    hang(alone)
+    alone.change(rules=[look_at_jobs(set={"hanging": ["worker-0"]})])
+    with alone.start("supervise.sh", *TARGET, *FLAGS, *JOB) as process:
+        wait_for(lambda: alone.model().get("hanging"))
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = output_of(process, 20)
+    assert process.returncode == 130 and "no longer watching" in err
+    alone.change(hanging=[])
+    alone.tpu_vm("stop")
+
+
 def test_a_vm_is_not_deleted_because_our_own_connection_is_down(cloud):
     gone = {"unreachable": ["worker-0", "worker-1"]}
     cloud.change(rules=[look_at_jobs(set=gone)])
@@ -320,6 +448,15 @@ def test_a_stopped_vm_is_not_started(cloud):
     done = supervise(cloud)
     assert done.returncode == 2
     assert "gcloud compute tpus tpu-vm start n --zone=us-east5-a" in done.stderr
+
+
+def test_a_network_that_is_down_while_a_token_is_refreshed_is_waited_for(alone):
+    # From the first look after the start on.
+    alone.change(rules=[{"match": "describe", "stderr": OFFLINE, "code": 1, "skip": 4, "times": 4}])
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the network may be down") == 4 and "sign in" not in done.stderr
+    assert without_looks(alone) == UP
 
 
 def test_an_answer_that_fails_once_is_asked_again(alone):

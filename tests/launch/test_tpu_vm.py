@@ -94,6 +94,31 @@ def test_delete_removes_a_vm_that_was_in_no_queue(cloud):
     assert cloud.changes() == [[*VM, "delete", "n", *PLACE, "--quiet"]]
 
 
+def test_delete_of_what_was_never_there_says_how_to_look_in_all_zones(cloud):
+    done = cloud.tpu_vm("delete", "--project=my-project")
+    assert done.returncode == 0 and cloud.verbs() == []
+    assert done.stderr == (
+        "there was nothing called n in us-east5-a; all zones: "
+        "gcloud compute tpus tpu-vm list --zone=- --project=my-project\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        "NOT_FOUND: Location us-east5-a is not found or access is unauthorized.",
+        "NOT_FOUND: Resource 'projects/p/locations/us-east5-a' was not found",
+        "PERMISSION_DENIED: Permission denied on 'locations/us-east5-a' (or it may not exist).",
+    ],
+)
+def test_a_zone_that_does_not_exist_is_not_one_without_the_vm(cloud, stderr):
+    stderr = f"ERROR: (gcloud.compute.tpus.tpu-vm.describe) {stderr}"
+    cloud.change(rules=[{"match": "describe", "stderr": stderr, "code": 1, "times": 9}])
+    for command in ("delete", "status"):
+        done = cloud.tpu_vm(command, "--project=my-project")
+        one_error(done, "gcloud compute tpus locations list --project=my-project")
+
+
 def test_delete_says_what_is_still_there(cloud):
     cloud.change(vm="READY", rules=[{"match": "delete", "times": 1, "code": 0}])
     done = cloud.tpu_vm("delete", "--tries=1", "--poll=0")
