@@ -274,8 +274,16 @@ has_several_hosts() { [[ $1 =~ -([0-9]{1,5})$ ]] && ((10#${BASH_REMATCH[1]} > 8)
 
 # What JOB is: the name of one of our jobs, or nothing.
 job_name() {
-  local argument before=""
+  local argument before="" program=""
   for argument in "${JOB[@]}"; do
+    # What is run, behind env and its variables: the console command of a job, or python.
+    if [[ -z $program && $argument != env && $argument != *=* ]]; then
+      program=${argument##*/}
+      if [[ $program == recallm-* ]]; then
+        printf '%s' "${program#recallm-}"
+        return
+      fi
+    fi
     # python also takes -m and the module as one word.
     [[ $before != -m ]] || argument=-m$argument
     if [[ $argument == -mrecallm_jax.* ]]; then

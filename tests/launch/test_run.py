@@ -99,6 +99,20 @@ def test_jobs_of_several_processes_find_each_other(cloud, job, added):
     assert started.endswith(shlex.join([*words, *added]).replace("'", "'\\''") + "'")
 
 
+@pytest.mark.parametrize(
+    ("words", "added"),
+    [
+        (["recallm-train", "--workdir=gs://b/a"], ["--distributed"]),
+        (["env", "A=b", ".venv/bin/recallm-probe", "--label=a"], ["--distributed"]),
+        (["bash", "a.sh", "gs://b/recallm-train"], []),
+    ],
+)
+def test_console_commands_of_jobs_are_known(cloud, words, added):
+    done = cloud.tpu_vm("run", "--dry-run", "--accelerator-type=v6e-16", "--", *words)
+    started = done.stdout.splitlines()[-1]
+    assert started.endswith(shlex.join([*words, *added]).replace("'", "'\\''") + "'")
+
+
 def test_a_job_that_is_not_ours_runs_on_each_host_by_itself_and_says_so(vm):
     done = vm.tpu_vm("run", "--", "bash", "-c", "python -m recallm_jax.train")
     assert done.returncode == 0, done.stderr
