@@ -9,8 +9,9 @@ Hardware: meant for one GPU of 80 GB; not tried on one.
 Variants: `:of=synthetic` (the default) needs no files; `:of=all` is the paper's seventeen data sets
 in equal shares and wants their files in `--config.data.dir` (docs/tasks.md), as does `:of=CATEGORY`
 for most, and `:of=own` for questions of your own; `:tiny` is a minute or two with a random model on
-a CPU; `:length=4096` trains on longer contexts than 2,048 tokens, or 7,168 where QuALITY's articles
-are in the mixture; `:algorithm=ppo` as in quickstart.py. Shares:
+a CPU; `:length=4096` trains on longer contexts than 2,048 tokens, or other ones than 7,168 where
+whole documents are in the mixture (QuALITY's, or your own); `:algorithm=ppo` as in quickstart.py.
+Shares:
 `--config.data.mixture.hotpotqa=2.0`, `--config.data.temperature=2.0`.
 """
 
@@ -32,8 +33,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model.dtype = "bfloat16"
     # With its response a prompt must fit SmolLM2's context of 8,192 tokens.
-    whole_articles = "quality" in choices[options.of]
-    config.data.target_length = options.length or (7168 if whole_articles else 2048)
+    whole_documents = {"quality", "own_questions"} & set(choices[options.of])
+    config.data.target_length = options.length or (7168 if whole_documents else 2048)
     config.decoding.max_new_tokens = 512
 
     config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 20, 32, 16
@@ -48,7 +49,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.grpo.overlong_buffer = 64
     config.optimizer.learning_rate = 5e-6
 
-    config.evaluation.lengths = (7168,) if whole_articles else (2048, 4096, 7168)
+    # A document has one length.
+    lengths = (config.data.target_length,) if whole_documents else (2048, 4096, 7168)
+    config.evaluation.lengths = lengths
     config.evaluation.num_examples = 200
     config.evaluation.batch_size = 25
     config.checkpoint.every_steps = 25

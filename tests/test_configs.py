@@ -42,7 +42,7 @@ def test_a_config_says_its_result_hardware_and_command(path):
 # What a user runs first, with the context of the model that it names.
 VARIANTS = [
     *CONFIGS,
-    *(f"configs/mixture.py:of={of}" for of in ("all", "aggregation", "long_doc_qa")),
+    *(f"configs/mixture.py:of={of}" for of in ("all", "aggregation", "long_doc_qa", "own")),
     *(f"configs/mixture.py:algorithm={name}" for name in ("dapo", "ppo")),
     "configs/mixture.py:length=4096",
 ]

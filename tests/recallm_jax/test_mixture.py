@@ -58,3 +58,27 @@ def test_a_mixture_trains_from_end_to_end(of, data_dir, tmp_path, capsys):
         assert all(row["metric"] in row["metrics"] for row in rows)
     stages = [row["stage"] for row in read_metrics(tmp_path / "metrics.jsonl")]
     assert stages == ["sft1"] * 2 + ["sft2"] * 2 + ["grpo"] * 2
+
+
+@pytest.mark.slow
+def test_questions_of_ones_own_train_from_end_to_end(tmp_path, capsys):
+    rows = [
+        {
+            "question": f"How long is the notice of contract {number}?",
+            "answer": f"{number} months",
+            "document": f"Contract {number}.\nThe notice is {number} months.\nIt is signed.",
+        }
+        for number in range(2, 60)
+    ]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    (tmp_path / "own_questions.jsonl").write_text(text, encoding="utf-8")
+    arguments = [
+        *("--config=configs/mixture.py:of=own,tiny", f"--config.data.dir={tmp_path}"),
+        "--config.evaluation.modes=constrained-greedy",
+    ]
+    run = tmp_path / "run"
+    assert train.main([*arguments, f"--workdir={run}"]) == 0, capsys.readouterr().err
+    (row,) = json.loads((run / "eval" / "grpo" / "summary.json").read_text())
+    assert (row["dataset"], row["metric"]) == ("own_questions", "exact_match")
+    demonstrated = [row.get("demonstrated") for row in read_metrics(run / "metrics.jsonl")]
+    assert demonstrated == [1.0] * 4 + [None] * 2
