@@ -8,6 +8,7 @@ import dataclasses
 
 from recallm_jax.planning.chips import Chip
 from recallm_jax.planning.compiling import Planned
+from recallm_jax.planning.hlo import BETWEEN_SLICES
 from recallm_jax.planning.programs import ROLLOUT
 
 
@@ -36,9 +37,11 @@ def at_least(planned: Planned, chip: Chip, num_chips: int) -> AtLeast:
     program = planned.program
     read = planned.memory.arguments.get(ROLLOUT, 0)
     read += planned.caches.get("prompts", 0) + planned.caches.get("responses", 0) // 2
-    sent = sum(planned.traffic.total(program.rounds).values())
+    sent = planned.traffic.total(program.rounds)
+    # Over another network, of which no rate is published for a chip.
+    sent.pop(BETWEEN_SLICES, None)
     return AtLeast(
         arithmetic=program.work.executed / num_chips / chip.peak_flops,
         memory=program.rounds * read / chip.hbm_bandwidth,
-        interconnect=sent / chip.ici_bandwidth,
+        interconnect=sum(sent.values()) / chip.ici_bandwidth,
     )

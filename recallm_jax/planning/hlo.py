@@ -19,6 +19,9 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
+# Over the network that joins slices: what the compiler hands to the host for it.
+BETWEEN_SLICES = "between slices"
+_TO_OTHER_SLICES = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
 _BITS = {"pred": 8, "token": 0}
 _ARRAY = re.compile(r"([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
@@ -61,7 +64,8 @@ def traffic(hlo: str) -> Traffic:
 
     Counted as on a ring: of n chips each sends (n - 1)/n of what is gathered, scattered or
     exchanged, twice that of what is reduced for all, and once what is passed on. Of a conditional's
-    branches all are counted.
+    branches all are counted. What goes to other slices is a kind of its own, and counted once, as
+    between two.
     """
     computations, entry = _computations(hlo)
     once: collections.Counter[str] = collections.Counter()
@@ -74,7 +78,9 @@ def traffic(hlo: str) -> Traffic:
                 continue
             result, operation = match[1], match[2]
             kind = operation.removesuffix("-start")
-            if kind in COLLECTIVES:
+            if operation == "send" and _TO_OTHER_SLICES in line:
+                into[BETWEEN_SLICES] += times * array_bytes(_elements(result)[0])
+            elif kind in COLLECTIVES:
                 if _is_new(line, seen):
                     into[kind] += times * _sent(kind, result, operation != kind, line)
             elif operation == "while":

@@ -81,6 +81,10 @@ source_target_pairs={{0,1},{1,0}}
   %begun = (f32[2]{0}, f32[8]{0}) all-gather-start(%q), replica_groups={{0,1,2,3}}
   %piece_1 = f32[1]{0} fusion(%p), kind=kLoop, calls=%begins
   %piece_2 = f32[64]{0} fusion(%p), kind=kLoop, calls=%ends
+  %off = (f32[6]{0}, u32[]{:S(2)}, token[]) send(%p, %a), channel_id=6, is_host_transfer=true, \
+frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",\
+_xla_megascale_transfer_type="ALL_REDUCE"}
+  %home = (f32[6]{0}, u32[]{:S(2)}, token[]) send(%p, %a), channel_id=8, is_host_transfer=true
   %short = (s32[]) while(%t), condition=%two, body=%twice
   %alone = f32[8]{0} all-reduce(%p), replica_groups={{0},{1}}, to_apply=%sum
   ROOT %decoded = f32[10]{0} while(%t), condition=%forever, body=%step
@@ -101,6 +105,8 @@ def test_a_collective_in_a_loop_is_counted_as_often_as_the_loop_runs():
     assert found.once["reduce-scatter"] == 28 * 4 * 4 * 4 * 3
     # What is received, not what is received and sent, and not the two counters.
     assert found.once["collective-permute"] == 8 * 4
+    # What goes to the host for other slices, and not what the host is to keep.
+    assert found.once["between slices"] == 6 * 4
     # One chip in a group sends nothing.
     assert found.once.get("all-reduce", 0) == 0
 
