@@ -242,7 +242,9 @@ def _records_of(
             yield mixtures.to_record(features)
     except invalid_argument as error:
         # TensorFlow wraps what a task raised in its own error, traceback and all.
-        raised = re.search(r"^tasks\.errors\.TaskInputError: (.*)$", error.message, re.MULTILINE)
+        raised = re.search(
+            r"^tasks\.errors\.(?:TaskInput|Demonstration)Error: (.*)$", error.message, re.MULTILINE
+        )
         if raised is None:
             raise
         raise TaskInputError(raised[1]) from None

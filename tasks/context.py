@@ -18,11 +18,13 @@ class Demonstration:
     Attributes:
       thought: texts, and ranges of characters of `Example.user` that are recalled there. A range
         of more tokens than a span may hold is cut.
+      kept: ranges of characters that a cut leaves in, if they fit.
     """
 
     thought: tuple[str | Range, ...]
     closing: str
     answer: str
+    kept: tuple[Range, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from tasks.context import Demonstration, Range
-from tasks.errors import TaskInputError
+from tasks.errors import DemonstrationError, TaskInputError
 from tasks.vocabulary import END_RECALL, END_THINK, START_RECALL, Tokenizer
 
 INTENTIONS = (
@@ -96,7 +96,8 @@ def demonstration_tokens(
     Args:
       shift: where the user's text begins in the prompt.
     """
-    copyable, _, span_end = flags
+    copyable = flags[0]
+    kept = [gold_tokens(offsets, copyable, (shift + a, shift + b)) for a, b in demonstration.kept]
     tokens: list[int] = []
     for part in demonstration.thought:
         if isinstance(part, str):
@@ -104,14 +105,37 @@ def demonstration_tokens(
             continue
         first, last = gold_tokens(offsets, copyable, (shift + part[0], shift + part[1]))
         if last - first > max_recall_length:
-            ends = np.flatnonzero(span_end[first : first + max_recall_length])
-            last = first + int(ends[-1]) + 1 if len(ends) else last
+            first, last = _cut(first, last, kept, flags, max_recall_length)
         span = inputs[first:last].tolist()
         tokens += [tokenizer.start_recall_id, *span, tokenizer.end_recall_id]
     tokens += tokenizer.encode(
         f"\n{END_THINK}\n{demonstration.closing}\nAnswer: {demonstration.answer}"
     )
     return [*tokens, tokenizer.eos_id]
+
+
+def _cut(
+    first: int,
+    last: int,
+    kept: Sequence[tuple[int, int]],
+    flags: tuple[Bool[np.ndarray, " S"], Bool[np.ndarray, " S"], Bool[np.ndarray, " S"]],
+    most: int,
+) -> tuple[int, int]:
+    """Return a part of at most `most` tokens that a span may hold: with what is kept, or the first.
+
+    The range as it was where there is no such part.
+    """
+    _, span_start, span_end = flags
+    inside = (place for place in kept if first <= place[0] and place[1] <= last)
+    low, high = next(inside, (first, first + 1))
+    # What is kept stands in the middle, as far as the range goes.
+    start = max(first, min((low + high - most) // 2, last - most))
+    starts = start + np.flatnonzero(span_start[start : low + 1])
+    if not len(starts):
+        return first, last
+    start = int(starts[0])
+    ends = high - 1 + np.flatnonzero(span_end[high - 1 : min(start + most, last)])
+    return (start, int(ends[-1]) + 1) if len(ends) else (first, last)
 
 
 def check_demonstration(
@@ -127,12 +151,12 @@ def check_demonstration(
     """Refuse a demonstration with a token that the span mask forbids.
 
     Raises:
-      TaskInputError: a span is not a copyable run, is too short or long, open or nested.
+      DemonstrationError: a span is not a copyable run, is too short or long, open or nested.
     """
     copyable, span_start, span_end = flags
 
     def refuse(reason: str):
-        raise TaskInputError(
+        raise DemonstrationError(
             f"demonstration of {example_id} can't be trained on: {reason}; recall spans must be "
             f"{START_RECALL}copied text{END_RECALL}"
         )

@@ -7,3 +7,7 @@ class TaskInputError(ValueError):
 
 class UnfitRowError(ValueError):
     """A row of a data set that makes no example at this length; another one may."""
+
+
+class DemonstrationError(TaskInputError):
+    """A demonstration that breaks the rules of recall spans."""

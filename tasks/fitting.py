@@ -99,7 +99,8 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example
 
     if draft.from_row and (least := count_tokens(0)) > target_length:
         raise UnfitRowError(
-            f"the row alone takes {least} tokens of target_length {target_length}; raise it"
+            f"the row alone takes {least} tokens of target_length {target_length}; raise it "
+            "(config.data.target_length, or that one of config.evaluation.lengths)"
         )
     example, prompt = sized(largest_fit(count_tokens, target_length, draft.most))
     return example, prompt, counter.encode(prompt)

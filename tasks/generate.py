@@ -22,7 +22,7 @@ from tasks import (
 )
 from tasks.context import Draft, Example, generator
 from tasks.demonstrations import check_demonstration, demonstration_tokens
-from tasks.errors import TaskInputError, UnfitRowError
+from tasks.errors import DemonstrationError, TaskInputError, UnfitRowError
 from tasks.fitting import fit
 from tasks.names import train_task, validation_task
 from tasks.record import Record, span_flags
@@ -80,7 +80,10 @@ def record(
             _refuse_added(example.user, tokenizer)
             rng = generator(f"{dataset}/demonstration", stream, index)
             return tokenised(name, dataset, example, prompt, tokenizer, settings, rng, ids=ids)
-        except UnfitRowError as error:
+        except (UnfitRowError, DemonstrationError) as error:
+            # A row may quote what no span may hold.
+            if isinstance(error, DemonstrationError) and not draft.from_row:
+                raise
             reason = error
             gave_way[dataset] += 1
             # Rows that don't fit are common where the target is short.

@@ -7,12 +7,16 @@ A row of JSONL has `question`, `answers` (aliases of one answer, or `answer` alo
   answer counts, of several the one with most of the question's words;
 * `passages`: objects with `title`, `text` and, where it is known, `gold`: whether the passage leads
   to the answer. Without that the first that holds an answer does. Distractors fill the prompt.
+
+A field that is null counts as absent, and a number as its digits.
 """
 
 import dataclasses
 import functools
+import itertools
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,24 +26,38 @@ from tasks.corpus import corpus_of, words
 from tasks.demonstrations import recalled_in_turn
 from tasks.errors import UnfitRowError
 from tasks.passages import (
+    JUDGEMENTS,
+    MAX_ANSWER,
     MAX_QUESTION,
     Passage,
     clean,
     holds,
     needles,
-    places,
     read_answers,
     read_passage,
-    sentences,
     support,
 )
 from tasks.questions import CONCLUSIONS, Evidence, Question, question_draft
+from tasks.scoring import normalise
 from tasks.settings import TaskSettings
 from tasks.sources import Source, list_field, pick, plain_text, read_table
 from tasks.system_prompts import SYSTEMS
 
 DATASET = "own_questions"
-MAX_DOCUMENT, MAX_QUOTES, MAX_PASSAGES = 10_000_000, 50, 1_000
+MAX_DOCUMENT, MAX_PASSAGES = 10_000_000, 1_000
+# As many spans as the reward lets pass freely (rl/rewards/categories.py), none too short for it.
+MAX_QUOTES, MIN_QUOTE = 8, 7
+# Places of an answer that are looked at, and characters around one.
+MAX_PLACES, REACH = 1_000, 600
+# A sentence with more characters may be a table: then the lines of the answer count.
+LONG_SENTENCE = 300
+# Few tokens are shorter, so that a span of so many characters a token is hardly ever cut.
+CHARACTERS_A_TOKEN = 2
+# Prose has 4 to 4.5 characters a token; a document with more than this is not tried.
+MOST_CHARACTERS_A_TOKEN = 6
+# What did not fit gives way to documents of at most this share of that length, and so on.
+SHORTER = 0.9
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+|[\u3002\uff01\uff1f]|\n\s*\n")
 
 INTRODUCTIONS = (
     "Here is a document.",
@@ -98,52 +116,116 @@ def parse(raw: Any) -> Reading | Question:
     """
     if not isinstance(raw, Mapping):
         raise UnfitRowError("a row that is no object")
+    raw = {name: value for name, value in raw.items() if value is not None}
     text = clean(raw.get("question"), "question", most=MAX_QUESTION)
-    answers = read_answers(raw.get("answers", raw.get("answer")))
+    answers = _answers(raw.get("answers", raw.get("answer")))
     if ("document" in raw) == ("passages" in raw):
         raise UnfitRowError("not one of document and passages")
     if "document" not in raw:
         return _of_passages(raw, text, answers)
     document = plain_text(raw, "document", most=MAX_DOCUMENT)
-    if raw.get("evidence"):
-        quotes = list_field(raw, "evidence")[:MAX_QUOTES]
+    quotes = raw.get("evidence") or []
+    quotes = [quotes] if isinstance(quotes, str) else quotes
+    if not isinstance(quotes, list) or len(quotes) > MAX_QUOTES:
+        raise UnfitRowError(f"evidence that is no list of at most {MAX_QUOTES} quotes")
+    if quotes:
         evidence = tuple(_quoted(document, quote) for quote in quotes)
     else:
         evidence = (_sentence(document, text, answers),)
     return Reading(text, answers, document, evidence)
 
 
+def _answers(raw: Any) -> tuple[str, ...]:
+    values = raw if isinstance(raw, list) else [raw]
+    texts = [str(x) if type(x) in (int, float) else x for x in values]
+    for value in texts:
+        if isinstance(value, str) and len(value) > MAX_ANSWER:
+            raise UnfitRowError(f"an answer of more than {MAX_ANSWER} characters")
+    return read_answers(texts)
+
+
 def _quoted(document: str, quote: Any) -> Range:
-    """Return where a quote stands; line breaks and spaces count as equal."""
+    """Return where a quote stands, in whole words; line breaks and spaces count as equal."""
     parts = clean(quote, "evidence", most=MAX_DOCUMENT).split()
     found = re.search(r"\s+".join(map(re.escape, parts)), document)
     if found is None:
         raise UnfitRowError("evidence that is not in the document")
-    return found.span()
+    low, high = found.span()
+    if high - low < MIN_QUOTE:
+        low, high = _around(document, (low, high))
+    return _whole_words(document, low, high)
+
+
+def _whole_words(document: str, low: int, high: int) -> Range:
+    while low > 0 and _is_spaced(document[low - 1]) and _is_spaced(document[low]):
+        low -= 1
+    while high < len(document) and _is_spaced(document[high - 1]) and _is_spaced(document[high]):
+        high += 1
+    return low, high
+
+
+def _is_spaced(character: str) -> bool:
+    """Return whether it is of a word in a script that sets words apart."""
+    return character.isalnum() and character < "\u2e80"
+
+
+def _places(document: str, answer: str) -> Iterator[Range]:
+    """Yield where an answer stands as words, and no number within a longer one."""
+    if normalise(answer) in JUDGEMENTS:
+        return
+    pattern = r"\s+".join(map(re.escape, answer.split()))
+    if _is_spaced(answer[0]):
+        pattern = rf"(?<!\w)(?<!\d[.,]){pattern}"
+    if _is_spaced(answer[-1]):
+        pattern = rf"{pattern}(?!\w)(?![.,]\d)"
+    found = re.finditer(pattern, document, re.IGNORECASE)
+    yield from (match.span() for match in itertools.islice(found, MAX_PLACES))
 
 
 def _sentence(document: str, question: str, answers: Sequence[str]) -> Range:
-    """Return the sentence, within a line, that holds an answer and is most like the question."""
-    found = places(document, answers)
+    """Return the sentence that holds an answer and is most like the question."""
+    found = [place for answer in answers for place in _places(document, answer)]
     if not found:
         raise UnfitRowError("no evidence, and an answer that is not in the document")
     asked = set(words(question))
-
-    def around_answer(place: Range) -> Range:
-        low = document.rfind("\n", 0, place[0]) + 1
-        high = document.find("\n", place[1])
-        line = document[low : high if high >= 0 else len(document)]
-        parts = [
-            (low + a, low + b)
-            for a, b in sentences(line)
-            if low + a < place[1] and low + b > place[0]
-        ]
-        return parts[0][0], parts[-1][1]
-
     return max(
-        dict.fromkeys(map(around_answer, found)),
+        dict.fromkeys(_around(document, place) for place in found),
         key=lambda part: len(asked & set(words(document[slice(*part)]))),
     )
+
+
+def _around(document: str, place: Range) -> Range:
+    """Return the sentence around a place, or its lines where it has none of a sentence's length."""
+    before = document[max(0, place[0] - REACH) : place[0]]
+    behind = document[place[1] : place[1] + REACH]
+    ends = [match.end() for match in _SENTENCE_END.finditer(before)]
+    low = place[0] - len(before) + (ends[-1] if ends else 0)
+    end = _SENTENCE_END.search(behind)
+    high = place[1] + (end.end() if end else len(behind))
+    if high - low > LONG_SENTENCE:
+        low = max(low, document.rfind("\n", 0, place[0]) + 1)
+        line = document.find("\n", place[1])
+        high = min(high, line if line >= 0 else high)
+    low += len(document[low:high]) - len(document[low:high].lstrip())
+    high = low + len(document[low:high].rstrip())
+    return _whole_words(document, low, high)
+
+
+def _shortened(row: Reading, part: Range, most: int) -> Range:
+    """Return evidence of at most about `most` characters: those around the answer, or the first."""
+    low, high = part
+    if high - low <= most:
+        return part
+    text = row.document[low:high]
+    place = next((found for answer in row.answers for found in _places(text, answer)), (0, 0))
+    start = low + max(0, min((sum(place) - most) // 2, len(text) - most))
+    first, last = start, min(start + most, high)
+    # A word that is cut goes, at both ends, but for the answer's.
+    while first > low and first < low + place[0] and not row.document[first - 1].isspace():
+        first += 1
+    while last < high and last > low + place[1] and not row.document[last].isspace():
+        last -= 1
+    return first, last
 
 
 def _of_passages(raw: Mapping, text: str, answers: tuple[str, ...]) -> Question:
@@ -152,7 +234,7 @@ def _of_passages(raw: Mapping, text: str, answers: tuple[str, ...]) -> Question:
     others: list[Passage] = []
     values = [value for value in list_field(raw, "passages") if isinstance(value, Mapping)]
     for value in values[:MAX_PASSAGES]:
-        is_gold = value.get("gold") is True
+        is_gold = str(value.get("gold")).casefold() in ("true", "1")
         try:
             passage = read_passage(value.get("title"), value.get("text"))
         except UnfitRowError:
@@ -187,11 +269,33 @@ def _on(row: Reading | Question) -> str:
     return row.document if isinstance(row, Reading) else row.evidence[0].passage.key
 
 
+@functools.lru_cache(maxsize=128)
+def _rows(
+    data_dir: str, split: str, target_length: int, attempt: int
+) -> tuple[Reading | Question, ...]:
+    """Return the rows whose documents may fit, of attempt after attempt shorter ones."""
+    rows = read_table(SOURCE, data_dir, split).rows
+    most = MOST_CHARACTERS_A_TOKEN * target_length * SHORTER**attempt
+    most = max(most, min(map(_length, rows)))
+    found = tuple(row for row in rows if _length(row) <= most)
+    if not attempt and len(found) < len(rows):
+        logging.getLogger(__name__).warning(
+            "%s %s: %d of %d documents are plainly longer than %d tokens, and left out",
+            *(DATASET, split, len(rows) - len(found), len(rows), target_length),
+        )
+    return found
+
+
+def _length(row: Reading | Question) -> int:
+    return len(row.document) if isinstance(row, Reading) else 0
+
+
 def own_questions(
     settings: TaskSettings, split: str, stream: int, index: int, attempt: int
 ) -> Draft:
-    """Draw one of the user's questions; a document too long for the target gives way to another."""
-    row = pick(read_table(SOURCE, settings.data_dir, split).rows, stream, index, attempt)
+    """Draw one of the user's questions; a document too long for the target gives way to others."""
+    rows = _rows(settings.data_dir, split, settings.target_length, attempt)
+    row = pick(rows, stream, index, attempt)
     if isinstance(row, Question):
         return question_draft(DATASET, row, corpus_of(settings, (SOURCE,)), settings, stream, index)
     rng = generator(DATASET, stream, index)
@@ -200,25 +304,37 @@ def own_questions(
     question = WORDINGS[rng.integers(len(WORDINGS))].format(question=row.text)
     before, after = around(question, introduction, question_place(rng))
     start = len(before)
-    evidence = [(start + low, start + high) for low, high in row.evidence]
-    answer = next((alias for alias in row.answers if alias in row.document), row.answers[0])
+    most = CHARACTERS_A_TOKEN * settings.max_recall_length
+    parts = [_shortened(row, part, most) for part in row.evidence]
+    evidence = [(start + low, start + high) for low, high in parts]
+    answer = _stated(row)
+    kept = tuple((start + low, start + high) for low, high in _places(row.document, answer))
     example = Example(
         system=system,
         user=before + row.document + after,
         documents=((start, start + len(row.document)),),
         gold=tuple(evidence),
         truth={"answers": list(row.answers)},
-        demonstrate=functools.partial(_demonstrate, recalled=evidence, answer=answer),
+        demonstrate=functools.partial(_demonstrate, recalled=evidence, kept=kept, answer=answer),
     )
     return Draft(lambda _: example, most=0, from_row=True)
 
 
+def _stated(row: Reading) -> str:
+    """Return the alias that the evidence has, or else the document, or the first."""
+    texts = [row.document[low:high] for low, high in row.evidence] + [row.document]
+    known = (answer for text in texts for answer in row.answers if any(_places(text, answer)))
+    return next(known, row.answers[0])
+
+
 def _demonstrate(
-    rng: np.random.Generator, *, recalled: Sequence[Range], answer: str
+    rng: np.random.Generator, *, recalled: Sequence[Range], kept: tuple[Range, ...], answer: str
 ) -> Demonstration:
     thought = recalled_in_turn(rng, recalled, beginnings=BEGINNINGS, links=LINKS)
     thought.append(f"\n{CONCLUSIONS[rng.integers(len(CONCLUSIONS))].format(answer=answer)}")
-    return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
+    # The answer's places in what is recalled, and no others.
+    kept = tuple(x for x in kept if any(low <= x[0] and x[1] <= high for low, high in recalled))
+    return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer, kept)
 
 
 DRAFTS = {DATASET: own_questions}

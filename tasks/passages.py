@@ -159,7 +159,7 @@ def support(
     parts = parts or sentences(passage.text)
     known = [number for number in facts if 0 <= number < len(parts)]
     first = last = known[0] if known else 0
-    for low, high in places(passage.text, answers):
+    for low, high in _places(passage.text, answers):
         covers = [i for i, (start, end) in enumerate(parts) if start < high and end > low]
         if covers and (not known or set(covers) & set(known)):
             first, last = covers[0], covers[-1]
@@ -173,7 +173,7 @@ def support(
     return parts[first][0], parts[last][1]
 
 
-def places(text: str, answers: Sequence[str]) -> list[Range]:
+def _places(text: str, answers: Sequence[str]) -> list[Range]:
     """Return where answers stand in a text, those of the first answer first."""
     return [
         match.span()

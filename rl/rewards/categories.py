@@ -283,8 +283,9 @@ CATEGORIES = {
     "2wikimultihopqa": _MULTI_HOP,
     "nq": _SINGLE_HOP,
     "triviaqa": _SINGLE_HOP,
-    # Not the paper's: a user's own rows name what is to be recalled, all of which counts.
-    "own_questions": _MULTI_HOP,
+    # Not the paper's: a user's own rows name what is to be recalled, up to eight places that all
+    # count.
+    "own_questions": dataclasses.replace(_MULTI_HOP, free_spans=8),
 }
 
 

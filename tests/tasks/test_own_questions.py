@@ -135,9 +135,108 @@ def test_without_a_mark_the_passage_that_holds_an_answer_is_gold():
     assert gold.passage.title == FILLERS[1][0] and len(parse(row).others) == 4
 
 
+def evidence_of(document, *answers, question="What is it?", **fields):
+    row = {"question": question, "answers": list(answers), "document": document, **fields}
+    return quoted(parse(row))
+
+
+def test_answers_are_found_as_words_and_whole_numbers():
+    assert evidence_of("Rent: $5,000.\nA fee of $5 is due.", "$5") == ["A fee of $5 is due."]
+    assert evidence_of("It costs 1.5 crowns. Take 5 of them.", "5") == ["Take 5 of them."]
+    assert evidence_of("Annual fees are due. Ann pays.", "Ann") == ["Ann pays."]
+    # A hard-wrapped text, and a script that does not set words apart.
+    assert evidence_of("He came from New\nYork in May. So it was.", "New York") == [
+        "He came from New\nYork in May."
+    ]
+    assert evidence_of("甲方是王先生。租金为五千元。", "五千元") == ["租金为五千元。"]
+
+
+def test_of_a_table_the_line_counts_and_of_a_long_line_what_is_near():
+    table = "\n".join(f"item {number}\t{number * 7}\tred" for number in range(100))
+    assert evidence_of(table, "350") == ["item 50\t350\tred"]
+    (near,) = evidence_of("word " * 2000 + "the key is teal " + "word " * 2000, "teal")
+    assert "the key is teal" in near and len(near) < 1300
+
+
+def test_yes_and_no_stand_anywhere_and_need_evidence():
+    with pytest.raises(UnfitRowError, match="no evidence, and an answer that is not in the doc"):
+        evidence_of("No pets are allowed.", "No")
+    assert evidence_of("No pets are allowed.", "No", evidence="pets are allowed") == [
+        "pets are allowed"
+    ]
+
+
+def test_a_quote_is_taken_in_whole_words_and_a_short_one_with_its_sentence():
+    text = "The catalogue lists it. Item 7 costs 9 crowns. It is sold."
+    assert evidence_of(text, "yes", evidence=["atalogue list"]) == ["catalogue lists"]
+    assert evidence_of(text, "yes", evidence=["9"]) == ["Item 7 costs 9 crowns."]
+
+
+def test_numbers_and_what_is_null_are_read():
+    row = {"question": "When?", "answer": 1801, "answers": None, "document": "In 1801 it was."}
+    assert parse(row | {"passages": None, "evidence": None}).answers == ("1801",)
+    marked = lake(1)
+    marked["passages"][0]["gold"] = 1
+    titles = [item.passage.title for item in parse(marked).evidence]
+    # Both that are marked, in their order.
+    assert titles == [FILLERS[5][0], FILLERS[1][0]]
+    marked["passages"][0]["text"] = ""
+    with pytest.raises(UnfitRowError):
+        parse(marked)
+
+
+def only(folder, row, **options):
+    """Return the record of the only row."""
+    for split in ("train", "validation"):
+        write(folder, f"own_questions_{split}.jsonl", [row])
+    wanted = TaskSettings(3000, data_dir=str(folder), **options)
+    return record("own_questions", TOKENIZER, wanted, "train", 0, 0)
+
+
+def recalled(example) -> list[str]:
+    text = TOKENIZER.decode(example.targets.tolist())
+    return re.findall(r"<\|start_recall\|>(.*?)<\|end_recall\|>", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("place", [0, 40, 79])
+def test_evidence_that_is_too_long_for_a_span_is_cut_around_the_answer(place, tmp_path):
+    words = [f"clause{number}" for number in range(80)]
+    words[place] = "three months"
+    text = f"First. {' '.join(words)}. Last."
+    row = {"question": "How long?", "answer": "three months", "document": text}
+    for quoted_too in ({}, {"evidence": [" ".join(words)]}):
+        example = only(tmp_path, row | quoted_too)
+        (span,) = recalled(example)
+        assert "three months" in span and len(TOKENIZER.encode(span)) <= 129
+        check_demonstration_is_right(example, TOKENIZER)
+
+
+def test_eight_quotes_are_recalled_for_the_full_reward_and_nine_refused(tmp_path):
+    lines = [f"Item {number} costs {number * 3} crowns." for number in range(9)]
+    row = {"question": "Sum?", "answer": "many", "document": "\n".join(lines)}
+    example = only(tmp_path, row | {"evidence": lines[:8]})
+    assert [span.strip() for span in recalled(example)] == lines[:8]
+    check_demonstration_is_right(example, TOKENIZER)
+    with pytest.raises(UnfitRowError, match="no list of at most 8 quotes"):
+        parse(row | {"evidence": lines})
+
+
+def test_the_alias_that_is_told_is_one_of_the_evidence(tmp_path):
+    row = {"question": "Who?", "answers": ["Ann", "Bob"], "document": "Ann came. Bob did it."}
+    example = only(tmp_path, row | {"evidence": ["Bob did it."]})
+    assert TOKENIZER.decode(example.targets.tolist()).endswith("Answer: Bob<|im_end|>")
+
+
+def test_a_row_that_no_span_may_quote_gives_way(tmp_path):
+    short = {"question": "What?", "answer": "teal", "document": "It is teal."}
+    with pytest.raises(TaskInputError, match=r"no row of 32 could be used; .* allowed are 40 to"):
+        only(tmp_path, short, min_recall_length=40)
+
+
 MISTAKES = {
     "no question": {"question": " "},
     "no answer": {"answers": []},
+    "an answer of more than 300 characters": {"answers": "very long " * 40},
     "not one of document and passages": {"passages": []},
     "no document": {"document": ""},
     "evidence that is not in the document": {"evidence": ["Notice is given 4 months ahead."]},
@@ -197,6 +296,18 @@ def test_one_document_for_both_splits_is_an_error_that_asks_for_a_file_for_the_o
 def test_missing_files_are_named_with_where_their_layout_stands(tmp_path):
     with pytest.raises(TaskInputError, match=r"has no own_questions_train\*.jsonl .*docs/tasks.md"):
         record("own_questions", TOKENIZER, settings(tmp_path), "train", 0, 0)
+
+
+def test_where_most_documents_are_too_long_the_others_are_drawn(tmp_path):
+    rows = [contract(n) for n in range(200)]
+    for number, row in enumerate(rows):
+        row["document"] += "\nAnnex. Nothing is agreed here." * (number % 20) * 40
+    write(tmp_path, "own_questions_train.jsonl", rows)
+    drawn = {
+        record("own_questions", TOKENIZER, settings(tmp_path), "train", 0, index).prompt
+        for index in range(60)
+    }
+    assert len(drawn) > 9
 
 
 def test_a_document_longer_than_the_target_gives_way(folder):

@@ -33,8 +33,8 @@ TABLE = {
     "2wikimultihopqa": (0.4, 7, "standard", 4, None),
     "nq": (0.4, 7, "top_k_gold", 2, 1),
     "triviaqa": (0.4, 7, "top_k_gold", 2, 1),
-    # Not the paper's: scored as its multi-hop questions are.
-    "own_questions": (0.4, 7, "standard", 4, None),
+    # Not the paper's: as its multi-hop questions, with more places to recall.
+    "own_questions": (0.4, 7, "standard", 8, None),
 }
 
 
