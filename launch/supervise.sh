@@ -53,14 +53,15 @@ remove() {
 }
 run() { tpu_vm_do run accelerator-type restarts pause iap internal-ip; }
 
-# One word for what gcloud says of the VM: absent, waiting, ready, lost, or stopped; behind waiting,
-# what it waits for.
+# One word for what gcloud says of the VM: absent, waiting, failed in the queue, ready, lost, or
+# stopped; behind waiting, what it waits for.
 condition() {
   local queued vm
   queued=$(queued_state) || exit
   case $queued in
     "" | ACTIVE) ;;
-    SUSPENDED | FAILED) echo lost && return ;;
+    SUSPENDED) echo lost && return ;;
+    FAILED) echo failed && return ;;
     *) echo "waiting queued resource: $queued" && return ;;
   esac
   vm=$(vm_state) || exit
@@ -151,7 +152,7 @@ create_and_run() {
   case $left in
     "" | absent) ;;
     # What a failed request leaves in the queue holds the name.
-    lost) remove ;;
+    lost | failed) remove ;;
     # A request keeps its place in the queue, and a VM that came is used.
     *) return ;;
   esac
@@ -314,6 +315,11 @@ main() {
     case $now in
       absent) create_and_run ;;
       lost) replace "it was taken away" ;;
+      failed)
+        # It never was a VM: no loss.
+        remove
+        retry_later "$TRANSIENT" "the request in the queue"
+        ;;
       stopped) die "$NAME is stopped; start it: $(quote gcloud compute tpus tpu-vm start "$NAME" "${PLACE[@]}")" ;;
       waiting*)
         [[ $now == "$told" ]] || say "$(date +%T) $NAME: waiting (${now#* })"

@@ -188,12 +188,13 @@ workdir_of_job() {
 # distribute WORKERS: make JOB one that runs on so many hosts at once.
 distribute() {
   check_for_several_hosts "choose one of them, without its TPU, which all hosts of a slice open together: --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
-  if [[ -z $(job_name) ]]; then
-    is_dry || say "not started as python -m recallm_jax.NAME: each of the $1 hosts runs it by itself, and none finds the others"
-    return
+  if [[ " ${JOB[*]} " != *" --distributed "* ]]; then
+    if [[ -z $(job_name) ]]; then
+      is_dry || say "neither --distributed nor one of recallm_jax's jobs: each of the $1 hosts runs it by itself, and none finds the others"
+      return
+    fi
+    JOB+=(--distributed)
   fi
-  [[ " ${JOB[*]} " != *" --distributed "* ]] || return 0
-  JOB+=(--distributed)
   PAUSE=$PAUSE_TOGETHER
 }
 

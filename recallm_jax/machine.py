@@ -48,9 +48,13 @@ def commit_of(root: pathlib.Path) -> str:
     archived = root / "COMMIT"
     if archived.exists() and not (text := archived.read_text().strip()).startswith("$"):
         return text
+    # Of a folder above, no repository is this code's.
+    alone = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)}
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=root, env=alone, capture_output=True, text=True, check=False
+        )
     except OSError:
         return "unknown"
     return done.stdout.strip() or "unknown"

@@ -81,7 +81,7 @@ def make_mesh(
 
     `tensor` varies fastest, so that its neighbours are the best connected devices; on TPU the axes
     follow the wires of the slice. Over several slices `data` alone crosses from one to another:
-    it is the axis that is heard of once an update.
+    along it only gradients are sent, once a micro-batch.
 
     Raises:
       UserError: a size below one, more devices asked for than there are, or slices that `data`

@@ -118,6 +118,9 @@ def test_a_job_that_is_not_ours_runs_on_each_host_by_itself_and_says_so(vm):
     assert done.returncode == 0, done.stderr
     wait_for_end(vm)
     assert "each of the 2 hosts runs it by itself" in done.stderr
+    done = vm.tpu_vm("run", "--", "bash", "-c", "true", "--distributed")
+    assert done.returncode == 0 and "by itself" not in done.stderr
+    wait_for_end(vm)
     done = vm.tpu_vm("run", "--worker=0", "--", "bash", "-c", "true")
     assert done.returncode == 0 and "by itself" not in done.stderr
     wait_for_end(vm, (0,))

@@ -212,6 +212,17 @@ def test_a_request_whose_answer_was_lost_is_waited_for(alone):
     assert without_looks(alone) == UP
 
 
+def test_a_request_that_fails_while_it_is_watched_is_no_loss_of_a_vm(alone):
+    waiting = "WAITING_FOR_RESOURCES"
+    made = {"queued": waiting, "states": [waiting, waiting, "FAILED", "FAILED"]}
+    lost = {"match": "queued-resources create", "stderr": OFFLINE, "code": 1, "set": made}
+    alone.change(rules=[lost | {"times": 1}])
+    done = supervise(alone)
+    assert done.returncode == 0, done.stderr
+    assert "the request in the queue failed; trying again" in done.stderr
+    assert "loss 1" not in done.stderr and "taken away" not in done.stderr
+
+
 def test_a_lack_of_capacity_is_waited_for_as_long_as_it_takes(alone):
     stderr = 'ERROR: (gcloud) {"code": 8, "message": "There is no more capacity in the zone"}'
     alone.change(rules=[{"match": "create", "stderr": stderr, "code": 1, "times": 3}])

@@ -36,13 +36,12 @@ def test_the_written_config_and_machine_are_json(tmp_path):
     ]
 
 
-def test_the_commit_is_told_by_a_clone_and_by_an_archive_of_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+def test_the_commit_is_told_by_a_clone_and_by_an_archive_of_it(tmp_path):
     clone, archive = tmp_path / "clone", tmp_path / "archive"
     archive.mkdir()
     clone.mkdir()
-    for name in ("COMMIT", ".gitattributes"):
-        shutil.copy(ROOT / name, clone / name)
+    shutil.copy(ROOT / ".gitattributes", clone)
+    (clone / "COMMIT").write_text("$Format:%H$\n")
 
     def git(*arguments):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
@@ -62,6 +61,9 @@ def test_the_commit_is_told_by_a_clone_and_by_an_archive_of_it(tmp_path, monkeyp
     assert commit_of(clone) == f"{commit}-dirty"
     (archive / "COMMIT").unlink()
     assert commit_of(archive) == "unknown"
+    # Not the commit of a repository that it lies in.
+    (clone / "within").mkdir()
+    assert commit_of(clone / "within") == "unknown"
 
 
 def test_a_restart_keeps_the_date_of_the_start(tmp_path):

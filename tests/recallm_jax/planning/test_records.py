@@ -1,4 +1,4 @@
-"""The recorded plans are of the configs as they are, complete, and what docs/plan.md says."""
+"""The recorded plans have the configs' meshes and programs, and are what docs/plan.md says."""
 
 import json
 import pathlib
