@@ -48,7 +48,7 @@ MAX_DOCUMENT, MAX_PASSAGES = 10_000_000, 1_000
 # As many spans as the reward lets pass freely (rl/rewards/categories.py), none too short for it.
 MAX_QUOTES, MIN_QUOTE = 8, 7
 # Places of an answer that are looked at, and characters around one.
-MAX_PLACES, REACH = 1_000, 600
+MAX_PLACES, REACH = 200, 600
 # A sentence with more characters may be a table: then the lines of the answer count.
 LONG_SENTENCE = 300
 # Few tokens are shorter, so that a span of so many characters a token is hardly ever cut.
