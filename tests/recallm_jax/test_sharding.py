@@ -69,6 +69,13 @@ LOSS = PolicyLoss(
 MIXED = {"fsdp": 2, "sequence": 2, "tensor": 2}
 
 
+@pytest.fixture(autouse=True)
+def _programs_of_one_mesh_at_a_time():
+    """Let go of compiled programs; of eight devices a few modules' worth is more than fits."""
+    yield
+    jax.clear_caches()
+
+
 def recording(learning_rate: float) -> optax.GradientTransformation:
     """Return gradient descent whose state is the last gradient."""
 
