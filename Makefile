@@ -42,11 +42,14 @@ quickstart: $(VENV)/installed $(WHEEL)
 	$(BIN)/python -m recallm_jax.train --config=configs/quickstart.py --workdir=$(WORKDIR)
 	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
 
+# File by file in their order: the last ones take seconds, so that both processes end together.
+IN_TWO := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --quiet --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --quiet $(IN_TWO)
 
 test-slow: $(VENV)/installed-test $(VENV)/installed-plan $(WHEEL)
-	$(BIN)/python -m pytest --quiet --numprocesses=2 --dist=loadfile -m 'slow or not slow'
+	$(BIN)/python -m pytest --quiet $(IN_TWO) -m 'slow or not slow'
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check
