@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 HEARTBEAT_SECONDS = 100
 # How long those that are told of a failure have to say so.
 FAREWELL_SECONDS = 10
@@ -91,6 +92,11 @@ def _join() -> None:
 
     options = _from_environment(os.environ)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if jax.config.jax_platforms == "cpu":
+        # XLA may run collectives that do not depend on each other in any order, but gloo must come
+        # to the same one in every process. Read when JAX first looks for devices.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} {IN_ORDER}".strip()
     # SIGTERM is `termination`'s, not JAX's.
     jax.config.update("jax_enable_preemption_service", False)
     try:

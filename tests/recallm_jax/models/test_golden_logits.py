@@ -10,7 +10,8 @@ import pytest
 from recallm_jax.weights.source import load_policy
 from tests.oracles.tiny_models import GOLDEN, TINY, expected, tiny_model, wheel
 
-TOLERANCE = 2e-4
+# In logits of up to 25; machines differ by a little more than 2e-4 of them.
+TOLERANCE = 3e-4
 
 
 # The passage is split after its first token and here: two prompts of unequal lengths in one batch,
