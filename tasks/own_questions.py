@@ -16,7 +16,7 @@ import functools
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,19 +26,19 @@ from tasks.corpus import corpus_of, words
 from tasks.demonstrations import recalled_in_turn
 from tasks.errors import UnfitRowError
 from tasks.passages import (
-    JUDGEMENTS,
     MAX_ANSWER,
     MAX_QUESTION,
     Passage,
     clean,
     holds,
+    is_spaced,
     needles,
+    places,
     read_answers,
     read_passage,
     support,
 )
 from tasks.questions import CONCLUSIONS, Evidence, Question, question_draft
-from tasks.scoring import normalise
 from tasks.settings import TaskSettings
 from tasks.sources import Source, list_field, pick, plain_text, read_table
 from tasks.system_prompts import SYSTEMS
@@ -157,34 +157,20 @@ def _quoted(document: str, quote: Any) -> Range:
 
 
 def _whole_words(document: str, low: int, high: int) -> Range:
-    while low > 0 and _is_spaced(document[low - 1]) and _is_spaced(document[low]):
+    while low > 0 and is_spaced(document[low - 1]) and is_spaced(document[low]):
         low -= 1
-    while high < len(document) and _is_spaced(document[high - 1]) and _is_spaced(document[high]):
+    while high < len(document) and is_spaced(document[high - 1]) and is_spaced(document[high]):
         high += 1
     return low, high
 
 
-def _is_spaced(character: str) -> bool:
-    """Return whether it is of a word in a script that sets words apart."""
-    return character.isalnum() and character < "\u2e80"
-
-
-def _places(document: str, answer: str) -> Iterator[Range]:
-    """Yield where an answer stands as words, and no number within a longer one."""
-    if normalise(answer) in JUDGEMENTS:
-        return
-    pattern = r"\s+".join(map(re.escape, answer.split()))
-    if _is_spaced(answer[0]):
-        pattern = rf"(?<!\w)(?<!\d[.,]){pattern}"
-    if _is_spaced(answer[-1]):
-        pattern = rf"{pattern}(?!\w)(?![.,]\d)"
-    found = re.finditer(pattern, document, re.IGNORECASE)
-    yield from (match.span() for match in itertools.islice(found, MAX_PLACES))
-
-
 def _sentence(document: str, question: str, answers: Sequence[str]) -> Range:
     """Return the sentence that holds an answer and is most like the question."""
-    found = [place for answer in answers for place in _places(document, answer)]
+    found = [
+        place
+        for answer in answers
+        for place in itertools.islice(places(document, answer), MAX_PLACES)
+    ]
     if not found:
         raise UnfitRowError("no evidence, and an answer that is not in the document")
     asked = set(words(question))
@@ -217,7 +203,7 @@ def _shortened(row: Reading, part: Range, most: int) -> Range:
     if high - low <= most:
         return part
     text = row.document[low:high]
-    place = next((found for answer in row.answers for found in _places(text, answer)), (0, 0))
+    place = next((found for answer in row.answers for found in places(text, answer)), (0, 0))
     start = low + max(0, min((sum(place) - most) // 2, len(text) - most))
     first, last = start, min(start + most, high)
     # A word that is cut goes, at both ends, but for the answer's.
@@ -308,7 +294,11 @@ def own_questions(
     parts = [_shortened(row, part, most) for part in row.evidence]
     evidence = [(start + low, start + high) for low, high in parts]
     answer = _stated(row)
-    kept = tuple((start + low, start + high) for low, high in _places(row.document, answer))
+    kept = tuple(
+        (low + a, low + b)
+        for low, high in evidence
+        for a, b in places(row.document[low - start : high - start], answer)
+    )
     example = Example(
         system=system,
         user=before + row.document + after,
@@ -323,7 +313,7 @@ def own_questions(
 def _stated(row: Reading) -> str:
     """Return the alias that the evidence has, or else the document, or the first."""
     texts = [row.document[low:high] for low, high in row.evidence] + [row.document]
-    known = (answer for text in texts for answer in row.answers if any(_places(text, answer)))
+    known = (answer for text in texts for answer in row.answers if any(places(text, answer)))
     return next(known, row.answers[0])
 
 
@@ -332,8 +322,6 @@ def _demonstrate(
 ) -> Demonstration:
     thought = recalled_in_turn(rng, recalled, beginnings=BEGINNINGS, links=LINKS)
     thought.append(f"\n{CONCLUSIONS[rng.integers(len(CONCLUSIONS))].format(answer=answer)}")
-    # The answer's places in what is recalled, and no others.
-    kept = tuple(x for x in kept if any(low <= x[0] and x[1] <= high for low, high in recalled))
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer, kept)
 
 

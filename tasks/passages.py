@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,7 +159,7 @@ def support(
     parts = parts or sentences(passage.text)
     known = [number for number in facts if 0 <= number < len(parts)]
     first = last = known[0] if known else 0
-    for low, high in _places(passage.text, answers):
+    for low, high in (place for answer in answers for place in places(passage.text, answer)):
         covers = [i for i, (start, end) in enumerate(parts) if start < high and end > low]
         if covers and (not known or set(covers) & set(known)):
             first, last = covers[0], covers[-1]
@@ -173,13 +173,24 @@ def support(
     return parts[first][0], parts[last][1]
 
 
-def _places(text: str, answers: Sequence[str]) -> list[Range]:
-    """Return where answers stand in a text, those of the first answer first."""
-    return [
-        match.span()
-        for answer in answers
-        for match in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE)
-    ]
+def places(text: str, answer: str) -> Iterator[Range]:
+    """Yield where an answer stands in a text: as words, and no number within a longer one.
+
+    Line breaks and spaces count as equal. Nowhere for yes and no, as in `needles`.
+    """
+    if normalise(answer) in JUDGEMENTS:
+        return
+    pattern = r"\s+".join(map(re.escape, answer.split()))
+    if is_spaced(answer[0]):
+        pattern = rf"(?<!\w)(?<!\d[.,]){pattern}"
+    if is_spaced(answer[-1]):
+        pattern = rf"{pattern}(?!\w)(?![.,]\d)"
+    yield from (match.span() for match in re.finditer(pattern, text, re.IGNORECASE))
+
+
+def is_spaced(character: str) -> bool:
+    """Return whether it is of a word in a script that sets words apart."""
+    return character.isalnum() and character < "\u2e80"
 
 
 @dataclasses.dataclass(frozen=True)
