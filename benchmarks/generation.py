@@ -11,11 +11,8 @@ prompt once a row. Medians, in one run, one after the other; compilation and war
 
 import argparse
 import functools
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +21,7 @@ import numpy as np
 
 from benchmarks.decode_loop import CONFIG, RULES, prompts_of, wish
 from benchmarks.report import write_report
+from benchmarks.run_peer import run_peer
 from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.models.transformer import Transformer, random_transformer
@@ -67,24 +65,6 @@ def our_seconds(model: Transformer, rows: int, prompt: int, new: int, repeats: i
     return statistics.median(times)
 
 
-def peer_figures(python: Path, cases, repeats: int) -> dict:
-    """Return what the other Python measured.
-
-    Raises:
-      SystemExit: it could not.
-    """
-    script = Path(__file__).with_name("transformers_peer.py")
-    command = [
-        *(str(python), str(script)),
-        *("--sizes", json.dumps(SIZES), "--cases", json.dumps(cases)),
-        *("--threads", str(os.cpu_count()), "--repeats", str(repeats)),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{python} failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     """Print the table; write it as JSON where `--out` says so."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,7 +76,14 @@ def main() -> None:
     ours = [our_seconds(model, *case, arguments.repeats) for case in CASES]
     peer = {"seconds": [None] * len(CASES)}
     if arguments.peer is not None:
-        peer = peer_figures(arguments.peer, CASES, arguments.repeats)
+        peer = run_peer(
+            arguments.peer,
+            "transformers_peer.py",
+            sizes=SIZES,
+            cases=CASES,
+            threads=os.cpu_count(),
+            repeats=arguments.repeats,
+        )
     print("rows  prompt  new  ours s  tokens/s  transformers s  tokens/s  ratio")
     rows = []
     for (count, prompt, new), seconds, other in zip(CASES, ours, peer["seconds"], strict=True):

@@ -12,10 +12,7 @@ Medians; compilation left out.
 
 import argparse
 import dataclasses
-import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,6 +22,7 @@ import numpy as np
 
 from benchmarks.grouped_update import CONFIG, LOSS, OPTIMIZER, RULES, VOCAB
 from benchmarks.report import write_report
+from benchmarks.run_peer import run_peer
 from benchmarks.span_copy import zipf_prompts
 from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
@@ -35,6 +33,19 @@ from rl.learner import Scoring, init_state, policy_update
 
 PROMPTS, GROUP, NEW = 4, 8, 64
 LIMITS = Limits(RULES, NEW, stop_tokens=())
+# The same sizes as its ModelConfig names them.
+TUNIX_SIZES = {
+    "num_layers": CONFIG.num_layers,
+    "vocab_size": CONFIG.vocab_rows,
+    "embed_dim": CONFIG.width,
+    "hidden_dim": CONFIG.mlp_dim,
+    "num_heads": CONFIG.num_heads,
+    "head_dim": CONFIG.head_dim,
+    "num_kv_heads": CONFIG.num_kv_heads,
+    "rope_theta": CONFIG.rope_theta,
+    "norm_eps": CONFIG.norm_eps,
+    "weight_tying": CONFIG.tie_embeddings,
+}
 SCORING = Scoring(rules=RULES, budget=NEW, temperature=1.0, chunk=64)
 
 
@@ -70,35 +81,6 @@ def our_seconds(length: int, repeats: int) -> tuple[float, float]:
     return rollout, step
 
 
-def peer_figures(python: Path, length: int, repeats: int) -> dict:
-    """Return what the other Python measured: `seconds` as `our_seconds`, and its version.
-
-    Raises:
-      SystemExit: it could not.
-    """
-    sizes = {
-        "num_layers": CONFIG.num_layers,
-        "vocab_size": CONFIG.vocab_rows,
-        "embed_dim": CONFIG.width,
-        "hidden_dim": CONFIG.mlp_dim,
-        "num_heads": CONFIG.num_heads,
-        "head_dim": CONFIG.head_dim,
-        "num_kv_heads": CONFIG.num_kv_heads,
-        "rope_theta": CONFIG.rope_theta,
-        "norm_eps": CONFIG.norm_eps,
-        "weight_tying": CONFIG.tie_embeddings,
-    }
-    command = [
-        *(str(python), str(Path(__file__).with_name("tunix_peer.py"))),
-        *("--sizes", json.dumps(sizes), "--length", str(length), "--prompts", str(PROMPTS)),
-        *("--group", str(GROUP), "--new", str(NEW), "--repeats", str(repeats)),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{python} failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     """Print the table; write it as JSON where `--out` says so."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,7 +90,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     rows, peer = [], {}
-    print("prompt  rollout s  update s  step s  Tunix: rollout s  update s  step s  ratio")
+    tunix = "  Tunix: rollout s  update s  step s  ratio" if arguments.peer is not None else ""
+    print(f"prompt  rollout s  update s  step s{tunix}")
     for length in arguments.prompts:
         rollout, step = our_seconds(length, arguments.repeats)
         rows.append(
@@ -116,7 +99,16 @@ def main() -> None:
         )
         line = f"{length:6d}  {rollout:9.2f}  {step - rollout:8.2f}  {step:6.2f}"
         if arguments.peer is not None:
-            peer = peer_figures(arguments.peer, length, arguments.repeats)
+            peer = run_peer(
+                arguments.peer,
+                "tunix_peer.py",
+                sizes=TUNIX_SIZES,
+                prompts=PROMPTS,
+                group=GROUP,
+                length=length,
+                new=NEW,
+                repeats=arguments.repeats,
+            )
             other, whole = peer.pop("seconds")
             rows[-1] |= {"tunix_rollout_s": other, "tunix_step_s": whole}
             line += f"  {other:16.2f}  {whole - other:8.2f}  {whole:6.2f}  {whole / step:5.1f}"

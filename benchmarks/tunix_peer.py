@@ -50,7 +50,9 @@ class Numbers:
         return self._end
 
 
-def step_seconds(sizes: dict, *, prompts: int, group: int, length: int, new: int, repeats: int):
+def step_seconds(
+    sizes: dict, *, prompts: int, group: int, length: int, new: int, repeats: int
+) -> tuple[float, float]:
     """Return the median seconds of a rollout, and of a whole step."""
     model = llama.Llama3(llama.ModelConfig(**sizes), rngs=nnx.Rngs(0))
     mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
@@ -60,7 +62,7 @@ def step_seconds(sizes: dict, *, prompts: int, group: int, length: int, new: int
     training = rl_cluster.RLTrainingConfig(
         actor_optimizer=optimizer,
         eval_every_n_steps=10**6,
-        max_steps=repeats + 1,
+        max_steps=repeats + 2,
         mini_batch_size=prompts,
         train_micro_batch_size=prompts,
     )
@@ -105,7 +107,7 @@ def step_seconds(sizes: dict, *, prompts: int, group: int, length: int, new: int
     )
     rng = np.random.default_rng(0)
     # The sampler puts a first token before each.
-    rows = rng.integers(2, sizes["vocab_size"], (repeats + 1, prompts, length - 1))
+    rows = rng.integers(2, sizes["vocab_size"], (repeats + 2, prompts, length - 1))
     learner.train(
         [{"prompts": np.array([" ".join(map(str, row)) for row in step])} for step in rows]
     )

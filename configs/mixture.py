@@ -11,8 +11,7 @@ in equal shares and wants their files in `--config.data.dir` (docs/tasks.md), as
 for most, and `:of=own` for questions of your own; `:tiny` is a minute or two with a random model on
 a CPU; `:length=4096` trains on longer contexts than 2,048 tokens, or other ones than 7,168 where
 whole documents are in the mixture (QuALITY's, or your own); `:algorithm=ppo` as in quickstart.py.
-Shares:
-`--config.data.mixture.hotpotqa=2.0`, `--config.data.temperature=2.0`.
+Shares: `--config.data.mixture.hotpotqa=2.0`, `--config.data.temperature=2.0`.
 """
 
 from ml_collections import ConfigDict
