@@ -191,6 +191,20 @@ def test_sentences_and_support():
     assert (low, high) == parts[2]
 
 
+def test_the_support_of_a_number_is_no_longer_one_and_of_yes_a_known_fact():
+    text = "Rent is 5,000 crowns a month. There is no lift. The fee is 5 crowns. Pets are welcome."
+    passage = Passage("House", text)
+
+    def supported(answer, facts=()):
+        low, high = support(passage, [answer], facts=facts)
+        return text[low:high]
+
+    assert supported("5").startswith("The fee is 5 crowns.")
+    # "no" stands in another sentence than the fact.
+    assert supported("no", facts=[3]).endswith("Pets are welcome.")
+    assert not supported("no").startswith("There is no lift.")
+
+
 @given(st.text(alphabet="ab .!?\"')", max_size=60), st.text(alphabet="ab.", max_size=4))
 @limits(max_examples=200, deadline=None)
 def test_support_is_a_stretch_of_the_text_that_is_large_enough(text, answer):
