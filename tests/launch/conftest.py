@@ -20,6 +20,12 @@ def cloud(tmp_path):
 
 
 @pytest.fixture
+def alone(tmp_path):
+    """A cloud whose VMs have one worker."""
+    return make_cloud(tmp_path, workers=1)
+
+
+@pytest.fixture
 def vm(tmp_path):
     """A VM of two workers, set up."""
     cloud = make_cloud(tmp_path, vm="READY")

@@ -25,6 +25,10 @@ QUEUED = ["compute", "tpus", "queued-resources"]
 TYPE = "--accelerator-type=v6e-8"
 DELETE = "launch/tpu_vm.sh delete --name=n --zone=us-east5-a"
 TRAIN = ("python", "-m", "recallm_jax.train", "--config=configs/quickstart.py")
+# What supervise.sh is given, and what a VM and its job take.
+JOB = ("--", *TRAIN, "--workdir=gs://b/runs/a", "--config.stages=('grpo',)")
+FLAGS = ("--accelerator-type=v6e-16", "--spot", "--queued", "--poll=0", "--pause=0")
+UP = ["create", "scp", "bootstrap", "status", "check", "start"]
 # What gcloud 528 says without a network, when its token has run out.
 OFFLINE = (
     "ERROR: (gcloud.compute.tpus.tpu-vm.describe) There was a problem refreshing your current auth "
@@ -204,3 +208,20 @@ def wait_for_end(cloud: Cloud, workers: tuple[int, ...] = (0, 1)) -> None:
     while not all(re.search("ended|stopped", state.read_text()) for state in states):
         assert time.monotonic() < deadline, "the jobs go on"
         time.sleep(0.02)
+
+
+def supervise(
+    cloud: Cloud, *flags: str, job: tuple[str, ...] = JOB, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run supervise.sh to its end."""
+    return cloud.run("supervise.sh", *TARGET, *FLAGS, *flags, *job, **options)
+
+
+def without_looks(cloud: Cloud) -> list[str]:
+    """Return what was done, without the looks at the job between."""
+    verbs = cloud.verbs()
+    return [
+        verb
+        for i, verb in enumerate(verbs)
+        if verb != "status" or verbs[i + 1 : i + 2] == ["check"]
+    ]
