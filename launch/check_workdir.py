@@ -12,7 +12,7 @@ import sys
 
 import fsspec
 
-from tasks import storage_faults
+from storage import faults
 
 # Without it gcsfs asks over gRPC, at each file, what kind of bucket this is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -37,7 +37,7 @@ def main() -> int:
     # Whatever else the storage's library raises, the job could not write there either.
     except Exception as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 75 if storage_faults.kind(error) == storage_faults.NETWORK else 1
+        return 75 if faults.kind(error) == faults.NETWORK else 1
     return 0
 
 

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from recallm_jax import processes
 from recallm_jax.errors import UserError
 from rl.batch import Batch, Responses
-from tasks.files import Path, make_folder, write_whole, written_whole
+from storage.files import Path, make_folder, write_whole, written_whole
 from tasks.record import Record
 
 FOLDER = "bad_batch"

@@ -28,8 +28,8 @@ from orbax.checkpoint.options import MultiprocessingOptions
 
 from recallm_jax import processes
 from recallm_jax.errors import TryAgain, UserError, full_disk, full_disk_message
-from tasks import storage_faults
-from tasks.files import Path, as_path, is_remote, make_folder
+from storage import faults
+from storage.files import Path, as_path, is_remote, make_folder
 
 _ARRAYS = "arrays"
 _METADATA = "metadata"
@@ -206,8 +206,8 @@ def _damage(folder: Path) -> Iterator[None]:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise
-        if (found := storage_faults.kind(error)) is not None:
-            if found != storage_faults.MISSING:
+        if (found := faults.kind(error)) is not None:
+            if found != faults.MISSING:
                 raise
         elif (number := _errno(error)) is not None and number not in _LOST:
             raise TryAgain(

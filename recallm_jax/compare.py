@@ -31,7 +31,7 @@ from recallm_jax.report_data import (
 )
 from recallm_jax.report_figure import COLOURS, check_figure, save_figure
 from recallm_jax.summaries import Row, align, wilson_interval
-from tasks.files import Path
+from storage.files import Path
 
 # What the picture shows of each step: a metric, and what it is called.
 CURVES = {"reward": "reward", "exact_match": "exact match of the sampled responses"}

@@ -23,7 +23,7 @@ from recallm_jax.setup_policy import set_up
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy
-from tasks.files import open_folder
+from storage.files import open_folder
 from tasks.vocabulary import Tokenizer
 
 

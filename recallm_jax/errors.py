@@ -11,7 +11,7 @@ from pathlib import Path
 from decoding.errors import DecodingInputError
 from recallm_jax import peers
 from recallm_jax.termination import Terminated
-from tasks import storage_faults
+from storage import faults
 from tasks.errors import TaskInputError
 
 EXIT_BAD_INPUT = 2
@@ -83,7 +83,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         elif error.errno in _UNUSABLE_PATH and error.filename:
             reason = os.strerror(error.errno).lower()
             message = f"{error.filename} can't be used ({reason}); give another path, or mend it"
-        elif error.errno in _PASSING and storage_faults.kind(error) is None:
+        elif error.errno in _PASSING and faults.kind(error) is None:
             reason = os.strerror(error.errno).lower()
             place = error.filename or "a file"
             message = (
@@ -104,11 +104,11 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
 
 def _of_storage(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     """Return what to say of a fault of gs://, and the exit code; raise any other."""
-    message = storage_faults.describe(error, arguments)
+    message = faults.describe(error, arguments)
     if message is None:
         _leave_after_fault(error)
         raise error
-    passes = storage_faults.kind(error) == storage_faults.NETWORK
+    passes = faults.kind(error) == faults.NETWORK
     return message, EXIT_TRY_AGAIN if passes else EXIT_BAD_INPUT
 
 

@@ -41,7 +41,7 @@ from recallm_jax.restore_policy import (
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import START, policy_label
 from recallm_jax.summaries import Row, format_table
-from tasks.files import Path, open_folder
+from storage.files import Path, open_folder
 
 ALL = "all"
 

@@ -23,8 +23,8 @@ from recallm_jax.responding import Answered, Mode, respond
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, check_kept, keep_config
 from recallm_jax.summaries import Row, overall_rows, summarise
 from rl.rewards.composite import Completion
+from storage.files import Path, appending, read_text, write_whole
 from tasks import scoring
-from tasks.files import Path, appending, read_text, write_whole
 from tasks.record import Record, token_edges
 from tasks.vocabulary import Tokenizer
 

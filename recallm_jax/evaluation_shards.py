@@ -14,7 +14,7 @@ import re
 from collections.abc import Sequence
 
 from recallm_jax.errors import UserError
-from tasks.files import Path, read_text, write_whole
+from storage.files import Path, read_text, write_whole
 from tasks.record import Record
 
 SHARDS, EXAMPLES = "shards", "examples.json"

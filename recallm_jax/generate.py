@@ -17,7 +17,7 @@ from recallm_jax.errors import UserError, run_job
 from recallm_jax.quoting import answer, show
 from recallm_jax.restore_policy import restore_policy
 from recallm_jax.setup_policy import set_up
-from tasks.files import Path, as_path, open_folder, read_text
+from storage.files import Path, as_path, open_folder, read_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,11 +15,11 @@ from recallm_jax.errors import UserError
 from recallm_jax.quiet import hidden_stderr
 from recallm_jax.record_arrays import check_prompt
 from recallm_jax.run_config import RECORDS, hold_to_config
+from storage.files import Path, as_path
 from tasks import generate
 from tasks.context import generator
 from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError
-from tasks.files import Path, as_path
 from tasks.generate import DATASETS
 from tasks.names import MIXTURE, validation_task
 from tasks.record import Record, read_jsonl

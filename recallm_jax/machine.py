@@ -9,7 +9,7 @@ import subprocess
 
 import jax
 
-from tasks.files import Path, as_path, write_whole
+from storage.files import Path, as_path, write_whole
 
 FILE = "machine.json"
 ROOT = pathlib.Path(__file__).parents[1]

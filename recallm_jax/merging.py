@@ -14,7 +14,7 @@ from recallm_jax.evaluation_shards import Examples, read_examples, shard_folders
 from recallm_jax.evaluation_tasks import task_names
 from recallm_jax.run_config import check_kept, keep_config, kept_policy
 from recallm_jax.summaries import Row, summarise
-from tasks.files import Path
+from storage.files import Path
 
 
 def merge(folder: Path, config: ConfigDict, *, by: str = "") -> tuple[list[Row], list[str]]:

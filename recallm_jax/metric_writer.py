@@ -17,7 +17,7 @@ from tqdm import tqdm
 from recallm_jax.errors import full_disk
 from recallm_jax.run_files import NUMBER, read_rows
 from recallm_jax.tensorboard_writer import SummaryWriter, summary_writer
-from tasks.files import Path, appending, as_path, make_folder, write_whole
+from storage.files import Path, appending, as_path, make_folder, write_whole
 
 Item = TypeVar("Item")
 FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"

@@ -37,7 +37,7 @@ from recallm_jax.planning.chips import GIB, chip_of, topology_devices
 from recallm_jax.planning.compiling import Planned, plan_program
 from recallm_jax.planning.flops import num_parameters
 from recallm_jax.planning.programs import programs
-from tasks.files import as_path, make_folder, write_whole
+from storage.files import as_path, make_folder, write_whole
 
 EXIT_DOES_NOT_FIT = 1
 

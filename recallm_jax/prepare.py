@@ -17,7 +17,7 @@ from recallm_jax.inputs import train_records, validation_records
 from recallm_jax.metric_writer import progress
 from recallm_jax.run_config import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.setup_policy import load_tokenizer
-from tasks.files import open_folder
+from storage.files import open_folder
 from tasks.generate import gave_way
 from tasks.names import validation_task
 from tasks.record import write_jsonl

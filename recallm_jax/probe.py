@@ -25,7 +25,7 @@ from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_polic
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import START, policy_label
 from recallm_jax.summaries import Row
-from tasks.files import Path, open_folder
+from storage.files import Path, open_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

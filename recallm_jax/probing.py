@@ -25,9 +25,9 @@ from recallm_jax.record_arrays import prompts_and_texts
 from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 from recallm_jax.summaries import Row, align, wilson_interval
 from rl.rollout import sample_groups
+from storage.files import Path, appending, read_text, write_whole
 from tasks import generate
 from tasks.context import generator
-from tasks.files import Path, appending, read_text, write_whole
 from tasks.lost_in_thought import IN_SPAN, VARIANTS, Probe, is_right, probe, read_value, variants
 from tasks.record import Record
 from tasks.vocabulary import Tokenizer

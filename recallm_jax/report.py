@@ -41,7 +41,7 @@ from recallm_jax.report_examples import make_example
 from recallm_jax.report_figure import write_figure
 from recallm_jax.report_probe import probe_chart
 from recallm_jax.summaries import Row
-from tasks.files import Path, as_path, is_remote, write_whole
+from storage.files import Path, as_path, is_remote, write_whole
 
 FILE = "report.html"
 # Stages shown under one heading, each with what its charts are called.

@@ -16,7 +16,7 @@ from recallm_jax.metric_writer import read_metrics
 from recallm_jax.probing import SUMMARY as PROBE_SUMMARY
 from recallm_jax.probing import read_summary
 from recallm_jax.summaries import Row, wilson_interval
-from tasks.files import Path, as_path, is_remote, read_text
+from storage.files import Path, as_path, is_remote, read_text
 
 # What the labels of a run are called, in its order; others follow by name.
 TITLES = {

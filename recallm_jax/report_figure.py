@@ -5,7 +5,7 @@ from pathlib import PurePath
 from recallm_jax.errors import UserError
 from recallm_jax.report_charts import moving_mean
 from recallm_jax.report_data import Run, colour, count, reward_curve, select, titles
-from tasks.files import Path, as_path, make_folder, written_whole
+from storage.files import Path, as_path, make_folder, written_whole
 
 # Those of the style sheet, in its order.
 COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5", "#14825a", "#b5255e", "#8a6d00", "#0b7f93")

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from recallm_jax.report_charts import Series, line_chart
 from recallm_jax.report_figure import COLOURS, check_figure, save_figure
 from recallm_jax.summaries import Row
-from tasks.files import Path
+from storage.files import Path
 from tasks.lost_in_thought import CUED, DIRECT, RECALL, THOUGHT, UNAIDED
 
 # What the variants are called, and the number of their colours.

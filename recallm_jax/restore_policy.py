@@ -15,7 +15,7 @@ from recallm_jax.setup_policy import Setup
 from recallm_jax.stages import Stage, plan_stages
 from rl.critic import init_critic
 from rl.learner import LearnerState, init_state
-from tasks.files import Path
+from storage.files import Path
 
 CHECKPOINTS = "checkpoints"
 # What decides the policy beside a checkpoint's arrays: sizes that are no shapes, and the tokenizer.

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from recallm_jax.config import flatten
 from recallm_jax.errors import UserError
-from tasks.files import Path, make_folder, read_text, write_whole
+from storage.files import Path, make_folder, read_text, write_whole
 
 FILE = "config.json"
 # Fields, or sections, that may change between two starts of a run: where and how fast it computes,
@@ -73,7 +73,7 @@ def keep_config(
       remedy: what the user can do where another field differs.
       policy: which policy of a run made the results, such as "grpo step 20"; kept and compared
         like a field.
-      by: who writes it, where several may at the same time (`tasks.files.written_whole`).
+      by: who writes it, where several may at the same time (`storage.files.written_whole`).
 
     Raises:
       UserError: the folder holds results of another config; names the field and both values.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recallm_jax.errors import UserError
-from tasks.files import Path
+from storage.files import Path
 
 NUMBER = (int, float)
 # What each field of a row must be.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from recallm_jax.quiet import hidden_stderr
-from tasks.files import REWRITE_SECONDS, Path, is_remote, store
+from storage.files import REWRITE_SECONDS, Path, is_remote, store
 
 
 @runtime_checkable

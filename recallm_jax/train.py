@@ -59,7 +59,7 @@ from recallm_jax.stages import (
 from recallm_jax.summaries import format_table
 from recallm_jax.termination import Termination, on_sigterm
 from rl.learner import LearnerState
-from tasks.files import Path, open_folder
+from storage.files import Path, open_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,8 +5,8 @@ import json
 import unicodedata
 import zlib
 
+from storage.files import reading
 from tasks.errors import TaskInputError
-from tasks.files import reading
 from tasks.sources import find
 
 FILES = ("PaulGrahamEssays.json", "haystack_essays*.txt")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from storage.files import Path, as_path, make_folder, written_whole
 from tasks.errors import TaskInputError
-from tasks.files import Path, as_path, make_folder, written_whole
 from tasks.vocabulary import Tokenizer
 
 ALIGNMENTS = ("character", "word", "token")

@@ -18,8 +18,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
+from storage.files import reading, told
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.files import reading, told
 from tasks.tfds_rows import newest, tfds_rows
 
 Row = TypeVar("Row")

@@ -4,8 +4,8 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from storage.files import reading
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.files import reading
 from tasks.sources import find, read_rows
 
 

@@ -6,7 +6,7 @@ import pathlib
 import uuid
 
 from recallm_jax.errors import UserError
-from tasks.files import GS, Path, is_remote, store
+from storage.files import GS, Path, is_remote, store
 
 # Of a Hugging Face folder; others, such as weights in other formats, are left where they are.
 _SUFFIXES = (".safetensors", ".json", ".jinja")

@@ -19,7 +19,7 @@ from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.weights.hugging_face_config import read_config, write_config
 from recallm_jax.weights.tensors import assemble, disassemble
-from tasks.files import Path, as_path, is_remote, store
+from storage.files import Path, as_path, is_remote, store
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

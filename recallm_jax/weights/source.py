@@ -16,8 +16,8 @@ from recallm_jax.weights.added_tokens import add_tokens
 from recallm_jax.weights.fetch import fetch
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
+from storage.files import as_path
 from tasks.errors import TaskInputError
-from tasks.files import as_path
 
 
 @dataclasses.dataclass(frozen=True)

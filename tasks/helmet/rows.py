@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import fsspec
 
+from storage.files import told
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.files import told
 from tasks.sources import find, read_rows
 
 Item = TypeVar("Item")

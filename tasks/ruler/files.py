@@ -7,9 +7,9 @@ import json
 import unicodedata
 from typing import Any
 
+from storage.files import reading
 from tasks import sources
 from tasks.errors import TaskInputError
-from tasks.files import reading
 from tasks.ruler.prompts import CWE, FWE, NIAH, NIAH_ONE, QA, VT, Prompt
 
 

@@ -12,7 +12,7 @@ from recallm_jax.config import load_config
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.restore_policy import restore_policy
 from recallm_jax.setup_policy import set_up
-from tasks.files import as_path
+from storage.files import as_path
 from tests.oracles.tiny_models import ROOT
 
 STEPS = {"sft1": 3, "sft2": 4, "grpo": 10}

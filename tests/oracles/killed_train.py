@@ -21,7 +21,7 @@ from recallm_jax import (
     policy_stages,
     stages,
 )
-from tasks import files
+from storage import files
 from tests.oracles import even_tokens
 
 SEQIO = "--config.data.source=seqio"

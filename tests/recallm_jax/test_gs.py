@@ -16,7 +16,7 @@ from recallm_jax.setup_policy import set_up
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy
-from tasks import files
+from storage import files
 from tests.oracles.fake_run import write_run
 from tests.oracles.killed_runs import CONFIG, STEPS, Run, assert_same, results
 

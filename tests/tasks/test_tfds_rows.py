@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recallm_jax.setup_policy import tiny_tokenizer
-from tasks import files
+from storage import files
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
 from tasks.settings import TaskSettings

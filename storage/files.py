@@ -17,7 +17,7 @@ from typing import IO, TypeAlias
 import fsspec
 from etils import epath
 
-from tasks import storage_faults
+from storage import faults
 from tasks.errors import TaskInputError
 
 GS = "gs://"
@@ -159,7 +159,7 @@ def told(path: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        line = storage_faults.describe(error, [path])
+        line = faults.describe(error, [path])
         if line is None:
             raise
         raise TaskInputError(line) from None

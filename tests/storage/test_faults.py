@@ -4,7 +4,7 @@ import gcsfs.retry
 import pytest
 
 from recallm_jax.errors import run_job
-from tasks import files, storage_faults
+from storage import faults, files
 from tasks.errors import TaskInputError
 from tasks.sources import find, read_rows
 
@@ -66,15 +66,15 @@ def test_no_server_at_all(bucket, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
-        ('PERMISSION_DENIED: Error writing "gs://bucket/x"', storage_faults.PERMISSION),
-        ('UNAVAILABLE: Error reading "gs://bucket/x": CURL error', storage_faults.NETWORK),
+        ('PERMISSION_DENIED: Error writing "gs://bucket/x"', faults.PERMISSION),
+        ('UNAVAILABLE: Error reading "gs://bucket/x": CURL error', faults.NETWORK),
         # A part of a checkpoint that is missing is damage, and no fault of the way there.
         ('NOT_FOUND: Error opening "zarr" driver: gs://bucket/x', None),
         ("UNAVAILABLE: a file of this machine", None),
     ],
 )
 def test_what_tensorstore_says(text, kind):
-    assert storage_faults.kind(ValueError(text)) == kind
+    assert faults.kind(ValueError(text)) == kind
 
 
 def test_an_error_of_another_origin_keeps_its_traceback():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import files
+from storage import files
 from tasks.errors import TaskInputError
 from tasks.record import read_jsonl
 from tasks.sources import find, read_rows
