@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.report import write_report
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.setup_policy import load_tokenizer
 from tasks.generate import record
 from tasks.settings import TaskSettings

@@ -16,7 +16,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 
-from recallm_jax.config import JobParser
+from recallm_jax.config.load import JobParser
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.report_data import (
     POLICY_STAGES,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from recallm_jax.config import JobParser, load_config
+from recallm_jax.config.load import JobParser, load_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.restore_policy import restore_policy

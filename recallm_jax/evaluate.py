@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax import peers, processes
-from recallm_jax.config import JobParser, check_evaluation_mesh, parse_config
+from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation import complete_summaries, evaluate, rescore
 from recallm_jax.evaluation_shards import Shard, parse_shard

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
-from recallm_jax.config import JobParser, parse_config
+from recallm_jax.config.load import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.quoting import answer, show
 from recallm_jax.restore_policy import restore_policy

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from recallm_jax.config.kept import check_kept, keep_config, kept_policy
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import (
     HELD,
@@ -12,7 +13,6 @@ from recallm_jax.evaluation import (
 )
 from recallm_jax.evaluation_shards import Examples, read_examples, shard_folders
 from recallm_jax.evaluation_tasks import task_names
-from recallm_jax.run_config import check_kept, keep_config, kept_policy
 from recallm_jax.summaries import Row, summarise
 from storage.files import Path
 

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
-from recallm_jax.config import (
+from recallm_jax.config.load import (
     JobParser,
     check_evaluation_mesh,
     check_training_mesh,

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 
-from recallm_jax.config import JobParser, parse_config
+from recallm_jax.config.kept import MAY_CHANGE, STAGES, keep_config
+from recallm_jax.config.load import JobParser, parse_config
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.inputs import train_records, validation_records
 from recallm_jax.metric_writer import progress
-from recallm_jax.run_config import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.setup_policy import load_tokenizer
 from storage.files import open_folder
 from tasks.generate import gave_way

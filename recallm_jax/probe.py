@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax import peers
-from recallm_jax.config import JobParser, check_evaluation_mesh, parse_config
+from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
 from recallm_jax.errors import run_job
 from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import no_progress, progress

@@ -11,7 +11,7 @@ the cache with `--config.data.cache_dir=gs://bucket/cache` and the same data set
 import os
 import shlex
 
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import register_tasks
 from recallm_jax.setup_policy import load_tokenizer

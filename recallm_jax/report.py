@@ -17,7 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from recallm_jax.config import JobParser
+from recallm_jax.config.load import JobParser
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.report_charts import Series, interval_bar, line_chart
 from recallm_jax.report_data import (

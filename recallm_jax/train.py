@@ -21,7 +21,8 @@ from decoding.policy import Policy
 from decoding.sampling import Sampling
 from recallm_jax import checkpoint, peers, processes
 from recallm_jax.bad_batch import NotFinite, write_bad_batch
-from recallm_jax.config import (
+from recallm_jax.config.kept import MAY_CHANGE, keep_config
+from recallm_jax.config.load import (
     JobParser,
     check_evaluation_mesh,
     check_training_mesh,
@@ -42,7 +43,6 @@ from recallm_jax.policy_stages import run_policy
 from recallm_jax.preflight import check_precision, check_records
 from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
-from recallm_jax.run_config import MAY_CHANGE, keep_config
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import (
     COLD_START,

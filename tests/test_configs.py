@@ -5,12 +5,7 @@ import pathlib
 import pytest
 
 from configs import common
-from recallm_jax.config import (
-    check_evaluation_mesh,
-    check_training_mesh,
-    flatten,
-    load_config,
-)
+from recallm_jax.config.load import check_evaluation_mesh, check_training_mesh, flatten, load_config
 from recallm_jax.errors import UserError
 from recallm_jax.planning.sizes import preset_sizes
 from recallm_jax.setup_policy import check_lengths
@@ -98,7 +93,7 @@ MISTAKES = {
     "--config.learning_rate=1": "did you mean config.sft1.learning_rate or config.sft2."
     "learning_rate or config.optimizer.learning_rate?",
     "--config.grpo=1": "config.grpo is a section; set one of its fields: grpo.steps",
-    "--config.xyz=1": "config.xyz is no field; see recallm_jax/config_fields.py",
+    "--config.xyz=1": "config.xyz is no field; see recallm_jax/config/fields.py",
     "--config.data.source=generate": "'generate' is no source; use 'seqio', 'generated' or",
     "--config.seed=abc": "config.seed = 'abc' has the wrong type; give int",
     "--config.data.mixture.2wikimultihopqa=all": "2wikimultihopqa = 'all' has the wrong type; give "

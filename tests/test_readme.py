@@ -9,7 +9,7 @@ import shlex
 
 import pytest
 
-from recallm_jax.config import check_evaluation_mesh, check_training_mesh, load_config
+from recallm_jax.config.load import check_evaluation_mesh, check_training_mesh, load_config
 from recallm_jax.planning.sizes import model_sizes, preset_sizes
 from recallm_jax.setup_policy import RANDOM, check_lengths
 

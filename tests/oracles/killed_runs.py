@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.restore_policy import restore_policy
 from recallm_jax.setup_policy import set_up

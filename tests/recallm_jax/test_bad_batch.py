@@ -13,7 +13,7 @@ from decoding.prompts import Prompts
 from decoding.suffix_index import build_index
 from recallm_jax import metric_writer, policy_stages, setup_policy, stages, train
 from recallm_jax.bad_batch import Inspected, NotFinite, write_bad_batch
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import train_records
 from recallm_jax.record_arrays import prompts_and_texts

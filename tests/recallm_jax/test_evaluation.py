@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from decoding.sampling import Sampling, row_keys
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import evaluate, read_rows, sampling_of, span_rules
 from recallm_jax.evaluation_rows import response_rows

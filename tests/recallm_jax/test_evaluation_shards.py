@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from recallm_jax import evaluate as evaluate_job
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import complete_summaries, evaluate
 from recallm_jax.evaluation_shards import Shard, parse_shard

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import evaluate, read_rows, rescore
 from recallm_jax.evaluation_rows import suite_scores

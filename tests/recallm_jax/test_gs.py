@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recallm_jax import checkpoint, convert, evaluate, generate, prepare, probe, report, train
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.metric_writer import MetricWriter, read_metrics
 from recallm_jax.setup_policy import set_up

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recallm_jax import prepare
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import train_records, validation_records
 from recallm_jax.record_arrays import check_demonstrations, demonstrations, prompts_and_texts

@@ -9,7 +9,7 @@ import pytest
 from decoding.prompts import Prompts
 from decoding.suffix_index import build_index
 from recallm_jax.collecting import Groups
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.policy_batch import group_batch, ppo_batch
 from rl.batch import Responses
 

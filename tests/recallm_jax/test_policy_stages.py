@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recallm_jax import collecting, policy_stages, train
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.policy_stages import policy_loss, run_policy

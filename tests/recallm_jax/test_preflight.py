@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 
 from recallm_jax import preflight, train
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import train_records
 from recallm_jax.preflight import check_records

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from recallm_jax import probe, report
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import task_settings

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from recallm_jax import peers
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import run_job
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.restore_policy import restore_policy

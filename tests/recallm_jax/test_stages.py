@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recallm_jax import stages
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.inputs import train_records
 from recallm_jax.restore_policy import placed_state

@@ -7,7 +7,7 @@ import pytest
 
 from decoding.sampling import Sampling, row_keys
 from recallm_jax import collecting, policy_stages, stages
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.evaluation import span_rules
 from recallm_jax.inputs import train_records
 from recallm_jax.partitioning import make_mesh, place_model

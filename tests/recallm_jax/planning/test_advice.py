@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.planning import table
 from recallm_jax.planning.advice import advice
 from recallm_jax.planning.chips import CHIPS, GIB

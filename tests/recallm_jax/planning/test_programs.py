@@ -7,7 +7,7 @@ import pytest
 
 from decoding.prompts import Prompts
 from decoding.sampling import row_keys
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.partitioning import for_rollout
 from recallm_jax.planning import abstract

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from configs import llama3_1_8b, qwen2_5_7b
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.planning.chips import GIB, chip_of
 
 DOCS = pathlib.Path(__file__).parents[3] / "docs"

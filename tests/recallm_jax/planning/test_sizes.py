@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from recallm_jax.config import load_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.models.presets import QWEN2_5_YARN
 from recallm_jax.planning.sizes import model_sizes

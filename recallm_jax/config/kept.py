@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recallm_jax.config import flatten
+from recallm_jax.config.load import flatten
 from recallm_jax.errors import UserError
 from storage.files import Path, make_folder, read_text, write_whole
 

@@ -171,7 +171,7 @@ def unknown_field(name: str) -> UserError:
     near = [field for field in FIELDS if field.rpartition(".")[2] == last]
     near = near or difflib.get_close_matches(name, FIELDS, n=1)
     names = " or ".join(f"config.{field}" for field in near)
-    remedy = f"did you mean {names}?" if near else "see recallm_jax/config_fields.py"
+    remedy = f"did you mean {names}?" if near else "see recallm_jax/config/fields.py"
     return UserError(f"config.{name} is no field; {remedy}")
 
 

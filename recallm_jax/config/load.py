@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from recallm_jax.config_fields import FIELDS, check_field, unknown_field
+from recallm_jax.config.fields import FIELDS, check_field, unknown_field
 from recallm_jax.errors import UserError
 from tasks.errors import TaskInputError
 from tasks.suites import suite_tasks

@@ -8,10 +8,10 @@ import tarfile
 
 import pytest
 
-from recallm_jax.config import load_config
+from recallm_jax.config.kept import MAY_CHANGE, TRAINING, keep_config
+from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.machine import ROOT, commit_of, write_machine
-from recallm_jax.run_config import MAY_CHANGE, TRAINING, keep_config
 
 QUICKSTART = "--config=configs/quickstart.py"
 

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from decoding.errors import DecodingInputError
-from recallm_jax.config import JobParser, check_config, load_config, parse_config
+from recallm_jax.config.load import JobParser, check_config, load_config, parse_config
 from recallm_jax.errors import UserError, run_job
 from tasks.errors import TaskInputError
 
