@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from decoding.spans import CopiedSpan
-from recallm_jax.record_arrays import ground_truth
+from recallm_jax.data.arrays import ground_truth
 from recallm_jax.summaries import Row
 from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from recallm_jax.inputs import task_settings, validation_records
+from recallm_jax.data.records import task_settings, validation_records
 from tasks import suites
 from tasks.names import validation_task
 from tasks.record import Record

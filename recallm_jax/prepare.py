@@ -13,8 +13,8 @@ from itertools import islice
 
 from recallm_jax.config.kept import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.config.load import JobParser, parse_config
+from recallm_jax.data.records import train_records, validation_records
 from recallm_jax.errors import UserError, run_job
-from recallm_jax.inputs import train_records, validation_records
 from recallm_jax.metric_writer import progress
 from recallm_jax.setup_policy import load_tokenizer
 from storage.files import open_folder

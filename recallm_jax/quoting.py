@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
+from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import span_rules
 from recallm_jax.evaluation_rows import response_rows
 from recallm_jax.partitioning import for_rollout
-from recallm_jax.record_arrays import prompts_and_texts
 from recallm_jax.summaries import Row
 from rl.rollout import sample_groups
 from tasks.record import Record, span_flags

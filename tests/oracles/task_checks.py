@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recallm_jax.record_arrays import ground_truth
+from recallm_jax.data.arrays import ground_truth
 from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, Reward, score
 from tasks.context import Draft

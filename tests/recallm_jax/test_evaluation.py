@@ -8,11 +8,11 @@ import pytest
 
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
+from recallm_jax.data.arrays import prompts_and_texts
+from recallm_jax.data.records import validation_records
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import evaluate, read_rows, sampling_of, span_rules
 from recallm_jax.evaluation_rows import response_rows
-from recallm_jax.inputs import validation_records
-from recallm_jax.record_arrays import prompts_and_texts
 from recallm_jax.setup_policy import set_up, tiny_tokenizer
 from recallm_jax.summaries import format_table, summarise
 from rl import rollout

@@ -6,11 +6,11 @@ import json
 import pytest
 
 from recallm_jax.config.load import load_config
+from recallm_jax.data.records import mixture_rates
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import evaluate, read_rows, rescore
 from recallm_jax.evaluation_rows import suite_scores
 from recallm_jax.evaluation_tasks import evaluation_tasks
-from recallm_jax.inputs import mixture_rates
 from recallm_jax.setup_policy import TINY, check_lengths, tiny_tokenizer
 from recallm_jax.summaries import format_table, overall_rows
 from tasks import suites

@@ -7,7 +7,7 @@ import pytest
 from configs.common import PAPER
 from recallm_jax import train
 from recallm_jax.config.load import load_config
-from recallm_jax.inputs import train_records
+from recallm_jax.data.records import train_records
 from recallm_jax.metric_writer import read_metrics
 from recallm_jax.setup_policy import load_tokenizer
 from tests.oracles.all_files import write_all

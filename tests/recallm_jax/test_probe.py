@@ -12,9 +12,9 @@ import pytest
 
 from recallm_jax import probe, report
 from recallm_jax.config.load import load_config
+from recallm_jax.data.records import task_settings
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation import span_rules
-from recallm_jax.inputs import task_settings
 from recallm_jax.probing import (
     format_probe,
     make_probes,

@@ -8,10 +8,10 @@ import pytest
 from decoding.sampling import Sampling, row_keys
 from recallm_jax import collecting, policy_stages, stages
 from recallm_jax.config.load import load_config
+from recallm_jax.data.arrays import prompts_and_texts
+from recallm_jax.data.records import train_records
 from recallm_jax.evaluation import span_rules
-from recallm_jax.inputs import train_records
 from recallm_jax.partitioning import make_mesh, place_model
-from recallm_jax.record_arrays import prompts_and_texts
 from recallm_jax.restore_policy import placed_state
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import plan_stages

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from recallm_jax.record_arrays import prompts_and_texts
+from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.setup_policy import tiny_tokenizer
 from tasks.context import generator
 from tasks.errors import TaskInputError, UnfitRowError
