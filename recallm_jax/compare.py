@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from recallm_jax.config.load import JobParser
 from recallm_jax.errors import UserError, run_job
+from recallm_jax.evaluation.summaries import Row, align, wilson_interval
 from recallm_jax.report_data import (
     POLICY_STAGES,
     Run,
@@ -30,7 +31,6 @@ from recallm_jax.report_data import (
     select,
 )
 from recallm_jax.report_figure import COLOURS, check_figure, save_figure
-from recallm_jax.summaries import Row, align, wilson_interval
 from storage.files import Path
 
 # What the picture shows of each step: a metric, and what it is called.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-from recallm_jax.summaries import Row
+from recallm_jax.evaluation.summaries import Row
 
 # Characters and lines shown on each side of a source, at most.
 AROUND, LINES_AROUND = 160, 2

@@ -29,7 +29,9 @@ from recallm_jax.config.load import (
     parse_config,
 )
 from recallm_jax.errors import UserError, run_job
-from recallm_jax.evaluation import evaluate
+from recallm_jax.evaluation.loop import evaluate
+from recallm_jax.evaluation.question import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
+from recallm_jax.evaluation.summaries import format_table
 from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import (
     MetricWriter,
@@ -41,7 +43,6 @@ from recallm_jax.metric_writer import (
 )
 from recallm_jax.policy_stages import run_policy
 from recallm_jax.preflight import check_precision, check_records
-from recallm_jax.quoting import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
 from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import (
@@ -56,7 +57,6 @@ from recallm_jax.stages import (
     policy_label,
     run_sft,
 )
-from recallm_jax.summaries import format_table
 from recallm_jax.termination import Termination, on_sigterm
 from rl.learner import LearnerState
 from storage.files import Path, open_folder

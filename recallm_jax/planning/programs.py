@@ -19,7 +19,7 @@ from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
 from recallm_jax import partitioning
-from recallm_jax.evaluation import sampling_of, span_rules
+from recallm_jax.evaluation.loop import sampling_of, span_rules
 from recallm_jax.planning import abstract, flops
 from recallm_jax.planning.flops import Work
 from recallm_jax.policy_stages import policy_loss

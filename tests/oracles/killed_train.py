@@ -13,14 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from recallm_jax import (
-    checkpoint,
-    collecting,
-    evaluation,
-    metric_writer,
-    policy_stages,
-    stages,
-)
+from recallm_jax import checkpoint, collecting, metric_writer, policy_stages, stages
+from recallm_jax.evaluation import loop
 from storage import files
 from tests.oracles import even_tokens
 
@@ -74,7 +68,7 @@ def patch(countdown: Countdown) -> None:
         (policy_stages, "policy_update"): policy_stages.policy_update,
     }
     appending, written_whole = files.appending, files.written_whole
-    write, save, rows = metric_writer.MetricWriter.write, checkpoint.save, evaluation.response_rows
+    write, save, rows = metric_writer.MetricWriter.write, checkpoint.save, loop.response_rows
 
     def sampled(*arguments, **options):
         countdown.doing("rollout")
@@ -161,7 +155,7 @@ def patch(countdown: Countdown) -> None:
     metric_writer.appending = HalfRow
     metric_writer.MetricWriter.write = written
     checkpoint.save = saved
-    evaluation.response_rows = row
+    loop.response_rows = row
     files.written_whole = Config
 
 

@@ -14,8 +14,8 @@ from recallm_jax import probe, report
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import task_settings
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import span_rules
-from recallm_jax.probing import (
+from recallm_jax.evaluation.loop import span_rules
+from recallm_jax.evaluation.probe import (
     format_probe,
     make_probes,
     read_summary,

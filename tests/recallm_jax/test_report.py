@@ -11,6 +11,7 @@ import pytest
 
 from recallm_jax import report
 from recallm_jax.errors import UserError
+from recallm_jax.evaluation.summaries import wilson_interval
 from recallm_jax.report_charts import Series, line_chart
 from recallm_jax.report_data import (
     change,
@@ -23,7 +24,6 @@ from recallm_jax.report_data import (
 )
 from recallm_jax.report_examples import Mark, highlight, make_example
 from recallm_jax.report_figure import COLOURS
-from recallm_jax.summaries import wilson_interval
 from tests.oracles.fake_run import write_run
 
 

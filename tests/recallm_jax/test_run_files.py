@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import read_rows, rescore
-from recallm_jax.summaries import summarise
+from recallm_jax.evaluation.loop import read_rows, rescore
+from recallm_jax.evaluation.summaries import summarise
 from tests.oracles.fake_run import write_run
 
 

@@ -13,8 +13,8 @@ import pytest
 from decoding.sampling import Sampling
 from recallm_jax import checkpoint, collecting, convert, evaluate, generate, train
 from recallm_jax.config.load import load_config
+from recallm_jax.evaluation.question import answer
 from recallm_jax.metric_writer import read_metrics
-from recallm_jax.quoting import answer
 from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import plan_stages

@@ -13,9 +13,9 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import span_rules
-from recallm_jax.evaluation_rows import response_rows
-from recallm_jax.quoting import QUOTE_FIRST, answer, question_record, show
+from recallm_jax.evaluation.loop import span_rules
+from recallm_jax.evaluation.question import QUOTE_FIRST, answer, question_record, show
+from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.setup_policy import tiny_tokenizer
 from rl.rollout import sample_groups
 from tests.oracles.toy_policy import ToyPolicy

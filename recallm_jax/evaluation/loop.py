@@ -16,12 +16,12 @@ from recallm_jax import processes, run_files
 from recallm_jax.config.fields import FIELDS
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING, check_kept, keep_config
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation_rows import response_rows, row_scores
-from recallm_jax.evaluation_shards import SHARDS, Shard, note_examples, shard_folders
-from recallm_jax.evaluation_tasks import evaluation_tasks, task_names
+from recallm_jax.evaluation.respond import Answered, Mode, respond
+from recallm_jax.evaluation.rows import response_rows, row_scores
+from recallm_jax.evaluation.shards import SHARDS, Shard, note_examples, shard_folders
+from recallm_jax.evaluation.summaries import Row, overall_rows, summarise
+from recallm_jax.evaluation.tasks import evaluation_tasks, task_names
 from recallm_jax.partitioning import for_rollout
-from recallm_jax.responding import Answered, Mode, respond
-from recallm_jax.summaries import Row, overall_rows, summarise
 from rl.rewards.composite import Completion
 from storage.files import Path, appending, read_text, write_whole
 from tasks import scoring

@@ -8,7 +8,7 @@ import numpy as np
 
 from decoding.spans import CopiedSpan
 from recallm_jax.data.arrays import ground_truth
-from recallm_jax.summaries import Row
+from recallm_jax.evaluation.summaries import Row
 from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score

@@ -9,9 +9,9 @@ import pytest
 from recallm_jax import evaluate as evaluate_job
 from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import complete_summaries, evaluate
-from recallm_jax.evaluation_shards import Shard, parse_shard
-from recallm_jax.merging import merge
+from recallm_jax.evaluation.loop import complete_summaries, evaluate
+from recallm_jax.evaluation.merge import merge
+from recallm_jax.evaluation.shards import Shard, parse_shard
 from recallm_jax.setup_policy import tiny_tokenizer
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
 

@@ -19,11 +19,11 @@ from recallm_jax.config.kept import MAY_CHANGE, TRAINING, keep_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import task_settings
 from recallm_jax.errors import UserError
-from recallm_jax.evaluation import missing_records, span_rules
-from recallm_jax.evaluation_rows import response_rows
+from recallm_jax.evaluation.loop import missing_records, span_rules
+from recallm_jax.evaluation.rows import response_rows
+from recallm_jax.evaluation.summaries import Row, align, wilson_interval
 from recallm_jax.metric_writer import say_nothing
 from recallm_jax.partitioning import for_rollout
-from recallm_jax.summaries import Row, align, wilson_interval
 from rl.rollout import sample_groups
 from storage.files import Path, appending, read_text, write_whole
 from tasks import generate
