@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recallm_jax import processes
 from recallm_jax.errors import UserError
-from recallm_jax.logical_axes import Placement, Rules, partition_spec
+from recallm_jax.models.placement import Placement, Rules, partition_spec
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer, divided_sizes, layer_specs, top_specs
 

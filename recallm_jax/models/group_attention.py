@@ -16,9 +16,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from recallm_jax.logical_axes import Placement
 from recallm_jax.models import splash
 from recallm_jax.models.attention import attend, attend_from, attend_rows, merge
+from recallm_jax.models.placement import Placement
 
 # What attention returns, as rematerialisation policies name it.
 ATTENTION = "attention"

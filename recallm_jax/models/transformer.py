@@ -13,7 +13,6 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from recallm_jax.logical_axes import Placement
 from recallm_jax.models.attention import attend_cached, merge
 from recallm_jax.models.group_attention import (
     ATTENTION,
@@ -31,6 +30,7 @@ from recallm_jax.models.kv_cache import (
     written,
 )
 from recallm_jax.models.output_matrix import OutputCopies
+from recallm_jax.models.placement import Placement
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.rope import rotate, rotation
 
