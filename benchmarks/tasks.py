@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.report import write_report
 from recallm_jax.config.load import load_config
-from recallm_jax.setup_policy import load_tokenizer
+from recallm_jax.policy.setup import load_tokenizer
 from tasks.generate import record
 from tasks.settings import TaskSettings
 from tasks.vocabulary import Tokenizer

@@ -105,7 +105,7 @@ def model() -> dict:
 
 
 def mesh(*, data: int = 1, fsdp: int = 1, sequence: int = 1, tensor: int = 1) -> dict:
-    """Return the sizes of a mesh's axes (recallm_jax/partitioning.py)."""
+    """Return the sizes of a mesh's axes (recallm_jax/policy/partitioning.py)."""
     return {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
 
 

@@ -31,6 +31,7 @@ from recallm_jax.evaluation.merge import merge
 from recallm_jax.evaluation.shards import Shard, parse_shard
 from recallm_jax.evaluation.summaries import Row, format_table
 from recallm_jax.metric_writer import no_progress, progress, say, say_nothing
+from recallm_jax.policy.setup import Setup, set_up
 from recallm_jax.restore_policy import (
     START_WEIGHTS,
     Saved,
@@ -39,7 +40,6 @@ from recallm_jax.restore_policy import (
     restore_saved,
     saved_checkpoints,
 )
-from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import START, policy_label
 from storage.files import Path, open_folder
 

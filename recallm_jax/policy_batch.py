@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax.collecting import Groups
-from recallm_jax.setup_policy import Setup
+from recallm_jax.policy.setup import Setup
 from recallm_jax.stages import Stage
 from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
 from rl.batch import Batch, Responses

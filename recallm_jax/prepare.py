@@ -16,7 +16,7 @@ from recallm_jax.config.load import JobParser, parse_config
 from recallm_jax.data.records import train_records, validation_records
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.metric_writer import progress
-from recallm_jax.setup_policy import load_tokenizer
+from recallm_jax.policy.setup import load_tokenizer
 from storage.files import open_folder
 from tasks.generate import gave_way
 from tasks.names import validation_task

@@ -16,7 +16,7 @@ from recallm_jax.bad_batch import Inspected, NotFinite
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
 from recallm_jax.data.records import train_records
 from recallm_jax.evaluation.loop import span_rules
-from recallm_jax.setup_policy import Setup
+from recallm_jax.policy.setup import Setup
 from rl.batch import Responses
 from rl.learner import (
     LearnerState,

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
-from recallm_jax import checkpoint, peers, processes
+from recallm_jax import peers, processes
 from recallm_jax.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.config.kept import MAY_CHANGE, keep_config
 from recallm_jax.config.load import (
@@ -41,10 +41,11 @@ from recallm_jax.metric_writer import (
     say,
     say_nothing,
 )
+from recallm_jax.policy import checkpoint
+from recallm_jax.policy.setup import Setup, set_up
 from recallm_jax.policy_stages import run_policy
 from recallm_jax.preflight import check_precision, check_records
 from recallm_jax.restore_policy import CHECKPOINTS, placed_state
-from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import (
     COLD_START,
     GRPO,

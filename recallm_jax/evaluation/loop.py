@@ -21,7 +21,7 @@ from recallm_jax.evaluation.rows import response_rows, row_scores
 from recallm_jax.evaluation.shards import SHARDS, Shard, note_examples, shard_folders
 from recallm_jax.evaluation.summaries import Row, overall_rows, summarise
 from recallm_jax.evaluation.tasks import evaluation_tasks, task_names
-from recallm_jax.partitioning import for_rollout
+from recallm_jax.policy.partitioning import for_rollout
 from rl.rewards.composite import Completion
 from storage.files import Path, appending, read_text, write_whole
 from tasks import scoring

@@ -23,7 +23,7 @@ from recallm_jax.evaluation.loop import missing_records, span_rules
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.summaries import Row, align, wilson_interval
 from recallm_jax.metric_writer import say_nothing
-from recallm_jax.partitioning import for_rollout
+from recallm_jax.policy.partitioning import for_rollout
 from rl.rollout import sample_groups
 from storage.files import Path, appending, read_text, write_whole
 from tasks import generate

@@ -14,7 +14,7 @@ from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.summaries import Row
-from recallm_jax.partitioning import for_rollout
+from recallm_jax.policy.partitioning import for_rollout
 from rl.rollout import sample_groups
 from tasks.record import Record, span_flags
 from tasks.system_prompts import SYSTEMS

@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 
 from decoding.prompts import Prompts
 from decoding.span_copy import SpanRules, index_prompts
-from recallm_jax import partitioning
 from recallm_jax.models.transformer import CACHE, PROMPT_CACHE, Transformer, random_transformer
 from recallm_jax.planning.sizes import model_sizes
+from recallm_jax.policy import partitioning
+from recallm_jax.policy.setup import Setup, check_lengths, tiny_tokenizer
 from recallm_jax.restore_policy import first_state
-from recallm_jax.setup_policy import Setup, check_lengths, tiny_tokenizer
 from recallm_jax.stages import Stage
 from rl.batch import Batch, Responses
 from rl.learner import LearnerState

@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
-from recallm_jax import partitioning
 from recallm_jax.evaluation.loop import sampling_of, span_rules
 from recallm_jax.planning import abstract, flops
 from recallm_jax.planning.flops import Work
+from recallm_jax.policy import partitioning
+from recallm_jax.policy.setup import Setup
 from recallm_jax.policy_stages import policy_loss
-from recallm_jax.setup_policy import Setup
 from recallm_jax.stages import SFT_STAGES, Stage, plan_stages, scoring_of, training_rules
 from rl.learner import (
     LearnerState,

@@ -2,7 +2,7 @@
 
 import json
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.helmet.suite import helmet, helmet_chat
 from tasks.record import from_json, to_json
 from tasks.settings import TaskSettings

@@ -13,8 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from recallm_jax import checkpoint, collecting, metric_writer, policy_stages, stages
+from recallm_jax import collecting, metric_writer, policy_stages, stages
 from recallm_jax.evaluation import loop
+from recallm_jax.policy import checkpoint
 from storage import files
 from tests.oracles import even_tokens
 

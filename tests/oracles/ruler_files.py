@@ -1,6 +1,6 @@
 """The files that RULER's tasks read, small, and the prompts that they make of them."""
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.ruler.prompts import Request
 from tasks.ruler.suite import make_prompt
 from tasks.settings import TaskSettings

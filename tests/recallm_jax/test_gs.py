@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recallm_jax import checkpoint, convert, evaluate, generate, prepare, probe, report, train
+from recallm_jax import convert, evaluate, generate, prepare, probe, report, train
 from recallm_jax.config.load import load_config
 from recallm_jax.errors import UserError
 from recallm_jax.metric_writer import MetricWriter, read_metrics
-from recallm_jax.setup_policy import set_up
+from recallm_jax.policy import checkpoint
+from recallm_jax.policy.setup import set_up
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy

@@ -9,7 +9,7 @@ from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records
 from recallm_jax.metric_writer import read_metrics
-from recallm_jax.setup_policy import load_tokenizer
+from recallm_jax.policy.setup import load_tokenizer
 from tests.oracles.all_files import write_all
 from tests.oracles.task_checks import check_record
 

@@ -13,8 +13,8 @@ from recallm_jax import peers
 from recallm_jax.config.load import load_config
 from recallm_jax.errors import run_job
 from recallm_jax.metric_writer import read_metrics
+from recallm_jax.policy.setup import set_up
 from recallm_jax.restore_policy import restore_policy
-from recallm_jax.setup_policy import set_up
 from tests.oracles.processes_here import FOLDER, finish, start
 
 # TensorBoard's writer and Orbax warn about their own insides.

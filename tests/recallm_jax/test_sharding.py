@@ -22,7 +22,7 @@ from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import layer_specs, random_transformer, top_specs
-from recallm_jax.partitioning import (
+from recallm_jax.policy.partitioning import (
     as_rollout,
     batch_sharding,
     for_rollout,

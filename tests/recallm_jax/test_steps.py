@@ -11,9 +11,9 @@ from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
 from recallm_jax.evaluation.loop import span_rules
-from recallm_jax.partitioning import make_mesh, place_model
+from recallm_jax.policy.partitioning import make_mesh, place_model
+from recallm_jax.policy.setup import Setup, set_up
 from recallm_jax.restore_policy import placed_state
-from recallm_jax.setup_policy import Setup, set_up
 from recallm_jax.stages import plan_stages
 from rl.batch import Batch
 from rl.learner import PolicyLoss, Scoring, policy_update, score_in_parts

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from decoding.sampling import Sampling
-from recallm_jax import checkpoint, collecting, convert, evaluate, generate, train
+from recallm_jax import collecting, convert, evaluate, generate, train
 from recallm_jax.config.load import load_config
 from recallm_jax.evaluation.question import answer
 from recallm_jax.metric_writer import read_metrics
+from recallm_jax.policy import checkpoint
+from recallm_jax.policy.setup import set_up
 from recallm_jax.restore_policy import placed_state, restore_policy
-from recallm_jax.setup_policy import set_up
 from recallm_jax.stages import plan_stages
 from tests.oracles import even_tokens
 
@@ -330,7 +331,7 @@ def test_an_empty_document_is_refused(tmp_path, capsys):
 
 
 def test_a_checkpoint_of_another_model_is_refused(finished_run, tmp_path, capsys, monkeypatch):
-    from recallm_jax import setup_policy
+    from recallm_jax.policy import setup as setup_policy
 
     other = tmp_path / "other"
     shutil.copytree(finished_run, other)

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.aggregation import majority_sequence, top_sequence
 from tasks.context import generator
 from tasks.generate import DRAFTS, record

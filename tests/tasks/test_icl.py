@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from rl.rewards.categories import CATEGORIES
 from tasks.context import generator
 from tasks.errors import TaskInputError

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks import lost_in_thought
 from tasks.context import generator
 from tasks.errors import TaskInputError

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks import haystack
 from tasks.context import generator
 from tasks.errors import TaskInputError

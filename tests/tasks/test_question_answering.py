@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.context import generator
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.fitting import fit

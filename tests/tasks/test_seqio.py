@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.record import to_json

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recallm_jax.data.arrays import prompts_and_texts
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.context import generator
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks import generate, reasoning_retrieval
 from tasks.context import generator, insert_at_depths
 from tasks.demonstrations import check_demonstration

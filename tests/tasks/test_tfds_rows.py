@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from storage import files
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record

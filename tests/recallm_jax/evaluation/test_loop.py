@@ -14,7 +14,7 @@ from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import evaluate, read_rows, sampling_of, span_rules
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.summaries import format_table, summarise
-from recallm_jax.setup_policy import set_up, tiny_tokenizer
+from recallm_jax.policy.setup import set_up, tiny_tokenizer
 from rl import rollout
 from rl.rollout import sample_groups
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy

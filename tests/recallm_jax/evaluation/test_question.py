@@ -16,7 +16,7 @@ from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.evaluation.question import QUOTE_FIRST, answer, question_record, show
 from recallm_jax.evaluation.rows import response_rows
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from rl.rollout import sample_groups
 from tests.oracles.toy_policy import ToyPolicy
 

@@ -12,7 +12,7 @@ from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import complete_summaries, evaluate
 from recallm_jax.evaluation.merge import merge
 from recallm_jax.evaluation.shards import Shard, parse_shard
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
 
 CONFIG = [

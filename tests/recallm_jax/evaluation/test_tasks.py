@@ -12,7 +12,7 @@ from recallm_jax.evaluation.loop import evaluate, read_rows, rescore
 from recallm_jax.evaluation.rows import suite_scores
 from recallm_jax.evaluation.summaries import format_table, overall_rows
 from recallm_jax.evaluation.tasks import evaluation_tasks
-from recallm_jax.setup_policy import TINY, check_lengths, tiny_tokenizer
+from recallm_jax.policy.setup import TINY, check_lengths, tiny_tokenizer
 from tasks import suites
 from tasks.suites import suite_tasks
 from tests.oracles.toy_policy import random_toy_policy

@@ -10,7 +10,7 @@ import pytest
 
 from recallm_jax.models.group_attention import Projected, attend_group, attend_prompt
 from recallm_jax.models.splash import BLOCKS, _balanced, _Causal, _Responses
-from recallm_jax.partitioning import make_mesh, placement
+from recallm_jax.policy.partitioning import make_mesh, placement
 
 BLOCK = BLOCKS[-1]
 SIZE, LENGTH, GROUP, HEADS, KV_HEADS = 4 * BLOCK, BLOCK, 2, 2, 1

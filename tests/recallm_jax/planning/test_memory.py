@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from recallm_jax.partitioning import make_mesh
 from recallm_jax.planning.memory import (
     GIB,
     bytes_per_chip,
@@ -16,6 +15,7 @@ from recallm_jax.planning.memory import (
     parse_refusal,
     refused_memory,
 )
+from recallm_jax.policy.partitioning import make_mesh
 
 ASSIGNMENT = """BufferAssignment:
 allocation 0: size 98304, page 0, parameter 0, shape |f32[384,64]| at ShapeIndex {}:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.helmet.judges import Judges
 from tasks.helmet.prompts import Form, Item, cut_to_fit, has_tokens, omit_the_rest, to_record

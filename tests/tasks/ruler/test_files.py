@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from recallm_jax.setup_policy import tiny_tokenizer
+from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.errors import TaskInputError
 from tasks.settings import TaskSettings
 from tasks.suites import find_task

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from recallm_jax.errors import UserError
 from recallm_jax.models.presets import PRESETS
-from recallm_jax.partitioning import (
+from recallm_jax.policy.partitioning import (
     ROLLOUT_RULES,
     TRAIN_RULES,
     batch_sharding,
