@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from recallm_jax.config.load import JobParser
 from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation.summaries import Row, align, wilson_interval
-from recallm_jax.report_data import (
+from recallm_jax.reporting.data import (
     POLICY_STAGES,
     Run,
     change,
@@ -30,7 +30,7 @@ from recallm_jax.report_data import (
     policy_stage,
     select,
 )
-from recallm_jax.report_figure import COLOURS, check_figure, save_figure
+from recallm_jax.reporting.figure import COLOURS, check_figure, save_figure
 from storage.files import Path
 
 # What the picture shows of each step: a metric, and what it is called.

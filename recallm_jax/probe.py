@@ -21,8 +21,8 @@ from recallm_jax.evaluation.summaries import Row
 from recallm_jax.machine import write_machine
 from recallm_jax.metric_writer import no_progress, progress
 from recallm_jax.policy.setup import set_up
-from recallm_jax.report_figure import check_figure
-from recallm_jax.report_probe import write_probe_figure
+from recallm_jax.reporting.figure import check_figure
+from recallm_jax.reporting.probe import write_probe_figure
 from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
 from recallm_jax.stages import START, policy_label
 from storage.files import Path, open_folder

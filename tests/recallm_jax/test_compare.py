@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from recallm_jax import compare
-from recallm_jax.report_data import load_run
+from recallm_jax.reporting.data import load_run
 from tests.oracles.fake_run import write_run
 
 

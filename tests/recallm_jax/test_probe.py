@@ -23,7 +23,7 @@ from recallm_jax.evaluation.probe import (
     summarise,
 )
 from recallm_jax.policy.setup import tiny_tokenizer
-from recallm_jax.report_probe import probe_chart, write_probe_figure
+from recallm_jax.reporting.probe import probe_chart, write_probe_figure
 from tasks import generate
 from tests.oracles.span_oracle import OraclePrompt, allowed_tokens
 from tests.oracles.toy_policy import ToyPolicy

@@ -12,8 +12,8 @@ import pytest
 from recallm_jax import report
 from recallm_jax.errors import UserError
 from recallm_jax.evaluation.summaries import wilson_interval
-from recallm_jax.report_charts import Series, line_chart
-from recallm_jax.report_data import (
+from recallm_jax.reporting.charts import Series, line_chart
+from recallm_jax.reporting.data import (
     change,
     choose_examples,
     colour,
@@ -22,8 +22,8 @@ from recallm_jax.report_data import (
     load_run,
     t_quantile,
 )
-from recallm_jax.report_examples import Mark, highlight, make_example
-from recallm_jax.report_figure import COLOURS
+from recallm_jax.reporting.examples import Mark, highlight, make_example
+from recallm_jax.reporting.figure import COLOURS
 from tests.oracles.fake_run import write_run
 
 

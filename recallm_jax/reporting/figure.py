@@ -3,8 +3,8 @@
 from pathlib import PurePath
 
 from recallm_jax.errors import UserError
-from recallm_jax.report_charts import moving_mean
-from recallm_jax.report_data import Run, colour, count, reward_curve, select, titles
+from recallm_jax.reporting.charts import moving_mean
+from recallm_jax.reporting.data import Run, colour, count, reward_curve, select, titles
 from storage.files import Path, as_path, make_folder, written_whole
 
 # Those of the style sheet, in its order.

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from recallm_jax.evaluation.summaries import Row
-from recallm_jax.report_charts import Series, line_chart
-from recallm_jax.report_figure import COLOURS, check_figure, save_figure
+from recallm_jax.reporting.charts import Series, line_chart
+from recallm_jax.reporting.figure import COLOURS, check_figure, save_figure
 from storage.files import Path
 from tasks.lost_in_thought import CUED, DIRECT, RECALL, THOUGHT, UNAIDED
 
