@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recallm_jax.machine import describe_machine
+from recallm_jax.runtime.machine import describe_machine
 
 
 def write_report(path: Path | None, rows: list[dict], **settings: Any) -> None:

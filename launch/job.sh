@@ -15,7 +15,7 @@ set -euo pipefail
 CLONE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 readonly CLONE
 readonly KEPT=${RECALLM_JOB_FOLDER:-$HOME/recallm-jax-job}
-# Exit codes of jobs (recallm_jax/errors.py).
+# Exit codes of jobs (recallm_jax/runtime/errors.py).
 readonly DONE=0 BAD_INPUT=2 UNAVAILABLE=75 INTERRUPTED=130 TERMINATED=143
 # A job that ran this many seconds was well: crashes before it don't count against it.
 readonly WELL=3600

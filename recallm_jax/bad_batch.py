@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from recallm_jax import processes
-from recallm_jax.errors import UserError
+from recallm_jax.runtime import processes
+from recallm_jax.runtime.errors import UserError
 from rl.batch import Batch, Responses
 from storage.files import Path, make_folder, write_whole, written_whole
 from tasks.record import Record

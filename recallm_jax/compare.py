@@ -17,7 +17,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from recallm_jax.config.load import JobParser
-from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation.summaries import Row, align, wilson_interval
 from recallm_jax.reporting.data import (
     POLICY_STAGES,
@@ -31,6 +30,7 @@ from recallm_jax.reporting.data import (
     select,
 )
 from recallm_jax.reporting.figure import COLOURS, check_figure, save_figure
+from recallm_jax.runtime.errors import UserError, run_job
 from storage.files import Path
 
 # What the picture shows of each step: a metric, and what it is called.

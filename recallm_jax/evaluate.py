@@ -23,14 +23,11 @@ import jax
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax import peers, processes
 from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
-from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation.loop import complete_summaries, evaluate, rescore
 from recallm_jax.evaluation.merge import merge
 from recallm_jax.evaluation.shards import Shard, parse_shard
 from recallm_jax.evaluation.summaries import Row, format_table
-from recallm_jax.metric_writer import no_progress, progress, say, say_nothing
 from recallm_jax.policy.setup import Setup, set_up
 from recallm_jax.restore_policy import (
     START_WEIGHTS,
@@ -40,6 +37,9 @@ from recallm_jax.restore_policy import (
     restore_saved,
     saved_checkpoints,
 )
+from recallm_jax.runtime import peers, processes
+from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.metrics import no_progress, progress, say, say_nothing
 from recallm_jax.stages import START, policy_label
 from storage.files import Path, open_folder
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from decoding.policy import Policy
 from decoding.sampling import Sampling
 from recallm_jax.config.load import JobParser, parse_config
-from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation.question import answer, show
 from recallm_jax.policy.setup import set_up
 from recallm_jax.restore_policy import restore_policy
+from recallm_jax.runtime.errors import UserError, run_job
 from storage.files import Path, as_path, open_folder, read_text
 
 

@@ -28,8 +28,6 @@ from recallm_jax.config.load import (
     check_training_mesh,
     parse_config,
 )
-from recallm_jax.errors import UserError, run_job
-from recallm_jax.machine import describe_machine
 from recallm_jax.planning import table
 from recallm_jax.planning.abstract import abstract_setup
 from recallm_jax.planning.advice import advice
@@ -37,6 +35,8 @@ from recallm_jax.planning.chips import GIB, chip_of, topology_devices
 from recallm_jax.planning.compiling import Planned, plan_program
 from recallm_jax.planning.flops import num_parameters
 from recallm_jax.planning.programs import programs
+from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.machine import describe_machine
 from storage.files import as_path, make_folder, write_whole
 
 EXIT_DOES_NOT_FIT = 1

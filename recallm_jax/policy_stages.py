@@ -11,12 +11,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax import processes
 from recallm_jax.bad_batch import Inspected
 from recallm_jax.collecting import collect
-from recallm_jax.errors import UserError
 from recallm_jax.policy.setup import Setup
 from recallm_jax.policy_batch import make_batch
+from recallm_jax.runtime import processes
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.stages import (
     PPO,
     Save,

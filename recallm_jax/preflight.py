@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from recallm_jax.data.arrays import check_demonstrations, prompts_and_texts
 from recallm_jax.data.records import JSONL, train_records, validation_records
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.tasks import evaluation_tasks
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.stages import SFT_STAGES, Stage
 from tasks.errors import TaskInputError
 from tasks.record import read_jsonl

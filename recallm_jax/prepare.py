@@ -14,9 +14,9 @@ from itertools import islice
 from recallm_jax.config.kept import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.config.load import JobParser, parse_config
 from recallm_jax.data.records import train_records, validation_records
-from recallm_jax.errors import UserError, run_job
-from recallm_jax.metric_writer import progress
 from recallm_jax.policy.setup import load_tokenizer
+from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.metrics import progress
 from storage.files import open_folder
 from tasks.generate import gave_way
 from tasks.names import validation_task

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax import peers
 from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
-from recallm_jax.errors import run_job
 from recallm_jax.evaluation.probe import format_probe, run_probe
 from recallm_jax.evaluation.summaries import Row
-from recallm_jax.machine import write_machine
-from recallm_jax.metric_writer import no_progress, progress
 from recallm_jax.policy.setup import set_up
 from recallm_jax.reporting.figure import check_figure
 from recallm_jax.reporting.probe import write_probe_figure
 from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
+from recallm_jax.runtime import peers
+from recallm_jax.runtime.errors import run_job
+from recallm_jax.runtime.machine import write_machine
+from recallm_jax.runtime.metrics import no_progress, progress
 from recallm_jax.stages import START, policy_label
 from storage.files import Path, open_folder
 

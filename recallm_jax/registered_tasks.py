@@ -13,8 +13,8 @@ import shlex
 
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import register_tasks
-from recallm_jax.errors import UserError
 from recallm_jax.policy.setup import load_tokenizer
+from recallm_jax.runtime.errors import UserError
 
 CONFIG, NUM_TRAIN = "RECALLM_CONFIG", "RECALLM_NUM_TRAIN"
 

@@ -18,7 +18,6 @@ import jinja2
 from markupsafe import Markup
 
 from recallm_jax.config.load import JobParser
-from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation.summaries import Row
 from recallm_jax.reporting.charts import Series, interval_bar, line_chart
 from recallm_jax.reporting.data import (
@@ -41,6 +40,7 @@ from recallm_jax.reporting.data import (
 from recallm_jax.reporting.examples import make_example
 from recallm_jax.reporting.figure import write_figure
 from recallm_jax.reporting.probe import probe_chart
+from recallm_jax.runtime.errors import UserError, run_job
 from storage.files import Path, as_path, is_remote, write_whole
 
 FILE = "report.html"

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax import processes
 from recallm_jax.config.kept import hold_to_config
-from recallm_jax.errors import UserError
 from recallm_jax.policy import checkpoint, partitioning
 from recallm_jax.policy.setup import Setup
+from recallm_jax.runtime import processes
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.stages import Stage, plan_stages
 from rl.critic import init_critic
 from rl.learner import LearnerState, init_state

@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
-from recallm_jax import peers, processes
 from recallm_jax.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.config.kept import MAY_CHANGE, keep_config
 from recallm_jax.config.load import (
@@ -28,12 +27,18 @@ from recallm_jax.config.load import (
     check_training_mesh,
     parse_config,
 )
-from recallm_jax.errors import UserError, run_job
 from recallm_jax.evaluation.loop import evaluate
 from recallm_jax.evaluation.question import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.evaluation.summaries import format_table
-from recallm_jax.machine import write_machine
-from recallm_jax.metric_writer import (
+from recallm_jax.policy import checkpoint
+from recallm_jax.policy.setup import Setup, set_up
+from recallm_jax.policy_stages import run_policy
+from recallm_jax.preflight import check_precision, check_records
+from recallm_jax.restore_policy import CHECKPOINTS, placed_state
+from recallm_jax.runtime import peers, processes
+from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.machine import write_machine
+from recallm_jax.runtime.metrics import (
     MetricWriter,
     SilentWriter,
     no_progress,
@@ -41,11 +46,7 @@ from recallm_jax.metric_writer import (
     say,
     say_nothing,
 )
-from recallm_jax.policy import checkpoint
-from recallm_jax.policy.setup import Setup, set_up
-from recallm_jax.policy_stages import run_policy
-from recallm_jax.preflight import check_precision, check_records
-from recallm_jax.restore_policy import CHECKPOINTS, placed_state
+from recallm_jax.runtime.termination import Termination, on_sigterm
 from recallm_jax.stages import (
     COLD_START,
     GRPO,
@@ -58,7 +59,6 @@ from recallm_jax.stages import (
     policy_label,
     run_sft,
 )
-from recallm_jax.termination import Termination, on_sigterm
 from rl.learner import LearnerState
 from storage.files import Path, open_folder
 

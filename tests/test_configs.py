@@ -6,9 +6,9 @@ import pytest
 
 from configs import common
 from recallm_jax.config.load import check_evaluation_mesh, check_training_mesh, flatten, load_config
-from recallm_jax.errors import UserError
 from recallm_jax.planning.sizes import preset_sizes
 from recallm_jax.policy.setup import check_lengths
+from recallm_jax.runtime.errors import UserError
 
 CONFIGS = sorted(
     path.as_posix()

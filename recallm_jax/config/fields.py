@@ -7,8 +7,8 @@ import sys
 from typing import Any, get_args
 
 from decoding.sampling import LOWEST_TEMPERATURE
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import PRESETS, ROPE_SCALINGS
+from recallm_jax.runtime.errors import UserError
 from rl.advantages import OF_GROUPS
 from rl.losses import KL, Aggregation, Ratio
 from tasks.names import DATASETS

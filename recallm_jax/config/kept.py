@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from recallm_jax.config.load import flatten
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 from storage.files import Path, make_folder, read_text, write_whole
 
 FILE = "config.json"

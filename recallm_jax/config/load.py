@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from recallm_jax.config.fields import FIELDS, check_field, unknown_field
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 from tasks.errors import TaskInputError
 from tasks.suites import suite_tasks
 

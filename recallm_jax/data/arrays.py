@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from decoding.prompts import Prompts
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 from rl.batch import PromptText
 from rl.rewards.categories import GroundTruth
 from tasks.names import CATEGORIES, WITHOUT_CONTEXT

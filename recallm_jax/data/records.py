@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from recallm_jax.config.kept import RECORDS, hold_to_config
 from recallm_jax.data.arrays import check_prompt
-from recallm_jax.errors import UserError
-from recallm_jax.quiet import hidden_stderr
+from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.quiet import hidden_stderr
 from storage.files import Path, as_path
 from tasks import generate
 from tasks.context import generator

@@ -12,16 +12,16 @@ from ml_collections import ConfigDict
 from decoding.policy import Policy
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
-from recallm_jax import processes, run_files
 from recallm_jax.config.fields import FIELDS
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING, check_kept, keep_config
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.respond import Answered, Mode, respond
 from recallm_jax.evaluation.rows import response_rows, row_scores
 from recallm_jax.evaluation.shards import SHARDS, Shard, note_examples, shard_folders
 from recallm_jax.evaluation.summaries import Row, overall_rows, summarise
 from recallm_jax.evaluation.tasks import evaluation_tasks, task_names
 from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.runtime import jsonl, processes
+from recallm_jax.runtime.errors import UserError
 from rl.rewards.composite import Completion
 from storage.files import Path, appending, read_text, write_whole
 from tasks import scoring
@@ -38,16 +38,16 @@ HELD: dict[str, Any] = {
 _TEXTS = ("example_id", "dataset", "task", "label", "mode", "prompt", "completion")
 _NUMBERS = ("target_length", "completion_tokens", "exact_match", "reward")
 # What is read of a row, and of its spans.
-_FIELDS: run_files.Fields = {
+_FIELDS: jsonl.Fields = {
     **dict.fromkeys(_TEXTS, str),
-    **dict.fromkeys(_NUMBERS, run_files.NUMBER),
+    **dict.fromkeys(_NUMBERS, jsonl.NUMBER),
     "finished": bool,
     "span_starts": int,
     "span_ends": int,
     "ground_truth": dict,
     "spans": list,
 }
-_SPAN_FIELDS: run_files.Fields = {"text": str, "closed": bool, "verbatim": bool}
+_SPAN_FIELDS: jsonl.Fields = {"text": str, "closed": bool, "verbatim": bool}
 
 
 @runtime_checkable
@@ -340,10 +340,10 @@ def read_rows(path: Path) -> list[Row]:
       UserError: another line is no whole row.
     """
     rows = []
-    for number, row in enumerate(run_files.read_rows(path, _FIELDS), 1):
+    for number, row in enumerate(jsonl.read_rows(path, _FIELDS), 1):
         try:
             for span in row["spans"]:
-                run_files.check_fields(span, _SPAN_FIELDS)
+                jsonl.check_fields(span, _SPAN_FIELDS)
         except ValueError as error:
             raise UserError(
                 f"{path}, line {number} has a damaged span ({error}); delete that line, or the file"

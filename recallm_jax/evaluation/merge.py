@@ -3,7 +3,6 @@
 from ml_collections import ConfigDict
 
 from recallm_jax.config.kept import check_kept, keep_config, kept_policy
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import (
     HELD,
     rows_elsewhere,
@@ -14,6 +13,7 @@ from recallm_jax.evaluation.loop import (
 from recallm_jax.evaluation.shards import Examples, read_examples, shard_folders
 from recallm_jax.evaluation.summaries import Row, summarise
 from recallm_jax.evaluation.tasks import task_names
+from recallm_jax.runtime.errors import UserError
 from storage.files import Path
 
 

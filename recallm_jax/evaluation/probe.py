@@ -14,16 +14,16 @@ from ml_collections import ConfigDict
 from decoding.decode_loop import SAMPLED
 from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
-from recallm_jax import processes, run_files
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING, keep_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import task_settings
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import missing_records, span_rules
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.summaries import Row, align, wilson_interval
-from recallm_jax.metric_writer import say_nothing
 from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.runtime import jsonl, processes
+from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.metrics import say_nothing
 from rl.rollout import sample_groups
 from storage.files import Path, appending, read_text, write_whole
 from tasks import generate
@@ -35,18 +35,18 @@ from tasks.vocabulary import Tokenizer
 DATASET = "retrieval"
 SUMMARY = "summary.json"
 # What is read of a row, and of a summary's.
-_FIELDS: run_files.Fields = {
+_FIELDS: jsonl.Fields = {
     **dict.fromkeys(("example_id", "label", "variant"), str),
     "reasoning_tokens": int,
     "target_length": int,
     "right": bool,
     "spans": list,
 }
-SUMMARY_FIELDS: run_files.Fields = {
+SUMMARY_FIELDS: jsonl.Fields = {
     **dict.fromkeys(("label", "variant"), str),
     **dict.fromkeys(("reasoning_tokens", "target_length", "n", "right"), int),
     **dict.fromkeys(("spans", "verbatim_spans"), int),
-    **dict.fromkeys(("accuracy", "low", "high"), run_files.NUMBER),
+    **dict.fromkeys(("accuracy", "low", "high"), jsonl.NUMBER),
 }
 
 
@@ -175,7 +175,7 @@ def check_context(
 
 def _keep_whole(path: Path, reasoning_tokens: int) -> list[Row]:
     """Drop from a file the rows of examples that lack a variant; return the rest."""
-    rows = list(run_files.read_rows(path, _FIELDS))
+    rows = list(jsonl.read_rows(path, _FIELDS))
     wanted = set(variants(reasoning_tokens))
     for number, row in enumerate(rows, 1):
         if row["variant"] not in wanted or row["reasoning_tokens"] != reasoning_tokens:
@@ -310,7 +310,7 @@ def read_summary(path: Path) -> list[Row]:
         if not isinstance(rows, list) or not rows:
             raise ValueError("it is no list of rows")
         for row in rows:
-            run_files.check_fields(row, SUMMARY_FIELDS)
+            jsonl.check_fields(row, SUMMARY_FIELDS)
             if row["variant"] not in VARIANTS:
                 raise ValueError(f"'variant' can't be {row['variant']!r}")
     except ValueError as error:

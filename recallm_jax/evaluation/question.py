@@ -10,11 +10,11 @@ from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.data.arrays import prompts_and_texts
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.summaries import Row
 from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.runtime.errors import UserError
 from rl.rollout import sample_groups
 from tasks.record import Record, span_flags
 from tasks.system_prompts import SYSTEMS

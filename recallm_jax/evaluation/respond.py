@@ -13,8 +13,8 @@ from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
 from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules
-from recallm_jax import processes
 from recallm_jax.data.arrays import prompt_text, prompts_and_texts
+from recallm_jax.runtime import processes
 from rl.batch import PromptText
 from rl.rollout import Rollout, read_rollout, sample_groups
 from tasks.record import Record

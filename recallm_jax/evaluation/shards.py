@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Sequence
 
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 from storage.files import Path, read_text, write_whole
 from tasks.record import Record
 

@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 
 # Logical axis to mesh axes.
 Rules = Mapping[str, tuple[str, ...]]

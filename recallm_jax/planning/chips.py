@@ -10,7 +10,7 @@ import re
 import jax
 from jax.experimental import topologies
 
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 
 GIB = 1 << 30
 

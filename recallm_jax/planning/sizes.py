@@ -5,9 +5,9 @@ import json
 
 from ml_collections import ConfigDict
 
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import PRESETS, ROPE_SCALINGS, ModelConfig
 from recallm_jax.policy.setup import RANDOM, tiny_sizes, with_options
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.added_tokens import padded_rows, tokenizer_size
 from recallm_jax.weights.hugging_face_config import read_config
 from recallm_jax.weights.source import load_policy, rescaled_sizes

@@ -26,8 +26,8 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from recallm_jax import processes
-from recallm_jax.errors import TryAgain, UserError, full_disk, full_disk_message
+from recallm_jax.runtime import processes
+from recallm_jax.runtime.errors import TryAgain, UserError, full_disk, full_disk_message
 from storage import faults
 from storage.files import Path, as_path, is_remote, make_folder
 

@@ -21,11 +21,11 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recallm_jax import processes
-from recallm_jax.errors import UserError
 from recallm_jax.models.placement import Placement, Rules, partition_spec
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer, divided_sizes, layer_specs, top_specs
+from recallm_jax.runtime import processes
+from recallm_jax.runtime.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 ACTIVATIONS: Rules = {

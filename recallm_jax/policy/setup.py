@@ -13,11 +13,11 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from recallm_jax import processes
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import ROPE_SCALINGS, ModelConfig
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.policy import partitioning
+from recallm_jax.runtime import processes
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.source import load_policy
 from tasks import reasoning_retrieval, recall
 from tasks.errors import TaskInputError

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import MODES, read_rows
 from recallm_jax.evaluation.probe import SUMMARY as PROBE_SUMMARY
 from recallm_jax.evaluation.probe import read_summary
 from recallm_jax.evaluation.summaries import Row, wilson_interval
-from recallm_jax.metric_writer import FILE as METRICS_FILE
-from recallm_jax.metric_writer import read_metrics
+from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.metrics import FILE as METRICS_FILE
+from recallm_jax.runtime.metrics import read_metrics
 from storage.files import Path, as_path, is_remote, read_text
 
 # What the labels of a run are called, in its order; others follow by name.

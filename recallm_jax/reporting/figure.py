@@ -2,9 +2,9 @@
 
 from pathlib import PurePath
 
-from recallm_jax.errors import UserError
 from recallm_jax.reporting.charts import moving_mean
 from recallm_jax.reporting.data import Run, colour, count, reward_curve, select, titles
+from recallm_jax.runtime.errors import UserError
 from storage.files import Path, as_path, make_folder, written_whole
 
 # Those of the style sheet, in its order.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from recallm_jax.errors import UserError
 from recallm_jax.models.transformer import Transformer
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
 from tasks.vocabulary import ADDED_TOKENS, read_tokenizer
 

@@ -5,7 +5,7 @@ import os
 import pathlib
 import uuid
 
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 from storage.files import GS, Path, is_remote, store
 
 # Of a Hugging Face folder; others, such as weights in other formats, are left where they are.

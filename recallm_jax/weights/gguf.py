@@ -8,9 +8,9 @@ import struct
 import numpy as np
 from gguf import GGUFReader, dequantize
 
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.tensors import LAYER_NAMES, TOP_NAMES, assemble, layer_name
 

@@ -14,9 +14,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.hugging_face_config import read_config, write_config
 from recallm_jax.weights.tensors import assemble, disassemble
 from storage.files import Path, as_path, is_remote, store

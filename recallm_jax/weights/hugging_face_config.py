@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import ModelConfig, RopeScaling
+from recallm_jax.runtime.errors import UserError
 
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",

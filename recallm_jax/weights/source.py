@@ -8,9 +8,9 @@ import uuid
 import zipfile
 import zlib
 
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import ModelConfig, RopeScaling
 from recallm_jax.models.transformer import Transformer
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import gguf, hugging_face
 from recallm_jax.weights.added_tokens import add_tokens
 from recallm_jax.weights.fetch import fetch

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from recallm_jax.config.load import load_config
-from recallm_jax.metric_writer import read_metrics
 from recallm_jax.policy.setup import set_up
 from recallm_jax.restore_policy import restore_policy
+from recallm_jax.runtime.metrics import read_metrics
 from storage.files import as_path
 from tests.oracles.tiny_models import ROOT
 

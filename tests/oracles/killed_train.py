@@ -13,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from recallm_jax import collecting, metric_writer, policy_stages, stages
+from recallm_jax import collecting, policy_stages, stages
 from recallm_jax.evaluation import loop
 from recallm_jax.policy import checkpoint
+from recallm_jax.runtime import metrics
 from storage import files
 from tests.oracles import even_tokens
 
@@ -69,7 +70,7 @@ def patch(countdown: Countdown) -> None:
         (policy_stages, "policy_update"): policy_stages.policy_update,
     }
     appending, written_whole = files.appending, files.written_whole
-    write, save, rows = metric_writer.MetricWriter.write, checkpoint.save, loop.response_rows
+    write, save, rows = metrics.MetricWriter.write, checkpoint.save, loop.response_rows
 
     def sampled(*arguments, **options):
         countdown.doing("rollout")
@@ -153,8 +154,8 @@ def patch(countdown: Countdown) -> None:
     collecting.sample_groups, collecting.reward_groups = sampled, rewarded
     for (module, name), update in updates.items():
         setattr(module, name, updated(update))
-    metric_writer.appending = HalfRow
-    metric_writer.MetricWriter.write = written
+    metrics.appending = HalfRow
+    metrics.MetricWriter.write = written
     checkpoint.save = saved
     loop.response_rows = row
     files.written_whole = Config

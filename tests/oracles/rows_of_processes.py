@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recallm_jax import peers, processes
-from recallm_jax.errors import UserError, run_job
 from recallm_jax.policy import checkpoint
+from recallm_jax.runtime import peers, processes
+from recallm_jax.runtime.errors import UserError, run_job
 
 # Two devices a process, and the devices of both in turn: rows of a process are not all together.
 ORDER = (0, 2, 1, 3)

@@ -11,15 +11,16 @@ import pytest
 
 from decoding.prompts import Prompts
 from decoding.suffix_index import build_index
-from recallm_jax import metric_writer, policy_stages, stages, train
+from recallm_jax import policy_stages, stages, train
 from recallm_jax.bad_batch import Inspected, NotFinite, write_bad_batch
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
-from recallm_jax.errors import UserError
 from recallm_jax.policy import setup as setup_policy
 from recallm_jax.policy.setup import set_up
 from recallm_jax.restore_policy import placed_state
+from recallm_jax.runtime import metrics
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.stages import plan_stages
 from rl.batch import Batch, Responses
 from tasks.record import Record
@@ -39,7 +40,7 @@ def _training_alone(monkeypatch):
     """Neither evaluations nor TensorBoard: they take most of the time, and no part."""
     for name in ("_evaluate", "_first_look"):
         monkeypatch.setattr(train, name, lambda *arguments: None)
-    monkeypatch.setattr(metric_writer, "summary_writer", lambda folder: None)
+    monkeypatch.setattr(metrics, "summary_writer", lambda folder: None)
 
 
 def poison(monkeypatch, module, name: str, *, after: int) -> None:

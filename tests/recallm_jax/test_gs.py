@@ -10,10 +10,10 @@ import pytest
 
 from recallm_jax import convert, evaluate, generate, prepare, probe, report, train
 from recallm_jax.config.load import load_config
-from recallm_jax.errors import UserError
-from recallm_jax.metric_writer import MetricWriter, read_metrics
 from recallm_jax.policy import checkpoint
 from recallm_jax.policy.setup import set_up
+from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.metrics import MetricWriter, read_metrics
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy

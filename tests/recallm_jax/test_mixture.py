@@ -8,8 +8,8 @@ from configs.common import PAPER
 from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records
-from recallm_jax.metric_writer import read_metrics
 from recallm_jax.policy.setup import load_tokenizer
+from recallm_jax.runtime.metrics import read_metrics
 from tests.oracles.all_files import write_all
 from tests.oracles.task_checks import check_record
 

@@ -11,11 +11,11 @@ import pytest
 
 from recallm_jax import collecting, policy_stages, train
 from recallm_jax.config.load import load_config
-from recallm_jax.errors import UserError
-from recallm_jax.metric_writer import read_metrics
 from recallm_jax.policy.setup import set_up
 from recallm_jax.policy_stages import policy_loss, run_policy
 from recallm_jax.restore_policy import placed_state, restore_policy
+from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.metrics import read_metrics
 from recallm_jax.stages import batches, plan_stages
 from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
 from tests.oracles import even_tokens, policy_runs

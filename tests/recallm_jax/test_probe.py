@@ -13,7 +13,6 @@ import pytest
 from recallm_jax import probe, report
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import task_settings
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.evaluation.probe import (
     format_probe,
@@ -24,6 +23,7 @@ from recallm_jax.evaluation.probe import (
 )
 from recallm_jax.policy.setup import tiny_tokenizer
 from recallm_jax.reporting.probe import probe_chart, write_probe_figure
+from recallm_jax.runtime.errors import UserError
 from tasks import generate
 from tests.oracles.span_oracle import OraclePrompt, allowed_tokens
 from tests.oracles.toy_policy import ToyPolicy

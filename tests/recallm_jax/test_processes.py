@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from recallm_jax import peers
 from recallm_jax.config.load import load_config
-from recallm_jax.errors import run_job
-from recallm_jax.metric_writer import read_metrics
 from recallm_jax.policy.setup import set_up
 from recallm_jax.restore_policy import restore_policy
+from recallm_jax.runtime import peers
+from recallm_jax.runtime.errors import run_job
+from recallm_jax.runtime.metrics import read_metrics
 from tests.oracles.processes_here import FOLDER, finish, start
 
 # TensorBoard's writer and Orbax warn about their own insides.

@@ -11,8 +11,8 @@ import pytest
 
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records, validation_records
-from recallm_jax.errors import UserError
 from recallm_jax.policy.setup import load_tokenizer
+from recallm_jax.runtime.errors import UserError
 from tasks.record import to_json
 from tests.oracles.gcs_tls import proxied
 

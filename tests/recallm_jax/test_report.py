@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from recallm_jax import report
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.summaries import wilson_interval
 from recallm_jax.reporting.charts import Series, line_chart
 from recallm_jax.reporting.data import (
@@ -24,6 +23,7 @@ from recallm_jax.reporting.data import (
 )
 from recallm_jax.reporting.examples import Mark, highlight, make_example
 from recallm_jax.reporting.figure import COLOURS
+from recallm_jax.runtime.errors import UserError
 from tests.oracles.fake_run import write_run
 
 

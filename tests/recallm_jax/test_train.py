@@ -14,10 +14,10 @@ from decoding.sampling import Sampling
 from recallm_jax import collecting, convert, evaluate, generate, train
 from recallm_jax.config.load import load_config
 from recallm_jax.evaluation.question import answer
-from recallm_jax.metric_writer import read_metrics
 from recallm_jax.policy import checkpoint
 from recallm_jax.policy.setup import set_up
 from recallm_jax.restore_policy import placed_state, restore_policy
+from recallm_jax.runtime.metrics import read_metrics
 from recallm_jax.stages import plan_stages
 from tests.oracles import even_tokens
 

@@ -3,7 +3,7 @@
 import gcsfs.retry
 import pytest
 
-from recallm_jax.errors import run_job
+from recallm_jax.runtime.errors import run_job
 from storage import faults, files
 from tasks.errors import TaskInputError
 from tasks.sources import find, read_rows

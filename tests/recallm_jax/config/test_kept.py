@@ -10,8 +10,8 @@ import pytest
 
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING, keep_config
 from recallm_jax.config.load import load_config
-from recallm_jax.errors import UserError
-from recallm_jax.machine import ROOT, commit_of, write_machine
+from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.machine import ROOT, commit_of, write_machine
 
 QUICKSTART = "--config=configs/quickstart.py"
 

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from decoding.errors import DecodingInputError
 from recallm_jax.config.load import JobParser, check_config, load_config, parse_config
-from recallm_jax.errors import UserError, run_job
+from recallm_jax.runtime.errors import UserError, run_job
 from tasks.errors import TaskInputError
 
 QUICKSTART = "--config=configs/quickstart.py"

@@ -11,8 +11,8 @@ from recallm_jax import prepare
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import check_demonstrations, demonstrations, prompts_and_texts
 from recallm_jax.data.records import train_records, validation_records
-from recallm_jax.errors import UserError
 from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.runtime.errors import UserError
 from tasks.record import Record, write_jsonl
 from tasks.vocabulary import Tokenizer
 

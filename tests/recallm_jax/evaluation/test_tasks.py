@@ -7,12 +7,12 @@ import pytest
 
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import mixture_rates
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import evaluate, read_rows, rescore
 from recallm_jax.evaluation.rows import suite_scores
 from recallm_jax.evaluation.summaries import format_table, overall_rows
 from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.policy.setup import TINY, check_lengths, tiny_tokenizer
+from recallm_jax.runtime.errors import UserError
 from tasks import suites
 from tasks.suites import suite_tasks
 from tests.oracles.toy_policy import random_toy_policy

@@ -7,10 +7,10 @@ import shutil
 import pytest
 
 from recallm_jax.config.load import load_config
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import QWEN2_5_YARN
 from recallm_jax.planning.sizes import model_sizes
 from recallm_jax.policy.setup import set_up
+from recallm_jax.runtime.errors import UserError
 from tests.oracles.tiny_models import tiny_folder
 
 QWEN = "--config=configs/qwen2_5_7b.py"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recallm_jax.errors import TryAgain, UserError
 from recallm_jax.policy import checkpoint
+from recallm_jax.runtime.errors import TryAgain, UserError
 
 
 def make_state(scale: float, width: int = 4) -> dict:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.policy.partitioning import (
     ROLLOUT_RULES,
@@ -22,6 +21,7 @@ from recallm_jax.policy.partitioning import (
     placement,
     state_shardings,
 )
+from recallm_jax.runtime.errors import UserError
 from rl.learner import split_prompts
 from tests.oracles.tiny_models import tiny_model
 

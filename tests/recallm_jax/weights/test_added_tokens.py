@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.added_tokens import add_tokens
 from tasks.vocabulary import ADDED_TOKENS
 from tests.oracles.tiny_models import tiny_model

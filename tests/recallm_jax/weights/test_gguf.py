@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, dequantize, quantize
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import gguf
 from recallm_jax.weights.source import extract_gguf, load_policy
 from tests.oracles.tiny_models import GOLDEN, tiny_folder, tiny_model, wheel

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from recallm_jax.errors import UserError
 from recallm_jax.models.presets import RopeScaling
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.hugging_face_config import read_config, write_config

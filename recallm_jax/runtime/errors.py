@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from decoding.errors import DecodingInputError
-from recallm_jax import peers
-from recallm_jax.termination import Terminated
+from recallm_jax.runtime import peers
+from recallm_jax.runtime.termination import Terminated
 from storage import faults
 from tasks.errors import TaskInputError
 

@@ -6,9 +6,9 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from recallm_jax import metric_writer
-from recallm_jax.errors import UserError, full_disk_message
-from recallm_jax.metric_writer import MetricWriter, format_metrics, progress, read_metrics
+from recallm_jax.runtime import metrics
+from recallm_jax.runtime.errors import UserError, full_disk_message
+from recallm_jax.runtime.metrics import MetricWriter, format_metrics, progress, read_metrics
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_disk_that_tensorboard_finds_full_is_said_once(tmp_path, monkeypatch):
         def close(self):
             pytest.fail("a writer that failed is used again")
 
-    monkeypatch.setattr(metric_writer, "summary_writer", lambda folder: Full())
+    monkeypatch.setattr(metrics, "summary_writer", lambda folder: Full())
     with pytest.raises(OSError) as caught, MetricWriter(tmp_path) as writer:
         writer.write("grpo", 0, {"reward": 0.5})
     assert full_disk_message(caught.value).startswith(
@@ -113,7 +113,7 @@ def test_another_error_of_tensorboard_stays_what_it_is(tmp_path, monkeypatch):
         def close(self):
             raise RuntimeError("a fault")
 
-    monkeypatch.setattr(metric_writer, "summary_writer", lambda folder: Broken())
+    monkeypatch.setattr(metrics, "summary_writer", lambda folder: Broken())
     with pytest.raises(RuntimeError, match="a fault"):
         MetricWriter(tmp_path).close()
 

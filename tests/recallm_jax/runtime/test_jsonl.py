@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from recallm_jax.errors import UserError
 from recallm_jax.evaluation.loop import read_rows, rescore
 from recallm_jax.evaluation.summaries import summarise
+from recallm_jax.runtime.errors import UserError
 from tests.oracles.fake_run import write_run
 
 

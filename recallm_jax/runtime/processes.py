@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Int
 
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 
 # Of what this process has, the part of a global array at an index.
 Part = Callable[[np.ndarray, tuple[slice, ...]], np.ndarray]

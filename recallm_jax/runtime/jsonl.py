@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from recallm_jax.errors import UserError
+from recallm_jax.runtime.errors import UserError
 from storage.files import Path
 
 NUMBER = (int, float)

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from recallm_jax.errors import TryAgain, run_job
+from recallm_jax.runtime.errors import TryAgain, run_job
 
 
 @pytest.mark.parametrize(

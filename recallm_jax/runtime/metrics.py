@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from recallm_jax.errors import full_disk
-from recallm_jax.run_files import NUMBER, read_rows
-from recallm_jax.tensorboard_writer import SummaryWriter, summary_writer
+from recallm_jax.runtime.errors import full_disk
+from recallm_jax.runtime.jsonl import NUMBER, read_rows
+from recallm_jax.runtime.tensorboard import SummaryWriter, summary_writer
 from storage.files import Path, appending, as_path, make_folder, write_whole
 
 Item = TypeVar("Item")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from recallm_jax.quiet import hidden_stderr
+from recallm_jax.runtime.quiet import hidden_stderr
 from storage.files import REWRITE_SECONDS, Path, is_remote, store
 
 
