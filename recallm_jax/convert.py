@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from recallm_jax.config.load import JobParser, load_config
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import restore_policy
 from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.training.restore import restore_policy
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy

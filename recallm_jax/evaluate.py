@@ -29,7 +29,10 @@ from recallm_jax.evaluation.merge import merge
 from recallm_jax.evaluation.shards import Shard, parse_shard
 from recallm_jax.evaluation.summaries import Row, format_table
 from recallm_jax.policy.setup import Setup, set_up
-from recallm_jax.restore_policy import (
+from recallm_jax.runtime import peers, processes
+from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.metrics import no_progress, progress, say, say_nothing
+from recallm_jax.training.restore import (
     START_WEIGHTS,
     Saved,
     hold_to_run,
@@ -37,10 +40,7 @@ from recallm_jax.restore_policy import (
     restore_saved,
     saved_checkpoints,
 )
-from recallm_jax.runtime import peers, processes
-from recallm_jax.runtime.errors import UserError, run_job
-from recallm_jax.runtime.metrics import no_progress, progress, say, say_nothing
-from recallm_jax.stages import START, policy_label
+from recallm_jax.training.stages import START, policy_label
 from storage.files import Path, open_folder
 
 ALL = "all"

@@ -15,8 +15,8 @@ from decoding.sampling import Sampling
 from recallm_jax.config.load import JobParser, parse_config
 from recallm_jax.evaluation.question import answer, show
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import restore_policy
 from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.training.restore import restore_policy
 from storage.files import Path, as_path, open_folder, read_text
 
 

@@ -19,12 +19,12 @@ from recallm_jax.evaluation.summaries import Row
 from recallm_jax.policy.setup import set_up
 from recallm_jax.reporting.figure import check_figure
 from recallm_jax.reporting.probe import write_probe_figure
-from recallm_jax.restore_policy import START_WEIGHTS, hold_to_run, restore_policy
 from recallm_jax.runtime import peers
 from recallm_jax.runtime.errors import run_job
 from recallm_jax.runtime.machine import write_machine
 from recallm_jax.runtime.metrics import no_progress, progress
-from recallm_jax.stages import START, policy_label
+from recallm_jax.training.restore import START_WEIGHTS, hold_to_run, restore_policy
+from recallm_jax.training.stages import START, policy_label
 from storage.files import Path, open_folder
 
 

@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
-from recallm_jax.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.config.kept import MAY_CHANGE, keep_config
 from recallm_jax.config.load import (
     JobParser,
@@ -32,9 +31,6 @@ from recallm_jax.evaluation.question import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, 
 from recallm_jax.evaluation.summaries import format_table
 from recallm_jax.policy import checkpoint
 from recallm_jax.policy.setup import Setup, set_up
-from recallm_jax.policy_stages import run_policy
-from recallm_jax.preflight import check_precision, check_records
-from recallm_jax.restore_policy import CHECKPOINTS, placed_state
 from recallm_jax.runtime import peers, processes
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.machine import write_machine
@@ -47,7 +43,11 @@ from recallm_jax.runtime.metrics import (
     say_nothing,
 )
 from recallm_jax.runtime.termination import Termination, on_sigterm
-from recallm_jax.stages import (
+from recallm_jax.training.bad_batch import NotFinite, write_bad_batch
+from recallm_jax.training.policy_gradient import run_policy
+from recallm_jax.training.preflight import check_precision, check_records
+from recallm_jax.training.restore import CHECKPOINTS, placed_state
+from recallm_jax.training.stages import (
     COLD_START,
     GRPO,
     PPO,

@@ -16,8 +16,8 @@ from recallm_jax.models.transformer import CACHE, PROMPT_CACHE, Transformer, ran
 from recallm_jax.planning.sizes import model_sizes
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.setup import Setup, check_lengths, tiny_tokenizer
-from recallm_jax.restore_policy import first_state
-from recallm_jax.stages import Stage
+from recallm_jax.training.restore import first_state
+from recallm_jax.training.stages import Stage
 from rl.batch import Batch, Responses
 from rl.learner import LearnerState
 

@@ -23,8 +23,8 @@ from recallm_jax.planning import abstract, flops
 from recallm_jax.planning.flops import Work
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.setup import Setup
-from recallm_jax.policy_stages import policy_loss
-from recallm_jax.stages import SFT_STAGES, Stage, plan_stages, scoring_of, training_rules
+from recallm_jax.training.policy_gradient import policy_loss
+from recallm_jax.training.stages import SFT_STAGES, Stage, plan_stages, scoring_of, training_rules
 from rl.learner import (
     LearnerState,
     policy_update,

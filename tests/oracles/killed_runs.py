@@ -10,8 +10,8 @@ import numpy as np
 
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import restore_policy
 from recallm_jax.runtime.metrics import read_metrics
+from recallm_jax.training.restore import restore_policy
 from storage.files import as_path
 from tests.oracles.tiny_models import ROOT
 

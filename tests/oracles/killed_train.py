@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from recallm_jax import collecting, policy_stages, stages
 from recallm_jax.evaluation import loop
 from recallm_jax.policy import checkpoint
 from recallm_jax.runtime import metrics
+from recallm_jax.training import policy_gradient, rollouts, stages
 from storage import files
 from tests.oracles import even_tokens
 
@@ -64,10 +64,10 @@ class Countdown:
 
 
 def patch(countdown: Countdown) -> None:
-    sample, reward = collecting.sample_groups, collecting.reward_groups
+    sample, reward = rollouts.sample_groups, rollouts.reward_groups
     updates = {
         (stages, "sft_update"): stages.sft_update,
-        (policy_stages, "policy_update"): policy_stages.policy_update,
+        (policy_gradient, "policy_update"): policy_gradient.policy_update,
     }
     appending, written_whole = files.appending, files.written_whole
     write, save, rows = metrics.MetricWriter.write, checkpoint.save, loop.response_rows
@@ -151,7 +151,7 @@ def patch(countdown: Countdown) -> None:
                 countdown.reach("config")
             return self.context.__exit__(*exception)
 
-    collecting.sample_groups, collecting.reward_groups = sampled, rewarded
+    rollouts.sample_groups, rollouts.reward_groups = sampled, rewarded
     for (module, name), update in updates.items():
         setattr(module, name, updated(update))
     metrics.appending = HalfRow

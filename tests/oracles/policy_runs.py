@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import Setup, set_up
-from recallm_jax.stages import Stage, plan_stages
+from recallm_jax.training.stages import Stage, plan_stages
 
 SMALL = [
     "--config.data.source=generated",

@@ -5,10 +5,11 @@ import os
 import signal
 import sys
 
-from recallm_jax import collecting, policy_stages, train
+from recallm_jax import train
+from recallm_jax.training import policy_gradient, rollouts
 from tests.oracles import even_tokens
 
-reward_groups = collecting.reward_groups
+reward_groups = rollouts.reward_groups
 # "PROCESS STAGE STEP": who gets SIGTERM, and when.
 killed = os.environ.get("TEST_SIGTERM", "- - -").split()
 # "STAGE STEP": when the loss of every process is no number.
@@ -29,8 +30,8 @@ def finite_as_told(metrics, stage, step, *others):
     return finite(metrics, stage, step, *others)
 
 
-finite = policy_stages.finite
-collecting.reward_groups = share_of_even_tokens
-policy_stages.finite = finite_as_told
+finite = policy_gradient.finite
+rollouts.reward_groups = share_of_even_tokens
+policy_gradient.finite = finite_as_told
 if __name__ == "__main__":
     sys.exit(train.main())

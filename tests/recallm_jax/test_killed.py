@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recallm_jax.restore_policy import CHECKPOINTS
+from recallm_jax.training.restore import CHECKPOINTS
 from tests.oracles import killed_train
 from tests.oracles.killed_runs import STEPS, Run, assert_same, results
 

@@ -11,10 +11,10 @@ import pytest
 
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import restore_policy
 from recallm_jax.runtime import peers
 from recallm_jax.runtime.errors import run_job
 from recallm_jax.runtime.metrics import read_metrics
+from recallm_jax.training.restore import restore_policy
 from tests.oracles.processes_here import FOLDER, finish, start
 
 # TensorBoard's writer and Orbax warn about their own insides.

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from decoding.sampling import Sampling, row_keys
-from recallm_jax import collecting, policy_stages, stages
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
 from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.policy.partitioning import make_mesh, place_model
 from recallm_jax.policy.setup import Setup, set_up
-from recallm_jax.restore_policy import placed_state
-from recallm_jax.stages import plan_stages
+from recallm_jax.training import policy_gradient, rollouts, stages
+from recallm_jax.training.restore import placed_state
+from recallm_jax.training.stages import plan_stages
 from rl.batch import Batch
 from rl.learner import PolicyLoss, Scoring, policy_update, score_in_parts
 from rl.rollout import sample_groups
@@ -50,9 +50,9 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
 
     stages_scoring = stages.scoring_of
     monkeypatch.setattr(stages, "scoring_of", scoring)
-    monkeypatch.setattr(policy_stages, "scoring_of", scoring)
+    monkeypatch.setattr(policy_gradient, "scoring_of", scoring)
     monkeypatch.setattr(stages, "sft_update", stop)
-    monkeypatch.setattr(collecting, "sample_groups", stop)
+    monkeypatch.setattr(rollouts, "sample_groups", stop)
     loop = {"steps": range(1), "write": stop, "save": stop}
     _, sft, grpo = plan_stages(config, setup)
     with pytest.raises(Seen):
@@ -65,7 +65,7 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
             **loop,
         )
     with pytest.raises(Seen):
-        policy_stages.run_policy(
+        policy_gradient.run_policy(
             config,
             setup,
             grpo,

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from decoding.sampling import Sampling
-from recallm_jax import collecting, convert, evaluate, generate, train
+from recallm_jax import convert, evaluate, generate, train
 from recallm_jax.config.load import load_config
 from recallm_jax.evaluation.question import answer
 from recallm_jax.policy import checkpoint
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.runtime.metrics import read_metrics
-from recallm_jax.stages import plan_stages
+from recallm_jax.training import rollouts
+from recallm_jax.training.restore import placed_state, restore_policy
+from recallm_jax.training.stages import plan_stages
 from tests.oracles import even_tokens
 
 # TensorBoard's writer and Orbax warn about their own insides.
@@ -35,13 +36,13 @@ CONFIG = [
 @pytest.fixture(scope="module", autouse=True)
 def reward_with_spread():
     """Reward what a random model can do: GRPO learns nothing from responses that all get 0."""
-    reward_groups = collecting.reward_groups
+    reward_groups = rollouts.reward_groups
 
     def share_of_even_tokens(rollout, *arguments, **options):
         return even_tokens.rewarded(rollout, reward_groups(rollout, *arguments, **options))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(collecting, "reward_groups", share_of_even_tokens)
+        patch.setattr(rollouts, "reward_groups", share_of_even_tokens)
         yield
 
 

@@ -13,9 +13,9 @@ from recallm_jax.planning.memory import bytes_per_chip
 from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT, programs
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import placed_state
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.stages import plan_stages
+from recallm_jax.training.restore import placed_state
+from recallm_jax.training.stages import plan_stages
 
 needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (simulated) devices")
 SIZES = [

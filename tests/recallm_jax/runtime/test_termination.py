@@ -10,10 +10,10 @@ import pytest
 from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import restore_policy
 from recallm_jax.runtime.errors import run_job
 from recallm_jax.runtime.metrics import MetricWriter, read_metrics
 from recallm_jax.runtime.termination import Terminated, on_sigterm
+from recallm_jax.training.restore import restore_policy
 
 CONFIG = [
     "--config=configs/quickstart.py:tiny",

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax.collecting import Groups
 from recallm_jax.policy.setup import Setup
-from recallm_jax.stages import Stage
+from recallm_jax.training.rollouts import Groups
+from recallm_jax.training.stages import Stage
 from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
 from rl.batch import Batch, Responses
 from rl.learner import LearnerState, Scoring, score_and_value_in_parts, score_in_parts, token_mask

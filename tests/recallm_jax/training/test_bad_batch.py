@@ -11,17 +11,18 @@ import pytest
 
 from decoding.prompts import Prompts
 from decoding.suffix_index import build_index
-from recallm_jax import policy_stages, stages, train
-from recallm_jax.bad_batch import Inspected, NotFinite, write_bad_batch
+from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
 from recallm_jax.policy import setup as setup_policy
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import placed_state
 from recallm_jax.runtime import metrics
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.stages import plan_stages
+from recallm_jax.training import policy_gradient, stages
+from recallm_jax.training.bad_batch import Inspected, NotFinite, write_bad_batch
+from recallm_jax.training.restore import placed_state
+from recallm_jax.training.stages import plan_stages
 from rl.batch import Batch, Responses
 from tasks.record import Record
 
@@ -159,8 +160,8 @@ def test_a_groups_batch_is_kept_with_log_probabilities_and_the_rewards_that_ther
     ("stage", "module", "update"),
     [
         ("sft2", stages, "sft_update"),
-        ("grpo", policy_stages, "policy_update"),
-        ("ppo", policy_stages, "policy_update"),
+        ("grpo", policy_gradient, "policy_update"),
+        ("ppo", policy_gradient, "policy_update"),
     ],
 )
 def test_the_batch_is_kept_and_the_checkpoint_before_too(

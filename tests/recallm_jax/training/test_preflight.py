@@ -5,13 +5,14 @@ from itertools import islice
 
 import pytest
 
-from recallm_jax import preflight, train
+from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records
 from recallm_jax.policy.setup import set_up, tiny_tokenizer
-from recallm_jax.preflight import check_records
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.stages import plan_stages
+from recallm_jax.training import preflight
+from recallm_jax.training.preflight import check_records
+from recallm_jax.training.stages import plan_stages
 from tasks.record import write_jsonl
 
 CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from recallm_jax import collecting
-from recallm_jax.stages import batches, training_rules
+from recallm_jax.training import rollouts as collecting
+from recallm_jax.training.stages import batches, training_rules
 from tests.oracles import even_tokens, policy_runs
 
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recallm_jax import stages
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records
 from recallm_jax.policy.setup import set_up
-from recallm_jax.restore_policy import placed_state
-from recallm_jax.rollout_metrics import prompt_means, rollout_metrics
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.stages import batches, plan_stages, policy_label
+from recallm_jax.training import stages
+from recallm_jax.training.restore import placed_state
+from recallm_jax.training.rollout_metrics import prompt_means, rollout_metrics
+from recallm_jax.training.stages import batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
 from rl.rollout import NO_REWARD, GroupRewards, Rollout
 

@@ -8,9 +8,9 @@ import pytest
 
 from decoding.prompts import Prompts
 from decoding.suffix_index import build_index
-from recallm_jax.collecting import Groups
 from recallm_jax.config.load import load_config
-from recallm_jax.policy_batch import group_batch, ppo_batch
+from recallm_jax.training.batch import group_batch, ppo_batch
+from recallm_jax.training.rollouts import Groups
 from rl.batch import Responses
 
 

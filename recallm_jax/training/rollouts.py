@@ -18,9 +18,9 @@ from decoding.span_copy import SpanRules
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.policy.setup import Setup
-from recallm_jax.rollout_metrics import PromptMeans, prompt_means, rollout_metrics
 from recallm_jax.runtime import processes
-from recallm_jax.stages import KEY_STRIDE, PPO, Stage
+from recallm_jax.training.rollout_metrics import PromptMeans, prompt_means, rollout_metrics
+from recallm_jax.training.stages import KEY_STRIDE, PPO, Stage
 from rl.advantages import has_spread
 from rl.batch import Responses
 from rl.rewards.categories import SETTINGS

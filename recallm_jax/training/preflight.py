@@ -10,7 +10,7 @@ from recallm_jax.data.arrays import check_demonstrations, prompts_and_texts
 from recallm_jax.data.records import JSONL, train_records, validation_records
 from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.stages import SFT_STAGES, Stage
+from recallm_jax.training.stages import SFT_STAGES, Stage
 from tasks.errors import TaskInputError
 from tasks.record import read_jsonl
 from tasks.vocabulary import Tokenizer

@@ -9,14 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from recallm_jax import collecting, policy_stages, train
+from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import set_up
-from recallm_jax.policy_stages import policy_loss, run_policy
-from recallm_jax.restore_policy import placed_state, restore_policy
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.metrics import read_metrics
-from recallm_jax.stages import batches, plan_stages
+from recallm_jax.training import policy_gradient, rollouts
+from recallm_jax.training.policy_gradient import policy_loss, run_policy
+from recallm_jax.training.restore import placed_state, restore_policy
+from recallm_jax.training.stages import batches, plan_stages
 from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
 from tests.oracles import even_tokens, policy_runs
 from tests.oracles.policy_runs import arguments
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(autouse=True)
 def reward_of_even_tokens(monkeypatch):
     """Reward what a random model can do; one prompt in three gives all its responses the same."""
-    reward_groups = collecting.reward_groups
+    reward_groups = rollouts.reward_groups
 
     def changed(rollout, texts, *others, **options):
         found = reward_groups(rollout, texts, *others, **options)
@@ -37,7 +38,7 @@ def reward_of_even_tokens(monkeypatch):
         totals = np.where(flat[:, None], np.float32(0.5), found.totals)
         return dataclasses.replace(found, totals=totals)
 
-    monkeypatch.setattr(collecting, "reward_groups", changed)
+    monkeypatch.setattr(rollouts, "reward_groups", changed)
 
 
 class Killed(Exception):
@@ -103,12 +104,12 @@ def dapo():
 def test_the_updates_of_a_batch_are_on_all_its_prompts_in_every_epoch(dapo):
     config, _, stage = dapo
     for step in range(2):
-        parts = list(policy_stages._minibatches(config, stage, step))
+        parts = list(policy_gradient._minibatches(config, stage, step))
         assert [len(part) for part in parts] == [2] * 4
         epochs = [np.concatenate(parts[:2]).tolist(), np.concatenate(parts[2:]).tolist()]
         assert [sorted(epoch) for epoch in epochs] == [[0, 1, 2, 3]] * 2
     orders = {
-        tuple(np.concatenate(list(policy_stages._minibatches(config, stage, step))))
+        tuple(np.concatenate(list(policy_gradient._minibatches(config, stage, step))))
         for step in range(8)
     }
     assert len(orders) > 4
@@ -136,7 +137,7 @@ def test_algorithms_are_what_their_papers_say():
 @pytest.fixture
 def spoilt(monkeypatch):
     """The first step's rewards are all equal; from the second on there are none."""
-    reward_groups, steps = collecting.reward_groups, itertools.count()
+    reward_groups, steps = rollouts.reward_groups, itertools.count()
 
     def changed(rollout, texts, *others, **options):
         found = reward_groups(rollout, texts, *others, **options)
@@ -147,7 +148,7 @@ def spoilt(monkeypatch):
         return dataclasses.replace(found, known=np.zeros_like(found.known), problems=why)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collecting, "reward_groups", changed)
+        patch.setattr(rollouts, "reward_groups", changed)
         yield patch
 
 
@@ -155,7 +156,9 @@ def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_s
     config, setup, stage = dapo
     config = config.copy_and_resolve_references()
     config.grpo.max_draws = config.grpo.minibatches = config.grpo.epochs = 1
-    spoilt.setattr(policy_stages, "policy_update", lambda state, part, **_: (state, {"loss": 0.0}))
+    spoilt.setattr(
+        policy_gradient, "policy_update", lambda state, part, **_: (state, {"loss": 0.0})
+    )
     state, said, saved = placed_state(setup.policy, stage, setup), [], []
 
     def save(step, state, drawn, *, now=False):

@@ -13,7 +13,7 @@ from recallm_jax.policy import checkpoint, partitioning
 from recallm_jax.policy.setup import Setup
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.stages import Stage, plan_stages
+from recallm_jax.training.stages import Stage, plan_stages
 from rl.critic import init_critic
 from rl.learner import LearnerState, init_state
 from storage.files import Path

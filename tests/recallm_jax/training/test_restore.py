@@ -5,8 +5,8 @@ import pytest
 from recallm_jax import evaluate, generate
 from recallm_jax.config.kept import keep_config
 from recallm_jax.config.load import load_config
-from recallm_jax.restore_policy import START_WEIGHTS, WEIGHTS, hold_to_run
 from recallm_jax.runtime.errors import UserError
+from recallm_jax.training.restore import START_WEIGHTS, WEIGHTS, hold_to_run
 
 CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
 

@@ -12,11 +12,11 @@ import optax
 from ml_collections import ConfigDict
 
 from decoding.span_copy import SpanRules, index_prompts
-from recallm_jax.bad_batch import Inspected, NotFinite
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
 from recallm_jax.data.records import train_records
 from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.policy.setup import Setup
+from recallm_jax.training.bad_batch import Inspected, NotFinite
 from rl.batch import Responses
 from rl.learner import (
     LearnerState,

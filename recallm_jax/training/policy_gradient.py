@@ -11,21 +11,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax.bad_batch import Inspected
-from recallm_jax.collecting import collect
 from recallm_jax.policy.setup import Setup
-from recallm_jax.policy_batch import make_batch
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.stages import (
-    PPO,
-    Save,
-    Stage,
-    Write,
-    finite,
-    scoring_of,
-    training_rules,
-)
+from recallm_jax.training.bad_batch import Inspected
+from recallm_jax.training.batch import make_batch
+from recallm_jax.training.rollouts import collect
+from recallm_jax.training.stages import PPO, Save, Stage, Write, finite, scoring_of, training_rules
 from rl.batch import Batch
 from rl.learner import (
     LearnerState,
