@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tasks import (
+from tasks.context import Draft, Example, generator
+from tasks.datasets import (
     aggregation,
     citation_qa,
     icl,
@@ -20,7 +21,6 @@ from tasks import (
     short_context_math,
     single_hop_qa,
 )
-from tasks.context import Draft, Example, generator
 from tasks.demonstrations import check_demonstration, demonstration_tokens
 from tasks.errors import DemonstrationError, TaskInputError, UnfitRowError
 from tasks.fitting import fit

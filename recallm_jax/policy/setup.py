@@ -19,7 +19,7 @@ from recallm_jax.policy import partitioning
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.source import load_policy
-from tasks import reasoning_retrieval, recall
+from tasks.datasets import reasoning_retrieval, recall
 from tasks.errors import TaskInputError
 from tasks.suites import suite_tasks
 from tasks.vocabulary import Tokenizer

@@ -23,6 +23,7 @@ import numpy as np
 
 from tasks.context import Demonstration, Draft, Example, Range, around, generator, question_place
 from tasks.corpus import corpus_of, words
+from tasks.datasets.questions import CONCLUSIONS, Evidence, Question, question_draft
 from tasks.demonstrations import recalled_in_turn
 from tasks.errors import UnfitRowError
 from tasks.passages import (
@@ -38,7 +39,6 @@ from tasks.passages import (
     read_passage,
     support,
 )
-from tasks.questions import CONCLUSIONS, Evidence, Question, question_draft
 from tasks.settings import TaskSettings
 from tasks.sources import Source, list_field, pick, plain_text, read_table
 from tasks.system_prompts import SYSTEMS

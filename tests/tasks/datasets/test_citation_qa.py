@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import settings as limits
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.citation_qa import SOURCE, ManyAnswers, parse_qampari
 from tasks.context import generator
+from tasks.datasets.citation_qa import SOURCE, ManyAnswers, parse_qampari
 from tasks.errors import UnfitRowError
 from tasks.generate import DRAFTS, record
 from tasks.passages import Passage

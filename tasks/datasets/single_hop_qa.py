@@ -13,8 +13,9 @@ from typing import Any
 
 from tasks.context import Draft
 from tasks.corpus import corpus_of, supporting
+from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
+from tasks.datasets.questions import Evidence, Question, question_draft
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.passages import (
     MAX_QUESTION,
     Passage,
@@ -26,7 +27,6 @@ from tasks.passages import (
     read_passages,
     support,
 )
-from tasks.questions import Evidence, Question, question_draft
 from tasks.settings import TaskSettings
 from tasks.sources import Source, list_field, pick, read_rows, read_table
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import settings as limits
 
 from recallm_jax.policy.setup import tiny_tokenizer
+from tasks.datasets.own_questions import SOURCE, Reading, parse
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record
-from tasks.own_questions import SOURCE, Reading, parse
 from tasks.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles.passage_files import FILLERS

@@ -11,12 +11,12 @@ import pytest
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.context import generator
+from tasks.datasets.short_context_math import last_boxed, parse_dapo, parse_gsm8k, parse_math
+from tasks.datasets.wrong_numbers import parse_number, wrong_numbers
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record
 from tasks.settings import TaskSettings
-from tasks.short_context_math import last_boxed, parse_dapo, parse_gsm8k, parse_math
 from tasks.sources import read_table
-from tasks.wrong_numbers import parse_number, wrong_numbers
 from tests.oracles.real_data import shared_data, shared_file
 from tests.oracles.task_checks import check_record
 
@@ -181,7 +181,7 @@ def test_math_is_read_from_its_folders_levels_2_to_4_as_far_as_answers_are_numbe
         (thought,) = made.demonstrate(generator("test", 0, index)).thought
         assert "boxed" not in thought and f"= {right}$." in thought
     assert levels == {2, 3, 4}
-    from tasks.short_context_math import MATH as SOURCE
+    from tasks.datasets.short_context_math import MATH as SOURCE
 
     skipped = read_table(SOURCE, str(tmp_path), "train").skipped
     wrong_level = sum(row["level"] in ("Level 1", "Level 5") for row in MATH)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.aggregation import majority_sequence, top_sequence
 from tasks.context import generator
+from tasks.datasets.aggregation import majority_sequence, top_sequence
 from tasks.generate import DRAFTS, record
 from tasks.settings import TaskSettings
 from tests.oracles.task_checks import check_fit, check_record

@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 
 from tasks.context import Draft, generator
+from tasks.datasets.recall import lookup
 from tasks.errors import TaskInputError
-from tasks.recall import lookup
 from tasks.settings import SIGNS, TaskSettings
 
 ARITHMETIC_QUESTIONS = (

@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.context import Draft, Range
 from tasks.corpus import corpus_of
+from tasks.datasets.questions import Evidence, Question, question_draft
 from tasks.errors import UnfitRowError
 from tasks.passages import (
     MAX_QUESTION,
@@ -17,7 +18,6 @@ from tasks.passages import (
     read_passage,
     support,
 )
-from tasks.questions import Evidence, Question, question_draft
 from tasks.settings import TaskSettings
 from tasks.sources import Source, list_field, pick, read_table
 

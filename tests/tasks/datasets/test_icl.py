@@ -13,9 +13,9 @@ import pytest
 from recallm_jax.policy.setup import tiny_tokenizer
 from rl.rewards.categories import CATEGORIES
 from tasks.context import generator
+from tasks.datasets.icl import SOURCES, rounds
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
-from tasks.icl import SOURCES, rounds
 from tasks.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles.real_data import shared_data, smollm2_tokenizer

@@ -11,10 +11,10 @@ from hypothesis import settings as limits
 
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.context import generator
+from tasks.datasets.reranking import SOURCE, Query, parse_query
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record
 from tasks.passages import Passage
-from tasks.reranking import SOURCE, Query, parse_query
 from tasks.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles import passage_files as files

@@ -11,13 +11,14 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks import generate, reasoning_retrieval
+from tasks import generate
 from tasks.context import generator, insert_at_depths
+from tasks.datasets import reasoning_retrieval
+from tasks.datasets.reasoning_retrieval import arithmetic, equation
 from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.fitting import TokenCounter, largest_fit, splits_at_cuts
 from tasks.generate import DRAFTS, record
-from tasks.reasoning_retrieval import arithmetic, equation
 from tasks.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
 from tasks.settings import TaskSettings
 from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record

@@ -21,8 +21,9 @@ from tasks.context import (
     question_place,
 )
 from tasks.corpus import corpus_of, draw_kind, in_order, take
+from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
+from tasks.datasets.questions import stated
 from tasks.errors import UnfitRowError
-from tasks.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.passages import (
     MAX_QUESTION,
     Layout,
@@ -35,7 +36,6 @@ from tasks.passages import (
     read_passages,
     render,
 )
-from tasks.questions import stated
 from tasks.settings import TaskSettings
 from tasks.sources import Source, list_field, pick, read_table
 from tasks.system_prompts import SYSTEMS

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks import long_doc_qa
+from tasks.datasets import long_doc_qa
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
 from tasks.settings import TaskSettings
