@@ -16,8 +16,8 @@ from benchmarks.report import write_report
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import load_tokenizer
 from tasks.generate import record
-from tasks.settings import TaskSettings
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import Tokenizer
 
 DATASETS = ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote")
 LENGTHS = {8_192: 40, 131_072: 6}

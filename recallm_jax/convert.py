@@ -24,7 +24,7 @@ from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy
 from storage.files import open_folder
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.vocabulary import Tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from recallm_jax.runtime.metrics import progress
 from storage.files import open_folder
 from tasks.generate import gave_way
 from tasks.names import validation_task
-from tasks.record import write_jsonl
+from tasks.prompts.record import write_jsonl
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.passages import Passage, holds, read_passage
-from tasks.settings import TaskSettings
+from tasks.prompts.settings import TaskSettings
 from tasks.sources import Source, find, is_stored, read_rows, read_table
 
 FILES = ("*.jsonl", "*.jsonl.gz", "*.tsv", "*.tsv.gz")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tasks.context import Draft, Example, generator
 from tasks.datasets import (
     aggregation,
     citation_qa,
@@ -21,13 +20,14 @@ from tasks.datasets import (
     short_context_math,
     single_hop_qa,
 )
-from tasks.demonstrations import check_demonstration, demonstration_tokens
 from tasks.errors import DemonstrationError, TaskInputError, UnfitRowError
-from tasks.fitting import fit
 from tasks.names import train_task, validation_task
-from tasks.record import Record, span_flags
-from tasks.settings import TaskSettings
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.context import Draft, Example, generator
+from tasks.prompts.demonstrations import check_demonstration, demonstration_tokens
+from tasks.prompts.fitting import fit
+from tasks.prompts.record import Record, span_flags
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import Tokenizer
 
 DRAFTS: dict[str, Callable[..., Draft]] = {
     **recall.DRAFTS,

@@ -25,11 +25,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tasks.demonstrations import gold_tokens
 from tasks.errors import TaskInputError
-from tasks.record import Record
+from tasks.prompts.demonstrations import gold_tokens
+from tasks.prompts.record import Record
+from tasks.prompts.vocabulary import END_THINK, Tokenizer
 from tasks.scoring import contains_value, extract_answer
-from tasks.vocabulary import END_THINK, Tokenizer
 
 DIRECT, THOUGHT, RECALL, CUED, UNAIDED = "direct", "thought", "recall", "cued", "recall_unaided"
 VARIANTS = (DIRECT, THOUGHT, RECALL, CUED, UNAIDED)

@@ -9,8 +9,8 @@ from typing import Any
 
 from tasks import scoring, scoring_candidates, scoring_ids, scoring_math
 from tasks.names import CATEGORIES
+from tasks.prompts.vocabulary import END_RECALL, START_RECALL
 from tasks.suites import SuiteTask
-from tasks.vocabulary import END_RECALL, START_RECALL
 
 Truth = Mapping[str, Any]
 MetricFunction = Callable[[Sequence[Truth], Sequence[str]], dict[str, float]]

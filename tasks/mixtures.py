@@ -13,11 +13,11 @@ from tasks import metrics
 from tasks.feature_converters import FLAGS
 from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
-from tasks.record import Record
-from tasks.seqio_vocabulary import RecallVocabulary
-from tasks.settings import TaskSettings
+from tasks.prompts.record import Record
+from tasks.prompts.seqio_vocabulary import RecallVocabulary
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import Tokenizer
 from tasks.suites import SuiteTask, suite_tasks, task_at
-from tasks.vocabulary import Tokenizer
 
 # The mixture of places: which example of which data set comes when, none of them made yet. The
 # names of its tasks begin so that no cache of "recallm_.*" has them.

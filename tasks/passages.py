@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.context import Range, join
 from tasks.errors import UnfitRowError
+from tasks.prompts.context import Range, join
 from tasks.scoring import normalise
 from tasks.sources import plain_text
 

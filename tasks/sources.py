@@ -310,7 +310,7 @@ def pick(rows: Sequence[Row], stream: int, index: int, attempt: int) -> Row:
     Args:
       attempt: above 0, another row than the one before, for rows that turn out unfit.
     """
-    from tasks.context import generator
+    from tasks.prompts.context import generator
 
     epoch, place = divmod(index + attempt * (1 + len(rows) // 3), len(rows))
     order = generator("order", stream, epoch).permutation(len(rows))

@@ -10,9 +10,9 @@ from typing import Any
 
 from tasks.errors import TaskInputError
 from tasks.names import length_name
-from tasks.record import Record
-from tasks.settings import TaskSettings
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.record import Record
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import Tokenizer
 
 Scores = dict[str, float]
 # (tokenizer, settings, target length, number of examples, seed) -> records. The length stands
@@ -39,7 +39,7 @@ class SuiteTask:
         max_new_tokens` tokens where the task is made by us. With None a response has as many as
         the config's decoding.max_new_tokens says, past the target length.
       records: makes the first `count` examples at a target length. Their ground truth has fields
-        that `tasks/record.py` knows.
+        that `tasks/prompts/record.py` knows.
       score: metrics of one response, the main one first and from 0 to 1.
       aggregate: metrics of the task, the main one first, in the suite's own units and rounding.
     """

@@ -11,7 +11,7 @@ from recallm_jax.runtime.errors import UserError
 from rl.batch import PromptText
 from rl.rewards.categories import GroundTruth
 from tasks.names import CATEGORIES, WITHOUT_CONTEXT
-from tasks.record import Record
+from tasks.prompts.record import Record
 
 
 def prompts_and_texts(

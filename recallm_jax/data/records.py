@@ -17,14 +17,14 @@ from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.quiet import hidden_stderr
 from storage.files import Path, as_path
 from tasks import generate
-from tasks.context import generator
-from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError
 from tasks.generate import DATASETS
 from tasks.names import MIXTURE, validation_task
-from tasks.record import Record, read_jsonl
-from tasks.settings import TaskSettings
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.context import generator
+from tasks.prompts.demonstrations import check_demonstration
+from tasks.prompts.record import Record, read_jsonl
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import Tokenizer
 
 JSONL = "jsonl:"
 GENERATED = "generated"

@@ -25,8 +25,8 @@ from recallm_jax.runtime.errors import UserError
 from rl.rewards.composite import Completion
 from storage.files import Path, appending, read_text, write_whole
 from tasks import scoring
-from tasks.record import Record, token_edges
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.record import Record, token_edges
+from tasks.prompts.vocabulary import Tokenizer
 
 MODES = FIELDS["evaluation.modes"].choices
 SUMMARY = "summary.json"

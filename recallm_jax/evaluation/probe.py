@@ -27,10 +27,10 @@ from recallm_jax.runtime.metrics import say_nothing
 from rl.rollout import sample_groups
 from storage.files import Path, appending, read_text, write_whole
 from tasks import generate
-from tasks.context import generator
 from tasks.lost_in_thought import IN_SPAN, VARIANTS, Probe, is_right, probe, read_value, variants
-from tasks.record import Record
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.context import generator
+from tasks.prompts.record import Record
+from tasks.prompts.vocabulary import Tokenizer
 
 DATASET = "retrieval"
 SUMMARY = "summary.json"

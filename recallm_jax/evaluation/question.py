@@ -16,9 +16,9 @@ from recallm_jax.evaluation.summaries import Row
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime.errors import UserError
 from rl.rollout import sample_groups
-from tasks.record import Record, span_flags
-from tasks.system_prompts import SYSTEMS
-from tasks.vocabulary import START_RECALL, Tokenizer
+from tasks.prompts.record import Record, span_flags
+from tasks.prompts.system_prompts import SYSTEMS
+from tasks.prompts.vocabulary import START_RECALL, Tokenizer
 
 # Makes a model that does not know recall spans yet begin with one.
 QUOTE_FIRST = f"The context says: {START_RECALL}"

@@ -17,8 +17,8 @@ from recallm_jax.data.arrays import prompt_text, prompts_and_texts
 from recallm_jax.runtime import processes
 from rl.batch import PromptText
 from rl.rollout import Rollout, read_rollout, sample_groups
-from tasks.record import Record
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.record import Record
+from tasks.prompts.vocabulary import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout
 from tasks import scoring, suites
-from tasks.record import Record
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.record import Record
+from tasks.prompts.vocabulary import Tokenizer
 
 
 def response_rows(

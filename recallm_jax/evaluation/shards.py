@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from recallm_jax.runtime.errors import UserError
 from storage.files import Path, read_text, write_whole
-from tasks.record import Record
+from tasks.prompts.record import Record
 
 SHARDS, EXAMPLES = "shards", "examples.json"
 # Example ids of the tasks, in their order.

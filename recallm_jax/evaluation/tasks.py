@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from recallm_jax.data.records import task_settings, validation_records
 from tasks import suites
 from tasks.names import validation_task
-from tasks.record import Record
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.record import Record
+from tasks.prompts.vocabulary import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from recallm_jax.weights.added_tokens import padded_rows, tokenizer_size
 from recallm_jax.weights.hugging_face_config import read_config
 from recallm_jax.weights.source import load_policy, rescaled_sizes
 from storage.files import Path, as_path, read_text
-from tasks.vocabulary import ADDED_TOKENS, read_tokenizer
+from tasks.prompts.vocabulary import ADDED_TOKENS, read_tokenizer
 
 # Ids of the presets' published tokenizers, the last plus one, by how the presets' names begin.
 TOKENIZER_SIZES = {

@@ -21,8 +21,8 @@ from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.source import load_policy
 from tasks.datasets import reasoning_retrieval, recall
 from tasks.errors import TaskInputError
+from tasks.prompts.vocabulary import Tokenizer
 from tasks.suites import suite_tasks
-from tasks.vocabulary import Tokenizer
 
 RANDOM = "random:tiny"
 TINY = ModelConfig(

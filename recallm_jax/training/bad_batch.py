@@ -19,7 +19,7 @@ from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
 from rl.batch import Batch, Responses
 from storage.files import Path, make_folder, write_whole, written_whole
-from tasks.record import Record
+from tasks.prompts.record import Record
 
 FOLDER = "bad_batch"
 # What an update read, beside the responses; None where the stage has none.

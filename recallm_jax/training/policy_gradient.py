@@ -24,7 +24,7 @@ from rl.learner import (
     PolicyLoss,
     policy_update,
 )
-from tasks.record import Record
+from tasks.prompts.record import Record
 
 
 def run_policy(

@@ -12,8 +12,8 @@ from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import SFT_STAGES, Stage
 from tasks.errors import TaskInputError
-from tasks.record import read_jsonl
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.record import read_jsonl
+from tasks.prompts.vocabulary import Tokenizer
 
 # At most so many training records, and of so many tokens, are looked at: a few seconds.
 MOST_RECORDS, MOST_TOKENS = 256, 1 << 18

@@ -25,7 +25,7 @@ from rl.advantages import has_spread
 from rl.batch import Responses
 from rl.rewards.categories import SETTINGS
 from rl.rollout import GroupRewards, Rollout, reward_groups, sample_groups
-from tasks.record import Record
+from tasks.prompts.record import Record
 
 
 @dataclasses.dataclass(frozen=True)

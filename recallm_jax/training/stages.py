@@ -24,7 +24,7 @@ from rl.learner import (
     sft_update,
 )
 from rl.optimizer import Schedule, adamw, train_rows_only
-from tasks.record import Record
+from tasks.prompts.record import Record
 
 SFT_STAGES = ("sft1", "sft2")
 START, COLD_START, GRPO, PPO = "start", "cold_start", "grpo", "ppo"

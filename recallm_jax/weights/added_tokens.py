@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
-from tasks.vocabulary import ADDED_TOKENS, read_tokenizer
+from tasks.prompts.vocabulary import ADDED_TOKENS, read_tokenizer
 
 # Standard deviation of the noise on a new row, in those of the existing rows' entries.
 NOISE = 0.1

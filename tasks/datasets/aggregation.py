@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from tasks.context import Demonstration, Draft, Example, around, generator, question_place
-from tasks.settings import TaskSettings
-from tasks.system_prompts import SYSTEMS
-from tasks.words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS
+from tasks.prompts.context import Demonstration, Draft, Example, around, generator, question_place
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
+from tasks.prompts.words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS
 
 # Easy, medium, hard.
 LEVEL_RATES = (0.45, 0.45, 0.10)

@@ -10,16 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tasks.context import (
-    Demonstration,
-    Draft,
-    Example,
-    Range,
-    around,
-    generator,
-    insert_at_depths,
-    question_place,
-)
 from tasks.corpus import corpus_of, draw_kind, in_order, take
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.questions import stated
@@ -36,9 +26,19 @@ from tasks.passages import (
     read_passages,
     render,
 )
-from tasks.settings import TaskSettings
+from tasks.prompts.context import (
+    Demonstration,
+    Draft,
+    Example,
+    Range,
+    around,
+    generator,
+    insert_at_depths,
+    question_place,
+)
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 from tasks.sources import Source, list_field, pick, read_table
-from tasks.system_prompts import SYSTEMS
 
 PLACE_RATES = (0.2, 0.6, 0.2)
 MAX_GOLD_SHARE = 0.7

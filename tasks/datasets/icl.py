@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.context import Demonstration, Draft, Example, Range, around, generator, join
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.settings import TaskSettings
+from tasks.prompts.context import Demonstration, Draft, Example, Range, around, generator, join
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 from tasks.sources import Source, pick, plain_text, read_table
-from tasks.system_prompts import SYSTEMS
 
 # A demo's layout, its share, and what stands between two demos.
 STYLES = (

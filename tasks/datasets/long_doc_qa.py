@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.context import Draft, Example, around, generator, question_place
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.settings import TaskSettings
+from tasks.prompts.context import Draft, Example, around, generator, question_place
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 from tasks.sources import Source, list_field, pick, plain_text, read_table
-from tasks.system_prompts import SYSTEMS
 
 LETTERS = "ABCD"
 OPTION_STYLES = (

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.context import Draft, Range
 from tasks.corpus import corpus_of
 from tasks.datasets.questions import Evidence, Question, question_draft
 from tasks.errors import UnfitRowError
@@ -18,7 +17,8 @@ from tasks.passages import (
     read_passage,
     support,
 )
-from tasks.settings import TaskSettings
+from tasks.prompts.context import Draft, Range
+from tasks.prompts.settings import TaskSettings
 from tasks.sources import Source, list_field, pick, read_table
 
 MAX_PARAGRAPHS, MAX_SENTENCES = 200, 500

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tasks.context import (
+from tasks.haystack import essay_text, haystack
+from tasks.prompts.context import (
     Demonstration,
     Draft,
     Example,
@@ -18,10 +19,9 @@ from tasks.context import (
     insert_at_depths,
     question_place,
 )
-from tasks.haystack import essay_text, haystack
-from tasks.settings import TaskSettings
-from tasks.system_prompts import SYSTEMS
-from tasks.words import ADJECTIVES, NOUNS
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
+from tasks.prompts.words import ADJECTIVES, NOUNS
 
 MOST_KEYS, MOST_VALUES, MOST_ASKED, MOST_NEEDLES = 10, 5, 6, 16
 # Tokens that a needle, and all but needles, may take: a short prompt has fewer of them.

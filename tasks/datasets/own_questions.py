@@ -21,10 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.context import Demonstration, Draft, Example, Range, around, generator, question_place
 from tasks.corpus import corpus_of, words
 from tasks.datasets.questions import CONCLUSIONS, Evidence, Question, question_draft
-from tasks.demonstrations import recalled_in_turn
 from tasks.errors import UnfitRowError
 from tasks.passages import (
     MAX_ANSWER,
@@ -39,9 +37,19 @@ from tasks.passages import (
     read_passage,
     support,
 )
-from tasks.settings import TaskSettings
+from tasks.prompts.context import (
+    Demonstration,
+    Draft,
+    Example,
+    Range,
+    around,
+    generator,
+    question_place,
+)
+from tasks.prompts.demonstrations import recalled_in_turn
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 from tasks.sources import Source, list_field, pick, plain_text, read_table
-from tasks.system_prompts import SYSTEMS
 
 DATASET = "own_questions"
 MAX_DOCUMENT, MAX_PASSAGES = 10_000_000, 1_000

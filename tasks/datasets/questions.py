@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.context import (
+from tasks.corpus import Corpus, draw_kind, in_order, take
+from tasks.passages import Passage, holds, needles, question_layout, render
+from tasks.prompts.context import (
     Demonstration,
     Draft,
     Example,
@@ -16,11 +18,9 @@ from tasks.context import (
     insert_at_depths,
     question_place,
 )
-from tasks.corpus import Corpus, draw_kind, in_order, take
-from tasks.demonstrations import recalled_in_turn
-from tasks.passages import Passage, holds, needles, question_layout, render
-from tasks.settings import TaskSettings
-from tasks.system_prompts import SYSTEMS
+from tasks.prompts.demonstrations import recalled_in_turn
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 
 INTRODUCTIONS = (
     "Here are passages from a reference work.",

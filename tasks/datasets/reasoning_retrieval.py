@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from tasks.context import Draft, generator
 from tasks.datasets.recall import lookup
 from tasks.errors import TaskInputError
-from tasks.settings import SIGNS, TaskSettings
+from tasks.prompts.context import Draft, generator
+from tasks.prompts.settings import SIGNS, TaskSettings
 
 ARITHMETIC_QUESTIONS = (
     "Work out ${problem}$. The result is a key: what is its value?",

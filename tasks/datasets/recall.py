@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tasks.context import Draft, Example, around, generator, insert_at_depth, question_place
-from tasks.demonstrations import lookup_demonstration
-from tasks.settings import TaskSettings
-from tasks.system_prompts import SYSTEMS
+from tasks.prompts.context import Draft, Example, around, generator, insert_at_depth, question_place
+from tasks.prompts.demonstrations import lookup_demonstration
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 
 # What stands before the pairs, a pair, what stands between two, and behind the last.
 LAYOUTS: dict[str, tuple[str, Callable[[int, str], str], str, str]] = {

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.context import (
+from tasks.corpus import Corpus, draw_kind, in_order, pool_corpus, take
+from tasks.errors import UnfitRowError
+from tasks.passages import MAX_QUESTION, Layout, Passage, clean, read_passage, render
+from tasks.prompts.context import (
     Demonstration,
     Draft,
     Example,
@@ -17,13 +20,10 @@ from tasks.context import (
     generator,
     question_place,
 )
-from tasks.corpus import Corpus, draw_kind, in_order, pool_corpus, take
-from tasks.demonstrations import recalled_in_turn
-from tasks.errors import UnfitRowError
-from tasks.passages import MAX_QUESTION, Layout, Passage, clean, read_passage, render
-from tasks.settings import TaskSettings
+from tasks.prompts.demonstrations import recalled_in_turn
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 from tasks.sources import Source, list_field, pick, read_table
-from tasks.system_prompts import SYSTEMS
 from tasks.trec_files import read_judgements
 
 MAX_PASSAGES = 5_000

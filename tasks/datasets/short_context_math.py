@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from tasks.context import Demonstration, Draft, Example, generator
 from tasks.datasets.wrong_numbers import Number, parse_number, wrong_numbers
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.settings import TaskSettings
+from tasks.prompts.context import Demonstration, Draft, Example, generator
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 from tasks.sources import VALIDATION_SHARE, Source, pick, read_table, text_field
-from tasks.system_prompts import SYSTEMS
 
 NUM_VALIDATION = 200
 LEVELS = ("Level 2", "Level 3", "Level 4")

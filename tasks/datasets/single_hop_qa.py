@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tasks.context import Draft
 from tasks.corpus import corpus_of, supporting
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.questions import Evidence, Question, question_draft
@@ -27,7 +26,8 @@ from tasks.passages import (
     read_passages,
     support,
 )
-from tasks.settings import TaskSettings
+from tasks.prompts.context import Draft
+from tasks.prompts.settings import TaskSettings
 from tasks.sources import Source, list_field, pick, read_rows, read_table
 
 # DPR's rows bring a hundred negatives; the nearest are the hard ones.

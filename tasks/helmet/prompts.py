@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks.context import Example
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import tokenised
-from tasks.record import Record
-from tasks.settings import TaskSettings
-from tasks.system_prompts import SYSTEMS
-from tasks.vocabulary import THINK, Tokenizer
+from tasks.prompts.context import Example
+from tasks.prompts.record import Record
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
+from tasks.prompts.vocabulary import THINK, Tokenizer
 
 CHAT_SYSTEM = "You are a helpful assistant."
 OMITTED = " ... [the rest of the text is omitted]"

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from tasks.helmet.prompts import Item
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.vocabulary import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,10 @@ from tasks.helmet.prompts import CHAT, PLAIN, RECALL, Form, to_record
 from tasks.helmet.request import Request
 from tasks.helmet.rows import skipping
 from tasks.helmet.table import CATEGORIES, LENGTHS, TASKS, HelmetTask
-from tasks.record import Record
-from tasks.settings import TaskSettings
+from tasks.prompts.record import Record
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import END_RECALL, START_RECALL, Tokenizer
 from tasks.suites import Scores, SuiteTask, task_at
-from tasks.vocabulary import END_RECALL, START_RECALL, Tokenizer
 
 NAME = "helmet"
 CHAT_SUFFIX = "_chat"

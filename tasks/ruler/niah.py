@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.context import Range
 from tasks.errors import TaskInputError
 from tasks.essays import FILES, read_essays
+from tasks.prompts.context import Range
 from tasks.ruler import words
 from tasks.ruler.prompts import (
     NEEDLE,

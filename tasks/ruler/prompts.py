@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tasks.context import Range, generator
-from tasks.settings import TaskSettings
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.context import Range, generator
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import Tokenizer
 
 NIAH = (
     "Some special magic {kind}s are hidden within the following text. Make sure to memorize it. I "

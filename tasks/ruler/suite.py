@@ -21,11 +21,14 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tasks.context import Example
 from tasks.errors import TaskInputError
-from tasks.fitting import TokenCounter, largest_fit
 from tasks.generate import tokenised
-from tasks.record import Record
+from tasks.prompts.context import Example
+from tasks.prompts.fitting import TokenCounter, largest_fit
+from tasks.prompts.record import Record
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
+from tasks.prompts.vocabulary import Tokenizer
 from tasks.ruler import scores
 from tasks.ruler.counting import check_frequent_words, common_words, frequent_words
 from tasks.ruler.files import find_file, read_prompts
@@ -33,10 +36,7 @@ from tasks.ruler.niah import Niah, niah
 from tasks.ruler.prompts import Prompt, Request, Sized
 from tasks.ruler.questions import answer_question, hotpotqa, squad
 from tasks.ruler.tracking import variable_tracking
-from tasks.settings import TaskSettings
 from tasks.suites import SuiteTask, task_at
-from tasks.system_prompts import SYSTEMS
-from tasks.vocabulary import Tokenizer
 
 NIAH_TASKS = {
     "niah_single_1": Niah("noise", "word", "number"),

@@ -6,7 +6,7 @@ import string
 
 import numpy as np
 
-from tasks.fitting import TokenCounter, largest_fit
+from tasks.prompts.fitting import TokenCounter, largest_fit
 from tasks.ruler.niah import in_lines
 from tasks.ruler.prompts import NOISE, VT, VT_PREFIX, Prompt, Request, Sized, filled
 

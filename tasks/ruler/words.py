@@ -1,7 +1,7 @@
 """Lists of words as long as RULER's: plain ones, and compounds past these.
 
 The benchmark takes its words from the package wonderwords and, for the longest lists, from a file
-of English words. Ours are those of `tasks/words.py`, and compounds of a noun or an adjective with a
+of English words. Ours are those of `tasks/prompts/words.py`, and compounds of a noun or an adjective with a
 noun ("stonegarden") where a list needs more.
 """
 
@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from tasks.words import ADJECTIVES, NOUNS, VERBS
+from tasks.prompts.words import ADJECTIVES, NOUNS, VERBS
 
 
 @functools.cache

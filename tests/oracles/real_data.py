@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from recallm_jax.weights.source import load_policy
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.vocabulary import Tokenizer
 from tests.oracles.tiny_models import ROOT, wheel
 
 

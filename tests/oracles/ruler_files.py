@@ -1,9 +1,9 @@
 """The files that RULER's tasks read, small, and the prompts that they make of them."""
 
 from recallm_jax.policy.setup import tiny_tokenizer
+from tasks.prompts.settings import TaskSettings
 from tasks.ruler.prompts import Request
 from tasks.ruler.suite import make_prompt
-from tasks.settings import TaskSettings
 
 TOKENIZER = tiny_tokenizer()
 ESSAY_TASKS = (

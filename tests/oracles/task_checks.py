@@ -6,10 +6,10 @@ import pytest
 from recallm_jax.data.arrays import ground_truth
 from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, Reward, score
-from tasks.context import Draft
-from tasks.fitting import fit
-from tasks.record import Record, from_json, to_json
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.context import Draft
+from tasks.prompts.fitting import fit
+from tasks.prompts.record import Record, from_json, to_json
+from tasks.prompts.vocabulary import Tokenizer
 
 
 def check_record(example: Record, tokenizer: Tokenizer, target_length: int) -> None:

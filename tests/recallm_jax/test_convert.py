@@ -9,7 +9,7 @@ from tokenizers.models import BPE
 
 from recallm_jax.convert import main
 from recallm_jax.weights import hugging_face
-from tasks.vocabulary import ADDED_TOKENS
+from tasks.prompts.vocabulary import ADDED_TOKENS
 from tests.oracles.tiny_models import tiny_folder
 
 

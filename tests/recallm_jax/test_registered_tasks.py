@@ -13,7 +13,7 @@ from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records, validation_records
 from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.errors import UserError
-from tasks.record import to_json
+from tasks.prompts.record import to_json
 from tests.oracles.gcs_tls import proxied
 
 CONFIG = ["--config=configs/quickstart.py:tiny", "--config.evaluation.num_examples=3"]

@@ -8,7 +8,7 @@ import pytest
 
 from storage import files
 from tasks.errors import TaskInputError
-from tasks.record import read_jsonl
+from tasks.prompts.record import read_jsonl
 from tasks.sources import find, read_rows
 from tests.oracles.tiny_models import ROOT
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from tasks.context import generator
 from tasks.corpus import (
     Corpus,
     corpus_of,
@@ -37,7 +36,8 @@ from tasks.passages import (
     sentences,
     support,
 )
-from tasks.settings import TaskSettings
+from tasks.prompts.context import generator
+from tasks.prompts.settings import TaskSettings
 
 CORPUS = Corpus(
     Passage(title, text)

@@ -8,8 +8,8 @@ import pytest
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
-from tasks.record import to_json
-from tasks.settings import TaskSettings
+from tasks.prompts.record import to_json
+from tasks.prompts.settings import TaskSettings
 from tasks.suites import find_task
 
 pytestmark = pytest.mark.filterwarnings("ignore")

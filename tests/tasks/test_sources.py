@@ -8,7 +8,7 @@ import pytest
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import record
-from tasks.settings import TaskSettings
+from tasks.prompts.settings import TaskSettings
 from tasks.sources import find, read_rows
 
 TOKENIZER = tiny_tokenizer()

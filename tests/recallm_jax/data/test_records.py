@@ -13,8 +13,8 @@ from recallm_jax.data.arrays import check_demonstrations, demonstrations, prompt
 from recallm_jax.data.records import train_records, validation_records
 from recallm_jax.policy.setup import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
-from tasks.record import Record, write_jsonl
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.record import Record, write_jsonl
+from tasks.prompts.vocabulary import Tokenizer
 
 ARGUMENTS = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
 

@@ -24,7 +24,7 @@ from recallm_jax.training.bad_batch import Inspected, NotFinite, write_bad_batch
 from recallm_jax.training.restore import placed_state
 from recallm_jax.training.stages import plan_stages
 from rl.batch import Batch, Responses
-from tasks.record import Record
+from tasks.prompts.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIG = [

@@ -13,7 +13,7 @@ from recallm_jax.runtime.errors import UserError
 from recallm_jax.training import preflight
 from recallm_jax.training.preflight import check_records
 from recallm_jax.training.stages import plan_stages
-from tasks.record import write_jsonl
+from tasks.prompts.record import write_jsonl
 
 CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
 

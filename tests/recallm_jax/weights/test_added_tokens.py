@@ -8,7 +8,7 @@ from tokenizers.models import BPE
 
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.added_tokens import add_tokens
-from tasks.vocabulary import ADDED_TOKENS
+from tasks.prompts.vocabulary import ADDED_TOKENS
 from tests.oracles.tiny_models import tiny_model
 
 ROWS = 40

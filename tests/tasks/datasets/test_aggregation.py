@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.context import generator
 from tasks.datasets.aggregation import majority_sequence, top_sequence
 from tasks.generate import DRAFTS, record
-from tasks.settings import TaskSettings
+from tasks.prompts.context import generator
+from tasks.prompts.settings import TaskSettings
 from tests.oracles.task_checks import check_fit, check_record
 
 TOKENIZER = tiny_tokenizer()

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import settings as limits
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.context import generator
 from tasks.datasets.citation_qa import SOURCE, ManyAnswers, parse_qampari
 from tasks.errors import UnfitRowError
 from tasks.generate import DRAFTS, record
 from tasks.passages import Passage
+from tasks.prompts.context import generator
+from tasks.prompts.settings import TaskSettings
 from tasks.scoring import normalise
-from tasks.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.task_checks import check_fit, check_record

@@ -12,11 +12,11 @@ import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
 from rl.rewards.categories import CATEGORIES
-from tasks.context import generator
 from tasks.datasets.icl import SOURCES, rounds
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
-from tasks.settings import TaskSettings
+from tasks.prompts.context import generator
+from tasks.prompts.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles.real_data import shared_data, smollm2_tokenizer
 from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record

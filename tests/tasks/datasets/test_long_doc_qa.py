@@ -11,7 +11,7 @@ from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.datasets import long_doc_qa
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
-from tasks.settings import TaskSettings
+from tasks.prompts.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles.real_data import shared_data, smollm2_tokenizer
 from tests.oracles.task_checks import check_fit, check_record

@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import settings as limits
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.context import generator
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.multi_hop_qa import parse_context, parse_musique
 from tasks.datasets.questions import Question
 from tasks.datasets.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.datasets.single_hop_qa import answered, parse_question, read_questions
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.fitting import fit
 from tasks.generate import DRAFTS, record
 from tasks.passages import read_passage
-from tasks.record import to_json
+from tasks.prompts.context import generator
+from tasks.prompts.fitting import fit
+from tasks.prompts.record import to_json
+from tasks.prompts.settings import TaskSettings
 from tasks.scoring import normalise
-from tasks.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.real_data import shared_data

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import settings as limits
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.context import generator
 from tasks.datasets.reranking import SOURCE, Query, parse_query
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record
 from tasks.passages import Passage
-from tasks.settings import TaskSettings
+from tasks.prompts.context import generator
+from tasks.prompts.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.task_checks import check_fit, check_record

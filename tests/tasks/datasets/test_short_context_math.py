@@ -10,12 +10,12 @@ import pytest
 
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.context import generator
 from tasks.datasets.short_context_math import last_boxed, parse_dapo, parse_gsm8k, parse_math
 from tasks.datasets.wrong_numbers import parse_number, wrong_numbers
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record
-from tasks.settings import TaskSettings
+from tasks.prompts.context import generator
+from tasks.prompts.settings import TaskSettings
 from tasks.sources import read_table
 from tests.oracles.real_data import shared_data, shared_file
 from tests.oracles.task_checks import check_record

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks import generate
-from tasks.context import generator, insert_at_depths
 from tasks.datasets import reasoning_retrieval
 from tasks.datasets.reasoning_retrieval import arithmetic, equation
-from tasks.demonstrations import check_demonstration
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.fitting import TokenCounter, largest_fit, splits_at_cuts
 from tasks.generate import DRAFTS, record
-from tasks.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
-from tasks.settings import TaskSettings
+from tasks.prompts.context import generator, insert_at_depths
+from tasks.prompts.demonstrations import check_demonstration
+from tasks.prompts.fitting import TokenCounter, largest_fit, splits_at_cuts
+from tasks.prompts.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
+from tasks.prompts.settings import TaskSettings
 from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record
 
 TOKENIZER = tiny_tokenizer()

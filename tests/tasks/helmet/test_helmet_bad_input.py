@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import TaskInputError
 from tasks.helmet import cited_answers
-from tasks.settings import TaskSettings
+from tasks.prompts.settings import TaskSettings
 from tests.oracles.helmet_files import (
     TASKS,
     TOKENIZER,

@@ -10,8 +10,8 @@ from tasks.helmet.judges import Judges
 from tasks.helmet.prompts import Form, Item, cut_to_fit, has_tokens, omit_the_rest, to_record
 from tasks.helmet.suite import helmet, helmet_chat, overall
 from tasks.helmet.table import CATEGORIES, LENGTHS, TASKS
-from tasks.settings import TaskSettings
-from tasks.system_prompts import SYSTEMS
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.system_prompts import SYSTEMS
 from tests.oracles.real_data import shared_data
 
 TOKENIZER = tiny_tokenizer()

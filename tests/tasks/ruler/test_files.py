@@ -7,7 +7,7 @@ import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.errors import TaskInputError
-from tasks.settings import TaskSettings
+from tasks.prompts.settings import TaskSettings
 from tasks.suites import find_task
 
 TOKENIZER = tiny_tokenizer()

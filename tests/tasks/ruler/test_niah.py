@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from tasks.context import generator
+from tasks.prompts.context import generator
 from tasks.ruler import niah
 from tasks.ruler.prompts import NOISE
 from tests.oracles.ruler_files import ESSAY_TASKS, SENTENCES, context_of, made

@@ -4,7 +4,7 @@ import pytest
 
 from recallm_jax.policy.setup import CHAT_TEMPLATE, tiny_tokenizer
 from tasks.errors import TaskInputError
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.vocabulary import Tokenizer
 
 TINY_JSON = tiny_tokenizer().to_json()
 

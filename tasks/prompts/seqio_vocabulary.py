@@ -6,7 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.vocabulary import Tokenizer
 
 
 class RecallVocabulary(seqio.Vocabulary):

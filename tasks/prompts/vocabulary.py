@@ -1,6 +1,6 @@
 """Tokenizers with the four added tokens, chat templates and exact character offsets; no TensorFlow.
 
-`tasks/seqio_vocabulary.py` wraps a `Tokenizer` as a `seqio.Vocabulary`.
+`tasks/prompts/seqio_vocabulary.py` wraps a `Tokenizer` as a `seqio.Vocabulary`.
 """
 
 import functools

@@ -12,9 +12,9 @@ import itertools
 import re
 from collections.abc import Callable
 
-from tasks.context import Draft, Example
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.context import Draft, Example
+from tasks.prompts.vocabulary import Tokenizer
 
 _CUT = re.compile(r"(?<=\S\n)(?=\S)|(?<=[.,:;!?]) (?=\S)")
 # Beginnings and ends of pieces, of each kind that a splitting expression tells apart.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.record import ALIGNMENTS, span_flags, token_edges
+from tasks.prompts.record import ALIGNMENTS, span_flags, token_edges
 
 TEXT = "Kö 12 ab,cd naïve 日本 🙂 x-ray v2.0 end"
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 
 from storage.files import Path, as_path, make_folder, written_whole
 from tasks.errors import TaskInputError
-from tasks.vocabulary import Tokenizer
+from tasks.prompts.vocabulary import Tokenizer
 
 ALIGNMENTS = ("character", "word", "token")
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from tasks.context import Demonstration, Range
 from tasks.errors import DemonstrationError, TaskInputError
-from tasks.vocabulary import END_RECALL, END_THINK, START_RECALL, Tokenizer
+from tasks.prompts.context import Demonstration, Range
+from tasks.prompts.vocabulary import END_RECALL, END_THINK, START_RECALL, Tokenizer
 
 INTENTIONS = (
     "I need {target}.",
