@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.report import write_report
 from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion, score
-from tasks import scoring_math
+from tasks.scoring import mathematics
 
 SPANS = 10
 GROUP = 16
@@ -198,10 +198,10 @@ def main() -> None:
                 (completion(rng, truth, answers[i % len(answers)]), truth) for i in range(GROUP)
             ]
         # Starting math-verify's process is no part of the rate.
-        scoring_math.equal_expressions("x", "y")
+        mathematics.equal_expressions("x", "y")
         rates, processor_rates = [], []
         for _ in range(arguments.repeats):
-            scoring_math.forget_verdicts()
+            mathematics.forget_verdicts()
             start, processor_start = time.perf_counter(), time.process_time()
             for response, truth in work:
                 score(response, truth, SETTINGS["train"])

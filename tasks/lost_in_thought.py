@@ -29,7 +29,7 @@ from tasks.errors import TaskInputError
 from tasks.prompts.demonstrations import gold_tokens
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import END_THINK, Tokenizer
-from tasks.scoring import contains_value, extract_answer
+from tasks.scoring.answers import contains_value, extract_answer
 
 DIRECT, THOUGHT, RECALL, CUED, UNAIDED = "direct", "thought", "recall", "cued", "recall_unaided"
 VARIANTS = (DIRECT, THOUGHT, RECALL, CUED, UNAIDED)

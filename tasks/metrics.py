@@ -7,9 +7,9 @@ returns means in percent.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tasks import scoring, scoring_candidates, scoring_ids, scoring_math
 from tasks.names import CATEGORIES
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL
+from tasks.scoring import answers, candidates, ids, mathematics
 from tasks.suites import SuiteTask
 
 Truth = Mapping[str, Any]
@@ -26,68 +26,68 @@ def recall_spans(response: str) -> list[str]:
 def _value(truth: Truth, answer: str, response: str) -> dict[str, float]:
     values = truth["answers"]
     return {
-        "exact_match": max(scoring.exact_match(answer, value) for value in values),
-        "answer_contained": max(scoring.contains_value(answer, value) for value in values),
+        "exact_match": max(answers.exact_match(answer, value) for value in values),
+        "answer_contained": max(answers.contains_value(answer, value) for value in values),
     }
 
 
 def _several_values(truth: Truth, answer: str, response: str) -> dict[str, float]:
     parts, wrong = _parts(truth), truth.get("wrong", ())
-    score = scoring_candidates.several_values(answer, parts, wrong)
+    score = candidates.several_values(answer, parts, wrong)
     return {"exact_match": float(score == 1.0), "values_found": score}
 
 
 def _mathematics(truth: Truth, answer: str, response: str) -> dict[str, float]:
-    equal = (scoring_math.equal_expressions(answer, value) for value in truth["answers"])
+    equal = (mathematics.equal_expressions(answer, value) for value in truth["answers"])
     return {"accuracy": max(equal)}
 
 
 def _option(truth: Truth, answer: str, response: str) -> dict[str, float]:
     letter, options = truth["answers"][0], truth.get("choices", {})
-    return {"accuracy": scoring_math.chosen_option(answer, letter, options)}
+    return {"accuracy": mathematics.chosen_option(answer, letter, options)}
 
 
 def _label(truth: Truth, answer: str, response: str) -> dict[str, float]:
-    equal = (scoring.is_equal_normalised(answer, label) for label in truth["answers"])
+    equal = (answers.is_equal_normalised(answer, label) for label in truth["answers"])
     return {"accuracy": max(equal)}
 
 
 def _letter(truth: Truth, answer: str, response: str) -> dict[str, float]:
     letter, options = truth["answers"][0], truth.get("choices", {})
-    return {"accuracy": scoring_candidates.chosen_letter(answer, letter, options)}
+    return {"accuracy": candidates.chosen_letter(answer, letter, options)}
 
 
 def _majority(truth: Truth, answer: str, response: str) -> dict[str, float]:
     wrong = truth.get("wrong", ())
-    return {"accuracy": scoring_candidates.majority(answer, truth["answers"], wrong)}
+    return {"accuracy": candidates.majority(answer, truth["answers"], wrong)}
 
 
 def _top_votes(truth: Truth, answer: str, response: str) -> dict[str, float]:
-    score = scoring_candidates.top_votes(answer, _parts(truth), truth.get("wrong", ()))
+    score = candidates.top_votes(answer, _parts(truth), truth.get("wrong", ()))
     return {"exact_match": float(score == 1.0), "options_found": score}
 
 
 def _ranking(truth: Truth, answer: str, response: str) -> dict[str, float]:
-    ranking = scoring_ids.ranked_ids(answer)
+    ranking = ids.ranked_ids(answer)
     return {
-        "ndcg_at_10": scoring_ids.ndcg(ranking, truth["grades"]),
-        "ranked": scoring_ids.valid_share(ranking, truth["grades"]),
+        "ndcg_at_10": ids.ndcg(ranking, truth["grades"]),
+        "ranked": ids.valid_share(ranking, truth["grades"]),
     }
 
 
 def _citations(truth: Truth, answer: str, response: str) -> dict[str, float]:
     return {
-        "citation_f1": scoring_ids.citation_f1(answer, recall_spans(response), truth["grades"]),
-        "answer_coverage": scoring_ids.answer_coverage(answer, _parts(truth)),
+        "citation_f1": ids.citation_f1(answer, recall_spans(response), truth["grades"]),
+        "answer_coverage": ids.answer_coverage(answer, _parts(truth)),
     }
 
 
 def _reference(truth: Truth, answer: str, response: str) -> dict[str, float]:
     aliases = truth["answers"]
     return {
-        "exact_match": max(scoring.is_equal_normalised(answer, alias) for alias in aliases),
-        "substring_match": max(scoring.matches_reference(answer, alias) for alias in aliases),
-        "f1": max(scoring.token_f1(answer, alias) for alias in aliases),
+        "exact_match": max(answers.is_equal_normalised(answer, alias) for alias in aliases),
+        "substring_match": max(answers.matches_reference(answer, alias) for alias in aliases),
+        "f1": max(answers.token_f1(answer, alias) for alias in aliases),
     }
 
 
@@ -140,7 +140,7 @@ def _means(
     scores: Scores, targets: Sequence[Truth], predictions: Sequence[str]
 ) -> dict[str, float]:
     rows = [
-        scores(truth, scoring.extract_answer(response), response)
+        scores(truth, answers.extract_answer(response), response)
         for truth, response in zip(targets, predictions, strict=True)
     ]
     names = rows[0] if rows else ()

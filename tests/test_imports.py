@@ -15,10 +15,10 @@ JOBS = [
 ]
 # Scores: text in, float out; all that the floor above may know of tasks.
 SCORING = {
-    "tasks.scoring",
-    "tasks.scoring_candidates",
-    "tasks.scoring_ids",
-    "tasks.scoring_math",
+    "tasks.scoring.answers",
+    "tasks.scoring.candidates",
+    "tasks.scoring.ids",
+    "tasks.scoring.mathematics",
 }
 # Loaded inside the functions that need them, and only there.
 LAZY = ("tensorflow", "seqio", "clu")

@@ -24,9 +24,9 @@ from recallm_jax.runtime import jsonl, processes
 from recallm_jax.runtime.errors import UserError
 from rl.rewards.composite import Completion
 from storage.files import Path, appending, read_text, write_whole
-from tasks import scoring
 from tasks.prompts.record import Record, token_edges
 from tasks.prompts.vocabulary import Tokenizer
+from tasks.scoring import answers as scoring
 
 MODES = FIELDS["evaluation.modes"].choices
 SUMMARY = "summary.json"

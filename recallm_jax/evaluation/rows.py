@@ -13,9 +13,10 @@ from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout
-from tasks import scoring, suites
+from tasks import suites
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
+from tasks.scoring import answers
 
 
 def response_rows(
@@ -41,7 +42,7 @@ def response_rows(
                 "finished": completion.finished,
                 "span_starts": completion.num_starts,
                 "span_ends": completion.num_ends,
-                "answer": scoring.extract_answer(completion.text),
+                "answer": answers.extract_answer(completion.text),
                 "ground_truth": record.ground_truth,
                 "spans": spans,
                 **row_scores(completion, record.dataset, record.ground_truth),

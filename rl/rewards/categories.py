@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from rl.rewards.format import citation_format, ranking_format
-from tasks import scoring, scoring_candidates, scoring_ids, scoring_math
+from tasks.scoring import answers as scoring
+from tasks.scoring import candidates, ids, mathematics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _several_values(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return scoring_candidates.several_values(
+    return candidates.several_values(
         answer, truth.parts or (truth.answers,), truth.wrong, paper_rule=settings.paper_rule
     )
 
@@ -166,7 +167,7 @@ def _mathematics(
 ) -> float:
     del spans
     return max(
-        scoring_math.equal_expressions(answer, value, paper_rule=settings.paper_rule)
+        mathematics.equal_expressions(answer, value, paper_rule=settings.paper_rule)
         for value in truth.answers
     )
 
@@ -175,7 +176,7 @@ def _option(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return scoring_math.chosen_option(
+    return mathematics.chosen_option(
         answer, truth.answers[0], truth.choices, paper_rule=settings.paper_rule
     )
 
@@ -184,7 +185,7 @@ def _letter(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return scoring_candidates.chosen_letter(
+    return candidates.chosen_letter(
         answer, truth.answers[0], truth.choices, paper_rule=settings.paper_rule
     )
 
@@ -203,16 +204,14 @@ def _majority(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return scoring_candidates.majority(
-        answer, truth.answers, truth.wrong, paper_rule=settings.paper_rule
-    )
+    return candidates.majority(answer, truth.answers, truth.wrong, paper_rule=settings.paper_rule)
 
 
 def _top_votes(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return scoring_candidates.top_votes(
+    return candidates.top_votes(
         answer, truth.parts or (truth.answers,), truth.wrong, paper_rule=settings.paper_rule
     )
 
@@ -221,20 +220,18 @@ def _ranking(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans, settings
-    return scoring_ids.ndcg(scoring_ids.ranked_ids(answer), truth.grades)
+    return ids.ndcg(ids.ranked_ids(answer), truth.grades)
 
 
 def _citations(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     paper_rule = settings.paper_rule
-    cited = scoring_ids.citation_f1(answer, spans, truth.grades, paper_rule=paper_rule)
+    cited = ids.citation_f1(answer, spans, truth.grades, paper_rule=paper_rule)
     weight = settings.coverage_weight
     if not weight:
         return cited
-    covered = scoring_ids.answer_coverage(
-        answer, truth.parts or (truth.answers,), paper_rule=paper_rule
-    )
+    covered = ids.answer_coverage(answer, truth.parts or (truth.answers,), paper_rule=paper_rule)
     return (1 - weight) * cited + weight * covered
 
 

@@ -6,7 +6,7 @@ import math
 from rl.rewards.categories import GroundTruth, RewardSettings, category
 from rl.rewards.format import format_score
 from rl.rewards.recall import density, overlap, usage
-from tasks import scoring
+from tasks.scoring import answers
 
 EPSILON = 0.01
 
@@ -76,7 +76,7 @@ def score(completion: Completion, truth: GroundTruth, settings: RewardSettings) 
       ValueError: the data set has no row in the table.
     """
     row = category(truth.dataset, settings)
-    answer = scoring.extract_answer(completion.text)
+    answer = answers.extract_answer(completion.text)
     answer_score = row.answer_score(answer, completion.spans, truth, settings)
     recalled = overlap(completion.spans, truth.gold_documents, row, truth.gold_labels)
     used = usage(completion.spans, completion.num_starts, completion.num_ends, row.min_span)

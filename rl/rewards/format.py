@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from tasks.scoring import ANSWER, THINK_END
-from tasks.scoring_ids import cited_ids, ranked_ids, valid_share, without_citations
+from tasks.scoring.answers import ANSWER, THINK_END
+from tasks.scoring.ids import cited_ids, ranked_ids, valid_share, without_citations
 
 THINK = "<think>"
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from rl.rewards.categories import Category
-from tasks.scoring import stands_alone
+from tasks.scoring.answers import stands_alone
 
 # An overlap of so many characters or more is found by its first ones, a shorter one in the tail.
 ANCHOR = 8

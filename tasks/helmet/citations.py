@@ -7,7 +7,7 @@ asks an 11B model. Without a judge these two are not computed.
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from tasks.scoring import normalise
+from tasks.scoring.answers import normalise
 
 Entailment = Callable[[str, str], bool]  # (premise, hypothesis)
 MOST_CITATIONS = 3

@@ -15,7 +15,6 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks import scoring
 from tasks.errors import TaskInputError
 from tasks.helmet.judges import NO_JUDGES, Judges
 from tasks.helmet.prompts import CHAT, PLAIN, RECALL, Form, to_record
@@ -25,6 +24,7 @@ from tasks.helmet.table import CATEGORIES, LENGTHS, TASKS, HelmetTask
 from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL, Tokenizer
+from tasks.scoring import answers
 from tasks.suites import Scores, SuiteTask, task_at
 
 NAME = "helmet"
@@ -111,8 +111,8 @@ def score_response(
     was not closed: it could quote its way to a score.
     """
     if kind == RECALL:
-        _, closed, visible = response.rpartition(scoring.THINK_END)
-        response = (scoring.extract_answer(visible) or visible.strip()) if closed else ""
+        _, closed, visible = response.rpartition(answers.THINK_END)
+        response = (answers.extract_answer(visible) or visible.strip()) if closed else ""
     output = response.replace(START_RECALL, "").replace(END_RECALL, "")
     return task.score(task.lead_in + output if kind == PLAIN else output, truth, judges)
 

@@ -1,6 +1,6 @@
 """HELMET's scores of an output against reference texts (HELMET, arXiv 2410.02694, appendix).
 
-The rules are the benchmark's own, without the guards of `tasks/scoring.py`: a reference that
+The rules are the benchmark's own, without the guards of `tasks/scoring/answers.py`: a reference that
 normalises to nothing, such as "The", is a substring of every output.
 """
 
@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from tasks.scoring import normalise, token_f1
+from tasks.scoring.answers import normalise, token_f1
 
 # Answers that are right as a whole or not at all.
 _CLOSED = ("yes", "no", "noanswer")

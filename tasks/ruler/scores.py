@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from tasks.scoring import THINK_END
+from tasks.scoring.answers import THINK_END
 
 # The score of Llama-2-7B at 4K: a model's effective length is the longest that reaches it.
 THRESHOLD = 85.6

@@ -13,7 +13,7 @@ from tasks.generate import DRAFTS, record
 from tasks.passages import Passage
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
-from tasks.scoring import normalise
+from tasks.scoring.answers import normalise
 from tasks.sources import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.task_checks import check_fit, check_record

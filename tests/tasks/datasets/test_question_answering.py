@@ -21,7 +21,7 @@ from tasks.prompts.context import generator
 from tasks.prompts.fitting import fit
 from tasks.prompts.record import to_json
 from tasks.prompts.settings import TaskSettings
-from tasks.scoring import normalise
+from tasks.scoring.answers import normalise
 from tasks.sources import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.real_data import shared_data

@@ -4,8 +4,8 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tasks.scoring import is_lengthy, normalise
-from tasks.scoring_candidates import is_listing
+from tasks.scoring.answers import is_lengthy, normalise
+from tasks.scoring.candidates import is_listing
 
 RANKED = 10
 # Recall of citations and coverage of answers are counted up to five.

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tasks import scoring_math
-from tasks.scoring_math import boxed, chosen_option, equal_expressions, final_expression
+from tasks.scoring import mathematics
+from tasks.scoring.mathematics import boxed, chosen_option, equal_expressions, final_expression
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_mathematical_equality(answer, reference, ours, papers):
 
 
 def test_endless_powers_are_stopped_and_the_next_question_is_answered(monkeypatch):
-    monkeypatch.setattr(scoring_math, "LIMIT_SECONDS", 0.5)
-    scoring_math.forget_verdicts()
+    monkeypatch.setattr(mathematics, "LIMIT_SECONDS", 0.5)
+    mathematics.forget_verdicts()
     start = time.monotonic()
     assert equal_expressions(r"\boxed{9^{9^{9^{9}}}}", "42") == 0.0
     assert time.monotonic() - start < 20
@@ -102,9 +102,9 @@ def test_threads_may_ask_at_the_same_time():
 
 def test_a_process_that_was_killed_is_started_anew():
     assert equal_expressions(r"\frac{6}{2}", "3") == 1.0
-    scoring_math._worker.process.kill()
-    scoring_math._worker.process.wait()
-    scoring_math.forget_verdicts()
+    mathematics._worker.process.kill()
+    mathematics._worker.process.wait()
+    mathematics.forget_verdicts()
     assert equal_expressions(r"\frac{6}{2}", "3") == 1.0
 
 
@@ -117,7 +117,7 @@ def test_who_stops_waiting_for_a_verdict_leaves_none_for_the_next_question():
         raise Interrupted
 
     assert equal_expressions(r"\frac{14}{2}", "7") == 1.0
-    worker = scoring_math._worker.process
+    worker = mathematics._worker.process
     os.kill(worker.pid, signal.SIGSTOP)
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -134,9 +134,9 @@ def test_who_stops_waiting_for_a_verdict_leaves_none_for_the_next_question():
 
 
 def test_a_worker_that_does_not_start_is_an_error(monkeypatch):
-    monkeypatch.setattr(scoring_math, "_worker", None)
-    monkeypatch.setattr(scoring_math.sys, "executable", "/bin/false")
-    scoring_math.forget_verdicts()
+    monkeypatch.setattr(mathematics, "_worker", None)
+    monkeypatch.setattr(mathematics.sys, "executable", "/bin/false")
+    mathematics.forget_verdicts()
     with pytest.raises(RuntimeError, match="pip install math-verify"):
         equal_expressions(r"\frac{10}{2}", "5")
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
-from tasks.scoring_candidates import chosen_letter
+from tasks.scoring.candidates import chosen_letter
 
 MAX_EXPRESSION = 200
 LIMIT_SECONDS = 2.0

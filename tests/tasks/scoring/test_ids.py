@@ -4,14 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.scoring_ids import (
-    answer_coverage,
-    citation_f1,
-    cited_ids,
-    ndcg,
-    ranked_ids,
-    valid_share,
-)
+from tasks.scoring.ids import answer_coverage, citation_f1, cited_ids, ndcg, ranked_ids, valid_share
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.scoring import (
+from tasks.scoring.answers import (
     contains_value,
     exact_match,
     extract_answer,

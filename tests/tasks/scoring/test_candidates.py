@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.scoring_candidates import chosen_letter, majority, several_values, top_votes
+from tasks.scoring.candidates import chosen_letter, majority, several_values, top_votes
 
 OPTIONS = {"A": "A man went home", "B": "the dog", "C": "A cat", "D": "D. Boone"}
 VOTES = [("Elm Street", "Street"), ("Harbor Lane", "Lane"), ("Option 7", "7")]

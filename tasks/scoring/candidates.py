@@ -6,7 +6,7 @@ All our rules compare whole words; an answer that lists the candidates scores no
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from tasks.scoring import exact_match, is_lengthy
+from tasks.scoring.answers import exact_match, is_lengthy
 
 _WORD = re.compile(r"[^\W_]+")
 # An "A" before a word in lower case is an article, but for words that go on about an option.
