@@ -10,22 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.corpus import corpus_of, draw_kind, in_order, take
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.questions import stated
 from tasks.errors import UnfitRowError
-from tasks.passages import (
-    MAX_QUESTION,
-    Layout,
-    Passage,
-    clean,
-    holds,
-    needles,
-    read_answers,
-    read_passage,
-    read_passages,
-    render,
-)
 from tasks.prompts.context import (
     Demonstration,
     Draft,
@@ -38,7 +25,20 @@ from tasks.prompts.context import (
 )
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
-from tasks.sources import Source, list_field, pick, read_table
+from tasks.sources.corpus import corpus_of, draw_kind, in_order, take
+from tasks.sources.passages import (
+    MAX_QUESTION,
+    Layout,
+    Passage,
+    clean,
+    holds,
+    needles,
+    read_answers,
+    read_passage,
+    read_passages,
+    render,
+)
+from tasks.sources.table import Source, list_field, pick, read_table
 
 PLACE_RATES = (0.2, 0.6, 0.2)
 MAX_GOLD_SHARE = 0.7

@@ -11,7 +11,7 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Demonstration, Draft, Example, Range, around, generator, join
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
-from tasks.sources import Source, pick, plain_text, read_table
+from tasks.sources.table import Source, pick, plain_text, read_table
 
 # A demo's layout, its share, and what stands between two demos.
 STYLES = (

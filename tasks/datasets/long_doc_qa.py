@@ -13,7 +13,7 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Draft, Example, around, generator, question_place
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
-from tasks.sources import Source, list_field, pick, plain_text, read_table
+from tasks.sources.table import Source, list_field, pick, plain_text, read_table
 
 LETTERS = "ABCD"
 OPTION_STYLES = (

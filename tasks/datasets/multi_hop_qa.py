@@ -4,10 +4,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.corpus import corpus_of
 from tasks.datasets.questions import Evidence, Question, question_draft
 from tasks.errors import UnfitRowError
-from tasks.passages import (
+from tasks.prompts.context import Draft, Range
+from tasks.prompts.settings import TaskSettings
+from tasks.sources.corpus import corpus_of
+from tasks.sources.passages import (
     MAX_QUESTION,
     Passage,
     clean,
@@ -17,9 +19,7 @@ from tasks.passages import (
     read_passage,
     support,
 )
-from tasks.prompts.context import Draft, Range
-from tasks.prompts.settings import TaskSettings
-from tasks.sources import Source, list_field, pick, read_table
+from tasks.sources.table import Source, list_field, pick, read_table
 
 MAX_PARAGRAPHS, MAX_SENTENCES = 200, 500
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tasks.haystack import essay_text, haystack
 from tasks.prompts.context import (
     Demonstration,
     Draft,
@@ -22,6 +21,7 @@ from tasks.prompts.context import (
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.words import ADJECTIVES, NOUNS
+from tasks.sources.haystack import essay_text, haystack
 
 MOST_KEYS, MOST_VALUES, MOST_ASKED, MOST_NEEDLES = 10, 5, 6, 16
 # Tokens that a needle, and all but needles, may take: a short prompt has fewer of them.

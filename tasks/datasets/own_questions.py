@@ -21,22 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.corpus import corpus_of, words
 from tasks.datasets.questions import CONCLUSIONS, Evidence, Question, question_draft
 from tasks.errors import UnfitRowError
-from tasks.passages import (
-    MAX_ANSWER,
-    MAX_QUESTION,
-    Passage,
-    clean,
-    holds,
-    is_spaced,
-    needles,
-    places,
-    read_answers,
-    read_passage,
-    support,
-)
 from tasks.prompts.context import (
     Demonstration,
     Draft,
@@ -49,7 +35,21 @@ from tasks.prompts.context import (
 from tasks.prompts.demonstrations import recalled_in_turn
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
-from tasks.sources import Source, list_field, pick, plain_text, read_table
+from tasks.sources.corpus import corpus_of, words
+from tasks.sources.passages import (
+    MAX_ANSWER,
+    MAX_QUESTION,
+    Passage,
+    clean,
+    holds,
+    is_spaced,
+    needles,
+    places,
+    read_answers,
+    read_passage,
+    support,
+)
+from tasks.sources.table import Source, list_field, pick, plain_text, read_table
 
 DATASET = "own_questions"
 MAX_DOCUMENT, MAX_PASSAGES = 10_000_000, 1_000

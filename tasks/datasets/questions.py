@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.corpus import Corpus, draw_kind, in_order, take
-from tasks.passages import Passage, holds, needles, question_layout, render
 from tasks.prompts.context import (
     Demonstration,
     Draft,
@@ -21,6 +19,8 @@ from tasks.prompts.context import (
 from tasks.prompts.demonstrations import recalled_in_turn
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.sources.corpus import Corpus, draw_kind, in_order, take
+from tasks.sources.passages import Passage, holds, needles, question_layout, render
 
 INTRODUCTIONS = (
     "Here are passages from a reference work.",

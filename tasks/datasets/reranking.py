@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.corpus import Corpus, draw_kind, in_order, pool_corpus, take
 from tasks.errors import UnfitRowError
-from tasks.passages import MAX_QUESTION, Layout, Passage, clean, read_passage, render
 from tasks.prompts.context import (
     Demonstration,
     Draft,
@@ -23,8 +21,10 @@ from tasks.prompts.context import (
 from tasks.prompts.demonstrations import recalled_in_turn
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
-from tasks.sources import Source, list_field, pick, read_table
-from tasks.trec_files import read_judgements
+from tasks.sources.corpus import Corpus, draw_kind, in_order, pool_corpus, take
+from tasks.sources.passages import MAX_QUESTION, Layout, Passage, clean, read_passage, render
+from tasks.sources.table import Source, list_field, pick, read_table
+from tasks.sources.trec_files import read_judgements
 
 MAX_PASSAGES = 5_000
 # The share of relevant passages, where the row has so many; always one at least.

@@ -26,7 +26,7 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Demonstration, Draft, Example, generator
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
-from tasks.sources import VALIDATION_SHARE, Source, pick, read_table, text_field
+from tasks.sources.table import VALIDATION_SHARE, Source, pick, read_table, text_field
 
 NUM_VALIDATION = 200
 LEVELS = ("Level 2", "Level 3", "Level 4")

@@ -11,11 +11,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tasks.corpus import corpus_of, supporting
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.questions import Evidence, Question, question_draft
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.passages import (
+from tasks.prompts.context import Draft
+from tasks.prompts.settings import TaskSettings
+from tasks.sources.corpus import corpus_of, supporting
+from tasks.sources.passages import (
     MAX_QUESTION,
     Passage,
     clean,
@@ -26,9 +28,7 @@ from tasks.passages import (
     read_passages,
     support,
 )
-from tasks.prompts.context import Draft
-from tasks.prompts.settings import TaskSettings
-from tasks.sources import Source, list_field, pick, read_rows, read_table
+from tasks.sources.table import Source, list_field, pick, read_rows, read_table
 
 # DPR's rows bring a hundred negatives; the nearest are the hard ones.
 MAX_NEGATIVES = 30

@@ -16,7 +16,7 @@ from tasks.helmet.prompts import Item
 from tasks.helmet.request import Request
 from tasks.helmet.rows import find_file, read_object, usable
 from tasks.helmet.sampling import SEED, SHOTS, shuffled
-from tasks.sources import list_field, read_rows, text_field
+from tasks.sources.table import list_field, read_rows, text_field
 
 PROMPTS = "HELMET's repository (github.com/princeton-nlp/HELMET, folder prompts)"
 

@@ -25,7 +25,7 @@ from tasks.helmet.prompts import Item
 from tasks.helmet.request import Request
 from tasks.helmet.rows import find_file, open_rows, usable
 from tasks.helmet.sampling import SEED, balanced, shuffled, text_seed
-from tasks.sources import text_field
+from tasks.sources.table import text_field
 
 LEAD_IN = "label:"
 # The braces are written as they are.

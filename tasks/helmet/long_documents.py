@@ -23,7 +23,7 @@ from tasks.helmet.prompts import Item, has_tokens, omit_the_rest
 from tasks.helmet.request import Request
 from tasks.helmet.rows import Rows, find_file, open_rows, usable
 from tasks.helmet.sampling import SEED, SHOTS, shuffled, text_seed
-from tasks.sources import list_field, text_field
+from tasks.sources.table import list_field, text_field
 
 LONGEST_TEXT = 20_000_000
 # Tokens that a text must have.

@@ -13,7 +13,7 @@ from tasks.helmet.prompts import Item
 from tasks.helmet.request import Request
 from tasks.helmet.rows import find_file, open_rows, usable
 from tasks.helmet.sampling import SHOTS, shuffled
-from tasks.sources import list_field, text_field
+from tasks.sources.table import list_field, text_field
 
 LONGEST_CONTEXT = 10_000_000
 VALUE_LEAD_IN = "Corresponding value:"

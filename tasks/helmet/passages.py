@@ -21,7 +21,7 @@ from tasks.helmet.prompts import Item
 from tasks.helmet.request import Request
 from tasks.helmet.rows import Rows, check_row, find_file, open_rows, usable
 from tasks.helmet.sampling import SHOTS, draw_demos, draw_keys, shuffled
-from tasks.sources import list_field, text_field
+from tasks.sources.table import list_field, text_field
 
 # The key of the question of each row: "" where it doesn't count, None where the row is malformed.
 Keys = tuple[str | None, ...]

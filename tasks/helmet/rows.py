@@ -12,7 +12,7 @@ import fsspec
 
 from storage.files import told
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.sources import find, read_rows
+from tasks.sources.table import find, read_rows
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

@@ -8,9 +8,9 @@ import unicodedata
 from typing import Any
 
 from storage.files import reading
-from tasks import sources
 from tasks.errors import TaskInputError
 from tasks.ruler.prompts import CWE, FWE, NIAH, NIAH_ONE, QA, VT, Prompt
+from tasks.sources import table
 
 
 def find_file(data_dir: str, task: str, length: int) -> str | None:
@@ -20,7 +20,7 @@ def find_file(data_dir: str, task: str, length: int) -> str | None:
       TaskInputError: the folder can't be read.
     """
     patterns = (f"ruler/{length}/{task}/validation.jsonl", f"{task}/validation.jsonl")
-    paths = sources.find(data_dir, patterns) if data_dir else []
+    paths = table.find(data_dir, patterns) if data_dir else []
     return paths[0] if paths else None
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.errors import TaskInputError
-from tasks.essays import FILES, read_essays
 from tasks.prompts.context import Range
 from tasks.ruler import words
 from tasks.ruler.prompts import (
@@ -26,6 +25,7 @@ from tasks.ruler.prompts import (
     Sized,
     filled,
 )
+from tasks.sources.essays import FILES, read_essays
 
 # In percent of the sentences: where a needle may stand in essays.
 DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks import sources
 from tasks.errors import UnfitRowError
 from tasks.ruler.prompts import QA, QA_PREFIX, Prompt, Request, Sized, filled
-from tasks.sources import Source, list_field, read_table, text_field
+from tasks.sources import table
+from tasks.sources.table import Source, list_field, read_table, text_field
 
 DOCUMENT = "Document {number}:\n{text}"
 
@@ -171,7 +171,7 @@ def answer_question(collection: Collection, request: Request) -> Sized:
     questions come in random order; a row may have fewer than ten documents, HotpotQA's supporting
     ones at least (there shorter targets never end).
     """
-    question = sources.pick(
+    question = table.pick(
         collection.questions, request.seed, request.index, attempt=request.attempt
     )
     rng = request.rng(f"documents {request.attempt}")

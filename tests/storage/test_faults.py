@@ -6,7 +6,7 @@ import pytest
 from recallm_jax.runtime.errors import run_job
 from storage import faults, files
 from tasks.errors import TaskInputError
-from tasks.sources import find, read_rows
+from tasks.sources.table import find, read_rows
 
 
 @pytest.fixture(autouse=True)

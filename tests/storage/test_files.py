@@ -9,7 +9,7 @@ import pytest
 from storage import files
 from tasks.errors import TaskInputError
 from tasks.prompts.record import read_jsonl
-from tasks.sources import find, read_rows
+from tasks.sources.table import find, read_rows
 from tests.oracles.tiny_models import ROOT
 
 

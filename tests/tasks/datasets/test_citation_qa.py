@@ -10,11 +10,11 @@ from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.datasets.citation_qa import SOURCE, ManyAnswers, parse_qampari
 from tasks.errors import UnfitRowError
 from tasks.generate import DRAFTS, record
-from tasks.passages import Passage
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.scoring.answers import normalise
-from tasks.sources import read_table
+from tasks.sources.passages import Passage
+from tasks.sources.table import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.task_checks import check_fit, check_record
 from tests.oracles.wild_json import spoilt

@@ -12,7 +12,7 @@ from tasks.datasets import long_doc_qa
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
 from tasks.prompts.settings import TaskSettings
-from tasks.sources import read_table
+from tasks.sources.table import read_table
 from tests.oracles.real_data import shared_data, smollm2_tokenizer
 from tests.oracles.task_checks import check_fit, check_record
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks import haystack
 from tasks.datasets.multi_niah import NEEDLES, codes, listed, names
 from tasks.errors import TaskInputError
-from tasks.essays import read_essays
 from tasks.generate import DRAFTS, record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.words import ADJECTIVES, NOUNS
+from tasks.sources import haystack
+from tasks.sources.essays import read_essays
 from tests.oracles.real_data import shared_data, shared_file
 from tests.oracles.task_checks import check_fit, check_record
 

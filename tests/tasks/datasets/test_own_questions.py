@@ -13,7 +13,7 @@ from tasks.datasets.own_questions import SOURCE, Reading, parse
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record
 from tasks.prompts.settings import TaskSettings
-from tasks.sources import read_table
+from tasks.sources.table import read_table
 from tests.oracles.passage_files import FILLERS
 from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record
 from tests.oracles.wild_json import spoilt

@@ -16,13 +16,13 @@ from tasks.datasets.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.datasets.single_hop_qa import answered, parse_question, read_questions
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record
-from tasks.passages import read_passage
 from tasks.prompts.context import generator
 from tasks.prompts.fitting import fit
 from tasks.prompts.record import to_json
 from tasks.prompts.settings import TaskSettings
 from tasks.scoring.answers import normalise
-from tasks.sources import read_table
+from tasks.sources.passages import read_passage
+from tasks.sources.table import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.real_data import shared_data
 from tests.oracles.task_checks import check_fit, check_record

@@ -16,7 +16,7 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
-from tasks.sources import read_table
+from tasks.sources.table import read_table
 from tests.oracles.real_data import shared_data, shared_file
 from tests.oracles.task_checks import check_record
 

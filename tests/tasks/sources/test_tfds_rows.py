@@ -15,8 +15,8 @@ from tasks.datasets.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
 from tasks.prompts.settings import TaskSettings
-from tasks.sources import Source, read_rows, read_table, text_field
-from tasks.tfds_rows import newest, tfds_rows
+from tasks.sources.table import Source, read_rows, read_table, text_field
+from tasks.sources.tfds_rows import newest, tfds_rows
 from tests.oracles.gcs_tls import proxied
 
 pytestmark = pytest.mark.filterwarnings("ignore")

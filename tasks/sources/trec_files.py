@@ -6,7 +6,7 @@ from typing import Any
 
 from storage.files import reading
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.sources import find, read_rows
+from tasks.sources.table import find, read_rows
 
 
 def read_judgements(path: str) -> Iterator[Any]:

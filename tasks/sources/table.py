@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from storage.files import reading, told
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.tfds_rows import newest, tfds_rows
+from tasks.sources.tfds_rows import newest, tfds_rows
 
 Row = TypeVar("Row")
 # Fields of a CSV may be longer than its reader's default allows; a row of this size is absurd.

@@ -9,7 +9,7 @@ from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
-from tasks.sources import find, read_rows
+from tasks.sources.table import find, read_rows
 
 TOKENIZER = tiny_tokenizer()
 

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.passages import Passage, holds, read_passage
 from tasks.prompts.settings import TaskSettings
-from tasks.sources import Source, find, is_stored, read_rows, read_table
+from tasks.sources.passages import Passage, holds, read_passage
+from tasks.sources.table import Source, find, is_stored, read_rows, read_table
 
 FILES = ("*.jsonl", "*.jsonl.gz", "*.tsv", "*.tsv.gz")
 # The release draws dense neighbours 0.45, BM25 0.30, both 0.15, random 0.10. Dense ones need a

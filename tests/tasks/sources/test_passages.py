@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from tasks.corpus import (
+from tasks.errors import TaskInputError, UnfitRowError
+from tasks.prompts.context import generator
+from tasks.prompts.settings import TaskSettings
+from tasks.sources.corpus import (
     Corpus,
     corpus_of,
     draw_kind,
@@ -22,8 +25,7 @@ from tasks.corpus import (
     take,
     words,
 )
-from tasks.errors import TaskInputError, UnfitRowError
-from tasks.passages import (
+from tasks.sources.passages import (
     QUESTION_LAYOUTS,
     Passage,
     holds,
@@ -36,8 +38,6 @@ from tasks.passages import (
     sentences,
     support,
 )
-from tasks.prompts.context import generator
-from tasks.prompts.settings import TaskSettings
 
 CORPUS = Corpus(
     Passage(title, text)

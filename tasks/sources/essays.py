@@ -7,7 +7,7 @@ import zlib
 
 from storage.files import reading
 from tasks.errors import TaskInputError
-from tasks.sources import find
+from tasks.sources.table import find
 
 FILES = ("PaulGrahamEssays.json", "haystack_essays*.txt")
 

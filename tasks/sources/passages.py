@@ -11,7 +11,7 @@ import numpy as np
 from tasks.errors import UnfitRowError
 from tasks.prompts.context import Range, join
 from tasks.scoring.answers import normalise
-from tasks.sources import plain_text
+from tasks.sources.table import plain_text
 
 MAX_TITLE, MAX_TEXT, MAX_QUESTION, MAX_ANSWER = 300, 20_000, 2_000, 300
 MAX_ALIASES = 500
