@@ -4,7 +4,7 @@
 
 Needs no training: the starting weights are probed. With `--checkpoint` it is the newest checkpoint
 of the run in WORKDIR. Rows and a summary go to WORKDIR/probe/LABEL, where an interrupted probe goes
-on; `report` shows the curve. `tasks/lost_in_thought.py` says what the variants are.
+on; `report` shows the curve. `tasks/suites/lost_in_thought.py` says what the variants are.
 """
 
 import sys

@@ -10,7 +10,7 @@ from typing import Any
 from tasks.names import CATEGORIES
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL
 from tasks.scoring import answers, candidates, ids, mathematics
-from tasks.suites import SuiteTask
+from tasks.suites.registry import SuiteTask
 
 Truth = Mapping[str, Any]
 MetricFunction = Callable[[Sequence[Truth], Sequence[str]], dict[str, float]]

@@ -134,7 +134,7 @@ FIELDS = {
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.clip_norm": _POSITIVE,
     "evaluation.lengths": Field(int, many=True, low=128),
-    # Names of `tasks/suites.py`: suites, or single tasks of theirs.
+    # Names of `tasks/suites/registry.py`: suites, or single tasks of theirs.
     "evaluation.suites": Field(str, many=True, empty=True),
     "evaluation.num_examples": _COUNT,
     "evaluation.batch_size": _COUNT,

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from recallm_jax.config.fields import FIELDS, check_field, unknown_field
 from recallm_jax.runtime.errors import UserError
 from tasks.errors import TaskInputError
-from tasks.suites import suite_tasks
+from tasks.suites.registry import suite_tasks
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 

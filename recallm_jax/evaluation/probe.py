@@ -27,10 +27,18 @@ from recallm_jax.runtime.metrics import say_nothing
 from rl.rollout import sample_groups
 from storage.files import Path, appending, read_text, write_whole
 from tasks import generate
-from tasks.lost_in_thought import IN_SPAN, VARIANTS, Probe, is_right, probe, read_value, variants
 from tasks.prompts.context import generator
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
+from tasks.suites.lost_in_thought import (
+    IN_SPAN,
+    VARIANTS,
+    Probe,
+    is_right,
+    probe,
+    read_value,
+    variants,
+)
 
 DATASET = "retrieval"
 SUMMARY = "summary.json"

@@ -13,10 +13,10 @@ from rl.batch import PromptText
 from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout
-from tasks import suites
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.scoring import answers
+from tasks.suites import registry
 
 
 def response_rows(
@@ -71,7 +71,7 @@ def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row |
 
     The suite's main metric is the score, and the reward; its metrics are the components.
     """
-    task = suites.find_task(dataset)
+    task = registry.find_task(dataset)
     if task is None:
         return None
     metrics = task.score(response, truth)

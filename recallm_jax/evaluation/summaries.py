@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks import suites
 from tasks.metrics import metric_functions
 from tasks.names import CATEGORIES, length_name
+from tasks.suites import registry
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ def task_metrics(rows: Sequence[Row]) -> Row:
     Nothing where no right answer is known.
     """
     dataset = rows[0]["dataset"]
-    task = suites.find_task(dataset)
+    task = registry.find_task(dataset)
     if task is not None:
         metrics = task.aggregate([row["components"] for row in rows])
     elif dataset in CATEGORIES and all(row["ground_truth"] for row in rows):
@@ -67,8 +67,8 @@ def overall_rows(summaries: Sequence[Row]) -> list[Row]:
             scores.setdefault(where, {})[row["dataset"]] = row["metrics"][row["metric"]]
     rows = []
     for (label, length, mode), found in scores.items():
-        for suite in suites.SUITES:
-            metrics = suites.overall(suite, found)
+        for suite in registry.SUITES:
+            metrics = registry.overall(suite, found)
             if metrics is not None:
                 fields = {"label": label, "suite": suite, "target_length": length, "mode": mode}
                 rows.append(fields | {"metrics": metrics})

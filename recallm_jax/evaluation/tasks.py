@@ -7,10 +7,10 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from recallm_jax.data.records import task_settings, validation_records
-from tasks import suites
 from tasks.names import validation_task
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
+from tasks.suites import registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,8 @@ def task_names(config: ConfigDict) -> list[str]:
     datasets = sorted(name for name, rate in config.data.mixture.items() if rate > 0)
     lengths = config.evaluation.lengths
     named = [validation_task(dataset, length) for dataset in datasets for length in lengths]
-    for task in suites.suite_tasks(config.evaluation.suites):
-        named += [suites.task_at(task.name, length) for length in lengths]
+    for task in registry.suite_tasks(config.evaluation.suites):
+        named += [registry.task_at(task.name, length) for length in lengths]
     return named
 
 
@@ -63,10 +63,10 @@ def evaluation_tasks(
             found.append(EvaluationTask(name, length, new_tokens, records))
     settings = task_settings(config)
     count = config.evaluation.num_examples if most is None else most
-    for task in suites.suite_tasks(config.evaluation.suites):
+    for task in registry.suite_tasks(config.evaluation.suites):
         for length in config.evaluation.lengths:
             make = functools.partial(task.records, tokenizer, settings, length, count, config.seed)
-            name = suites.task_at(task.name, length)
+            name = registry.task_at(task.name, length)
             limit = task.max_new_tokens or new_tokens
             found.append(EvaluationTask(name, length, limit, make))
     return found

@@ -22,7 +22,7 @@ from recallm_jax.weights.source import load_policy
 from tasks.datasets import reasoning_retrieval, recall
 from tasks.errors import TaskInputError
 from tasks.prompts.vocabulary import Tokenizer
-from tasks.suites import suite_tasks
+from tasks.suites.registry import suite_tasks
 
 RANDOM = "random:tiny"
 TINY = ModelConfig(

@@ -8,7 +8,7 @@ from recallm_jax.evaluation.summaries import Row
 from recallm_jax.reporting.charts import Series, line_chart
 from recallm_jax.reporting.figure import COLOURS, check_figure, save_figure
 from storage.files import Path
-from tasks.lost_in_thought import CUED, DIRECT, RECALL, THOUGHT, UNAIDED
+from tasks.suites.lost_in_thought import CUED, DIRECT, RECALL, THOUGHT, UNAIDED
 
 # What the variants are called, and the number of their colours.
 TITLES = {

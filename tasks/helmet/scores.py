@@ -14,7 +14,7 @@ from tasks.helmet.text_metrics import (
     ruler_recall,
     text_scores,
 )
-from tasks.suites import Scores
+from tasks.suites.registry import Scores
 
 Truth = Mapping[str, Any]
 # (output, with its lead-in where the prompt had it; ground truth; judges) -> metrics.

@@ -25,7 +25,7 @@ from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL, Tokenizer
 from tasks.scoring import answers
-from tasks.suites import Scores, SuiteTask, task_at
+from tasks.suites.registry import Scores, SuiteTask, task_at
 
 NAME = "helmet"
 CHAT_SUFFIX = "_chat"

@@ -36,7 +36,7 @@ from tasks.ruler.niah import Niah, niah
 from tasks.ruler.prompts import Prompt, Request, Sized
 from tasks.ruler.questions import answer_question, hotpotqa, squad
 from tasks.ruler.tracking import variable_tracking
-from tasks.suites import SuiteTask, task_at
+from tasks.suites.registry import SuiteTask, task_at
 
 NIAH_TASKS = {
     "niah_single_1": Niah("noise", "word", "number"),

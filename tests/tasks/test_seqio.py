@@ -10,7 +10,7 @@ from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.prompts.record import to_json
 from tasks.prompts.settings import TaskSettings
-from tasks.suites import find_task
+from tasks.suites.registry import find_task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKENIZER = tiny_tokenizer()

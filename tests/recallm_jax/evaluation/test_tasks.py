@@ -13,8 +13,8 @@ from recallm_jax.evaluation.summaries import format_table, overall_rows
 from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.policy.setup import TINY, check_lengths, tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
-from tasks import suites
-from tasks.suites import suite_tasks
+from tasks.suites import registry
+from tasks.suites.registry import suite_tasks
 from tests.oracles.toy_policy import random_toy_policy
 
 CONFIG = ["--config=configs/eval_ruler.py:tiny", "--config.decoding.max_new_tokens=40"]
@@ -130,26 +130,26 @@ def test_lengths_that_count_the_response_may_fill_the_models_context():
 
 
 def test_a_suite_of_ones_own_takes_the_place_of_one(monkeypatch):
-    monkeypatch.setattr(suites, "SUITES", dict(suites.SUITES))
-    monkeypatch.setattr(suites, "OVERALL", dict(suites.OVERALL))
+    monkeypatch.setattr(registry, "SUITES", dict(registry.SUITES))
+    monkeypatch.setattr(registry, "OVERALL", dict(registry.OVERALL))
     (vt,) = suite_tasks(["ruler_vt"])
     mine = dataclasses.replace(vt, name="mine_vt")
-    suites.register("mine", lambda: (mine,))
-    suites.register("helmet", lambda: (dataclasses.replace(vt, name="helmet_vt"),))
+    registry.register("mine", lambda: (mine,))
+    registry.register("helmet", lambda: (dataclasses.replace(vt, name="helmet_vt"),))
     try:
         assert [task.name for task in suite_tasks(["mine", "helmet"])] == ["mine_vt", "helmet_vt"]
-        assert suites.overall("mine", {"mine_vt": 40.0, "ruler_vt": 1.0}) == {"mean": 40.0}
-        assert suites.find_task("mine_vt") is mine
+        assert registry.overall("mine", {"mine_vt": 40.0, "ruler_vt": 1.0}) == {"mean": 40.0}
+        assert registry.find_task("mine_vt") is mine
     finally:
-        suites._all_tasks.cache_clear()
+        registry._all_tasks.cache_clear()
 
 
 def test_a_task_without_prompts_is_named(monkeypatch, tokenizer, tmp_path):
-    monkeypatch.setattr(suites, "SUITES", dict(suites.SUITES))
-    monkeypatch.setattr(suites, "OVERALL", dict(suites.OVERALL))
+    monkeypatch.setattr(registry, "SUITES", dict(registry.SUITES))
+    monkeypatch.setattr(registry, "OVERALL", dict(registry.OVERALL))
     (vt,) = suite_tasks(["ruler_vt"])
     empty = dataclasses.replace(vt, name="mine_empty", records=lambda *arguments: [])
-    suites.register("mine", lambda: (empty,))
+    registry.register("mine", lambda: (empty,))
     options = ["--config.evaluation.suites=('mine',)", "--config.evaluation.lengths=700"]
     try:
         with pytest.raises(UserError, match="task mine_empty_700 has no prompts; leave its length"):
@@ -165,4 +165,4 @@ def test_a_task_without_prompts_is_named(monkeypatch, tokenizer, tmp_path):
                 log=lambda line: None,
             )
     finally:
-        suites._all_tasks.cache_clear()
+        registry._all_tasks.cache_clear()

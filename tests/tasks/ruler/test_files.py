@@ -8,7 +8,7 @@ import pytest
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.errors import TaskInputError
 from tasks.prompts.settings import TaskSettings
-from tasks.suites import find_task
+from tasks.suites.registry import find_task
 
 TOKENIZER = tiny_tokenizer()
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.ruler import scores
-from tasks.suites import find_task, overall, suite_tasks
+from tasks.suites.registry import find_task, overall, suite_tasks
 
 
 def test_predictions_are_cleaned_as_the_benchmark_cleans_them():

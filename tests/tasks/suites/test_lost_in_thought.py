@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks import lost_in_thought
 from tasks.errors import TaskInputError
 from tasks.generate import record
-from tasks.lost_in_thought import is_right, pairs_of, probe, read_value, variants, write_thought
 from tasks.prompts.context import generator
 from tasks.prompts.record import to_json
 from tasks.prompts.settings import FORMATS, TaskSettings
+from tasks.suites import lost_in_thought
+from tasks.suites.lost_in_thought import (
+    is_right,
+    pairs_of,
+    probe,
+    read_value,
+    variants,
+    write_thought,
+)
 
 TOKENIZER = tiny_tokenizer()
 
