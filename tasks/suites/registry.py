@@ -71,19 +71,19 @@ def _ruler_overall(scores: Mapping[str, float]) -> Scores:
 
 
 def _helmet() -> tuple[SuiteTask, ...]:
-    from tasks.helmet.suite import helmet
+    from tasks.suites.helmet.suite import helmet
 
     return helmet()
 
 
 def _helmet_chat() -> tuple[SuiteTask, ...]:
-    from tasks.helmet.suite import helmet_chat
+    from tasks.suites.helmet.suite import helmet_chat
 
     return helmet_chat()
 
 
 def _helmet_overall(scores: Mapping[str, float]) -> Scores:
-    from tasks.helmet.suite import overall
+    from tasks.suites.helmet.suite import overall
 
     return overall(scores)
 

@@ -3,9 +3,9 @@
 import json
 
 from recallm_jax.policy.setup import tiny_tokenizer
-from tasks.helmet.suite import helmet, helmet_chat
 from tasks.prompts.record import from_json, to_json
 from tasks.prompts.settings import TaskSettings
+from tasks.suites.helmet.suite import helmet, helmet_chat
 
 TOKENIZER = tiny_tokenizer()
 TASKS = {task.name: task for task in (*helmet(), *helmet_chat())}

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.errors import UnfitRowError
-from tasks.helmet.prompts import Item
-from tasks.helmet.request import Request
-from tasks.helmet.rows import find_file, open_rows, usable
-from tasks.helmet.sampling import SHOTS, shuffled
 from tasks.sources.table import list_field, text_field
+from tasks.suites.helmet.prompts import Item
+from tasks.suites.helmet.request import Request
+from tasks.suites.helmet.rows import find_file, open_rows, usable
+from tasks.suites.helmet.sampling import SHOTS, shuffled
 
 LONGEST_CONTEXT = 10_000_000
 VALUE_LEAD_IN = "Corresponding value:"

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.helmet.passages import title_field
-from tasks.helmet.prompts import Item
-from tasks.helmet.request import Request
-from tasks.helmet.rows import find_file, read_object, usable
-from tasks.helmet.sampling import SEED, SHOTS, shuffled
 from tasks.sources.table import list_field, read_rows, text_field
+from tasks.suites.helmet.passages import title_field
+from tasks.suites.helmet.prompts import Item
+from tasks.suites.helmet.request import Request
+from tasks.suites.helmet.rows import find_file, read_object, usable
+from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled
 
 PROMPTS = "HELMET's repository (github.com/princeton-nlp/HELMET, folder prompts)"
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from tasks.helmet import (
+from tasks.suites.helmet import (
     cited_answers,
     classification,
     long_documents,
@@ -10,7 +10,7 @@ from tasks.helmet import (
     passages,
     scores,
 )
-from tasks.helmet.request import Reader
+from tasks.suites.helmet.request import Reader
 
 LENGTHS = (8192, 16_384, 32_768, 65_536, 131_072)
 CATEGORIES = ("Recall", "RAG", "Re-rank", "Cite", "LongQA", "Summ", "ICL")

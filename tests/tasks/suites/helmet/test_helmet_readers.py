@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tasks.errors import TaskInputError
-from tasks.helmet import classification, long_documents, passages
-from tasks.helmet.request import Request
+from tasks.suites.helmet import classification, long_documents, passages
+from tasks.suites.helmet.request import Request
 from tests.oracles.helmet_files import (
     TASKS,
     TOKENIZER,

@@ -6,12 +6,12 @@ import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.helmet.judges import Judges
-from tasks.helmet.prompts import Form, Item, cut_to_fit, has_tokens, omit_the_rest, to_record
-from tasks.helmet.suite import helmet, helmet_chat, overall
-from tasks.helmet.table import CATEGORIES, LENGTHS, TASKS
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.suites.helmet.judges import Judges
+from tasks.suites.helmet.prompts import Form, Item, cut_to_fit, has_tokens, omit_the_rest, to_record
+from tasks.suites.helmet.suite import helmet, helmet_chat, overall
+from tasks.suites.helmet.table import CATEGORIES, LENGTHS, TASKS
 from tests.oracles.real_data import shared_data
 
 TOKENIZER = tiny_tokenizer()

@@ -9,8 +9,8 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from tasks.errors import TaskInputError
-from tasks.helmet import cited_answers
 from tasks.prompts.settings import TaskSettings
+from tasks.suites.helmet import cited_answers
 from tests.oracles.helmet_files import (
     TASKS,
     TOKENIZER,

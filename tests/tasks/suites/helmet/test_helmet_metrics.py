@@ -10,7 +10,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from tasks.errors import TaskInputError
-from tasks.helmet.citations import (
+from tasks.suites.helmet.citations import (
     answer_recall,
     citation_scores,
     list_claims,
@@ -19,9 +19,9 @@ from tasks.helmet.citations import (
     sentences,
     without_citations,
 )
-from tasks.helmet.judges import Judges, answer_grade, summary_f1
-from tasks.helmet.ranking import parse_ranking, ranking_scores
-from tasks.helmet.text_metrics import (
+from tasks.suites.helmet.judges import Judges, answer_grade, summary_f1
+from tasks.suites.helmet.ranking import parse_ranking, ranking_scores
+from tasks.suites.helmet.text_metrics import (
     better_of_raw_and_parsed,
     choice_scores,
     exact_match,

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.helmet.lookups import answers_field
-from tasks.helmet.prompts import Item
-from tasks.helmet.request import Request
-from tasks.helmet.rows import Rows, check_row, find_file, open_rows, usable
-from tasks.helmet.sampling import SHOTS, draw_demos, draw_keys, shuffled
 from tasks.sources.table import list_field, text_field
+from tasks.suites.helmet.lookups import answers_field
+from tasks.suites.helmet.prompts import Item
+from tasks.suites.helmet.request import Request
+from tasks.suites.helmet.rows import Rows, check_row, find_file, open_rows, usable
+from tasks.suites.helmet.sampling import SHOTS, draw_demos, draw_keys, shuffled
 
 # The key of the question of each row: "" where it doesn't count, None where the row is malformed.
 Keys = tuple[str | None, ...]

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
-from tasks.helmet.prompts import Item
 from tasks.prompts.vocabulary import Tokenizer
+from tasks.suites.helmet.prompts import Item
 
 
 @dataclasses.dataclass(frozen=True)

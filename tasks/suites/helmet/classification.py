@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.errors import TaskInputError
-from tasks.helmet.prompts import Item
-from tasks.helmet.request import Request
-from tasks.helmet.rows import find_file, open_rows, usable
-from tasks.helmet.sampling import SEED, balanced, shuffled, text_seed
 from tasks.sources.table import text_field
+from tasks.suites.helmet.prompts import Item
+from tasks.suites.helmet.request import Request
+from tasks.suites.helmet.rows import find_file, open_rows, usable
+from tasks.suites.helmet.sampling import SEED, balanced, shuffled, text_seed
 
 LEAD_IN = "label:"
 # The braces are written as they are.

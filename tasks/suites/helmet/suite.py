@@ -7,7 +7,7 @@ wording of instructions is ours, so scores are comparable among ours first of al
 
 Departures: texts that HELMET cuts by Llama 2's tokens are cut by the policy's; a citation of a
 document that was not shown counts as one of none; sentences are split by a rule
-(`tasks/helmet/citations.py`). Metrics that need a judge model are left out unless a judge is given,
+(`tasks/suites/helmet/citations.py`). Metrics that need a judge model are left out unless a judge is given,
 and what they would be part of names them.
 """
 
@@ -16,15 +16,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.errors import TaskInputError
-from tasks.helmet.judges import NO_JUDGES, Judges
-from tasks.helmet.prompts import CHAT, PLAIN, RECALL, Form, to_record
-from tasks.helmet.request import Request
-from tasks.helmet.rows import skipping
-from tasks.helmet.table import CATEGORIES, LENGTHS, TASKS, HelmetTask
 from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL, Tokenizer
 from tasks.scoring import answers
+from tasks.suites.helmet.judges import NO_JUDGES, Judges
+from tasks.suites.helmet.prompts import CHAT, PLAIN, RECALL, Form, to_record
+from tasks.suites.helmet.request import Request
+from tasks.suites.helmet.rows import skipping
+from tasks.suites.helmet.table import CATEGORIES, LENGTHS, TASKS, HelmetTask
 from tasks.suites.registry import Scores, SuiteTask, task_at
 
 NAME = "helmet"

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.helmet.lookups import answers_field
-from tasks.helmet.prompts import Item, has_tokens, omit_the_rest
-from tasks.helmet.request import Request
-from tasks.helmet.rows import Rows, find_file, open_rows, usable
-from tasks.helmet.sampling import SEED, SHOTS, shuffled, text_seed
 from tasks.sources.table import list_field, text_field
+from tasks.suites.helmet.lookups import answers_field
+from tasks.suites.helmet.prompts import Item, has_tokens, omit_the_rest
+from tasks.suites.helmet.request import Request
+from tasks.suites.helmet.rows import Rows, find_file, open_rows, usable
+from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled, text_seed
 
 LONGEST_TEXT = 20_000_000
 # Tokens that a text must have.

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tasks.helmet import citations
-from tasks.helmet.classification import LEAD_IN
-from tasks.helmet.judges import Judges, answer_grade, summary_f1
-from tasks.helmet.ranking import parse_ranking, ranking_scores
-from tasks.helmet.text_metrics import (
+from tasks.suites.helmet import citations
+from tasks.suites.helmet.classification import LEAD_IN
+from tasks.suites.helmet.judges import Judges, answer_grade, summary_f1
+from tasks.suites.helmet.ranking import parse_ranking, ranking_scores
+from tasks.suites.helmet.text_metrics import (
     better_of_raw_and_parsed,
     choice_scores,
     parse,

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from tasks.errors import TaskInputError
-from tasks.helmet.citations import Entailment
+from tasks.suites.helmet.citations import Entailment
 
 MOST_CORRECT = 3
 
