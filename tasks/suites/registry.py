@@ -53,19 +53,19 @@ class SuiteTask:
 
 # Each is imported when it is asked for, as it imports this module.
 def _ruler() -> tuple[SuiteTask, ...]:
-    from tasks.ruler.suite import plain_tasks
+    from tasks.suites.ruler.suite import plain_tasks
 
     return plain_tasks()
 
 
 def _ruler_chat() -> tuple[SuiteTask, ...]:
-    from tasks.ruler.suite import chat_tasks
+    from tasks.suites.ruler.suite import chat_tasks
 
     return chat_tasks()
 
 
 def _ruler_overall(scores: Mapping[str, float]) -> Scores:
-    from tasks.ruler.scores import overall
+    from tasks.suites.ruler.scores import overall
 
     return overall(scores)
 

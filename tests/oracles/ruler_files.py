@@ -2,8 +2,8 @@
 
 from recallm_jax.policy.setup import tiny_tokenizer
 from tasks.prompts.settings import TaskSettings
-from tasks.ruler.prompts import Request
-from tasks.ruler.suite import make_prompt
+from tasks.suites.ruler.prompts import Request
+from tasks.suites.ruler.suite import make_prompt
 
 TOKENIZER = tiny_tokenizer()
 ESSAY_TASKS = (

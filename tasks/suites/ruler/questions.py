@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import UnfitRowError
-from tasks.ruler.prompts import QA, QA_PREFIX, Prompt, Request, Sized, filled
 from tasks.sources import table
 from tasks.sources.table import Source, list_field, read_table, text_field
+from tasks.suites.ruler.prompts import QA, QA_PREFIX, Prompt, Request, Sized, filled
 
 DOCUMENT = "Document {number}:\n{text}"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tasks.prompts.context import generator
-from tasks.ruler import niah
-from tasks.ruler.prompts import NOISE
+from tasks.suites.ruler import niah
+from tasks.suites.ruler.prompts import NOISE
 from tests.oracles.ruler_files import ESSAY_TASKS, SENTENCES, context_of, made
 
 

@@ -7,8 +7,8 @@ import string
 import numpy as np
 
 from tasks.prompts.fitting import TokenCounter, largest_fit
-from tasks.ruler.niah import in_lines
-from tasks.ruler.prompts import NOISE, VT, VT_PREFIX, Prompt, Request, Sized, filled
+from tasks.suites.ruler.niah import in_lines
+from tasks.suites.ruler.prompts import NOISE, VT, VT_PREFIX, Prompt, Request, Sized, filled
 
 HOPS = 4
 # Tokens of the worked example; at short lengths a third of the target.

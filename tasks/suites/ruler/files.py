@@ -9,8 +9,8 @@ from typing import Any
 
 from storage.files import reading
 from tasks.errors import TaskInputError
-from tasks.ruler.prompts import CWE, FWE, NIAH, NIAH_ONE, QA, VT, Prompt
 from tasks.sources import table
+from tasks.suites.ruler.prompts import CWE, FWE, NIAH, NIAH_ONE, QA, VT, Prompt
 
 
 def find_file(data_dir: str, task: str, length: int) -> str | None:

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from tasks.errors import TaskInputError
-from tasks.ruler import counting, words
-from tasks.ruler.prompts import NOISE, Prompt
+from tasks.suites.ruler import counting, words
+from tasks.suites.ruler.prompts import NOISE, Prompt
 from tests.oracles.ruler_files import TOKENIZER, context_of, made
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tasks.ruler.suite import DRAFTS, QA
+from tasks.suites.ruler.suite import DRAFTS, QA
 from tests.oracles.ruler_files import CAPITALS, context_of, fact, made, request
 
 

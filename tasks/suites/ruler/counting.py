@@ -6,8 +6,8 @@ import string
 import numpy as np
 
 from tasks.errors import TaskInputError
-from tasks.ruler import words
-from tasks.ruler.prompts import (
+from tasks.suites.ruler import words
+from tasks.suites.ruler.prompts import (
     CWE,
     CWE_PREFIX,
     FWE,
@@ -36,7 +36,7 @@ def common_words(request: Request) -> Sized:
 
     Ours differs from the benchmark's in this: the list is shuffled anew for each row (there rows of
     one size are shuffled alike); no other word of the list contains a common one, so that naming
-    it can't count for the common one; its words are those of `tasks/ruler/words.py`.
+    it can't count for the common one; its words are those of `tasks/suites/ruler/words.py`.
     """
     long = request.length >= LONG
     rng = request.rng()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.ruler import scores
 from tasks.suites.registry import find_task, overall, suite_tasks
+from tasks.suites.ruler import scores
 
 
 def test_predictions_are_cleaned_as_the_benchmark_cleans_them():

@@ -8,10 +8,10 @@ import pytest
 
 from tasks.errors import TaskInputError
 from tasks.prompts.settings import TaskSettings
-from tasks.ruler import niah
-from tasks.ruler.suite import DRAFTS, NEW_TOKENS, QA, _text, make_prompt
 from tasks.sources.essays import read_essays
 from tasks.suites.registry import OVERALL, SUITES, find_task, suite_tasks
+from tasks.suites.ruler import niah
+from tasks.suites.ruler.suite import DRAFTS, NEW_TOKENS, QA, _text, make_prompt
 from tests.oracles.real_data import shared_data
 from tests.oracles.ruler_files import (
     ESSAY_TASKS,

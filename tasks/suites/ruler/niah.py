@@ -12,8 +12,9 @@ import numpy as np
 
 from tasks.errors import TaskInputError
 from tasks.prompts.context import Range
-from tasks.ruler import words
-from tasks.ruler.prompts import (
+from tasks.sources.essays import FILES, read_essays
+from tasks.suites.ruler import words
+from tasks.suites.ruler.prompts import (
     NEEDLE,
     NIAH,
     NIAH_ONE,
@@ -25,7 +26,6 @@ from tasks.ruler.prompts import (
     Sized,
     filled,
 )
-from tasks.sources.essays import FILES, read_essays
 
 # In percent of the sentences: where a needle may stand in essays.
 DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)
