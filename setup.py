@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
+# Each with its sub-packages.
+PACKAGES = ("benchmarks", "configs", "decoding", "recallm_jax", "rl", "storage", "tasks")
 JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "compare", "plan")
 
 setup(
@@ -14,21 +16,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[
-        "benchmarks",
-        "configs",
-        "decoding",
-        "recallm_jax",
-        "recallm_jax.models",
-        "recallm_jax.planning",
-        "recallm_jax.weights",
-        "rl",
-        "rl.rewards",
-        "tasks",
-        "tasks.helmet",
-        "tasks.ruler",
-    ],
-    package_data={"recallm_jax": ["report_page.html", "report_page.css", "report_page.js"]},
+    packages=find_packages(include=[f"{name}*" for name in PACKAGES]),
+    package_data={"recallm_jax.reporting": ["page.html", "page.css", "page.js"]},
     install_requires=[
         "absl-py>=2.1,<3",
         "bm25s>=0.3,<0.4",

@@ -1,5 +1,7 @@
 """The error that callers of `decoding` may show to a user."""
 
+from storage.errors import InputError
 
-class DecodingInputError(ValueError):
+
+class DecodingInputError(InputError):
     """A prompt, a rule or a size that decoding cannot work with; one line: what, value, remedy."""

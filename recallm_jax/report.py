@@ -110,7 +110,7 @@ def build_report(workdir: str | Path) -> Path:
 
 def render(run: Run) -> str:
     """Return the page of a run."""
-    folder = pathlib.Path(__file__).parent
+    folder = pathlib.Path(__file__).parent / "reporting"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
@@ -125,9 +125,9 @@ def render(run: Run) -> str:
         for number, rows in enumerate(groups)
         for place, row in enumerate(rows)
     ]
-    return environment.get_template("report_page.html").render(
-        css=Markup((folder / "report_page.css").read_text(encoding="utf-8")),
-        js=Markup((folder / "report_page.js").read_text(encoding="utf-8")),
+    return environment.get_template("page.html").render(
+        css=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        js=Markup((folder / "page.js").read_text(encoding="utf-8")),
         run=run,
         made=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         facts=_facts(run),

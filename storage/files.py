@@ -18,7 +18,7 @@ import fsspec
 from etils import epath
 
 from storage import faults
-from tasks.errors import TaskInputError
+from storage.errors import InputError
 
 GS = "gs://"
 Path: TypeAlias = pathlib.Path | epath.Path
@@ -40,14 +40,14 @@ def as_path(path: str | Path) -> Path:
     """Return a path to a local file or folder, or to one on gs://.
 
     Raises:
-      TaskInputError: it is a URL of another kind.
+      InputError: it is a URL of another kind.
     """
     if not isinstance(path, str):
         return path
     if path.startswith(GS):
         return epath.Path(path)
     if "://" in path:
-        raise TaskInputError(f"{path} can't be used; give a local path, or one on gs://")
+        raise InputError(f"{path} can't be used; give a local path, or one on gs://")
     return pathlib.Path(path)
 
 
@@ -67,7 +67,7 @@ def open_folder(path: str) -> Path:
     Orbax asks for the bucket, too.
 
     Raises:
-      TaskInputError: see `as_path`.
+      InputError: see `as_path`.
       Exception: gcsfs's, such as FileNotFoundError where there is no such bucket.
     """
     folder = as_path(path)
@@ -147,7 +147,7 @@ def reading(path: str) -> Iterator[IO[bytes]]:
     """Open a file of data, on any file system of fsspec's; what is compressed is unpacked.
 
     Raises:
-      TaskInputError: a fault of gs://.
+      InputError: a fault of gs://.
     """
     with told(path), fsspec.open(path, "rb", compression="infer") as file:
         yield file
@@ -155,14 +155,14 @@ def reading(path: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def told(path: str) -> Iterator[None]:
-    """Raise a fault of gs:// as a TaskInputError: others may know data by its errors alone."""
+    """Raise a fault of gs:// as a InputError: others may know data by its errors alone."""
     try:
         yield
     except Exception as error:
         line = faults.describe(error, [path])
         if line is None:
             raise
-        raise TaskInputError(line) from None
+        raise InputError(line) from None
 
 
 def read_text(path: Path) -> str:

@@ -1,7 +1,9 @@
 """The errors of `tasks`."""
 
+from storage.errors import InputError
 
-class TaskInputError(ValueError):
+
+class TaskInputError(InputError):
     """Data or a setting that a task cannot work with; one line: what, value, remedy."""
 
 

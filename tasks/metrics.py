@@ -1,4 +1,4 @@
-"""SeqIO metric functions over the scores that the rewards use too (`tasks/scoring*.py`).
+"""SeqIO metric functions over the scores that the rewards use too (`tasks/scoring/`).
 
 Each takes the ground truths as they stand in records and whole responses, thought included, and
 returns means in percent.
@@ -10,7 +10,7 @@ from typing import Any
 from tasks.names import CATEGORIES
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL
 from tasks.scoring import answers, candidates, ids, mathematics
-from tasks.suites.registry import SuiteTask
+from tasks.suites.task import SuiteTask
 
 Truth = Mapping[str, Any]
 MetricFunction = Callable[[Sequence[Truth], Sequence[str]], dict[str, float]]

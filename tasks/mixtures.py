@@ -17,7 +17,8 @@ from tasks.prompts.record import Record
 from tasks.prompts.seqio_vocabulary import RecallVocabulary
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
-from tasks.suites.registry import SuiteTask, suite_tasks, task_at
+from tasks.suites.registry import suite_tasks
+from tasks.suites.task import SuiteTask, task_at
 
 # The mixture of places: which example of which data set comes when, none of them made yet. The
 # names of its tasks begin so that no cache of "recallm_.*" has them.

@@ -24,8 +24,8 @@ os.environ["NPROC"] = "64"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 # Workers, and the processes that tests start, inherit the folder: a program that several of them
-# compile is compiled once.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# compile is compiled once. A folder given from outside is kept for the next run.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _programs = tempfile.mkdtemp(prefix="recallm_jax_tests_")
     atexit.register(shutil.rmtree, _programs, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs

@@ -142,13 +142,13 @@ def test_every_job_has_a_console_command():
         assert callable(importlib.import_module(f"recallm_jax.{job}").main)
 
 
-def test_every_package_is_listed():
+def test_the_wheel_holds_every_package_and_the_files_of_the_report():
     text = pathlib.Path("setup.py").read_text(encoding="utf-8")
-    packages = {
-        ".".join(path.parent.parts)
-        for floor in ("benchmarks", "configs", "decoding", "recallm_jax", "rl", "tasks")
-        for path in pathlib.Path(floor).rglob("__init__.py")
-    }
-    assert packages == set(re.findall(r'^        "([\w.]+)",$', text, re.MULTILINE))
-    data = {path.name for path in pathlib.Path("recallm_jax").glob("report_page.*")}
-    assert data == set(re.findall(r'"(report_page\.\w+)"', text))
+    listed = re.search(r"PACKAGES = \((.*?)\)", text)
+    assert listed is not None
+    tops = {path.parent.name for path in pathlib.Path().glob("*/__init__.py")}
+    assert tops == set(re.findall(r'"(\w+)"', listed[1]))
+    folders = {path.parent for top in tops for path in pathlib.Path(top).rglob("*.py")}
+    assert all((folder / "__init__.py").exists() for folder in folders)
+    data = {path.name for path in pathlib.Path("recallm_jax/reporting").glob("page.*")}
+    assert data == set(re.findall(r'"(page\.\w+)"', text))

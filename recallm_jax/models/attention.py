@@ -9,11 +9,21 @@ of the scores are never computed.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+
+class Projected(NamedTuple):
+    """Rotated queries and keys, and values, of tokens [B, S] or [B, G, T]."""
+
+    query: Float[Array, "*tokens N H"]
+    key: Float[Array, "*tokens K H"]
+    value: Float[Array, "*tokens K H"]
+
 
 QUERY_BLOCK = 1024
 MAX_SEGMENTS = 8

@@ -17,19 +17,11 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from recallm_jax.models import splash
-from recallm_jax.models.attention import attend, attend_from, attend_rows, merge
+from recallm_jax.models.attention import Projected, attend, attend_from, attend_rows, merge
 from recallm_jax.models.placement import Placement
 
 # What attention returns, as rematerialisation policies name it.
 ATTENTION = "attention"
-
-
-class Projected(NamedTuple):
-    """Rotated queries and keys, and values, of tokens [B, S] or [B, G, T]."""
-
-    query: Float[Array, "*tokens N H"]
-    key: Float[Array, "*tokens K H"]
-    value: Float[Array, "*tokens K H"]
 
 
 class _Part(NamedTuple):

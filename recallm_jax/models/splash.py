@@ -8,7 +8,6 @@ that a mask leaves empty are not computed. Both gradients are the kernel's own.
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jaxtyping import Array, Float, Int
 
-if TYPE_CHECKING:
-    from recallm_jax.models.group_attention import Projected
+from recallm_jax.models.attention import Projected
 
 # Sides of a block of scores, the largest first; sequences are padded to the smallest.
 BLOCKS = (512, 256, 128)
@@ -161,7 +159,7 @@ def _balanced(parts: int) -> tuple[int, ...]:
 
 
 def attend_responses(
-    own: "Projected",
+    own: Projected,
     prompt_key: Float[Array, "B S K H"],
     prompt_value: Float[Array, "B S K H"],
     lengths: Int[Array, " B"],

@@ -13,10 +13,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from recallm_jax.models.attention import attend_cached, merge
+from recallm_jax.models.attention import Projected, attend_cached, merge
 from recallm_jax.models.group_attention import (
     ATTENTION,
-    Projected,
     attend_group,
     attend_prompt,
     padded_sizes,

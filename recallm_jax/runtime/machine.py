@@ -12,7 +12,7 @@ import jax
 from storage.files import Path, as_path, write_whole
 
 FILE = "machine.json"
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def write_machine(workdir: str | Path) -> None:

@@ -58,7 +58,7 @@ class RewardSettings:
       math_answer_credit: score for finding the number but not the value (math_retrieval).
       icl_gold_mode: the gold mode of many-shot classification (see `Category.gold_mode`).
       coverage_weight: share of the answers in the score of cited answers; citations have the rest.
-      paper_rule: score answers by the paper's rules, without our guards (`tasks/scoring*.py`).
+      paper_rule: score answers by the paper's rules, without our guards (`tasks/scoring/`).
     """
 
     density_limit: float

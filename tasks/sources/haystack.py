@@ -186,10 +186,10 @@ _CHUNK = 512
 def haystack(data_dir: str, rng: np.random.Generator) -> Callable[[int], list[str]]:
     """Return what gives the first sentences of a running text, any number of them.
 
-    Where the data folder has essays (tasks/sources/essays.py), they are its sentences in its order from a
-    random one on, and begin anew at its end: the usual 0.5 MB of essays hold some 110,000 tokens,
-    and a longer text repeats them. Else they are our own: of 7,000 in a row, about what 128K tokens
-    hold, a short one may come twice, but hardly ever two.
+    Where the data folder has essays (tasks/sources/essays.py), they are its sentences in its order
+    from a random one on, and begin anew at its end: the usual 0.5 MB of essays hold some 110,000
+    tokens, and a longer text repeats them. Else they are our own: of 7,000 in a row, about what
+    128K tokens hold, a short one may come twice, but hardly ever two.
     """
     sentences = essay_sentences(data_dir)
     endless: Iterator[str]

@@ -1,106 +1,30 @@
-"""Evaluation suites: benchmarks whose tasks bring their own prompts, limits and scores.
+"""The evaluation suites by name, and how one is added.
 
-A suite is a module of its own that lists `SuiteTask`s; `SUITES` and `OVERALL` name them here.
+A suite is a module of its own that lists `SuiteTask`s (`tasks/suites/task.py`).
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from tasks.errors import TaskInputError
-from tasks.names import length_name
-from tasks.prompts.record import Record
-from tasks.prompts.settings import TaskSettings
-from tasks.prompts.vocabulary import Tokenizer
+from tasks.suites.helmet import suite as helmet
+from tasks.suites.ruler import scores as ruler_scores
+from tasks.suites.ruler import suite as ruler
+from tasks.suites.task import Scores, SuiteTask
 
-Scores = dict[str, float]
-# (tokenizer, settings, target length, number of examples, seed) -> records. The length stands
-# apart from settings.target_length, which suites don't read.
-MakeRecords = Callable[[Tokenizer, TaskSettings, int, int, int], list[Record]]
-# (whole response, ground_truth of its record) -> metrics of that row.
-ScoreResponse = Callable[[str, Mapping[str, Any]], Scores]
-# Metrics of all rows -> metrics of the task.
-Aggregate = Callable[[Sequence[Mapping[str, float]]], Scores]
-
-
-def mean_percent(rows: Sequence[Mapping[str, float]]) -> Scores:
-    """Return the mean of each metric of the rows, in percent; all rows have the same ones."""
-    return {name: 100 * sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-
-
-@dataclasses.dataclass(frozen=True)
-class SuiteTask:
-    """One task of a suite.
-
-    Attributes:
-      name: such as "ruler_vt", without a length; it is the `dataset` of its records.
-      max_new_tokens: of a response. The target length counts them: a prompt has at most `length -
-        max_new_tokens` tokens where the task is made by us. With None a response has as many as
-        the config's decoding.max_new_tokens says, past the target length.
-      records: makes the first `count` examples at a target length. Their ground truth has fields
-        that `tasks/prompts/record.py` knows.
-      score: metrics of one response, the main one first and from 0 to 1.
-      aggregate: metrics of the task, the main one first, in the suite's own units and rounding.
-    """
-
-    name: str
-    max_new_tokens: int | None
-    records: MakeRecords
-    score: ScoreResponse
-    aggregate: Aggregate = mean_percent
-
-
-# Each is imported when it is asked for, as it imports this module.
-def _ruler() -> tuple[SuiteTask, ...]:
-    from tasks.suites.ruler.suite import plain_tasks
-
-    return plain_tasks()
-
-
-def _ruler_chat() -> tuple[SuiteTask, ...]:
-    from tasks.suites.ruler.suite import chat_tasks
-
-    return chat_tasks()
-
-
-def _ruler_overall(scores: Mapping[str, float]) -> Scores:
-    from tasks.suites.ruler.scores import overall
-
-    return overall(scores)
-
-
-def _helmet() -> tuple[SuiteTask, ...]:
-    from tasks.suites.helmet.suite import helmet
-
-    return helmet()
-
-
-def _helmet_chat() -> tuple[SuiteTask, ...]:
-    from tasks.suites.helmet.suite import helmet_chat
-
-    return helmet_chat()
-
-
-def _helmet_overall(scores: Mapping[str, float]) -> Scores:
-    from tasks.suites.helmet.suite import overall
-
-    return overall(scores)
-
-
-# The tasks of suites, by name.
+# The tasks of each suite.
 SUITES: dict[str, Callable[[], tuple[SuiteTask, ...]]] = {
-    "ruler": _ruler,
-    "ruler_chat": _ruler_chat,
-    "helmet": _helmet,
-    "helmet_chat": _helmet_chat,
+    "ruler": ruler.plain_tasks,
+    "ruler_chat": ruler.chat_tasks,
+    "helmet": helmet.helmet,
+    "helmet_chat": helmet.helmet_chat,
 }
 # For a suite, what its tasks' main metrics at one length come to; without one, their mean.
 OVERALL: dict[str, Callable[[Mapping[str, float]], Scores]] = {
-    "ruler": _ruler_overall,
-    "ruler_chat": _ruler_overall,
-    "helmet": _helmet_overall,
-    "helmet_chat": _helmet_overall,
+    "ruler": ruler_scores.overall,
+    "ruler_chat": ruler_scores.overall,
+    "helmet": helmet.overall,
+    "helmet_chat": helmet.overall,
 }
 
 
@@ -150,11 +74,6 @@ def find_task(name: str) -> SuiteTask | None:
 @functools.cache
 def _all_tasks() -> dict[str, SuiteTask]:
     return {task.name: task for tasks in SUITES.values() for task in tasks()}
-
-
-def task_at(name: str, length: int) -> str:
-    """Return the name of a task at a length, such as "ruler_vt_4k"."""
-    return f"{name}_{length_name(length)}"
 
 
 def overall(suite: str, scores: Mapping[str, float]) -> Scores | None:

@@ -14,7 +14,7 @@ from tasks.suites.helmet.text_metrics import (
     ruler_recall,
     text_scores,
 )
-from tasks.suites.registry import Scores
+from tasks.suites.task import Scores
 
 Truth = Mapping[str, Any]
 # (output, with its lead-in where the prompt had it; ground truth; judges) -> metrics.

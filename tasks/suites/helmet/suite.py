@@ -7,8 +7,8 @@ wording of instructions is ours, so scores are comparable among ours first of al
 
 Departures: texts that HELMET cuts by Llama 2's tokens are cut by the policy's; a citation of a
 document that was not shown counts as one of none; sentences are split by a rule
-(`tasks/suites/helmet/citations.py`). Metrics that need a judge model are left out unless a judge is given,
-and what they would be part of names them.
+(`tasks/suites/helmet/citations.py`). Metrics that need a judge model are left out unless a judge
+is given, and what they would be part of names them.
 """
 
 import functools
@@ -25,7 +25,7 @@ from tasks.suites.helmet.prompts import CHAT, PLAIN, RECALL, Form, to_record
 from tasks.suites.helmet.request import Request
 from tasks.suites.helmet.rows import skipping
 from tasks.suites.helmet.table import CATEGORIES, LENGTHS, TASKS, HelmetTask
-from tasks.suites.registry import Scores, SuiteTask, task_at
+from tasks.suites.task import Scores, SuiteTask, task_at
 
 NAME = "helmet"
 CHAT_SUFFIX = "_chat"

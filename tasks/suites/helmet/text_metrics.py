@@ -1,7 +1,7 @@
 """HELMET's scores of an output against reference texts (HELMET, arXiv 2410.02694, appendix).
 
-The rules are the benchmark's own, without the guards of `tasks/scoring/answers.py`: a reference that
-normalises to nothing, such as "The", is a substring of every output.
+The rules are the benchmark's own, without the guards of `tasks/scoring/answers.py`: a reference
+that normalises to nothing, such as "The", is a substring of every output.
 """
 
 import functools

@@ -29,7 +29,6 @@ from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.vocabulary import Tokenizer
-from tasks.suites.registry import SuiteTask, task_at
 from tasks.suites.ruler import scores
 from tasks.suites.ruler.counting import check_frequent_words, common_words, frequent_words
 from tasks.suites.ruler.files import find_file, read_prompts
@@ -37,6 +36,7 @@ from tasks.suites.ruler.niah import Niah, niah
 from tasks.suites.ruler.prompts import Prompt, Request, Sized
 from tasks.suites.ruler.questions import answer_question, hotpotqa, squad
 from tasks.suites.ruler.tracking import variable_tracking
+from tasks.suites.task import SuiteTask, task_at
 
 NIAH_TASKS = {
     "niah_single_1": Niah("noise", "word", "number"),

@@ -1,8 +1,8 @@
 """Lists of words as long as RULER's: plain ones, and compounds past these.
 
 The benchmark takes its words from the package wonderwords and, for the longest lists, from a file
-of English words. Ours are those of `tasks/prompts/words.py`, and compounds of a noun or an adjective with a
-noun ("stonegarden") where a list needs more.
+of English words. Ours are those of `tasks/prompts/words.py`, and compounds of a noun or an
+adjective with a noun ("stonegarden") where a list needs more.
 """
 
 import functools

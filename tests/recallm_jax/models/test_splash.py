@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recallm_jax.models.group_attention import Projected, attend_group, attend_prompt
+from recallm_jax.models.attention import Projected
+from recallm_jax.models.group_attention import attend_group, attend_prompt
 from recallm_jax.models.splash import BLOCKS, _balanced, _Causal, _Responses
 from recallm_jax.policy.partitioning import make_mesh, placement
 

@@ -68,7 +68,7 @@ def folder(tmp_path):
 
 
 def test_the_rows_that_the_docs_show_are_read():
-    text = (pathlib.Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    text = (pathlib.Path(__file__).parents[3] / "docs" / "tasks.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
     document, passages = map(parse, map(json.loads, block.splitlines()))
     assert quoted(document) == ["Notice is given three months ahead."]

@@ -1,0 +1,51 @@
+"""A task of an evaluation suite: a benchmark that brings its own prompts, limits and scores."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tasks.names import length_name
+from tasks.prompts.record import Record
+from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import Tokenizer
+
+Scores = dict[str, float]
+# (tokenizer, settings, target length, number of examples, seed) -> records. The length stands
+# apart from settings.target_length, which suites don't read.
+MakeRecords = Callable[[Tokenizer, TaskSettings, int, int, int], list[Record]]
+# (whole response, ground_truth of its record) -> metrics of that row.
+ScoreResponse = Callable[[str, Mapping[str, Any]], Scores]
+# Metrics of all rows -> metrics of the task.
+Aggregate = Callable[[Sequence[Mapping[str, float]]], Scores]
+
+
+def mean_percent(rows: Sequence[Mapping[str, float]]) -> Scores:
+    """Return the mean of each metric of the rows, in percent; all rows have the same ones."""
+    return {name: 100 * sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteTask:
+    """One task of a suite.
+
+    Attributes:
+      name: such as "ruler_vt", without a length; it is the `dataset` of its records.
+      max_new_tokens: of a response. The target length counts them: a prompt has at most `length -
+        max_new_tokens` tokens where the task is made by us. With None a response has as many as
+        the config's decoding.max_new_tokens says, past the target length.
+      records: makes the first `count` examples at a target length. Their ground truth has fields
+        that `tasks/prompts/record.py` knows.
+      score: metrics of one response, the main one first and from 0 to 1.
+      aggregate: metrics of the task, the main one first, in the suite's own units and rounding.
+    """
+
+    name: str
+    max_new_tokens: int | None
+    records: MakeRecords
+    score: ScoreResponse
+    aggregate: Aggregate = mean_percent
+
+
+def task_at(name: str, length: int) -> str:
+    """Return the name of a task at a length, such as "ruler_vt_4k"."""
+    return f"{name}_{length_name(length)}"
