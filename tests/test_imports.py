@@ -19,6 +19,7 @@ SCORING = {
     "tasks.scoring.candidates",
     "tasks.scoring.ids",
     "tasks.scoring.mathematics",
+    "tasks.scoring.paper",
 }
 # Loaded inside the functions that need them, and only there.
 LAZY = ("tensorflow", "seqio", "clu")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rl.rewards.format import citation_format, ranking_format
 from tasks.scoring import answers as scoring
-from tasks.scoring import candidates, ids, mathematics
+from tasks.scoring import candidates, ids, mathematics, paper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _value(
 ) -> float:
     del spans
     return max(
-        scoring.contains_value(answer, value, paper_rule=settings.paper_rule)
+        (paper if settings.paper_rule else scoring).contains_value(answer, value)
         for value in truth.answers
     )
 
@@ -148,7 +148,7 @@ def _value(
 def _value_or_number(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
-    number = scoring.contains_value(answer, truth.math_answer, paper_rule=settings.paper_rule)
+    number = (paper if settings.paper_rule else scoring).contains_value(answer, truth.math_answer)
     value = _value(answer, spans, truth, settings)
     return max(value, settings.math_answer_credit * number)
 
@@ -157,8 +157,8 @@ def _several_values(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return candidates.several_values(
-        answer, truth.parts or (truth.answers,), truth.wrong, paper_rule=settings.paper_rule
+    return (paper if settings.paper_rule else candidates).several_values(
+        answer, truth.parts or (truth.answers,), truth.wrong
     )
 
 
@@ -167,7 +167,7 @@ def _mathematics(
 ) -> float:
     del spans
     return max(
-        mathematics.equal_expressions(answer, value, paper_rule=settings.paper_rule)
+        (paper if settings.paper_rule else mathematics).equal_expressions(answer, value)
         for value in truth.answers
     )
 
@@ -176,8 +176,8 @@ def _option(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return mathematics.chosen_option(
-        answer, truth.answers[0], truth.choices, paper_rule=settings.paper_rule
+    return (paper if settings.paper_rule else mathematics).chosen_option(
+        answer, truth.answers[0], truth.choices
     )
 
 
@@ -185,8 +185,8 @@ def _letter(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return candidates.chosen_letter(
-        answer, truth.answers[0], truth.choices, paper_rule=settings.paper_rule
+    return (paper if settings.paper_rule else candidates).chosen_letter(
+        answer, truth.answers[0], truth.choices
     )
 
 
@@ -195,7 +195,7 @@ def _label(
 ) -> float:
     del spans
     return max(
-        scoring.is_equal_normalised(answer, value, paper_rule=settings.paper_rule)
+        (paper if settings.paper_rule else scoring).is_equal_normalised(answer, value)
         for value in truth.answers
     )
 
@@ -204,15 +204,17 @@ def _majority(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return candidates.majority(answer, truth.answers, truth.wrong, paper_rule=settings.paper_rule)
+    return (paper if settings.paper_rule else candidates).majority(
+        answer, truth.answers, truth.wrong
+    )
 
 
 def _top_votes(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
     del spans
-    return candidates.top_votes(
-        answer, truth.parts or (truth.answers,), truth.wrong, paper_rule=settings.paper_rule
+    return (paper if settings.paper_rule else candidates).top_votes(
+        answer, truth.parts or (truth.answers,), truth.wrong
     )
 
 
@@ -226,12 +228,13 @@ def _ranking(
 def _citations(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
-    paper_rule = settings.paper_rule
-    cited = ids.citation_f1(answer, spans, truth.grades, paper_rule=paper_rule)
+    cited = (paper if settings.paper_rule else ids).citation_f1(answer, spans, truth.grades)
     weight = settings.coverage_weight
     if not weight:
         return cited
-    covered = ids.answer_coverage(answer, truth.parts or (truth.answers,), paper_rule=paper_rule)
+    covered = (paper if settings.paper_rule else ids).answer_coverage(
+        answer, truth.parts or (truth.answers,)
+    )
     return (1 - weight) * cited + weight * covered
 
 
@@ -240,7 +243,7 @@ def _reference(
 ) -> float:
     del spans
     return max(
-        scoring.matches_reference(answer, value, paper_rule=settings.paper_rule)
+        (paper if settings.paper_rule else scoring).matches_reference(answer, value)
         for value in truth.answers
     )
 
@@ -251,7 +254,8 @@ def _is_ranking(answer: str, truth: GroundTruth, settings: RewardSettings) -> fl
 
 
 def _is_cited(answer: str, truth: GroundTruth, settings: RewardSettings) -> float:
-    return citation_format(answer, truth.grades, paper_rule=settings.paper_rule)
+    rule = paper.citation_format if settings.paper_rule else citation_format
+    return rule(answer, truth.grades)
 
 
 _RECALL = Category(0.9, 5, "standard", 2, _value, is_value)

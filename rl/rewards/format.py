@@ -23,16 +23,14 @@ def format_score(text: str) -> float:
     return float(bool(visible.partition(ANSWER)[2].strip()))
 
 
-def citation_format(answer: str, grades: Mapping[str, int], *, paper_rule: bool = False) -> float:
-    """Return 1 if the answer cites at least one `[N]` and holds some text besides.
+def citation_format(answer: str, grades: Mapping[str, int]) -> float:
+    """Return 1 if the answer cites at least one document and has some other text.
 
-    By our rule one of the ids must be a document's, and the text a letter or digit at least.
+    Our guards beside the paper's rule (`tasks/scoring/paper.py`): a cited id must be a document's,
+    and the other text must hold a letter or digit.
     """
-    ids = cited_ids(answer, paper_rule=paper_rule)
-    if not paper_rule:
-        ids = [name for name in ids if name in grades]
-    text = without_citations(answer, paper_rule=paper_rule).strip()
-    return float(bool(ids) and (bool(text) if paper_rule else any(map(str.isalnum, text))))
+    cites = any(name in grades for name in cited_ids(answer))
+    return float(cites and any(map(str.isalnum, without_citations(answer))))
 
 
 def ranking_format(answer: str, grades: Mapping[str, int]) -> float:

@@ -1,7 +1,7 @@
 """Scores of an answer: text in, float out. Rewards and metrics use the same functions.
 
-Candidates in a list are scored in `scoring_candidates.py`, ids in `scoring_ids.py`, mathematics in
-`scoring_math.py`.
+`candidates.py` scores choices among the candidates of a list, `ids.py` rankings and citations,
+`mathematics.py` expressions; `paper.py` has the paper's own rules.
 """
 
 import re
@@ -35,23 +35,21 @@ def extract_answer(response: str) -> str:
     return answer.strip() if found else ""
 
 
-def contains_value(answer: str, value: str, *, paper_rule: bool = False) -> float:
+def contains_value(answer: str, value: str) -> float:
     """Return 1 if the answer contains the value, case-sensitive.
 
     The paper's rule is a plain substring test (arXiv 2604.09494, appendix D.3). Ours differs where
-    that rewards gaming or luck, and `paper_rule` brings the paper's back:
+    that rewards gaming or luck:
 
     * a blank value scores 0 (the empty string is a substring of everything);
     * the value must stand alone: not inside a longer run of letters and digits, and a number not
       inside another one (12 is neither in -12 nor in 12.5);
-    * an answer that also offers another candidate scores 0, candidates being the words like the
-      value: as long as it, and numbers where it is one, else words of mixed letters and digits or
-      mixed case (ordinary words are none);
+    * an answer that also offers another candidate scores 0. Candidates are as long as the value;
+      they are numbers if the value is one, otherwise words that mix letters and digits or mix
+      cases (ordinary words are not candidates);
     * an answer of more than MAX_ANSWER_WORDS words scores 0 (twice the value's words for a long
-      value); words end at anything but a letter or digit, so no joint hides a list.
+      value). Anything but a letter or digit ends a word, so a list cannot hide as one word.
     """
-    if paper_rule:
-        return float(value in answer)
     words = _WORD.findall(answer)
     if not value.strip() or is_lengthy(answer, value):
         return 0.0
@@ -113,14 +111,14 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", text).split())
 
 
-def is_equal_normalised(answer: str, reference: str, *, paper_rule: bool = False) -> float:
+def is_equal_normalised(answer: str, reference: str) -> float:
     """Return 1 if the two have the same normal form.
 
-    Guard: where nothing is left of the reference (a label such as "A"), the bare texts are
-    compared, so that an empty answer is right for none.
+    Our guard: if normalising leaves nothing of the reference (a label such as "A"), the bare texts
+    are compared, so that an empty answer is never right.
     """
     wanted = normalise(reference)
-    if wanted or paper_rule:
+    if wanted:
         return float(normalise(answer) == wanted)
     return exact_match(answer.lower(), reference.lower())
 
@@ -132,7 +130,7 @@ _LISTING = re.compile(r"[,;/|\n](?!\d)")
 _SEVERAL = frozenset(("and", "but", "either", "neither", "nor", "not", "or"))
 
 
-def matches_reference(answer: str, reference: str, *, paper_rule: bool = False) -> float:
+def matches_reference(answer: str, reference: str) -> float:
     """Return 1 if one of the normalised texts contains the other (short answers to questions).
 
     arXiv 2604.09494, appendix D.3. Our guards:
@@ -149,8 +147,6 @@ def matches_reference(answer: str, reference: str, *, paper_rule: bool = False) 
       no, or another number as long as a reference that is one.
     """
     given, wanted = normalise(answer), normalise(reference)
-    if paper_rule:
-        return float(given in wanted or wanted in given)
     if not given or not wanted or is_lengthy(answer, reference):
         return 0.0
     if given == wanted:

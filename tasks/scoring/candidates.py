@@ -11,12 +11,9 @@ from tasks.scoring.answers import exact_match, is_lengthy
 _WORD = re.compile(r"[^\W_]+")
 # An "A" before a word in lower case is an article, but for words that go on about an option.
 _ARTICLE = re.compile(r"\bA(?=\s+(?!(?:is|or|and|because|since|as)\b)[a-z])")
-_END_PUNCTUATION = " .,;:!?"
 
 
-def chosen_letter(
-    answer: str, letter: str, options: Mapping[str, str], *, paper_rule: bool = False
-) -> float:
+def chosen_letter(answer: str, letter: str, options: Mapping[str, str]) -> float:
     """Return 1 if the answer chooses an option by its letter.
 
     The paper takes the first capital A to D anywhere (arXiv 2604.09494, appendix D.3), which makes
@@ -27,9 +24,6 @@ def chosen_letter(
     Args:
       options: the options' texts by letter; empty means A to D without texts.
     """
-    if paper_rule:
-        first = re.search("[A-D]", answer)
-        return float(first is not None and first[0] == letter)
     letters = list(options) or list("ABCD")
     for name in letters:
         if exact_match(answer.upper(), name.upper()):
@@ -44,37 +38,22 @@ def chosen_letter(
     return float({name for name in letters if name in words} == {letter})
 
 
-def majority(
-    answer: str, option: Sequence[str], others: Sequence[str], *, paper_rule: bool = False
-) -> float:
+def majority(answer: str, option: Sequence[str], others: Sequence[str]) -> float:
     """Return 1 if the answer names the winning option, or gives an identifier of it.
 
-    The paper's rule: lower-cased and without end punctuation the answer is the option or its
-    identifier, contains the option as words, or begins or ends with the identifier. Ours: the
-    only option that is named is this one, or where none is named in full, the only one whose
-    identifier occurs, in at most MAX_ANSWER_WORDS words; so listing the options scores 0.
+    The paper accepts an answer that names other options too (`paper.majority`). Ours must name
+    this option only or, if it names none in full, hold the identifier of this one only, in at most
+    MAX_ANSWER_WORDS words; so listing the options scores 0.
 
     Args:
       option: its name, then its identifiers.
       others: names of the other options; the identifier is the last word.
     """
-    if paper_rule:
-        text, name = answer.lower().strip(_END_PUNCTUATION), option[0].lower()
-        last = _last_word(name)
-        words = text.split()
-        named = _spaced(name) in _spaced(text)
-        return float(text in (name, last) or named or last in words[:1] + words[-1:])
     right, wrong = _votes(answer, [option], others)
     return float(right == 1 and wrong == 0)
 
 
-def top_votes(
-    answer: str,
-    options: Sequence[Sequence[str]],
-    others: Sequence[str],
-    *,
-    paper_rule: bool = False,
-) -> float:
+def top_votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str]) -> float:
     """Return max(0, (right - wrong) / N) over the options named (arXiv 2604.09494, D.3).
 
     The paper counts an option by its name or its last word. Ours counts identifiers only where no
@@ -86,16 +65,9 @@ def top_votes(
       options: the N right ones, each with its name and then its identifiers.
       others: names of the wrong ones; the identifier is the last word.
     """
-    if paper_rule:
-        text = _spaced(answer.lower())
-        right = sum(any(_spaced(a.lower()) in text for a in aliases) for aliases in options)
-        wrong = sum(
-            any(_spaced(a.lower()) in text for a in (name, _last_word(name))) for name in others
-        )
-    else:
-        right, wrong = _votes(answer, options, others)
-        if is_listing(wrong, len(others)):
-            return 0.0
+    right, wrong = _votes(answer, options, others)
+    if is_listing(wrong, len(others)):
+        return 0.0
     return max(0.0, right - wrong) / max(1, len(options))
 
 
@@ -112,22 +84,20 @@ def _votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str])
     right, wrong = right & everything, wrong & everything
     if everything:
         return len(right), len(wrong)
-    text = _spaced(answer.lower())
+    text = spaced(answer.lower())
     found = {
-        alias.lower() for aliases in options for alias in aliases if _spaced(alias.lower()) in text
+        alias.lower() for aliases in options for alias in aliases if spaced(alias.lower()) in text
     }
     taken = {alias.lower() for aliases in options for alias in aliases}
     wrong = {
         name
         for name in others
-        if (last := _last_word(name).lower()) not in taken and _spaced(last) in text
+        if (last := last_word(name).lower()) not in taken and spaced(last) in text
     }
     return sum(any(a.lower() in found for a in aliases) for aliases in options), len(wrong)
 
 
-def several_values(
-    answer: str, parts: Sequence[Sequence[str]], wrong: Sequence[str], *, paper_rule: bool = False
-) -> float:
+def several_values(answer: str, parts: Sequence[Sequence[str]], wrong: Sequence[str]) -> float:
     """Return max(0, (hits - wrong) / expected): several values are asked for (multi_niah).
 
     The paper's rule counts substrings (arXiv 2604.09494, appendix D.3). Ours: whole words, in their
@@ -138,18 +108,14 @@ def several_values(
       parts: aliases of each value asked for.
       wrong: values of the context that are not asked for.
     """
-    if paper_rule:
-        hits = sum(any(value in answer for value in aliases) for aliases in parts)
-        misses = sum(value in answer for value in wrong)
-    else:
-        if is_lengthy(answer, *(aliases[0] for aliases in parts)):
-            return 0.0
-        text = _spaced(answer)
-        hits = sum(any(_occurs(value, text) for value in aliases) for aliases in parts)
-        misses = sum(_occurs(value, text) for value in wrong)
-        if is_listing(misses, len(wrong)):
-            return 0.0
-    return min(1.0, max(0.0, hits - misses) / max(1, len(parts)))
+    if is_lengthy(answer, *(aliases[0] for aliases in parts)):
+        return 0.0
+    text = spaced(answer)
+    hits = sum(any(_occurs(value, text) for value in aliases) for aliases in parts)
+    misses = sum(_occurs(value, text) for value in wrong)
+    if is_listing(misses, len(wrong)):
+        return 0.0
+    return max(0.0, hits - misses) / max(1, len(parts))
 
 
 def is_listing(given: int, candidates: int) -> bool:
@@ -159,24 +125,25 @@ def is_listing(given: int, candidates: int) -> bool:
 
 def _named(text: str, names: Collection[str]) -> set[str]:
     """Return the names that occur as words, in any case, each place counted for the longest."""
-    spaced, found = _spaced(text.lower()), set()
+    rest, found = spaced(text.lower()), set()
     for name in sorted(names, key=len, reverse=True):
-        wanted = _spaced(name.lower())
-        if wanted.strip() and wanted in spaced:
+        wanted = spaced(name.lower())
+        if wanted.strip() and wanted in rest:
             found.add(name)
-            spaced = spaced.replace(wanted, "  ")
+            rest = rest.replace(wanted, "  ")
     return found
 
 
-def _spaced(text: str) -> str:
+def spaced(text: str) -> str:
     """Return the words of a text with a space around each, so that `in` finds whole words."""
     return "".join(f" {word} " for word in _WORD.findall(text))
 
 
-def _occurs(value: str, spaced: str) -> bool:
-    wanted = _spaced(value)
-    return bool(wanted) and wanted in spaced
+def _occurs(value: str, text: str) -> bool:
+    wanted = spaced(value)
+    return bool(wanted) and wanted in text
 
 
-def _last_word(name: str) -> str:
+def last_word(name: str) -> str:
+    """Return the last word of a name: the identifier of an option."""
     return name.split()[-1] if name.split() else name

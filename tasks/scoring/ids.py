@@ -15,7 +15,6 @@ MAX_IDS_PER_SPAN = 3
 
 _MARKS = re.compile(r"document|passage|doc|id|[\[\](){}<:#*`\"']")
 _CITED = re.compile(r"\[([0-9, ]{1,40})\]")
-_ONE_CITED = re.compile(r"\[(\d+)\]")
 
 
 def ranked_ids(answer: str) -> list[str]:
@@ -60,44 +59,49 @@ def valid_share(ranking: Collection[str], grades: Mapping[str, int]) -> float:
     return len(known.keys() & set(ranking)) / max(1, len(known))
 
 
-def cited_ids(text: str, *, paper_rule: bool = False) -> list[str]:
-    """Return the distinct ids cited as "[3]", by ours also as "[3, 4]", in their order."""
-    if paper_rule:
-        return list(dict.fromkeys(_ONE_CITED.findall(text)))
+def cited_ids(text: str) -> list[str]:
+    """Return the distinct ids cited as "[3]" or "[3, 4]", in their order."""
     groups = _CITED.findall(text)
     return list(dict.fromkeys(name for group in groups for name in re.findall("[0-9]+", group)))
 
 
-def without_citations(text: str, *, paper_rule: bool = False) -> str:
+def without_citations(text: str) -> str:
     """Return the text with every citation replaced by a space."""
-    return (_ONE_CITED if paper_rule else _CITED).sub(" ", text)
+    return _CITED.sub(" ", text)
 
 
-def citation_f1(
-    answer: str, spans: Iterable[str], grades: Mapping[str, int], *, paper_rule: bool = False
-) -> float:
-    """Return the F1 of the cited documents against those that hold an answer.
+def citation_f1(answer: str, spans: Iterable[str], grades: Mapping[str, int]) -> float:
+    """Return the F1 of the cited documents against the documents that hold an answer.
 
-    A cited id weighs 1 where a recall span shows it too, else 1/2. Recall = min(m, weight of the
-    right ones) / m with m = min(5, documents with an answer), precision = weight of the right ones
-    over the weight of all (arXiv 2604.09494, appendix D.3). Our guards:
+    The formula is `weighted_citation_f1`. Our guards:
 
     * citing more than half of the wrong documents scores 0: that is citing everything;
-    * a span backs at most MAX_IDS_PER_SPAN ids, one with more is a copy of the whole context.
+    * a span with more than MAX_IDS_PER_SPAN ids backs none: it is a copy of the whole context.
     """
-    cited = cited_ids(answer, paper_rule=paper_rule)
+    cited = cited_ids(answer)
+    distractors = {name for name, grade in grades.items() if grade <= 0}
+    if is_listing(len(distractors & set(cited)), len(distractors)):
+        return 0.0
+    shown: set[str] = set()
+    for span in spans:
+        ids = cited_ids(span)
+        shown.update(ids if len(ids) <= MAX_IDS_PER_SPAN else ())
+    return weighted_citation_f1(cited, shown, grades)
+
+
+def weighted_citation_f1(
+    cited: Sequence[str], shown: Collection[str], grades: Mapping[str, int]
+) -> float:
+    """Return the F1 of distinct cited ids; one that no recall span shows has half the weight.
+
+    Recall = min(m, weight of the right ids) / m with m = min(5, documents that hold an answer);
+    precision = weight of the right ids / weight of all (arXiv 2604.09494, appendix D.3). 0 where no
+    cited id is right.
+    """
     right = {name for name in cited if grades.get(name, 0) > 0}
     relevant = sum(grade > 0 for grade in grades.values())
     if not right:
         return 0.0
-    if not paper_rule:
-        distractors = grades.keys() - {name for name, grade in grades.items() if grade > 0}
-        if is_listing(len(distractors & set(cited)), len(distractors)):
-            return 0.0
-    shown: set[str] = set()
-    for span in spans:
-        ids = cited_ids(span, paper_rule=paper_rule)
-        shown.update(ids if paper_rule or len(ids) <= MAX_IDS_PER_SPAN else ())
     weights = {name: 1.0 if name in shown else 0.5 for name in cited}
     weight = sum(weights[name] for name in right)
     needed = min(ENOUGH, relevant)
@@ -105,25 +109,20 @@ def citation_f1(
     return 2 * precision * recall / (precision + recall)
 
 
-def answer_coverage(
-    answer: str, parts: Sequence[Sequence[str]], *, paper_rule: bool = False
-) -> float:
-    """Return min(5, answers given) / min(5, answers there are), citations taken away.
+def answer_coverage(answer: str, parts: Sequence[Sequence[str]]) -> float:
+    """Return min(5, answers given) / min(5, answers there are); citations are removed first.
 
-    An answer is given where one of its aliases, normalised, is in the text: as a substring by the
-    paper's rule, as words by ours. Guards of ours: an alias of which normalising leaves nothing is
-    never given, and an answer of more than MAX_ANSWER_WORDS words for each of the answers, and for
-    five at least, scores 0: it is a copy of the context.
+    An answer is given if the text has one of its aliases, both normalised, as whole words (a
+    substring by the paper's rule, arXiv 2604.09494, appendix D.3). Our guards: an alias is never
+    given if normalising leaves nothing of it; an answer of more than MAX_ANSWER_WORDS words for
+    each of the answers (of five at least) scores 0, because it is a copy of the context.
     """
-    text = normalise(without_citations(answer, paper_rule=paper_rule))
-    if paper_rule:
-        given = sum(any(normalise(alias) in text for alias in aliases) for aliases in parts)
-    else:
-        if is_lengthy(text, *(aliases[0] for aliases in parts), *[""] * (ENOUGH - len(parts))):
-            return 0.0
-        words = f" {text} "
-        given = sum(
-            any((wanted := normalise(alias)) and f" {wanted} " in words for alias in aliases)
-            for aliases in parts
-        )
+    text = normalise(without_citations(answer))
+    if is_lengthy(text, *(aliases[0] for aliases in parts), *[""] * (ENOUGH - len(parts))):
+        return 0.0
+    words = f" {text} "
+    given = sum(
+        any((wanted := normalise(alias)) and f" {wanted} " in words for alias in aliases)
+        for aliases in parts
+    )
     return min(ENOUGH, given) / max(1, min(ENOUGH, len(parts)))

@@ -70,7 +70,7 @@ def final_expression(answer: str, reference: str = "") -> str:
 _RELATIONS = re.compile(r"\\(?:approx|sim|simeq|neq|ne|not)(?![a-z])|\u2248|\u2260")
 
 
-def equal_expressions(answer: str, reference: str, *, paper_rule: bool = False) -> float:
+def equal_expressions(answer: str, reference: str) -> float:
     """Return 1 if the answer's final expression equals the reference mathematically.
 
     The paper tests whether the reference is a substring of the first `\\boxed{}`
@@ -79,9 +79,6 @@ def equal_expressions(answer: str, reference: str, *, paper_rule: bool = False) 
     expression of more than MAX_EXPRESSION characters, or that takes more than LIMIT_SECONDS,
     scores 0. Plain numbers are compared here, exactly, without math-verify.
     """
-    if paper_rule:
-        boxes = boxed(answer)
-        return float(bool(boxes) and reference in boxes[0])
     inner = boxed(reference)
     reference = (inner[0] if inner else reference).strip().strip("$").strip()
     expression = final_expression(answer, reference)
@@ -99,9 +96,7 @@ def equal_expressions(answer: str, reference: str, *, paper_rule: bool = False) 
     return _verified(reference, expression)
 
 
-def chosen_option(
-    answer: str, letter: str, options: Mapping[str, str], *, paper_rule: bool = False
-) -> float:
+def chosen_option(answer: str, letter: str, options: Mapping[str, str]) -> float:
     """Return 1 if the answer chooses an option by its letter or by its text.
 
     The paper tests whether the letter or the text is a substring of the first `\\boxed{}`
@@ -110,9 +105,6 @@ def chosen_option(
     Several different boxes score 0.
     """
     boxes = boxed(answer)
-    text = options.get(letter, "")
-    if paper_rule:
-        return float(bool(boxes) and (letter in boxes[0] or (bool(text) and text in boxes[0])))
     if len(set(boxes)) > 1:
         return 0.0
     given = _TEXT.sub(r" \1 ", boxes[0] if boxes else answer).replace("$", " ").strip()
@@ -163,7 +155,7 @@ class _Worker:
                 self.stop()
         if not ready:
             raise RuntimeError(
-                "math-verify does not start; see why with python -m tasks.math_worker, "
+                "math-verify does not start; see why with python -m tasks.scoring.math_worker, "
                 "or install it: pip install math-verify"
             )
 

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.scoring import paper
 from tasks.scoring.answers import (
     contains_value,
     exact_match,
@@ -70,7 +71,7 @@ def test_an_answer_may_wrap_and_repeat_the_value(answer):
 )
 def test_gaming_and_lucky_answers_score_only_by_the_papers_rule(answer, value, papers):
     assert contains_value(answer, value) == 0.0
-    assert contains_value(answer, value, paper_rule=True) == papers
+    assert paper.contains_value(answer, value) == papers
 
 
 @pytest.mark.parametrize("answer", ["12", "$x = 12$", "It is 12.", "(12)", "key 12: zZ1zZ1", "12;"])
@@ -96,7 +97,7 @@ def test_a_long_value_may_be_given_in_full():
 def test_our_rule_is_never_more_generous_than_the_papers(answer, value):
     ours = contains_value(answer, value)
     assert ours in (0.0, 1.0)
-    assert ours <= contains_value(answer, value, paper_rule=True)
+    assert ours <= paper.contains_value(answer, value)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_token_f1_is_symmetric(first, second):
 )
 def test_labels_are_equal_after_normalising(answer, label, ours, papers):
     assert is_equal_normalised(answer, label) == ours
-    assert is_equal_normalised(answer, label, paper_rule=True) == papers
+    assert paper.is_equal_normalised(answer, label) == papers
 
 
 @pytest.mark.parametrize(
@@ -205,14 +206,14 @@ def test_labels_are_equal_after_normalising(answer, label, ours, papers):
 )
 def test_short_answers_contain_the_reference_or_a_fair_part_of_it(answer, reference, ours, papers):
     assert matches_reference(answer, reference) == ours
-    assert matches_reference(answer, reference, paper_rule=True) == papers
+    assert paper.matches_reference(answer, reference) == papers
 
 
 @settings(deadline=None)
 @given(st.text("abe th1.", max_size=30), st.text("abe th1.", max_size=12))
 def test_a_match_of_ours_is_one_of_the_papers(answer, reference):
     ours = matches_reference(answer, reference)
-    assert ours <= matches_reference(answer, reference, paper_rule=True)
+    assert ours <= paper.matches_reference(answer, reference)
 
 
 def test_scripts_without_spaces_are_bounded_by_characters():

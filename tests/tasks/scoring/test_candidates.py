@@ -1,5 +1,6 @@
 import pytest
 
+from tasks.scoring import paper
 from tasks.scoring.candidates import chosen_letter, majority, several_values, top_votes
 
 OPTIONS = {"A": "A man went home", "B": "the dog", "C": "A cat", "D": "D. Boone"}
@@ -34,7 +35,7 @@ OTHERS = ["Mill Road", "Oak Avenue", "Elm Street North", "Option 12"]
 def test_the_letter_stands_alone_and_is_the_only_one(answer, letter, papers):
     for name in "ABCD":
         assert chosen_letter(answer, name, OPTIONS) == (name == letter)
-        assert chosen_letter(answer, name, OPTIONS, paper_rule=True) == (name == papers)
+        assert paper.chosen_letter(answer, name, OPTIONS) == (name == papers)
 
 
 def test_without_options_the_letters_are_a_to_d():
@@ -63,7 +64,7 @@ def test_without_options_the_letters_are_a_to_d():
 )
 def test_the_majority_is_the_only_option_named(answer, ours, papers):
     assert majority(answer, VOTES[0], OTHERS) == ours
-    assert majority(answer, VOTES[0], OTHERS, paper_rule=True) == papers
+    assert paper.majority(answer, VOTES[0], OTHERS) == papers
 
 
 @pytest.mark.parametrize(
@@ -86,13 +87,13 @@ def test_the_majority_is_the_only_option_named(answer, ours, papers):
 )
 def test_top_votes_count_right_less_wrong(answer, ours, papers):
     assert top_votes(answer, VOTES, OTHERS) == pytest.approx(ours)
-    assert top_votes(answer, VOTES, OTHERS, paper_rule=True) == pytest.approx(papers)
+    assert paper.top_votes(answer, VOTES, OTHERS) == pytest.approx(papers)
 
 
 def test_listing_few_wrong_options_with_all_right_ones_scores_by_the_papers_rule_only():
     answer = "Elm Street, Harbor Lane, Option 7, Mill Road"
     assert top_votes(answer, VOTES, OTHERS[:1]) == 0.0
-    assert top_votes(answer, VOTES, OTHERS[:1], paper_rule=True) == pytest.approx(2 / 3)
+    assert paper.top_votes(answer, VOTES, OTHERS[:1]) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -114,13 +115,13 @@ def test_listing_few_wrong_options_with_all_right_ones_scores_by_the_papers_rule
 def test_several_values_count_hits_less_wrong_ones(answer, ours, papers):
     parts, wrong = [("1234567",), ("7654321",)], ["5555555", "6666666", "8888888"]
     assert several_values(answer, parts, wrong) == pytest.approx(ours)
-    assert several_values(answer, parts, wrong, paper_rule=True) == pytest.approx(papers)
+    assert paper.several_values(answer, parts, wrong) == pytest.approx(papers)
 
 
 def test_listing_the_few_wrong_values_too_scores_by_the_papers_rule_only():
     parts, wrong = [("11",), ("22",), ("33",), ("44",)], ["55"]
     assert several_values("11 22 33 44 55", parts, wrong) == 0.0
-    assert several_values("11 22 33 44 55", parts, wrong, paper_rule=True) == 0.75
+    assert paper.several_values("11 22 33 44 55", parts, wrong) == 0.75
 
 
 def test_values_keep_their_case_and_a_part_counts_once():

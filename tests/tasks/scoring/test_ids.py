@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.scoring import paper
 from tasks.scoring.ids import answer_coverage, citation_f1, cited_ids, ndcg, ranked_ids, valid_share
 
 
@@ -86,7 +87,7 @@ def test_the_share_of_valid_ids_counts_each_once():
 )
 def test_citations_are_read_once_each(text, ours, papers):
     assert cited_ids(text) == ours
-    assert cited_ids(text, paper_rule=True) == papers
+    assert paper.cited_ids(text) == papers
 
 
 GRADES = {str(n): int(n <= 3) for n in range(1, 21)}
@@ -114,7 +115,7 @@ GRADES = {str(n): int(n <= 3) for n in range(1, 21)}
 )
 def test_citation_f1_by_hand(answer, spans, f1):
     assert citation_f1(answer, spans, GRADES) == pytest.approx(f1)
-    assert citation_f1(answer, spans, GRADES, paper_rule=True) == pytest.approx(f1)
+    assert paper.citation_f1(answer, spans, GRADES) == pytest.approx(f1)
 
 
 def test_five_backed_citations_are_full_recall():
@@ -131,7 +132,7 @@ def test_citing_every_document_scores_by_the_papers_rule_only():
     everything = " ".join(f"[{n}]" for n in range(1, 11))
     assert citation_f1(everything, [], grades) == 0.0
     # Recall 3.5 of 5, precision 7 of 10: as good as honest work.
-    assert citation_f1(everything, [], grades, paper_rule=True) == pytest.approx(0.7)
+    assert paper.citation_f1(everything, [], grades) == pytest.approx(0.7)
     assert citation_f1("[1][2][3][4][5][8]", [], grades) > 0.5
 
 
@@ -139,7 +140,7 @@ def test_a_span_of_the_whole_context_backs_no_citation():
     context = " ".join(f"Document [{n}](Title: t): text" for n in range(1, 21))
     answer = "a [1] b [2] c [3]"
     assert citation_f1(answer, [context], GRADES) == pytest.approx(2 / 3)
-    assert citation_f1(answer, [context], GRADES, paper_rule=True) == 1.0
+    assert paper.citation_f1(answer, [context], GRADES) == 1.0
 
 
 PARTS = [("Paris", "Lutetia"), ("New York",), ("The",)]
@@ -160,7 +161,7 @@ PARTS = [("Paris", "Lutetia"), ("New York",), ("The",)]
 )
 def test_coverage_by_hand(answer, ours, papers):
     assert answer_coverage(answer, PARTS) == pytest.approx(ours)
-    assert answer_coverage(answer, PARTS, paper_rule=True) == pytest.approx(papers)
+    assert paper.answer_coverage(answer, PARTS) == pytest.approx(papers)
 
 
 def test_five_of_many_answers_cover_enough():

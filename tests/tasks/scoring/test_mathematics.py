@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tasks.scoring import mathematics
+from tasks.scoring import mathematics, paper
 from tasks.scoring.mathematics import boxed, chosen_option, equal_expressions, final_expression
 
 
@@ -74,7 +74,7 @@ def test_signs_of_the_reference_stay():
 )
 def test_mathematical_equality(answer, reference, ours, papers):
     assert equal_expressions(answer, reference) == ours
-    assert equal_expressions(answer, reference, paper_rule=True) == papers
+    assert paper.equal_expressions(answer, reference) == papers
 
 
 def test_endless_powers_are_stopped_and_the_next_question_is_answered(monkeypatch):
@@ -167,7 +167,7 @@ OPTIONS = {"A": "12", "B": r"$\frac{1}{2}$", "C": "0.25", "D": "(1, 2]"}
 def test_an_option_is_chosen_by_letter_or_text(answer, letter, papers):
     for name in OPTIONS:
         assert chosen_option(answer, name, OPTIONS) == (name == letter)
-        assert chosen_option(answer, name, OPTIONS, paper_rule=True) == (name in papers)
+        assert paper.chosen_option(answer, name, OPTIONS) == (name in papers)
 
 
 def test_an_empty_answer_chooses_no_option_whatever_is_left_of_its_text():
