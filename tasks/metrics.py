@@ -10,7 +10,6 @@ from typing import Any
 from tasks.names import CATEGORIES
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL
 from tasks.scoring import answers, candidates, ids, mathematics
-from tasks.suites.task import SuiteTask
 
 Truth = Mapping[str, Any]
 MetricFunction = Callable[[Sequence[Truth], Sequence[str]], dict[str, float]]
@@ -131,11 +130,6 @@ def metric_functions(dataset: str) -> list[MetricFunction]:
     return [means]
 
 
-def answer_metrics(targets: Sequence[Truth], predictions: Sequence[str]) -> dict[str, float]:
-    """Return exact match and containment of the final answers, in percent."""
-    return _means(_value, targets, predictions)
-
-
 def _means(
     scores: Scores, targets: Sequence[Truth], predictions: Sequence[str]
 ) -> dict[str, float]:
@@ -145,12 +139,3 @@ def _means(
     ]
     names = rows[0] if rows else ()
     return {name: 100 * sum(row[name] for row in rows) / len(rows) for name in names}
-
-
-def suite_metrics(
-    task: SuiteTask, targets: Sequence[Truth], predictions: Sequence[str]
-) -> dict[str, float]:
-    """Return a suite's own metrics of whole responses."""
-    return task.aggregate(
-        [task.score(p, truth) for truth, p in zip(targets, predictions, strict=True)]
-    )

@@ -10,21 +10,19 @@ import seqio
 import tensorflow as tf
 
 from tasks import metrics
-from tasks.feature_converters import FLAGS
 from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.prompts.record import Record
 from tasks.prompts.seqio_vocabulary import RecallVocabulary
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
-from tasks.suites.registry import suite_tasks
-from tasks.suites.task import SuiteTask, task_at
 
 # The mixture of places: which example of which data set comes when, none of them made yet. The
 # names of its tasks begin so that no cache of "recallm_.*" has them.
 ORDER = f"order_of_{MIXTURE}"
 # Training never runs out: an example is a function of its index. A cache holds as many as asked.
 NUM_TRAIN = 2**31 - 1
+_FLAGS = ("copyable", "span_start", "span_end")
 _STRINGS = ("example_id", "dataset", "prompt", "ground_truth")
 # What a mixture's `get_dataset` has to be asked for beside the output features.
 PASSTHROUGH = ("offsets", *_STRINGS)
@@ -111,50 +109,6 @@ def only_rows(
     return chosen.map(lambda _, example: example)
 
 
-def register_suite(
-    tokenizer: Tokenizer,
-    settings: TaskSettings,
-    names: Sequence[str],
-    *,
-    lengths: Sequence[int],
-    num_examples: int,
-    seed: int,
-) -> tuple[str, ...]:
-    """Register tasks of evaluation suites, such as "ruler_vt_4k"; return their names.
-
-    Their split is "validation", their metrics are the suite's own. Registering
-    again is as with `register`.
-
-    Args:
-      names: suites, or single tasks, of `tasks/suites/registry.py`.
-
-    Raises:
-      TaskInputError: an unknown name.
-    """
-    wanted = (tokenizer.to_json(), settings, num_examples, seed)
-    registered = []
-    for task in suite_tasks(names):
-        for length in lengths:
-            name = task_at(task.name, length)
-            registered.append(name)
-            if _must_register(name, wanted):
-                arguments = (tokenizer, settings, length, num_examples, seed)
-                make = functools.partial(_suite_record, task, arguments)
-                scored = [functools.partial(metrics.suite_metrics, task)]
-                _add(name, tokenizer, make, "validation", num_examples, scored)
-    return tuple(registered)
-
-
-def _suite_record(task: SuiteTask, arguments: tuple, index: int) -> Record:
-    return _suite_records(task, arguments)[index]
-
-
-# The examples of a task are made together, once.
-@functools.lru_cache(maxsize=1)
-def _suite_records(task: SuiteTask, arguments: tuple) -> list[Record]:
-    return task.records(*arguments)
-
-
 def _must_register(name: str, wanted: object, registry=seqio.TaskRegistry) -> bool:
     """Return whether a name must be registered, once the registry has room for it."""
     if _registered.get(name) == wanted:
@@ -181,7 +135,7 @@ def _add(name, tokenizer, make_record, split, num_examples, metric_fns) -> None:
             functools.partial(_made, make=make, given="index"),
             seqio.CacheDatasetPlaceholder(),
         ],
-        output_features={"inputs": tokens, "targets": tokens, **dict.fromkeys(FLAGS, flag)},
+        output_features={"inputs": tokens, "targets": tokens, **dict.fromkeys(_FLAGS, flag)},
         postprocess_fn=_postprocess,
         metric_fns=metric_fns,
     )
@@ -226,7 +180,7 @@ def _postprocess(decoded, example=None, is_target=False):
     return json.loads(example["ground_truth"].decode()) if is_target else decoded
 
 
-_ARRAYS = ("inputs", "targets", *FLAGS, "offsets")
+_ARRAYS = ("inputs", "targets", *_FLAGS, "offsets")
 _DTYPES = [tf.int32] * len(_ARRAYS) + [tf.string] * len(_STRINGS)
 
 

@@ -1,8 +1,7 @@
-"""The SeqIO face of the tasks: equal to the plain functions, padded, mixed, scored."""
+"""The SeqIO face of the tasks: equal to the plain functions, mixed, scored."""
 
 import collections
 
-import numpy as np
 import pytest
 
 from recallm_jax.policy.setup import tiny_tokenizer
@@ -10,7 +9,6 @@ from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.prompts.record import to_json
 from tasks.prompts.settings import TaskSettings
-from tasks.suites.registry import find_task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKENIZER = tiny_tokenizer()
@@ -100,34 +98,12 @@ def test_parts_of_the_mixture_are_the_mixtures_own_examples(registered):
     )
 
 
-def test_the_converter_pads_and_counts_and_refuses_what_is_too_long(registered):
-    seqio, _ = registered
-    import tensorflow as tf
-
-    from tasks.feature_converters import RecallFeatureConverter, feature_lengths
-
-    task = seqio.get_mixture_or_task(train_task("retrieval"))
-    dataset = task.get_dataset(None, split="train", shuffle=False).take(1)
-    raw = next(dataset.as_numpy_iterator())
-    row = next(RecallFeatureConverter()(dataset, feature_lengths(410, 130)).as_numpy_iterator())
-    size, response = len(raw["inputs"]), len(raw["targets"])
-    assert row["prompt_length"] == size and row["response_length"] == response
-    np.testing.assert_array_equal(row["prompts"][:size], raw["inputs"])
-    np.testing.assert_array_equal(row["responses"][:response], raw["targets"])
-    for name in ("copyable", "span_start", "span_end"):
-        np.testing.assert_array_equal(row[name][:size], raw[name])
-        assert not row[name][size:].any() and row[name].shape == (410,)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 100; raise the length"):
-        next(RecallFeatureConverter()(dataset, feature_lengths(100, 130)).as_numpy_iterator())
-
-
 def test_the_metric_scores_the_final_answer(registered):
-    del registered
-    from tasks.metrics import answer_metrics
-
+    seqio, _ = registered
+    (metric,) = seqio.get_mixture_or_task(train_task("retrieval")).metric_fns
     targets = [{"answers": ["ab12"]}] * 4
     responses = ["x</think>\nAnswer: ab12", "Answer: 'ab12'.", "Answer: the value ab12", "ab12"]
-    scores = answer_metrics(targets, responses)
+    scores = metric(targets, responses)
     assert scores == {"exact_match": 50.0, "answer_contained": 75.0}
 
 
@@ -155,20 +131,3 @@ def test_other_settings_replace_what_stands_under_the_same_names(registered):
     ]
     current = {seqio.TaskRegistry.get(train_task(dataset)) for dataset in OPTIONS["rates"]}
     assert set(seqio.MixtureRegistry.get(MIXTURE).tasks) == current
-
-
-def test_suites_are_tasks_with_metrics_of_their_own(registered):
-    seqio, mixtures = registered
-    options = {"lengths": (1024,), "num_examples": 3, "seed": 0}
-    names = mixtures.register_suite(TOKENIZER, SETTINGS, ["ruler_niah_multikey_2"], **options)
-    assert names == ("ruler_niah_multikey_2_1k",)
-    assert mixtures.register_suite(TOKENIZER, SETTINGS, ["ruler_niah_multikey_2"], **options)
-    task = seqio.get_mixture_or_task(names[0])
-    dataset = task.get_dataset(None, split="validation", shuffle=False)
-    got = [mixtures.to_record(row) for row in dataset.as_numpy_iterator()]
-    expected = find_task("ruler_niah_multikey_2").records(TOKENIZER, SETTINGS, 1024, 3, 0)
-    assert [to_json(record) for record in got] == [to_json(record) for record in expected]
-    truths = [record.ground_truth for record in got]
-    (metric,) = task.metric_fns
-    responses = [f"It is {truths[0]['answers'][0]}.", "", "none"]
-    assert metric(truths, responses) == {"string_match_all": 33.33, "empty": 1.0}
