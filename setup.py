@@ -39,6 +39,7 @@ setup(
         "orbax-checkpoint>=0.11.30,<0.13",
         "rouge-score>=0.1.2,<0.2",
         "safetensors>=0.5,<1",
+        "scipy>=1.13,<2",
         "seqio>=0.0.20,<0.1",
         "tensorboard>=2.18,<3",
         "tensorflow>=2.18,<3",

@@ -11,13 +11,13 @@ as uneven a split by chance (the exact sign test; McNemar 1947).
 
 import collections
 import dataclasses
-import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 
 from recallm_jax.config.load import JobParser
-from recallm_jax.evaluation.summaries import Row, align, wilson_interval
+from recallm_jax.evaluation.statistics import mean_and_error, sign_test, wilson_interval
+from recallm_jax.evaluation.summaries import Row, align
 from recallm_jax.reporting.data import (
     POLICY_STAGES,
     Run,
@@ -88,9 +88,11 @@ def reward_table(settings: Settings) -> list[list[str]]:
         if found is None:
             lines.append([*cells, "too few steps", "", ""])
             continue
-        low, high = found.interval
+        interval = found.interval
         cells += [f"{found.first:.3f}", f"{found.last:.3f}"]
-        lines.append([*cells, f"{found.difference:+.3f} ({low:+.3f} to {high:+.3f})"])
+        lines.append(
+            [*cells, f"{found.difference:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"]
+        )
     return lines
 
 
@@ -142,13 +144,6 @@ def _exact_matches(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
     for row in rows:
         scores[row["task"], row["example_id"]].append(row["exact_match"])
     return {prompt: statistics.fmean(values) for prompt, values in scores.items()}
-
-
-def sign_test(gained: int, lost: int) -> float:
-    """Return the two-sided probability of so uneven a split of gains and losses by chance."""
-    n, fewer = gained + lost, min(gained, lost)
-    tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
-    return min(1.0, 2 * tail)
 
 
 def score_table(settings: Settings) -> list[list[str]]:
@@ -204,14 +199,7 @@ def mean_curve(
     for points in curves:
         for step, value in points:
             by_step.setdefault(step, []).append(float(value))
-    return [
-        (
-            step,
-            statistics.fmean(values),
-            statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0,
-        )
-        for step, values in sorted(by_step.items())
-    ]
+    return [(step, *mean_and_error(values)) for step, values in sorted(by_step.items())]
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ def _verdicts(run: Run) -> list[tuple[str, str, str, str]]:
 
 
 def _reward_verdict(title: str, moved: Change) -> tuple[str, str, str, str]:
-    low, high = moved.interval
+    interval = moved.interval
     if moved.within_noise:
         judgement, style = "within noise: the interval holds 0", ""
     else:
@@ -236,8 +236,8 @@ def _reward_verdict(title: str, moved: Change) -> tuple[str, str, str, str]:
     return (
         f"{title} reward",
         f"{moved.first:.3f} → {moved.last:.3f}",
-        f"{moved.difference:+.3f} [{low:+.3f}, {high:+.3f}] (95 %, Welch's t), first to last "
-        f"{moved.steps} steps; {judgement}",
+        f"{moved.difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}] (95 %, Welch's "
+        f"t), first to last {moved.steps} steps; {judgement}",
         style,
     )
 
@@ -281,12 +281,13 @@ def _reward_sentence(run: Run) -> str:
     moved = change([value for _, value in values])
     if moved is None:
         return f"{title} ran {len(values)} steps: too few to tell whether its reward changed."
-    low, high = moved.interval
+    interval = moved.interval
     thirds = (
         f"Mean reward of the first {moved.steps} steps {moved.first:.3f} ± "
         f"{moved.first_error:.3f}, of the last {moved.steps} {moved.last:.3f} ± "
         f"{moved.last_error:.3f} (standard errors); difference {moved.difference:+.3f}, 95 % "
-        f"interval {low:+.3f} to {high:+.3f} (Welch's t, {moved.freedom:.1f} degrees of freedom)."
+        f"interval {interval.low:+.3f} to {interval.high:+.3f} (Welch's t, "
+        f"{interval.freedom:.1f} degrees of freedom)."
     )
     if moved.within_noise:
         return (

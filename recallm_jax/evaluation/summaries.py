@@ -1,11 +1,11 @@
 """Summaries of an evaluation's rows: means, intervals, each task's metrics, and the table."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from recallm_jax.evaluation.statistics import wilson_interval
 from tasks.metrics import metric_functions
 from tasks.names import CATEGORIES, length_name
 from tasks.suites import registry
@@ -73,15 +73,6 @@ def overall_rows(summaries: Sequence[Row]) -> list[Row]:
                 fields = {"label": label, "suite": suite, "target_length": length, "mode": mode}
                 rows.append(fields | {"metrics": metrics})
     return rows
-
-
-def wilson_interval(successes: float, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion (Wilson 1927)."""
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 EXACT_MATCH = "exact_match"

@@ -7,12 +7,17 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from recallm_jax.evaluation.loop import MODES, read_rows
 from recallm_jax.evaluation.probe import SUMMARY as PROBE_SUMMARY
 from recallm_jax.evaluation.probe import read_summary
-from recallm_jax.evaluation.summaries import Row, wilson_interval
+from recallm_jax.evaluation.statistics import (
+    Number,
+    WelchInterval,
+    mean_and_error,
+    welch_interval,
+    wilson_interval,
+)
+from recallm_jax.evaluation.summaries import Row
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.metrics import FILE as METRICS_FILE
 from recallm_jax.runtime.metrics import read_metrics
@@ -205,6 +210,7 @@ class Change:
     Attributes:
       first, last: means; first_error, last_error: their standard errors.
       steps: in each third.
+      interval: the 95 % interval of the difference, by Student's t: few steps make it wide.
     """
 
     first: float
@@ -212,6 +218,7 @@ class Change:
     last: float
     last_error: float
     steps: int
+    interval: WelchInterval
 
     @property
     def difference(self) -> float:
@@ -219,48 +226,12 @@ class Change:
         return self.last - self.first
 
     @property
-    def error(self) -> float:
-        """Standard error of the difference."""
-        return math.hypot(self.first_error, self.last_error)
-
-    @property
-    def freedom(self) -> float:
-        """Degrees of freedom of the difference, between n - 1 and 2 (n - 1) (Welch 1947)."""
-        first, last = self.first_error**2, self.last_error**2
-        if first == last:
-            # Also where both are 0, and the quotient below means nothing.
-            return 2.0 * (self.steps - 1)
-        return (self.steps - 1) * (first + last) ** 2 / (first**2 + last**2)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the difference, by Student's t: few steps make it wide."""
-        half = t_quantile(self.freedom) * self.error
-        return self.difference - half, self.difference + half
-
-    @property
     def within_noise(self) -> bool:
         """Whether the interval holds 0."""
-        low, high = self.interval
-        return low <= 0 <= high
+        return self.interval.low <= 0 <= self.interval.high
 
 
-def t_quantile(freedom: float) -> float:
-    """Return the t that |T| exceeds with a chance of 5 %, T being Student's.
-
-    With T = sqrt(freedom) tan(a), the density of the angle a is that of cos(a)^(freedom - 1).
-
-    Args:
-      freedom: degrees of freedom, at least 1; need not be whole.
-    """
-    angles = np.linspace(0, np.pi / 2, 20_001)
-    density = np.maximum(np.cos(angles), 0) ** (freedom - 1)
-    chances = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-    angle = np.interp(0.95 * chances[-1], chances, angles)
-    return float(np.sqrt(freedom) * np.tan(angle))
-
-
-def change(*curves: Sequence[int | float]) -> Change | None:
+def change(*curves: Sequence[Number]) -> Change | None:
     """Compare the last third of a curve, or of several, with the first.
 
     Steps count as independent, which consecutive ones nearly are: each draws its own prompts.
@@ -273,15 +244,14 @@ def change(*curves: Sequence[int | float]) -> Change | None:
     first = [value for values in curves for value in values[: len(values) // 3]]
     last = [value for values in curves for value in values[-(len(values) // 3) :]]
     return Change(
-        first=statistics.fmean(first),
-        first_error=statistics.stdev(first) / math.sqrt(len(first)),
-        last=statistics.fmean(last),
-        last_error=statistics.stdev(last) / math.sqrt(len(last)),
+        *mean_and_error(first),
+        *mean_and_error(last),
         steps=len(first),
+        interval=welch_interval(first, last),
     )
 
 
-def curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, int | float]]:
+def curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, Number]]:
     """Return the (step, value) pairs of a metric, without those that are no finite number."""
     return [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
 

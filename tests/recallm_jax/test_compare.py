@@ -5,7 +5,6 @@ import json
 import statistics
 
 import pytest
-from scipy.stats import binomtest
 
 from recallm_jax import compare
 from recallm_jax.reporting.data import load_run
@@ -55,12 +54,6 @@ def test_prompts_of_different_seeds_with_the_same_id_count_each(tmp_path):
         assert found.n == 2 * len(of_one)
         assert found.share == pytest.approx(statistics.fmean(of_one))
         assert found.low <= found.share <= found.high
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (3, 0), (1, 1), (26, 8), (3, 24), (7, 8)])
-def test_the_sign_test_is_scipys(gained, lost):
-    expected = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    assert compare.sign_test(gained, lost) == pytest.approx(expected)
 
 
 def test_prompts_are_compared_with_themselves(tmp_path):
