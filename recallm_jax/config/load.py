@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from recallm_jax.config.fields import FIELDS, check_field, unknown_field
+from recallm_jax.config.reference import columns
 from recallm_jax.runtime.errors import UserError
 from tasks.errors import TaskInputError
 from tasks.suites.registry import suite_tasks
@@ -45,7 +46,10 @@ def parse_config(parser: JobParser, argv: Sequence[str]) -> tuple[argparse.Names
     Raises:
       UserError: an argument that neither knows, or a config that does not pass.
     """
-    parser.epilog = "--config=FILE.py[:variant] is required; --config.section.field=value overrides"
+    parser.epilog = (
+        "--config=FILE.py[:variant] is required; --config.FIELD=value overrides a field:\n\n"
+        f"{columns()}\n\ndocs/config.md lists them with their defaults."
+    )
     arguments, rest = parser.parse_known_args(list(argv))
     return arguments, load_config(rest)
 
