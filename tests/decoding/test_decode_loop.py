@@ -11,6 +11,7 @@ from decoding.decode_loop import SAMPLED, Limits, decode, start, step
 from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
+from tests.oracles.loops import for_each
 from tests.oracles.span_oracle import context_of, matches
 from tests.oracles.toy_decoding import (
     BOTH,
@@ -36,7 +37,7 @@ from tests.oracles.toy_policy import random_toy_policy
 
 
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
-@pytest.mark.parametrize("seed", range(2))
+@for_each("seed", range(2))
 def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed, rules):
     prompts = make_prompts(seed)
     decoded, index = sample_responses(span_loving_policy(seed), prompts, seed, rules=rules)

@@ -21,6 +21,7 @@ from recallm_jax.training import rollouts
 from recallm_jax.training.restore import placed_state, restore_policy
 from recallm_jax.training.stages import plan_stages
 from tests.oracles import even_tokens
+from tests.oracles.loops import for_each
 
 # TensorBoard's writer and Orbax warn about their own insides.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -251,7 +252,7 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
     assert "recall span 1" in out and "of the prompt: …" in out
 
 
-@pytest.mark.parametrize("seed", range(4))
+@for_each("seed", range(4))
 def test_a_spans_places_hold_its_text_to_the_character(seed):
     config = load_config([*CONFIG, f"--config.seed={seed}"])
     setup = set_up(config)

@@ -11,6 +11,7 @@ from tasks.datasets.aggregation import majority_sequence, top_sequence
 from tasks.generate import DRAFTS, record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
+from tests.oracles.loops import for_each
 from tests.oracles.task_checks import check_fit, check_record
 
 TOKENIZER = tiny_tokenizer()
@@ -38,7 +39,7 @@ def totals(example):
     return Counter(option for _, option in ballot(example))
 
 
-@pytest.mark.parametrize("index", range(25))
+@for_each("index", range(25))
 def test_one_option_wins_with_its_levels_share_at_every_size(index):
     made = draft("majority_vote", index)
     for size in SIZES:
@@ -51,7 +52,7 @@ def test_one_option_wins_with_its_levels_share_at_every_size(index):
         assert low <= most / totals(example).total() <= high
 
 
-@pytest.mark.parametrize("index", range(25))
+@for_each("index", range(25))
 def test_the_top_options_are_ahead_of_all_others_at_every_size(index):
     made = draft("top_n_vote", index)
     for size in SIZES:
@@ -69,7 +70,7 @@ def test_the_top_options_are_ahead_of_all_others_at_every_size(index):
         )
 
 
-@pytest.mark.parametrize("seed", range(20))
+@for_each("seed", range(20))
 @pytest.mark.parametrize("percent", [(60, 70), (40, 55), (30, 40)])
 def test_no_share_however_near_its_bounds_makes_a_tie(percent, seed):
     rng = np.random.default_rng(seed)
@@ -141,7 +142,7 @@ def test_the_top_stay_ahead_though_their_shares_are_hardly_larger():
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("index", range(4))
+@for_each("index", range(4))
 def test_one_more_filler_is_one_more_vote_and_no_delegate_votes_twice(dataset, index):
     made = draft(dataset, index)
     # Asked for in another order than by size.
@@ -177,7 +178,7 @@ def test_levels_come_at_their_rates():
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("index", range(4))
+@for_each("index", range(4))
 def test_records_are_whole_and_nothing_is_gold(dataset, index):
     example = record(dataset, TOKENIZER, SETTINGS, "train", 3, index)
     check_record(example, TOKENIZER, 2000)

@@ -18,6 +18,7 @@ from tasks.generate import DRAFTS, record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import read_table
+from tests.oracles.loops import for_each
 from tests.oracles.real_data import shared_data, smollm2_tokenizer
 from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record
 
@@ -84,7 +85,7 @@ def true_label(text: str) -> str:
 
 @pytest.mark.parametrize("dataset", ["banking77", "massive"])
 @pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.parametrize("index", range(6))
+@for_each("index", range(6))
 def test_gold_items_labels_and_offsets_are_exact(data_dir, dataset, split, index):
     example = make(data_dir, dataset, index, split)
     check_record(example, TOKENIZER, 900)
@@ -140,7 +141,7 @@ def test_integers_are_permuted_anew_for_each_example_and_hold_within_it(data_dir
     assert max(seen.values()) <= 3
 
 
-@pytest.mark.parametrize("seed", range(5))
+@for_each("seed", range(5))
 def test_each_label_occurs_once_in_a_round_as_long_as_it_has_rows(seed):
     labels = generator("labels", 0, seed).integers(0, 9, 200)
     left = collections.Counter(labels.tolist())

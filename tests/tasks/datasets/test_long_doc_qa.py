@@ -13,6 +13,7 @@ from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import read_table
+from tests.oracles.loops import for_each
 from tests.oracles.real_data import shared_data, smollm2_tokenizer
 from tests.oracles.task_checks import check_fit, check_record
 
@@ -79,7 +80,7 @@ def options_of(text: str) -> tuple[str, list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.parametrize("index", range(8))
+@for_each("index", range(8))
 def test_a_prompt_has_one_whole_article_and_the_right_letter(data_dir, split, index):
     example = make(data_dir, index, split)
     check_record(example, TOKENIZER, 1500)

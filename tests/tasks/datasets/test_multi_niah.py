@@ -17,6 +17,7 @@ from tasks.prompts.settings import TaskSettings
 from tasks.prompts.words import ADJECTIVES, NOUNS
 from tasks.sources import haystack
 from tasks.sources.essays import read_essays
+from tests.oracles.loops import for_each
 from tests.oracles.real_data import shared_data, shared_file
 from tests.oracles.task_checks import check_fit, check_record
 
@@ -46,7 +47,7 @@ def needles(text):
     return sorted(found)
 
 
-@pytest.mark.parametrize("index", range(40))
+@for_each("index", range(40))
 @pytest.mark.parametrize("size", [0, 1, 30])
 def test_the_answer_has_the_values_asked_for_in_the_order_of_question_and_text(index, size):
     example = draft(index).example(size)
@@ -82,7 +83,7 @@ def test_numbers_of_needles_stay_within_bounds_and_reach_them():
     assert min(kinds.values()) > 70 and len(kinds) == 3
 
 
-@pytest.mark.parametrize("index", range(40))
+@for_each("index", range(40))
 def test_every_key_and_value_is_there_once_and_inside_no_other(index):
     example = draft(index).example(400)
     ((low, high),) = example.documents
@@ -133,7 +134,7 @@ def test_more_fillers_only_add_sentences():
     assert haystack_of(draft(4), 50) != first
 
 
-@pytest.mark.parametrize("seed", range(3))
+@for_each("seed", range(3))
 def test_a_text_of_128k_tokens_repeats_no_two_sentences_in_a_row(seed):
     sentences = haystack.haystack("", np.random.default_rng(seed))(7000)
     # English has some four characters a token.
@@ -147,12 +148,12 @@ def test_a_text_of_128k_tokens_repeats_no_two_sentences_in_a_row(seed):
         assert not re.search(r"(?i)^(.+)( asked|, like) \1( whether|,)", sentence), sentence
 
 
-@pytest.mark.parametrize("index", range(4))
+@for_each("index", range(4))
 def test_records_are_whole(index):
     check_record(record("multi_niah", TOKENIZER, SETTINGS, "train", 3, index), TOKENIZER, 2500)
 
 
-@pytest.mark.parametrize("index", range(2))
+@for_each("index", range(2))
 def test_the_context_is_the_longest_that_fits(index):
     assert check_fit(draft(index), TOKENIZER, 2500) > 5
 
@@ -166,7 +167,7 @@ def test_short_prompts_have_fewer_needles_and_hold_them(target):
         assert len(TOKENIZER.encode(prompt)) <= target
 
 
-@pytest.mark.parametrize("index", range(20))
+@for_each("index", range(20))
 def test_a_demonstration_recalls_the_gold_needles_in_order_and_gives_their_values(index):
     example = draft(index).example(40)
     demonstration = example.demonstrate(generator("test", 0, index))
@@ -184,7 +185,7 @@ def test_a_demonstration_recalls_the_gold_needles_in_order_and_gives_their_value
         last = key
 
 
-@pytest.mark.parametrize("index", range(8))
+@for_each("index", range(8))
 def test_demonstrations_hold_the_spans_verbatim(index):
     example = record("multi_niah", TOKENIZER, SETTINGS, "train", 0, index)
     text = TOKENIZER.decode(example.targets)

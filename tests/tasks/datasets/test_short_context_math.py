@@ -17,6 +17,7 @@ from tasks.generate import DRAFTS, record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import read_table
+from tests.oracles.loops import for_each
 from tests.oracles.real_data import shared_data, shared_file
 from tests.oracles.task_checks import check_record
 
@@ -79,7 +80,7 @@ def example(dataset, data_dir, index, split="train"):
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("index", range(4))
+@for_each("index", range(4))
 def test_records_have_nothing_to_copy_and_pass_into_batches(dataset, index, data_dir):
     made = record(dataset, TOKENIZER, settings(data_dir), "train", 0, index)
     check_record(made, TOKENIZER, 1000)
@@ -89,7 +90,7 @@ def test_records_have_nothing_to_copy_and_pass_into_batches(dataset, index, data
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("index", range(8))
+@for_each("index", range(8))
 def test_a_demonstration_works_the_problem_out_and_recalls_nothing(dataset, index, data_dir):
     made = record(dataset, TOKENIZER, settings(data_dir), "train", 0, index)
     text = TOKENIZER.decode(made.targets)
@@ -105,7 +106,7 @@ def test_a_demonstration_works_the_problem_out_and_recalls_nothing(dataset, inde
         assert made.ground_truth["choices"][answer].replace(",", "") == str(n * m)
 
 
-@pytest.mark.parametrize("index", range(30))
+@for_each("index", range(30))
 def test_the_options_stand_in_the_prompt_and_only_one_is_right(index, data_dir):
     made = example("mcqa_math", data_dir, index)
     n, m = map(int, re.search(r"has (\d+) boxes of (\d+) pears", made.user).groups())
@@ -264,7 +265,7 @@ def test_numbers_are_told_from_other_answers(text, value):
     assert (number and number.value) == value
 
 
-@pytest.mark.parametrize("seed", range(40))
+@for_each("seed", range(40))
 @pytest.mark.parametrize("text", ["0", "1", "-1", "7", "240", "85,000", "0.05", r"\frac{1}{9}"])
 def test_wrong_numbers_differ_and_look_alike(text, seed):
     right = parse_number(text)

@@ -21,6 +21,7 @@ from tasks.prompts.demonstrations import check_demonstration
 from tasks.prompts.fitting import TokenCounter, largest_fit, splits_at_cuts
 from tasks.prompts.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
 from tasks.prompts.settings import TaskSettings
+from tests.oracles.loops import for_each
 from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record
 
 TOKENIZER = tiny_tokenizer()
@@ -33,13 +34,13 @@ def make(dataset="retrieval", index=0, split="train", wanted=SETTINGS_500, seed=
 
 
 @pytest.mark.parametrize("dataset", SYNTHETIC)
-@pytest.mark.parametrize("index", range(6))
+@for_each("index", range(6))
 def test_gold_items_answers_and_offsets_are_exact(dataset, index):
     check_record(make(dataset, index), TOKENIZER, 500)
 
 
 @pytest.mark.parametrize("dataset", ["retrieval", "math_retrieval"])
-@pytest.mark.parametrize("index", range(6))
+@for_each("index", range(6))
 def test_the_answer_stands_in_the_gold_pair_alone(dataset, index):
     example = make(dataset, index)
     answer = example.ground_truth["answers"][0]
@@ -48,7 +49,7 @@ def test_the_answer_stands_in_the_gold_pair_alone(dataset, index):
 
 
 @pytest.mark.parametrize("dataset", SYNTHETIC)
-@pytest.mark.parametrize("index", range(8))
+@for_each("index", range(8))
 def test_a_demonstration_earns_the_full_reward(dataset, index):
     check_demonstration_is_right(make(dataset, index), TOKENIZER)
 
@@ -119,7 +120,7 @@ def test_a_target_too_short_for_the_question_is_refused():
         make(wanted=wanted)
 
 
-@pytest.mark.parametrize("index", range(30))
+@for_each("index", range(30))
 def test_worked_arithmetic_is_right(index):
     rng = generator("arithmetic", 1, index)
     problem, steps, result = arithmetic(rng, (1, 5), "+-*/")
@@ -128,7 +129,7 @@ def test_worked_arithmetic_is_right(index):
     assert str(result) in steps
 
 
-@pytest.mark.parametrize("index", range(30))
+@for_each("index", range(30))
 def test_worked_equations_are_right(index):
     problem, steps, solution = equation(generator("equation", 1, index), (1, 5))
     left, right = problem.replace("x", f"*({solution})").split(" = ")

@@ -21,6 +21,7 @@ from tasks.suites.lost_in_thought import (
     variants,
     write_thought,
 )
+from tests.oracles.loops import for_each
 
 TOKENIZER = tiny_tokenizer()
 
@@ -70,7 +71,7 @@ def test_the_question_is_about_the_key_and_the_pair_is_the_gold_one():
         assert item.record.ground_truth["answers"] == [item.value]
 
 
-@pytest.mark.parametrize("index", range(4))
+@for_each("index", range(4))
 def test_the_pairs_are_those_that_a_json_reader_finds(index):
     item = make(index, layout="json")
     context = re.search(r"\{\n.*\n\}", item.prompt, re.DOTALL)
@@ -91,7 +92,7 @@ def test_the_thought_stands_behind_the_prompt_and_may_not_be_copied():
 
 
 @pytest.mark.parametrize("layout", FORMATS)
-@pytest.mark.parametrize("index", range(4))
+@for_each("index", range(4))
 def test_a_span_begins_with_the_pair_as_it_stands_up_to_its_value(layout, index):
     item = make(index, layout=layout)
     start, *cue = item.prefixes["recall"]
@@ -150,7 +151,7 @@ def test_a_pair_that_no_span_can_hold_is_refused():
         make(most=8)
 
 
-@pytest.mark.parametrize("total", range(40))
+@for_each("total", range(40))
 def test_a_choice_adds_up_wherever_one_exists(total):
     counts = [9, 4, 4, 11, 6]
     sums = {

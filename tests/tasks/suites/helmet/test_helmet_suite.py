@@ -12,6 +12,7 @@ from tasks.suites.helmet.judges import Judges
 from tasks.suites.helmet.prompts import Form, Item, cut_to_fit, has_tokens, omit_the_rest, to_record
 from tasks.suites.helmet.suite import helmet, helmet_chat, overall
 from tasks.suites.helmet.table import CATEGORIES, LENGTHS, TASKS
+from tests.oracles.loops import for_each
 from tests.oracles.real_data import shared_data
 
 TOKENIZER = tiny_tokenizer()
@@ -29,7 +30,7 @@ ITEM = Item(
 
 
 @pytest.mark.parametrize("kind", ["plain", "chat", "recall"])
-@pytest.mark.parametrize("budget", range(180, 240, 7))
+@for_each("budget", range(180, 240, 7))
 def test_the_context_is_cut_at_its_end_until_the_prompt_fits_and_nothing_else_is(kind, budget):
     form = Form(kind, budget, joint="\n", request="End with Answer: it")
     record = to_record(ITEM, form, "name/7", "helmet_x", TOKENIZER, SETTINGS)

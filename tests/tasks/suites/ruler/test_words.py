@@ -9,6 +9,7 @@ import pytest
 from tasks.errors import TaskInputError
 from tasks.suites.ruler import counting, words
 from tasks.suites.ruler.prompts import NOISE, Prompt
+from tests.oracles.loops import for_each
 from tests.oracles.ruler_files import TOKENIZER, context_of, made
 
 
@@ -28,7 +29,7 @@ def vt_prefix(value):
     )
 
 
-@pytest.mark.parametrize("index", range(3))
+@for_each("index", range(3))
 def test_a_chain_is_five_assignments_behind_a_worked_example(index):
     prompt = made("vt", index=index, length=2000)
     lines = context_of(prompt).split("\n")
