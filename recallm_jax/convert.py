@@ -55,10 +55,10 @@ def _run(argv: Sequence[str]) -> None:
         model, files, what = loaded.model, loaded.tokenizer_files(), ""
     else:
         config = load_config(rest)
-        setup = set_up(config)
-        policy, stage, step = restore_policy(config, setup, open_folder(arguments.workdir))
+        context = set_up(config)
+        policy, stage, step = restore_policy(config, context, open_folder(arguments.workdir))
         model = _cast(policy, arguments.param_dtype)
-        files, what = _files_of(setup.tokenizer), f": {stage.name} step {step}"
+        files, what = _files_of(context.tokenizer), f": {stage.name} step {step}"
     hugging_face.save(model, out, files, max_shard_bytes=int(max_shard_bytes))
     print(f"wrote {arguments.out}{what}")
 

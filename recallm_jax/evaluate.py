@@ -28,10 +28,10 @@ from recallm_jax.evaluation.loop import complete_summaries, evaluate, rescore
 from recallm_jax.evaluation.merge import merge
 from recallm_jax.evaluation.shards import Shard, parse_shard
 from recallm_jax.evaluation.summaries import Row, format_table
-from recallm_jax.policy.setup import Setup, set_up
+from recallm_jax.policy.context import Context
+from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime import peers, processes
 from recallm_jax.runtime.errors import UserError, run_job
-from recallm_jax.runtime.metrics import no_progress, progress, say, say_nothing
 from recallm_jax.training.restore import (
     START_WEIGHTS,
     Saved,
@@ -113,23 +113,23 @@ def _evaluate(
     if shard is not None or processes.each_has_room(math.prod(config.mesh.values())):
         devices = jax.local_devices()
         shard = shard or Shard(*processes.number_and_count())
-    setup = set_up(config, devices)
+    context = set_up(config, devices)
     if checkpoints:
-        return _several(config, setup, workdir, shard, checkpoints)
-    policy: Policy = setup.policy
+        return _several(config, context, workdir, shard, checkpoints)
+    policy: Policy = context.policy
     made_by = START
     if label == START:
         hold_to_run(config, workdir, fields=START_WEIGHTS)
     else:
-        policy, stage, step = restore_policy(config, setup, workdir)
+        policy, stage, step = restore_policy(config, context, workdir)
         label = label or policy_label(config, stage, step)
         made_by = Saved(stage, step).made_by
-    return _one(config, setup, workdir, shard, policy, label, made_by), []
+    return _one(config, context, workdir, shard, policy, label, made_by), []
 
 
 def _one(
     config: ConfigDict,
-    setup: Setup,
+    context: Context,
     workdir: Path,
     shard: Shard | None,
     policy: Policy,
@@ -140,41 +140,40 @@ def _one(
     folder = workdir / "eval" / label
     summaries = evaluate(
         policy,
-        setup.tokenizer,
+        context.tokenizer,
         config,
         label=label,
         made_by=made_by,
         folder=folder,
-        place=setup.place,
-        progress=progress if setup.leads else no_progress,
-        log=say if setup.leads else say_nothing,
-        mesh=setup.mesh,
+        place=context.place,
+        progress=context.console.progress,
+        log=context.console.say,
+        mesh=context.mesh,
         shard=shard,
     )
     if shard is None:
         return summaries
     summaries, missing = merge(folder, config, by=f".{shard.name}")
     if missing:
-        say(f"{label}: shard {shard} is done; of the others: {'; '.join(missing)}")
+        context.console.say(f"{label}: shard {shard} is done; of the others: {'; '.join(missing)}")
     return summaries
 
 
 def _several(
-    config: ConfigDict, setup: Setup, workdir: Path, shard: Shard | None, wanted: str
+    config: ConfigDict, context: Context, workdir: Path, shard: Shard | None, wanted: str
 ) -> tuple[list[Row], list[str]]:
     """Evaluate policies of a run one after the other; those that can't be are told of."""
-    tell = say if setup.leads else say_nothing
     found: list[Row] = []
     failures = []
-    for name, label, made_by, load in _policies(config, setup, workdir, wanted):
+    for name, label, made_by, load in _policies(config, context, workdir, wanted):
         try:
-            done = complete_summaries(workdir / "eval" / label, config, made_by, setup.mesh)
+            done = complete_summaries(workdir / "eval" / label, config, made_by, context.mesh)
             if done is not None:
-                tell(f"{label}: all rows are there")
+                context.console.say(f"{label}: all rows are there")
             else:
-                done = _one(config, setup, workdir, shard, load(), label, made_by)
+                done = _one(config, context, workdir, shard, load(), label, made_by)
         except UserError as error:
-            tell(f"{label}: not evaluated: {error}")
+            context.console.say(f"{label}: not evaluated: {error}")
             failures.append(f"{name}: {error}")
             continue
         found += done
@@ -183,7 +182,7 @@ def _several(
 
 
 def _policies(
-    config: ConfigDict, setup: Setup, workdir: Path, wanted: str
+    config: ConfigDict, context: Context, workdir: Path, wanted: str
 ) -> list[tuple[str, str, str, Callable[[], Policy]]]:
     """Return name, label, maker and loader of each policy that `--checkpoints` asks for.
 
@@ -193,12 +192,12 @@ def _policies(
 
     def start() -> Policy:
         hold_to_run(config, workdir, fields=START_WEIGHTS)
-        return setup.policy
+        return context.policy
 
     known: dict[str, tuple[str, str, Callable[[], Policy]]] = {START: (START, START, start)}
-    for saved in saved_checkpoints(config, setup, workdir):
+    for saved in saved_checkpoints(config, context, workdir):
         label = policy_label(config, saved.stage, saved.step)
-        load = functools.partial(restore_saved, config, setup, workdir, saved)
+        load = functools.partial(restore_saved, config, context, workdir, saved)
         known[saved.name] = (label, saved.made_by, load)
     names = [name for name in known if name != START] if wanted == ALL else wanted.split(",")
     for name in names:

@@ -35,13 +35,13 @@ def _run(argv: Sequence[str]) -> None:
     arguments, config = parse_config(parser, argv)
     sampling = Sampling(temperature=arguments.temperature)
     document = _read(as_path(arguments.document))
-    setup = set_up(config)
-    policy: Policy = setup.policy
+    context = set_up(config)
+    policy: Policy = context.policy
     if arguments.workdir:
-        policy, _, _ = restore_policy(config, setup, open_folder(arguments.workdir))
+        policy, _, _ = restore_policy(config, context, open_folder(arguments.workdir))
     row = answer(
         policy,
-        setup.tokenizer,
+        context.tokenizer,
         config,
         document,
         arguments.question,
@@ -49,7 +49,7 @@ def _run(argv: Sequence[str]) -> None:
         max_new_tokens=config.decoding.max_new_tokens,
         max_recall_length=config.decoding.max_recall_length,
         quote_first=arguments.quote_first,
-        place=setup.place,
+        place=context.place,
     )
     print(show(row))
 

@@ -29,7 +29,7 @@ from recallm_jax.config.load import (
     parse_config,
 )
 from recallm_jax.planning import table
-from recallm_jax.planning.abstract import abstract_setup
+from recallm_jax.planning.abstract import abstract_context
 from recallm_jax.planning.advice import advice
 from recallm_jax.planning.chips import GIB, chip_of, topology_devices
 from recallm_jax.planning.compiling import Planned, plan_program
@@ -74,8 +74,8 @@ def _run(argv: Sequence[str]) -> bool:
     path = as_path(arguments.json) if arguments.json else None
     if path is not None:
         make_folder(path.parent)
-    setup = abstract_setup(config, devices)
-    sizes = setup.policy.config
+    context = abstract_context(config, devices)
+    sizes = context.policy.config
     print(
         f"{slices}{topology}: {len(devices)} chips of {chip.hbm / GIB:.2f} GiB; mesh "
         f"{dict(config.mesh)}; {num_parameters(sizes) / 1e9:.2f}e9 parameters",
@@ -86,7 +86,7 @@ def _run(argv: Sequence[str]) -> bool:
     beginnings = tuple(arguments.only.split(",")) if arguments.only else ()
     wanted = [
         program
-        for program in programs(config, setup)
+        for program in programs(config, context)
         if (program.name.startswith(beginnings) if beginnings else program.name not in shorter)
     ]
     if not wanted:

@@ -15,8 +15,8 @@ from recallm_jax.config.kept import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.config.load import JobParser, parse_config
 from recallm_jax.data.records import train_records, validation_records
 from recallm_jax.policy.setup import load_tokenizer
+from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError, run_job
-from recallm_jax.runtime.metrics import progress
 from storage.files import open_folder
 from tasks.generate import gave_way
 from tasks.names import validation_task
@@ -41,7 +41,7 @@ def _run(argv: Sequence[str]) -> None:
     keep_config(config, out, may_change=MAY_CHANGE + STAGES, remedy=remedy)
     with contextlib.closing(train_records(config, tokenizer, 0)) as stream:
         first = islice(stream, arguments.num_train)
-        records = progress(first, "train", total=arguments.num_train)
+        records = Console().progress(first, "train", total=arguments.num_train)
         print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
     for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
         for length in config.evaluation.lengths:

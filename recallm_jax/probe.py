@@ -22,7 +22,6 @@ from recallm_jax.reporting.probe import write_probe_figure
 from recallm_jax.runtime import peers
 from recallm_jax.runtime.errors import run_job
 from recallm_jax.runtime.machine import write_machine
-from recallm_jax.runtime.metrics import no_progress, progress
 from recallm_jax.training.restore import START_WEIGHTS, hold_to_run, restore_policy
 from recallm_jax.training.stages import START, policy_label
 from storage.files import Path, open_folder
@@ -55,27 +54,27 @@ def _run(argv: Sequence[str]) -> None:
 
 def _probe(config: ConfigDict, workdir: Path, *, checkpoint: bool) -> list[Row]:
     """Probe the starting weights or the newest checkpoint; return the leader's summaries."""
-    setup = set_up(config)
-    policy: Policy = setup.policy
+    context = set_up(config)
+    policy: Policy = context.policy
     label = made_by = START
     if checkpoint:
-        policy, stage, step = restore_policy(config, setup, workdir)
+        policy, stage, step = restore_policy(config, context, workdir)
         label, made_by = policy_label(config, stage, step), f"{stage.name} step {step}"
     else:
         hold_to_run(config, workdir, fields=START_WEIGHTS)
     folder = workdir / "probe" / label
     summaries = run_probe(
         policy,
-        setup.tokenizer,
+        context.tokenizer,
         config,
         label=label,
         made_by=made_by,
         folder=folder,
-        place=setup.place,
-        progress=progress if setup.leads else no_progress,
-        mesh=setup.mesh,
+        place=context.place,
+        progress=context.console.progress,
+        mesh=context.mesh,
     )
-    if setup.leads:
+    if context.leads:
         write_machine(folder)
     return summaries
 

@@ -30,18 +30,12 @@ from recallm_jax.evaluation.loop import evaluate
 from recallm_jax.evaluation.question import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.evaluation.summaries import format_table
 from recallm_jax.policy import checkpoint
-from recallm_jax.policy.setup import Setup, set_up
+from recallm_jax.policy.context import Context
+from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime import peers, processes
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.machine import write_machine
-from recallm_jax.runtime.metrics import (
-    MetricWriter,
-    SilentWriter,
-    no_progress,
-    progress,
-    say,
-    say_nothing,
-)
+from recallm_jax.runtime.metrics import MetricWriter, SilentWriter
 from recallm_jax.runtime.termination import Termination, on_sigterm
 from recallm_jax.training.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.training.policy_gradient import run_policy
@@ -86,30 +80,30 @@ def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
       Terminated: SIGTERM came; the step it came in is done, and saved.
     """
     check_precision(config)
-    setup = set_up(config)
-    stages = plan_stages(config, setup)
-    check_records(config, setup.tokenizer, stages)
+    context = set_up(config)
+    stages = plan_stages(config, context)
+    check_records(config, context.tokenizer, stages)
     remedy = "give the same config, or another --workdir"
-    if setup.leads:
+    if context.leads:
         keep_config(config, workdir, may_change=MAY_CHANGE, remedy=remedy)
         write_machine(workdir)
-    if not (workdir / CHECKPOINTS).exists() and not processes.several(setup.mesh):
-        _first_look(config, setup)
-    _evaluate(config, setup, setup.policy, START, START, workdir)
+    if not (workdir / CHECKPOINTS).exists() and not processes.several(context.mesh):
+        _first_look(config, context)
+    _evaluate(config, context, context.policy, START, START, workdir)
 
-    policy: Policy = setup.policy
-    with MetricWriter(workdir) if setup.leads else SilentWriter() as writer:
+    policy: Policy = context.policy
+    with MetricWriter(workdir) if context.leads else SilentWriter() as writer:
         for stage in stages:
-            policy = _run_stage(config, setup, stage, policy, writer, workdir, termination)
+            policy = _run_stage(config, context, stage, policy, writer, workdir, termination)
             label = policy_label(config, stage, stage.steps)
             if label in (COLD_START, GRPO, PPO):
                 made_by = f"{stage.name} step {stage.steps}"
-                _evaluate(config, setup, policy, label, made_by, workdir)
+                _evaluate(config, context, policy, label, made_by, workdir)
 
 
 def _run_stage(
     config: ConfigDict,
-    setup: Setup,
+    context: Context,
     stage: Stage,
     policy: Policy,
     writer: MetricWriter | SilentWriter,
@@ -119,7 +113,7 @@ def _run_stage(
     """Train a stage's policy from `policy`, which behind the cold start is the reference too."""
     folder = workdir / CHECKPOINTS / stage.name
     with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
-        state, first_step, drawn = placed_state(policy, stage, setup), 0, 0
+        state, first_step, drawn = placed_state(policy, stage, context), 0, 0
         restored = checkpoint.restore_latest(manager, state, set_aside=True)
         if restored is not None:
             state, first_step = restored[0], restored[1]["step"]
@@ -128,7 +122,7 @@ def _run_stage(
 
         def save(step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
             # All stop at the step in which one is asked to.
-            termination.requested = processes.any_of(termination.requested, setup.mesh)
+            termination.requested = processes.any_of(termination.requested, context.mesh)
             due = step % config.checkpoint.every_steps == 0 or step == stage.steps
             saved = False
             if now:
@@ -143,42 +137,39 @@ def _run_stage(
             if termination.requested:
                 termination.stop_if_requested()
 
-        data = batches(config, setup, stage, drawn)
+        data = batches(config, context, stage, drawn)
         steps = range(first_step, stage.steps)
-        shown = progress if setup.leads else no_progress
+        shown = context.console.progress(steps, stage.name, total=stage.steps, done=first_step)
         loop = {
-            "steps": shown(steps, stage.name, total=stage.steps, done=first_step),
+            "steps": shown,
             "data": data,
             "write": functools.partial(writer.write, stage.name),
             "save": save,
         }
-        with termination.deferred(), contextlib.closing(data), _bad_batch_kept(setup, workdir):
+        with termination.deferred(), contextlib.closing(data), _bad_batch_kept(context, workdir):
             if stage.name in SFT_STAGES:
-                state = run_sft(config, setup, stage, state, **loop)
+                state = run_sft(config, context, stage, state, **loop)
             else:
-                tell = say if setup.leads else say_nothing
-                state = run_policy(
-                    config, setup, stage, state, policy, drawn=drawn, say=tell, **loop
-                )
+                state = run_policy(config, context, stage, state, policy, drawn=drawn, **loop)
             checkpoint.finish(manager)
     return state.policy
 
 
 @contextlib.contextmanager
-def _bad_batch_kept(setup: Setup, workdir: Path) -> Iterator[None]:
+def _bad_batch_kept(context: Context, workdir: Path) -> Iterator[None]:
     """Write the batch of a step whose loss is no number, and say where it is."""
     try:
         yield
     except NotFinite as error:
-        path = write_bad_batch(error, workdir, setup.tokenizer.decode, setup.mesh)
+        path = write_bad_batch(error, workdir, context.tokenizer.decode, context.mesh)
         raise UserError(f"{error}; what led to it is in {path} and the .npz beside it") from None
 
 
-def _first_look(config: ConfigDict, setup: Setup) -> None:
+def _first_look(config: ConfigDict, context: Context) -> None:
     """Show what a recall span is, before anything is trained."""
     row = answer(
-        setup.policy,
-        setup.tokenizer,
+        context.policy,
+        context.tokenizer,
         config,
         EXAMPLE_DOCUMENT,
         EXAMPLE_QUESTION,
@@ -188,29 +179,28 @@ def _first_look(config: ConfigDict, setup: Setup) -> None:
             config.decoding.min_recall_length, min(12, config.decoding.max_recall_length)
         ),
         quote_first=True,
-        place=setup.place,
+        place=context.place,
     )
     print("A first recall span, made before any training: the span can only copy the document.")
     print(f"\n{EXAMPLE_DOCUMENT}\n{EXAMPLE_QUESTION}\n\n{show(row)}\n", flush=True)
 
 
 def _evaluate(
-    config: ConfigDict, setup: Setup, policy: Policy, label: str, made_by: str, workdir: Path
+    config: ConfigDict, context: Context, policy: Policy, label: str, made_by: str, workdir: Path
 ) -> None:
     summaries = evaluate(
         policy,
-        setup.tokenizer,
+        context.tokenizer,
         config,
         label=label,
         made_by=made_by,
         folder=workdir / "eval" / label,
-        place=setup.place,
-        progress=progress if setup.leads else no_progress,
-        log=say if setup.leads else say_nothing,
-        mesh=setup.mesh,
+        place=context.place,
+        progress=context.console.progress,
+        log=context.console.say,
+        mesh=context.mesh,
     )
-    if setup.leads:
-        print(f"\n{format_table(summaries)}\n", flush=True)
+    context.console.say(f"\n{format_table(summaries)}\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import pytest
 
 from recallm_jax.config.load import check_evaluation_mesh, check_training_mesh, load_config
 from recallm_jax.planning.sizes import model_sizes, preset_sizes
-from recallm_jax.policy.setup import RANDOM, check_lengths
+from recallm_jax.policy.setup import check_lengths
+from recallm_jax.policy.tiny import RANDOM
 
 README = pathlib.Path("README.md")
 DOCUMENTS = [README, *pathlib.Path("launch").glob("*.md"), *pathlib.Path("docs").rglob("*.md")]

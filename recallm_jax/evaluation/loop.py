@@ -52,7 +52,7 @@ _SPAN_FIELDS: jsonl.Fields = {"text": str, "closed": bool, "verbatim": bool}
 
 @runtime_checkable
 class Progress(Protocol):
-    """Yields items under a progress bar; see `metric_writer.progress`."""
+    """Yields items under a progress bar; see `Console.progress`."""
 
     def __call__(
         self, items: Iterable[Answered], title: str, *, total: int, done: int

@@ -24,7 +24,6 @@ from recallm_jax.evaluation.summaries import Row, align
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime import jsonl, processes
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.runtime.metrics import say_nothing
 from rl.rollout import sample_groups
 from storage.files import Path, appending, read_text, write_whole
 from tasks import generate
@@ -124,7 +123,7 @@ def run_probe(
         missing = [item for item in probes if item.record.example_id in ids]
         size = config.probe.batch_size
         batches = [missing[i : i + size] for i in range(0, len(missing), size)]
-        with appending(path) if leads else contextlib.nullcontext(say_nothing) as add:
+        with appending(path) if leads else contextlib.nullcontext(lambda lines: None) as add:
             for batch in progress(batches, f"probe {label}: {tokens} tokens of thought"):
                 rows = _probe_batch(policy, tokenizer, config, batch, tokens, new_tokens, place)
                 for row in rows:

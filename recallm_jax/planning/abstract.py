@@ -15,15 +15,17 @@ from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.models.transformer import CACHE, PROMPT_CACHE, Transformer, random_transformer
 from recallm_jax.planning.sizes import model_sizes
 from recallm_jax.policy import partitioning
-from recallm_jax.policy.setup import Setup, check_lengths, tiny_tokenizer
+from recallm_jax.policy.context import Context
+from recallm_jax.policy.setup import check_lengths
+from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.training.restore import first_state
 from recallm_jax.training.stages import Stage
 from rl.batch import Batch, Responses
 from rl.learner import LearnerState
 
 
-def abstract_setup(config: ConfigDict, devices: Sequence[jax.Device]) -> Setup:
-    """Return the setup of a job on these devices, its policy described.
+def abstract_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Context:
+    """Return the context of a job on these devices, its policy described.
 
     The tokenizer is a small one that stands in for the model's own: its ids are constants in the
     programs, and change none of their sizes.
@@ -39,17 +41,17 @@ def abstract_setup(config: ConfigDict, devices: Sequence[jax.Device]) -> Setup:
     dtype = jnp.dtype(config.model.param_dtype)
     model = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), model)
     policy = partitioning.place_model(model, mesh, attention=config.model.attention)
-    return Setup(policy, tiny_tokenizer(), mesh)
+    return Context(policy, tiny_tokenizer(), mesh, Console(silent=True))
 
 
-def learner_state(policy: Transformer, stage: Stage, setup: Setup) -> LearnerState:
+def learner_state(policy: Transformer, stage: Stage, context: Context) -> LearnerState:
     """Return the state before a stage's first update."""
     state = jax.eval_shape(lambda policy: first_state(policy, stage), policy)
-    shardings = partitioning.state_shardings(state, policy.config, setup.mesh)
+    shardings = partitioning.state_shardings(state, policy.config, context.mesh)
     return partitioning.abstract(state, shardings)
 
 
-def prompts(setup: Setup, count: int, length: int) -> Prompts:
+def prompts(context: Context, count: int, length: int) -> Prompts:
     """Return a batch of padded prompts."""
 
     def make() -> Prompts:
@@ -62,34 +64,34 @@ def prompts(setup: Setup, count: int, length: int) -> Prompts:
             span_end=flags,
         )
 
-    return _placed(setup, make)
+    return _placed(context, make)
 
 
-def keys(setup: Setup, count: int, group_size: int) -> jax.ShapeDtypeStruct:
+def keys(context: Context, count: int, group_size: int) -> jax.ShapeDtypeStruct:
     """Return the keys of the rows of a batch."""
     dtype = jax.random.key(0).dtype
-    sharding = setup.batch_sharding(count)
+    sharding = context.batch_sharding(count)
     return jax.ShapeDtypeStruct((count, group_size), dtype, sharding=sharding)
 
 
 def responses(
-    setup: Setup, rules: SpanRules, *, count: int, group_size: int, length: int, new_tokens: int
+    context: Context, rules: SpanRules, *, count: int, group_size: int, length: int, new_tokens: int
 ) -> Responses:
     """Return groups of responses under their prompts."""
-    of_prompts = prompts(setup, count, length)
+    of_prompts = prompts(context, count, length)
 
     def make(of_prompts: Prompts) -> Responses:
         return Responses(
             prompts=of_prompts,
-            index=index_prompts(of_prompts, rules, setup.policy.config.vocab_rows),
+            index=index_prompts(of_prompts, rules, context.policy.config.vocab_rows),
             tokens=jnp.zeros((count, group_size, new_tokens), jnp.int32),
             lengths=jnp.zeros((count, group_size), jnp.int32),
         )
 
-    return _placed(setup, make, of_prompts)
+    return _placed(context, make, of_prompts)
 
 
-def batch(setup: Setup, responses: Responses, options: ConfigDict, *, critic: bool) -> Batch:
+def batch(context: Context, responses: Responses, options: ConfigDict, *, critic: bool) -> Batch:
     """Return what an update of a policy-gradient stage reads (`policy_batch.make_batch`)."""
     shape = responses.tokens.shape
 
@@ -107,18 +109,24 @@ def batch(setup: Setup, responses: Responses, options: ConfigDict, *, critic: bo
             returns=tokens if critic else None,
         )
 
-    return _placed(setup, make, responses)
+    return _placed(context, make, responses)
 
 
 def caches(
-    policy: Transformer, setup: Setup, *, count: int, group_size: int, length: int, new_tokens: int
+    policy: Transformer,
+    context: Context,
+    *,
+    count: int,
+    group_size: int,
+    length: int,
+    new_tokens: int,
 ) -> dict[str, Any]:
     """Return the keys and values of a rollout's prompts and responses.
 
     Args:
       policy: as decoding reads it.
     """
-    of_prompts = prompts(setup, count, length)
+    of_prompts = prompts(context, count, length)
 
     def make(policy: Transformer, of_prompts: Prompts) -> Any:
         _, cache = policy.prefill(of_prompts.tokens, of_prompts.lengths)
@@ -142,10 +150,10 @@ def caches(
     }
 
 
-def _placed(setup: Setup, make: Callable, *given: Any) -> Any:
-    """Return the arrays that a function makes, placed as `Setup.place` does."""
+def _placed(context: Context, make: Callable, *given: Any) -> Any:
+    """Return the arrays that a function makes, placed as `Context.place` does."""
     shapes = jax.eval_shape(make, *given)
-    sharding = setup.batch_sharding(*{x.shape[0] for x in jax.tree.leaves(shapes)})
+    sharding = context.batch_sharding(*{x.shape[0] for x in jax.tree.leaves(shapes)})
     return jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
 
 

@@ -22,7 +22,7 @@ from recallm_jax.evaluation.loop import sampling_of, span_rules
 from recallm_jax.planning import abstract, flops
 from recallm_jax.planning.flops import Work
 from recallm_jax.policy import partitioning
-from recallm_jax.policy.setup import Setup
+from recallm_jax.policy.context import Context
 from recallm_jax.training.policy_gradient import policy_loss
 from recallm_jax.training.stages import SFT_STAGES, Stage, plan_stages, scoring_of, training_rules
 from rl.learner import (
@@ -46,7 +46,7 @@ class Program:
     Attributes:
       name: such as "grpo.rollout", or "evaluation.4096".
       kind: "update", "score", "reshard" or "decode".
-      lower: traces it for the setup's mesh.
+      lower: traces it for the context's mesh.
       arguments: what it is given, by part; trees of `ShapeDtypeStruct` with shardings.
       resident: what else the job holds while it runs, by part.
       work: its arithmetic, on all chips.
@@ -66,19 +66,19 @@ class Program:
     runs: int = 1
 
 
-def programs(config: ConfigDict, setup: Setup) -> Iterator[Program]:
+def programs(config: ConfigDict, context: Context) -> Iterator[Program]:
     """Yield the programs of the config's stages, then those of its evaluation."""
-    start = setup.policy
+    start = context.policy
     others: tuple[Any, ...] = ()
-    for stage in plan_stages(config, setup):
-        state = abstract.learner_state(start, stage, setup)
-        # The policy before the stage is the reference of the KL penalty; `Setup` holds the first.
+    for stage in plan_stages(config, context):
+        state = abstract.learner_state(start, stage, context)
+        # The policy before the stage is the reference of the KL penalty; `Context` holds the first.
         others = (start,) if stage.number == 0 else (start, start)
         if stage.name in SFT_STAGES:
-            yield _sft(config, setup, stage, state, others)
+            yield _sft(config, context, stage, state, others)
         else:
-            yield from _policy_gradient(config, setup, stage, state, others)
-    yield from _evaluations(config, setup, start, (start,) if others else ())
+            yield from _policy_gradient(config, context, stage, state, others)
+    yield from _evaluations(config, context, start, (start,) if others else ())
 
 
 def _sizes(config: ConfigDict, *, prompts: int, group_size: int, length: int) -> dict[str, int]:
@@ -91,11 +91,11 @@ def _sizes(config: ConfigDict, *, prompts: int, group_size: int, length: int) ->
 
 
 def _sft(
-    config: ConfigDict, setup: Setup, stage: Stage, state: LearnerState, others: tuple[Any, ...]
+    config: ConfigDict, context: Context, stage: Stage, state: LearnerState, others: tuple[Any, ...]
 ) -> Program:
-    rules = training_rules(config, setup)
+    rules = training_rules(config, context)
     sizes = _sizes(config, prompts=stage.batch_size, group_size=1, length=config.data.target_length)
-    batch = abstract.responses(setup, rules, **_of_batch(sizes))
+    batch = abstract.responses(context, rules, **_of_batch(sizes))
     lower = functools.partial(
         sft_update.lower,
         state,
@@ -104,7 +104,7 @@ def _sft(
         scoring=scoring_of(config, rules, temperature=1.0),
         num_parts=stage.batch_size // config[stage.name].micro_batch,
     )
-    work = flops.update_flops(setup.policy.config, **sizes)
+    work = flops.update_flops(context.policy.config, **sizes)
     return Program(
         f"{stage.name}.update",
         "update",
@@ -127,10 +127,10 @@ def _of_state(state: LearnerState) -> dict[str, Any]:
 
 
 def _policy_gradient(
-    config: ConfigDict, setup: Setup, stage: Stage, state: LearnerState, others: tuple[Any, ...]
+    config: ConfigDict, context: Context, stage: Stage, state: LearnerState, others: tuple[Any, ...]
 ) -> Iterator[Program]:
     options = config[stage.name]
-    rules = training_rules(config, setup)
+    rules = training_rules(config, context)
     sizes = _sizes(
         config,
         prompts=stage.batch_size,
@@ -138,15 +138,15 @@ def _policy_gradient(
         length=config.data.target_length,
     )
     held = _of_state(state) | {OTHERS: others}
-    whole = abstract.responses(setup, rules, **_of_batch(sizes))
-    batch = abstract.batch(setup, whole, options, critic=state.critic is not None)
+    whole = abstract.responses(context, rules, **_of_batch(sizes))
+    batch = abstract.batch(context, whole, options, critic=state.critic is not None)
     parts = options.rollout_parts
     yield _reshard(stage.name, state.policy, held)
     # What the parts before have sampled lies beside the last one's rollout.
     sampled = (whole, batch.sampler_log_probs) if parts > 1 else ()
     yield _decode(
         f"{stage.name}.rollout",
-        setup,
+        context,
         state.policy,
         sizes | {"prompts": sizes["prompts"] // parts},
         rules,
@@ -156,7 +156,7 @@ def _policy_gradient(
     )
     scoring = scoring_of(config, rules, temperature=options.temperature)
     in_parts = {"scoring": scoring, "num_parts": stage.batch_size // options.micro_batch}
-    work = flops.score_flops(setup.policy.config, **sizes)
+    work = flops.score_flops(context.policy.config, **sizes)
     if options.kl_coefficient:
         yield Program(
             f"{stage.name}.reference",
@@ -197,13 +197,13 @@ def _policy_gradient(
         ),
         {**_of_state(state), BATCH: part},
         {OTHERS: others, BATCH: batch if updates > 1 else ()},
-        flops.update_flops(setup.policy.config, **{**sizes, "prompts": size}),
+        flops.update_flops(context.policy.config, **{**sizes, "prompts": size}),
         runs=updates * options.epochs,
     )
 
 
 def _evaluations(
-    config: ConfigDict, setup: Setup, policy: Any, others: tuple[Any, ...]
+    config: ConfigDict, context: Context, policy: Any, others: tuple[Any, ...]
 ) -> Iterator[Program]:
     """Yield the programs of an evaluation, in the mode with the most responses a prompt.
 
@@ -216,7 +216,7 @@ def _evaluations(
     for length in sorted(config.evaluation.lengths):
         yield _decode(
             f"evaluation.{length}",
-            setup,
+            context,
             policy,
             _sizes(
                 config,
@@ -224,7 +224,7 @@ def _evaluations(
                 group_size=group_size,
                 length=length,
             ),
-            span_rules(config, setup.tokenizer, constrained=constrained),
+            span_rules(config, context.tokenizer, constrained=constrained),
             sampling,
             held,
         )
@@ -243,7 +243,7 @@ def _reshard(name: str, policy: Any, held: Parts) -> Program:
 
 def _decode(
     name: str,
-    setup: Setup,
+    context: Context,
     policy: Any,
     sizes: Mapping[str, int],
     rules: SpanRules,
@@ -253,17 +253,17 @@ def _decode(
     runs: int = 1,
 ) -> Program:
     moved = partitioning.for_rollout(policy)
-    prompts = abstract.prompts(setup, sizes["prompts"], sizes["length"])
-    keys = abstract.keys(setup, sizes["prompts"], sizes["group_size"])
-    limits = Limits(rules, sizes["new_tokens"], stop_tokens=(setup.tokenizer.eos_id,))
+    prompts = abstract.prompts(context, sizes["prompts"], sizes["length"])
+    keys = abstract.keys(context, sizes["prompts"], sizes["group_size"])
+    limits = Limits(rules, sizes["new_tokens"], stop_tokens=(context.tokenizer.eos_id,))
     return Program(
         name,
         "decode",
         functools.partial(decode.lower, moved, prompts, keys, sampling=sampling, limits=limits),
         {ROLLOUT: moved, BATCH: (prompts, keys)},
         held,
-        flops.rollout_flops(setup.policy.config, **sizes),
+        flops.rollout_flops(context.policy.config, **sizes),
         rounds=sizes["new_tokens"],
-        caches=abstract.caches(moved, setup, **_of_batch(sizes)),
+        caches=abstract.caches(moved, context, **_of_batch(sizes)),
         runs=runs,
     )

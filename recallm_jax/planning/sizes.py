@@ -6,7 +6,8 @@ import json
 from ml_collections import ConfigDict
 
 from recallm_jax.models.presets import PRESETS, ROPE_SCALINGS, ModelConfig
-from recallm_jax.policy.setup import RANDOM, tiny_sizes, with_options
+from recallm_jax.policy.setup import with_options
+from recallm_jax.policy.tiny import RANDOM, tiny_sizes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.added_tokens import padded_rows, tokenizer_size
 from recallm_jax.weights.hugging_face_config import read_config

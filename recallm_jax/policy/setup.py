@@ -3,99 +3,25 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import numpy as np
-import tokenizers
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Int
 from ml_collections import ConfigDict
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from recallm_jax.models.presets import ROPE_SCALINGS, ModelConfig
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.policy import partitioning
+from recallm_jax.policy.context import Context
+from recallm_jax.policy.tiny import RANDOM, tiny_sizes, tiny_tokenizer
 from recallm_jax.runtime import processes
+from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.source import load_policy
-from tasks.datasets import reasoning_retrieval, recall
 from tasks.errors import TaskInputError
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.suites.registry import suite_tasks
 
-RANDOM = "random:tiny"
-TINY = ModelConfig(
-    family="llama",
-    vocab_rows=768,
-    width=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=16,
-    mlp_dim=128,
-    max_positions=32_768,
-    rope_theta=1e4,
-    norm_eps=1e-5,
-    tie_embeddings=True,
-)
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{{ message['content'] }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
-)
 
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What every job starts from."""
-
-    policy: Transformer
-    tokenizer: Tokenizer
-    mesh: Mesh
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes the files, where several train one policy."""
-        return processes.leads(self.mesh)
-
-    def place(self, batch: Any) -> Any:
-        """Put arrays that have a leading prompt axis on the mesh, split over it.
-
-        What can't be split evenly, such as one prompt alone, every device holds whole. Where
-        several processes share the mesh, each gives the whole batch.
-        """
-        counts = {x.shape[0] for x in jax.tree.leaves(batch)}
-        return processes.put_all(batch, self.batch_sharding(*counts))
-
-    def batch_sharding(self, *counts: int) -> NamedSharding:
-        """Return where batches of so many prompts lie."""
-        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        whole = any(count % parts for count in counts)
-        kind = partitioning.replicated if whole else partitioning.batch_sharding
-        return kind(self.mesh)
-
-    def own_rows(self, count: int) -> Int[np.ndarray, " rows"]:
-        """Return which prompts of a batch of `count` this process makes and reads."""
-        return processes.own_rows(count, self.batch_sharding(count))
-
-    def place_rows(self, batch: Any, count: int) -> Any:
-        """Put a batch of `count` prompts on the mesh, of which each process gives its own."""
-        return processes.put_rows(batch, count, self.batch_sharding(count))
-
-    def fetch_rows(self, batch: Any) -> Any:
-        """Return this process's prompts of placed arrays, on the host."""
-        (count,) = {x.shape[0] for x in jax.tree.leaves(batch)}
-        return processes.fetch_rows(batch, self.batch_sharding(count))
-
-    def gather_rows(self, batch: np.ndarray, count: int) -> np.ndarray:
-        """Return a batch of `count` prompts whole, of which each process gives its own.
-
-        All have the same numbers then, those of prompts that several hold included.
-        """
-        return processes.gather_rows(batch, count, self.batch_sharding(count))
-
-
-def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Setup:
+def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Context:
     """Load the weights that a config names, and place them on its mesh.
 
     `model.weights` is a path (`weights/source.py`), or "random:tiny": a small random model with a
@@ -127,7 +53,7 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> S
             "use 'auto'"
         )
     placed = partitioning.place_model(model, mesh, attention=config.model.attention)
-    return Setup(placed, tokenizer, mesh)
+    return Context(placed, tokenizer, mesh, Console(silent=not processes.leads(mesh)))
 
 
 def with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
@@ -182,11 +108,6 @@ def _host() -> jax.Device | None:
         return None
 
 
-def tiny_sizes(config: ConfigDict) -> ModelConfig:
-    """Return the sizes of the small random model."""
-    return dataclasses.replace(TINY, dtype=config.model.dtype, remat=config.model.remat)
-
-
 def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
     """Refuse prompts and responses that the model's context can't hold.
 
@@ -208,27 +129,3 @@ def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
                     f"{model.max_positions} tokens; lower one of them, or set "
                     "config.model.extra_positions"
                 )
-
-
-def tiny_tokenizer() -> Tokenizer:
-    """Return a byte-level BPE tokenizer of a few hundred tokens."""
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=700,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    texts = (
-        *recall.SYSTEMS,
-        *recall.INTRODUCTIONS,
-        *recall.QUESTIONS,
-        *reasoning_retrieval.ARITHMETIC_QUESTIONS,
-        *reasoning_retrieval.EQUATION_QUESTIONS,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return Tokenizer(tokenizer.to_str(), chat_template=CHAT_TEMPLATE, eos_token="<|im_end|>")

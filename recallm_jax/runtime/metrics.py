@@ -1,4 +1,4 @@
-"""Metrics: `metrics.jsonl`, TensorBoard where clu is installed, the console; and progress bars.
+"""Metrics: in `metrics.jsonl`, in TensorBoard where clu is installed, and on the console.
 
 A line of `metrics.jsonl` is {"stage": "grpo", "step": 3, "time": seconds, "reward": 0.5, …}; steps
 count from 0 in each stage.
@@ -7,29 +7,28 @@ count from 0 in each stage.
 import contextlib
 import json
 import math
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from tqdm import tqdm
-
+from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import full_disk
 from recallm_jax.runtime.jsonl import NUMBER, read_rows
 from recallm_jax.runtime.tensorboard import SummaryWriter, summary_writer
 from storage.files import Path, appending, as_path, make_folder, write_whole
 
-Item = TypeVar("Item")
 FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
-# Seconds between two states of a progress bar, on a terminal and in a log.
-_TERMINAL_INTERVAL, _LOG_INTERVAL = 0.2, 20.0
 
 
 class MetricWriter:
-    """Writes metrics to every place at once. Use as a context, or call `close`."""
+    """Writes metrics to every place at once; use it in `with`, or call `close`.
+
+    Only the process that leads has one.
+    """
 
     def __init__(self, workdir: str | Path):
         folder = as_path(workdir)
+        self._console = Console()
         make_folder(folder)
         self._path = folder / FILE
         self._summary_writer: SummaryWriter | None = None
@@ -53,7 +52,7 @@ class MetricWriter:
         row = {"stage": stage, "step": step, "time": round(time.time(), 3), **values}
         with appending(self._path) as add:
             add(_line(row))
-        say(f"{stage} {step}: {format_metrics(values)}")
+        self._console.say(f"{stage} {step}: {format_metrics(values)}")
         if self._summary_writer is not None:
             with self._full_disk():
                 self._summary_writer.write_scalars(
@@ -95,25 +94,6 @@ class SilentWriter:
         """Write nothing."""
 
 
-def say_nothing(line: str) -> None:
-    """Take the place of `say` in such processes."""
-
-
-def no_progress(
-    items: Iterable[Item], title: str, *, total: int | None = None, done: int = 0
-) -> Iterable[Item]:
-    """Take the place of `progress` in such processes."""
-    return items
-
-
-def say(line: str) -> None:
-    """Print a line: on a terminal above the progress bar, in a log as it is."""
-    if sys.stderr.isatty():
-        tqdm.write(line, file=sys.stdout)
-    else:
-        print(line, flush=True)
-
-
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row) + "\n"
 
@@ -136,25 +116,3 @@ def _number(value: float) -> str:
     if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.3e}"
     return f"{value:.4g}"
-
-
-def progress(
-    items: Iterable[Item], title: str, *, total: int | None = None, done: int = 0
-) -> Iterable[Item]:
-    """Yield the items under a progress bar that shows the time left.
-
-    Args:
-      total: number of items, those already done included; None where `items` knows its length.
-      done: items that an earlier run did.
-    """
-    interval = _TERMINAL_INTERVAL if sys.stderr.isatty() else _LOG_INTERVAL
-    return tqdm(
-        items,
-        desc=title,
-        total=total,
-        initial=done,
-        mininterval=interval,
-        maxinterval=interval,
-        dynamic_ncols=True,
-        file=sys.stderr,
-    )

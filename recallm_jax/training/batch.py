@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax.policy.setup import Setup
+from recallm_jax.policy.context import Context
 from recallm_jax.training.rollouts import Groups
 from recallm_jax.training.stages import Stage
 from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
@@ -19,7 +19,7 @@ from rl.losses import kl_k1
 
 def make_batch(
     config: ConfigDict,
-    setup: Setup,
+    context: Context,
     stage: Stage,
     state: LearnerState,
     reference: Policy,
@@ -29,7 +29,7 @@ def make_batch(
     """Return the batch of an update, with log-probabilities, advantages and values."""
     options, responses = config[stage.name], groups.responses
     parts = {"scoring": scoring, "num_parts": options.prompts_per_step // options.micro_batch}
-    totals, known = setup.place((groups.totals, groups.known))
+    totals, known = context.place((groups.totals, groups.known))
     reference_log_probs = None
     if options.kl_coefficient:
         reference_log_probs = score_in_parts(reference, responses, **parts)

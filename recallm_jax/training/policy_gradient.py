@@ -4,14 +4,14 @@ A step samples groups, rewards them, and updates: one batch of `prompts_per_step
 `minibatches` updates, `epochs` times over.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax.policy.setup import Setup
+from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.bad_batch import Inspected
@@ -29,7 +29,7 @@ from tasks.prompts.record import Record
 
 def run_policy(
     config: ConfigDict,
-    setup: Setup,
+    context: Context,
     stage: Stage,
     state: LearnerState,
     reference: Policy,
@@ -39,28 +39,26 @@ def run_policy(
     drawn: int,
     write: Write,
     save: Save,
-    say: Callable[[str], None],
 ) -> LearnerState:
     """Run a stage of the GRPO family (arXiv 2604.09494, section 4.2) or of PPO.
 
     Args:
       reference: the frozen policy of the KL penalty.
       drawn: records that the stage has drawn before.
-      say: is told of responses without a reward, and of batches that teach nothing.
 
     Raises:
       UserError: of all that a step has sampled, no response has a reward; the state before that
         step is saved.
     """
     options = config[stage.name]
-    scoring = scoring_of(config, training_rules(config, setup), temperature=options.temperature)
+    scoring = scoring_of(config, training_rules(config, context), temperature=options.temperature)
     loss = policy_loss(config, stage)
     num_parts = options.prompts_per_step // options.minibatches // options.micro_batch
     for step in steps:
-        collected = collect(config, setup, stage, state.policy, scoring.rules, data, drawn)
+        collected = collect(config, context, stage, state.policy, scoring.rules, data, drawn)
         groups = collected.groups
         for problem in collected.problems:
-            say(f"{stage.name} {step}: no reward for {problem}")
+            context.console.say(f"{stage.name} {step}: no reward for {problem}")
         if not collected.rewarded:
             save(step, state, drawn, now=True)
             raise UserError(
@@ -69,13 +67,17 @@ def run_policy(
                 "same command again"
             )
         if stage.name != PPO and not groups.spread.any():
-            ids = processes.texts_of_all([one.example_id for one in collected.records], setup.mesh)
-            say(f"{stage.name} {step}: rewards differ in no group; they teach nothing: {_few(ids)}")
+            ids = processes.texts_of_all(
+                [one.example_id for one in collected.records], context.mesh
+            )
+            context.console.say(
+                f"{stage.name} {step}: rewards differ in no group; they teach nothing: {_few(ids)}"
+            )
         drawn += collected.draws * stage.batch_size
-        batch, metrics = make_batch(config, setup, stage, state, reference, groups, scoring)
+        batch, metrics = make_batch(config, context, stage, state, reference, groups, scoring)
         updates = []
         for rows in _minibatches(config, stage, step):
-            part = batch if rows is None else setup.place(_rows(batch, rows))
+            part = batch if rows is None else context.place(_rows(batch, rows))
             state, found = policy_update(
                 state,
                 part,

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from decoding.policy import Policy
 from recallm_jax.config.kept import hold_to_config
 from recallm_jax.policy import checkpoint, partitioning
-from recallm_jax.policy.setup import Setup
+from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import Stage, plan_stages
@@ -43,13 +43,13 @@ class Saved:
         return f"{self.stage.name} step {self.step}"
 
 
-def placed_state(policy: Policy, stage: Stage, setup: Setup) -> LearnerState:
+def placed_state(policy: Policy, stage: Stage, context: Context) -> LearnerState:
     """Return the state before a stage's first update, on the mesh, in buffers of its own.
 
     Updates give their argument's buffers away, and the policy before a stage is read again.
     """
     state = jax.tree.map(jnp.copy, first_state(policy, stage))
-    shardings = partitioning.state_shardings(state, state.policy.config, setup.mesh)
+    shardings = partitioning.state_shardings(state, state.policy.config, context.mesh)
     return processes.put(state, shardings)
 
 
@@ -72,7 +72,9 @@ def hold_to_run(config: ConfigDict, workdir: Path, *, fields: Sequence[str]) -> 
     hold_to_config(config, workdir, fields=fields, remedy=remedy)
 
 
-def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Policy, Stage, int]:
+def restore_policy(
+    config: ConfigDict, context: Context, workdir: Path
+) -> tuple[Policy, Stage, int]:
     """Return the policy that a run has come to: its newest stage's, after how many steps of it.
 
     Nothing in the folder is changed: the run may still be going on.
@@ -81,12 +83,12 @@ def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Pol
       UserError: the run has no checkpoint, or one of another model, or started from other weights.
     """
     hold_to_run(config, workdir, fields=WEIGHTS)
-    for stage in reversed(plan_stages(config, setup)):
+    for stage in reversed(plan_stages(config, context)):
         folder = workdir / CHECKPOINTS / stage.name
         if not folder.exists():
             continue
         with checkpoint.open_reader(folder) as manager:
-            state = placed_state(setup.policy, stage, setup)
+            state = placed_state(context.policy, stage, context)
             restored = checkpoint.restore_latest(manager, state)
         if restored is not None:
             return restored[0].policy, stage, restored[1]["step"]
@@ -96,13 +98,13 @@ def restore_policy(config: ConfigDict, setup: Setup, workdir: Path) -> tuple[Pol
     )
 
 
-def saved_checkpoints(config: ConfigDict, setup: Setup, workdir: Path) -> list[Saved]:
+def saved_checkpoints(config: ConfigDict, context: Context, workdir: Path) -> list[Saved]:
     """Return the complete checkpoints of a run, in the order they were made in.
 
     One that is being written is none yet, and is left alone.
     """
     found = []
-    for stage in plan_stages(config, setup):
+    for stage in plan_stages(config, context):
         folder = workdir / CHECKPOINTS / stage.name
         if folder.exists():
             with checkpoint.open_reader(folder) as manager:
@@ -110,7 +112,7 @@ def saved_checkpoints(config: ConfigDict, setup: Setup, workdir: Path) -> list[S
     return found
 
 
-def restore_saved(config: ConfigDict, setup: Setup, workdir: Path, saved: Saved) -> Policy:
+def restore_saved(config: ConfigDict, context: Context, workdir: Path, saved: Saved) -> Policy:
     """Return the policy of one checkpoint; nothing in the folder is changed.
 
     Raises:
@@ -119,7 +121,7 @@ def restore_saved(config: ConfigDict, setup: Setup, workdir: Path, saved: Saved)
     hold_to_run(config, workdir, fields=WEIGHTS)
     folder = workdir / CHECKPOINTS / saved.stage.name
     with checkpoint.open_reader(folder) as manager:
-        state = placed_state(setup.policy, saved.stage, setup)
+        state = placed_state(context.policy, saved.stage, context)
         try:
             return checkpoint.restore_step(manager, saved.step, state)[0].policy
         except checkpoint.Damaged as damaged:

@@ -1,6 +1,6 @@
 """The groups that a step learns from: sampled, rewarded, and drawn anew where rewards are equal.
 
-Every process has the rewards of all prompts, and the same ones: `Setup.gather_rows`.
+Every process has the rewards of all prompts, and the same ones: `Context.gather_rows`.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
 from recallm_jax.data.arrays import prompts_and_texts
+from recallm_jax.policy.context import Context
 from recallm_jax.policy.partitioning import for_rollout
-from recallm_jax.policy.setup import Setup
 from recallm_jax.runtime import processes
 from recallm_jax.training.rollout_metrics import PromptMeans, prompt_means, rollout_metrics
 from recallm_jax.training.stages import KEY_STRIDE, PPO, Stage
@@ -70,7 +70,7 @@ class Collected:
 
 def collect(
     config: ConfigDict,
-    setup: Setup,
+    context: Context,
     stage: Stage,
     policy: Policy,
     rules: SpanRules,
@@ -97,15 +97,15 @@ def collect(
         draw = drawn // stage.batch_size + len(seen)
         drawn_now = next(data)
         records += drawn_now
-        rollout, scored, means = sample(config, setup, stage, policy, rules, drawn_now, draw)
+        rollout, scored, means = sample(config, context, stage, policy, rules, drawn_now, draw)
         seen.append((scored, means))
         groups = Groups(
-            _with_reward(rollout.responses, setup.place(scored.known)),
+            _with_reward(rollout.responses, context.place(scored.known)),
             rollout.sampler_log_probs,
             scored.totals,
             scored.known,
         )
-        kept = groups if kept is None else _first_with_spread(kept, groups, setup)
+        kept = groups if kept is None else _first_with_spread(kept, groups, context)
     return Collected(
         groups=kept,
         rewarded=any(bool(scored.known.any()) for scored, _ in seen),
@@ -116,7 +116,7 @@ def collect(
     )
 
 
-def _first_with_spread(kept: Groups, drawn: Groups, setup: Setup) -> Groups:
+def _first_with_spread(kept: Groups, drawn: Groups, context: Context) -> Groups:
     """Return as many groups as before, those with a spread first, the earlier before the later.
 
     All shapes are those of one draw or of two, so that nothing is compiled anew from step to step.
@@ -128,7 +128,7 @@ def _first_with_spread(kept: Groups, drawn: Groups, setup: Setup) -> Groups:
         return jnp.concatenate([one, other])[rows]
 
     both = [(groups.responses, groups.sampler_log_probs) for groups in (kept, drawn)]
-    responses, sampler_log_probs = setup.place(jax.tree.map(chosen, *both))
+    responses, sampler_log_probs = context.place(jax.tree.map(chosen, *both))
     return Groups(
         responses,
         sampler_log_probs,
@@ -145,7 +145,7 @@ def _with_reward(responses: Responses, known: Bool[Array, "B G"]) -> Responses:
 
 def sample(
     config: ConfigDict,
-    setup: Setup,
+    context: Context,
     stage: Stage,
     policy: Policy,
     rules: SpanRules,
@@ -161,20 +161,20 @@ def sample(
 
     def sampled(part: int) -> Rollout:
         some = jax.tree.map(lambda x: x[part::parts], (prompts, keys))
-        placed, placed_keys = setup.place_rows(some, count // parts)
+        placed, placed_keys = context.place_rows(some, count // parts)
         return sample_groups(
             policy,
             placed,
             placed_keys,
-            setup.tokenizer.decode,
+            context.tokenizer.decode,
             rules=rules,
             sampling=Sampling(temperature=options.temperature),
             max_new_tokens=config.decoding.max_new_tokens,
-            stop_token=setup.tokenizer.eos_id,
-            fetch=setup.fetch_rows,
+            stop_token=context.tokenizer.eos_id,
+            fetch=context.fetch_rows,
         )
 
-    rollout = _interleaved([sampled(part) for part in range(parts)], setup)
+    rollout = _interleaved([sampled(part) for part in range(parts)], context)
     own = reward_groups(
         rollout,
         texts,
@@ -182,20 +182,20 @@ def sample(
         max_new_tokens=config.decoding.max_new_tokens,
         overlong_buffer=options.overlong_buffer,
     )
-    known = setup.gather_rows(own.known, count)
+    known = context.gather_rows(own.known, count)
     # Where another process's reward stands for a response, this one's problem is none.
-    still = ~known[setup.own_rows(count)][~own.known]
+    still = ~known[context.own_rows(count)][~own.known]
     problems = [problem for problem, is_one in zip(own.problems, still, strict=True) if is_one]
     scored = dataclasses.replace(
         own,
-        totals=setup.gather_rows(own.totals, count),
+        totals=context.gather_rows(own.totals, count),
         known=known,
-        problems=processes.texts_of_all(problems, setup.mesh),
+        problems=processes.texts_of_all(problems, context.mesh),
     )
-    return rollout, scored, setup.gather_rows(prompt_means(rollout, own), count)
+    return rollout, scored, context.gather_rows(prompt_means(rollout, own), count)
 
 
-def _interleaved(parts: Sequence[Rollout], setup: Setup) -> Rollout:
+def _interleaved(parts: Sequence[Rollout], context: Context) -> Rollout:
     """Return the rollout of all prompts from n parts, of which part p has prompts p, p + n, …
 
     So every device has as many prompts of each part, and those that it has of the whole.
@@ -207,7 +207,7 @@ def _interleaved(parts: Sequence[Rollout], setup: Setup) -> Rollout:
         return jnp.stack(fields, axis=1).reshape(-1, *fields[0].shape[1:])
 
     arrays = [(part.responses, part.sampler_log_probs) for part in parts]
-    responses, sampler_log_probs = setup.place(jax.tree.map(whole, *arrays))
+    responses, sampler_log_probs = context.place(jax.tree.map(whole, *arrays))
 
     def in_order(rows: Iterable[Sequence]) -> list:
         return [group for beside in zip(*rows, strict=True) for group in beside]

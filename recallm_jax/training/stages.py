@@ -15,7 +15,7 @@ from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
 from recallm_jax.data.records import train_records
 from recallm_jax.evaluation.loop import span_rules
-from recallm_jax.policy.setup import Setup
+from recallm_jax.policy.context import Context
 from recallm_jax.training.bad_batch import Inspected, NotFinite
 from rl.batch import Responses
 from rl.learner import (
@@ -51,13 +51,13 @@ class Stage:
     critic: str = ""
 
 
-def plan_stages(config: ConfigDict, setup: Setup) -> list[Stage]:
+def plan_stages(config: ConfigDict, context: Context) -> list[Stage]:
     """Return the stages that the config lists; each uses records of its own."""
     stages, used = [], 0
     for number, name in enumerate(config.stages):
         section = config[name]
         size = section.batch_size if name in SFT_STAGES else section.prompts_per_step
-        optimizer = make_optimizer(config, setup, name)
+        optimizer = make_optimizer(config, context, name)
         critic = section.critic if name == PPO else ""
         stages.append(Stage(name, number, section.steps, size, used, optimizer, critic))
         # A step may draw several times.
@@ -75,7 +75,7 @@ def policy_label(config: ConfigDict, stage: Stage, step: int) -> str:
     return stage.name if following and following[0] in SFT_STAGES else COLD_START
 
 
-def make_optimizer(config: ConfigDict, setup: Setup, name: str) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, context: Context, name: str) -> optax.GradientTransformation:
     """Return a stage's optimiser; phase 1 of the cold start trains the four new rows only."""
     section, shared = config[name], config.optimizer
     updates = section.steps
@@ -99,7 +99,7 @@ def make_optimizer(config: ConfigDict, setup: Setup, name: str) -> optax.Gradien
     optimizer = at(section.learning_rate if name in SFT_STAGES else shared.learning_rate)
     if name != "sft1":
         return optimizer
-    tokenizer = setup.tokenizer
+    tokenizer = context.tokenizer
     rows = (
         tokenizer.start_recall_id,
         tokenizer.end_recall_id,
@@ -110,16 +110,16 @@ def make_optimizer(config: ConfigDict, setup: Setup, name: str) -> optax.Gradien
 
 
 def batches(
-    config: ConfigDict, setup: Setup, stage: Stage, drawn: int
+    config: ConfigDict, context: Context, stage: Stage, drawn: int
 ) -> Generator[list[Record], None, None]:
     """Yield the records of each draw behind the first `drawn` of the stage; close it when done.
 
     Where several processes train, each makes those of its own prompts.
     """
     start, size = stage.first_record + drawn, stage.batch_size
-    rows = setup.own_rows(size).tolist()
+    rows = context.own_rows(size).tolist()
     with contextlib.closing(
-        train_records(config, setup.tokenizer, start, rows=rows, size=size)
+        train_records(config, context.tokenizer, start, rows=rows, size=size)
     ) as records:
         while True:
             yield list(islice(records, len(rows)))
@@ -139,7 +139,7 @@ class Save(Protocol):
 
 def run_sft(
     config: ConfigDict,
-    setup: Setup,
+    context: Context,
     stage: Stage,
     state: LearnerState,
     *,
@@ -149,14 +149,14 @@ def run_sft(
     save: Save,
 ) -> LearnerState:
     """Fine-tune on demonstrations, under the span mask (arXiv 2604.09494, section 4.1)."""
-    rules = training_rules(config, setup)
+    rules = training_rules(config, context)
     scoring = scoring_of(config, rules, temperature=1.0)
     num_parts = stage.batch_size // config[stage.name].micro_batch
     for step in steps:
         records = next(data)
         prompts, _ = prompts_and_texts(records, config.data.target_length)
         tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
-        prompts, tokens, lengths = setup.place_rows((prompts, tokens, lengths), stage.batch_size)
+        prompts, tokens, lengths = context.place_rows((prompts, tokens, lengths), stage.batch_size)
         index = _index_prompts(prompts, rules=rules, num_rows=state.policy.config.vocab_rows)
         responses = Responses(prompts, index, tokens, lengths)
         state, metrics = sft_update(
@@ -173,9 +173,9 @@ def run_sft(
     return state
 
 
-def training_rules(config: ConfigDict, setup: Setup) -> SpanRules:
+def training_rules(config: ConfigDict, context: Context) -> SpanRules:
     """Return the rules of recall spans that a run learns and samples under."""
-    return span_rules(config, setup.tokenizer, constrained=config.decoding.constrained)
+    return span_rules(config, context.tokenizer, constrained=config.decoding.constrained)
 
 
 _index_prompts = jax.jit(index_prompts, static_argnames=("rules", "num_rows"))

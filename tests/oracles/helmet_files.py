@@ -2,7 +2,7 @@
 
 import json
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.prompts.record import from_json, to_json
 from tasks.prompts.settings import TaskSettings
 from tasks.suites.helmet.suite import helmet, helmet_chat

@@ -3,7 +3,8 @@
 from ml_collections import ConfigDict
 
 from recallm_jax.config.load import load_config
-from recallm_jax.policy.setup import Setup, set_up
+from recallm_jax.policy.context import Context
+from recallm_jax.policy.setup import set_up
 from recallm_jax.training.stages import Stage, plan_stages
 
 SMALL = [
@@ -28,9 +29,9 @@ def arguments(algorithm: str) -> list[str]:
     return found + ["--config.ppo.critic=own"] * algorithm.endswith("-own")
 
 
-def dapo() -> tuple[ConfigDict, Setup, Stage]:
+def dapo() -> tuple[ConfigDict, Context, Stage]:
     """Return what a stage of DAPO, of at most three draws a step, starts from."""
     config = load_config([*arguments("dapo"), "--config.grpo.max_draws=3"])
-    setup = set_up(config)
-    (stage,) = plan_stages(config, setup)
-    return config, setup, stage
+    context = set_up(config)
+    (stage,) = plan_stages(config, context)
+    return config, context, stage

@@ -1,6 +1,6 @@
 """The files that RULER's tasks read, small, and the prompts that they make of them."""
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.prompts.settings import TaskSettings
 from tasks.suites.ruler.prompts import Request
 from tasks.suites.ruler.suite import make_prompt

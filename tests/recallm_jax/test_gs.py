@@ -142,12 +142,12 @@ def test_metrics_and_tensorboard_files_arrive(bucket):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A local Hugging Face folder of a small model."""
-    setup = set_up(load_config(CONFIG))
-    tokenizer = setup.tokenizer
+    context = set_up(load_config(CONFIG))
+    tokenizer = context.tokenizer
     folder = tmp_path_factory.mktemp("weights") / "model"
     ends = (tokenizer.eos_token, tokenizer.bos_token)
     saved = TokenizerFiles(tokenizer.to_json(), tokenizer.chat_template, *ends)
-    hugging_face.save(setup.policy, folder, saved)
+    hugging_face.save(context.policy, folder, saved)
     return folder
 
 

@@ -21,7 +21,7 @@ from recallm_jax.evaluation.probe import (
     run_probe,
     summarise,
 )
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.reporting.probe import probe_chart, write_probe_figure
 from recallm_jax.runtime.errors import UserError
 from tasks import generate

@@ -68,13 +68,13 @@ def assert_same_run(got: pathlib.Path, expected: pathlib.Path, arguments) -> Non
     # The last policy is another than the first.
     assert wanted[-1]["grad_norm"] > 1e-3 and wanted[-1]["groups_with_spread"] > 0
     config = load_config([*arguments, "--config.mesh.data=1", "--config.mesh.fsdp=1"])
-    setup = set_up(config)
+    context = set_up(config)
     policies = [
-        jax.device_get(jax.tree.leaves(restore_policy(config, setup, folder)[0]))
+        jax.device_get(jax.tree.leaves(restore_policy(config, context, folder)[0]))
         for folder in (got, expected)
     ]
     moved = False
-    for array, other, first in zip(*policies, jax.tree.leaves(setup.policy), strict=True):
+    for array, other, first in zip(*policies, jax.tree.leaves(context.policy), strict=True):
         np.testing.assert_allclose(array, other, rtol=1e-5, atol=1e-5 * abs(other).max())
         moved |= bool(abs(other - np.asarray(first)).max() > 1e-4)
     assert moved
@@ -187,9 +187,9 @@ def test_an_interrupted_run_ends_with_the_same_bits_on_the_same_mesh(count, one,
     assert [row | {"time": 0} for row in rows] == [row | {"time": 0} for row in wanted]
     assert_same_run(tmp_path, whole, GRPO)
     config = load_config([*GRPO, "--config.mesh.fsdp=1"])
-    setup = set_up(config)
+    context = set_up(config)
     bits = [
-        jax.device_get(jax.tree.leaves(restore_policy(config, setup, folder)[0]))
+        jax.device_get(jax.tree.leaves(restore_policy(config, context, folder)[0]))
         for folder in (tmp_path, whole)
     ]
     for got, expected in zip(*bits, strict=True):

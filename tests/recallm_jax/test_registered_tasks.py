@@ -95,7 +95,7 @@ PRINT_RECORDS = f"""
 import itertools, sys
 from recallm_jax.config import load_config
 from recallm_jax.inputs import train_records, validation_records
-from recallm_jax.setup_policy import load_tokenizer
+from recallm_jax.policy.setup import load_tokenizer
 from tasks.record import to_json
 
 bucket, *arguments = sys.argv[1:]

@@ -10,8 +10,9 @@ from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
 from recallm_jax.evaluation.loop import span_rules
+from recallm_jax.policy.context import Context
 from recallm_jax.policy.partitioning import make_mesh, place_model
-from recallm_jax.policy.setup import Setup, set_up
+from recallm_jax.policy.setup import set_up
 from recallm_jax.training import policy_gradient, rollouts, stages
 from recallm_jax.training.restore import placed_state
 from recallm_jax.training.stages import plan_stages
@@ -36,7 +37,7 @@ class Seen(Exception):
 @pytest.mark.parametrize("constrained", [True, False])
 def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constrained, monkeypatch):
     config = load_config([*CONFIG, f"--config.decoding.constrained={constrained}"])
-    setup = set_up(config)
+    context = set_up(config)
     rules = []
 
     def scoring(config, given, *, temperature):
@@ -54,26 +55,25 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
     monkeypatch.setattr(stages, "sft_update", stop)
     monkeypatch.setattr(rollouts, "sample_groups", stop)
     loop = {"steps": range(1), "write": stop, "save": stop}
-    _, sft, grpo = plan_stages(config, setup)
+    _, sft, grpo = plan_stages(config, context)
     with pytest.raises(Seen):
         stages.run_sft(
             config,
-            setup,
+            context,
             sft,
-            placed_state(setup.policy, sft, setup),
-            data=stages.batches(config, setup, sft, 0),
+            placed_state(context.policy, sft, context),
+            data=stages.batches(config, context, sft, 0),
             **loop,
         )
     with pytest.raises(Seen):
         policy_gradient.run_policy(
             config,
-            setup,
+            context,
             grpo,
-            placed_state(setup.policy, grpo, setup),
-            setup.policy,
-            data=stages.batches(config, setup, grpo, 0),
+            placed_state(context.policy, grpo, context),
+            context.policy,
+            data=stages.batches(config, context, grpo, 0),
             drawn=0,
-            say=print,
             **loop,
         )
     # Of the cold start's loss, of the policy's loss, and of the sampler.
@@ -89,38 +89,38 @@ def assert_moved_alike(got, expected, start):
         np.testing.assert_allclose(after - before, way, rtol=0, atol=1e-3 * abs(way).max())
 
 
-def grpo_step(config, setup):
+def grpo_step(config, context):
     """Return what a step samples, scores and updates."""
-    records = train_records(config, setup.tokenizer, 0)
+    records = train_records(config, context.tokenizer, 0)
     prompts, texts = prompts_and_texts([next(records) for _ in range(8)], 256)
-    rules = span_rules(config, setup.tokenizer)
+    rules = span_rules(config, context.tokenizer)
     rollout = sample_groups(
-        setup.policy,
-        setup.place(prompts),
+        context.policy,
+        context.place(prompts),
         row_keys(0, 0, np.array([text.number for text in texts], np.uint32), 2),
-        setup.tokenizer.decode,
+        context.tokenizer.decode,
         rules=rules,
         sampling=Sampling(temperature=1.0),
         max_new_tokens=24,
-        stop_token=setup.tokenizer.eos_id,
+        stop_token=context.tokenizer.eos_id,
     )
     scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
-    scored = score_in_parts(setup.policy, rollout.responses, scoring=scoring, num_parts=2)
+    scored = score_in_parts(context.policy, rollout.responses, scoring=scoring, num_parts=2)
     # Another policy than the one that is trained, so that the KL penalty is not 0.
-    smaller = jax.tree.map(lambda x: 0.5 * x, setup.policy)
+    smaller = jax.tree.map(lambda x: 0.5 * x, context.policy)
     reference = score_in_parts(smaller, rollout.responses, scoring=scoring, num_parts=2)
     # They don't sum to 0 over a group, so that the loss is not 0 either.
     advantages = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     batch = Batch(
         responses=rollout.responses,
-        advantages=setup.place(advantages)[..., None],
+        advantages=context.place(advantages)[..., None],
         sampler_log_probs=rollout.sampler_log_probs,
         old_log_probs=None,
         reference_log_probs=reference,
     )
-    stage = plan_stages(config, setup)[2]
+    stage = plan_stages(config, context)[2]
     state, metrics = policy_update(
-        placed_state(setup.policy, stage, setup),
+        placed_state(context.policy, stage, context),
         batch,
         optimizer=stage.optimizer,
         scoring=scoring,
@@ -133,7 +133,7 @@ def grpo_step(config, setup):
 
 def on_eight_devices(alone):
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    return Setup(place_model(alone.policy, mesh), alone.tokenizer, mesh)
+    return Context(place_model(alone.policy, mesh), alone.tokenizer, mesh, alone.console)
 
 
 @pytest.mark.slow
@@ -161,17 +161,17 @@ def test_eight_devices_sample_score_and_update_as_one_does():
 def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
     """The old log-probabilities and the update's own come from two programs, in other parts."""
     config = load_config([*CONFIG, f"--config.model.dtype={dtype}"])
-    setup = set_up(config)
-    responses, _, old, *_ = grpo_step(config, setup)
+    context = set_up(config)
+    responses, _, old, *_ = grpo_step(config, context)
     scoring = Scoring(
-        rules=span_rules(config, setup.tokenizer), budget=24, temperature=1.0, chunk=10
+        rules=span_rules(config, context.tokenizer), budget=24, temperature=1.0, chunk=10
     )
-    stage = plan_stages(config, setup)[2]
+    stage = plan_stages(config, context)[2]
 
     def share_outside(old):
         batch = Batch(responses, jnp.ones((8, 2, 1)), old, old, None)
         _, metrics = policy_update(
-            placed_state(setup.policy, stage, setup),
+            placed_state(context.policy, stage, context),
             batch,
             optimizer=stage.optimizer,
             scoring=scoring,
@@ -184,17 +184,17 @@ def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
     assert share_outside(old + 2 * bound) == pytest.approx(1)
 
 
-def sft_step(config, setup):
+def sft_step(config, context):
     """Return the metrics and the policy of the first step of phase 2."""
-    stage = plan_stages(config, setup)[1]
+    stage = plan_stages(config, context)[1]
     written = []
     state = stages.run_sft(
         config,
-        setup,
+        context,
         stage,
-        placed_state(setup.policy, stage, setup),
+        placed_state(context.policy, stage, context),
         steps=range(1),
-        data=stages.batches(config, setup, stage, 0),
+        data=stages.batches(config, context, stage, 0),
         write=lambda step, metrics: written.append(metrics),
         save=lambda *arguments: None,
     )

@@ -88,14 +88,14 @@ def test_a_run_leaves_metrics_and_evaluations_of_every_stage(finished_run):
 
 def test_phase_one_trains_the_four_new_rows_alone(finished_run):
     config = load_config(CONFIG)
-    setup = set_up(config)
-    stage = plan_stages(config, setup)[0]
+    context = set_up(config)
+    stage = plan_stages(config, context)[0]
     folder = finished_run / "checkpoints" / "sft1"
     with checkpoint.open_manager(folder, keep=2) as manager:
-        state, _ = checkpoint.restore_latest(manager, placed_state(setup.policy, stage, setup))
-    changed = jax.tree.map(lambda a, b: np.asarray(a != b), state.policy, setup.policy)
+        state, _ = checkpoint.restore_latest(manager, placed_state(context.policy, stage, context))
+    changed = jax.tree.map(lambda a, b: np.asarray(a != b), state.policy, context.policy)
     rows = np.flatnonzero(changed.embedding[...].any(axis=1))
-    tokenizer = setup.tokenizer
+    tokenizer = context.tokenizer
     assert set(rows) <= {
         tokenizer.start_recall_id,
         tokenizer.end_recall_id,
@@ -255,10 +255,10 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
 @for_each("seed", range(4))
 def test_a_spans_places_hold_its_text_to_the_character(seed):
     config = load_config([*CONFIG, f"--config.seed={seed}"])
-    setup = set_up(config)
+    context = set_up(config)
     row = answer(
-        setup.policy,
-        setup.tokenizer,
+        context.policy,
+        context.tokenizer,
         config,
         "Zürich, 40 km: ½ day by 🚲, ½ hour by 🚆.\n東京: ½ day by 🚲.\n",
         "How far?",
@@ -266,7 +266,7 @@ def test_a_spans_places_hold_its_text_to_the_character(seed):
         max_new_tokens=40,
         max_recall_length=16,
         quote_first=True,
-        place=setup.place,
+        place=context.place,
     )
     closed = [span for span in row["spans"] if span["closed"]]
     assert closed
@@ -333,12 +333,12 @@ def test_an_empty_document_is_refused(tmp_path, capsys):
 
 
 def test_a_checkpoint_of_another_model_is_refused(finished_run, tmp_path, capsys, monkeypatch):
-    from recallm_jax.policy import setup as setup_policy
+    from recallm_jax.policy import tiny
 
     other = tmp_path / "other"
     shutil.copytree(finished_run, other)
-    wider = dataclasses.replace(setup_policy.TINY, mlp_dim=96)
-    monkeypatch.setattr(setup_policy, "TINY", wider)
+    wider = dataclasses.replace(tiny.TINY, mlp_dim=96)
+    monkeypatch.setattr(tiny, "TINY", wider)
     assert evaluate.main([*CONFIG, f"--workdir={other}"]) == 2
     error = capsys.readouterr().err
     assert re.search(

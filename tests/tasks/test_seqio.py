@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.generate import record
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.prompts.record import to_json

@@ -13,7 +13,8 @@ from recallm_jax.data.records import validation_records
 from recallm_jax.evaluation.loop import evaluate, read_rows, sampling_of, span_rules
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.summaries import format_table, summarise
-from recallm_jax.policy.setup import set_up, tiny_tokenizer
+from recallm_jax.policy.setup import set_up
+from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from rl import rollout
 from rl.rollout import sample_groups
@@ -186,9 +187,9 @@ def test_rows_do_not_depend_on_how_the_mesh_has_them_decoded(tmp_path):
     rows, said = {}, []
     for name, mesh in meshes.items():
         config = load_config([*ONE_MODE, *mesh])
-        setup, folder = set_up(config), tmp_path / name
-        place, log = setup.place, said.append
-        run(folder, config, setup.tokenizer, policy=setup.policy, place=place, log=log)
+        context, folder = set_up(config), tmp_path / name
+        place, log = context.place, said.append
+        run(folder, config, context.tokenizer, policy=context.policy, place=place, log=log)
         rows[name] = [row for path in sorted(folder.glob("*.jsonl")) for row in read_rows(path)]
     assert len(rows["one"]) == 2 * 3 * 2
     assert rows["batches"] == rows["split"] == rows["one"]

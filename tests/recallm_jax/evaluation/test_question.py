@@ -15,7 +15,7 @@ from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.evaluation.question import QUOTE_FIRST, answer, question_record, show
 from recallm_jax.evaluation.rows import response_rows
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from rl.rollout import sample_groups
 from tests.oracles.toy_policy import ToyPolicy

@@ -11,7 +11,7 @@ from recallm_jax.config.load import load_config
 from recallm_jax.evaluation.loop import complete_summaries, evaluate
 from recallm_jax.evaluation.merge import merge
 from recallm_jax.evaluation.shards import Shard, parse_shard
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
 

@@ -11,7 +11,8 @@ from recallm_jax.evaluation.loop import evaluate, read_rows, rescore
 from recallm_jax.evaluation.rows import suite_scores
 from recallm_jax.evaluation.summaries import format_table, overall_rows
 from recallm_jax.evaluation.tasks import evaluation_tasks
-from recallm_jax.policy.setup import TINY, check_lengths, tiny_tokenizer
+from recallm_jax.policy.setup import check_lengths
+from recallm_jax.policy.tiny import TINY, tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from tasks.suites import registry
 from tasks.suites.registry import suite_tasks

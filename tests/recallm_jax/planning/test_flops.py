@@ -15,7 +15,7 @@ from recallm_jax.planning.flops import (
     score_flops,
     update_flops,
 )
-from recallm_jax.policy.setup import TINY
+from recallm_jax.policy.tiny import TINY
 
 UNTIED = dataclasses.replace(TINY, tie_embeddings=False)
 

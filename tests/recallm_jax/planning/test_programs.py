@@ -54,26 +54,28 @@ def assert_the_same(described, real):
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_a_described_state_lies_as_the_states_of_training(algorithm):
     config = config_of("ppo.critic=own", algorithm=algorithm)
-    setup, described = set_up(config), abstract.abstract_setup(config, jax.devices())
-    assert_the_same(described.policy, setup.policy)
-    assert described.policy.config == setup.policy.config
-    for real, stage in zip(plan_stages(config, setup), plan_stages(config, described), strict=True):
-        state = placed_state(setup.policy, real, setup)
+    context, described = set_up(config), abstract.abstract_context(config, jax.devices())
+    assert_the_same(described.policy, context.policy)
+    assert described.policy.config == context.policy.config
+    for real, stage in zip(
+        plan_stages(config, context), plan_stages(config, described), strict=True
+    ):
+        state = placed_state(context.policy, real, context)
         assert_the_same(abstract.learner_state(described.policy, stage, described), state)
-    assert_the_same(for_rollout(described.policy), for_rollout(setup.policy))
+    assert_the_same(for_rollout(described.policy), for_rollout(context.policy))
 
 
 @needs_eight
 def test_a_described_batch_lies_as_those_of_a_job():
     config = config_of()
-    setup, described = set_up(config), abstract.abstract_setup(config, jax.devices())
+    context, described = set_up(config), abstract.abstract_context(config, jax.devices())
     for count in (8, 3):
         # Three prompts can't be split over four devices.
         flags = np.zeros((count, 64), bool)
         real = Prompts(
             np.zeros((count, 64), np.int32), np.zeros(count, np.int32), flags, flags, flags
         )
-        assert_the_same(abstract.prompts(described, count, 64), setup.place(real))
+        assert_the_same(abstract.prompts(described, count, 64), context.place(real))
     keys = row_keys(0, 0, np.arange(8, dtype=np.uint32), 4)
     assert abstract.keys(described, 8, 4).dtype == keys.dtype
 
@@ -81,8 +83,8 @@ def test_a_described_batch_lies_as_those_of_a_job():
 @needs_eight
 def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
     config = config_of()
-    setup = abstract.abstract_setup(config, jax.devices())
-    found = {program.name: program for program in programs(config, setup)}
+    context = abstract.abstract_context(config, jax.devices())
+    found = {program.name: program for program in programs(config, context)}
     assert list(found) == [
         *("sft1.update", "sft2.update", "grpo.reshard", "grpo.rollout", "grpo.reference"),
         *("grpo.update", "evaluation.reshard", "evaluation.256", "evaluation.512"),
@@ -114,8 +116,8 @@ def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
 @needs_eight
 def test_ppo_scores_the_old_policy_and_keeps_the_batch_between_updates():
     config = config_of("ppo.minibatches=2", "ppo.epochs=3", algorithm="ppo")
-    setup = abstract.abstract_setup(config, jax.devices())
-    found = {program.name: program for program in programs(config, setup)}
+    context = abstract.abstract_context(config, jax.devices())
+    found = {program.name: program for program in programs(config, context)}
     assert "ppo.old" in found
     update = found["ppo.update"]
     assert update.runs == 6
@@ -130,12 +132,12 @@ def test_ppo_scores_the_old_policy_and_keeps_the_batch_between_updates():
 def test_every_program_is_traced():
     """The functions that training calls take what is described; compiled they are on TPUs only."""
     config = config_of("ppo.minibatches=2", algorithm="ppo")
-    setup = abstract.abstract_setup(config, jax.devices())
-    for program in programs(config, setup):
+    context = abstract.abstract_context(config, jax.devices())
+    for program in programs(config, context):
         assert program.lower().as_text("hlo")
 
 
 def test_sizes_that_a_mesh_does_not_divide_are_refused():
     config = config_of("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=3")
     with pytest.raises(UserError, match=r"cannot be split into 3 parts over mesh axes"):
-        abstract.abstract_setup(config, jax.devices())
+        abstract.abstract_context(config, jax.devices())

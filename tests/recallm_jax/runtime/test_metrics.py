@@ -8,7 +8,7 @@ import pytest
 
 from recallm_jax.runtime import metrics
 from recallm_jax.runtime.errors import UserError, full_disk_message
-from recallm_jax.runtime.metrics import MetricWriter, format_metrics, progress, read_metrics
+from recallm_jax.runtime.metrics import MetricWriter, format_metrics, read_metrics
 
 
 @pytest.fixture
@@ -125,8 +125,3 @@ def test_a_missing_file_has_no_rows(tmp_path):
 def test_numbers_stay_readable():
     text = format_metrics({"a": 0.0, "b": 12345.678, "c": -2e-6, "d": float("nan")})
     assert text == "a 0  b 1.235e+04  c -2.000e-06  d nan"
-
-
-def test_progress_passes_the_items_on(capsys):
-    assert list(progress(iter("ab"), "title", total=5, done=3)) == ["a", "b"]
-    assert "title" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
-from recallm_jax.policy import setup as setup_policy
+from recallm_jax.policy import setup as policy_setup
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime import metrics
 from recallm_jax.runtime.errors import UserError
@@ -60,26 +60,26 @@ def poison(monkeypatch, module, name: str, *, after: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def setup():
+def context():
     return set_up(load_config(CONFIG))
 
 
-def test_a_cold_starts_batch_is_kept_with_its_demonstrations(setup, tmp_path, monkeypatch):
+def test_a_cold_starts_batch_is_kept_with_its_demonstrations(context, tmp_path, monkeypatch):
     def spoilt(state, responses, **options):
         return state, {"grad_norm": jnp.float32(1.5), "loss": jnp.float32(math.inf)}
 
     monkeypatch.setattr(stages, "sft_update", spoilt)
     config = load_config(CONFIG)
-    stage, done = plan_stages(config, setup)[0], []
+    stage, done = plan_stages(config, context)[0], []
     message = r"loss of sft1 at step 1 is inf; start again .*; what led to it is in (\S+) and the "
-    with pytest.raises(UserError, match=message), train._bad_batch_kept(setup, tmp_path):
+    with pytest.raises(UserError, match=message), train._bad_batch_kept(context, tmp_path):
         stages.run_sft(
             config,
-            setup,
+            context,
             stage,
-            placed_state(setup.policy, stage, setup),
+            placed_state(context.policy, stage, context),
             steps=range(1, 2),
-            data=stages.batches(config, setup, stage, stage.batch_size),
+            data=stages.batches(config, context, stage, stage.batch_size),
             write=lambda *arguments: done.append(arguments),
             save=lambda *arguments: done.append(arguments),
         )
@@ -87,12 +87,12 @@ def test_a_cold_starts_batch_is_kept_with_its_demonstrations(setup, tmp_path, mo
     path = tmp_path / "bad_batch" / "sft1_1.json"
     seen, arrays = json.loads(path.read_text()), np.load(path.with_suffix(".npz"))
     assert seen["metrics"] == {"grad_norm": 1.5, "loss": "inf"}
-    records = list(islice(train_records(config, setup.tokenizer, 2), 2))
+    records = list(islice(train_records(config, context.tokenizer, 2), 2))
     assert seen["prompts"] == [
         {
             "example_id": record.example_id,
             "prompt": record.prompt,
-            "responses": [setup.tokenizer.decode(record.targets)],
+            "responses": [context.tokenizer.decode(record.targets)],
             "rewards": [],
         }
         for record in records
@@ -207,14 +207,14 @@ def test_the_batch_is_kept_and_the_checkpoint_before_too(
 
 @pytest.mark.slow
 def test_weights_that_are_no_numbers_stop_the_first_step(tmp_path, monkeypatch, capsys):
-    real = setup_policy.random_transformer
+    real = policy_setup.random_transformer
 
     def spoilt(*arguments):
         model = real(*arguments)
         model.final_norm = jax.tree.map(lambda x: x * jnp.nan, model.final_norm)
         return model
 
-    monkeypatch.setattr(setup_policy, "random_transformer", spoilt)
+    monkeypatch.setattr(policy_setup, "random_transformer", spoilt)
     assert train.main([*CONFIG, "--config.stages=('sft1',)", f"--workdir={tmp_path}"]) == 2
     assert " of sft1 at step 0 is nan; start again" in capsys.readouterr().err
     assert (tmp_path / "bad_batch" / "sft1_0.json").exists()

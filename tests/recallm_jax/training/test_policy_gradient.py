@@ -20,6 +20,7 @@ from recallm_jax.training.restore import placed_state, restore_policy
 from recallm_jax.training.stages import batches, plan_stages
 from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
 from tests.oracles import even_tokens, policy_runs
+from tests.oracles.consoles import Listening
 from tests.oracles.policy_runs import arguments
 
 # TensorBoard's writer and Orbax warn about their own insides.
@@ -80,13 +81,13 @@ def test_an_interrupted_run_ends_as_one_that_was_not(algorithm, tmp_path, monkey
     assert len(found) == 3
     assert all(np.isfinite(list(row.values())[1:]).all() for row in found)
     config = load_config(given)
-    setup = set_up(config)
+    context = set_up(config)
     whole, parts = (
-        jax.device_get(restore_policy(config, setup, tmp_path / name)[0])
+        jax.device_get(restore_policy(config, context, tmp_path / name)[0])
         for name in ("whole", "parts")
     )
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
-    start = jax.device_get(setup.policy)
+    start = jax.device_get(context.policy)
     assert not np.array_equal(jax.tree.leaves(whole)[0], jax.tree.leaves(start)[0])
     if algorithm == "dapo":
         # A group without a spread is not learned from while another can be drawn.
@@ -153,23 +154,25 @@ def spoilt(monkeypatch):
 
 
 def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_stage(dapo, spoilt):
-    config, setup, stage = dapo
+    config, context, stage = dapo
+    console = Listening()
+    context = dataclasses.replace(context, console=console)
     config = config.copy_and_resolve_references()
     config.grpo.max_draws = config.grpo.minibatches = config.grpo.epochs = 1
     spoilt.setattr(
         policy_gradient, "policy_update", lambda state, part, **_: (state, {"loss": 0.0})
     )
-    state, said, saved = placed_state(setup.policy, stage, setup), [], []
+    state, said, saved = placed_state(context.policy, stage, context), console.said, []
 
     def save(step, state, drawn, *, now=False):
         saved.append((step, drawn, now))
 
-    how = {"drawn": 0, "write": lambda *row: None, "save": save, "say": said.append}
+    how = {"drawn": 0, "write": lambda *row: None, "save": save}
     with (
-        contextlib.closing(batches(config, setup, stage, 0)) as data,
+        contextlib.closing(batches(config, context, stage, 0)) as data,
         pytest.raises(UserError, match=r"grpo 1: no response has a reward; .* it raised\."),
     ):
-        run_policy(config, setup, stage, state, state.policy, steps=range(3), data=data, **how)
+        run_policy(config, context, stage, state, state.policy, steps=range(3), data=data, **how)
     assert re.match(
         r"grpo 0: rewards differ in no group; they teach nothing: \S+/0, \S+/1, ", said[0]
     )

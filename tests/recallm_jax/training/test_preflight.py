@@ -8,7 +8,8 @@ import pytest
 from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records
-from recallm_jax.policy.setup import set_up, tiny_tokenizer
+from recallm_jax.policy.setup import set_up
+from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training import preflight
 from recallm_jax.training.preflight import check_records
@@ -20,8 +21,8 @@ CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated
 
 def check(*overrides: str) -> None:
     config = load_config([*CONFIG, *overrides])
-    setup = set_up(config)
-    check_records(config, setup.tokenizer, plan_stages(config, setup))
+    context = set_up(config)
+    check_records(config, context.tokenizer, plan_stages(config, context))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def dapo():
 
 def collect(dapo, spreads, *, most, drawn=0, known=None):
     """Collect 4 groups of 2, if the rewards of the draws differ by these spreads."""
-    config, setup, stage = dapo
+    config, context, stage = dapo
     config = config.copy_and_resolve_references()
     config.grpo.max_draws = most
     draws = iter(spreads)
@@ -46,8 +46,8 @@ def collect(dapo, spreads, *, most, drawn=0, known=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collecting, "reward_groups", changed)
-        rules, data = training_rules(config, setup), batches(config, setup, stage, drawn)
-        found = collecting.collect(config, setup, stage, setup.policy, rules, data, drawn)
+        rules, data = training_rules(config, context), batches(config, context, stage, drawn)
+        found = collecting.collect(config, context, stage, context.policy, rules, data, drawn)
         data.close()
     return found
 
@@ -121,7 +121,7 @@ def test_a_response_without_a_reward_is_empty_for_the_update(dapo):
 
 
 def test_a_reward_that_another_process_knows_is_no_problem(dapo, monkeypatch):
-    config, setup, stage = dapo
+    config, context, stage = dapo
 
     def gather_rows(_, batch, count):
         if batch.dtype == bool:
@@ -129,23 +129,23 @@ def test_a_reward_that_another_process_knows_is_no_problem(dapo, monkeypatch):
             batch[1, 0] = True
         return batch
 
-    monkeypatch.setattr(type(setup), "gather_rows", gather_rows)
+    monkeypatch.setattr(type(context), "gather_rows", gather_rows)
     known = [[True, True], [False, True], [True, True], [True, False]]
-    found = collect((config, setup, stage), [[0.1] * 4], most=1, known=known)
+    found = collect((config, context, stage), [[0.1] * 4], most=1, known=known)
     assert found.problems == ["3, response 1"]
 
 
 def test_a_rollout_in_parts_is_the_same_rollout(dapo):
     """A row's keys are those of its example, whatever else is sampled beside it."""
-    config, setup, stage = dapo
-    rules, data = training_rules(config, setup), batches(config, setup, stage, 0)
+    config, context, stage = dapo
+    rules, data = training_rules(config, context), batches(config, context, stage, 0)
     records = next(data)
     data.close()
 
     def sampled(parts):
         changed = config.copy_and_resolve_references()
         changed.grpo.rollout_parts = parts
-        return collecting.sample(changed, setup, stage, setup.policy, rules, records, 3)
+        return collecting.sample(changed, context, stage, context.policy, rules, records, 3)
 
     whole, scored, means = sampled(1)
     for parts in (2, 4):

@@ -32,7 +32,7 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def setup(config):
+def context(config):
     return set_up(config)
 
 
@@ -40,8 +40,8 @@ def ids(records):
     return [record.example_id for record in records]
 
 
-def test_no_two_stages_use_the_same_record(config, setup):
-    planned = plan_stages(config, setup)
+def test_no_two_stages_use_the_same_record(config, context):
+    planned = plan_stages(config, context)
     # 2 steps of 2 records, 3 of 2, 2 of 4.
     assert [(stage.name, stage.first_record, stage.batch_size) for stage in planned] == [
         ("sft1", 0, 2),
@@ -51,18 +51,18 @@ def test_no_two_stages_use_the_same_record(config, setup):
     used = [
         example_id
         for stage in planned
-        for records in islice(batches(config, setup, stage, 0), stage.steps)
+        for records in islice(batches(config, context, stage, 0), stage.steps)
         for example_id in ids(records)
     ]
-    assert used == ids(islice(train_records(config, setup.tokenizer, 0), 18))
+    assert used == ids(islice(train_records(config, context.tokenizer, 0), 18))
     assert len(set(used)) == 18
 
 
-def test_a_resumed_stage_reads_what_it_would_have_read(config, setup):
-    for stage in plan_stages(config, setup):
-        whole = [ids(records) for records in islice(batches(config, setup, stage, 0), 3)]
+def test_a_resumed_stage_reads_what_it_would_have_read(config, context):
+    for stage in plan_stages(config, context):
+        whole = [ids(records) for records in islice(batches(config, context, stage, 0), 3)]
         resumed = [
-            ids(records) for records in islice(batches(config, setup, stage, stage.batch_size), 2)
+            ids(records) for records in islice(batches(config, context, stage, stage.batch_size), 2)
         ]
         assert resumed == whole[1:]
 
@@ -80,25 +80,25 @@ def test_a_resumed_stage_reads_what_it_would_have_read(config, setup):
         (("grpo",), 0, 2, "grpo"),
     ],
 )
-def test_a_policy_is_called_by_the_stage_it_has_come_to(setup, names, number, step, label):
+def test_a_policy_is_called_by_the_stage_it_has_come_to(context, names, number, step, label):
     config = load_config([*CONFIG, f"--config.stages={names}"])
-    assert policy_label(config, plan_stages(config, setup)[number], step) == label
+    assert policy_label(config, plan_stages(config, context)[number], step) == label
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(config, setup, monkeypatch):
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(config, context, monkeypatch):
     def spoilt(state, responses, **options):
         return state, {"loss": jnp.float32(math.nan)}
 
     monkeypatch.setattr(stages, "sft_update", spoilt)
-    stage, done = plan_stages(config, setup)[0], []
+    stage, done = plan_stages(config, context)[0], []
     with pytest.raises(UserError, match=r"loss of sft1 at step 1 is nan; start again with a lower"):
         stages.run_sft(
             config,
-            setup,
+            context,
             stage,
-            placed_state(setup.policy, stage, setup),
+            placed_state(context.policy, stage, context),
             steps=range(1, 2),
-            data=batches(config, setup, stage, stage.batch_size),
+            data=batches(config, context, stage, stage.batch_size),
             write=lambda *arguments: done.append(arguments),
             save=lambda *arguments: done.append(arguments),
         )

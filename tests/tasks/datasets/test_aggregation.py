@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.aggregation import majority_sequence, top_sequence
 from tasks.generate import DRAFTS, record
 from tasks.prompts.context import generator

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.citation_qa import SOURCE, ManyAnswers, parse_qampari
 from tasks.errors import UnfitRowError
 from tasks.generate import DRAFTS, record

@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from rl.rewards.categories import CATEGORIES
 from tasks.datasets.icl import SOURCES, rounds
 from tasks.errors import TaskInputError

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets import long_doc_qa
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record

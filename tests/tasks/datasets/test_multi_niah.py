@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.multi_niah import NEEDLES, codes, listed, names
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.own_questions import SOURCE, Reading, parse
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import DRAFTS, record

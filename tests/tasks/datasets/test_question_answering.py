@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.multi_hop_qa import parse_context, parse_musique
 from tasks.datasets.questions import Question

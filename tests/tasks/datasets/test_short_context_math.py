@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recallm_jax.data.arrays import prompts_and_texts
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.short_context_math import last_boxed, parse_dapo, parse_gsm8k, parse_math
 from tasks.datasets.wrong_numbers import parse_number, wrong_numbers
 from tasks.errors import TaskInputError, UnfitRowError

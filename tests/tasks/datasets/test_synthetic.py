@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks import generate
 from tasks.datasets import reasoning_retrieval
 from tasks.datasets.reasoning_retrieval import arithmetic, equation

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.prompts.record import ALIGNMENTS, span_flags, token_edges
 
 TEXT = "Kö 12 ab,cd naïve 日本 🙂 x-ray v2.0 end"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recallm_jax.policy.setup import CHAT_TEMPLATE, tiny_tokenizer
+from recallm_jax.policy.tiny import CHAT_TEMPLATE, tiny_tokenizer
 from tasks.errors import TaskInputError
 from tasks.prompts.vocabulary import Tokenizer
 

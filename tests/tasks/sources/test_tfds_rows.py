@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from storage import files
 from tasks.datasets.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.errors import TaskInputError

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.errors import TaskInputError
 from tasks.generate import record
 from tasks.prompts.context import generator

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from recallm_jax.policy.setup import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.errors import TaskInputError
 from tasks.prompts.settings import TaskSettings
 from tasks.suites.registry import find_task

@@ -1,0 +1,66 @@
+"""What every job starts from: a policy and its tokenizer, the mesh they lie on, and the console."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Int
+
+from recallm_jax.models.transformer import Transformer
+from recallm_jax.policy import partitioning
+from recallm_jax.runtime import processes
+from recallm_jax.runtime.console import Console
+from tasks.prompts.vocabulary import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every job starts from."""
+
+    policy: Transformer
+    tokenizer: Tokenizer
+    mesh: Mesh
+    console: Console
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files, where several train one policy."""
+        return processes.leads(self.mesh)
+
+    def place(self, batch: Any) -> Any:
+        """Put arrays that have a leading prompt axis on the mesh, split over it.
+
+        What can't be split evenly, such as one prompt alone, every device holds whole. Where
+        several processes share the mesh, each gives the whole batch.
+        """
+        counts = {x.shape[0] for x in jax.tree.leaves(batch)}
+        return processes.put_all(batch, self.batch_sharding(*counts))
+
+    def batch_sharding(self, *counts: int) -> NamedSharding:
+        """Return where batches of so many prompts lie."""
+        parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        whole = any(count % parts for count in counts)
+        kind = partitioning.replicated if whole else partitioning.batch_sharding
+        return kind(self.mesh)
+
+    def own_rows(self, count: int) -> Int[np.ndarray, " rows"]:
+        """Return which prompts of a batch of `count` this process makes and reads."""
+        return processes.own_rows(count, self.batch_sharding(count))
+
+    def place_rows(self, batch: Any, count: int) -> Any:
+        """Put a batch of `count` prompts on the mesh, of which each process gives its own."""
+        return processes.put_rows(batch, count, self.batch_sharding(count))
+
+    def fetch_rows(self, batch: Any) -> Any:
+        """Return this process's prompts of placed arrays, on the host."""
+        (count,) = {x.shape[0] for x in jax.tree.leaves(batch)}
+        return processes.fetch_rows(batch, self.batch_sharding(count))
+
+    def gather_rows(self, batch: np.ndarray, count: int) -> np.ndarray:
+        """Return a batch of `count` prompts whole, of which each process gives its own.
+
+        All have the same numbers then, those of prompts that several hold included.
+        """
+        return processes.gather_rows(batch, count, self.batch_sharding(count))
