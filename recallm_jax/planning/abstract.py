@@ -18,6 +18,7 @@ from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import check_lengths
 from recallm_jax.policy.tiny import tiny_tokenizer
+from recallm_jax.runtime.console import Console
 from recallm_jax.training.restore import first_state
 from recallm_jax.training.stages import Stage
 from rl.batch import Batch, Responses
