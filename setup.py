@@ -17,7 +17,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[f"{name}*" for name in PACKAGES]),
-    package_data={"recallm_jax.reporting": ["page.html", "page.css", "page.js"]},
+    package_data={
+        "recallm_jax.reporting": ["page.html", "page.css", "page.js"],
+        "tasks.prompts": ["*.txt"],
+        "tasks.sources": ["own_sentences.json"],
+        "tasks.suites": ["lost_in_thought.json"],
+    },
     install_requires=[
         "absl-py>=2.1,<3",
         "bm25s>=0.3,<0.4",

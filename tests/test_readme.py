@@ -1,6 +1,7 @@
 """Every command in the README and in the docstrings of configs and jobs parses; files exist."""
 
 import argparse
+import ast
 import importlib
 import math
 import pathlib
@@ -143,7 +144,7 @@ def test_every_job_has_a_console_command():
         assert callable(importlib.import_module(f"recallm_jax.{job}").main)
 
 
-def test_the_wheel_holds_every_package_and_the_files_of_the_report():
+def test_the_wheel_holds_every_package_and_every_data_file():
     text = pathlib.Path("setup.py").read_text(encoding="utf-8")
     listed = re.search(r"PACKAGES = \((.*?)\)", text)
     assert listed is not None
@@ -151,5 +152,23 @@ def test_the_wheel_holds_every_package_and_the_files_of_the_report():
     assert tops == set(re.findall(r'"(\w+)"', listed[1]))
     folders = {path.parent for top in tops for path in pathlib.Path(top).rglob("*.py")}
     assert all((folder / "__init__.py").exists() for folder in folders)
-    data = {path.name for path in pathlib.Path("recallm_jax/reporting").glob("page.*")}
-    assert data == set(re.findall(r'"(page\.\w+)"', text))
+    listed = next(
+        ast.literal_eval(keyword.value)
+        for keyword in ast.walk(ast.parse(text))
+        if isinstance(keyword, ast.keyword) and keyword.arg == "package_data"
+    )
+    shipped = {
+        path
+        for package, patterns in listed.items()
+        for pattern in patterns
+        for path in pathlib.Path(package.replace(".", "/")).glob(pattern)
+    }
+    data = {
+        path
+        for folder in folders
+        for path in folder.iterdir()
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert data == shipped
+    names = {path.name for path in data}
+    assert names >= {"page.css", "nouns.txt", "own_sentences.json", "lost_in_thought.json"}

@@ -25,7 +25,7 @@ import numpy as np
 from tasks.prompts.context import Demonstration, Draft, Example, around, generator, question_place
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
-from tasks.prompts.words import ADJECTIVES, FIRST_NAMES, LAST_NAMES, NOUNS
+from tasks.prompts.words import word_list
 
 # Easy, medium, hard.
 LEVEL_RATES = (0.45, 0.45, 0.10)
@@ -172,8 +172,8 @@ def option_names(rng: np.random.Generator, number: int) -> list[str]:
     """Draw names that share no word, each with a letter and a digit as its last word."""
     letters = [letter for letter in string.ascii_uppercase if letter not in "IO"]
     columns = (
-        [word.title() for word in ADJECTIVES],
-        [word.title() for word in NOUNS],
+        [word.title() for word in word_list("adjectives")],
+        [word.title() for word in word_list("nouns")],
         [f"{letter}{digit}" for letter in letters for digit in range(2, 10)],
     )
     drawn = [[column[i] for i in rng.permutation(len(column))[:number]] for column in columns]
@@ -185,13 +185,14 @@ def delegate_names(rng: np.random.Generator, number: int) -> Callable[[int], str
     if rng.random() < 0.5:
         numbers = 10_000 + rng.choice(90_000, number, replace=False)
         return lambda place: f"Delegate {numbers[place]}"
-    sizes = (len(FIRST_NAMES), len(string.ascii_uppercase), len(LAST_NAMES))
+    first_names, last_names = word_list("first_names"), word_list("last_names")
+    sizes = (len(first_names), len(string.ascii_uppercase), len(last_names))
     drawn = rng.choice(math.prod(sizes), number, replace=False)
     firsts, initials, lasts = np.unravel_index(drawn, sizes)
 
     def name(place: int) -> str:
         initial = string.ascii_uppercase[initials[place]]
-        return f"{FIRST_NAMES[firsts[place]]} {initial}. {LAST_NAMES[lasts[place]]}"
+        return f"{first_names[firsts[place]]} {initial}. {last_names[lasts[place]]}"
 
     return name
 

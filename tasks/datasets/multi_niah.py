@@ -20,7 +20,7 @@ from tasks.prompts.context import (
 )
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
-from tasks.prompts.words import ADJECTIVES, NOUNS
+from tasks.prompts.words import word_list
 from tasks.sources.haystack import essay_text, haystack
 
 MOST_KEYS, MOST_VALUES, MOST_ASKED, MOST_NEEDLES = 10, 5, 6, 16
@@ -141,9 +141,10 @@ def _example(
 def names(rng: np.random.Generator, number: int, text: str) -> list[str]:
     """Draw different adjective-noun names that are not in the text."""
     found: dict[str, None] = {}
+    adjectives, nouns = word_list("adjectives"), word_list("nouns")
     while len(found) < number:
-        adjective, noun = rng.integers((len(ADJECTIVES), len(NOUNS))).tolist()
-        name = f"{ADJECTIVES[adjective]}-{NOUNS[noun]}"
+        adjective, noun = rng.integers((len(adjectives), len(nouns))).tolist()
+        name = f"{adjectives[adjective]}-{nouns[noun]}"
         if name not in text:
             found[name] = None
     return list(found)

@@ -1,95 +1,17 @@
-"""English words for keys, options and lists, and names of people; all of them our own choice."""
+"""English words for keys, options and lists, and names of people: text files beside this one.
+
+All of them are our own choice. No noun is an adjective too, so that two names never make a third.
+"""
+
+import functools
+import importlib.resources
+from typing import Literal
+
+WordList = Literal["adjectives", "nouns", "verbs", "first_names", "last_names"]
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-ADJECTIVES = _words(
-    "able amber ample ancient angry annual arid ashen autumn awake bare bitter blank bleak blind "
-    "blue bold brass brave brief bright brisk broad broken bronze busy calm careful cautious "
-    "cedar cheap cheerful chilly clean clear clever cloudy coastal cold comic common cool copper "
-    "coral costly cosy crimson crisp cruel curious curly damp dapper daring dark dear deep dense "
-    "dim distant double dry dull dusty eager early earnest easy elastic electric elegant emerald "
-    "empty equal exact faded faint fair faithful fallow famous fancy fast fearless feeble fierce "
-    "final firm flat fluid foggy foolish formal fragile frank free fresh friendly frozen full "
-    "funny gentle giant gilded glad glassy gloomy glossy golden graceful grand grateful grave "
-    "greasy great greedy green grim handy happy harsh hasty hazy healthy heavy hidden hollow "
-    "honest hot huge humble humid hungry icy idle indigo ivory jade jolly joyful keen kind large "
-    "late lavish lazy light likely lively lonely long loose loud loyal lucid lucky lunar mellow "
-    "merry mighty mild misty modern modest moist mossy muddy mute muted narrow neat new nimble "
-    "noble noisy northern numb obvious odd old opal open orange oval pale patient perfect pewter "
-    "placid plain pleasant plump polar polite precious pretty proud pure quaint quick quiet rapid "
-    "rare raw ready restless rigid ripe rough round royal ruby rural rustic rusty sacred salty "
-    "sandy scarce scarlet secret serene serious shady shallow sharp shiny short shy silent silky "
-    "silver simple sincere sleepy slender slim slow small smart smoky smooth snowy sober soft "
-    "solar solemn solid sour spare sparse spicy square stale stately steady steep sticky stiff "
-    "strange strict strong sturdy subtle sudden sunny sweet swift tall tame tawny tender thick "
-    "thin tidal tidy tight timid tiny tired tough tragic tranquil true twilight urban useful "
-    "usual vague vast velvet violet vivid wandering warm wary weary weird western wet whole "
-    "wicked wide wild windy winter wise witty wooden worthy young zealous"
-)
-# None of them is an adjective above: no two names make a third.
-NOUNS = _words(
-    "acorn actor airport album alley almond anchor angle ankle anthem anvil apple apron arch "
-    "arena arrow artist aster attic badge badger bakery balcony ball bamboo banana bandage banjo "
-    "banner barley barn barrel basin basket beach beacon beam bean bear beard beetle bell belt "
-    "bench berry bicycle birch bishop blanket blossom board boat bone bonnet book boot bottle "
-    "boulder bowl bramble branch bread brick bridge brook broom bucket buckle button cabin cable "
-    "cactus cake camel camera canal candle canoe canvas canyon carpet carriage carrot castle "
-    "cattle cave cellar chain chair chalk chapel cheese cherry chest chimney church cinema circle "
-    "circus citrus clarinet clay cliff clock cloud clover coach coast cobbler coconut coffee "
-    "collar column comet compass corner cottage cotton cousin crab cradle crane crater cricket "
-    "crown crystal cupboard curtain cushion cypress dagger daisy dancer delta dentist desert "
-    "diamond diary dolphin donkey door dragon drawer drum duck eagle easel echo elbow ember "
-    "engine envelope falcon farmer feather fence fern ferry fiddle field finch finger fjord flag "
-    "flame flask flint flower flute forest forge fork fossil fountain fox frame frog fruit "
-    "furnace galaxy gallery garden garlic gate geyser ginger glacier glass glove goat goose grain "
-    "granite grape gravel grove guitar hammer harbour harp harvest hat hawk hazel hedge helmet "
-    "heron hill hinge honey horizon horse hotel ibis iceberg island ivy jacket jar jasmine jewel "
-    "journal jungle kettle key kitchen kite kitten knife ladder lagoon lake lamp lantern lark "
-    "laurel lawyer leaf leather lemon letter lettuce library lighthouse lily linen lion lobster "
-    "locket lumber lynx magnet mango mantle maple marble market marsh mask meadow medal melon "
-    "mill mirror mitten monk monsoon moon mortar moth mountain mouse museum mushroom napkin "
-    "necklace needle nest net nettle nickel notebook nutmeg oak oasis ocean olive onion orchard "
-    "orchid organ otter oven owl oyster paddle painter palace panda paper parade parcel parrot "
-    "pasture path peach pearl pebble pelican pencil pepper piano picnic pigeon pillow pilot pine "
-    "pipe pirate planet plank plate plum plume pocket pond poppy porch potato powder prairie "
-    "prism puddle pumpkin puppet pyramid quarry quill quilt rabbit radio raft railway rain raven "
-    "reef ribbon rice river road robin rocket roof rope rose saddle saffron sail sailor salmon "
-    "sand satin saucer scarf school scissors seed shadow sheep shelf shell shield ship shoe "
-    "shovel signal silk singer sketch skirt slope snail soap sofa spade sparrow spider spoon "
-    "spring spruce squirrel stable stadium stairs star statue stone storm street string sugar "
-    "summer summit sunset surgeon swallow swan table tailor teapot temple tent theatre thimble "
-    "thistle thread throne thunder ticket tiger timber toad tomato torch tower trader train tree "
-    "trellis trophy trumpet trunk tulip tunnel turnip turtle umbrella uncle vale valley vase "
-    "village vine violin volcano wagon wallet walnut walrus water waterfall weasel wheat wheel "
-    "whistle willow window wolf wool wren yarn yogurt zebra"
-)
-VERBS = _words(
-    "absorb accept adapt admire advise agree amuse announce answer appear applaud arrange arrive "
-    "assemble attend avoid bake balance bargain behave borrow bounce breathe build bury calculate "
-    "carve celebrate choose climb collect combine compare compose connect consider construct cook "
-    "create decide decorate deliver describe design destroy develop discover discuss divide draw "
-    "dream educate emerge encourage enjoy escape examine explain explore extend forget forgive "
-    "gather greet grow guess guide happen hesitate hurry imagine improve include inform invent "
-    "invite join juggle jump knit laugh learn lend listen measure mention migrate multiply "
-    "negotiate notice obey observe occur offer organise paint persuade polish ponder practise "
-    "predict prepare pretend prevent promise protect prove provide publish punish receive recite "
-    "recover refuse rehearse rejoice relax remember repair repeat replace rescue respond reveal "
-    "scatter search settle shiver shrug sing solve squeeze stumble succeed suggest supply suppose "
-    "surprise survive swallow swim teach translate travel tremble unite unpack vanish visit "
-    "wander whisper wonder write yawn"
-)
-FIRST_NAMES = _words(
-    "Abena Adrian Aiko Alejandra Amira Anders Bruno Carmen Chidi Clara Daniel Deepa Dmitri Elena "
-    "Esther Farid Fatima Giulia Hana Hugo Ines Ingrid Ivan Jamal Joana Kofi Laszlo Leila Lucas "
-    "Magda Mateo Mei Nadia Noah Olga Omar Petra Priya Rafael Rosa Samir Sofia Tariq Tomas Uma "
-    "Viktor Wanda Yusuf Zora"
-)
-LAST_NAMES = _words(
-    "Abbott Acheampong Bakker Bianchi Castro Chen Dvorak Eriksen Fischer Fontaine Garcia Goldman "
-    "Haddad Hashimoto Ibrahim Iyer Jansen Johansson Kaplan Kim Kowalski Lambert Lindgren Marino "
-    "Mensah Moreau Nakamura Novak Okafor Olsen Park Petrov Quiroga Rahman Ramirez Rossi Santos "
-    "Schneider Silva Sorensen Tanaka Thompson Ueda Vargas Vasquez Weber Yilmaz Zhang"
-)
+@functools.cache
+def word_list(name: WordList) -> tuple[str, ...]:
+    """Read a list of words in the order of its file; once a process."""
+    file = importlib.resources.files("tasks.prompts") / f"{name}.txt"
+    return tuple(file.read_text(encoding="utf-8").split())

@@ -20,6 +20,9 @@ if the model ends the span before the value does; finding the place is done for 
 """
 
 import dataclasses
+import functools
+import importlib.resources
+import json
 import re
 from collections.abc import Iterator, Sequence
 
@@ -36,63 +39,6 @@ VARIANTS = (DIRECT, THOUGHT, RECALL, CUED, UNAIDED)
 # Those whose value is read from the first recall span.
 IN_SPAN = (RECALL, UNAIDED)
 
-OPENINGS = (
-    "The question asks for the value that belongs to key {key}.",
-    "I have to find key {key} in the data and read off its value.",
-    "Let me go through the data until I meet key {key}.",
-    "What I am after is the entry of key {key}.",
-)
-REJECTIONS = (
-    "Key {other} is listed, but it is not the key in the question.",
-    "There is also key {other}, which I can pass over.",
-    "I see key {other} here, and that is a different key.",
-    "Key {other} does not match, so its value is of no use to me.",
-    "Could it be key {other}? No, the question says key {key}.",
-    "I compare key {other} with key {key}, and they are not the same.",
-    "Neither key {other} nor key {another} is the one asked for.",
-    "Next comes key {other}; I leave it aside.",
-    "If I took key {other} by mistake, the answer would be wrong.",
-    "The entry of key {other} can be ruled out.",
-    "For a moment I looked at key {other}, but it is another number.",
-    "Key {other} and key {another} both stand in the data, and both are others.",
-    "Someone else might ask for key {other}; here nobody does.",
-    "I can cross out key {other} as well.",
-)
-REMARKS = (
-    "Each key stands beside one value, so finding the key settles the question.",
-    "The value has to be copied exactly, letter by letter.",
-    "The keys are in no order that would let me jump ahead.",
-    "A minus sign matters: a negative key is not the positive one.",
-    "I should not mix up entries that stand next to each other.",
-    "It is worth checking the key once more before I answer.",
-    "Only one entry can have this key.",
-    "I keep key {key} in mind while I read on.",
-    "The digits of key {key} must agree, all of them and in their order.",
-    "Whatever stands above or below the entry does not count.",
-    "No calculation is needed, only a careful look.",
-)
-FILLERS = (
-    "Good.",
-    "Right.",
-    "Let me see.",
-    "I go on.",
-    "Not this one.",
-    "That is clear.",
-    "So far so good.",
-    "I keep looking.",
-    "One more look.",
-    "This is a simple lookup.",
-    "I take my time.",
-    "There is no hurry.",
-    "Step by step.",
-    "Now to the rest of the data.",
-)
-CLOSINGS = (
-    "So the key I need is {key}.",
-    "The entry to read is the one of key {key}.",
-    "I am sure now: the right key is {key}.",
-    "All others are ruled out, and what remains is key {key}.",
-)
 # Tokens at the end of a thought that are made up to fit exactly, of this many drawn sentences and
 # the fillers.
 _STRETCH, _DRAWN = 80, 12
@@ -220,8 +166,11 @@ def write_thought(
     def clean(sentence: str) -> bool:
         return not any(value in sentence for value in values)
 
-    beginnings = [text.format(key=key) for text in (*_shuffled(OPENINGS, rng), *FILLERS)]
-    closings = [text.format(key=key) for text in _shuffled(CLOSINGS, rng)]
+    beginnings = [
+        text.format(key=key)
+        for text in (*_shuffled(_wordings("openings"), rng), *_wordings("fillers"))
+    ]
+    closings = [text.format(key=key) for text in _shuffled(_wordings("closings"), rng)]
     for beginning in filter(clean, beginnings):
         for closing in filter(clean, closings):
             stream = filter(clean, _sentences(key, others, rng))
@@ -234,10 +183,18 @@ def write_thought(
     )
 
 
+@functools.cache
+def _wordings(kind: str) -> tuple[str, ...]:
+    """Read the openings, rejections, remarks, fillers or closings of a thought."""
+    file = importlib.resources.files("tasks.suites") / "lost_in_thought.json"
+    return tuple(json.loads(file.read_text(encoding="utf-8"))[kind])
+
+
 def _sentences(key: str, others: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
     """Yield sentences without end: all wordings in a random order, then in another."""
+    rejections = _wordings("rejections") if len(others) > 1 else ()
     while True:
-        for text in _shuffled((*REMARKS, *(REJECTIONS if len(others) > 1 else ())), rng):
+        for text in _shuffled(_wordings("remarks") + rejections, rng):
             names = {}
             if "{other}" in text:
                 first, second = rng.choice(len(others), 2, replace=False)
@@ -264,7 +221,7 @@ def _fitted(
     while rest > _STRETCH:
         parts.append(next(stream))
         rest -= count(parts[-1])
-    pool = [next(stream) for _ in range(_DRAWN)] + _shuffled(FILLERS, rng)
+    pool = [next(stream) for _ in range(_DRAWN)] + _shuffled(_wordings("fillers"), rng)
     chosen = _subset([count(sentence) for sentence in pool], rest)
     if chosen is None:
         return None

@@ -121,7 +121,7 @@ def niah(task: Niah, request: Request) -> Sized:
     most = request.length
     if task.haystack == "needle" and task.key == "word":
         # Beyond, other keys would be hard to find.
-        most = min(most, len(words.ADJECTIVES) * len(words.NOUNS) // 2)
+        most = min(most, words.num_phrases() // 2)
     return Sized(prompt, most)
 
 

@@ -9,24 +9,31 @@ import functools
 
 import numpy as np
 
-from tasks.prompts.words import ADJECTIVES, NOUNS, VERBS
+from tasks.prompts.words import word_list
 
 
 @functools.cache
 def plain() -> tuple[str, ...]:
     """Return all adjectives, nouns and verbs, each once, sorted."""
-    return tuple(sorted({*ADJECTIVES, *NOUNS, *VERBS}))
+    return tuple(sorted({*word_list("adjectives"), *word_list("nouns"), *word_list("verbs")}))
 
 
 @functools.cache
 def compounds() -> tuple[str, ...]:
     """Return compounds that are no plain word, each once, sorted."""
-    heads = [word for word in (*ADJECTIVES, *NOUNS) if len(word) <= 6]
-    tails = [word for word in NOUNS if len(word) <= 6]
+    tails = [word for word in word_list("nouns") if len(word) <= 6]
+    heads = [word for word in word_list("adjectives") if len(word) <= 6] + tails
     joined = {head + tail for head in heads for tail in tails if head != tail}
     return tuple(sorted(joined - set(plain())))
 
 
 def phrase(rng: np.random.Generator) -> str:
     """Draw a key such as "quiet-harbour"."""
-    return f"{ADJECTIVES[rng.integers(len(ADJECTIVES))]}-{NOUNS[rng.integers(len(NOUNS))]}"
+    adjectives, nouns = word_list("adjectives"), word_list("nouns")
+    return f"{adjectives[rng.integers(len(adjectives))]}-{nouns[rng.integers(len(nouns))]}"
+
+
+@functools.cache
+def num_phrases() -> int:
+    """Return how many keys `phrase` can draw."""
+    return len(word_list("adjectives")) * len(word_list("nouns"))
