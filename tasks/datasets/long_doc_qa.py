@@ -4,13 +4,13 @@ import collections
 import dataclasses
 import functools
 import logging
-import re
 from typing import Any
 
 import numpy as np
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Draft, Example, around, generator, question_place
+from tasks.prompts.sentences import SUMMARY, split_sentences
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.sources.table import Source, list_field, pick, plain_text, read_table
@@ -46,7 +46,6 @@ QUESTIONS = (
     "One of the four options below is right, judged by the text. Which letter has it?\n\n"
     "{question}\n{options}",
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _line(row: Any, name: str) -> str:
 
 def _opening(summary: str) -> str:
     """Return the first sentences of a summary, as many as an option shows, but at least one."""
-    sentences = _SENTENCE_END.split(summary)
+    sentences = split_sentences(summary, SUMMARY)
     text = sentences[0]
     for sentence in sentences[1:]:
         if len(text) + 1 + len(sentence) > SUMMARY_CHARACTERS:

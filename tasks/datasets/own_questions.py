@@ -33,6 +33,7 @@ from tasks.prompts.context import (
     question_place,
 )
 from tasks.prompts.demonstrations import recalled_in_turn
+from tasks.prompts.sentences import DOCUMENT, sentence_ends
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.sources.corpus import corpus_of, words
@@ -65,7 +66,6 @@ CHARACTERS_A_TOKEN = 2
 MOST_CHARACTERS_A_TOKEN = 6
 # What did not fit gives way to documents of at most this share of that length, and so on.
 SHORTER = 0.9
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+|[\u3002\uff01\uff1f]|\n\s*\n")
 
 INTRODUCTIONS = (
     "Here is a document.",
@@ -192,10 +192,8 @@ def _around(document: str, place: Range) -> Range:
     """Return the sentence around a place, or its lines where it has none of a sentence's length."""
     before = document[max(0, place[0] - REACH) : place[0]]
     behind = document[place[1] : place[1] + REACH]
-    ends = [match.end() for match in _SENTENCE_END.finditer(before)]
-    low = place[0] - len(before) + (ends[-1] if ends else 0)
-    end = _SENTENCE_END.search(behind)
-    high = place[1] + (end.end() if end else len(behind))
+    low = place[0] - len(before) + max(sentence_ends(before, DOCUMENT), default=0)
+    high = place[1] + next(sentence_ends(behind, DOCUMENT), len(behind))
     if high - low > LONG_SENTENCE:
         low = max(low, document.rfind("\n", 0, place[0]) + 1)
         line = document.find("\n", place[1])

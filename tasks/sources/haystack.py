@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tasks.errors import TaskInputError
+from tasks.prompts.sentences import ESSAY, split_sentences
 from tasks.sources.essays import read_essays
 
 # Longer ones are lists, tables or code.
 LONGEST_SENTENCE = 600
 
-_END = re.compile(r"[.!?][\"')\]\u201d\u2019]*\s+(?=[\"'(\[\u201c]?[A-Z0-9])")
 # Where essays were joined without a space: "accelerating.We".
 _JOINED = re.compile(r"(?<=[a-z)\]][.!?])(?=[A-Z][a-z' ])")
 
@@ -85,7 +85,7 @@ def essay_sentences(data_dir: str) -> tuple[str, ...]:
       TaskInputError: see `read_essays`; or all sentences are of absurd length.
     """
     text = read_essays(data_dir)
-    sentences = tuple(split_sentences(text))
+    sentences = tuple(read_sentences(text))
     if text and not sentences:
         raise TaskInputError(
             f"the essays in config.data.dir = {data_dir!r} have no sentence of at most "
@@ -100,9 +100,7 @@ def essay_text(data_dir: str) -> str:
     return " ".join(essay_sentences(data_dir))
 
 
-def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text, line breaks as spaces; without those of absurd length."""
+def read_sentences(text: str) -> list[str]:
+    """Return the sentences of essays, line breaks as spaces; without those of absurd length."""
     text = _JOINED.sub(" ", " ".join(text.split()))
-    places = [0, *[match.end() for match in _END.finditer(text)], len(text)]
-    pieces = [text[a:b].strip() for a, b in itertools.pairwise(places)]
-    return [piece for piece in pieces if 0 < len(piece) <= LONGEST_SENTENCE]
+    return [piece for piece in split_sentences(text, ESSAY) if len(piece) <= LONGEST_SENTENCE]

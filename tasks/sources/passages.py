@@ -10,6 +10,7 @@ import numpy as np
 
 from tasks.errors import UnfitRowError
 from tasks.prompts.context import Range, join
+from tasks.prompts.sentences import PASSAGE, sentence_ranges
 from tasks.scoring.answers import normalise
 from tasks.sources.table import plain_text
 
@@ -23,7 +24,6 @@ OPENING = 80
 SUPPORT_SHARE = 0.3
 
 _NO_WORD = re.compile(r"[\W_]+")
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s(?=\S)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,15 +135,6 @@ def holds(passage: Passage, wanted: Sequence[str]) -> bool:
     return any(needle in passage.words for needle in wanted)
 
 
-def sentences(text: str) -> list[Range]:
-    """Return the ranges of a text's sentences, without the spaces between them."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    return [
-        (low, high - (high < len(text)))
-        for low, high in zip([0, *ends], [*ends, len(text)], strict=True)
-    ]
-
-
 def support(
     passage: Passage, answers: Sequence[str], facts: Sequence[int] = (), parts: Sequence[Range] = ()
 ) -> Range:
@@ -156,7 +147,7 @@ def support(
       facts: numbers of the sentences that are known to support the answer.
       parts: the ranges of the sentences; () finds them.
     """
-    parts = parts or sentences(passage.text)
+    parts = parts or sentence_ranges(passage.text, PASSAGE)
     known = [number for number in facts if 0 <= number < len(parts)]
     first = last = known[0] if known else 0
     for low, high in (place for answer in answers for place in places(passage.text, answer)):

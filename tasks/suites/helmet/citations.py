@@ -7,6 +7,7 @@ asks an 11B model. Without a judge these two are not computed.
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from tasks.prompts.sentences import CITED, split_sentences
 from tasks.scoring.answers import normalise
 
 Entailment = Callable[[str, str], bool]  # (premise, hypothesis)
@@ -16,10 +17,6 @@ SHORTEST_SENTENCE = 5
 TOP = 5
 
 _CITATION = re.compile(r"\[(\d+)")
-# A stop, what closes it, and the citations behind it; then a space and no lower-case letter.
-_SENTENCE_END = re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s?\[\d+\])*\s+(?=\S)(?![a-z]|\[\d)")
-_LONGEST_ABBREVIATION = 4
-_ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Prof|Gen|Col|Lt)|\b[A-Z])\.$")
 
 
 def on_one_line(output: str) -> str:
@@ -30,21 +27,6 @@ def on_one_line(output: str) -> str:
 def without_citations(text: str) -> str:
     """Return a text without citations such as `[1][2]`, and the space before each."""
     return re.sub(r" ?\[\d+", "", text).replace(" |", "").replace("]", "")
-
-
-def sentences(text: str) -> list[str]:
-    """Return the sentences of a text, citations with the sentence that they close.
-
-    The benchmark splits with NLTK's trained model, which is not at hand offline; this rule knows
-    a few abbreviations and initials.
-    """
-    pieces, start = [], 0
-    for end in _SENTENCE_END.finditer(text):
-        stop = end.start()
-        if not _ABBREVIATION.search(text, max(start, stop - _LONGEST_ABBREVIATION), stop + 1):
-            pieces.append(text[start : end.end()].strip())
-            start = end.end()
-    return [piece for piece in (*pieces, text[start:].strip()) if piece]
 
 
 def answer_recall(output: str, questions: Sequence[Sequence[str]]) -> float:
@@ -88,8 +70,12 @@ def _f1(precision: float, recall: float) -> float:
 
 
 def sentence_claims(output: str) -> list[str]:
-    """Return the claims of a prose answer: its sentences, citations included."""
-    return [s for s in sentences(on_one_line(output)) if len(s) >= SHORTEST_SENTENCE]
+    """Return the claims of a prose answer: its sentences, citations included.
+
+    The benchmark splits with NLTK's trained model, which is not at hand offline.
+    """
+    sentences = split_sentences(on_one_line(output), CITED)
+    return [sentence for sentence in sentences if len(sentence) >= SHORTEST_SENTENCE]
 
 
 def list_claims(output: str, question: str) -> list[str]:

@@ -7,7 +7,7 @@ wording of instructions is ours, so scores are comparable among ours first of al
 
 Departures: texts that HELMET cuts by Llama 2's tokens are cut by the policy's; a citation of a
 document that was not shown counts as one of none; sentences are split by a rule
-(`tasks/suites/helmet/citations.py`). Metrics that need a judge model are left out unless a judge
+(`tasks/prompts/sentences.py`). Metrics that need a judge model are left out unless a judge
 is given, and what they would be part of names them.
 """
 

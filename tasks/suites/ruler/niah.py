@@ -4,7 +4,6 @@ import bisect
 import dataclasses
 import functools
 import itertools
-import re
 import uuid
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from tasks.errors import TaskInputError
 from tasks.prompts.context import Range
+from tasks.prompts.sentences import RULER, split_sentences
 from tasks.sources.essays import FILES, read_essays
 from tasks.suites.ruler import words
 from tasks.suites.ruler.prompts import (
@@ -29,8 +29,6 @@ from tasks.suites.ruler.prompts import (
 
 # In percent of the sentences: where a needle may stand in essays.
 DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)
-# A sentence ends behind its mark and what closes it, where a space and a new beginning follow.
-_SENTENCE = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]]* (?=[\"'\u201c\u2018(\[]*[A-Z0-9])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,14 +180,9 @@ def essays(data_dir: str) -> Essays:
             f"config.data.dir = {data_dir!r} has no {' or '.join(FILES)} for RULER's essay tasks; "
             "put a text file of essays there under that name"
         )
-    sentences = tuple(_split_sentences(text))
+    sentences = tuple(split_sentences(text, RULER))
     counts = itertools.accumulate(len(sentence.split(" ")) for sentence in sentences)
     return Essays(sentences, tuple(counts))
-
-
-def _split_sentences(text: str) -> list[str]:
-    ends = [match.end() for match in _SENTENCE.finditer(text)]
-    return [text[a : b - 1] for a, b in itertools.pairwise([0, *ends, len(text) + 1])]
 
 
 def in_essays(

@@ -16,7 +16,6 @@ from tasks.suites.helmet.citations import (
     list_claims,
     list_scores,
     sentence_claims,
-    sentences,
     without_citations,
 )
 from tasks.suites.helmet.judges import Judges, answer_grade, summary_f1
@@ -206,22 +205,16 @@ def test_a_list_is_compared_item_by_item_and_capped_at_five():
     assert set(list_scores("", many).values()) == {0.0}
 
 
-def test_sentences_end_at_stops_with_their_citations():
-    text = "Dr. J. Smith sang [1]. It was loud! [2][3] In the U.S. he won 1.5 prizes. [4]"
-    assert sentences(text) == [
-        "Dr. J. Smith sang [1].",
-        "It was loud! [2][3]",
-        "In the U.S. he won 1.5 prizes. [4]",
-    ]
-    assert sentence_claims("1. Yes it is.\nSo") == ["Yes it is."]
-
-
 DOCUMENTS = {"1": "cats purr", "2": "dogs bark", "3": "noise", "question": "cats purr"}
 
 
 def entails(premise: str, hypothesis: str) -> bool:
     words = hypothesis.lower().replace(".", "").split()
     return all(word in premise.split() for word in words if word != "and")
+
+
+def test_claims_are_sentences_that_are_no_numbers_of_a_list():
+    assert sentence_claims("1. Yes it is.\nSo") == ["Yes it is."]
 
 
 @pytest.mark.parametrize(
@@ -302,6 +295,6 @@ def test_long_outputs_are_read_in_time_in_proportion(piece):
     start = time.process_time()
     parse(output)
     parse_ranking(output)
-    sentences(output)
+    sentence_claims(output)
     list_scores(output, [["word"]])
     assert time.process_time() - start < 2
