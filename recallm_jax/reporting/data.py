@@ -1,4 +1,4 @@
-"""What a report says: a run's files read, counted, and compared. No markup."""
+"""The files of a run, read, counted and compared; reports and comparisons draw these numbers."""
 
 import dataclasses
 import json
@@ -23,16 +23,16 @@ from recallm_jax.runtime.metrics import FILE as METRICS_FILE
 from recallm_jax.runtime.metrics import read_metrics
 from storage.files import Path, as_path, is_remote, read_text
 
-# What the labels of a run are called, in its order; others follow by name.
+# The titles of a run's labels, in the order of the run; other labels follow by name.
 TITLES = {
     "start": "start",
     "cold_start": "after cold start",
     "grpo": "after GRPO",
     "ppo": "after PPO",
 }
-# Stages that learn from rewards, and what they are called.
+# The titles of the stages that learn from rewards.
 POLICY_STAGES = {"grpo": "GRPO", "ppo": "PPO"}
-# Colours that the page and the picture have for labels.
+# How many colours the page and the pictures have.
 NUM_COLOURS = 8
 
 
@@ -101,7 +101,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     if not isinstance(values, dict):
-        raise _damaged(path, "it holds no fields")
+        raise _damaged(path, "it does not hold fields by name")
     return values
 
 
@@ -122,11 +122,11 @@ def _ordered(names: set[str], known: Sequence[str]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Evaluation rows counted.
+    """The counts and means of evaluation rows.
 
     Attributes:
-      n: prompts; what is trusted as independent, also where each has several responses.
-      exact_match, low, high: share of right answers with its 95 % Wilson interval.
+      n: prompts. They alone count as independent, even where each has several responses.
+      exact_match, low, high: the share of right answers and its 95 % Wilson interval.
       reward, finished, tokens: means.
       spans, verbatim: closed recall spans, and how many of them stand in the prompt.
     """
@@ -143,7 +143,7 @@ class Score:
 
 
 def titles(run: Run) -> dict[str, str]:
-    """Return what a run's labels are called where people read."""
+    """Return the title of each of a run's labels."""
     return {label: TITLES.get(label, label) for label in run.labels}
 
 
@@ -162,15 +162,15 @@ def reward_curve(run: Run) -> tuple[str, list[tuple[int, float]]]:
 
 
 def main_labels(run: Run) -> list[str]:
-    """Return the labels that a run is judged by: those of its stages' ends, or else all.
+    """Return the labels that a run is judged by: those of the ends of its stages, or else all.
 
-    Others, such as "grpo_step20", are of policies on the way or of a user's own naming.
+    Other labels, such as "grpo_step20", name policies within a stage, or were given by a user.
     """
     return [label for label in run.labels if label in TITLES] or run.labels
 
 
 def colour(run: Run, label: str) -> int:
-    """Return the number of a label's colour: the same in every run for the ends of stages."""
+    """Return the number of a label's colour; the end of a stage has the same one in every run."""
     if label in TITLES:
         return list(TITLES).index(label)
     others = [other for other in run.labels if other not in TITLES]
@@ -183,7 +183,7 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 
 def count(rows: Sequence[Row]) -> Score | None:
-    """Return the rows counted; None without rows."""
+    """Count rows; return None without rows."""
     if not rows:
         return None
     exact_match = statistics.fmean(row["exact_match"] for row in rows)
@@ -252,38 +252,5 @@ def change(*curves: Sequence[Number]) -> Change | None:
 
 
 def curve(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, Number]]:
-    """Return the (step, value) pairs of a metric, without those that are no finite number."""
+    """Return the (step, value) pairs of a metric; values that are not finite are left out."""
     return [(row["step"], row[name]) for row in rows if name in row and math.isfinite(row[name])]
-
-
-def choose_examples(run: Run, per_task: int) -> list[list[Row]]:
-    """Return groups of responses to one prompt in one mode, a row for each label.
-
-    Of each task and mode come first the prompts whose answer changed between the first main label
-    and the last, from wrong to right before right to wrong, then those that stayed right or wrong
-    in turn.
-    """
-    compared = main_labels(run)
-    groups = []
-    for mode in run.modes:
-        for dataset in run.datasets:
-            for length in run.lengths:
-                found = select(run.rows, mode=mode, dataset=dataset, target_length=length, sample=0)
-                prompts: dict[str, list[Row]] = {}
-                for row in sorted(found, key=lambda row: run.labels.index(row["label"])):
-                    prompts.setdefault(row["example_id"], []).append(row)
-                kinds: dict[tuple[bool, bool], list[list[Row]]] = {}
-                for rows in prompts.values():
-                    ends = [row for row in rows if row["label"] in compared] or rows
-                    kind = (bool(ends[0]["exact_match"]), bool(ends[-1]["exact_match"]))
-                    kinds.setdefault(kind, []).append(rows)
-                order = [(False, True), (True, False), (True, True), (False, False)]
-                groups += _take_in_turn([kinds.get(kind, []) for kind in order], per_task)
-    return groups
-
-
-def _take_in_turn(kinds: list[list[list[Row]]], limit: int) -> list[list[Row]]:
-    taken: list[list[Row]] = []
-    for place in range(max(map(len, kinds))):
-        taken += [kind[place] for kind in kinds if place < len(kind)]
-    return taken[:limit]

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from recallm_jax.evaluation.summaries import Row
+from recallm_jax.reporting.data import Run, main_labels, select
 
 # Characters and lines shown on each side of a source, at most.
 AROUND, LINES_AROUND = 160, 2
-# Places shown of a span that occurs more often.
+# How many places of a span are shown, at most.
 MOST_PLACES = 2
 _CONTROL = re.compile(r"<\|[^<>|]*\|>|</?think>")
 
@@ -21,8 +22,8 @@ class Mark:
     """A range of characters to highlight.
 
     Attributes:
-      number: of the span it belongs to.
-      link: where a click goes; "" for nowhere.
+      number: the number of its span.
+      link: the target of a click; "" for none.
     """
 
     start: int
@@ -38,7 +39,7 @@ class Source:
     """One recall span and its places in the prompt.
 
     Attributes:
-      count: places in the prompt.
+      count: how many places of the prompt hold its text.
       excerpts: (character range, excerpt) of the first places.
     """
 
@@ -59,6 +60,39 @@ class Example:
     completion: Markup
     prompt: Markup
     sources: list[Source]
+
+
+def choose_examples(run: Run, per_task: int) -> list[list[Row]]:
+    """Choose prompts of each task and mode; return the rows of each, one for each label.
+
+    The four kinds of prompts take turns: those whose answer became right between the first main
+    label and the last, those whose answer became wrong, those that stayed right, and those that
+    stayed wrong.
+    """
+    compared = main_labels(run)
+    groups = []
+    for mode in run.modes:
+        for dataset in run.datasets:
+            for length in run.lengths:
+                found = select(run.rows, mode=mode, dataset=dataset, target_length=length, sample=0)
+                prompts: dict[str, list[Row]] = {}
+                for row in sorted(found, key=lambda row: run.labels.index(row["label"])):
+                    prompts.setdefault(row["example_id"], []).append(row)
+                kinds: dict[tuple[bool, bool], list[list[Row]]] = {}
+                for rows in prompts.values():
+                    ends = [row for row in rows if row["label"] in compared] or rows
+                    kind = (bool(ends[0]["exact_match"]), bool(ends[-1]["exact_match"]))
+                    kinds.setdefault(kind, []).append(rows)
+                order = [(False, True), (True, False), (True, True), (False, False)]
+                groups += _take_in_turn([kinds.get(kind, []) for kind in order], per_task)
+    return groups
+
+
+def _take_in_turn(kinds: list[list[list[Row]]], limit: int) -> list[list[Row]]:
+    taken: list[list[Row]] = []
+    for place in range(max(map(len, kinds))):
+        taken += [kind[place] for kind in kinds if place < len(kind)]
+    return taken[:limit]
 
 
 def make_example(key: str, row: Row) -> Example:
@@ -102,7 +136,7 @@ def make_example(key: str, row: Row) -> Example:
 def _places(prompt: str, span: dict) -> list[tuple[int, int]]:
     """Return the character ranges of a span's sources.
 
-    An unconstrained model may quote the text in other tokens; then it is looked for as text.
+    An unconstrained model may quote the text in other tokens; its text is searched for then.
     """
     if span["occurrences"]:
         return [tuple(place["chars"]) for place in span["occurrences"]]

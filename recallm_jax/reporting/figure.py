@@ -1,21 +1,27 @@
-"""The report's two main drawings as one picture file, for places that show no HTML."""
+"""Charts as a picture file, for places that show no HTML; needs matplotlib."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePath
+from typing import Any
 
-from recallm_jax.reporting.charts import moving_mean
-from recallm_jax.reporting.data import Run, colour, count, reward_curve, select, titles
+from recallm_jax.reporting.chart import Chart
 from recallm_jax.runtime.errors import UserError
 from storage.files import Path, as_path, make_folder, written_whole
 
-# Those of the style sheet, in its order.
+# The colours of the style sheet, in its order.
 COLOURS = ("#7b8494", "#2166c9", "#d9670b", "#7b3fb5", "#14825a", "#b5255e", "#8a6d00", "#0b7f93")
+# matplotlib may be missing, so its types can't be named.
+Axes = Any
+# Width and height in inches: of all axes together, and the width of the legend beside them.
+_ONE, _SEVERAL, _LEGEND = (5.4, 4.2), (10.0, 3.8), 2.2
 
 
 def check_figure(path: str | Path) -> None:
     """Refuse a picture that can't be drawn, before the work that it shows.
 
     Raises:
-      UserError: matplotlib is missing, or the file's ending is no kind of picture.
+      UserError: matplotlib is missing, or the file's ending names no kind of picture.
     """
     try:
         import matplotlib
@@ -33,8 +39,90 @@ def check_figure(path: str | Path) -> None:
         )
 
 
-def save_figure(figure, path: str | Path) -> None:
-    """Write a figure of matplotlib's to a file, whole; a missing folder is made."""
+def write_charts(charts: Sequence[Chart], path: str | Path, *, caption: str = "") -> None:
+    """Draw charts of the same series side by side, with one legend; a missing folder is made.
+
+    Raises:
+      UserError: see `check_figure`.
+    """
+    with figure_file(path, len(charts), legend=len(charts[0].series) > 1) as (figure, all_axes):
+        for axes, chart in zip(all_axes, charts, strict=True):
+            draw_chart(axes, chart)
+        if len(charts[0].series) > 1:
+            figure.legend(
+                *all_axes[0].get_legend_handles_labels(),
+                loc="outside right center",
+                fontsize=8,
+                frameon=False,
+            )
+        figure.suptitle(caption, fontsize=9)
+
+
+def draw_chart(axes: Axes, chart: Chart) -> None:
+    """Draw a chart on axes of matplotlib's."""
+    for series, points in zip(chart.series, chart.places(), strict=True):
+        colour = COLOURS[series.colour]
+        xs, ys = zip(*points, strict=True)
+        if series.level:
+            axes.axhline(ys[0], color=colour, linewidth=0.8, linestyle=":")
+        if series.intervals:
+            lows, highs = zip(*series.intervals, strict=True)
+            if chart.band:
+                axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
+            else:
+                axes.vlines(xs, lows, highs, color=colour, linewidth=0.8)
+        if chart.has_dots(series) or chart.smooth:
+            size, alpha = (2.5, 0.4) if chart.smooth else (3.5 if series.thin else 5, 1)
+            axes.plot(xs, ys, "o", color=colour, markersize=size, alpha=alpha)
+        axes.plot(
+            *zip(*chart.line(points), strict=True),
+            color=colour,
+            linewidth=1 if series.thin else 1.8,
+            linestyle="--" if series.thin else "-",
+            label=series.name,
+        )
+    axes.set_title(chart.title, fontsize=10)
+    low, high = chart.bounds
+    if low is not None and high is not None:
+        # Dots on a bound need room.
+        room = 0.02 * (high - low)
+        low, high = low - room, high + room
+    axes.set(xlabel=chart.x_label, ylim=(low, high))
+    if chart.percent:
+        show_percent(axes)
+    if chart.x_ticks is not None:
+        axes.set_xticks(list(chart.x_ticks), list(chart.x_ticks.values()))
+
+
+def show_percent(axes: Axes) -> None:
+    """Label y in percent."""
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+
+
+@contextmanager
+def figure_file(
+    path: str | Path, columns: int, *, legend: bool = False
+) -> Iterator[tuple[Any, Sequence[Axes]]]:
+    """Make a figure and its axes, side by side; write them, whole, when the block ends.
+
+    A missing folder is made.
+
+    Args:
+      legend: leave room for a legend beside the axes.
+
+    Raises:
+      UserError: see `check_figure`.
+    """
+    check_figure(path)
+    from matplotlib.figure import Figure
+
+    width, height = _ONE if columns == 1 else _SEVERAL
+    figure = Figure(figsize=(width + _LEGEND * legend, height), layout="constrained")
+    all_axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.3)
+    yield figure, all_axes
     target = as_path(path)
     make_folder(target.parent)
     with written_whole(target) as file:
@@ -43,55 +131,3 @@ def save_figure(figure, path: str | Path) -> None:
 
 def _kind(path: str | Path) -> str:
     return PurePath(path).suffix.lower().removeprefix(".")
-
-
-def write_figure(run: Run, path: str | Path) -> None:
-    """Draw exact match by mode and policy, and GRPO's reward over its steps.
-
-    A missing folder is made.
-
-    Raises:
-      UserError: see `check_figure`.
-    """
-    check_figure(path)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    bars, rewards = figure.subplots(1, 2)
-    _draw_scores(run, bars)
-    title, points = reward_curve(run)
-    if points:
-        means = moving_mean(points, max(1, len(points) // 10))
-        rewards.plot(*zip(*points, strict=True), ".", color=COLOURS[1], alpha=0.4)
-        rewards.plot(*zip(*means, strict=True), color=COLOURS[1], linewidth=1.5)
-    rewards.set(title=f"{title or 'GRPO'} reward, mean of a step", xlabel="step")
-    for axes in (bars, rewards):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", alpha=0.3)
-    save_figure(figure, path)
-
-
-def _draw_scores(run: Run, axes) -> None:
-    width = 0.8 / max(1, len(run.labels))
-    for number, label in enumerate(run.labels):
-        for place, mode in enumerate(run.modes):
-            score = count(select(run.rows, label=label, mode=mode))
-            if score is None:
-                continue
-            share = score.exact_match
-            axes.bar(
-                place + (number - (len(run.labels) - 1) / 2) * width,
-                share,
-                width,
-                color=COLOURS[colour(run, label)],
-                # Rounding may put the bound of the interval past the share by a hair.
-                yerr=[[max(0.0, share - score.low)], [max(0.0, score.high - share)]],
-                ecolor="#444444",
-                capsize=2,
-                label=f"{titles(run)[label]} (n = {score.n})" if place == 0 else None,
-            )
-    axes.set(title="exact match, 95 % interval", ylim=(0, 1))
-    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-    axes.set_xticks(range(len(run.modes)), run.modes, fontsize=8)
-    if run.rows:
-        axes.legend(fontsize=8, frameon=False)

@@ -23,6 +23,7 @@ from recallm_jax.evaluation.probe import (
 )
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.reporting.probe import probe_chart, write_probe_figure
+from recallm_jax.reporting.svg import draw_svg
 from recallm_jax.runtime.errors import UserError
 from tasks import generate
 from tests.oracles.span_oracle import OraclePrompt, allowed_tokens
@@ -227,8 +228,9 @@ def test_a_damaged_summary_is_named(tmp_path, content):
 
 def test_the_curve_shows_each_point_and_its_length(probed, tmp_path):
     _, summaries = probed
-    svg, legend = probe_chart(summaries)
-    assert len(legend) == 5
+    chart = probe_chart(summaries, "start")
+    svg = draw_svg(chart)
+    assert len(chart.series) == 5
     # One of `direct`, two of `thought`, three of each other.
     assert svg.count("<circle") == svg.count('class="whisker"') == 12
     assert "after a thought, 64: 0.0 %" in svg
