@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import write_report
 from rl.rewards.categories import SETTINGS, GroundTruth
+
+from benchmarks.report import write_report
 from rl.rewards.composite import Completion, score
 from tasks.scoring import mathematics
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from decoding.arrays import AnyArray
 from decoding.prompts import Prompts
 from decoding.suffix_index import SuffixIndex
-from rl.rewards.categories import GroundTruth
+from tasks.scoring.truth import GroundTruth
 
 
 @dataclasses.dataclass(frozen=True)

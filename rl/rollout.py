@@ -18,9 +18,10 @@ from decoding.span_copy import SpanRules, whole_source
 from decoding.spans import CopiedSpan, SpanTrace, find_spans, span_trace
 from decoding.suffix_index import SuffixIndex
 from rl.batch import PromptText, Responses
-from rl.rewards.categories import RewardSettings
-from rl.rewards.composite import Completion, Reward, overlong_factor, score
+from rl.rewards.composite import Completion, Reward, Scorer, overlong_factor, score
 from rl.rewards.guarded import guarded
+from tasks.scoring.reward import RewardSettings
+from tasks.scoring.truth import GroundTruth
 
 Detokenize = Callable[[Sequence[int]], str]
 # Brings arrays of B prompts to the host: whole, or those prompts that this host is to read.
@@ -156,10 +157,19 @@ def reward_groups(
     texts: Sequence[PromptText],
     settings: RewardSettings,
     *,
+    scorer_of: Callable[[str], Scorer],
     max_new_tokens: int,
     overlong_buffer: int,
 ) -> GroupRewards:
-    """Return the rewards of all responses; one that fails spoils no other."""
+    """Return the rewards of all responses; one that fails spoils no other.
+
+    Args:
+      scorer_of: returns the scorer of a data set by its name, or raises.
+    """
+
+    def scored(completion: Completion, truth: GroundTruth, settings: RewardSettings) -> Reward:
+        return score(completion, truth, settings, scorer_of(truth.dataset))
+
     rewards: list[list[Reward]] = []
     problems: list[str] = []
     totals = np.zeros([len(texts), len(rollout.completions[0])], np.float32)
@@ -167,7 +177,7 @@ def reward_groups(
     for number, (text, group) in enumerate(zip(texts, rollout.completions, strict=True)):
         rewards.append([])
         for place, completion in enumerate(group):
-            found = guarded(score, completion, text.ground_truth, settings)
+            found = guarded(scored, completion, text.ground_truth, settings)
             if isinstance(found, str):
                 problems.append(f"{text.example_id}, response {place}: {found}")
                 found, known[number, place] = NO_REWARD, False

@@ -2,48 +2,19 @@
 
 import collections
 import logging
-from collections.abc import Callable
 
 import numpy as np
 
-from tasks.datasets import (
-    aggregation,
-    citation_qa,
-    icl,
-    long_doc_qa,
-    multi_hop_qa,
-    multi_niah,
-    own_questions,
-    reasoning_retrieval,
-    recall,
-    reranking,
-    short_context_math,
-    single_hop_qa,
-)
+from tasks.datasets.registry import find
 from tasks.errors import DemonstrationError, TaskInputError, UnfitRowError
 from tasks.names import train_task, validation_task
-from tasks.prompts.context import Draft, Example, generator
+from tasks.prompts.context import Example, generator
 from tasks.prompts.demonstrations import check_demonstration, demonstration_tokens
 from tasks.prompts.fitting import fit
 from tasks.prompts.record import Record, span_flags
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
 
-DRAFTS: dict[str, Callable[..., Draft]] = {
-    **recall.DRAFTS,
-    **multi_niah.DRAFTS,
-    **reasoning_retrieval.DRAFTS,
-    **short_context_math.DRAFTS,
-    **aggregation.DRAFTS,
-    **icl.DRAFTS,
-    **long_doc_qa.DRAFTS,
-    **multi_hop_qa.DRAFTS,
-    **single_hop_qa.DRAFTS,
-    **reranking.DRAFTS,
-    **citation_qa.DRAFTS,
-    **own_questions.DRAFTS,
-}
-DATASETS = tuple(DRAFTS)
 SPLITS = ("train", "validation")
 # Rows of a data set that are tried for one example before its settings are given up.
 MAX_ATTEMPTS = 32
@@ -62,8 +33,7 @@ def record(
       TaskInputError: an unknown data set or split, a target length that holds no example, or a
         data set whose files are missing.
     """
-    if dataset not in DRAFTS:
-        raise TaskInputError(f"dataset {dataset!r} is unknown; use one of {', '.join(DATASETS)}")
+    make_draft = find(dataset).draft
     if split not in SPLITS:
         raise TaskInputError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
     stream = 2 * seed + SPLITS.index(split)
@@ -75,7 +45,7 @@ def record(
     name = f"{task}/{index}"
     for attempt in range(MAX_ATTEMPTS):
         try:
-            draft = DRAFTS[dataset](settings, split, stream, index, attempt)
+            draft = make_draft(settings, split, stream, index, attempt)
             example, prompt, ids = fit(draft, tokenizer, settings.target_length)
             _refuse_added(example.user, tokenizer)
             rng = generator(f"{dataset}/demonstration", stream, index)

@@ -9,8 +9,9 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from tasks import metrics
+from tasks.datasets.registry import find
 from tasks.generate import record
+from tasks.metrics import metric_functions
 from tasks.names import MIXTURE, train_task, validation_task
 from tasks.prompts.record import Record
 from tasks.prompts.seqio_vocabulary import RecallVocabulary
@@ -61,7 +62,7 @@ def register(
         functools.partial(record, dataset, tokenizer, settings, "train", seed) for dataset in rates
     ]
     for number, (dataset, name, make) in enumerate(zip(rates, names, _makers, strict=True)):
-        scored = metrics.metric_functions(dataset)
+        scored = metric_functions(find(dataset))
         if _must_register(f"order_of_{name}", (number, num_train)):
             _add_order(f"order_of_{name}", number, num_train)
         if _must_register(name, (wanted, settings)):

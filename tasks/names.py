@@ -6,32 +6,6 @@ the mixture is `recallm_train`.
 
 MIXTURE = "recallm_train"
 
-# arXiv 2604.09494, section 5 and appendix B: ten categories, seventeen data sets.
-CATEGORIES = {
-    "retrieval": "recall",
-    "multi_niah": "recall",
-    "math_retrieval": "reasoning_retrieval",
-    "dapo_math": "short_context_math",
-    "mcqa_math": "short_context_math",
-    "banking77": "icl",
-    "massive": "icl",
-    "quality": "long_doc_qa",
-    "majority_vote": "aggregation",
-    "top_n_vote": "aggregation",
-    "msmarco_v2": "reranking",
-    "qampari": "citation_qa",
-    "hotpotqa": "multi_hop_qa",
-    "musique": "multi_hop_qa",
-    "2wikimultihopqa": "multi_hop_qa",
-    "nq": "single_hop_qa",
-    "triviaqa": "single_hop_qa",
-    # Not the paper's: a user's own rows.
-    "own_questions": "own",
-}
-DATASETS = tuple(CATEGORIES)
-# Categories whose prompts have nothing to recall.
-WITHOUT_CONTEXT = ("short_context_math",)
-
 
 def length_name(length: int) -> str:
     """Return `4k` for 4096 tokens, `512` for 512."""

@@ -14,7 +14,7 @@ from recallm_jax.models.presets import PRESETS, ROPE_SCALINGS
 from recallm_jax.runtime.errors import UserError
 from rl.advantages import OF_GROUPS
 from rl.losses import KL, Aggregation, Ratio
-from tasks.names import DATASETS
+from tasks.datasets.registry import DATASETS, DECLARED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +68,11 @@ def _temperature(about: str) -> Field:
     return Field(float, about, low=LOWEST_TEMPERATURE)
 
 
+def _share_of(dataset: str) -> Field:
+    return _not_negative(f"Share of the data set `{dataset}` in training.")
+
+
+SHARE = "data.mixture."
 _DTYPES = ("float32", "bfloat16")
 _COLD_START = {
     "steps": _count("Updates of the stage."),
@@ -164,8 +169,8 @@ FIELDS = {
         '"jsonl:FILE", written by `prepare`.',
     ),
     **{
-        f"data.mixture.{name}": _not_negative(f"Share of the data set `{name}` in training.")
-        for name in DATASETS
+        SHARE + dataset.name: _share_of(dataset.name)
+        for dataset in DECLARED
     },
     "data.temperature": _positive("Shares are raised to 1 / temperature: above 1 evens them out."),
     "data.dir": Field(
@@ -311,6 +316,17 @@ FIELDS = {
 }
 
 
+def find_field(name: str) -> Field | None:
+    """Return the field of this name; None where there is none.
+
+    A data set that a script has registered has a share, which a config may leave out.
+    """
+    dataset = name.removeprefix(SHARE)
+    if name not in FIELDS and name == SHARE + dataset and dataset in DATASETS:
+        return _share_of(dataset)
+    return FIELDS.get(name)
+
+
 def unknown_field(name: str) -> UserError:
     """Return the error for a name that is no field, with the nearest that is."""
     sections = {field.rpartition(".")[0] for field in FIELDS} - {""}
@@ -331,7 +347,8 @@ def check_field(name: str, value: Any) -> None:
     Raises:
       UserError: names field, value and remedy.
     """
-    field = FIELDS[name]
+    field = find_field(name)
+    assert field is not None, name
     if field.many:
         if not isinstance(value, tuple | list) or not (value or field.empty):
             raise UserError(

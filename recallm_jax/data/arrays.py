@@ -1,17 +1,16 @@
 """Records as arrays: padded prompts and demonstrations, and what the host keeps of a prompt."""
 
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from decoding.prompts import Prompts
 from recallm_jax.runtime.errors import UserError
 from rl.batch import PromptText
-from rl.rewards.categories import GroundTruth
-from tasks.names import CATEGORIES, WITHOUT_CONTEXT
+from tasks.datasets.registry import DATASETS
 from tasks.prompts.record import Record
+from tasks.scoring.truth import ground_truth
 
 
 def prompts_and_texts(
@@ -52,7 +51,8 @@ def check_prompt(record: Record, max_length: int) -> None:
             f"prompt {record.example_id} has {len(record.inputs)} tokens, more than the "
             f"{max_length} there is room for; raise the length, or shorten the prompt"
         )
-    if CATEGORIES.get(record.dataset) in WITHOUT_CONTEXT:
+    dataset = DATASETS.get(record.dataset)
+    if dataset is not None and not dataset.has_context:
         return
     if not (record.copyable & record.span_start).any():
         raise UserError(
@@ -83,23 +83,6 @@ def copyable_texts(record: Record) -> tuple[str, ...]:
     runs = zip(edges[::2], edges[1::2] - 1, strict=True)
     places = [(record.offsets[first, 0], record.offsets[last, 1]) for first, last in runs]
     return tuple(record.prompt[start:end] for start, end in places)
-
-
-def ground_truth(dataset: str, truth: Mapping[str, Any]) -> GroundTruth | None:
-    """Return what the reward reads of a record's ground truth; None where there is none."""
-    if not truth:
-        return None
-    return GroundTruth(
-        dataset=dataset,
-        answers=tuple(truth["answers"]),
-        gold_documents=tuple(truth["gold_documents"]),
-        gold_labels=tuple(truth.get("gold_labels", ())),
-        math_answer=truth.get("math_answer", ""),
-        parts=tuple(tuple(aliases) for aliases in truth.get("parts", ())),
-        wrong=tuple(truth.get("wrong", ())),
-        grades=dict(truth.get("grades", {})),
-        choices=dict(truth.get("choices", {})),
-    )
 
 
 def demonstrations(records: Sequence[Record], max_length: int) -> tuple[np.ndarray, np.ndarray]:

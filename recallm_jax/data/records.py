@@ -17,8 +17,8 @@ from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.quiet import hidden_stderr
 from storage.files import Path, as_path
 from tasks import generate
+from tasks.datasets.registry import find
 from tasks.errors import TaskInputError
-from tasks.generate import DATASETS
 from tasks.names import MIXTURE, validation_task
 from tasks.prompts.context import generator
 from tasks.prompts.demonstrations import check_demonstration
@@ -272,10 +272,7 @@ def _prepared(
 def _check_record(
     config: ConfigDict, tokenizer: Tokenizer, record: Record, max_length: int
 ) -> None:
-    if record.dataset not in DATASETS:
-        raise UserError(
-            f"dataset = {record.dataset!r} is unknown; use one of {', '.join(DATASETS)}"
-        )
+    find(record.dataset)
     for name in ("inputs", "targets"):
         wrong = [token for token in getattr(record, name) if not 0 <= token < tokenizer.size]
         if wrong:

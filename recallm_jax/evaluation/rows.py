@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from decoding.spans import CopiedSpan
-from recallm_jax.data.arrays import ground_truth
 from recallm_jax.evaluation.summaries import Row
 from rl.batch import PromptText
-from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, score
 from rl.rollout import Rollout
+from tasks.datasets.registry import find
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.scoring import answers
+from tasks.scoring.reward import SETTINGS
+from tasks.scoring.truth import ground_truth
 from tasks.suites import registry
 
 
@@ -58,7 +59,7 @@ def row_scores(completion: Completion, dataset: str, truth: dict[str, Any]) -> R
     known = ground_truth(dataset, truth)
     if known is None:
         return {}
-    reward = dataclasses.asdict(score(completion, known, SETTINGS["eval"]))
+    reward = dataclasses.asdict(score(completion, known, SETTINGS["eval"], find(dataset)))
     return {
         "reward": reward.pop("total"),
         "exact_match": reward.pop("exact_match"),

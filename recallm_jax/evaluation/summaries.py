@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from recallm_jax.evaluation.statistics import wilson_interval
+from tasks.datasets.registry import DATASETS
 from tasks.metrics import metric_functions
-from tasks.names import CATEGORIES, length_name
+from tasks.names import length_name
 from tasks.suites import registry
 
 Row = dict[str, Any]
@@ -49,8 +50,8 @@ def task_metrics(rows: Sequence[Row]) -> Row:
     task = registry.find_task(dataset)
     if task is not None:
         metrics = task.aggregate([row["components"] for row in rows])
-    elif dataset in CATEGORIES and all(row["ground_truth"] for row in rows):
-        (function,) = metric_functions(dataset)
+    elif dataset in DATASETS and all(row["ground_truth"] for row in rows):
+        (function,) = metric_functions(DATASETS[dataset])
         truths = [row["ground_truth"] for row in rows]
         metrics = function(truths, [row["completion"] for row in rows])
     else:

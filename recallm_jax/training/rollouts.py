@@ -23,9 +23,10 @@ from recallm_jax.training.rollout_metrics import PromptMeans, prompt_means, roll
 from recallm_jax.training.stages import KEY_STRIDE, PPO, Stage
 from rl.advantages import has_spread
 from rl.batch import Responses
-from rl.rewards.categories import SETTINGS
 from rl.rollout import GroupRewards, Rollout, reward_groups, sample_groups
+from tasks.datasets import registry
 from tasks.prompts.record import Record
+from tasks.scoring.reward import SETTINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +180,7 @@ def sample(
         rollout,
         texts,
         SETTINGS["train"],
+        scorer_of=registry.find,
         max_new_tokens=config.decoding.max_new_tokens,
         overlong_buffer=options.overlong_buffer,
     )

@@ -2,13 +2,35 @@
 
 import dataclasses
 import math
+from typing import Protocol, runtime_checkable
 
-from rl.rewards.categories import GroundTruth, RewardSettings, category
 from rl.rewards.format import format_score
 from rl.rewards.recall import density, overlap, usage
 from tasks.scoring import answers
+from tasks.scoring.reward import RewardRow, RewardSettings, Score, is_full
+from tasks.scoring.truth import GroundTruth
 
 EPSILON = 0.01
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """How the responses to one data set's prompts are scored."""
+
+    @property
+    def score(self) -> Score:
+        """The score of an answer."""
+        ...
+
+    @property
+    def exact_match(self) -> Score | None:
+        """1 where the answer is the reference, else 0; None: where the score is full."""
+        ...
+
+    @property
+    def reward(self) -> RewardRow:
+        """The data set's row of the reward's table."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +57,7 @@ class Completion:
 class Reward:
     """The components, each in [0, 1], and their composition.
 
-    `exact_match` is 0 or 1: whether the answer is the reference, as the data set's row defines it
-    (`rl/rewards/categories.py`).
+    `exact_match` is 0 or 1: whether the answer is the reference, as the scorer defines it.
     """
 
     total: float
@@ -69,23 +90,23 @@ def overlong_factor(num_tokens: int, max_tokens: int, buffer: int) -> float:
     return min(1.0, max(0.0, (max_tokens - num_tokens) / buffer))
 
 
-def score(completion: Completion, truth: GroundTruth, settings: RewardSettings) -> Reward:
+def score(
+    completion: Completion, truth: GroundTruth, settings: RewardSettings, scorer: Scorer
+) -> Reward:
     """Return the reward of a response.
 
-    Raises:
-      ValueError: the data set has no row in the table.
+    Args:
+      scorer: of the data set that the prompt belongs to.
     """
-    row = category(truth.dataset, settings)
-    answer = answers.extract_answer(completion.text)
-    answer_score = row.answer_score(answer, completion.spans, truth, settings)
-    recalled = overlap(completion.spans, truth.gold_documents, row, truth.gold_labels)
-    used = usage(completion.spans, completion.num_starts, completion.num_ends, row.min_span)
-    dense = density(
-        len(completion.spans), completion.num_tokens, row.free_spans, settings.density_limit
-    )
+    row = scorer.reward.under(settings)
+    answer, spans = answers.extract_answer(completion.text), completion.spans
+    answer_score = scorer.score(answer, spans, truth, settings)
+    recalled = overlap(spans, truth.gold_documents, row, truth.gold_labels)
+    used = usage(spans, completion.num_starts, completion.num_ends, row.min_span)
+    dense = density(len(spans), completion.num_tokens, row.free_spans, settings.density_limit)
     well_formed = format_score(completion.text)
     if row.task_format is not None:
-        well_formed = (well_formed + row.task_format(answer, truth, settings)) / 2
+        well_formed = (well_formed + row.task_format(answer, spans, truth, settings)) / 2
     retrieval = recalled * used * dense
     return Reward(
         total=compose(well_formed, answer_score, retrieval),
@@ -95,5 +116,9 @@ def score(completion: Completion, truth: GroundTruth, settings: RewardSettings) 
         overlap=recalled,
         usage=used,
         density=dense,
-        exact_match=row.exact_match(answer, answer_score, truth),
+        exact_match=(
+            is_full(answer_score)
+            if scorer.exact_match is None
+            else scorer.exact_match(answer, spans, truth, settings)
+        ),
     )

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from rl.rewards.categories import GroundTruth, RewardSettings
 from rl.rewards.composite import Completion, Reward
+from tasks.scoring.reward import RewardSettings
+from tasks.scoring.truth import GroundTruth
 
 # A reward takes a millisecond; math-verify's own limit is a few seconds.
 SECONDS = 30.0

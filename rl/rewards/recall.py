@@ -6,8 +6,8 @@ R_ret = overlap * usage * density (arXiv 2604.09494, section 4.3 and appendix D.
 import math
 from collections.abc import Sequence
 
-from rl.rewards.categories import Category
 from tasks.scoring.answers import stands_alone
+from tasks.scoring.reward import RewardRow
 
 # An overlap of so many characters or more is found by its first ones, a shorter one in the tail.
 ANCHOR = 8
@@ -70,7 +70,7 @@ def _suffix_prefix_linear(first: str, second: str) -> int:
 
 
 def overlap(
-    spans: Sequence[str], documents: Sequence[str], row: Category, labels: Sequence[str] = ()
+    spans: Sequence[str], documents: Sequence[str], row: RewardRow, labels: Sequence[str] = ()
 ) -> float:
     """Return how much of the gold documents the spans recall, in [0, 1].
 

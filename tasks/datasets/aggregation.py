@@ -22,10 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from tasks.datasets.dataset import Dataset
 from tasks.prompts.context import Demonstration, Draft, Example, around, generator, question_place
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.words import word_list
+from tasks.scoring import candidates
+from tasks.scoring.reward import RewardRow, full, of_answer
+from tasks.scoring.truth import GroundTruth
 
 # Easy, medium, hard.
 LEVEL_RATES = (0.45, 0.45, 0.10)
@@ -337,4 +341,33 @@ def _demonstrate_top(top: int, tally: Tally, rng: np.random.Generator) -> Demons
     return Demonstration((thought,), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
 
 
-DRAFTS = {"majority_vote": majority_vote, "top_n_vote": top_n_vote}
+@of_answer
+def majority(answer: str, truth: GroundTruth) -> float:
+    """Return 1 where the answer names the winner and no other option."""
+    return candidates.majority(answer, truth.answers, truth.wrong)
+
+
+@of_answer
+def top_votes(answer: str, truth: GroundTruth) -> float:
+    """Return max(0, right options - wrong options) over the options asked for."""
+    return candidates.top_votes(answer, truth.all_parts, truth.wrong)
+
+
+# No gold documents: the threshold 1 is never used.
+ROW = RewardRow(hit_threshold=1.0, min_span=5, gold_mode="always_1", free_spans=2)
+MAJORITY_VOTE = Dataset(
+    name="majority_vote",
+    category="aggregation",
+    draft=majority_vote,
+    score=majority,
+    metrics={"accuracy": majority},
+    reward=ROW,
+)
+TOP_N_VOTE = Dataset(
+    name="top_n_vote",
+    category="aggregation",
+    draft=top_n_vote,
+    score=top_votes,
+    metrics={"exact_match": full(top_votes), "options_found": top_votes},
+    reward=ROW,
+)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.datasets.dataset import Dataset
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.questions import stated
 from tasks.errors import UnfitRowError
@@ -25,6 +26,9 @@ from tasks.prompts.context import (
 )
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.scoring import ids
+from tasks.scoring.reward import RewardRow, RewardSettings, Score, of_answer
+from tasks.scoring.truth import GroundTruth
 from tasks.sources.corpus import corpus_of, draw_kind, in_order, take
 from tasks.sources.passages import (
     MAX_QUESTION,
@@ -308,4 +312,55 @@ def _demonstrate(rng: np.random.Generator, *, found: list[tuple[str, int, Range]
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
 
 
-DRAFTS = {"qampari": qampari}
+def citation_f1(
+    answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+) -> float:
+    """Return the F1 of the cited documents, which weigh less where no span recalls them."""
+    del settings
+    return ids.citation_f1(answer, spans, truth.grades)
+
+
+@of_answer
+def answer_coverage(answer: str, truth: GroundTruth) -> float:
+    """Return the share of the answers that are given, counted up to five."""
+    return ids.answer_coverage(answer, truth.all_parts)
+
+
+def cited_answers(cited: Score, covered: Score) -> Score:
+    """Return the mean of the two scores with the settings' weight for the covered answers."""
+
+    def score(
+        answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+    ) -> float:
+        weight = settings.coverage_weight
+        citations = cited(answer, spans, truth, settings)
+        if not weight:
+            return citations
+        return (1 - weight) * citations + weight * covered(answer, spans, truth, settings)
+
+    return score
+
+
+@of_answer
+def citation_format(answer: str, truth: GroundTruth) -> float:
+    """Return 1 if the answer cites at least one document as `[N]` and holds a letter or digit."""
+    cited = any(name in truth.grades for name in ids.cited_ids(answer))
+    return float(cited and any(map(str.isalnum, ids.without_citations(answer))))
+
+
+QAMPARI = Dataset(
+    name="qampari",
+    category="citation_qa",
+    draft=qampari,
+    score=cited_answers(citation_f1, answer_coverage),
+    metrics={"citation_f1": citation_f1, "answer_coverage": answer_coverage},
+    reward=RewardRow(
+        hit_threshold=0.7,
+        min_span=7,
+        gold_mode="top_k_gold",
+        free_spans=4,
+        top_k=5,
+        task_format=citation_format,
+    ),
+    source=SOURCE,
+)

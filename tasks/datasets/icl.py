@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tasks.datasets.dataset import Dataset
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Demonstration, Draft, Example, Range, around, generator, join
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.scoring import answers
+from tasks.scoring.reward import RewardRow, best_of
 from tasks.sources.table import Source, pick, plain_text, read_table
 
 # A demo's layout, its share, and what stands between two demos.
@@ -271,6 +274,26 @@ def _demonstrate(
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], label)
 
 
-DRAFTS: dict[str, Callable[..., Draft]] = {
-    dataset: functools.partial(_draft, dataset) for dataset in SOURCES
-}
+label = best_of(answers.is_equal_normalised)
+
+
+def _declared(name: str) -> Dataset:
+    return Dataset(
+        name=name,
+        category="icl",
+        draft=functools.partial(_draft, name),
+        score=label,
+        metrics={"accuracy": label},
+        reward=RewardRow(
+            hit_threshold=0.95,
+            min_span=7,
+            gold_mode="top_k_gold",
+            free_spans=2,
+            top_k=2,
+            many_shot=True,
+        ),
+        source=SOURCES[name],
+    )
+
+
+BANKING77, MASSIVE = _declared("banking77"), _declared("massive")

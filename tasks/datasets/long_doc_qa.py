@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from tasks.datasets.dataset import Dataset
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Draft, Example, around, generator, question_place
 from tasks.prompts.sentences import SUMMARY, split_sentences
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.scoring import candidates
+from tasks.scoring.reward import RewardRow, of_answer
+from tasks.scoring.truth import GroundTruth
 from tasks.sources.table import Source, list_field, pick, plain_text, read_table
 
 LETTERS = "ABCD"
@@ -261,4 +265,19 @@ def _others(
     return [near.right[rng.integers(len(near.right))] for near in nearest]
 
 
-DRAFTS = {"quality": quality}
+@of_answer
+def chosen_letter(answer: str, truth: GroundTruth) -> float:
+    """Return 1 where the answer chooses the right option by its letter."""
+    return candidates.chosen_letter(answer, truth.answers[0], truth.choices)
+
+
+QUALITY = Dataset(
+    name="quality",
+    category="long_doc_qa",
+    draft=quality,
+    score=chosen_letter,
+    metrics={"accuracy": chosen_letter},
+    # No gold documents: the threshold 1 is never used.
+    reward=RewardRow(hit_threshold=1.0, min_span=7, gold_mode="used_recall", free_spans=4),
+    source=SOURCE,
+)

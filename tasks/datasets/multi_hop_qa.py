@@ -4,10 +4,19 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.datasets.questions import Evidence, Question, question_draft
+from tasks.datasets.dataset import Dataset
+from tasks.datasets.questions import (
+    REFERENCE_METRICS,
+    Evidence,
+    Question,
+    alias,
+    question_draft,
+    reference,
+)
 from tasks.errors import UnfitRowError
 from tasks.prompts.context import Draft, Range
 from tasks.prompts.settings import TaskSettings
+from tasks.scoring.reward import RewardRow
 from tasks.sources.corpus import corpus_of
 from tasks.sources.passages import (
     MAX_QUESTION,
@@ -206,4 +215,18 @@ def multi_hop(
     return question_draft(dataset, row, corpus, settings, stream, index)
 
 
-DRAFTS = {dataset: functools.partial(multi_hop, dataset) for dataset in SOURCES}
+def _declared(name: str) -> Dataset:
+    return Dataset(
+        name=name,
+        category="multi_hop_qa",
+        draft=functools.partial(multi_hop, name),
+        score=reference,
+        exact_match=alias,
+        metrics=REFERENCE_METRICS,
+        reward=RewardRow(hit_threshold=0.4, min_span=7, gold_mode="standard", free_spans=4),
+        source=SOURCES[name],
+    )
+
+
+HOTPOTQA, MUSIQUE = _declared("hotpotqa"), _declared("musique")
+TWO_WIKI = _declared("2wikimultihopqa")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tasks.datasets.dataset import Dataset
 from tasks.prompts.context import (
     Demonstration,
     Draft,
@@ -21,6 +22,9 @@ from tasks.prompts.context import (
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.words import word_list
+from tasks.scoring import candidates
+from tasks.scoring.reward import RewardRow, full, of_answer
+from tasks.scoring.truth import GroundTruth
 from tasks.sources.haystack import essay_text, haystack
 
 MOST_KEYS, MOST_VALUES, MOST_ASKED, MOST_NEEDLES = 10, 5, 6, 16
@@ -186,4 +190,17 @@ def _demonstrate(
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
 
 
-DRAFTS = {"multi_niah": multi_niah}
+@of_answer
+def several_values(answer: str, truth: GroundTruth) -> float:
+    """Return max(0, values found - wrong values) over the values asked for."""
+    return candidates.several_values(answer, truth.all_parts, truth.wrong)
+
+
+MULTI_NIAH = Dataset(
+    name="multi_niah",
+    category="recall",
+    draft=multi_niah,
+    score=several_values,
+    metrics={"exact_match": full(several_values), "values_found": several_values},
+    reward=RewardRow(hit_threshold=0.9, min_span=7, gold_mode="standard", free_spans=6),
+)

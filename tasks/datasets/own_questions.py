@@ -21,7 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from tasks.datasets.questions import CONCLUSIONS, Evidence, Question, question_draft
+from tasks.datasets.dataset import Dataset
+from tasks.datasets.questions import (
+    CONCLUSIONS,
+    REFERENCE_METRICS,
+    Evidence,
+    Question,
+    alias,
+    question_draft,
+    reference,
+)
 from tasks.errors import UnfitRowError
 from tasks.prompts.context import (
     Demonstration,
@@ -36,6 +45,7 @@ from tasks.prompts.demonstrations import recalled_in_turn
 from tasks.prompts.sentences import DOCUMENT, sentence_ends
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.scoring.reward import RewardRow
 from tasks.sources.corpus import corpus_of, words
 from tasks.sources.passages import (
     MAX_ANSWER,
@@ -54,7 +64,7 @@ from tasks.sources.table import Source, list_field, pick, plain_text, read_table
 
 DATASET = "own_questions"
 MAX_DOCUMENT, MAX_PASSAGES = 10_000_000, 1_000
-# As many spans as the reward lets pass freely (rl/rewards/categories.py), none too short for it.
+# The reward lets so many spans pass freely, and none that is so long is too short for it.
 MAX_QUOTES, MIN_QUOTE = 8, 7
 # Places of an answer that are looked at, and characters around one.
 MAX_PLACES, REACH = 200, 600
@@ -331,4 +341,16 @@ def _demonstrate(
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer, kept)
 
 
-DRAFTS = {DATASET: own_questions}
+OWN_QUESTIONS = Dataset(
+    name=DATASET,
+    category="own",
+    draft=own_questions,
+    score=reference,
+    exact_match=alias,
+    metrics=REFERENCE_METRICS,
+    # As multi-hop questions, with more places to recall.
+    reward=RewardRow(
+        hit_threshold=0.4, min_span=MIN_QUOTE, gold_mode="standard", free_spans=MAX_QUOTES
+    ),
+    source=SOURCE,
+)

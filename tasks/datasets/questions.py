@@ -19,6 +19,8 @@ from tasks.prompts.context import (
 from tasks.prompts.demonstrations import recalled_in_turn
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.scoring import answers
+from tasks.scoring.reward import best_of
 from tasks.sources.corpus import Corpus, draw_kind, in_order, take
 from tasks.sources.passages import Passage, holds, needles, question_layout, render
 
@@ -152,3 +154,12 @@ def demonstrate(rng: np.random.Generator, *, recalled: list[Range], answer: str)
     thought = recalled_in_turn(rng, recalled, beginnings=BEGINNINGS, links=LINKS)
     thought.append(f"\n{CONCLUSIONS[rng.integers(len(CONCLUSIONS))].format(answer=answer)}")
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
+
+
+reference = best_of(answers.matches_reference)
+alias = best_of(answers.is_equal_normalised)
+REFERENCE_METRICS = {
+    "exact_match": alias,
+    "substring_match": reference,
+    "f1": best_of(answers.token_f1),
+}

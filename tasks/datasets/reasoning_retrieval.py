@@ -1,13 +1,18 @@
 """Category `reasoning_retrieval`: work out a key, then look it up (dataset `math_retrieval`)."""
 
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
 
-from tasks.datasets.recall import lookup
+from tasks.datasets.dataset import Dataset
+from tasks.datasets.recall import ROW, exact_value, lookup, value
 from tasks.errors import TaskInputError
 from tasks.prompts.context import Draft, generator
 from tasks.prompts.settings import SIGNS, TaskSettings
+from tasks.scoring import answers
+from tasks.scoring.reward import RewardSettings, Score
+from tasks.scoring.truth import GroundTruth
 
 ARITHMETIC_QUESTIONS = (
     "Work out ${problem}$. The result is a key: what is its value?",
@@ -155,4 +160,29 @@ def math_retrieval(
     )
 
 
-DRAFTS = {"math_retrieval": math_retrieval}
+def value_or_number(contains: Callable[[str, str], float]) -> Score:
+    """Return the score of the value, with some credit for the number that leads to it.
+
+    Args:
+      contains: whether an answer contains a value.
+    """
+
+    def score(
+        answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
+    ) -> float:
+        del spans
+        found = max(contains(answer, accepted) for accepted in truth.answers)
+        return max(found, settings.math_answer_credit * contains(answer, truth.math_answer))
+
+    return score
+
+
+MATH_RETRIEVAL = Dataset(
+    name="math_retrieval",
+    category="reasoning_retrieval",
+    draft=math_retrieval,
+    score=value_or_number(answers.contains_value),
+    exact_match=exact_value,
+    metrics={"exact_match": exact_value, "answer_contained": value},
+    reward=ROW,
+)

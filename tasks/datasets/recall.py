@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tasks.datasets.dataset import Dataset
 from tasks.prompts.context import Draft, Example, around, generator, insert_at_depth, question_place
 from tasks.prompts.demonstrations import lookup_demonstration
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.scoring import answers
+from tasks.scoring.reward import RewardRow, best_of
 
 # What stands before the pairs, a pair, what stands between two, and behind the last.
 LAYOUTS: dict[str, tuple[str, Callable[[int, str], str], str, str]] = {
@@ -101,4 +104,14 @@ def lookup(
     return Draft(example, most=min(len(keys) - 1, MOST_PAIRS))
 
 
-DRAFTS = {"retrieval": retrieval}
+value, exact_value = best_of(answers.contains_value), best_of(answers.exact_match)
+ROW = RewardRow(hit_threshold=0.9, min_span=5, gold_mode="standard", free_spans=2)
+RETRIEVAL = Dataset(
+    name="retrieval",
+    category="recall",
+    draft=retrieval,
+    score=value,
+    exact_match=exact_value,
+    metrics={"exact_match": exact_value, "answer_contained": value},
+    reward=ROW,
+)

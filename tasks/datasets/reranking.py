@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.datasets.dataset import Dataset
 from tasks.errors import UnfitRowError
 from tasks.prompts.context import (
     Demonstration,
@@ -21,6 +22,9 @@ from tasks.prompts.context import (
 from tasks.prompts.demonstrations import recalled_in_turn
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.scoring import ids
+from tasks.scoring.reward import RewardRow, of_answer
+from tasks.scoring.truth import GroundTruth
 from tasks.sources.corpus import Corpus, draw_kind, in_order, pool_corpus, take
 from tasks.sources.passages import MAX_QUESTION, Layout, Passage, clean, read_passage, render
 from tasks.sources.table import Source, list_field, pick, read_table
@@ -246,4 +250,37 @@ def _demonstrate(rng: np.random.Generator, *, recalled: list[Range], answer: str
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
 
 
-DRAFTS = {"msmarco_v2": msmarco}
+@of_answer
+def ndcg(answer: str, truth: GroundTruth) -> float:
+    """Return the nDCG at 10 of the ranking."""
+    return ids.ndcg(ids.ranked_ids(answer), truth.grades)
+
+
+@of_answer
+def ranked(answer: str, truth: GroundTruth) -> float:
+    """Return the share of the prompt's ids that are ranked."""
+    return ids.valid_share(ids.ranked_ids(answer), truth.grades)
+
+
+@of_answer
+def ranking_format(answer: str, truth: GroundTruth) -> float:
+    """Return the root of the share of the prompt's ids that are ranked."""
+    return math.sqrt(ids.valid_share(ids.ranked_ids(answer), truth.grades))
+
+
+MSMARCO_V2 = Dataset(
+    name="msmarco_v2",
+    category="reranking",
+    draft=msmarco,
+    score=ndcg,
+    metrics={"ndcg_at_10": ndcg, "ranked": ranked},
+    reward=RewardRow(
+        hit_threshold=0.7,
+        min_span=5,
+        gold_mode="top_k_gold",
+        free_spans=4,
+        top_k=2,
+        task_format=ranking_format,
+    ),
+    source=SOURCE,
+)

@@ -21,11 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from tasks.datasets.dataset import Dataset
 from tasks.datasets.wrong_numbers import Number, parse_number, wrong_numbers
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Demonstration, Draft, Example, generator
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.scoring import mathematics
+from tasks.scoring.reward import RewardRow, best_of, of_answer
+from tasks.scoring.truth import GroundTruth
 from tasks.sources.table import VALIDATION_SHARE, Source, pick, read_table, text_field
 
 NUM_VALIDATION = 200
@@ -312,4 +316,34 @@ def _demonstrate(
     return Demonstration((thought,), closing, f"\\boxed{{{answer}}}")
 
 
-DRAFTS = {"dapo_math": dapo_math, "mcqa_math": mcqa_math}
+equal_expression = best_of(mathematics.equal_expressions)
+
+
+@of_answer
+def chosen_option(answer: str, truth: GroundTruth) -> float:
+    """Return 1 where the answer chooses the right option by its letter or its text."""
+    return mathematics.chosen_option(answer, truth.answers[0], truth.choices)
+
+
+# No gold documents: the threshold 1 is never used.
+ROW = RewardRow(hit_threshold=1.0, min_span=5, gold_mode="always_1", free_spans=2)
+DAPO_MATH = Dataset(
+    name="dapo_math",
+    category="short_context_math",
+    draft=dapo_math,
+    score=equal_expression,
+    metrics={"accuracy": equal_expression},
+    reward=ROW,
+    source=DAPO,
+    has_context=False,
+)
+MCQA_MATH = Dataset(
+    name="mcqa_math",
+    category="short_context_math",
+    draft=mcqa_math,
+    score=chosen_option,
+    metrics={"accuracy": chosen_option},
+    reward=ROW,
+    source=MATH,
+    has_context=False,
+)

@@ -11,11 +11,20 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tasks.datasets.dataset import Dataset
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
-from tasks.datasets.questions import Evidence, Question, question_draft
+from tasks.datasets.questions import (
+    REFERENCE_METRICS,
+    Evidence,
+    Question,
+    alias,
+    question_draft,
+    reference,
+)
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Draft
 from tasks.prompts.settings import TaskSettings
+from tasks.scoring.reward import RewardRow
 from tasks.sources.corpus import corpus_of, supporting
 from tasks.sources.passages import (
     MAX_QUESTION,
@@ -222,4 +231,19 @@ def single_hop(
     return question_draft(dataset, row, corpus, settings, stream, index)
 
 
-DRAFTS = {dataset: functools.partial(single_hop, dataset) for dataset in SOURCES}
+def _declared(name: str) -> Dataset:
+    return Dataset(
+        name=name,
+        category="single_hop_qa",
+        draft=functools.partial(single_hop, name),
+        score=reference,
+        exact_match=alias,
+        metrics=REFERENCE_METRICS,
+        reward=RewardRow(
+            hit_threshold=0.4, min_span=7, gold_mode="top_k_gold", free_spans=2, top_k=1
+        ),
+        source=SOURCES[name],
+    )
+
+
+NQ, TRIVIAQA = _declared("nq"), _declared("triviaqa")

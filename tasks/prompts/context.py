@@ -36,7 +36,7 @@ class Example:
         context.
       gold: the items that a faithful response recalls, each inside a document.
       truth: the ground truth beside the gold items, by the fields of
-        `rl.rewards.categories.GroundTruth`: at least "answers".
+        `tasks.scoring.truth.GroundTruth`: at least "answers".
       demonstrate: draws a demonstration's wording; None where no right response is known.
     """
 

@@ -25,7 +25,7 @@ class Record:
       copyable, span_start, span_end: flags a token (see `decoding/prompts.py`).
       targets: a demonstration's tokens with the end-of-turn token; empty where there is none.
       ground_truth: "answers", "gold_documents" and "gold_ranges", and further fields of
-        `rl.rewards.categories.GroundTruth`; empty where no right answer is known.
+        `tasks.scoring.truth.GroundTruth`; empty where no right answer is known.
     """
 
     example_id: str

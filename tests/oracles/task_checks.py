@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from rl.rewards.categories import SETTINGS
 
 from recallm_jax.data.arrays import ground_truth
-from rl.rewards.categories import SETTINGS
 from rl.rewards.composite import Completion, Reward, score
 from tasks.prompts.context import Draft
 from tasks.prompts.fitting import fit

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rl.rewards.categories import SETTINGS, GroundTruth
 
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
@@ -20,7 +21,6 @@ from decoding.spans import CopiedSpan
 from rl import rollout
 from rl.batch import PromptText
 from rl.rewards import guarded
-from rl.rewards.categories import SETTINGS, GroundTruth
 from rl.rewards.composite import Completion
 from rl.rollout import Rollout, reward_groups, sample_groups
 from tests.oracles.toy_policy import ToyPolicy

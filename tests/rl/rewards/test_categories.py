@@ -1,8 +1,8 @@
 import dataclasses
 
 import pytest
-
 from rl.rewards.categories import CATEGORIES, SETTINGS, GroundTruth, category
+
 from tasks.names import DATASETS
 from tests.oracles.reward_truths import CASES
 

@@ -4,8 +4,8 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from rl.rewards.categories import SETTINGS, GroundTruth
+
 from rl.rewards.composite import Completion, compose, overlong_factor, score
 from rl.rewards.format import format_score
 from tests.oracles.reward_truths import CASES

@@ -7,8 +7,8 @@ import time
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from rl.rewards.categories import SETTINGS, GroundTruth
+
 from rl.rewards.composite import Completion, score
 from tests.oracles.reward_truths import CASES
 

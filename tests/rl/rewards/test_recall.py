@@ -4,8 +4,8 @@ import time
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
 from rl.rewards.categories import Category
+
 from rl.rewards.recall import copy_f1, density, overlap, usage
 
 

@@ -9,9 +9,9 @@ import re
 
 import numpy as np
 import pytest
+from rl.rewards.categories import CATEGORIES
 
 from recallm_jax.policy.tiny import tiny_tokenizer
-from rl.rewards.categories import CATEGORIES
 from tasks.datasets.icl import SOURCES, rounds
 from tasks.errors import TaskInputError
 from tasks.generate import DRAFTS, record

@@ -1,0 +1,68 @@
+"""All data sets by name, and how one is added. Every other list of data sets derives from this."""
+
+from tasks.datasets import (
+    aggregation,
+    citation_qa,
+    icl,
+    long_doc_qa,
+    multi_hop_qa,
+    multi_niah,
+    own_questions,
+    reasoning_retrieval,
+    recall,
+    reranking,
+    short_context_math,
+    single_hop_qa,
+)
+from tasks.datasets.dataset import Dataset
+from tasks.errors import TaskInputError
+
+# arXiv 2604.09494, section 5 and appendix B: ten categories, seventeen data sets.
+PAPERS = (
+    recall.RETRIEVAL,
+    multi_niah.MULTI_NIAH,
+    reasoning_retrieval.MATH_RETRIEVAL,
+    short_context_math.DAPO_MATH,
+    short_context_math.MCQA_MATH,
+    icl.BANKING77,
+    icl.MASSIVE,
+    long_doc_qa.QUALITY,
+    aggregation.MAJORITY_VOTE,
+    aggregation.TOP_N_VOTE,
+    reranking.MSMARCO_V2,
+    citation_qa.QAMPARI,
+    multi_hop_qa.HOTPOTQA,
+    multi_hop_qa.MUSIQUE,
+    multi_hop_qa.TWO_WIKI,
+    single_hop_qa.NQ,
+    single_hop_qa.TRIVIAQA,
+)
+# Those of this project: the paper's, and a user's own rows.
+DECLARED = (*PAPERS, own_questions.OWN_QUESTIONS)
+# Those, and the ones that scripts have registered.
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in DECLARED}
+
+
+def register(dataset: Dataset) -> None:
+    """Add a data set, or put another in the place of one; then a config may give it a share.
+
+    Raises:
+      TaskInputError: the name is not a Python identifier, such as "my_notes".
+    """
+    if not dataset.name.isidentifier():
+        raise TaskInputError(
+            f"dataset name {dataset.name!r} cannot stand in a config; use letters, digits and "
+            "underscores, a letter first"
+        )
+    DATASETS[dataset.name] = dataset
+
+
+def find(name: str) -> Dataset:
+    """Return the data set of this name.
+
+    Raises:
+      TaskInputError: there is none.
+    """
+    if name not in DATASETS:
+        raise TaskInputError(f"dataset {name!r} is unknown; use one of {', '.join(DATASETS)}")
+    return DATASETS[name]
