@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rl.rewards.categories import SETTINGS, GroundTruth
-
 from benchmarks.report import write_report
 from rl.rewards.composite import Completion, score
+from tasks.datasets.registry import find
 from tasks.scoring import mathematics
+from tasks.scoring.reward import SETTINGS
+from tasks.scoring.truth import GroundTruth
 
 SPANS = 10
 GROUP = 16
@@ -205,7 +206,7 @@ def main() -> None:
             mathematics.forget_verdicts()
             start, processor_start = time.perf_counter(), time.process_time()
             for response, truth in work:
-                score(response, truth, SETTINGS["train"])
+                score(response, truth, SETTINGS["train"], find(truth.dataset))
             rates.append(len(work) / (time.perf_counter() - start))
             processor_rates.append(len(work) / (time.process_time() - processor_start))
         row = {

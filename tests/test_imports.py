@@ -6,13 +6,11 @@ import subprocess
 import sys
 
 FLOORS = ("storage", "decoding", "tasks", "rl", "recallm_jax", "configs", "benchmarks")
-# Scores: text in, float out; all that the floor above may know of tasks.
+# The answer in a response, the truth, and what a scorer is: all that rl may know of tasks.
 SCORING = {
     "tasks.scoring.answers",
-    "tasks.scoring.candidates",
-    "tasks.scoring.ids",
-    "tasks.scoring.mathematics",
-    "tasks.scoring.paper",
+    "tasks.scoring.reward",
+    "tasks.scoring.truth",
 }
 # Loaded inside the functions that need them, and only there.
 LAZY = ("tensorflow", "seqio", "clu")

@@ -5,7 +5,7 @@ import functools
 import math
 import posixpath
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -326,17 +326,24 @@ def answer_coverage(answer: str, truth: GroundTruth) -> float:
     return ids.answer_coverage(answer, truth.all_parts)
 
 
-def cited_answers(cited: Score, covered: Score) -> Score:
-    """Return the mean of the two scores with the settings' weight for the covered answers."""
+def cited_answers(
+    cited: Callable[[str, Sequence[str], Mapping[str, int]], float],
+    covered: Callable[[str, Sequence[Sequence[str]]], float],
+) -> Score:
+    """Return the mean of citations and covered answers, by the settings' weight of the latter.
+
+    Args:
+      cited: the score of the citations, from the answer, the spans and the documents' grades.
+      covered: the share of the answers that are given.
+    """
 
     def score(
         answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
     ) -> float:
-        weight = settings.coverage_weight
-        citations = cited(answer, spans, truth, settings)
+        weight, citations = settings.coverage_weight, cited(answer, spans, truth.grades)
         if not weight:
             return citations
-        return (1 - weight) * citations + weight * covered(answer, spans, truth, settings)
+        return (1 - weight) * citations + weight * covered(answer, truth.all_parts)
 
     return score
 
@@ -352,7 +359,7 @@ QAMPARI = Dataset(
     name="qampari",
     category="citation_qa",
     draft=qampari,
-    score=cited_answers(citation_f1, answer_coverage),
+    score=cited_answers(ids.citation_f1, ids.answer_coverage),
     metrics={"citation_f1": citation_f1, "answer_coverage": answer_coverage},
     reward=RewardRow(
         hit_threshold=0.7,

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rl.rewards.categories import GroundTruth
+from tasks.scoring.truth import GroundTruth
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from rl.rewards.categories import SETTINGS
 
-from recallm_jax.data.arrays import ground_truth
 from rl.rewards.composite import Completion, Reward, score
+from tasks.datasets.registry import find
 from tasks.prompts.context import Draft
 from tasks.prompts.fitting import fit
 from tasks.prompts.record import Record, from_json, to_json
 from tasks.prompts.vocabulary import Tokenizer
+from tasks.scoring.reward import SETTINGS
+from tasks.scoring.truth import ground_truth
 
 
 def check_record(example: Record, tokenizer: Tokenizer, target_length: int) -> None:
@@ -75,7 +76,7 @@ def demonstration_reward(example: Record, tokenizer: Tokenizer, settings: str = 
     )
     truth = ground_truth(example.dataset, example.ground_truth)
     assert truth is not None
-    return score(completion, truth, SETTINGS[settings])
+    return score(completion, truth, SETTINGS[settings], find(truth.dataset))
 
 
 def check_demonstration_is_right(example: Record, tokenizer: Tokenizer) -> None:

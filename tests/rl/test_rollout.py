@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rl.rewards.categories import SETTINGS, GroundTruth
 
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
@@ -23,6 +22,9 @@ from rl.batch import PromptText
 from rl.rewards import guarded
 from rl.rewards.composite import Completion
 from rl.rollout import Rollout, reward_groups, sample_groups
+from tasks.datasets.registry import find
+from tasks.scoring.reward import SETTINGS
+from tasks.scoring.truth import GroundTruth
 from tests.oracles.toy_policy import ToyPolicy
 
 KEY, VALUE, OTHER_KEY, OTHER_VALUE, ANSWER, START, END, STOP = range(8)
@@ -120,7 +122,7 @@ def text(number, answer) -> PromptText:
 
 
 TEXTS = [text(0, "aB3dE6gH9k"), text(1, "xY5zW2")]
-OPTIONS = {"settings": SETTINGS["train"], "max_new_tokens": NEW}
+OPTIONS = {"settings": SETTINGS["train"], "scorer_of": find, "max_new_tokens": NEW}
 
 
 def test_rewards_of_groups_by_hand(sampled):
@@ -150,8 +152,8 @@ def spoil(monkeypatch, spoilt, *, only):
     score = rollout.score
     calls = itertools.count()
 
-    def changed(completion, truth, settings):
-        reward = score(completion, truth, settings)
+    def changed(*arguments):
+        reward = score(*arguments)
         return spoilt(reward) if next(calls) == 3 + only else reward
 
     monkeypatch.setattr(rollout, "score", changed)

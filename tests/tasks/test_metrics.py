@@ -1,7 +1,7 @@
 import pytest
 
+from tasks.datasets.registry import DATASETS, find
 from tasks.metrics import metric_functions, recall_spans
-from tasks.names import DATASETS
 from tests.oracles.reward_truths import CASES
 
 CASE = {case.truth.dataset: case for case in CASES}
@@ -21,7 +21,7 @@ def fields(dataset):
 
 
 def measured(dataset, *answers, spans=()):
-    (metric,) = metric_functions(dataset)
+    (metric,) = metric_functions(find(dataset))
     thought = "".join(f"<|start_recall|>{span}<|end_recall|>" for span in spans)
     responses = [f"{thought}</think>Answer: {answer}" for answer in answers]
     return metric(targets=[fields(dataset)] * len(answers), predictions=responses)

@@ -110,7 +110,7 @@ def test_prepare_never_mixes_two_configs_in_a_folder(prepared, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset": "nqx"}, "dataset = 'nqx' is unknown; use one of retrieval"),
+        ({"dataset": "nqx"}, "dataset 'nqx' is unknown; use one of retrieval"),
         ({"inputs": np.array([99_999])}, "inputs has the token 99999, the model's tokenizer"),
         ({"targets": np.array([-1])}, "targets has the token -1"),
         ({"copyable": np.zeros(1, bool)}, "has no copyable token"),

@@ -4,10 +4,13 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rl.rewards.categories import SETTINGS, GroundTruth
 
-from rl.rewards.composite import Completion, compose, overlong_factor, score
+from rl.rewards import composite
+from rl.rewards.composite import Completion, Reward, compose, overlong_factor
 from rl.rewards.format import format_score
+from tasks.datasets.registry import find
+from tasks.scoring.reward import SETTINGS
+from tasks.scoring.truth import GroundTruth
 from tests.oracles.reward_truths import CASES
 
 TRAIN = SETTINGS["train"]
@@ -24,6 +27,10 @@ def completion(text, spans=(), *, num_tokens=1024, starts=None, ends=None):
         num_ends=len(spans) if ends is None else ends,
         finished=True,
     )
+
+
+def score(response, truth, settings) -> Reward:
+    return composite.score(response, truth, settings, find(truth.dataset))
 
 
 RIGHT = completion(
@@ -123,11 +130,6 @@ def test_training_and_evaluation_differ_in_density_and_in_the_number_found():
     assert (train.answer, evaluation.answer) == (0.25, 0.0)
     assert train.density == pytest.approx(2**-0.5)
     assert evaluation.density == 1.0
-
-
-def test_an_unknown_data_set_is_refused():
-    with pytest.raises(ValueError, match="'nowhere' has no reward"):
-        score(RIGHT, dataclasses.replace(TRUTH, dataset="nowhere"), TRAIN)
 
 
 @pytest.mark.parametrize(

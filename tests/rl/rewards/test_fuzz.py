@@ -7,14 +7,19 @@ import time
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rl.rewards.categories import SETTINGS, GroundTruth
 
 from rl.rewards.composite import Completion, score
+from tasks.datasets.paper import paper_dataset
+from tasks.datasets.registry import find
+from tasks.scoring.reward import SETTINGS
+from tasks.scoring.truth import GroundTruth
 from tests.oracles.reward_truths import CASES
 
+# The settings, and whose scores: ours or the paper's.
 RULES = [
-    *SETTINGS.values(),
-    *(dataclasses.replace(rule, paper_rule=True) for rule in SETTINGS.values()),
+    (rule, of)
+    for of in (find, lambda name: paper_dataset(find(name)))
+    for rule in SETTINGS.values()
 ]
 # No expression that math-verify would work on for long: those are tested by themselves.
 WORDS = """</think> <think> Answer: [ ] [1] > ( ) 7 42 - . , aB3dE6gH9k label: A B. the or é Paris
@@ -60,7 +65,9 @@ def test_every_component_of_any_response_is_finite_and_in_the_unit_interval(
     truth, text, spans, num_tokens, tags, rule
 ):
     response = Completion(text, num_tokens, tuple(spans), *tags, finished=True)
-    reward = score(response, GroundTruth(**truth) if isinstance(truth, dict) else truth.truth, rule)
+    truth = GroundTruth(**truth) if isinstance(truth, dict) else truth.truth
+    settings, scorer_of = rule
+    reward = score(response, truth, settings, scorer_of(truth.dataset))
     for name, value in dataclasses.asdict(reward).items():
         assert math.isfinite(value), name
         assert 0.0 <= value <= 1.0, name
@@ -82,6 +89,6 @@ def test_long_adversarial_responses_are_scored_in_time_and_score_nothing(case):
                 "</think>Answer: " + answer, LENGTH, (answer, answer[1:]), 2, 2, finished=True
             )
             start = time.process_time()
-            reward = score(response, case.truth, SETTINGS["train"])
+            reward = score(response, case.truth, SETTINGS["train"], find(case.truth.dataset))
             assert time.process_time() - start < 0.8, unit
             assert reward.answer == 0.0, unit

@@ -4,18 +4,17 @@ import time
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rl.rewards.categories import Category
 
 from rl.rewards.recall import copy_f1, density, overlap, usage
+from tasks.scoring.reward import RewardRow
 
 
 def row(gold_mode="standard", hit_threshold=0.9, top_k=0):
-    return Category(
+    return RewardRow(
         hit_threshold=hit_threshold,
         min_span=5,
         gold_mode=gold_mode,
         free_spans=2,
-        answer_score=lambda answer, spans, truth, settings: 0.0,
         top_k=top_k,
     )
 

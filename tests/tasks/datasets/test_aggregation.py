@@ -8,7 +8,8 @@ import pytest
 
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.aggregation import majority_sequence, top_sequence
-from tasks.generate import DRAFTS, record
+from tasks.datasets.registry import find
+from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tests.oracles.loops import for_each
@@ -25,7 +26,7 @@ SIZES = (*range(45), 97, 150, 333, 1000, 4000)
 
 
 def draft(dataset, index):
-    return DRAFTS[dataset](SETTINGS, "train", 0, index, 0)
+    return find(dataset).draft(SETTINGS, "train", 0, index, 0)
 
 
 def ballot(example):
@@ -191,7 +192,7 @@ def test_short_prompts_have_easier_levels_and_hold_them(dataset, target):
     for length in (target, 1200, 1650):
         settings = TaskSettings(target_length=length)
         for index in range(60):
-            example = DRAFTS[dataset](settings, "train", 0, index, 0).example(0)
+            example = find(dataset).draft(settings, "train", 0, index, 0).example(0)
             prompt = TOKENIZER.chat_prompt(example.system, example.user)
             assert len(TOKENIZER.encode(prompt)) <= length
 

@@ -8,8 +8,9 @@ from hypothesis import settings as limits
 
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.citation_qa import SOURCE, ManyAnswers, parse_qampari
+from tasks.datasets.registry import find
 from tasks.errors import UnfitRowError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.scoring.answers import normalise
@@ -35,7 +36,7 @@ def settings(data_dir, length=1200, **options):
 
 
 def draft(data_dir, index=0, split="train", **options):
-    return DRAFTS["qampari"](settings(data_dir, **options), split, 0, index, 0)
+    return find("qampari").draft(settings(data_dir, **options), split, 0, index, 0)
 
 
 def documents(example) -> list[str]:

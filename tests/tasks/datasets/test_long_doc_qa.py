@@ -9,8 +9,9 @@ import pytest
 
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets import long_doc_qa
+from tasks.datasets.registry import find
 from tasks.errors import TaskInputError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import read_table
 from tests.oracles.loops import for_each
@@ -107,7 +108,7 @@ def test_letters_places_and_styles_vary(data_dir):
     letters, styles, places = (collections.Counter() for _ in range(3))
     for index in range(400):
         settings = TaskSettings(1500, data_dir=data_dir)
-        example = DRAFTS["quality"](settings, "train", 0, index, 0).example(0)
+        example = find("quality").draft(settings, "train", 0, index, 0).example(0)
         letters[example.truth["answers"][0]] += 1
         style, found = options_of(example.user)
         styles[style] += 1
@@ -130,7 +131,7 @@ def test_each_question_comes_once_before_any_comes_again(data_dir):
 
 
 def test_there_is_no_filler(data_dir):
-    draft = DRAFTS["quality"](TaskSettings(1500, data_dir=data_dir), "train", 0, 0, 0)
+    draft = find("quality").draft(TaskSettings(1500, data_dir=data_dir), "train", 0, 0, 0)
     assert draft.most == 0
     assert check_fit(draft, TOKENIZER, 1500) == 0
 

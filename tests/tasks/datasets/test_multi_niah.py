@@ -10,8 +10,9 @@ import pytest
 
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.multi_niah import NEEDLES, codes, listed, names
+from tasks.datasets.registry import find
 from tasks.errors import TaskInputError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.words import word_list
@@ -32,7 +33,7 @@ VALUE = f"[0-9]{{7}}|[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}|{KEY}"
 
 
 def draft(index, settings=SETTINGS):
-    return DRAFTS["multi_niah"](settings, "train", 0, index, 0)
+    return find("multi_niah").draft(settings, "train", 0, index, 0)
 
 
 def needles(text):

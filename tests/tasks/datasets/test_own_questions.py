@@ -10,8 +10,9 @@ from hypothesis import settings as limits
 
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.own_questions import SOURCE, Reading, parse
+from tasks.datasets.registry import find
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import read_table
 from tests.oracles.passage_files import FILLERS
@@ -86,7 +87,7 @@ def test_records_are_exact_and_their_demonstrations_right(folder, split):
 def test_a_document_is_shown_and_may_be_copied_as_it_is_written(folder):
     seen = set()
     for index in range(10):
-        draft = DRAFTS["own_questions"](settings(folder), "train", 0, index, 0)
+        draft = find("own_questions").draft(settings(folder), "train", 0, index, 0)
         example = draft.example(0)
         ((low, high),) = example.documents
         rows = [contract(n) for n in range(4)]
@@ -117,7 +118,7 @@ def test_without_quotes_the_sentence_most_like_the_question_that_holds_the_answe
 def test_passages_are_fitted_among_distractors_that_are_not_gold(folder):
     write(folder, "own_questions_train.jsonl", [lake(n) for n in range(5)])
     for index in range(5):
-        draft = DRAFTS["own_questions"](settings(folder, 500), "train", 0, index, 0)
+        draft = find("own_questions").draft(settings(folder, 500), "train", 0, index, 0)
         check_fit(draft, TOKENIZER, 500)
         # Beside the gold one, four that come with the row and the gold ones of four others.
         assert draft.most == 8

@@ -12,10 +12,11 @@ from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.multi_hop_qa import parse_context, parse_musique
 from tasks.datasets.questions import Question
+from tasks.datasets.registry import find
 from tasks.datasets.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.datasets.single_hop_qa import answered, parse_question, read_questions
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.fitting import fit
 from tasks.prompts.record import to_json
@@ -63,7 +64,7 @@ def test_records_are_exact(dataset, split, data_dir):
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_the_context_is_the_longest_that_fits_with_all_gold_passages_once(dataset, data_dir):
     for index in range(3):
-        draft = DRAFTS[dataset](settings(data_dir), "train", 0, index, 0)
+        draft = find(dataset).draft(settings(data_dir), "train", 0, index, 0)
         assert check_fit(draft, TOKENIZER, 900) >= 1
         for number in (0, 1, draft.most // 2, draft.most):
             example = draft.example(number)
@@ -77,7 +78,7 @@ def test_the_context_is_the_longest_that_fits_with_all_gold_passages_once(datase
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_context_grows_by_one_passage_at_a_time(dataset, data_dir):
-    draft = DRAFTS[dataset](settings(data_dir), "train", 0, 1, 0)
+    draft = find(dataset).draft(settings(data_dir), "train", 0, 1, 0)
 
     def bodies(number):
         example = draft.example(number)
@@ -98,7 +99,7 @@ def test_a_context_grows_by_one_passage_at_a_time(dataset, data_dir):
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_no_distractor_holds_an_answer(dataset, data_dir):
     for index in range(6):
-        draft = DRAFTS[dataset](settings(data_dir), "train", 0, index, 0)
+        draft = find(dataset).draft(settings(data_dir), "train", 0, index, 0)
         example = draft.example(draft.most)
         gold = {example.user[low:high] for low, high in example.gold}
         assert any(normalise(example.truth["answers"][0]) in normalise(item) for item in gold)
@@ -110,7 +111,7 @@ def test_no_distractor_holds_an_answer(dataset, data_dir):
 def test_passages_are_numbered_by_their_place(data_dir):
     seen = set()
     for index in range(30):
-        draft = DRAFTS["hotpotqa"](settings(data_dir), "train", 0, index, 0)
+        draft = find("hotpotqa").draft(settings(data_dir), "train", 0, index, 0)
         example = draft.example(5)
         shown = passages_of(example.user, example)
         for start in ("[", "Passage "):
@@ -124,7 +125,7 @@ def test_passages_are_numbered_by_their_place(data_dir):
 def test_gold_passages_stand_anywhere(data_dir):
     first = []
     for index in range(200):
-        draft = DRAFTS["nq"](settings(data_dir), "train", 0, index, 0)
+        draft = find("nq").draft(settings(data_dir), "train", 0, index, 0)
         example = draft.example(9)
         gold = example.user[slice(*example.gold[0])]
         first.append(passages_of(example.user, example).index(gold))
@@ -137,7 +138,7 @@ def test_gold_passages_stand_anywhere(data_dir):
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_a_demonstration_recalls_what_supports_the_answer_and_gives_it(dataset, data_dir):
     for index in range(3):
-        example = DRAFTS[dataset](settings(data_dir), "train", 0, index, 0).example(3)
+        example = find(dataset).draft(settings(data_dir), "train", 0, index, 0).example(3)
         shown = example.demonstrate(generator("words", 0, index))
         recalled = [example.user[p[0] : p[1]] for p in shown.thought if not isinstance(p, str)]
         answer = example.truth["answers"][0]
@@ -196,7 +197,7 @@ def test_a_judgement_bars_no_distractor(tmp_path):
     rows[0]["context"][0] = ["No Lake", ["There is no lake.", " Yes, none."]]
     files.write_json(tmp_path / "hotpot_train_v1.1.json", rows)
     files.write_json(tmp_path / "hotpot_dev_distractor_v1.json", [files.hotpot(7)])
-    draft = DRAFTS["hotpotqa"](settings(tmp_path), "train", 0, 0, 0)
+    draft = find("hotpotqa").draft(settings(tmp_path), "train", 0, 0, 0)
     assert "There is no lake." in draft.example(draft.most).user
     assert draft.example(0).truth["answers"] == ["no"]
 
@@ -206,7 +207,7 @@ def test_a_given_corpus_takes_the_place_of_the_pool(tmp_path, data_dir):
     rows = [{"title": "Z", "text": f"Zebra number {n} was born in a zoo."} for n in range(40)]
     files.write_json(corpus, [*rows, {"title": "A", "text": "Many say Port0 Harbour is nice."}])
     wanted = settings(data_dir, 3000, corpus=str(corpus))
-    draft = DRAFTS["nq"](wanted, "train", 0, 0, 0)
+    draft = find("nq").draft(wanted, "train", 0, 0, 0)
     text = draft.example(draft.most).user
     assert text.count("Zebra number") == 40
     assert "Many say" not in text or "Port0 Harbour" not in draft.example(0).truth["answers"]
@@ -225,7 +226,7 @@ def open_folder(folder):
 def test_questions_without_passages_take_the_nearest_that_holds_the_answer(tmp_path, caplog):
     wanted = settings(open_folder(tmp_path))
     with caplog.at_level(logging.WARNING):
-        draft = DRAFTS["nq"](wanted, "train", 0, 0, 0)
+        draft = find("nq").draft(wanted, "train", 0, 0, 0)
     assert (
         "nq train: 1 of 10 rows left out: no passage of the corpus holds an answer" in caplog.text
     )
@@ -240,16 +241,16 @@ def test_a_corpus_that_answers_nothing_is_one_clear_error(tmp_path):
     files.write_json(corpus, [{"title": "Z", "text": "Zebras."}])
     wanted = settings(open_folder(tmp_path), corpus=str(corpus))
     with pytest.raises(TaskInputError, match=r"no passage of the corpus \(1\) answers any of the "):
-        DRAFTS["nq"](wanted, "train", 0, 0, 0)
+        find("nq").draft(wanted, "train", 0, 0, 0)
 
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(TaskInputError, match=r"no hotpot_train_v1\.1\.json .*hotpotqa\.github\.io"):
-        DRAFTS["hotpotqa"](settings(tmp_path), "train", 0, 0, 0)
+        find("hotpotqa").draft(settings(tmp_path), "train", 0, 0, 0)
     with pytest.raises(TaskInputError, match=r"no biencoder-trivia-train\.json.*DPR"):
-        DRAFTS["triviaqa"](settings(tmp_path), "train", 0, 0, 0)
+        find("triviaqa").draft(settings(tmp_path), "train", 0, 0, 0)
     with pytest.raises(TaskInputError, match=r"set config\.data\.dir"):
-        DRAFTS["nq"](TaskSettings(500), "train", 0, 0, 0)
+        find("nq").draft(TaskSettings(500), "train", 0, 0, 0)
 
 
 def test_squad_stands_in_for_nq_where_nothing_else_is_there(tmp_path):
@@ -257,7 +258,7 @@ def test_squad_stands_in_for_nq_where_nothing_else_is_there(tmp_path):
     table = read_table(SINGLE_HOP["nq"], str(tmp_path), "train")
     assert table.skipped == {"not answerable": 9}
     assert all(row.evidence[0].passage.title.endswith(" Holt") for row in table.rows)
-    example = DRAFTS["nq"](settings(tmp_path), "train", 0, 0, 0).example(3)
+    example = find("nq").draft(settings(tmp_path), "train", 0, 0, 0).example(3)
     assert example.truth["answers"][0] in example.user[slice(*example.gold[0])]
     files.write_json(tmp_path / "other" / "dev-v2.0.json", files.squad())
     files.write_json(tmp_path / "other" / "biencoder-nq-dev.json", [files.dpr(i) for i in range(9)])
@@ -410,7 +411,7 @@ def test_shared_data_give_examples(dataset, split):
 @needs_shared
 def test_shared_data_fill_a_long_context():
     wanted = settings(SHARED, 32768)
-    draft = DRAFTS["hotpotqa"](wanted, "train", 0, 0, 0)
+    draft = find("hotpotqa").draft(wanted, "train", 0, 0, 0)
     example, prompt, _ = fit(draft, TOKENIZER, 32768)
     assert 32768 - 1000 < len(TOKENIZER.encode(prompt)) <= 32768
     gold = {example.user[low:high] for low, high in example.gold}

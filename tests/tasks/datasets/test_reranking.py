@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import settings as limits
 
 from recallm_jax.policy.tiny import tiny_tokenizer
+from tasks.datasets.registry import find
 from tasks.datasets.reranking import SOURCE, Query, parse_query
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.passages import Passage
@@ -38,7 +39,7 @@ def settings(data_dir, length=1500):
 
 
 def draft(data_dir, index, length=1500, split="train"):
-    return DRAFTS["msmarco_v2"](settings(data_dir, length), split, 0, index, 0)
+    return find("msmarco_v2").draft(settings(data_dir, length), split, 0, index, 0)
 
 
 def shown(example) -> list[tuple[str, str]]:
@@ -113,7 +114,7 @@ def test_one_to_ten_percent_are_relevant_where_the_row_has_them(tmp_path):
     files.write_json(tmp_path / "msmarco_v2" / "dev.jsonl", [files.ranked(1)])
     shares = []
     for index in range(40):
-        of_row = DRAFTS["msmarco_v2"](settings(tmp_path, 4000), "train", 0, index, 0)
+        of_row = find("msmarco_v2").draft(settings(tmp_path, 4000), "train", 0, index, 0)
         before: set = set()
         for number in (0, 5, 30, 99, 200, 201):
             example = of_row.example(number)

@@ -10,10 +10,11 @@ import pytest
 
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.policy.tiny import tiny_tokenizer
+from tasks.datasets.registry import find
 from tasks.datasets.short_context_math import last_boxed, parse_dapo, parse_gsm8k, parse_math
 from tasks.datasets.wrong_numbers import parse_number, wrong_numbers
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import read_table
@@ -76,7 +77,7 @@ def settings(data_dir, target_length=1000):
 
 
 def example(dataset, data_dir, index, split="train"):
-    return DRAFTS[dataset](settings(data_dir), split, 0, index, 0).example(0)
+    return find(dataset).draft(settings(data_dir), split, 0, index, 0).example(0)
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

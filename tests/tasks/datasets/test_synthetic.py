@@ -14,8 +14,9 @@ from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks import generate
 from tasks.datasets import reasoning_retrieval
 from tasks.datasets.reasoning_retrieval import arithmetic, equation
+from tasks.datasets.registry import DATASETS, find
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.context import generator, insert_at_depths
 from tasks.prompts.demonstrations import check_demonstration
 from tasks.prompts.fitting import TokenCounter, largest_fit, splits_at_cuts
@@ -70,7 +71,7 @@ def test_examples_are_a_function_of_seed_split_and_index():
 def test_the_context_is_the_longest_that_fits(target_length, layout):
     wanted = TaskSettings(target_length, formats=(layout,))
     for index in range(3):
-        draft = DRAFTS["retrieval"](wanted, "train", 0, index, 0)
+        draft = find("retrieval").draft(wanted, "train", 0, index, 0)
         assert check_fit(draft, TOKENIZER, target_length) > 5
 
 
@@ -105,9 +106,10 @@ def test_a_row_that_does_not_fit_gives_way_to_another_and_is_counted(monkeypatch
         tried.append(attempt)
         if attempt < 2:
             raise UnfitRowError("too long")
-        return DRAFTS["retrieval"](settings, split, stream, index, attempt)
+        return find("retrieval").draft(settings, split, stream, index, attempt)
 
-    monkeypatch.setitem(generate.DRAFTS, "hotpotqa", draft)
+    slow = dataclasses.replace(find("hotpotqa"), draft=draft)
+    monkeypatch.setitem(DATASETS, "hotpotqa", slow)
     monkeypatch.setattr(generate, "gave_way", collections.Counter())
     assert make("hotpotqa").dataset == "hotpotqa"
     assert tried == [0, 1, 2]

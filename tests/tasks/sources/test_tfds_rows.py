@@ -11,9 +11,10 @@ import pytest
 
 from recallm_jax.policy.tiny import tiny_tokenizer
 from storage import files
+from tasks.datasets.registry import find
 from tasks.datasets.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.errors import TaskInputError
-from tasks.generate import DRAFTS, record
+from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import Source, read_rows, read_table, text_field
 from tasks.sources.tfds_rows import newest, tfds_rows
@@ -79,7 +80,7 @@ def test_a_data_set_of_the_mixture_is_drawn_from_what_tfds_prepared(tmp_path):
     prepare(tmp_path, "gsm8k", "1.0.0", features, {"train": rows, "test": rows[:1]})
     wanted = TaskSettings(target_length=1000, data_dir=str(tmp_path))
     for index in range(10):
-        example = DRAFTS["dapo_math"](wanted, "train", 0, index, 0).example(0)
+        example = find("dapo_math").draft(wanted, "train", 0, index, 0).example(0)
         (answer,) = example.truth["answers"]
         assert f"question {answer}" in example.user
         assert example.demonstrate(np.random.default_rng(0)).thought == (f"It is {answer}.",)

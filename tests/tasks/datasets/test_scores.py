@@ -1,9 +1,13 @@
+"""The data sets' scores of answers, their rows of the reward's table, and the paper's scores."""
+
 import dataclasses
 
 import pytest
-from rl.rewards.categories import CATEGORIES, SETTINGS, GroundTruth, category
 
-from tasks.names import DATASETS
+from tasks.datasets.paper import PAPER, paper_dataset
+from tasks.datasets.registry import DECLARED, find
+from tasks.scoring.reward import SETTINGS, is_full
+from tasks.scoring.truth import GroundTruth
 from tests.oracles.reward_truths import CASES
 
 RETRIEVAL = GroundTruth("retrieval", ("aB3dE6gH9k",), ("Key 7:\naB3dE6gH9k",))
@@ -11,7 +15,16 @@ MATHS = GroundTruth("math_retrieval", ("aB3dE6gH9k",), ("Key 7:\naB3dE6gH9k",), 
 
 
 def answer_score(answer, truth, settings):
-    return category(truth.dataset, settings).answer_score(answer, (), truth, settings)
+    return find(truth.dataset).score(answer, (), truth, settings)
+
+
+def papers_score(answer, truth):
+    return paper_dataset(find(truth.dataset)).score(answer, (), truth, SETTINGS["train"])
+
+
+def exact_match(answer, spans, truth, score):
+    exact = find(truth.dataset).exact_match
+    return is_full(score) if exact is None else exact(answer, spans, truth, SETTINGS["train"])
 
 
 # METHOD's table, row by row: threshold, shortest span, gold mode, free spans, k. None: unused.
@@ -40,20 +53,21 @@ TABLE = {
 
 @pytest.mark.parametrize("dataset", TABLE)
 def test_the_rows_are_the_papers(dataset):
-    row = category(dataset, SETTINGS["train"])
+    row = find(dataset).reward.under(SETTINGS["train"])
     threshold, min_span, gold_mode, free_spans, top_k = TABLE[dataset]
     assert (row.min_span, row.gold_mode, row.free_spans) == (min_span, gold_mode, free_spans)
     assert threshold in (None, row.hit_threshold)
     assert top_k in (None, row.top_k)
 
 
-def test_every_data_set_has_a_row():
-    assert set(CATEGORIES) == set(DATASETS) == set(TABLE)
+def test_every_data_set_has_a_row_and_a_score_of_the_papers():
+    assert {dataset.name for dataset in DECLARED} == set(TABLE) == set(PAPER)
 
 
 def test_evaluation_counts_no_overlap_in_many_shot_prompts_and_changes_no_other_row():
     for dataset in TABLE:
-        trained, evaluated = (category(dataset, SETTINGS[name]) for name in ("train", "eval"))
+        row = find(dataset).reward
+        trained, evaluated = (row.under(SETTINGS[name]) for name in ("train", "eval"))
         if dataset in ("banking77", "massive"):
             assert evaluated.gold_mode == "always_1"
             trained = dataclasses.replace(trained, gold_mode="always_1")
@@ -65,13 +79,6 @@ def test_the_settings_are_the_papers():
     assert (train.density_limit, train.math_answer_credit) == (4.0, 0.25)
     assert (evaluation.density_limit, evaluation.math_answer_credit) == (6.0, 0.0)
     assert (train.coverage_weight, evaluation.coverage_weight) == (0.2, 0.0)
-    assert not train.paper_rule
-    assert not evaluation.paper_rule
-
-
-def test_an_unknown_data_set_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'retreival' has no reward; known are .*retrieval"):
-        category("retreival", SETTINGS["train"])
 
 
 @pytest.mark.parametrize("answers", [(), ("",), ("right", " ")])
@@ -106,12 +113,19 @@ def test_any_of_several_answers_is_right():
     assert answer_score("second", truth, SETTINGS["train"]) == 1.0
 
 
-def test_the_papers_rule_can_be_switched_on():
-    settings = dataclasses.replace(SETTINGS["train"], paper_rule=True)
+def test_the_papers_scores_are_a_table_beside_ours():
     listing = "zZ1zZ1zZ1z aB3dE6gH9k 1234567890"
     assert answer_score(listing, RETRIEVAL, SETTINGS["train"]) == 0.0
-    assert answer_score(listing, RETRIEVAL, settings) == 1.0
-    assert answer_score("17", MATHS, settings) == 0.25
+    assert papers_score(listing, RETRIEVAL) == 1.0
+    assert papers_score("17", MATHS) == 0.25
+
+
+def test_the_papers_data_set_differs_in_its_scores_alone():
+    for dataset in DECLARED:
+        papers = paper_dataset(dataset)
+        row = dataclasses.replace(papers.reward, task_format=dataset.reward.task_format)
+        assert dataclasses.replace(papers, score=dataset.score, reward=row) == dataset
+        assert (papers.reward == dataset.reward) == (dataset.name != "qampari")
 
 
 CASE = {case.truth.dataset: case for case in CASES}
@@ -159,11 +173,10 @@ def test_answers_by_hand(dataset, answer, train, evaluation):
 @pytest.mark.parametrize("dataset", TABLE)
 def test_a_right_answer_scores_in_full_with_its_recall(dataset):
     case = CASE[dataset]
-    row = category(dataset, SETTINGS["train"])
     spans = case.truth.gold_documents
-    full = row.answer_score(case.right, spans, case.truth, SETTINGS["train"])
+    full = find(dataset).score(case.right, spans, case.truth, SETTINGS["train"])
     assert full == pytest.approx(1.0)
-    assert row.exact_match(case.right, full, case.truth) == 1.0
+    assert exact_match(case.right, spans, case.truth, full) == 1.0
 
 
 @pytest.mark.parametrize("dataset", TABLE)
@@ -172,12 +185,10 @@ def test_games_earn_nothing(dataset, game):
     case = CASE[dataset]
     answers = {"empty": "", "article": "the", "listing": case.listing}
     spans = (case.context,) * 3 if game == "context in spans" else ()
-    settings = SETTINGS["train"]
-    row = category(dataset, settings)
     answer = answers.get(game, case.context)
-    score = row.answer_score(answer, spans, case.truth, settings)
+    score = find(dataset).score(answer, spans, case.truth, SETTINGS["train"])
     assert score <= 0.05
-    assert row.exact_match(answer, score, case.truth) == 0.0
+    assert exact_match(answer, spans, case.truth, score) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -194,10 +205,9 @@ def test_games_earn_nothing(dataset, game):
         ("qampari", " ".join(f"[{n}]" for n in range(1, 41)), 0.8 * 0.0750 / 0.575),
     ],
 )
-def test_the_switch_brings_the_papers_rule_back(dataset, answer, papers):
-    settings = dataclasses.replace(SETTINGS["train"], paper_rule=True)
+def test_the_papers_scores_are_without_our_guards(dataset, answer, papers):
     truth = CASE[dataset].truth
-    assert answer_score(answer, truth, settings) == pytest.approx(papers)
+    assert papers_score(answer, truth) == pytest.approx(papers)
     assert answer_score(answer, truth, SETTINGS["train"]) < papers
 
 
@@ -220,6 +230,6 @@ def test_the_switch_brings_the_papers_rule_back(dataset, answer, papers):
     ],
 )
 def test_exact_match_by_hand(dataset, answer, exact):
-    truth, row = CASE[dataset].truth, category(dataset, SETTINGS["train"])
+    truth = CASE[dataset].truth
     score = answer_score(answer, truth, SETTINGS["train"])
-    assert row.exact_match(answer, score, truth) == exact
+    assert exact_match(answer, (), truth, score) == exact
