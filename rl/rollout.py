@@ -21,7 +21,6 @@ from rl.batch import PromptText, Responses
 from rl.rewards.composite import Completion, Reward, Scorer, overlong_factor, score
 from rl.rewards.guarded import guarded
 from tasks.scoring.reward import RewardSettings
-from tasks.scoring.truth import GroundTruth
 
 Detokenize = Callable[[Sequence[int]], str]
 # Brings arrays of B prompts to the host: whole, or those prompts that this host is to read.
@@ -166,10 +165,6 @@ def reward_groups(
     Args:
       scorer_of: returns the scorer of a data set by its name, or raises.
     """
-
-    def scored(completion: Completion, truth: GroundTruth, settings: RewardSettings) -> Reward:
-        return score(completion, truth, settings, scorer_of(truth.dataset))
-
     rewards: list[list[Reward]] = []
     problems: list[str] = []
     totals = np.zeros([len(texts), len(rollout.completions[0])], np.float32)
@@ -177,7 +172,14 @@ def reward_groups(
     for number, (text, group) in enumerate(zip(texts, rollout.completions, strict=True)):
         rewards.append([])
         for place, completion in enumerate(group):
-            found = guarded(scored, completion, text.ground_truth, settings)
+            found = guarded(
+                lambda completion, truth, settings: score(
+                    completion, truth, settings, scorer_of(truth.dataset)
+                ),
+                completion,
+                text.ground_truth,
+                settings,
+            )
             if isinstance(found, str):
                 problems.append(f"{text.example_id}, response {place}: {found}")
                 found, known[number, place] = NO_REWARD, False

@@ -168,10 +168,7 @@ FIELDS = {
         'Where records come from: "seqio"; "generated", the same without TensorFlow; or '
         '"jsonl:FILE", written by `prepare`.',
     ),
-    **{
-        SHARE + dataset.name: _share_of(dataset.name)
-        for dataset in DECLARED
-    },
+    **{SHARE + dataset.name: _share_of(dataset.name) for dataset in DECLARED},
     "data.temperature": _positive("Shares are raised to 1 / temperature: above 1 evens them out."),
     "data.dir": Field(
         str, "Folder with the files of data sets and suites, local or gs://.", blank=True

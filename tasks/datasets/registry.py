@@ -1,5 +1,7 @@
 """All data sets by name, and how one is added. Every other list of data sets derives from this."""
 
+import re
+
 from tasks.datasets import (
     aggregation,
     citation_qa,
@@ -47,12 +49,11 @@ def register(dataset: Dataset) -> None:
     """Add a data set, or put another in the place of one; then a config may give it a share.
 
     Raises:
-      TaskInputError: the name is not a Python identifier, such as "my_notes".
+      TaskInputError: the name has other characters than letters, digits and underscores.
     """
-    if not dataset.name.isidentifier():
+    if not re.fullmatch("[A-Za-z0-9_]+", dataset.name):
         raise TaskInputError(
-            f"dataset name {dataset.name!r} cannot stand in a config; use letters, digits and "
-            "underscores, a letter first"
+            f"dataset {dataset.name!r} cannot stand in a config; use letters, digits and _"
         )
     DATASETS[dataset.name] = dataset
 

@@ -55,7 +55,7 @@ def ground_truth(dataset: str, fields: Mapping[str, Any]) -> GroundTruth | None:
     return GroundTruth(
         dataset=dataset,
         answers=tuple(fields["answers"]),
-        gold_documents=tuple(fields["gold_documents"]),
+        gold_documents=tuple(fields.get("gold_documents", ())),
         gold_labels=tuple(fields.get("gold_labels", ())),
         math_answer=fields.get("math_answer", ""),
         parts=tuple(tuple(aliases) for aliases in fields.get("parts", ())),
