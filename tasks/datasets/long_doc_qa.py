@@ -53,7 +53,7 @@ QUESTIONS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class ChoiceQuestion:
     """A question with its options.
 
     Attributes:
@@ -73,7 +73,7 @@ class Article:
     article_id: str
     set_id: str
     text: str
-    questions: tuple[Question, ...]
+    questions: tuple[ChoiceQuestion, ...]
     left_out: tuple[str, ...] = ()
 
 
@@ -86,7 +86,7 @@ def _parse(raw: Any) -> Article:
         article_id = plain_text(raw, "article_id", most=200)
         set_id = plain_text(raw, "set_unique_id", most=200)
         text, read_question = plain_text(raw, "article"), _parse_options
-    questions: dict[Question, None] = {}
+    questions: dict[ChoiceQuestion, None] = {}
     left_out: list[str] = []
     for item in list_field(raw, "questions"):
         try:
@@ -101,7 +101,7 @@ def _parse(raw: Any) -> Article:
     return Article(article_id, set_id, text, tuple(questions), tuple(left_out))
 
 
-def _parse_options(item: Any) -> Question:
+def _parse_options(item: Any) -> ChoiceQuestion:
     question = _line(item, "question")
     options = list_field(item, "options")
     texts = [_line({"option": option}, "option") for option in options]
@@ -111,16 +111,16 @@ def _parse_options(item: Any) -> Question:
     if type(label) is not int or not 1 <= label <= len(LETTERS):
         raise UnfitRowError("a question without a gold_label from 1 to 4")
     right = texts.pop(label - 1)
-    return Question(question, (right,), tuple(texts))
+    return ChoiceQuestion(question, (right,), tuple(texts))
 
 
-def _parse_summaries(item: Any) -> Question:
+def _parse_summaries(item: Any) -> ChoiceQuestion:
     question = _line(item, "question_text")
     summaries = [
         _line(response if isinstance(response, dict) else {"response_text": response}, name)
         for name, response in [("response_text", r) for r in list_field(item, "responses")]
     ]
-    return Question(question, tuple(dict.fromkeys(map(_opening, summaries))))
+    return ChoiceQuestion(question, tuple(dict.fromkeys(map(_opening, summaries))))
 
 
 def _line(row: Any, name: str) -> str:
@@ -176,7 +176,7 @@ def _articles(data_dir: str, split: str) -> tuple[Article, ...]:
 @functools.lru_cache(maxsize=128)
 def _questions(
     data_dir: str, split: str, target_length: int, attempt: int
-) -> tuple[tuple[Article, Question], ...]:
+) -> tuple[tuple[Article, ChoiceQuestion], ...]:
     """Return the questions about articles that may fit, each attempt about shorter ones."""
     articles = _articles(data_dir, split)
     shortest = min(len(article.text) for article in articles)
@@ -244,7 +244,7 @@ def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt
 
 
 def _others(
-    rng: np.random.Generator, data_dir: str, split: str, article: Article, question: Question
+    rng: np.random.Generator, data_dir: str, split: str, article: Article, question: ChoiceQuestion
 ) -> list[str]:
     """Return summaries of three other stories, each for the question most like this one."""
     stories = {
@@ -257,7 +257,7 @@ def _others(
         raise UnfitRowError("fewer than three other stories to draw wrong options from")
     words = set(question.text.casefold().split())
 
-    def likeness(other: Question) -> int:
+    def likeness(other: ChoiceQuestion) -> int:
         return len(words & set(other.text.casefold().split()))
 
     drawn = [list(stories.values())[i] for i in rng.permutation(len(stories))[:3]]

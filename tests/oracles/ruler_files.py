@@ -2,7 +2,7 @@
 
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.prompts.settings import TaskSettings
-from tasks.suites.ruler.prompts import Request
+from tasks.suites.ruler.prompts import RowSpec
 from tasks.suites.ruler.suite import make_prompt
 
 TOKENIZER = tiny_tokenizer()
@@ -71,13 +71,13 @@ def hotpot_file():
     return rows
 
 
-def request(task, data_dir="", length=1400, index=0, seed=0):
+def row_spec(task, data_dir="", length=1400, index=0, seed=0):
     settings = TaskSettings(target_length=length, data_dir=data_dir)
-    return Request(task, TOKENIZER, settings, length, seed, index)
+    return RowSpec(task, TOKENIZER, settings, length, seed, index)
 
 
 def made(task, data_dir="", **options):
-    return make_prompt(request(task, data_dir, **options), None)
+    return make_prompt(row_spec(task, data_dir, **options), None)
 
 
 def context_of(prompt):

@@ -14,28 +14,30 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import list_field, read_rows, text_field
 from tasks.suites.helmet.passages import title_field
 from tasks.suites.helmet.prompts import Item
-from tasks.suites.helmet.request import Request
 from tasks.suites.helmet.rows import find_file, read_object, usable
 from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled
+from tasks.suites.helmet.selection import Selection
 
 PROMPTS = "HELMET's repository (github.com/princeton-nlp/HELMET, folder prompts)"
 
 
-def alce(request: Request) -> Iterator[Item]:
+def alce(selection: Selection) -> Iterator[Item]:
     """Yield questions with their documents; the question stands before them.
 
     What a judge of citations reads is under "choices": each document shown, by its number, and the
     "question".
     """
-    dataset = request.dataset.removeprefix("alce_")
-    path = find_file(request.dataset, request.data_dir, [f"alce/{dataset}_eval_gtr_top2000.json"])
+    dataset = selection.dataset.removeprefix("alce_")
+    path = find_file(
+        selection.dataset, selection.data_dir, [f"alce/{dataset}_eval_gtr_top2000.json"]
+    )
     name = f"{dataset}_revised.json"
     prompts = find_file(
-        request.dataset, request.data_dir, [f"prompts/{name}", f"alce/{name}"], PROMPTS
+        selection.dataset, selection.data_dir, [f"prompts/{name}", f"alce/{name}"], PROMPTS
     )
     instruction, demos = _prompt_file(prompts)
     # Two thousand documents a row, of which few are shown: the others are let go of.
-    rows = [_shortened(row, request.size) for row in read_rows(path)]
+    rows = [_shortened(row, selection.size) for row in read_rows(path)]
     if not rows:
         raise TaskInputError(f"{path} holds no row; get it anew")
     rng = random.Random(SEED)
@@ -63,7 +65,7 @@ def alce(request: Request) -> Iterator[Item]:
             },
         )
 
-    return usable(path, ((i, rows[i]) for i in shuffled(len(rows))), item, request.samples)
+    return usable(path, ((i, rows[i]) for i in shuffled(len(rows))), item, selection.samples)
 
 
 def render_documents(documents: list) -> str:

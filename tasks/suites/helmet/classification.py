@@ -23,9 +23,9 @@ from typing import Any
 from tasks.errors import TaskInputError
 from tasks.sources.table import text_field
 from tasks.suites.helmet.prompts import Item
-from tasks.suites.helmet.request import Request
 from tasks.suites.helmet.rows import find_file, open_rows, usable
 from tasks.suites.helmet.sampling import SEED, balanced, shuffled, text_seed
+from tasks.suites.helmet.selection import Selection
 
 LEAD_IN = "label:"
 # The braces are written as they are.
@@ -62,25 +62,25 @@ WHERE = {
 Labelled = tuple[str, str]
 
 
-def labels(request: Request) -> Iterator[Item]:
-    """Yield texts to be labelled behind `request.size` examples, all drawn by rounds of labels.
+def labels(selection: Selection) -> Iterator[Item]:
+    """Yield texts to be labelled behind `selection.size` examples, all drawn by rounds of labels.
 
     The labels shown are integers, permuted anew for every text.
     """
-    train, tests = read_splits(request.dataset, request.data_dir)
-    numbers = _label_numbers(request.dataset, train)
+    train, tests = read_splits(selection.dataset, selection.data_dir)
+    numbers = _label_numbers(selection.dataset, train)
     test = list(tests)
-    if len(test) > request.samples:
+    if len(test) > selection.samples:
         test = balanced(
-            [test[number] for number in shuffled(len(test))], _label, request.samples, SEED
+            [test[number] for number in shuffled(len(test))], _label, selection.samples, SEED
         )
     for number, (text, label) in enumerate(test):
         if label not in numbers:
             raise TaskInputError(
-                f"{request.dataset}: the label {label!r} of a test row is in no training row; "
-                f"get both files from {WHERE[request.dataset]}"
+                f"{selection.dataset}: the label {label!r} of a test row is in no training row; "
+                f"get both files from {WHERE[selection.dataset]}"
             )
-        yield _item(number, text, label, request.size, train, numbers)
+        yield _item(number, text, label, selection.size, train, numbers)
 
 
 def _item(number, text, label, shots, train, numbers) -> Item:

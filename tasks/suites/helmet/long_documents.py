@@ -21,9 +21,9 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import list_field, text_field
 from tasks.suites.helmet.lookups import answers_field
 from tasks.suites.helmet.prompts import Item, has_tokens, omit_the_rest
-from tasks.suites.helmet.request import Request
 from tasks.suites.helmet.rows import Rows, find_file, open_rows, usable
 from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled, text_seed
+from tasks.suites.helmet.selection import Selection
 
 LONGEST_TEXT = 20_000_000
 # Tokens that a text must have.
@@ -51,21 +51,21 @@ CASE_SUMMARY = (
 )
 
 
-def _exported(dataset: str, split: str, origin: str, request: Request) -> str:
+def _exported(dataset: str, split: str, origin: str, selection: Selection) -> str:
     """Return the path of a split that HELMET reads from Hugging Face, exported as JSONL."""
     where = f"an export of {origin} on Hugging Face"
-    return find_file(dataset, request.data_dir, [f"{dataset}/{split}.jsonl"], where)
+    return find_file(dataset, selection.data_dir, [f"{dataset}/{split}.jsonl"], where)
 
 
-def narrativeqa(request: Request) -> Iterator[Item]:
+def narrativeqa(selection: Selection) -> Iterator[Item]:
     """Yield questions on stories, after two questions with answers but without their stories."""
-    test = _exported("narrativeqa", "test", "narrativeqa", request)
-    train = _exported("narrativeqa", "train", "narrativeqa", request)
+    test = _exported("narrativeqa", "test", "narrativeqa", selection)
+    train = _exported("narrativeqa", "train", "narrativeqa", selection)
     demos = open_rows(train)
 
     def item(number: int, row: Any) -> Item:
         question, answers = _story_question(row)
-        text = _long_text(row.get("document"), "text", request)
+        text = _long_text(row.get("document"), "text", selection)
         shown = _shown(train, demos, text_seed(question), _story_demo)
         return Item(
             key=str(number),
@@ -76,7 +76,7 @@ def narrativeqa(request: Request) -> Iterator[Item]:
             truth={"answers": answers, "choices": {"question": question}},
         )
 
-    return _in_drawn_order(test, item, request)
+    return _in_drawn_order(test, item, selection)
 
 
 def _story_question(row: Any) -> tuple[str, list[str]]:
@@ -89,12 +89,12 @@ def _story_demo(row: Any) -> str:
     return f"Question: {question}\nAnswer: {answers[0]}"
 
 
-def infbench(request: Request) -> Iterator[Item]:
+def infbench(selection: Selection) -> Iterator[Item]:
     """Yield questions, choices or summaries of books, after two rows without their books."""
-    kind = request.dataset.removeprefix("infbench_")
+    kind = selection.dataset.removeprefix("infbench_")
     path = find_file(
-        request.dataset,
-        request.data_dir,
+        selection.dataset,
+        selection.data_dir,
         [f"infbench/longbook_{kind}.jsonl", f"longbook_{kind}.jsonl"],
         "xinrongzhang2022/InfiniteBench on Hugging Face",
     )
@@ -112,13 +112,13 @@ def infbench(request: Request) -> Iterator[Item]:
         return Item(
             key=str(number),
             before=f"{instruction}{_examples(shown)}",
-            context=_long_text(row, "context", request),
+            context=_long_text(row, "context", selection),
             after=after,
             lead_in="Summary:" if kind == "sum_eng" else "Answer:",
             truth=truth,
         )
 
-    return _in_drawn_order(path, item, request)
+    return _in_drawn_order(path, item, selection)
 
 
 def _book_question(row: Any) -> tuple[str, dict]:
@@ -154,10 +154,10 @@ def _summary_demo(row: Any) -> str:
     return f"[book]\nSummary: {answers_field(row, 'answer')[0].strip()}"
 
 
-def multi_lexsum(request: Request) -> Iterator[Item]:
+def multi_lexsum(selection: Selection) -> Iterator[Item]:
     """Yield cases to be summarised, after two summaries of others."""
-    test = _exported("multi_lexsum", "validation", "allenai/multi_lexsum (v20230518)", request)
-    train = _exported("multi_lexsum", "train", "allenai/multi_lexsum (v20230518)", request)
+    test = _exported("multi_lexsum", "validation", "allenai/multi_lexsum (v20230518)", selection)
+    train = _exported("multi_lexsum", "train", "allenai/multi_lexsum (v20230518)", selection)
     demos = open_rows(train)
 
     def item(number: int, row: Any) -> Item:
@@ -165,7 +165,7 @@ def multi_lexsum(request: Request) -> Iterator[Item]:
         sources = list_field(row, "sources")
         if not all(isinstance(source, str) for source in sources):
             raise UnfitRowError("sources that are no texts")
-        text = _long_text({"sources": "\n\n".join(sources)}, "sources", request)
+        text = _long_text({"sources": "\n\n".join(sources)}, "sources", selection)
         shown = _shown(train, demos, text_seed(summary), _case_demo)
         return Item(
             key=str(number),
@@ -176,26 +176,26 @@ def multi_lexsum(request: Request) -> Iterator[Item]:
             truth={"answers": [summary]},
         )
 
-    return _in_drawn_order(test, item, request)
+    return _in_drawn_order(test, item, selection)
 
 
 def _case_demo(row: Any) -> str:
     return f"Summary: {text_field(row, 'summary/short')}"
 
 
-def _in_drawn_order(path: str, item: Callable[[int, Any], Item], request: Request):
+def _in_drawn_order(path: str, item: Callable[[int, Any], Item], selection: Selection):
     rows = open_rows(path)
     numbers = ((number, rows[number]) for number in shuffled(len(rows)))
-    return usable(path, numbers, item, request.samples)
+    return usable(path, numbers, item, selection.samples)
 
 
-def _long_text(row: Any, field: str, request: Request) -> str:
+def _long_text(row: Any, field: str, selection: Selection) -> str:
     """Return a text cut to the tokens that the task's length leaves it."""
     text = text_field(row, field, most=LONGEST_TEXT)
-    least = next(n for name, n in SHORTEST.items() if request.dataset.startswith(name))
-    if request.long_only and not has_tokens(text, least, request.tokenizer):
+    least = next(n for name, n in SHORTEST.items() if selection.dataset.startswith(name))
+    if selection.long_only and not has_tokens(text, least, selection.tokenizer):
         raise UnfitRowError(f"a text of less than {least} tokens")
-    return omit_the_rest(text, request.size, request.tokenizer)
+    return omit_the_rest(text, selection.size, selection.tokenizer)
 
 
 def _shown(

@@ -11,9 +11,9 @@ from typing import Any
 from tasks.errors import UnfitRowError
 from tasks.sources.table import list_field, text_field
 from tasks.suites.helmet.prompts import Item
-from tasks.suites.helmet.request import Request
 from tasks.suites.helmet.rows import find_file, open_rows, usable
 from tasks.suites.helmet.sampling import SHOTS, shuffled
+from tasks.suites.helmet.selection import Selection
 
 LONGEST_CONTEXT = 10_000_000
 VALUE_LEAD_IN = "Corresponding value:"
@@ -24,18 +24,20 @@ FOLDERS = {
 }
 
 
-def json_kv(request: Request) -> Iterator[Item]:
+def json_kv(selection: Selection) -> Iterator[Item]:
     """Yield rows that ask for the value of a key of a JSON object, after two demonstrations."""
-    path = find_file("json_kv", request.data_dir, [f"json_kv/test_k{request.size}_dep6.jsonl"])
-    return _shuffled_rows(path, _key_and_value, request.samples)
+    path = find_file("json_kv", selection.data_dir, [f"json_kv/test_k{selection.size}_dep6.jsonl"])
+    return _shuffled_rows(path, _key_and_value, selection.samples)
 
 
-def needles(request: Request) -> Iterator[Item]:
+def needles(selection: Selection) -> Iterator[Item]:
     """Yield rows that ask for the values of a needle."""
-    name = f"ruler/{FOLDERS[request.dataset]}/validation_{request.length}.jsonl"
-    path = find_file(request.dataset, request.data_dir, [name])
-    several = request.dataset == "ruler_niah_mv"
-    return _shuffled_rows(path, lambda number, row: _needle(number, row, several), request.samples)
+    name = f"ruler/{FOLDERS[selection.dataset]}/validation_{selection.length}.jsonl"
+    path = find_file(selection.dataset, selection.data_dir, [name])
+    several = selection.dataset == "ruler_niah_mv"
+    return _shuffled_rows(
+        path, lambda number, row: _needle(number, row, several), selection.samples
+    )
 
 
 def _shuffled_rows(path: str, parse, samples: int) -> Iterator[Item]:

@@ -19,9 +19,9 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import list_field, text_field
 from tasks.suites.helmet.lookups import answers_field
 from tasks.suites.helmet.prompts import Item
-from tasks.suites.helmet.request import Request
 from tasks.suites.helmet.rows import Rows, check_row, find_file, open_rows, usable
 from tasks.suites.helmet.sampling import SHOTS, draw_demos, draw_keys, shuffled
+from tasks.suites.helmet.selection import Selection
 
 # The key of the question of each row: "" where it doesn't count, None where the row is malformed.
 Keys = tuple[str | None, ...]
@@ -39,17 +39,17 @@ RANKING = (
 )
 
 
-def kilt(request: Request) -> Iterator[Item]:
+def kilt(selection: Selection) -> Iterator[Item]:
     """Yield every depth's row of the questions drawn, each after two demonstrations."""
-    dataset = request.dataset.removeprefix("kilt_").removesuffix("_3")
+    dataset = selection.dataset.removeprefix("kilt_").removesuffix("_3")
     test, train = (
-        find_file(request.dataset, request.data_dir, names)
-        for names in _kilt_files(dataset, request.size)
+        find_file(selection.dataset, selection.data_dir, names)
+        for names in _kilt_files(dataset, selection.size)
     )
     rows, demos = open_rows(test), open_rows(train)
     popular = dataset == "popqa"
     keys, demo_keys = _question_keys(test, popular), _question_keys(train, popular)
-    chosen = draw_keys(keys, request.samples)
+    chosen = draw_keys(keys, selection.samples)
 
     def item(number: int, row: Any) -> Item:
         key = _known(keys[number])
@@ -145,19 +145,19 @@ def title_field(passage: Any) -> str:
     return title
 
 
-def msmarco(request: Request) -> Iterator[Item]:
+def msmarco(selection: Selection) -> Iterator[Item]:
     """Yield every depth's row of the queries drawn, each after two rankings."""
     test, shown = (
         find_file(
-            request.dataset,
-            request.data_dir,
+            selection.dataset,
+            selection.data_dir,
             [f"msmarco/test_reranking_data_k{size}_dep3.jsonl"],
         )
-        for size in (request.size, 10)
+        for size in (selection.size, 10)
     )
     rows, demos = open_rows(test), open_rows(shown)
     keys, demo_keys = _query_ids(test), _query_ids(shown)
-    chosen = draw_keys(keys, request.samples)
+    chosen = draw_keys(keys, selection.samples)
     numbers = [number for number, key in enumerate(keys) if key in chosen]
     # With enough of them, no demonstration is the query of any test row.
     apart = len(demo_keys) > 2 * len(numbers)

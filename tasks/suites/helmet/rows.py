@@ -14,7 +14,7 @@ from storage.files import told
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import find, read_rows
 
-Item = TypeVar("Item")
+Raw = TypeVar("Raw")
 Made = TypeVar("Made")
 # The data folder may be HELMET's, one that has it as `helmet`, or a clone of HELMET.
 FOLDERS = ("", "helmet/", "data/")
@@ -160,8 +160,8 @@ def usable(
 
 def skipping(
     name: str,
-    rows: Iterable[tuple[int, Item]],
-    make: Callable[[int, Item], Made],
+    rows: Iterable[tuple[int, Raw]],
+    make: Callable[[int, Raw], Made],
     most: int | None = None,
 ) -> Iterator[Made]:
     """Yield what is made of the rows, at most `most`; unfit ones are counted in the log.

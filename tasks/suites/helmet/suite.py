@@ -22,8 +22,8 @@ from tasks.prompts.vocabulary import END_RECALL, START_RECALL, Tokenizer
 from tasks.scoring import answers
 from tasks.suites.helmet.judges import NO_JUDGES, Judges
 from tasks.suites.helmet.prompts import CHAT, PLAIN, RECALL, Form, to_record
-from tasks.suites.helmet.request import Request
 from tasks.suites.helmet.rows import skipping
+from tasks.suites.helmet.selection import Selection
 from tasks.suites.helmet.table import CATEGORIES, LENGTHS, TASKS, HelmetTask
 from tasks.suites.task import Scores, SuiteTask, task_at
 
@@ -73,7 +73,7 @@ def _records(
 
     Args:
       seed: without effect; the benchmark draws its rows with its own.
-      long_only: see `Request`.
+      long_only: see `Selection`.
 
     Raises:
       TaskInputError: a length that HELMET has no data for, a missing file, or no usable row.
@@ -83,7 +83,7 @@ def _records(
         raise TaskInputError(
             f"{name} at {length} tokens: HELMET's lengths are {', '.join(map(str, LENGTHS))}"
         )
-    request = Request(
+    selection = Selection(
         dataset=task.name,
         data_dir=settings.data_dir,
         length=length,
@@ -98,7 +98,7 @@ def _records(
     def make(_, item) -> Record:
         return to_record(item, form, f"{place}/{item.key}", name, tokenizer, settings)
 
-    return list(skipping(place, enumerate(task.reader(request)), make, count))
+    return list(skipping(place, enumerate(task.reader(selection)), make, count))
 
 
 def score_response(

@@ -10,7 +10,7 @@ from tasks.suites.helmet import (
     passages,
     scores,
 )
-from tasks.suites.helmet.request import Reader
+from tasks.suites.helmet.selection import Reader
 
 LENGTHS = (8192, 16_384, 32_768, 65_536, 131_072)
 CATEGORIES = ("Recall", "RAG", "Re-rank", "Cite", "LongQA", "Summ", "ICL")

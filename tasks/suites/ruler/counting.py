@@ -13,7 +13,7 @@ from tasks.suites.ruler.prompts import (
     FWE,
     FWE_PREFIX,
     Prompt,
-    Request,
+    RowSpec,
     Sized,
     filled,
 )
@@ -31,30 +31,30 @@ NUM_FREQUENT = 3
 DOTS = "..."
 
 
-def common_words(request: Request) -> Sized:
+def common_words(spec: RowSpec) -> Sized:
     """Draw a row with any number of uncommon words, behind a worked example.
 
     Ours differs from the benchmark's in this: the list is shuffled anew for each row (there rows of
     one size are shuffled alike); no other word of the list contains a common one, so that naming
     it can't count for the common one; its words are those of `tasks/suites/ruler/words.py`.
     """
-    long = request.length >= LONG
-    rng = request.rng()
-    common, others = _vocabulary(rng, request.length)
+    long = spec.length >= LONG
+    rng = spec.rng()
+    common, others = _vocabulary(rng, spec.length)
     number, *repeats = EXAMPLE[long]
-    example_common, example_others = _vocabulary(request.rng("example"), number)
+    example_common, example_others = _vocabulary(spec.rng("example"), number)
     example_list = _numbered(
-        example_common, example_others[: number - NUM_COMMON], repeats, request.rng("example list")
+        example_common, example_others[: number - NUM_COMMON], repeats, spec.rng("example list")
     )
     solved = " ".join(f"{i}. {word}" for i, word in enumerate(example_common, 1))
     example = f"{CWE.format(context=example_list)}{CWE_PREFIX}{solved}\n"
 
     def prompt(size: int) -> Prompt:
-        order = request.rng(f"order/{size}")
+        order = spec.rng(f"order/{size}")
         context = _numbered(common, others[:size], REPEATS[long], order)
         return filled(CWE, CWE_PREFIX, context, (), common, before=example)
 
-    return Sized(prompt, min(request.length, len(others)))
+    return Sized(prompt, min(spec.length, len(others)))
 
 
 def _vocabulary(rng: np.random.Generator, most: int) -> tuple[list[str], list[str]]:
@@ -82,14 +82,14 @@ def _numbered(common: list[str], others: list[str], repeats, rng: np.random.Gene
     return " ".join(f"{i}. {listed[number]}" for i, number in enumerate(order, 1))
 
 
-def frequent_words(request: Request) -> Sized:
+def frequent_words(spec: RowSpec) -> Sized:
     """Draw a row of coded words whose counts follow a zeta law, rank 0 being dots.
 
     Ours differs from the benchmark's in this: the text is shuffled anew for each row (there texts
     of one size are shuffled alike), and a text so short that the third place is shared is refused.
     """
-    rng = request.rng()
-    size = max(NUM_FREQUENT + 2, (request.length - 50) // 50)
+    rng = spec.rng()
+    size = max(NUM_FREQUENT + 2, (spec.length - 50) // 50)
     vocabulary = [DOTS]
     known = set(vocabulary)
     while len(vocabulary) < size:
@@ -103,10 +103,10 @@ def frequent_words(request: Request) -> Sized:
     def prompt(total: int) -> Prompt:
         counts = zeta_counts(total, len(vocabulary))
         text = np.repeat(np.arange(len(vocabulary)), counts)
-        order = request.rng(f"order/{total}").permutation(text).tolist()
+        order = spec.rng(f"order/{total}").permutation(text).tolist()
         return filled(FWE, FWE_PREFIX, " ".join(vocabulary[i] for i in order), (), answers)
 
-    return Sized(prompt, request.length)
+    return Sized(prompt, spec.length)
 
 
 def zeta_counts(total: int, ranks: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from tasks.suites.ruler.prompts import (
     NIAH_PREFIX,
     NOISE,
     Prompt,
-    Request,
+    RowSpec,
     Sized,
     filled,
 )
@@ -66,14 +66,14 @@ def _draw_new(rng: np.random.Generator, kind: str, taken: set[str]) -> str:
     return drawn
 
 
-def niah(task: Niah, request: Request) -> Sized:
+def niah(task: Niah, spec: RowSpec) -> Sized:
     """Draw a row whose haystack can have any size.
 
     Ours differs from the benchmark's in this: keys and values are distinct (there the key asked
     for may come a second time with another value), sentences are split by a regular expression
     (there by NLTK's punkt), and needles go through in an order drawn for each row.
     """
-    rng = request.rng()
+    rng = spec.rng()
     taken_keys: set[str] = set()
     taken_values: set[str] = set()
     keys = [_draw_new(rng, task.key, taken_keys) for _ in range(task.keys)]
@@ -91,12 +91,12 @@ def niah(task: Niah, request: Request) -> Sized:
     query = _enumerate([keys[number] for number in asked])
     one = task.queries * task.values == 1
     template, prefix = (NIAH_ONE, NIAH_ONE_PREFIX) if one else (NIAH, NIAH_PREFIX)
-    essay = essays(request.settings.data_dir) if task.haystack == "essay" else None
-    others = request.rng("others")
+    essay = essays(spec.settings.data_dir) if task.haystack == "essay" else None
+    others = spec.rng("others")
     lines: list[str] = []
 
     def prompt(size: int) -> Prompt:
-        places = request.rng(f"places/{size}")
+        places = spec.rng(f"places/{size}")
         if essay is not None:
             context, ranges = in_essays(essay, size, shuffled, places)
         else:
@@ -116,7 +116,7 @@ def niah(task: Niah, request: Request) -> Sized:
             query=query,
         )
 
-    most = request.length
+    most = spec.length
     if task.haystack == "needle" and task.key == "word":
         # Beyond, other keys would be hard to find.
         most = min(most, words.num_phrases() // 2)

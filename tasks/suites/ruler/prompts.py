@@ -85,7 +85,7 @@ class Sized:
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class RowSpec:
     """Which example is wanted; all that is random is drawn from `rng`.
 
     Attributes:

@@ -11,13 +11,13 @@ import numpy as np
 from tasks.errors import UnfitRowError
 from tasks.sources import table
 from tasks.sources.table import Source, list_field, read_table, text_field
-from tasks.suites.ruler.prompts import QA, QA_PREFIX, Prompt, Request, Sized, filled
+from tasks.suites.ruler.prompts import QA, QA_PREFIX, Prompt, RowSpec, Sized, filled
 
 DOCUMENT = "Document {number}:\n{text}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class DocumentQuestion:
     """A question on some of a collection's documents, given by number.
 
     Attributes:
@@ -36,11 +36,11 @@ class Collection:
     """All documents of a data set, each once, and the questions on them."""
 
     documents: tuple[str, ...]
-    questions: tuple[Question, ...]
+    questions: tuple[DocumentQuestion, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Article:
+class SquadArticle:
     """A SQuAD article: for each paragraph its text, and questions with their answers."""
 
     title: str
@@ -57,7 +57,7 @@ class MultiHop:
     supporting: tuple[int, ...]
 
 
-def parse_article(raw: Any) -> Article:
+def parse_article(raw: Any) -> SquadArticle:
     """Read an article with its answerable questions.
 
     Raises:
@@ -77,7 +77,7 @@ def parse_article(raw: Any) -> Article:
             answers = [text_field(answer, "text") for answer in list_field(qas, "answers")]
             questions.append((text_field(qas, "question"), tuple(answers)))
         paragraphs.append((context, tuple(questions)))
-    return Article(text_field(raw, "title"), tuple(paragraphs))
+    return SquadArticle(text_field(raw, "title"), tuple(paragraphs))
 
 
 def parse_multi_hop(raw: Any) -> MultiHop:
@@ -110,7 +110,7 @@ def parse_multi_hop(raw: Any) -> MultiHop:
     )
 
 
-SQUAD: Source[Article] = Source(
+SQUAD: Source[SquadArticle] = Source(
     dataset="ruler_qa_1",
     files={"validation": ("dev-v2.0.json", "squad_v2_dev*.json")},
     where="https://rajpurkar.github.io/SQuAD-explorer, dev set v2.0",
@@ -140,7 +140,7 @@ def squad(data_dir: str) -> Collection:
         for text, asked in article.paragraphs:
             near = tuple(other for other in own if other != number[text])
             questions += [
-                Question(query, answers, (number[text],), near) for query, answers in asked
+                DocumentQuestion(query, answers, (number[text],), near) for query, answers in asked
             ]
     return Collection(tuple(documents), tuple(questions))
 
@@ -156,11 +156,11 @@ def hotpotqa(data_dir: str) -> Collection:
         own = [number[text] for text in row.documents]
         gold = tuple(dict.fromkeys(own[i] for i in row.supporting))
         near = tuple(other for other in dict.fromkeys(own) if other not in gold)
-        questions.append(Question(row.query, (row.answer,), gold, near))
+        questions.append(DocumentQuestion(row.query, (row.answer,), gold, near))
     return Collection(tuple(documents), tuple(questions))
 
 
-def answer_question(collection: Collection, request: Request) -> Sized:
+def answer_question(collection: Collection, spec: RowSpec) -> Sized:
     """Return a row with any number of documents beside the question's own.
 
     The near documents come first, then any others; where a context has room for more than the data
@@ -171,10 +171,8 @@ def answer_question(collection: Collection, request: Request) -> Sized:
     questions come in random order; a row may have fewer than ten documents, HotpotQA's supporting
     ones at least (there shorter targets never end).
     """
-    question = table.pick(
-        collection.questions, request.seed, request.index, attempt=request.attempt
-    )
-    rng = request.rng(f"documents {request.attempt}")
+    question = table.pick(collection.questions, spec.seed, spec.index, attempt=spec.attempt)
+    rng = spec.rng(f"documents {spec.attempt}")
     near = rng.permutation(question.near).astype(int).tolist()
     own = {*question.gold, *near}
     others = [n for n in rng.permutation(len(collection.documents)).tolist() if n not in own]

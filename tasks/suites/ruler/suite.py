@@ -33,7 +33,7 @@ from tasks.suites.ruler import scores
 from tasks.suites.ruler.counting import check_frequent_words, common_words, frequent_words
 from tasks.suites.ruler.files import find_file, read_prompts
 from tasks.suites.ruler.niah import Niah, niah
-from tasks.suites.ruler.prompts import Prompt, Request, Sized
+from tasks.suites.ruler.prompts import Prompt, RowSpec, Sized
 from tasks.suites.ruler.questions import answer_question, hotpotqa, squad
 from tasks.suites.ruler.tracking import variable_tracking
 from tasks.suites.task import SuiteTask, task_at
@@ -50,15 +50,15 @@ NIAH_TASKS = {
 }
 
 
-def _squad(request: Request) -> Sized:
-    return answer_question(squad(request.settings.data_dir), request)
+def _squad(spec: RowSpec) -> Sized:
+    return answer_question(squad(spec.settings.data_dir), spec)
 
 
-def _hotpotqa(request: Request) -> Sized:
-    return answer_question(hotpotqa(request.settings.data_dir), request)
+def _hotpotqa(spec: RowSpec) -> Sized:
+    return answer_question(hotpotqa(spec.settings.data_dir), spec)
 
 
-DRAFTS: dict[str, Callable[[Request], Sized]] = {
+DRAFTS: dict[str, Callable[[RowSpec], Sized]] = {
     **{name: functools.partial(niah, task) for name, task in NIAH_TASKS.items()},
     "vt": variable_tracking,
     "cwe": common_words,
@@ -133,11 +133,11 @@ def make_records(
     task = task_at(_name(name, chat), length)
     records = []
     for index in range(count):
-        request = Request(name, tokenizer, settings, length, seed, index)
-        system = SYSTEMS[request.rng("system").integers(len(SYSTEMS))] if chat else None
-        prompt = official[index] if official else make_prompt(request, system)
+        spec = RowSpec(name, tokenizer, settings, length, seed, index)
+        system = SYSTEMS[spec.rng("system").integers(len(SYSTEMS))] if chat else None
+        prompt = official[index] if official else make_prompt(spec, system)
         label = f"line{index + 1}" if official else str(index)
-        records.append(_record(f"{task}/{label}", _name(name, chat), request, prompt, system))
+        records.append(_record(f"{task}/{label}", _name(name, chat), spec, prompt, system))
     longer = sum(len(record.inputs) + NEW_TOKENS[name] > length for record in records)
     if longer:
         # The benchmark counted the tokens of another tokenizer.
@@ -151,8 +151,8 @@ def make_records(
     return records
 
 
-def make_prompt(request: Request, system: str | None) -> Prompt:
-    """Return a generated row, the longest that fits the request's length.
+def make_prompt(spec: RowSpec, system: str | None) -> Prompt:
+    """Return a generated row, the longest that fits the length.
 
     Args:
       system: the system prompt of the chat form; None for the benchmark's prompt.
@@ -160,32 +160,32 @@ def make_prompt(request: Request, system: str | None) -> Prompt:
     Raises:
       TaskInputError: no row fits.
     """
-    counter = TokenCounter(request.tokenizer)
-    attempts = MAX_ATTEMPTS if request.task in QA else 1
+    counter = TokenCounter(spec.tokenizer)
+    attempts = MAX_ATTEMPTS if spec.task in QA else 1
     for attempt in range(attempts):
-        sized = DRAFTS[request.task](dataclasses.replace(request, attempt=attempt))
+        sized = DRAFTS[spec.task](dataclasses.replace(spec, attempt=attempt))
         try:
-            prompt, number = _fit(sized, counter, request, system)
+            prompt, number = _fit(sized, counter, spec, system)
         except TaskInputError as error:
             refused = error
             continue
-        if request.task in QA and number == sized.most:
-            _log_short(request.task, request.length)
-        if request.task == "fwe":
-            check_frequent_words(prompt, request.length)
+        if spec.task in QA and number == sized.most:
+            _log_short(spec.task, spec.length)
+        if spec.task == "fwe":
+            check_frequent_words(prompt, spec.length)
         return prompt
-    raise TaskInputError(f"ruler_{request.task} at length {request.length}: {refused}")
+    raise TaskInputError(f"ruler_{spec.task} at length {spec.length}: {refused}")
 
 
 def _fit(
-    sized: Sized, counter: TokenCounter, request: Request, system: str | None
+    sized: Sized, counter: TokenCounter, spec: RowSpec, system: str | None
 ) -> tuple[Prompt, int]:
     made = functools.lru_cache(maxsize=2)(sized.prompt)
 
     def count(number: int) -> int:
-        return counter(_text(request.tokenizer, made(number), system))
+        return counter(_text(spec.tokenizer, made(number), system))
 
-    room = request.length - NEW_TOKENS[request.task]
+    room = spec.length - NEW_TOKENS[spec.task]
     number = largest_fit(count, room, sized.most)
     return made(number), number
 
@@ -207,9 +207,9 @@ def _text(tokenizer: Tokenizer, prompt: Prompt, system: str | None) -> str:
 
 
 def _record(
-    example_id: str, dataset: str, request: Request, prompt: Prompt, system: str | None
+    example_id: str, dataset: str, spec: RowSpec, prompt: Prompt, system: str | None
 ) -> Record:
-    if request.task in QA:
+    if spec.task in QA:
         truth: dict[str, Any] = {"answers": list(prompt.outputs)}
     else:
         parts = [[output] for output in prompt.outputs]
@@ -225,8 +225,8 @@ def _record(
         example_id,
         dataset,
         example,
-        _text(request.tokenizer, prompt, system),
-        request.tokenizer,
-        request.settings,
-        request.rng("demonstration"),
+        _text(spec.tokenizer, prompt, system),
+        spec.tokenizer,
+        spec.settings,
+        spec.rng("demonstration"),
     )

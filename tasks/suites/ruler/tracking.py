@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks.prompts.fitting import TokenCounter, largest_fit
 from tasks.suites.ruler.niah import in_lines
-from tasks.suites.ruler.prompts import NOISE, VT, VT_PREFIX, Prompt, Request, Sized, filled
+from tasks.suites.ruler.prompts import NOISE, VT, VT_PREFIX, Prompt, RowSpec, Sized, filled
 
 HOPS = 4
 # Tokens of the worked example; at short lengths a third of the target.
@@ -16,21 +16,21 @@ EXAMPLE_TOKENS = 500
 _LETTERS = np.array(list(string.ascii_uppercase))
 
 
-def variable_tracking(request: Request) -> Sized:
+def variable_tracking(spec: RowSpec) -> Sized:
     """Draw a row with any number of noise lines, behind a worked example.
 
     Ours differs from the benchmark's in this: the worked example's noise, too, is drawn for each
     row (there one example serves all, with new names and a new value each time).
     """
-    rng = request.rng()
+    rng = spec.rng()
     names, value = _chain(rng, 5)
-    budget = min(EXAMPLE_TOKENS, request.length // 3)
-    example = _worked_example(request, value, budget)
+    budget = min(EXAMPLE_TOKENS, spec.length // 3)
+    example = _worked_example(spec, value, budget)
 
     def prompt(size: int) -> Prompt:
-        return _row(names, value, size, request.rng(f"places/{size}"), example)
+        return _row(names, value, size, spec.rng(f"places/{size}"), example)
 
-    return Sized(prompt, request.length)
+    return Sized(prompt, spec.length)
 
 
 def _chain(rng: np.random.Generator, letters: int, other: str = "") -> tuple[list[str], str]:
@@ -58,17 +58,17 @@ def _row(
     )
 
 
-def _worked_example(request: Request, other_value: str, budget: int) -> str:
+def _worked_example(spec: RowSpec, other_value: str, budget: int) -> str:
     """Return an example with its answer, the longest of at most `budget` tokens.
 
     Without noise it may be longer: it never goes.
     """
-    names, value = _chain(request.rng("example"), 3, other_value)
-    counter = TokenCounter(request.tokenizer)
+    names, value = _chain(spec.rng("example"), 3, other_value)
+    counter = TokenCounter(spec.tokenizer)
 
     @functools.cache
     def text(size: int) -> str:
-        row = _row(names, value, size, request.rng(f"example/{size}"))
+        row = _row(names, value, size, spec.rng(f"example/{size}"))
         return f"{row.input}{row.prefix} {' '.join(names)}\n\n"
 
     least = counter(text(0))

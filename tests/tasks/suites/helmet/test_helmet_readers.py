@@ -9,7 +9,7 @@ import pytest
 
 from tasks.errors import TaskInputError
 from tasks.suites.helmet import classification, long_documents, passages
-from tasks.suites.helmet.request import Request
+from tasks.suites.helmet.selection import Selection
 from tests.oracles.helmet_files import (
     TASKS,
     TOKENIZER,
@@ -245,7 +245,7 @@ def test_names_of_labels_are_numbered_and_tests_balanced(tmp_path):
     csv(tmp_path / "banking77_train.csv", "text,category", [(f"t {n}", n) for n in names])
     tests = [(f"{name} {n}", name) for name in names for n in range(8 if "a0" in name else 7)]
     csv(tmp_path / "banking77_test.csv", "text,category", tests)
-    request = Request(
+    selection = Selection(
         dataset="icl_banking77",
         data_dir=str(tmp_path),
         length=8192,
@@ -253,7 +253,7 @@ def test_names_of_labels_are_numbered_and_tests_balanced(tmp_path):
         samples=154,
         tokenizer=TOKENIZER,
     )
-    items = list(classification.labels(request))
+    items = list(classification.labels(selection))
     labels = Counter(item.after.strip().rsplit(" ", 1)[0] for item in items)
     assert labels == Counter(dict.fromkeys(names, 2))
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tasks.suites.ruler.suite import DRAFTS, QA
-from tests.oracles.ruler_files import CAPITALS, context_of, fact, made, request
+from tests.oracles.ruler_files import CAPITALS, context_of, fact, made, row_spec
 
 
 @pytest.mark.parametrize("task", QA)
@@ -48,8 +48,8 @@ def test_the_gold_document_stands_anywhere(data_dir):
 
 
 def test_distractors_come_from_the_same_article_first(data_dir):
-    asked = request("qa_1", data_dir)
-    sized = DRAFTS["qa_1"](asked)
+    spec = row_spec("qa_1", data_dir)
+    sized = DRAFTS["qa_1"](spec)
     article = next(
         names
         for names in (CAPITALS[:3], CAPITALS[3:])

@@ -20,7 +20,7 @@ from tests.oracles.ruler_files import (
     TOKENIZER,
     context_of,
     made,
-    request,
+    row_spec,
 )
 from tests.oracles.task_checks import check_record
 
@@ -45,15 +45,15 @@ def test_the_suites_have_the_benchmarks_tasks_and_tokens():
 @pytest.mark.parametrize("system", [None, "Be brief."])
 @pytest.mark.parametrize("task", DRAFTS)
 def test_a_row_is_the_longest_that_fits_with_its_response(task, system, data_dir):
-    asked = request(task, data_dir, length=1500)
+    spec = row_spec(task, data_dir, length=1500)
 
     def tokens(prompt):
         return len(TOKENIZER.encode(_text(TOKENIZER, prompt, system)))
 
     room = 1500 - NEW_TOKENS[task]
-    row = make_prompt(asked, system)
+    row = make_prompt(spec, system)
     assert tokens(row) <= room
-    sized = DRAFTS[task](asked)
+    sized = DRAFTS[task](spec)
     low, high = 0, sized.most
     while low < high:
         middle = (low + high + 1) // 2

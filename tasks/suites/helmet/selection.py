@@ -1,4 +1,4 @@
-"""What a reader of HELMET's data is asked for."""
+"""Which rows of HELMET's data a task takes at one length."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -8,16 +8,16 @@ from tasks.suites.helmet.prompts import Item
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """One task at one length.
+class Selection:
+    """The data of one task at one length.
 
     Attributes:
       dataset: the task's name in HELMET, such as "kilt_nq".
-      length: of the input and the answer, in tokens: 8192 … 131072.
+      length: tokens of the prompt and the answer together, 8192 to 131072.
       size: pairs, passages, documents or demonstrations in the context, or the tokens that a long
         text is cut to.
-      samples: rows that the benchmark takes, or questions where each has rows of several depths.
-      long_only: leave out texts that HELMET leaves out as too short for its longest input.
+      samples: how many rows the benchmark takes; questions, where each has rows of several depths.
+      long_only: leave out the texts that HELMET leaves out as too short for its longest prompt.
     """
 
     dataset: str
@@ -29,4 +29,4 @@ class Request:
     long_only: bool = True
 
 
-Reader = Callable[[Request], Iterator[Item]]
+Reader = Callable[[Selection], Iterator[Item]]
