@@ -29,7 +29,6 @@ from recallm_jax.config.load import (
 from recallm_jax.evaluation.loop import evaluate
 from recallm_jax.evaluation.question import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
 from recallm_jax.evaluation.summaries import format_table
-from recallm_jax.policy import checkpoint
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime import peers, processes
@@ -41,19 +40,20 @@ from recallm_jax.training.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.training.policy_gradient import run_policy
 from recallm_jax.training.preflight import check_precision, check_records
 from recallm_jax.training.restore import CHECKPOINTS, placed_state
+from recallm_jax.training.saving import open_saver
+from recallm_jax.training.sft import run_sft
 from recallm_jax.training.stages import (
     COLD_START,
     GRPO,
     PPO,
     SFT_STAGES,
     START,
+    Loop,
     Stage,
     batches,
     plan_stages,
     policy_label,
-    run_sft,
 )
-from rl.learner import LearnerState
 from storage.files import Path, open_folder
 
 
@@ -111,47 +111,21 @@ def _run_stage(
     termination: Termination,
 ) -> Policy:
     """Train a stage's policy from `policy`, which behind the cold start is the reference too."""
-    folder = workdir / CHECKPOINTS / stage.name
-    with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
-        state, first_step, drawn = placed_state(policy, stage, context), 0, 0
-        restored = checkpoint.restore_latest(manager, state, set_aside=True)
-        if restored is not None:
-            state, first_step = restored[0], restored[1]["step"]
-            drawn = restored[1].get("drawn", first_step * stage.batch_size)
+    with open_saver(config, context, stage, workdir, termination) as saver:
+        state, first_step, drawn = saver.restore(placed_state(policy, stage, context))
         writer.resume(stage.name, first_step)
-
-        def save(step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
-            # All stop at the step in which one is asked to.
-            termination.requested = processes.any_of(termination.requested, context.mesh)
-            due = step % config.checkpoint.every_steps == 0 or step == stage.steps
-            saved = False
-            if now:
-                checkpoint.finish(manager)
-                saved = manager.latest_step() == step
-            if (due or now or termination.requested) and not saved:
-                checkpoint.save(
-                    manager, step, state, {"stage": stage.name, "step": step, "drawn": drawn}
-                )
-            if now or termination.requested:
-                checkpoint.finish(manager)
-            if termination.requested:
-                termination.stop_if_requested()
-
         data = batches(config, context, stage, drawn)
-        steps = range(first_step, stage.steps)
-        shown = context.console.progress(steps, stage.name, total=stage.steps, done=first_step)
-        loop = {
-            "steps": shown,
-            "data": data,
-            "write": functools.partial(writer.write, stage.name),
-            "save": save,
-        }
+        steps = context.console.progress(
+            range(first_step, stage.steps), stage.name, total=stage.steps, done=first_step
+        )
+        write = functools.partial(writer.write, stage.name)
+        loop = Loop(steps, data, drawn, write, saver.save)
         with termination.deferred(), contextlib.closing(data), _bad_batch_kept(context, workdir):
             if stage.name in SFT_STAGES:
-                state = run_sft(config, context, stage, state, **loop)
+                state = run_sft(config, context, stage, state, loop)
             else:
-                state = run_policy(config, context, stage, state, policy, drawn=drawn, **loop)
-            checkpoint.finish(manager)
+                state = run_policy(config, context, stage, state, policy, loop)
+            saver.finish()
     return state.policy
 
 

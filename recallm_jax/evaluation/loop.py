@@ -10,25 +10,22 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from decoding.sampling import Sampling
-from decoding.span_copy import SpanRules
-from recallm_jax.config.fields import FIELDS
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING, check_kept, keep_config
-from recallm_jax.evaluation.respond import Answered, Mode, respond
+from recallm_jax.evaluation.respond import Answered, respond
 from recallm_jax.evaluation.rows import response_rows, row_scores
 from recallm_jax.evaluation.shards import SHARDS, Shard, note_examples, shard_folders
 from recallm_jax.evaluation.summaries import Row, overall_rows, summarise
 from recallm_jax.evaluation.tasks import evaluation_tasks, task_names
+from recallm_jax.policy.modes import decoding_mode, sampling_of
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime import jsonl, processes
 from recallm_jax.runtime.errors import UserError
 from rl.rewards.composite import Completion
 from storage.files import Path, appending, read_text, write_whole
-from tasks.prompts.record import Record, token_edges
+from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.scoring import answers as scoring
 
-MODES = FIELDS["evaluation.modes"].choices
 SUMMARY = "summary.json"
 # How a folder's rows are held to their config.
 HELD: dict[str, Any] = {
@@ -59,28 +56,6 @@ class Progress(Protocol):
     ) -> Iterable[Answered]:
         """Show `done` of `total` before the first item."""
         ...
-
-
-def span_rules(config: ConfigDict, tokenizer: Tokenizer, *, constrained: bool = True) -> SpanRules:
-    """Return the rules of recall spans that a config asks for."""
-    return SpanRules(
-        start_token=tokenizer.start_recall_id,
-        end_token=tokenizer.end_recall_id,
-        vocab_size=tokenizer.size,
-        barriers=tuple(sorted(tokenizer.special_ids)),
-        min_length=config.decoding.min_recall_length,
-        max_length=config.decoding.max_recall_length,
-        constrained=constrained,
-        copy_source=config.decoding.copy_source,
-        paper_compatible=config.decoding.paper_compatible,
-        edges=_edges(tokenizer, config),
-    )
-
-
-def _edges(tokenizer: Tokenizer, config: ConfigDict) -> bytes:
-    if config.decoding.copy_source == "prompt":
-        return b""
-    return token_edges(tokenizer, config.decoding.span_alignment)
 
 
 def evaluate(
@@ -128,7 +103,7 @@ def evaluate(
             check_kept(config, place_of_rows, **HELD, policy=made_by)
         keep_config(config, kept_in, **HELD, policy=made_by)
     policy = for_rollout(policy)
-    modes = [_mode(name, config, tokenizer) for name in config.evaluation.modes]
+    modes = [decoding_mode(name, config, tokenizer) for name in config.evaluation.modes]
     summaries = []
     for task in evaluation_tasks(config, tokenizer):
         records = task.records()
@@ -371,19 +346,3 @@ def _keep_whole(path: Path, samples: int) -> list[Row]:
 def _of_whole(rows: Sequence[Row], samples: int) -> list[Row]:
     counts = collections.Counter(row["example_id"] for row in rows)
     return [row for row in rows if counts[row["example_id"]] == samples]
-
-
-def sampling_of(mode: str, config: ConfigDict) -> tuple[Sampling, bool, int]:
-    """Return a mode's sampling, whether spans are constrained, and responses a prompt."""
-    if mode not in MODES:
-        raise UserError(f"evaluation mode {mode!r} is unknown; use any of {', '.join(MODES)}")
-    constraint, _, choice = mode.partition("-")
-    if choice == "greedy":
-        return Sampling(temperature=0.0), constraint == "constrained", 1
-    sampling = Sampling(temperature=config.evaluation.temperature, top_p=config.evaluation.top_p)
-    return sampling, constraint == "constrained", config.evaluation.samples
-
-
-def _mode(name: str, config: ConfigDict, tokenizer: Tokenizer) -> Mode:
-    sampling, constrained, group_size = sampling_of(name, config)
-    return Mode(name, sampling, span_rules(config, tokenizer, constrained=constrained), group_size)

@@ -6,13 +6,13 @@ from recallm_jax.config.kept import check_kept, keep_config, kept_policy
 from recallm_jax.evaluation.loop import (
     HELD,
     rows_elsewhere,
-    sampling_of,
     write_in_order,
     write_summaries,
 )
 from recallm_jax.evaluation.shards import Examples, read_examples, shard_folders
 from recallm_jax.evaluation.summaries import Row, summarise
 from recallm_jax.evaluation.tasks import task_names
+from recallm_jax.policy.modes import sampling_of
 from recallm_jax.runtime.errors import UserError
 from storage.files import Path
 

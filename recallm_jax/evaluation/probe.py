@@ -17,10 +17,11 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING, keep_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import task_settings
-from recallm_jax.evaluation.loop import missing_records, span_rules
+from recallm_jax.evaluation.loop import missing_records
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.statistics import wilson_interval
 from recallm_jax.evaluation.summaries import Row, align
+from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime import jsonl, processes
 from recallm_jax.runtime.errors import UserError

@@ -10,9 +10,9 @@ from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.data.arrays import prompts_and_texts
-from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.summaries import Row
+from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime.errors import UserError
 from rl.rollout import sample_groups

@@ -10,25 +10,15 @@ from ml_collections import ConfigDict
 
 from decoding.decode_loop import Limits
 from decoding.policy import Policy
-from decoding.sampling import Sampling, row_keys
+from decoding.sampling import row_keys
 from decoding.scheduler import Request, decode_all
-from decoding.span_copy import SpanRules
 from recallm_jax.data.arrays import prompt_text, prompts_and_texts
+from recallm_jax.policy.modes import Mode
 from recallm_jax.runtime import processes
 from rl.batch import PromptText
 from rl.rollout import Rollout, read_rollout, sample_groups
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Mode:
-    """How responses are decoded: G = `group_size` of each prompt."""
-
-    name: str
-    sampling: Sampling
-    rules: SpanRules
-    group_size: int
 
 
 @dataclasses.dataclass(frozen=True)

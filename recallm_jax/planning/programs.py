@@ -18,11 +18,11 @@ from ml_collections import ConfigDict
 from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
-from recallm_jax.evaluation.loop import sampling_of, span_rules
 from recallm_jax.planning import abstract, flops
 from recallm_jax.planning.flops import Work
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
+from recallm_jax.policy.modes import sampling_of, span_rules
 from recallm_jax.training.policy_gradient import policy_loss
 from recallm_jax.training.stages import SFT_STAGES, Stage, plan_stages, scoring_of, training_rules
 from rl.learner import (

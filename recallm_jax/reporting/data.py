@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from recallm_jax.evaluation.loop import MODES, read_rows
+from recallm_jax.evaluation.loop import read_rows
 from recallm_jax.evaluation.probe import SUMMARY as PROBE_SUMMARY
 from recallm_jax.evaluation.probe import read_summary
 from recallm_jax.evaluation.statistics import (
@@ -18,6 +18,7 @@ from recallm_jax.evaluation.statistics import (
     wilson_interval,
 )
 from recallm_jax.evaluation.summaries import Row
+from recallm_jax.policy.modes import MODES
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.metrics import FILE as METRICS_FILE
 from recallm_jax.runtime.metrics import read_metrics

@@ -4,7 +4,7 @@ A step samples groups, rewards them, and updates: one batch of `prompts_per_step
 `minibatches` updates, `epochs` times over.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -17,14 +17,13 @@ from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.bad_batch import Inspected
 from recallm_jax.training.batch import make_batch
 from recallm_jax.training.rollouts import collect
-from recallm_jax.training.stages import PPO, Save, Stage, Write, finite, scoring_of, training_rules
+from recallm_jax.training.stages import PPO, Loop, Stage, finite, scoring_of, training_rules
 from rl.batch import Batch
 from rl.learner import (
     LearnerState,
     PolicyLoss,
     policy_update,
 )
-from tasks.prompts.record import Record
 
 
 def run_policy(
@@ -33,18 +32,12 @@ def run_policy(
     stage: Stage,
     state: LearnerState,
     reference: Policy,
-    *,
-    steps: Iterable[int],
-    data: Iterator[list[Record]],
-    drawn: int,
-    write: Write,
-    save: Save,
+    loop: Loop,
 ) -> LearnerState:
     """Run a stage of the GRPO family (arXiv 2604.09494, section 4.2) or of PPO.
 
     Args:
       reference: the frozen policy of the KL penalty.
-      drawn: records that the stage has drawn before.
 
     Raises:
       UserError: of all that a step has sampled, no response has a reward; the state before that
@@ -54,13 +47,14 @@ def run_policy(
     scoring = scoring_of(config, training_rules(config, context), temperature=options.temperature)
     loss = policy_loss(config, stage)
     num_parts = options.prompts_per_step // options.minibatches // options.micro_batch
-    for step in steps:
-        collected = collect(config, context, stage, state.policy, scoring.rules, data, drawn)
+    drawn = loop.drawn
+    for step in loop.steps:
+        collected = collect(config, context, stage, state.policy, scoring.rules, loop.data, drawn)
         groups = collected.groups
         for problem in collected.problems:
             context.console.say(f"{stage.name} {step}: no reward for {problem}")
         if not collected.rewarded:
-            save(step, state, drawn, now=True)
+            loop.save(step, state, drawn, now=True)
             raise UserError(
                 f"{stage.name} {step}: no response has a reward; the first: "
                 f"{collected.problems[0]}. Step {step} is saved; mend the reward, then start the "
@@ -90,8 +84,8 @@ def run_policy(
         means = jax.tree.map(lambda *values: sum(values) / len(values), *updates)
         rewards = np.where(groups.known, groups.totals, np.nan)
         seen = Inspected(collected.records, groups.responses, batch, rewards)
-        write(step, finite(means, stage, step, seen) | metrics | collected.metrics)
-        save(step + 1, state, drawn)
+        loop.write(step, finite(means, stage, step, seen) | metrics | collected.metrics)
+        loop.save(step + 1, state, drawn)
     return state
 
 

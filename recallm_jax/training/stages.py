@@ -1,4 +1,4 @@
-"""The training stages: one loop each, from step to step of a learner's state."""
+"""The training stages of a run, and what the loops of all of them share."""
 
 import contextlib
 import dataclasses
@@ -11,18 +11,12 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from decoding.span_copy import SpanRules, index_prompts
-from recallm_jax.data.arrays import demonstrations, prompts_and_texts
+from decoding.span_copy import SpanRules
 from recallm_jax.data.records import train_records
-from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.policy.context import Context
+from recallm_jax.policy.modes import span_rules
 from recallm_jax.training.bad_batch import Inspected, NotFinite
-from rl.batch import Responses
-from rl.learner import (
-    LearnerState,
-    Scoring,
-    sft_update,
-)
+from rl.learner import LearnerState, Scoring
 from rl.optimizer import Schedule, adamw, train_rows_only
 from tasks.prompts.record import Record
 
@@ -137,48 +131,28 @@ class Save(Protocol):
         """Args: drawn: records that the stage has used before that step."""
 
 
-def run_sft(
-    config: ConfigDict,
-    context: Context,
-    stage: Stage,
-    state: LearnerState,
-    *,
-    steps: Iterable[int],
-    data: Iterator[list[Record]],
-    write: Write,
-    save: Save,
-) -> LearnerState:
-    """Fine-tune on demonstrations, under the span mask (arXiv 2604.09494, section 4.1)."""
-    rules = training_rules(config, context)
-    scoring = scoring_of(config, rules, temperature=1.0)
-    num_parts = stage.batch_size // config[stage.name].micro_batch
-    for step in steps:
-        records = next(data)
-        prompts, _ = prompts_and_texts(records, config.data.target_length)
-        tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
-        prompts, tokens, lengths = context.place_rows((prompts, tokens, lengths), stage.batch_size)
-        index = _index_prompts(prompts, rules=rules, num_rows=state.policy.config.vocab_rows)
-        responses = Responses(prompts, index, tokens, lengths)
-        state, metrics = sft_update(
-            state,
-            responses,
-            optimizer=stage.optimizer,
-            scoring=scoring,
-            num_parts=num_parts,
-        )
-        share = float((lengths > 0).mean())
-        seen = Inspected(records, responses)
-        write(step, finite(metrics, stage, step, seen) | {"demonstrated": share})
-        save(step + 1, state, (step + 1) * stage.batch_size)
-    return state
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """What a stage's steps read and write.
+
+    Attributes:
+      steps: numbers of the steps to make.
+      data: records of each draw.
+      drawn: records that the stage has drawn before.
+      write: takes a step and its metrics.
+      save: takes the state after a step.
+    """
+
+    steps: Iterable[int]
+    data: Iterator[list[Record]]
+    drawn: int
+    write: Write
+    save: Save
 
 
 def training_rules(config: ConfigDict, context: Context) -> SpanRules:
     """Return the rules of recall spans that a run learns and samples under."""
     return span_rules(config, context.tokenizer, constrained=config.decoding.constrained)
-
-
-_index_prompts = jax.jit(index_prompts, static_argnames=("rules", "num_rows"))
 
 
 def scoring_of(config: ConfigDict, rules: SpanRules, *, temperature: float) -> Scoring:

@@ -13,7 +13,6 @@ import pytest
 from recallm_jax import probe, report
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import task_settings
-from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.evaluation.probe import (
     format_probe,
     make_probes,
@@ -21,6 +20,7 @@ from recallm_jax.evaluation.probe import (
     run_probe,
     summarise,
 )
+from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.reporting.probe import probe_chart, write_probe_figure
 from recallm_jax.reporting.svg import draw_svg

@@ -9,13 +9,13 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
-from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.policy.context import Context
+from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.partitioning import make_mesh, place_model
 from recallm_jax.policy.setup import set_up
-from recallm_jax.training import policy_gradient, rollouts, stages
+from recallm_jax.training import policy_gradient, rollouts, sft, stages
 from recallm_jax.training.restore import placed_state
-from recallm_jax.training.stages import plan_stages
+from recallm_jax.training.stages import Loop, plan_stages
 from rl.batch import Batch
 from rl.learner import PolicyLoss, Scoring, policy_update, score_in_parts
 from rl.rollout import sample_groups
@@ -50,32 +50,21 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
         raise Seen
 
     stages_scoring = stages.scoring_of
-    monkeypatch.setattr(stages, "scoring_of", scoring)
+    monkeypatch.setattr(sft, "scoring_of", scoring)
     monkeypatch.setattr(policy_gradient, "scoring_of", scoring)
-    monkeypatch.setattr(stages, "sft_update", stop)
+    monkeypatch.setattr(sft, "sft_update", stop)
     monkeypatch.setattr(rollouts, "sample_groups", stop)
-    loop = {"steps": range(1), "write": stop, "save": stop}
-    _, sft, grpo = plan_stages(config, context)
+
+    def loop(stage):
+        return Loop(range(1), stages.batches(config, context, stage, 0), 0, stop, stop)
+
+    _, phase_2, grpo = plan_stages(config, context)
     with pytest.raises(Seen):
-        stages.run_sft(
-            config,
-            context,
-            sft,
-            placed_state(context.policy, sft, context),
-            data=stages.batches(config, context, sft, 0),
-            **loop,
-        )
+        state = placed_state(context.policy, phase_2, context)
+        sft.run_sft(config, context, phase_2, state, loop(phase_2))
     with pytest.raises(Seen):
-        policy_gradient.run_policy(
-            config,
-            context,
-            grpo,
-            placed_state(context.policy, grpo, context),
-            context.policy,
-            data=stages.batches(config, context, grpo, 0),
-            drawn=0,
-            **loop,
-        )
+        state = placed_state(context.policy, grpo, context)
+        policy_gradient.run_policy(config, context, grpo, state, context.policy, loop(grpo))
     # Of the cold start's loss, of the policy's loss, and of the sampler.
     assert [one.constrained for one in rules] == [constrained] * 3
 
@@ -188,16 +177,15 @@ def sft_step(config, context):
     """Return the metrics and the policy of the first step of phase 2."""
     stage = plan_stages(config, context)[1]
     written = []
-    state = stages.run_sft(
-        config,
-        context,
-        stage,
-        placed_state(context.policy, stage, context),
+    loop = Loop(
         steps=range(1),
         data=stages.batches(config, context, stage, 0),
+        drawn=0,
         write=lambda step, metrics: written.append(metrics),
         save=lambda *arguments: None,
     )
+    state = placed_state(context.policy, stage, context)
+    state = sft.run_sft(config, context, stage, state, loop)
     return written[0], jax.device_get(state.policy)
 
 

@@ -10,9 +10,10 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import validation_records
-from recallm_jax.evaluation.loop import evaluate, read_rows, sampling_of, span_rules
+from recallm_jax.evaluation.loop import evaluate, read_rows
 from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.evaluation.summaries import format_table, summarise
+from recallm_jax.policy.modes import sampling_of, span_rules
 from recallm_jax.policy.setup import set_up
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError

@@ -12,9 +12,9 @@ import pytest
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
-from recallm_jax.evaluation.loop import span_rules
 from recallm_jax.evaluation.question import QUOTE_FIRST, answer, question_record, show
 from recallm_jax.evaluation.rows import response_rows
+from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from rl.rollout import sample_groups

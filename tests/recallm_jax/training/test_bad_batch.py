@@ -19,10 +19,10 @@ from recallm_jax.policy import setup as policy_setup
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime import metrics
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.training import policy_gradient, stages
+from recallm_jax.training import policy_gradient, sft
 from recallm_jax.training.bad_batch import Inspected, NotFinite, write_bad_batch
 from recallm_jax.training.restore import placed_state
-from recallm_jax.training.stages import plan_stages
+from recallm_jax.training.stages import Loop, batches, plan_stages
 from rl.batch import Batch, Responses
 from tasks.prompts.record import Record
 
@@ -68,21 +68,20 @@ def test_a_cold_starts_batch_is_kept_with_its_demonstrations(context, tmp_path, 
     def spoilt(state, responses, **options):
         return state, {"grad_norm": jnp.float32(1.5), "loss": jnp.float32(math.inf)}
 
-    monkeypatch.setattr(stages, "sft_update", spoilt)
+    monkeypatch.setattr(sft, "sft_update", spoilt)
     config = load_config(CONFIG)
     stage, done = plan_stages(config, context)[0], []
     message = r"loss of sft1 at step 1 is inf; start again .*; what led to it is in (\S+) and the "
+    loop = Loop(
+        steps=range(1, 2),
+        data=batches(config, context, stage, stage.batch_size),
+        drawn=stage.batch_size,
+        write=lambda *arguments: done.append(arguments),
+        save=lambda *arguments: done.append(arguments),
+    )
+    state = placed_state(context.policy, stage, context)
     with pytest.raises(UserError, match=message), train._bad_batch_kept(context, tmp_path):
-        stages.run_sft(
-            config,
-            context,
-            stage,
-            placed_state(context.policy, stage, context),
-            steps=range(1, 2),
-            data=stages.batches(config, context, stage, stage.batch_size),
-            write=lambda *arguments: done.append(arguments),
-            save=lambda *arguments: done.append(arguments),
-        )
+        sft.run_sft(config, context, stage, state, loop)
     assert done == []
     path = tmp_path / "bad_batch" / "sft1_1.json"
     seen, arrays = json.loads(path.read_text()), np.load(path.with_suffix(".npz"))
@@ -159,7 +158,7 @@ def test_a_groups_batch_is_kept_with_log_probabilities_and_the_rewards_that_ther
 @pytest.mark.parametrize(
     ("stage", "module", "update"),
     [
-        ("sft2", stages, "sft_update"),
+        ("sft2", sft, "sft_update"),
         ("grpo", policy_gradient, "policy_update"),
         ("ppo", policy_gradient, "policy_update"),
     ],

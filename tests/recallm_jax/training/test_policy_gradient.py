@@ -17,7 +17,7 @@ from recallm_jax.runtime.metrics import read_metrics
 from recallm_jax.training import policy_gradient, rollouts
 from recallm_jax.training.policy_gradient import policy_loss, run_policy
 from recallm_jax.training.restore import placed_state, restore_policy
-from recallm_jax.training.stages import batches, plan_stages
+from recallm_jax.training.stages import Loop, batches, plan_stages
 from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
 from tests.oracles import even_tokens, policy_runs
 from tests.oracles.consoles import Listening
@@ -167,12 +167,12 @@ def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_s
     def save(step, state, drawn, *, now=False):
         saved.append((step, drawn, now))
 
-    how = {"drawn": 0, "write": lambda *row: None, "save": save}
     with (
         contextlib.closing(batches(config, context, stage, 0)) as data,
         pytest.raises(UserError, match=r"grpo 1: no response has a reward; .* it raised\."),
     ):
-        run_policy(config, context, stage, state, state.policy, steps=range(3), data=data, **how)
+        loop = Loop(range(3), data, 0, lambda *row: None, save)
+        run_policy(config, context, stage, state, state.policy, loop)
     assert re.match(
         r"grpo 0: rewards differ in no group; they teach nothing: \S+/0, \S+/1, ", said[0]
     )

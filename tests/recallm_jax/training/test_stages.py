@@ -11,10 +11,10 @@ from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.training import stages
+from recallm_jax.training import sft
 from recallm_jax.training.restore import placed_state
 from recallm_jax.training.rollout_metrics import prompt_means, rollout_metrics
-from recallm_jax.training.stages import batches, plan_stages, policy_label
+from recallm_jax.training.stages import Loop, batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
 from rl.rollout import NO_REWARD, GroupRewards, Rollout
 
@@ -89,19 +89,18 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(config, conte
     def spoilt(state, responses, **options):
         return state, {"loss": jnp.float32(math.nan)}
 
-    monkeypatch.setattr(stages, "sft_update", spoilt)
+    monkeypatch.setattr(sft, "sft_update", spoilt)
     stage, done = plan_stages(config, context)[0], []
+    loop = Loop(
+        steps=range(1, 2),
+        data=batches(config, context, stage, stage.batch_size),
+        drawn=stage.batch_size,
+        write=lambda *arguments: done.append(arguments),
+        save=lambda *arguments: done.append(arguments),
+    )
+    state = placed_state(context.policy, stage, context)
     with pytest.raises(UserError, match=r"loss of sft1 at step 1 is nan; start again with a lower"):
-        stages.run_sft(
-            config,
-            context,
-            stage,
-            placed_state(context.policy, stage, context),
-            steps=range(1, 2),
-            data=batches(config, context, stage, stage.batch_size),
-            write=lambda *arguments: done.append(arguments),
-            save=lambda *arguments: done.append(arguments),
-        )
+        sft.run_sft(config, context, stage, state, loop)
     assert done == []
 
 

@@ -1,0 +1,84 @@
+"""The checkpoints of one stage: where it goes on, and when it saves."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from recallm_jax.policy import checkpoint
+from recallm_jax.policy.context import Context
+from recallm_jax.runtime import processes
+from recallm_jax.runtime.termination import Termination
+from recallm_jax.training.restore import CHECKPOINTS
+from recallm_jax.training.stages import Stage
+from rl.learner import LearnerState
+from storage.files import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Saver:
+    """Restores and saves the states of a stage.
+
+    Attributes:
+      every_steps: steps from one checkpoint to the next; the last step is saved too.
+      termination: whether SIGTERM came, upon which the step is saved and the run stops.
+    """
+
+    manager: ocp.CheckpointManager
+    stage: Stage
+    every_steps: int
+    termination: Termination
+    mesh: Mesh
+
+    def restore(self, state: LearnerState) -> tuple[LearnerState, int, int]:
+        """Return the state to go on from, its step, and the records that were drawn before it.
+
+        Where nothing is saved that is the given state, before the first step.
+        """
+        restored = checkpoint.restore_latest(self.manager, state, set_aside=True)
+        if restored is None:
+            return state, 0, 0
+        state, metadata = restored
+        step = metadata["step"]
+        return state, step, metadata.get("drawn", step * self.stage.batch_size)
+
+    def save(self, step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
+        """Save the state before a step, where a checkpoint is due, SIGTERM came, or `now`.
+
+        Args:
+          drawn: records that the stage has drawn before that step.
+
+        Raises:
+          Terminated: SIGTERM came; the state is saved.
+        """
+        # All processes stop at the step in which one is asked to.
+        asked = self.termination.requested = processes.any_of(self.termination.requested, self.mesh)
+        due = step % self.every_steps == 0 or step == self.stage.steps
+        saved = False
+        if now:
+            checkpoint.finish(self.manager)
+            saved = self.manager.latest_step() == step
+        if (due or now or asked) and not saved:
+            metadata = {"stage": self.stage.name, "step": step, "drawn": drawn}
+            checkpoint.save(self.manager, step, state, metadata)
+        if now or asked:
+            checkpoint.finish(self.manager)
+        if asked:
+            self.termination.stop_if_requested()
+
+    def finish(self) -> None:
+        """Wait until the last checkpoint is whole."""
+        checkpoint.finish(self.manager)
+
+
+@contextlib.contextmanager
+def open_saver(
+    config: ConfigDict, context: Context, stage: Stage, workdir: Path, termination: Termination
+) -> Iterator[Saver]:
+    """Open the checkpoints of a stage for a `with` block."""
+    folder = workdir / CHECKPOINTS / stage.name
+    with checkpoint.open_manager(folder, keep=config.checkpoint.keep) as manager:
+        yield Saver(manager, stage, config.checkpoint.every_steps, termination, context.mesh)
