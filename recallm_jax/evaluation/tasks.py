@@ -11,6 +11,7 @@ from tasks.names import validation_task
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.suites import registry
+from tasks.suites.task import task_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ def task_names(config: ConfigDict) -> list[str]:
     lengths = config.evaluation.lengths
     named = [validation_task(dataset, length) for dataset in datasets for length in lengths]
     for task in registry.suite_tasks(config.evaluation.suites):
-        named += [registry.task_at(task.name, length) for length in lengths]
+        named += [task_at(task.name, length) for length in lengths]
     return named
 
 
@@ -66,7 +67,7 @@ def evaluation_tasks(
     for task in registry.suite_tasks(config.evaluation.suites):
         for length in config.evaluation.lengths:
             make = functools.partial(task.records, tokenizer, settings, length, count, config.seed)
-            name = registry.task_at(task.name, length)
+            name = task_at(task.name, length)
             limit = task.max_new_tokens or new_tokens
             found.append(EvaluationTask(name, length, limit, make))
     return found
