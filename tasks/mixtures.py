@@ -167,7 +167,7 @@ def _indices(split: str, num_examples: int) -> seqio.FunctionDataSource:
     )
 
 
-def _made(ds: tf.data.Dataset, make: Callable[[np.ndarray], list], given: str) -> tf.data.Dataset:
+def _made(ds: tf.data.Dataset, make: Callable[[Any], list], given: str) -> tf.data.Dataset:
     """Return the examples that Python makes of the feature `given`."""
     return ds.map(
         lambda row: _named(tf.numpy_function(make, [row[given]], _DTYPES)),
@@ -201,7 +201,7 @@ def _named(values: list[tf.Tensor]) -> dict[str, tf.Tensor]:
     return features
 
 
-def to_record(features: Mapping[str, np.ndarray]) -> Record:
+def to_record(features: Mapping[str, Any]) -> Record:
     """Return the record of a task's example, as it comes from `as_numpy_iterator`."""
     return Record(
         example_id=features["example_id"].decode(),

@@ -234,7 +234,7 @@ def _seqio_records(
 
 
 def _records_of(
-    examples: Any, mixtures: ModuleType, invalid_argument: type[Exception]
+    examples: Any, mixtures: ModuleType, invalid_argument: Any
 ) -> Generator[Record, None, None]:
     """Yield the records of a dataset of TensorFlow's."""
     try:

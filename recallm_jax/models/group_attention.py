@@ -146,7 +146,7 @@ def _specs(tokens: Projected, stream: tuple, placement: Placement) -> Projected:
         # Heads of keys too: they are split as those of queries.
         return placement.spec((*stream, "heads", None), x.shape)
 
-    return Projected(*map(spec, tokens))
+    return jax.tree.map(spec, tokens)
 
 
 def _on_devices(local, placement: Placement, in_specs, out_specs):

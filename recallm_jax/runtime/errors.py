@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from decoding.errors import DecodingInputError
 from recallm_jax.runtime import peers
@@ -20,7 +21,7 @@ EXIT_TRY_AGAIN = 75
 # As the shell has them: 128 and the number of the signal.
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
-_FULL: dict[int | None, str] = {
+_FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
 }
@@ -141,7 +142,8 @@ def full_disk(error: Exception, path: Path) -> OSError | None:
 
 
 def full_disk_message(error: OSError) -> str:
-    """Return what to say of a write that found no space, or no more of the user's share."""
+    """Return the message for a write that found the disk or the user's share of it full."""
     place = f" while writing {error.filename}" if error.filename else ""
-    reason = _FULL[error.errno]
+    # Callers ask only about errors that have one of these numbers.
+    reason = _FULL[cast(int, error.errno)]
     return f"{reason}{place}; free some space, then start the same command again"

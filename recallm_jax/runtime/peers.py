@@ -91,12 +91,14 @@ def _join() -> None:
     import jax
 
     options = _from_environment(os.environ)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if jax.config.jax_platforms == "cpu":
+    # JAX sets its flags as attributes, by name.
+    flags: Any = jax.config
+    flags.update("jax_cpu_collectives_implementation", "gloo")
+    if flags.jax_platforms == "cpu":
         # XLA may run collectives that do not depend on each other in any order, but gloo must come
         # to the same one in every process. Read when JAX first looks for devices.
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} {IN_ORDER}".strip()
+        xla_flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{xla_flags} {IN_ORDER}".strip()
     # SIGTERM is `termination`'s, not JAX's.
     jax.config.update("jax_enable_preemption_service", False)
     try:

@@ -8,7 +8,7 @@ in the same order. In a process alone they do what their names say without any o
 import functools
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -124,7 +124,8 @@ def put_rows(tree: Any, count: int, sharding: Sharding) -> Any:
 
     def part(values: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
         wanted = np.arange(count)[index[0]]
-        return values[(np.searchsorted(rows, wanted), *index[1:])]
+        place: tuple[np.ndarray | slice, ...] = (np.searchsorted(rows, wanted), *index[1:])
+        return values[place]
 
     return jax.tree.map(lambda x: _made(x, (count, *x.shape[1:]), sharding, part), tree)
 
@@ -162,7 +163,9 @@ def fetch(tree: Any) -> Any:
     def whole(x: Any) -> Any:
         if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
             return x
-        return _mover(NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
+        # An array that lies on devices of several processes lies on a mesh.
+        sharding = cast(NamedSharding, x.sharding)
+        return _mover(NamedSharding(sharding.mesh, PartitionSpec()))(x)
 
     return jax.device_get(jax.tree.map(whole, tree))
 

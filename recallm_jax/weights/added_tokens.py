@@ -55,7 +55,8 @@ def add_tokens(
     if missing:
         tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in missing])
         tokenizer_json = tokenizer.to_str()
-    new_ids = [tokenizer.token_to_id(token) for token in missing]
+    vocabulary = tokenizer.get_vocab()
+    new_ids = [vocabulary[token] for token in missing]
     wanted = padded_rows(max(rows, tokenizer_size(tokenizer)), rows_multiple)
     if wanted == rows and not missing:
         return model, tokenizer_json

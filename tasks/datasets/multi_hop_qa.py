@@ -44,7 +44,7 @@ def parse_context(raw: Any) -> Question:
     answers = read_answers(raw.get("answer"))
     evidence, others = [], []
     for paragraph in list_field(raw, "context")[:MAX_PARAGRAPHS]:
-        title = paragraph[0] if isinstance(paragraph, list) and paragraph else None
+        title: Any = paragraph[0] if isinstance(paragraph, list) and paragraph else None
         numbers = facts.pop(title, None) if isinstance(title, str) else None
         try:
             passage, parts = _joined(paragraph)

@@ -66,7 +66,7 @@ def parse_number(text: str) -> Number | None:
     match = _NUMBER.fullmatch(text)
     if match is None or sum(map(str.isdecimal, text)) > MOST_DIGITS:
         return None
-    around = {"before": match["before"] and "\\$", "after": match["unit"]}
+    before, after = match["before"] and "\\$", match["unit"]
     sign = -1 if match["sign"] else 1
     if match["fraction"]:
         top = match["top"] or match["top1"] or match["over"]
@@ -75,7 +75,7 @@ def parse_number(text: str) -> Number | None:
             return None
         value = sign * Fraction(int(top), under)
         style = "slash" if match["over"] else "frac"
-        return Number(value, Fraction(1, value.denominator), style, **around)
+        return Number(value, Fraction(1, value.denominator), style, before=before, after=after)
     whole, part = re.sub(r"\D", "", match["whole"]), match["part"] or ""
     if not whole and not part:
         return None
@@ -85,7 +85,8 @@ def parse_number(text: str) -> Number | None:
         _grid(digits) / 10 ** len(part),
         places=len(part),
         commas=len(whole) > 3 and whole != match["whole"],
-        **around,
+        before=before,
+        after=after,
     )
 
 

@@ -71,7 +71,10 @@ def to_record(
       UnfitRowError: without its context the prompt is too long already.
     """
     item = dataclasses.replace(
-        item, **{part: _composed(getattr(item, part)) for part in ("before", "context", "after")}
+        item,
+        before=_composed(item.before),
+        context=_composed(item.context),
+        after=_composed(item.after),
     )
     context = cut_to_fit(
         item.context,
