@@ -32,17 +32,24 @@ _registered: dict[str, object] = {}
 _makers: list[Callable[[int], Record]] = []
 
 
-def register(
-    tokenizer: Tokenizer,
-    settings: TaskSettings,
-    *,
-    rates: Mapping[str, float],
-    validation_lengths: Sequence[int],
-    num_validation: int,
-    seed: int,
-    num_train: int = NUM_TRAIN,
-    cache_dir: str = "",
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The data sets of a run, and how many examples they have.
+
+    Attributes:
+      rates: the share of each data set in the mixture.
+      cache_dir: where their cache will be read, since SeqIO's tasks remember where they found it.
+    """
+
+    rates: Mapping[str, float]
+    validation_lengths: Sequence[int]
+    num_validation: int
+    seed: int
+    num_train: int = NUM_TRAIN
+    cache_dir: str = ""
+
+
+def register(tokenizer: Tokenizer, settings: TaskSettings, mixture: Mixture) -> None:
     """Register the tasks of some data sets, and their mixture, with SeqIO.
 
     Calling it again with the same arguments changes nothing; with others it replaces what stands
@@ -50,12 +57,11 @@ def register(
 
     Args:
       settings: of the training tasks; validation replaces the target length.
-      rates: data sets and their shares of the mixture.
-      cache_dir: where their cache will be read, since SeqIO's tasks remember where they found it.
     """
+    rates, seed, num_train = mixture.rates, mixture.seed, mixture.num_train
     wanted = (
         *(tokenizer.to_json(), settings, tuple(rates.items())),
-        *(num_validation, seed, num_train, cache_dir),
+        *(mixture.num_validation, seed, num_train, mixture.cache_dir),
     )
     names = [train_task(dataset) for dataset in rates]
     _makers[:] = [
@@ -67,12 +73,12 @@ def register(
             _add_order(f"order_of_{name}", number, num_train)
         if _must_register(name, (wanted, settings)):
             _add(name, tokenizer, make, "train", num_train, scored)
-        for length in validation_lengths:
+        for length in mixture.validation_lengths:
             sized = dataclasses.replace(settings, target_length=length)
             task = validation_task(dataset, length)
             make = functools.partial(record, dataset, tokenizer, sized, "validation", seed)
             if _must_register(task, (wanted, sized)):
-                _add(task, tokenizer, make, "validation", num_validation, scored)
+                _add(task, tokenizer, make, "validation", mixture.num_validation, scored)
     if _must_register(MIXTURE, wanted, seqio.MixtureRegistry):
         seqio.MixtureRegistry.add(MIXTURE, list(zip(names, rates.values(), strict=True)))
     if _must_register(ORDER, wanted, seqio.MixtureRegistry):

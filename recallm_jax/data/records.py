@@ -170,9 +170,7 @@ def register_tasks(config: ConfigDict, tokenizer: Tokenizer, **options: int):
         from tasks import mixtures
 
         tf.config.set_visible_devices([], "GPU")
-    mixtures.register(
-        tokenizer,
-        task_settings(config),
+    mixture = mixtures.Mixture(
         rates=mixture_rates(config),
         validation_lengths=tuple(config.evaluation.lengths),
         num_validation=config.evaluation.num_examples,
@@ -180,6 +178,7 @@ def register_tasks(config: ConfigDict, tokenizer: Tokenizer, **options: int):
         cache_dir=config.data.cache_dir,
         **options,
     )
+    mixtures.register(tokenizer, task_settings(config), mixture)
     return seqio, mixtures, tf.errors.InvalidArgumentError
 
 

@@ -70,6 +70,26 @@ class Needle:
     sentence: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The parts of an example, whatever its number of filler sentences.
+
+    Attributes:
+      before, after: the user's text around the context.
+      beginning: gives the first sentences of the filler text, any number of them.
+      needles: those that are asked for, `num_gold` of them, come first.
+      depths: where each needle stands in the text, from 0 to 1.
+    """
+
+    system: str
+    before: str
+    after: str
+    beginning: Callable[[int], list[str]]
+    needles: Sequence[Needle]
+    depths: Sequence[float]
+    num_gold: int
+
+
 def multi_niah(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
     """Draw an example: 1 to 10 keys of 1 to 5 values, 1 to 6 keys asked, at most 16 needles.
 
@@ -100,27 +120,15 @@ def multi_niah(settings: TaskSettings, split: str, stream: int, index: int, atte
     system = SYSTEMS[rng.integers(len(SYSTEMS))]
     depths = rng.random(len(needles)).tolist()
     beginning = haystack(settings.data_dir, rng)
-    return Draft(
-        functools.partial(
-            _example, system, before, after, beginning, needles, depths, asked * num_values
-        ),
-        most=MOST_SENTENCES,
-    )
+    parts = Parts(system, before, after, beginning, needles, depths, asked * num_values)
+    return Draft(functools.partial(_example, parts), most=MOST_SENTENCES)
 
 
-def _example(
-    system: str,
-    before: str,
-    after: str,
-    beginning: Callable[[int], list[str]],
-    needles: Sequence[Needle],
-    depths: Sequence[float],
-    num_gold: int,
-    num_fillers: int,
-) -> Example:
-    """Return the example with so many filler sentences; its first needles are gold."""
+def _example(parts: Parts, num_fillers: int) -> Example:
+    """Return the example with this number of filler sentences."""
+    before, needles, num_gold = parts.before, parts.needles, parts.num_gold
     sentences, places = insert_at_depths(
-        beginning(num_fillers), [needle.sentence for needle in needles], depths
+        parts.beginning(num_fillers), [needle.sentence for needle in needles], parts.depths
     )
     document = " ".join(sentences)
     starts = list(itertools.accumulate([len(text) + 1 for text in sentences], initial=len(before)))
@@ -129,8 +137,8 @@ def _example(
     gold = [needles[number] for number in order]
     recalled = tuple((starts[places[number]], starts[places[number] + 1] - 1) for number in order)
     return Example(
-        system=system,
-        user=before + document + after,
+        system=parts.system,
+        user=before + document + parts.after,
         documents=((len(before), len(before) + len(document)),),
         gold=recalled,
         truth={

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,14 @@ class Example:
     gold: tuple[Range, ...]
     truth: Mapping[str, Any]
     demonstrate: Callable[[np.random.Generator], Demonstration] | None = None
+
+
+class Prompted(NamedTuple):
+    """An example, its whole prompt, and the prompt's tokens where they are known."""
+
+    example: Example
+    prompt: str
+    ids: list[int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.prompts.context import Draft, Example
+from tasks.prompts.context import Draft, Example, Prompted
 from tasks.prompts.vocabulary import Tokenizer
 
 _CUT = re.compile(r"(?<=\S\n)(?=\S)|(?<=[.,:;!?]) (?=\S)")
@@ -80,8 +80,8 @@ class TokenCounter:
         return [known[piece] for piece in pieces]
 
 
-def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example, str, list[int]]:
-    """Return the example with the most fillers whose prompt fits, that prompt, and its tokens.
+def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> Prompted:
+    """Return the example with the most fillers whose prompt fits, with that prompt and its tokens.
 
     Raises:
       TaskInputError: not even the prompt without fillers fits.
@@ -103,7 +103,7 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> tuple[Example
             "(config.data.target_length, or that one of config.evaluation.lengths)"
         )
     example, prompt = sized(largest_fit(count_tokens, target_length, draft.most))
-    return example, prompt, counter.encode(prompt)
+    return Prompted(example, prompt, counter.encode(prompt))
 
 
 def largest_fit(count_tokens: Callable[[int], int], target_length: int, most: int) -> int:

@@ -27,7 +27,7 @@ def registered():
 
     from tasks import mixtures
 
-    mixtures.register(TOKENIZER, SETTINGS, **OPTIONS)
+    mixtures.register(TOKENIZER, SETTINGS, mixtures.Mixture(**OPTIONS))
     return seqio, mixtures
 
 
@@ -121,9 +121,9 @@ def test_other_settings_replace_what_stands_under_the_same_names(registered):
     seqio, mixtures = registered
     name = validation_task("retrieval", 400)
     before = seqio.get_mixture_or_task(name)
-    mixtures.register(TOKENIZER, SETTINGS, **OPTIONS)
+    mixtures.register(TOKENIZER, SETTINGS, mixtures.Mixture(**OPTIONS))
     assert seqio.get_mixture_or_task(name) is before
-    mixtures.register(TOKENIZER, SETTINGS, **{**OPTIONS, "seed": 1})
+    mixtures.register(TOKENIZER, SETTINGS, mixtures.Mixture(**{**OPTIONS, "seed": 1}))
     dataset = seqio.get_mixture_or_task(name).get_dataset(None, split="validation", shuffle=False)
     got = [to_json(mixtures.to_record(row)) for row in dataset.as_numpy_iterator()]
     assert got == [

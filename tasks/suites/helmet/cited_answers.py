@@ -12,11 +12,9 @@ from typing import Any
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import list_field, read_rows, text_field
-from tasks.suites.helmet.passages import title_field
-from tasks.suites.helmet.prompts import Item
-from tasks.suites.helmet.rows import find_file, read_object, usable
+from tasks.suites.helmet.rows import find_file, read_object, title_field, usable
 from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled
-from tasks.suites.helmet.selection import Selection
+from tasks.suites.helmet.selection import Item, Selection
 
 PROMPTS = "HELMET's repository (github.com/princeton-nlp/HELMET, folder prompts)"
 

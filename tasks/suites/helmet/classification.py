@@ -22,10 +22,9 @@ from typing import Any
 
 from tasks.errors import TaskInputError
 from tasks.sources.table import text_field
-from tasks.suites.helmet.prompts import Item
 from tasks.suites.helmet.rows import find_file, open_rows, usable
 from tasks.suites.helmet.sampling import SEED, balanced, shuffled, text_seed
-from tasks.suites.helmet.selection import Selection
+from tasks.suites.helmet.selection import Item, Selection
 
 LEAD_IN = "label:"
 # The braces are written as they are.

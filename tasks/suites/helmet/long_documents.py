@@ -19,11 +19,10 @@ from typing import Any
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import list_field, text_field
-from tasks.suites.helmet.lookups import answers_field
-from tasks.suites.helmet.prompts import Item, has_tokens, omit_the_rest
-from tasks.suites.helmet.rows import Rows, find_file, open_rows, usable
+from tasks.suites.helmet.prompts import has_tokens, omit_the_rest
+from tasks.suites.helmet.rows import Rows, answers_field, find_file, open_rows, usable
 from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled, text_seed
-from tasks.suites.helmet.selection import Selection
+from tasks.suites.helmet.selection import Item, Selection
 
 LONGEST_TEXT = 20_000_000
 # Tokens that a text must have.

@@ -10,10 +10,9 @@ from typing import Any
 
 from tasks.errors import UnfitRowError
 from tasks.sources.table import list_field, text_field
-from tasks.suites.helmet.prompts import Item
-from tasks.suites.helmet.rows import find_file, open_rows, usable
+from tasks.suites.helmet.rows import answers_field, find_file, open_rows, usable
 from tasks.suites.helmet.sampling import SHOTS, shuffled
-from tasks.suites.helmet.selection import Selection
+from tasks.suites.helmet.selection import Item, Selection
 
 LONGEST_CONTEXT = 10_000_000
 VALUE_LEAD_IN = "Corresponding value:"
@@ -79,16 +78,3 @@ def _needle(number: int, row: Any, several: bool) -> Item:
         lead_in=f"The {asked} {are}",
         truth={"answers": answers_field(row, "answer" if "answer" in row else "outputs")},
     )
-
-
-def answers_field(row: Any, name: str) -> list[str]:
-    """Return the answers of a row: a text, or a list of texts and numbers.
-
-    Raises:
-      UnfitRowError: there is none, or a blank one.
-    """
-    value = row.get(name)
-    values = list_field(row, name) if isinstance(value, list) else [value]
-    if not all(isinstance(v, str | int) and str(v).strip() for v in values):
-        raise UnfitRowError(f"no {name}")
-    return [str(v) for v in values]

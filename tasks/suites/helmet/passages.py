@@ -17,11 +17,17 @@ from typing import Any
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import list_field, text_field
-from tasks.suites.helmet.lookups import answers_field
-from tasks.suites.helmet.prompts import Item
-from tasks.suites.helmet.rows import Rows, check_row, find_file, open_rows, usable
+from tasks.suites.helmet.rows import (
+    Rows,
+    answers_field,
+    check_row,
+    find_file,
+    open_rows,
+    title_field,
+    usable,
+)
 from tasks.suites.helmet.sampling import SHOTS, draw_demos, draw_keys, shuffled
-from tasks.suites.helmet.selection import Selection
+from tasks.suites.helmet.selection import Item, Selection
 
 # The key of the question of each row: "" where it doesn't count, None where the row is malformed.
 Keys = tuple[str | None, ...]
@@ -131,18 +137,6 @@ def _passages(row: Any) -> str:
     return "\n\n".join(
         f"Document (Title: {title_field(p)}): {text_field(p, 'text')}" for p in passages
     )
-
-
-def title_field(passage: Any) -> str:
-    """Return the title of a passage, which may be blank.
-
-    Raises:
-      UnfitRowError: there is none.
-    """
-    title = passage.get("title") if isinstance(passage, dict) else None
-    if not isinstance(title, str):
-        raise UnfitRowError("a passage without title")
-    return title
 
 
 def msmarco(selection: Selection) -> Iterator[Item]:

@@ -2,18 +2,18 @@
 
 import dataclasses
 import unicodedata
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.generate import tokenised
-from tasks.prompts.context import Example
+from tasks.prompts.context import Example, Prompted
 from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.prompts.tokenised import tokenised
 from tasks.prompts.vocabulary import THINK, Tokenizer
+from tasks.suites.helmet.selection import Item
 
 CHAT_SYSTEM = "You are a helpful assistant."
 OMITTED = " ... [the rest of the text is omitted]"
@@ -21,25 +21,6 @@ OMITTED = " ... [the rest of the text is omitted]"
 _CHARACTERS_A_TOKEN = 8
 
 PLAIN, CHAT, RECALL = "plain", "chat", "recall"
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """One row of the benchmark, before it is fitted to a length.
-
-    Attributes:
-      key: its name within the task, the same in every run.
-      before, context, after: the user's part. Only `context` may be cut, and recalled.
-      lead_in: the beginning of the answer, which the plain form ends in.
-      truth: what its score is computed from.
-    """
-
-    key: str
-    before: str
-    context: str
-    after: str
-    lead_in: str
-    truth: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +73,7 @@ def to_record(
         truth=item.truth,
     )
     unused = np.random.default_rng(0)  # There is no demonstration to draw.
-    return tokenised(name, dataset, example, text, tokenizer, settings, unused)
+    return tokenised(name, dataset, Prompted(example, text), tokenizer, settings, unused)
 
 
 def _composed(text: str) -> str:

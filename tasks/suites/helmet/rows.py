@@ -12,7 +12,7 @@ import fsspec
 
 from storage.files import told
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.sources.table import find, read_rows
+from tasks.sources.table import find, list_field, read_rows
 
 Raw = TypeVar("Raw")
 Made = TypeVar("Made")
@@ -141,6 +141,31 @@ def check_row(row: Any) -> None:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise UnfitRowError("no valid Unicode") from None
+
+
+def title_field(passage: Any) -> str:
+    """Return the title of a passage, which may be blank.
+
+    Raises:
+      UnfitRowError: there is none.
+    """
+    title = passage.get("title") if isinstance(passage, dict) else None
+    if not isinstance(title, str):
+        raise UnfitRowError("a passage without title")
+    return title
+
+
+def answers_field(row: Any, name: str) -> list[str]:
+    """Return the answers of a row: a text, or a list of texts and numbers.
+
+    Raises:
+      UnfitRowError: there is none, or a blank one.
+    """
+    value = row.get(name)
+    values = list_field(row, name) if isinstance(value, list) else [value]
+    if not all(isinstance(v, str | int) and str(v).strip() for v in values):
+        raise UnfitRowError(f"no {name}")
+    return [str(v) for v in values]
 
 
 def usable(

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tasks.suites.helmet import citations
-from tasks.suites.helmet.classification import LEAD_IN
 from tasks.suites.helmet.judges import Judges, answer_grade, summary_f1
 from tasks.suites.helmet.ranking import parse_ranking, ranking_scores
 from tasks.suites.helmet.text_metrics import (
@@ -38,10 +37,14 @@ def contained(lead_in: str) -> ScoreOutput:
     return score
 
 
-def label(output: str, truth: Truth, judges: Judges) -> Scores:
-    """Return text metrics of the parsed label alone."""
-    del judges
-    return text_scores(parse(output, LEAD_IN), truth["answers"])
+def label(lead_in: str) -> ScoreOutput:
+    """Return the scorer of labels: text metrics of the parsed label alone."""
+
+    def score(output: str, truth: Truth, judges: Judges) -> Scores:
+        del judges
+        return text_scores(parse(output, lead_in), truth["answers"])
+
+    return score
 
 
 def ranking(output: str, truth: Truth, judges: Judges) -> Scores:

@@ -1,10 +1,10 @@
-"""Which rows of HELMET's data a task takes at one length."""
+"""Which rows of HELMET's data a task takes at one length, and what a row becomes."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tasks.prompts.vocabulary import Tokenizer
-from tasks.suites.helmet.prompts import Item
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,25 @@ class Selection:
     samples: int
     tokenizer: Tokenizer
     long_only: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One row of the benchmark, before it is fitted to a length.
+
+    Attributes:
+      key: its name within the task, the same in every run.
+      before, context, after: the user's part. Only `context` may be cut, and recalled.
+      lead_in: the beginning of the answer, which the plain form ends in.
+      truth: what its score is computed from.
+    """
+
+    key: str
+    before: str
+    context: str
+    after: str
+    lead_in: str
+    truth: Mapping[str, Any]
 
 
 Reader = Callable[[Selection], Iterator[Item]]

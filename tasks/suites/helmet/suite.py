@@ -11,6 +11,7 @@ document that was not shown counts as one of none; sentences are split by a rule
 is given, and what they would be part of names them.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,6 +32,21 @@ NAME = "helmet"
 CHAT_SUFFIX = "_chat"
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskForm:
+    """A task in one form.
+
+    Attributes:
+      name: of the suite's task.
+      kind: "plain", "chat" or "recall" (`tasks/suites/helmet/prompts.py`).
+    """
+
+    name: str
+    task: HelmetTask
+    kind: str
+    judges: Judges
+
+
 def helmet(judges: Judges = NO_JUDGES) -> tuple[SuiteTask, ...]:
     """Return HELMET's tasks in the benchmark's form."""
     return tuple(
@@ -47,20 +63,19 @@ def helmet_chat(judges: Judges = NO_JUDGES) -> tuple[SuiteTask, ...]:
 
 
 def _suite_task(name: str, task: HelmetTask, kind: str, judges: Judges) -> SuiteTask:
+    form = TaskForm(name, task, kind, judges)
     return SuiteTask(
         name=name,
         # A thought takes as much as the run allows, past the length: HELMET does likewise.
         max_new_tokens=None if kind == RECALL else task.new_tokens,
-        records=functools.partial(_records, name, task, kind),
-        score=functools.partial(score_response, task, kind, judges),
+        records=functools.partial(_records, form),
+        score=functools.partial(score_response, form),
         aggregate=functools.partial(aggregate, task, judges),
     )
 
 
 def _records(
-    name: str,
-    task: HelmetTask,
-    kind: str,
+    form: TaskForm,
     tokenizer: Tokenizer,
     settings: TaskSettings,
     length: int,
@@ -79,6 +94,7 @@ def _records(
       TaskInputError: a length that HELMET has no data for, a missing file, or no usable row.
     """
     del seed
+    name, task = form.name, form.task
     if length not in LENGTHS:
         raise TaskInputError(
             f"{name} at {length} tokens: HELMET's lengths are {', '.join(map(str, LENGTHS))}"
@@ -92,29 +108,28 @@ def _records(
         tokenizer=tokenizer,
         long_only=long_only,
     )
-    form = Form(kind, length - task.new_tokens, task.joint, task.request)
+    prompt_form = Form(form.kind, length - task.new_tokens, task.joint, task.request)
     place = task_at(name, length)
 
     def make(_, item) -> Record:
-        return to_record(item, form, f"{place}/{item.key}", name, tokenizer, settings)
+        return to_record(item, prompt_form, f"{place}/{item.key}", name, tokenizer, settings)
 
     return list(skipping(place, enumerate(task.reader(selection)), make, count))
 
 
-def score_response(
-    task: HelmetTask, kind: str, judges: Judges, response: str, truth: Mapping[str, Any]
-) -> Scores:
+def score_response(form: TaskForm, response: str, truth: Mapping[str, Any]) -> Scores:
     """Return the metrics of one response.
 
     The marks of recall spans are left out. In the recall form what follows the last `Answer:`
     behind the thought is scored, without one all that is behind it, and nothing where the thought
     was not closed: it could quote its way to a score.
     """
-    if kind == RECALL:
+    if form.kind == RECALL:
         _, closed, visible = response.rpartition(answers.THINK_END)
         response = (answers.extract_answer(visible) or visible.strip()) if closed else ""
     output = response.replace(START_RECALL, "").replace(END_RECALL, "")
-    return task.score(task.lead_in + output if kind == PLAIN else output, truth, judges)
+    lead_in = form.task.lead_in if form.kind == PLAIN else ""
+    return form.task.score(lead_in + output, truth, form.judges)
 
 
 def aggregate(task: HelmetTask, judges: Judges, rows: Sequence[Mapping[str, float]]) -> Scores:

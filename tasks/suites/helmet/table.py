@@ -121,7 +121,7 @@ def _icl(name: str, *sizes: int) -> HelmetTask:
         reader=classification.labels,
         sizes=sizes,
         new_tokens=20,
-        score=scores.label,
+        score=scores.label(classification.LEAD_IN),
         metrics=("exact_match",),
         request=_LINE + "label: and the number",
         lead_in=classification.LEAD_IN,

@@ -22,12 +22,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tasks.errors import TaskInputError
-from tasks.generate import tokenised
-from tasks.prompts.context import Example
+from tasks.prompts.context import Example, Prompted
 from tasks.prompts.fitting import TokenCounter, largest_fit
 from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
+from tasks.prompts.tokenised import tokenised
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.suites.ruler import scores
 from tasks.suites.ruler.counting import check_frequent_words, common_words, frequent_words
@@ -224,8 +224,7 @@ def _record(
     return tokenised(
         example_id,
         dataset,
-        example,
-        _text(spec.tokenizer, prompt, system),
+        Prompted(example, _text(spec.tokenizer, prompt, system)),
         spec.tokenizer,
         spec.settings,
         spec.rng("demonstration"),

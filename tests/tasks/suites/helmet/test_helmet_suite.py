@@ -9,7 +9,8 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.suites.helmet.judges import Judges
-from tasks.suites.helmet.prompts import Form, Item, cut_to_fit, has_tokens, omit_the_rest, to_record
+from tasks.suites.helmet.prompts import Form, cut_to_fit, has_tokens, omit_the_rest, to_record
+from tasks.suites.helmet.selection import Item
 from tasks.suites.helmet.suite import helmet, helmet_chat, overall
 from tasks.suites.helmet.table import CATEGORIES, LENGTHS, TASKS
 from tests.oracles.loops import for_each
