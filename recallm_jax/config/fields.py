@@ -313,19 +313,23 @@ FIELDS = {
 }
 
 
-def find_field(name: str) -> Field | None:
-    """Return the field of this name; None where there is none.
+def find_field(name: str) -> Field:
+    """Return the field of this name.
 
-    A data set that a script has registered has a share, which a config may leave out.
+    A data set that a script has registered has a share too, which a config may leave out.
+
+    Raises:
+      UserError: there is none; names the nearest.
     """
     dataset = name.removeprefix(SHARE)
-    if name not in FIELDS and name == SHARE + dataset and dataset in DATASETS:
+    if name in FIELDS:
+        return FIELDS[name]
+    if name == SHARE + dataset and dataset in DATASETS:
         return _share_of(dataset)
-    return FIELDS.get(name)
+    raise _unknown_field(name)
 
 
-def unknown_field(name: str) -> UserError:
-    """Return the error for a name that is no field, with the nearest that is."""
+def _unknown_field(name: str) -> UserError:
     sections = {field.rpartition(".")[0] for field in FIELDS} - {""}
     if name in sections:
         inside = ", ".join(field for field in FIELDS if field.startswith(name + "."))
@@ -345,7 +349,6 @@ def check_field(name: str, value: Any) -> None:
       UserError: names field, value and remedy.
     """
     field = find_field(name)
-    assert field is not None, name
     if field.many:
         if not isinstance(value, tuple | list) or not (value or field.empty):
             raise UserError(

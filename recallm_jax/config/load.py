@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from recallm_jax.config.fields import FIELDS, check_field, unknown_field
+from recallm_jax.config.fields import FIELDS, check_field, find_field
 from recallm_jax.config.reference import columns
 from recallm_jax.runtime.errors import UserError
 from tasks.errors import TaskInputError
@@ -68,10 +68,14 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
     config = _parse([f"--config={path}"])
     check_config(config)
     for override in overrides:
-        if _named(override) not in FIELDS:
-            raise unknown_field(_named(override))
-    # ml_collections reads names as Python does: no part of one may begin with a digit.
-    odd = [one for one in overrides if not all(map(str.isidentifier, _named(one).split(".")))]
+        find_field(_named(override))
+    # ml_collections reads names as Python does: no part of one may begin with a digit. Nor does it
+    # set a field that the file leaves out, such as the share of a data set of the user's own.
+    odd = [
+        one
+        for one in overrides
+        if not all(map(str.isidentifier, _named(one).split("."))) or _named(one) not in FIELDS
+    ]
     config = _parse([f"--config={path}", *(one for one in overrides if one not in odd)])
     for override in odd:
         _set(config, _named(override), override.partition("=")[2])
@@ -91,15 +95,16 @@ def _set(config: ConfigDict, name: str, value: str) -> None:
     *sections, field = name.split(".")
     for section in sections:
         config = config[section]
-    kind = FIELDS[name].kind
+    kind = find_field(name).kind
     try:
-        config[field] = kind(value)
+        with config.unlocked():
+            config[field] = kind(value)
     except (ValueError, TypeError):
         raise _wrong_type(name, value) from None
 
 
 def _wrong_type(name: str, value: str) -> UserError:
-    field = FIELDS[name]
+    field = find_field(name)
     kind = f"a tuple of {field.kind.__name__}" if field.many else field.kind.__name__
     return UserError(f"config.{name} = {value!r} has the wrong type; give {kind}")
 
@@ -161,9 +166,8 @@ def check_config(config: ConfigDict) -> None:
     """
     values = flatten(config)
     for name in values:
-        if name not in FIELDS:
-            raise unknown_field(name)
-    for name in FIELDS:
+        find_field(name)
+    for name in dict.fromkeys((*FIELDS, *values)):
         if name not in values:
             raise UserError(f"config.{name} is missing; set it, as configs/common.py does")
         check_field(name, values[name])

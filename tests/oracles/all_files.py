@@ -39,6 +39,9 @@ def write_all(folder: pathlib.Path) -> None:
         for n in range(3, 30)
     ]
     passage_files.write_json(folder / "gsm8k_train.jsonl", sums)
+    for part, numbers in (("train", range(2, 12)), ("validation", range(12, 16))):
+        rows = [_contract(number) for number in numbers] + [_on_passages(numbers[0])]
+        passage_files.write_json(folder / f"own_questions_{part}.jsonl", rows)
 
 
 def _article(number: int) -> dict:
@@ -55,4 +58,21 @@ def _article(number: int) -> dict:
         "title": "A title",
         "article": text,
         "questions": [question],
+    }
+
+
+def _contract(number: int) -> dict:
+    return {
+        "question": f"How long is the notice of contract {number}?",
+        "answers": [f"{number} months", f"{number}"],
+        "document": f"Contract {number}.\nThe notice is {number} months.\nIt is signed.",
+    }
+
+
+def _on_passages(number: int) -> dict:
+    near = [passage_files.passage(filler) for filler in passage_files.FILLERS[number : number + 4]]
+    return {
+        "question": f"Where was {passage_files.MAYORS[number % 9]} Holt born?",
+        "answer": f"Port{number % 9} Harbour",
+        "passages": [*near, passage_files.passage(passage_files.mayor(number % 9))],
     }

@@ -9,11 +9,9 @@ import pytest
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.aggregation import majority_sequence, top_sequence
 from tasks.datasets.registry import find
-from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tests.oracles.loops import for_each
-from tests.oracles.task_checks import check_fit, check_record
 
 TOKENIZER = tiny_tokenizer()
 SETTINGS = TaskSettings(target_length=2000)
@@ -178,15 +176,6 @@ def test_levels_come_at_their_rates():
     assert tops.count(10) > 10
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
-@for_each("index", range(4))
-def test_records_are_whole_and_nothing_is_gold(dataset, index):
-    example = record(dataset, TOKENIZER, SETTINGS, "train", 3, index)
-    check_record(example, TOKENIZER, 2000)
-    assert example.ground_truth["gold_documents"] == []
-    assert example.copyable.any()
-
-
 @pytest.mark.parametrize(("dataset", "target"), [("majority_vote", 750), ("top_n_vote", 900)])
 def test_short_prompts_have_easier_levels_and_hold_them(dataset, target):
     for length in (target, 1200, 1650):
@@ -195,12 +184,6 @@ def test_short_prompts_have_easier_levels_and_hold_them(dataset, target):
             example = find(dataset).draft(settings, "train", 0, index, 0).example(0)
             prompt = TOKENIZER.chat_prompt(example.system, example.user)
             assert len(TOKENIZER.encode(prompt)) <= length
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_the_context_is_the_longest_that_fits(dataset):
-    for index in range(2):
-        assert check_fit(draft(dataset, index), TOKENIZER, 2000) > 5
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

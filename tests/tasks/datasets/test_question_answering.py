@@ -19,14 +19,13 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.fitting import fit
-from tasks.prompts.record import to_json
 from tasks.prompts.settings import TaskSettings
 from tasks.scoring.answers import normalise
 from tasks.sources.passages import read_passage
 from tasks.sources.table import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.real_data import shared_data
-from tests.oracles.task_checks import check_fit, check_record
+from tests.oracles.task_checks import check_record
 from tests.oracles.wild_json import spoilt
 
 TOKENIZER = tiny_tokenizer()
@@ -53,19 +52,9 @@ def passages_of(user: str, example) -> list[str]:
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_records_are_exact(dataset, split, data_dir):
-    for index in range(4):
-        check_record(
-            record(dataset, TOKENIZER, settings(data_dir), split, 3, index), TOKENIZER, 900
-        )
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
-def test_the_context_is_the_longest_that_fits_with_all_gold_passages_once(dataset, data_dir):
+def test_all_gold_passages_stand_once_in_every_context(dataset, data_dir):
     for index in range(3):
         draft = find(dataset).draft(settings(data_dir), "train", 0, index, 0)
-        assert check_fit(draft, TOKENIZER, 900) >= 1
         for number in (0, 1, draft.most // 2, draft.most):
             example = draft.example(number)
             shown = passages_of(example.user, example)
@@ -166,16 +155,6 @@ def test_supporting_facts_choose_the_gold_paragraphs_and_sentences():
     supports = {i.passage.title: i.passage.text[slice(*i.support)] for i in row.evidence}
     assert supports["Caskin"] == "Its mayor is Pavlo Holt."
     assert supports["Pavlo Holt"] == "Pavlo Holt was born in Port2 Harbour."
-
-
-def test_examples_are_a_function_of_seed_split_and_index(data_dir):
-    def make(**options):
-        wanted = {"split": "train", "seed": 0, "index": 0, **options}
-        return to_json(record("musique", TOKENIZER, settings(data_dir), **wanted))
-
-    assert make() == make()
-    others = [{}, {"split": "validation"}, {"seed": 1}, {"index": 1}]
-    assert len({make(**options) for options in others}) == 4
 
 
 def test_a_row_whose_gold_passages_are_too_long_gives_way_to_another(tmp_path, data_dir):

@@ -13,13 +13,11 @@ from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.registry import find
 from tasks.datasets.reranking import SOURCE, Query, parse_query
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.generate import record
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.passages import Passage
 from tasks.sources.table import read_table
 from tests.oracles import passage_files as files
-from tests.oracles.task_checks import check_fit, check_record
 from tests.oracles.wild_json import spoilt
 
 TOKENIZER = tiny_tokenizer()
@@ -63,19 +61,6 @@ def grade_of(text: str, example) -> int:
     if asked(example) not in text or text.startswith("Judged"):
         return 0
     return next((grade for start, grade in GRADES.items() if start in text), 0)
-
-
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_records_are_exact(split, data_dir):
-    for index in range(6):
-        check_record(
-            record("msmarco_v2", TOKENIZER, settings(data_dir), split, 1, index), TOKENIZER, 1500
-        )
-
-
-def test_the_context_is_the_longest_that_fits(data_dir):
-    for index in range(6):
-        assert check_fit(draft(data_dir, index, 900), TOKENIZER, 900) >= 1
 
 
 def test_grades_ids_and_ranking_are_those_of_the_passages_shown(data_dir):

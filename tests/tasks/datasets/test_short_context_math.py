@@ -8,7 +8,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.registry import find
 from tasks.datasets.short_context_math import last_boxed, parse_dapo, parse_gsm8k, parse_math
@@ -78,16 +77,6 @@ def settings(data_dir, target_length=1000):
 
 def example(dataset, data_dir, index, split="train"):
     return find(dataset).draft(settings(data_dir), split, 0, index, 0).example(0)
-
-
-@pytest.mark.parametrize("dataset", DATASETS)
-@for_each("index", range(4))
-def test_records_have_nothing_to_copy_and_pass_into_batches(dataset, index, data_dir):
-    made = record(dataset, TOKENIZER, settings(data_dir), "train", 0, index)
-    check_record(made, TOKENIZER, 1000)
-    assert not made.copyable.any()
-    prompts, _ = prompts_and_texts([made], 1000)
-    assert not prompts.copyable.any()
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

@@ -23,7 +23,7 @@ from tasks.prompts.fitting import TokenCounter, largest_fit, splits_at_cuts
 from tasks.prompts.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
 from tasks.prompts.settings import TaskSettings
 from tests.oracles.loops import for_each
-from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record
+from tests.oracles.task_checks import check_fit
 
 TOKENIZER = tiny_tokenizer()
 SYNTHETIC = ("retrieval", "math_retrieval")
@@ -34,12 +34,6 @@ def make(dataset="retrieval", index=0, split="train", wanted=SETTINGS_500, seed=
     return record(dataset, TOKENIZER, wanted, split, seed, index)
 
 
-@pytest.mark.parametrize("dataset", SYNTHETIC)
-@for_each("index", range(6))
-def test_gold_items_answers_and_offsets_are_exact(dataset, index):
-    check_record(make(dataset, index), TOKENIZER, 500)
-
-
 @pytest.mark.parametrize("dataset", ["retrieval", "math_retrieval"])
 @for_each("index", range(6))
 def test_the_answer_stands_in_the_gold_pair_alone(dataset, index):
@@ -47,23 +41,6 @@ def test_the_answer_stands_in_the_gold_pair_alone(dataset, index):
     answer = example.ground_truth["answers"][0]
     assert answer in example.ground_truth["gold_documents"][0]
     assert example.prompt.count(answer) == 1
-
-
-@pytest.mark.parametrize("dataset", SYNTHETIC)
-@for_each("index", range(8))
-def test_a_demonstration_earns_the_full_reward(dataset, index):
-    check_demonstration_is_right(make(dataset, index), TOKENIZER)
-
-
-def test_examples_are_a_function_of_seed_split_and_index():
-    assert to_json(make(index=3)) == to_json(make(index=3))
-    texts = {
-        make(index=i, split=s, seed=d).prompt
-        for i in (0, 1)
-        for s in ("train", "validation")
-        for d in (0, 1)
-    }
-    assert len(texts) == 8
 
 
 @pytest.mark.parametrize("layout", ["lines", "json", "csv"])
