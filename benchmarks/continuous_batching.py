@@ -71,7 +71,7 @@ def scheduled(model: Transformer, requests: Sequence[Request]) -> dict[int, np.n
         limits=LIMITS,
         max_prefix=LONGEST,
     )
-    return {one.number: np.asarray(one.decoded.responses[0]) for one in finished}
+    return {one.number: np.asarray(one.rollout.tokens[0]) for one in finished}
 
 
 def in_batches(model: Transformer, requests: Sequence[Request]) -> dict[int, np.ndarray]:
@@ -84,7 +84,7 @@ def in_batches(model: Transformer, requests: Sequence[Request]) -> dict[int, np.
         for rows, one in zip(prefix, batch, strict=True):
             given = np.asarray(one.prefix)
             rows[:, : len(given)] = given
-        decoded, _ = decode(
+        decoded = decode(
             model,
             jax.tree.map(operator.itemgetter(slice(start, start + SLOTS)), prompts),
             jnp.stack([request.keys for request in batch]),
@@ -92,7 +92,7 @@ def in_batches(model: Transformer, requests: Sequence[Request]) -> dict[int, np.
             limits=LIMITS,
             prefix=prefix,
         )
-        responses |= dict(enumerate(np.asarray(decoded.responses), start))
+        responses |= dict(enumerate(np.asarray(decoded.tokens), start))
     return responses
 
 

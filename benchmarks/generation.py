@@ -54,7 +54,7 @@ def our_seconds(model: Transformer, rows: int, prompt: int, new: int, repeats: i
         sampling=Sampling(temperature=1.0),
         limits=Limits(RULES, new, stop_tokens=(0,), processor=wish),
     )
-    lengths = np.asarray(run()[0].lengths)
+    lengths = np.asarray(run().lengths)
     if (lengths != new).any():
         raise RuntimeError(f"responses of {lengths} tokens instead of {new}")
     times = []

@@ -24,11 +24,13 @@ import numpy as np
 
 from benchmarks.report import write_report
 from benchmarks.span_copy import zipf_prompts
+from decoding.rollout import Rollout
 from decoding.span_copy import SpanRules, index_prompts
+from decoding.span_scores import Scoring
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import random_transformer
-from rl.batch import Batch, Responses
-from rl.learner import PolicyLoss, Scoring, init_state, policy_update
+from rl.batch import Batch
+from rl.learner import PolicyLoss, init_state, policy_update
 from rl.optimizer import Schedule, adamw
 
 VOCAB = 512
@@ -69,8 +71,7 @@ def batch_of(group: int, prompt: int, new: int, *, shared: bool) -> Batch:
     lengths = jnp.full(tokens.shape[:2], new, jnp.int32)
     # Far from the sampler's, so that every importance weight is at its cap: 2 for all tokens.
     far = jnp.full(tokens.shape, -1e3, jnp.float32)
-    responses = Responses(prompts, index, tokens, lengths)
-    return Batch(responses, advantages, far, old_log_probs=None, reference_log_probs=None)
+    return Batch(Rollout(prompts, index, tokens, lengths, log_probs=far), advantages)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ def measure(batch: Batch, new: int, repeats: int) -> Measured | None:
         "loss": LOSS,
     }
     state = init_state(random_transformer(CONFIG, jax.random.key(0)), OPTIMIZER)
-    num_prompts = len(batch.responses.lengths)
+    num_prompts = len(batch.rollout.lengths)
     for parts in (parts for parts in range(1, num_prompts + 1) if num_prompts % parts == 0):
         compiled = policy_update.lower(state, batch, **options, num_parts=parts).compile()
         memory = compiled.memory_analysis()

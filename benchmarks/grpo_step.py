@@ -27,9 +27,10 @@ from benchmarks.span_copy import zipf_prompts
 from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
+from decoding.span_scores import Scoring
 from recallm_jax.models.transformer import random_transformer
-from rl.batch import Batch, Responses
-from rl.learner import Scoring, init_state, policy_update
+from rl.batch import Batch
+from rl.learner import init_state, policy_update
 
 PROMPTS, GROUP, NEW = 4, 8, 64
 LIMITS = Limits(RULES, NEW, stop_tokens=())
@@ -65,12 +66,11 @@ def our_seconds(length: int, repeats: int) -> tuple[float, float]:
     for step in range(repeats + 1):
         keys = row_keys(0, step, np.arange(PROMPTS, dtype=np.uint32), GROUP)
         start = time.perf_counter()
-        decoded, index = jax.block_until_ready(
+        rollout = jax.block_until_ready(
             decode(state.policy, prompts, keys, sampling=Sampling(1.0), limits=LIMITS)
         )
         middle = time.perf_counter()
-        responses = Responses(prompts, index, decoded.responses, decoded.lengths)
-        batch = Batch(responses, advantages.astype(jnp.float32), decoded.log_probs, None, None)
+        batch = Batch(rollout, advantages.astype(jnp.float32))
         state, _ = jax.block_until_ready(
             policy_update(
                 state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1

@@ -23,7 +23,10 @@ import numpy as np
 from benchmarks.report import write_report
 from benchmarks.span_copy import EDGES, END, RULES, START, VOCAB, zipf_prompts
 from decoding import span_scores
+from decoding.rollout import Rollout
 from decoding.span_copy import allowed_tokens, index_prompts, trace, whole_source
+from decoding.span_scores import Scoring
+from decoding.spans import span_trace
 from decoding.token_bits import unpack
 from recallm_jax.models.presets import PRESETS
 
@@ -71,17 +74,16 @@ def loss_of(score, head, hidden, *arguments):
     return jax.value_and_grad(loss, argnums=(0, 1))(head, hidden)
 
 
-def chunked(rules, chunk, head, hidden, responses, lengths, states, source):
+def chunked(scoring, head, hidden, rollout):
     """Return the scores, [B, G, T]."""
-    scores = span_scores.log_probs(
-        head, hidden, responses, lengths, states, source, rules, temperature=1.0, chunk=chunk
-    )
-    return scores.log_probs
+    return span_scores.score_tokens(head, hidden, rollout, scoring).log_probs
 
 
-def dense(rules, head, hidden, responses, lengths, states, source):
+def dense(scoring, head, hidden, rollout):
     """Return the scores by a softmax over all logits at once."""
-    del lengths
+    rules, responses = scoring.rules, rollout.tokens
+    source = whole_source(rollout.prompts, rollout.index, responses, rules)
+    states = trace(responses, source, rules, scoring.budget)
     rows = jax.tree.map(lambda x: x.reshape(1, -1), states)
     logits = head.unembed(hidden).reshape(1, -1, VOCAB)
     allowed = unpack(allowed_tokens(rows, source, rules, VOCAB), VOCAB)
@@ -105,19 +107,19 @@ def main() -> None:
     responses = jnp.asarray(make_response(np.asarray(prompts.tokens[0]), arguments.length))
     lengths = jnp.full((1, 1), arguments.length, jnp.int32)
     index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, rules, VOCAB)
-    source = whole_source(prompts, index, responses, rules)
-    states = jax.jit(trace, static_argnums=(2, 3))(responses, source, rules, arguments.length + 1)
+    rollout = Rollout(prompts, index, responses, lengths)
+    budget = arguments.length + 1
+    seen = jax.jit(span_trace, static_argnums=(1, 2))(rollout, rules, budget)
     rng = np.random.default_rng(1)
     hidden = jnp.asarray(rng.standard_normal((1, 1, arguments.length, WIDTH), np.float32))
     head = Head(jnp.asarray(0.02 * rng.standard_normal((VOCAB, WIDTH), np.float32)))
-    batch = (responses, lengths, states, source)
 
     programs = [("chunked", chunk, span_scores.FEW) for chunk in arguments.chunks]
     # Those two know the prompt's text alone.
     if arguments.copy_source == "prompt":
         programs += [("whole", chunk, 0) for chunk in arguments.chunks] + [("dense", None, 0)]
     rows = []
-    inside = float(states.inside.mean())
+    inside = float(seen.inside.mean())
     print(
         f"T = {arguments.length}, V = {VOCAB}, D = {WIDTH}, {inside:.0%} inside spans, "
         f"copied from {arguments.copy_source}"
@@ -126,11 +128,9 @@ def main() -> None:
     few = span_scores.FEW
     for name, chunk, short_cut in programs:
         span_scores.FEW = short_cut
-        if chunk is None:
-            score = functools.partial(dense, rules)
-        else:
-            score = functools.partial(chunked, rules, chunk)
-        program = jax.jit(functools.partial(loss_of, score)).lower(head, hidden, *batch).compile()
+        scoring = Scoring(rules, budget, temperature=1.0, chunk=chunk or arguments.length)
+        score = functools.partial(dense if chunk is None else chunked, scoring)
+        program = jax.jit(functools.partial(loss_of, score)).lower(head, hidden, rollout).compile()
         memory = program.memory_analysis()
         assert memory is not None, "this backend does not report memory"
         megabytes = memory.temp_size_in_bytes / 1e6
@@ -139,7 +139,7 @@ def main() -> None:
             times = []
             for _ in range(arguments.repeats):
                 start = time.perf_counter()
-                jax.block_until_ready(program(head, hidden, *batch))
+                jax.block_until_ready(program(head, hidden, rollout))
                 times.append(time.perf_counter() - start)
             seconds = statistics.median(times)
         rows.append({"program": name, "chunk": chunk, "temporary_mb": megabytes, "s": seconds})

@@ -27,7 +27,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.report import write_report
-from decoding.decode_loop import Limits, decode, start
+from decoding.decode_loop import Limits, decode_program, start
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
@@ -89,7 +89,7 @@ def compiled_decode(topology: str, sizes: Sizes):
     devices = topologies.get_topology_desc(topology, platform="tpu").devices
     sharding = NamedSharding(Mesh(np.asarray(devices[:1]), ("device",)), PartitionSpec())
     arguments = sizes.arguments(sharding)
-    return decode.lower(*arguments, sampling=SAMPLING, limits=sizes.limits()).compile()
+    return decode_program.lower(*arguments, sampling=SAMPLING, limits=sizes.limits()).compile()
 
 
 def carried_bytes(sizes: Sizes) -> int:

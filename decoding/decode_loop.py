@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
+from decoding.arrays import AnyArray
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
+from decoding.rollout import Rollout
 from decoding.sampling import RowSampling, Sampling, log_prob_of, penalise_repetition, sample
 from decoding.span_copy import (
     CopySource,
@@ -77,17 +79,6 @@ class Limits:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Decoded:
-    """The sampled responses. `lengths` count the stop token or sequence where there is one."""
-
-    responses: Int[Array, "B G T"]
-    lengths: Int[Array, "B G"]
-    # log softmax(masked logits / temperature) of each token; 0 past the length.
-    log_probs: Float[Array, "B G T"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Groups:
     """B groups in the course of decoding; each may be at a step of its own."""
 
@@ -96,7 +87,10 @@ class Groups:
     # Rows that have stopped.
     done: Bool[Array, "B G"]
     keys: Key[Array, "B G"]
-    decoded: Decoded
+    # The responses so far; these three are fields of the `Rollout` that decoding returns.
+    tokens: Int[Array, "B G T"]
+    lengths: Int[Array, "B G"]
+    log_probs: Float[Array, "B G T"]
     span: SpanState
     source: CopySource
     # Tokens of prompt and response as packed bits; no words where repetition does not matter.
@@ -133,11 +127,9 @@ def start(
         steps=jnp.zeros(shape[0], jnp.int32),
         done=jnp.zeros(shape, bool),
         keys=keys,
-        decoded=Decoded(
-            responses=jnp.zeros((*shape, capacity), jnp.int32),
-            lengths=jnp.zeros(shape, jnp.int32),
-            log_probs=jnp.zeros((*shape, capacity), jnp.float32),
-        ),
+        tokens=jnp.zeros((*shape, capacity), jnp.int32),
+        lengths=jnp.zeros(shape, jnp.int32),
+        log_probs=jnp.zeros((*shape, capacity), jnp.float32),
         span=initial_state(source, shape[1], capacity, rules),
         source=source,
         seen=seen,
@@ -171,8 +163,11 @@ def step(
 
     stopped = groups.done | (steps >= limits.max_new_tokens)[:, None]
     token = jnp.where(stopped, 0, token)
-    decoded = _written(groups.decoded, steps, token, jnp.where(stopped, 0.0, log_prob), stopped)
-    ends = _ends(decoded.responses, token, steps, limits)
+    # Past its steps a group's arrays stay as they are.
+    place = jnp.where(stopped.all(axis=1), limits.max_new_tokens, steps)
+    tokens = _written(groups.tokens, place, token)
+    log_probs = _written(groups.log_probs, place, jnp.where(stopped, 0.0, log_prob))
+    ends = _ends(tokens, token, steps, limits)
     span, source = groups.span, groups.source
     # Without the constraint nobody asks where a span stands; it is found in the whole response.
     if rules.constrained:
@@ -195,7 +190,9 @@ def step(
         steps=steps + ~stopped.all(axis=1),
         done=groups.done | ends,
         keys=groups.keys,
-        decoded=decoded,
+        tokens=tokens,
+        lengths=groups.lengths + ~stopped,
+        log_probs=log_probs,
         span=span,
         source=source,
         seen=insert(groups.seen, token) if sampling.counts_repetition else groups.seen,
@@ -204,14 +201,10 @@ def step(
     )
 
 
-def _written(decoded: Decoded, steps, token, log_prob, stopped) -> Decoded:
-    write = jax.vmap(lambda rows, at, values: rows.at[:, at].set(values, mode="drop"))
-    # Past its steps a group's arrays stay as they are.
-    place = jnp.where(stopped.all(axis=1), decoded.responses.shape[-1], steps)
-    return Decoded(
-        responses=write(decoded.responses, place, token),
-        lengths=decoded.lengths + ~stopped,
-        log_probs=write(decoded.log_probs, place, log_prob),
+def _written(rows: Array, place: Int[Array, " B"], values: Array) -> Array:
+    """Return rows [B, G, T] with values [B, G] at a place of each group; none past the end."""
+    return jax.vmap(lambda rows, at, values: rows.at[:, at].set(values, mode="drop"))(
+        rows, place, values
     )
 
 
@@ -228,7 +221,6 @@ def _ends(responses, token, steps, limits: Limits) -> Bool[Array, "B G"]:
     return ends
 
 
-@functools.partial(jax.jit, static_argnames="limits")
 def decode(
     policy: Policy,
     prompts: Prompts,
@@ -236,8 +228,8 @@ def decode(
     *,
     sampling: Sampling | RowSampling,
     limits: Limits,
-    prefix: Int[Array, "B G P"] | None = None,
-) -> tuple[Decoded, SuffixIndex]:
+    prefix: Int[AnyArray, "B G P"] | None = None,
+) -> Rollout:
     """Sample G responses for each of B prompts.
 
     The prompt is prefilled once for its group. The loop ends when every row has stopped; the host
@@ -252,8 +244,21 @@ def decode(
       DecodingInputError: the prefix is empty, or longer than `max_new_tokens`.
 
     Returns:
-      The responses, and the prompts' index (for span offsets and for the trainer).
+      The rollout, on the given prompts: their arrays are not copied.
     """
+    return Rollout(prompts, *decode_program(policy, prompts, keys, sampling, limits, prefix))
+
+
+@functools.partial(jax.jit, static_argnames="limits")
+def decode_program(
+    policy: Policy,
+    prompts: Prompts,
+    keys: Key[Array, "B G"],
+    sampling: Sampling | RowSampling,
+    limits: Limits,
+    prefix: Int[Array, "B G P"] | None = None,
+) -> tuple[SuffixIndex, Int[Array, "B G T"], Int[Array, "B G"], Float[Array, "B G T"]]:
+    """Run the compiled part of `decode`; return the fields of its rollout after the prompts."""
     if prefix is not None and not 1 <= prefix.shape[2] <= limits.max_new_tokens:
         raise DecodingInputError(
             f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
@@ -264,4 +269,4 @@ def decode(
         lambda groups: step(policy, groups, sampling, limits, prefix),
         start(policy, prompts, keys, sampling, limits),
     )
-    return groups.decoded, groups.source.index
+    return groups.source.index, groups.tokens, groups.lengths, groups.log_probs

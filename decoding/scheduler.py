@@ -18,12 +18,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Key
 
-from decoding.decode_loop import SAMPLED, Decoded, Groups, Limits, start, step
+from decoding.decode_loop import SAMPLED, Groups, Limits, start, step
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
+from decoding.rollout import Rollout
 from decoding.sampling import RowSampling, Sampling, stack_sampling
-from decoding.suffix_index import SuffixIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,11 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """The responses of one request, with B = 1."""
+    """The responses of one request, a rollout with B = 1."""
 
     # Its place in the order of the requests.
     number: int
-    prompts: Prompts
-    decoded: Decoded
-    index: SuffixIndex
+    rollout: Rollout
 
 
 def decode_all(
@@ -197,8 +195,8 @@ def _decode_bucket(
         groups = _laid(groups, shardings)
         for slot in np.flatnonzero(np.asarray(finished) & occupied).tolist():
             place, prompts = in_slot.pop(slot)
-            leaving = _leave((groups.decoded, groups.source.index), slot)
-            yield Finished(queue[place][0], prompts, *leaving)
+            arrays = groups.source.index, groups.tokens, groups.lengths, groups.log_probs
+            yield Finished(queue[place][0], Rollout(prompts, *_leave(arrays, slot)))
 
 
 def _shardings(groups: Groups) -> list[jax.sharding.Sharding]:

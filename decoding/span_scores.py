@@ -1,7 +1,7 @@
 """Log-probabilities of given responses under the span mask, for training.
 
 The definition is that of `span_copy.py`. What differs is the work: a position inside a span that
-only a few tokens can follow asks for the logits of these tokens alone, and a position behind the
+only a few tokens can follow asks for the logits of these tokens alone, and a position after the
 end of its response for none; the whole vocabulary is unfolded for the others, a chunk at a time.
 """
 
@@ -15,8 +15,17 @@ from jaxtyping import Array, Float, Int, Shaped
 from decoding import response_text
 from decoding.locus import first_next_tokens
 from decoding.policy import Policy
+from decoding.rollout import Rollout
 from decoding.sampling import from_peak
-from decoding.span_copy import CopySource, SpanRules, SpanState, allowed_tokens, endings
+from decoding.span_copy import (
+    CopySource,
+    SpanRules,
+    SpanState,
+    allowed_tokens,
+    endings,
+    trace,
+    whole_source,
+)
 from decoding.token_bits import unpack
 
 # Inside a span, positions with at most this many allowed tokens never see the vocabulary.
@@ -25,27 +34,35 @@ FEW = 8
 WHOLE, SOME, NONE = -2, -1, 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How responses are scored under the span mask; the sampler's own settings, static.
+
+    Attributes:
+      budget: tokens that a response may hold.
+      temperature: that of the sampler, > 0.
+      chunk: positions of a row whose logits are unfolded at a time.
+      parts: what the rows of a group are split into over devices, where that divides them.
+    """
+
+    rules: SpanRules
+    budget: int
+    temperature: float
+    chunk: int
+    parts: int = 1
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TokenScores:
-    """Per-token results of `log_probs`; the entropy carries no gradient."""
+    """Per-token results of `score_tokens`; the entropy carries no gradient."""
 
     log_probs: Float[Array, "B G T"]
     entropy: Float[Array, "B G T"]
 
 
-def log_probs(
-    policy: Policy,
-    hidden: Float[Array, "B G T D"],
-    responses: Int[Array, "B G T"],
-    lengths: Int[Array, "B G"],
-    states: SpanState,
-    source: CopySource,
-    rules: SpanRules,
-    *,
-    temperature: float,
-    chunk: int,
-    parts: int = 1,
+def score_tokens(
+    policy: Policy, hidden: Float[Array, "B G T D"], rollout: Rollout, scoring: Scoring
 ) -> TokenScores:
     """Score responses under the span mask: log softmax(mask(logits) / temperature) at each token.
 
@@ -56,25 +73,24 @@ def log_probs(
 
     Args:
       hidden: the states that predict each token (`Policy.score`).
-      lengths: tokens of each response; 0 is returned for what follows them.
-      states: the machine before each token (`trace`).
-      temperature: that of the sampler, > 0.
-      chunk: positions of each row that are scored at a time.
-      parts: what the G rows are split into over devices, which each score their own; divides G.
+      rollout: its tokens are scored; 0 is returned for what follows a response's end.
 
     Returns:
       Log-probabilities (-inf for a forbidden token) and entropies, in nats.
     """
+    rules, responses = scoring.rules, rollout.tokens
+    source = whole_source(rollout.prompts, rollout.index, responses, rules)
+    states = trace(responses, source, rules, scoring.budget)
     num_prompts, group_size, length = responses.shape
+    parts = scoring.parts if group_size % scoring.parts == 0 else 1
     num_rows = group_size * length // parts
-    size = min(chunk, length) * group_size // parts
+    size = min(scoring.chunk, length) * group_size // parts
     num_chunks = -(-num_rows // size)
 
     def rows(field):
         return field.reshape(num_prompts, parts, num_rows, *field.shape[3:])
 
-    real = jnp.arange(length)[None, None] < lengths[..., None]
-    kind = rows(jnp.where(real, _kind(states, source, rules), NONE))
+    kind = rows(jnp.where(rollout.mask, _kind(states, source, rules), NONE))
     states = jax.tree.map(rows, states)
     # Positions of a kind are brought together, so that whole chunks are spared the vocabulary.
     order = jnp.argsort(kind, axis=2, stable=True)
@@ -97,9 +113,7 @@ def log_probs(
             here = kind == number
             found = lax.cond(
                 here.any(),
-                lambda score=score: score(
-                    unembedding, hidden, tokens, state, here_source, rules, temperature
-                ),
+                lambda score=score: score(unembedding, hidden, tokens, state, here_source, scoring),
                 lambda: (zeros, zeros),
             )
             scores = jax.tree.map(
@@ -169,20 +183,22 @@ def _of_rows(source: CopySource, group_rows: Int[Array, "B R"]) -> CopySource:
     return dataclasses.replace(source, text=text)
 
 
-def _score_whole(unembedding, hidden, tokens, state, source, rules, temperature):
+def _score_whole(unembedding, hidden, tokens, state, source, scoring):
     """Score positions [B, R] over the whole vocabulary."""
     logits = unembedding.unembed(hidden)
-    allowed = unpack(allowed_tokens(state, source, rules, logits.shape[-1]), logits.shape[-1])
-    logits = from_peak(jnp.where(allowed, logits, -jnp.inf)) / temperature
+    allowed = unpack(
+        allowed_tokens(state, source, scoring.rules, logits.shape[-1]), logits.shape[-1]
+    )
+    logits = from_peak(jnp.where(allowed, logits, -jnp.inf)) / scoring.temperature
     # Of one term, whichever device holds it.
     is_token = jnp.arange(logits.shape[-1])[None, None] == tokens[..., None]
     chosen = jnp.where(is_token, logits, 0.0).sum(axis=-1)
     return _softmax_scores(logits, chosen)
 
 
-def _score_some(unembedding, hidden, tokens, state, source, rules, temperature):
+def _score_some(unembedding, hidden, tokens, state, source, scoring):
     """Score positions [B, R] inside spans over the few tokens that are allowed there."""
-    forced, closes = endings(state, source, rules)
+    forced, closes = endings(state, source, scoring.rules)
     following, real = first_next_tokens(source.index, state.locus, FEW - 1)
     if state.matches is not None and source.text is not None:
         repeats = response_text.first_next_tokens(state.matches, source.text, FEW - 1)
@@ -192,11 +208,11 @@ def _score_some(unembedding, hidden, tokens, state, source, rules, temperature):
         # Of a token that stands at several places, one counts.
         same = (following[..., :, None] == following[..., None, :]) & real[..., None, :]
         real &= ~jnp.tril(same, -1).any(axis=-1)
-    end = jnp.full((*tokens.shape, 1), rules.end_token, jnp.int32)
+    end = jnp.full((*tokens.shape, 1), scoring.rules.end_token, jnp.int32)
     candidates = jnp.concatenate([following, end], axis=-1)
     allowed = jnp.concatenate([real & ~forced[..., None], closes[..., None]], axis=-1)
     logits = unembedding.unembed_at(hidden, candidates)
-    logits = from_peak(jnp.where(allowed, logits, -jnp.inf)) / temperature
+    logits = from_peak(jnp.where(allowed, logits, -jnp.inf)) / scoring.temperature
     is_token = allowed & (candidates == tokens[..., None])
     # The sum of one term; where the token is not allowed, of none.
     chosen = jnp.where(is_token, logits, 0.0).sum(axis=-1)

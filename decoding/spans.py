@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 
 from decoding.arrays import AnyArray
 from decoding.response_text import ResponseText
-from decoding.span_copy import CopySource, SpanRules, trace
-from decoding.suffix_index import SuffixIndex
+from decoding.rollout import Rollout
+from decoding.span_copy import SpanRules, trace, whole_source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CopiedSpan:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SpanTrace:
-    """What of the machine's states over responses says where their spans come from.
+    """The states of the span machine that locate each span in its source.
 
     Attributes:
       inside: whether a span is open before each token.
@@ -54,24 +54,20 @@ class SpanTrace:
     text: ResponseText | None
 
 
-def span_trace(
-    responses: Int[Array, "B G T"], source: CopySource, rules: SpanRules, budget: int
-) -> SpanTrace:
+def span_trace(rollout: Rollout, rules: SpanRules, budget: int) -> SpanTrace:
     """Run the machine over responses (`span_copy.trace`); jitted, nothing else of it is kept.
 
     Args:
-      source: what they may copy from (`whole_source`).
       budget: tokens that each row could emit when the response was sampled.
     """
-    states = trace(responses, source, rules, budget)
+    source = whole_source(rollout.prompts, rollout.index, rollout.tokens, rules)
+    states = trace(rollout.tokens, source, rules, budget)
     return SpanTrace(states.inside, states.locus.low, states.locus.high, source.text)
 
 
 def find_spans(
-    responses: Int[Array, "B G T"],
-    lengths: Int[Array, "B G"],
+    rollout: Rollout,
     seen: SpanTrace,
-    index: SuffixIndex,
     rules: SpanRules,
     *,
     max_occurrences: int = 8,
@@ -80,13 +76,13 @@ def find_spans(
     """Return the spans of each response, on the host.
 
     Args:
-      seen: of these responses.
-      index: of what they may copy from their prompts.
+      seen: the trace of this rollout.
       max_occurrences: how many places are returned for a span; all of them are counted.
       fetch: brings arrays to the host, whole or some of their B prompts.
     """
+    index = rollout.index
     responses, lengths, suffixes, prompts, seen = fetch(
-        (responses, lengths, index.suffixes, index.text, seen)
+        (rollout.tokens, rollout.lengths, index.suffixes, index.text, seen)
     )
 
     def one_row(b: int, g: int) -> list[CopiedSpan]:

@@ -1,14 +1,14 @@
-"""What passes between the steps of training: prompts, rollouts, update batches."""
+"""What passes between the steps of training: the host's side of prompts, and update batches."""
 
 import dataclasses
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from decoding.arrays import AnyArray
-from decoding.prompts import Prompts
-from decoding.suffix_index import SuffixIndex
+from decoding.rollout import Rollout
+from rl.advantages import has_spread
 from tasks.scoring.truth import GroundTruth
 
 
@@ -30,30 +30,42 @@ class PromptText:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Responses:
-    """B groups of G right-padded responses under their prompts, and the prompts' index."""
+class ScoredRollout:
+    """A rollout with the rewards of its responses.
 
-    prompts: Prompts
-    index: SuffixIndex
-    tokens: Int[AnyArray, "B G T"]
-    # The stop token is part of a response: ending is a decision like any other.
-    lengths: Int[AnyArray, "B G"]
+    Attributes:
+      rollout: its responses without a reward are empty.
+      totals: rewards in [0, 1], 0 where there is none.
+      known: which responses have a reward; nothing is to be learned from the others.
+    """
+
+    rollout: Rollout
+    totals: Float[AnyArray, "B G"]
+    known: Bool[AnyArray, "B G"]
+
+    @property
+    def spread(self) -> Bool[np.ndarray, " B"]:
+        """Whether the rewards of each group differ: the others teach nothing."""
+        return np.asarray(has_spread(self.totals, self.known))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What a policy update reads."""
+    """What a policy update reads: a rollout with whole groups, and what it teaches.
 
-    responses: Responses
-    # One for all tokens of a response (T = 1), or one for each.
+    Attributes:
+      advantages: one for all tokens of a response (T = 1), or one for each.
+      old_log_probs: of the policy before the first update on this batch; None stands for the
+        policy as it is.
+      reference_log_probs: of the frozen reference; None where the loss has no KL penalty.
+      old_values: the critic's, before the first update on this batch; None without a critic.
+      returns: what the critic is to learn; None without a critic.
+    """
+
+    rollout: Rollout
     advantages: Float[AnyArray, "B G #T"]
-    # Of the sampler, under the span mask, at the sampling temperature.
-    sampler_log_probs: Float[AnyArray, "B G T"]
-    # Of the policy before the first update on this batch; None stands for the policy as it is.
-    old_log_probs: Float[AnyArray, "B G T"] | None
-    # Of the frozen reference; None where the loss has no KL penalty.
-    reference_log_probs: Float[AnyArray, "B G T"] | None
-    # Of the critic before the first update on this batch, and what it is to learn; None without it.
+    old_log_probs: Float[AnyArray, "B G T"] | None = None
+    reference_log_probs: Float[AnyArray, "B G T"] | None = None
     old_values: Float[AnyArray, "B G T"] | None = None
     returns: Float[AnyArray, "B G T"] | None = None

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rl.batch import Responses
+from decoding.rollout import Rollout
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +31,7 @@ def init_critic(width: int, trunk: Any = None) -> Critic:
 
 
 def values(
-    critic: Critic, hidden: Float[Array, "B G T D"], responses: Responses
+    critic: Critic, hidden: Float[Array, "B G T D"], rollout: Rollout
 ) -> Float[Array, "B G T"]:
     """Return v_t of the state before each response token.
 
@@ -39,6 +39,6 @@ def values(
       hidden: the policy's states that predict the tokens; not read by a critic with a trunk.
     """
     if critic.trunk is not None:
-        prompts = responses.prompts
-        hidden = critic.trunk.score(prompts.tokens, prompts.lengths, responses.tokens)
+        prompts = rollout.prompts
+        hidden = critic.trunk.score(prompts.tokens, prompts.lengths, rollout.tokens)
     return hidden.astype(jnp.float32) @ critic.kernel + critic.bias

@@ -1,8 +1,8 @@
 """The sharded update steps: supervised fine-tuning, the GRPO family and PPO, over whole groups.
 
-Departures from the paper: the span mask's state machine, budget and forced end are the sampler's
-own in training too (METHOD: one definition); micro-batches hold whole prompts, so that a group's
-prompt is computed once for all its responses.
+Departures from the paper: training uses the sampler's own state machine, budget and forced end
+(one definition of the span mask); micro-batches hold whole prompts, so that a group's prompt is
+computed once for all its responses.
 """
 
 import dataclasses
@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from decoding.policy import Policy
-from decoding.span_copy import SpanRules, trace, whole_source
-from decoding.span_scores import TokenScores, log_probs
-from rl.batch import Batch, Responses
+from decoding.rollout import Rollout
+from decoding.span_scores import Scoring, score_tokens
+from rl.batch import Batch
 from rl.critic import Critic, values
 from rl.losses import (
     KL,
@@ -52,24 +52,6 @@ class LearnerState:
     optimizer_state: optax.OptState
     step: Any
     critic: Critic | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Scoring:
-    """How responses are scored under the span mask; the sampler's own settings, static.
-
-    Attributes:
-      budget: tokens that a response may hold.
-      temperature: that of the sampler.
-      chunk: positions of a row whose logits are unfolded at a time.
-      parts: what the rows of a group are split into over devices, where that divides them.
-    """
-
-    rules: SpanRules
-    budget: int
-    temperature: float
-    chunk: int
-    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,36 +94,10 @@ def _both(trained) -> tuple[Policy, Critic | None]:
     return (trained["policy"], trained["critic"]) if isinstance(trained, dict) else (trained, None)
 
 
-def token_mask(responses: Responses) -> Bool[Array, "B G T"]:
-    """Return which positions hold a token of the response, its stop token included."""
-    return jnp.arange(responses.tokens.shape[-1])[None, None] < responses.lengths[..., None]
-
-
-def score_responses(policy: Policy, responses: Responses, scoring: Scoring) -> TokenScores:
-    """Return log-probabilities and entropies of the responses' tokens under the span mask."""
-    return _score(policy, _hidden(policy, responses), responses, scoring)
-
-
-def _hidden(policy: Policy, responses: Responses) -> Float[Array, "B G T D"]:
-    prompts = responses.prompts
-    return policy.score(prompts.tokens, prompts.lengths, responses.tokens)
-
-
-def _score(policy: Policy, hidden, responses: Responses, scoring: Scoring) -> TokenScores:
-    source = whole_source(responses.prompts, responses.index, responses.tokens, scoring.rules)
-    states = trace(responses.tokens, source, scoring.rules, scoring.budget)
-    return log_probs(
-        policy,
-        hidden,
-        responses.tokens,
-        responses.lengths,
-        states,
-        source,
-        scoring.rules,
-        temperature=scoring.temperature,
-        chunk=scoring.chunk,
-        parts=scoring.parts if responses.tokens.shape[1] % scoring.parts == 0 else 1,
-    )
+def hidden_states(policy: Policy, rollout: Rollout) -> Float[Array, "B G T D"]:
+    """Return the states that predict each token of the responses."""
+    prompts = rollout.prompts
+    return policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
 
 
 def split_prompts(batch, num_parts: int):
@@ -160,49 +116,57 @@ def split_prompts(batch, num_parts: int):
 
 @functools.partial(jax.jit, static_argnames=("scoring", "num_parts"))
 def score_in_parts(
-    policy: Policy, responses: Responses, scoring: Scoring, num_parts: int
+    policy: Policy, rollout: Rollout, scoring: Scoring, num_parts: int
 ) -> Float[Array, "B G T"]:
     """Return log-probabilities without gradient, a few prompts at a time."""
-    parts, join = split_prompts(responses, num_parts)
-    scores = lax.map(lambda part: score_responses(policy, join(part), scoring).log_probs, parts)
-    return scores.swapaxes(0, 1).reshape(responses.tokens.shape)
+    parts, join = split_prompts(_unscored(rollout), num_parts)
+
+    def scores(part):
+        some = join(part)
+        return score_tokens(policy, hidden_states(policy, some), some, scoring).log_probs
+
+    return lax.map(scores, parts).swapaxes(0, 1).reshape(rollout.tokens.shape)
 
 
 @functools.partial(jax.jit, static_argnames=("scoring", "num_parts"))
 def score_and_value_in_parts(
-    policy: Policy, critic: Critic, responses: Responses, scoring: Scoring, num_parts: int
+    policy: Policy, critic: Critic, rollout: Rollout, scoring: Scoring, num_parts: int
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
     """Return log-probabilities and values without gradient, a few prompts at a time."""
-    parts, join = split_prompts(responses, num_parts)
+    parts, join = split_prompts(_unscored(rollout), num_parts)
 
     def both(part):
         some = join(part)
-        hidden = _hidden(policy, some)
-        return _score(policy, hidden, some, scoring).log_probs, values(critic, hidden, some)
+        hidden = hidden_states(policy, some)
+        return score_tokens(policy, hidden, some, scoring).log_probs, values(critic, hidden, some)
 
     scored = lax.map(both, parts)
-    return tuple(x.swapaxes(0, 1).reshape(responses.tokens.shape) for x in scored)
+    return tuple(x.swapaxes(0, 1).reshape(rollout.tokens.shape) for x in scored)
 
 
-def _sft_loss(policy: Policy, responses: Responses, num_tokens, scoring: Scoring):
-    scores = score_responses(policy, responses, scoring)
-    mask = token_mask(responses)
-    loss = -masked_sum(scores.log_probs, mask) / num_tokens
-    return loss, {"loss": loss, "entropy": masked_sum(scores.entropy, mask) / num_tokens}
+def _unscored(rollout: Rollout) -> Rollout:
+    """Return the rollout without the sampler's scores, so that a program takes no room for them."""
+    return dataclasses.replace(rollout, log_probs=None)
+
+
+def _sft_loss(policy: Policy, rollout: Rollout, num_tokens, scoring: Scoring):
+    scores = score_tokens(policy, hidden_states(policy, rollout), rollout, scoring)
+    loss = -masked_sum(scores.log_probs, rollout.mask) / num_tokens
+    return loss, {"loss": loss, "entropy": masked_sum(scores.entropy, rollout.mask) / num_tokens}
 
 
 def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: PolicyLoss):
     policy, critic = _both(trained)
-    hidden = _hidden(policy, batch.responses)
-    scores = _score(policy, hidden, batch.responses, scoring)
-    mask = token_mask(batch.responses)
+    rollout, mask = batch.rollout, batch.rollout.mask
+    hidden = hidden_states(policy, rollout)
+    scores = score_tokens(policy, hidden, rollout, scoring)
     # Outside the mask the values mean nothing and may be infinite; their gradients must not be.
     new = jnp.where(mask, scores.log_probs, 0.0)
     if batch.old_log_probs is None:
         old = lax.stop_gradient(new)
     else:
         old = jnp.where(mask, batch.old_log_probs, 0.0)
-    sampler = jnp.where(mask, batch.sampler_log_probs, 0.0)
+    sampler = jnp.where(mask, rollout.log_probs, 0.0)
     if loss.ratio == "sequence":
         log_ratio = sequence_log_ratio(new, old, mask)
     else:
@@ -235,7 +199,7 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
         total += loss.kl_coefficient * total_of(kl)
         metrics["kl"] = mean(kl)
     if critic is not None:
-        found = values(critic, hidden, batch.responses)
+        found = values(critic, hidden, rollout)
         old_values, returns = (jnp.where(mask, x, 0.0) for x in (batch.old_values, batch.returns))
         value_loss = mean(clipped_value_loss(found, old_values, returns, clip=loss.value_clip))
         total += loss.value_coefficient * value_loss
@@ -271,7 +235,7 @@ def _apply(
 @functools.partial(jax.jit, static_argnames=("optimizer", "scoring", "num_parts"), donate_argnums=0)
 def sft_update(
     state: LearnerState,
-    responses: Responses,
+    rollout: Rollout,
     *,
     optimizer: optax.GradientTransformation,
     scoring: Scoring,
@@ -282,12 +246,11 @@ def sft_update(
     Loss: the mean over completion tokens of -log pi (arXiv 2604.09494, section 4.1).
 
     Args:
-      responses: demonstrations, G = 1; empty ones weigh nothing.
+      rollout: demonstrations, G = 1; empty ones weigh nothing.
       num_parts: micro-batches; divides the number of prompts.
     """
-    num_tokens = jnp.maximum(token_mask(responses).sum(), 1)
-
-    parts, join = split_prompts(responses, num_parts)
+    num_tokens = jnp.maximum(rollout.mask.sum(), 1)
+    parts, join = split_prompts(rollout, num_parts)
 
     def loss(policy, part):
         return _sft_loss(policy, join(part), num_tokens, scoring)
@@ -317,10 +280,9 @@ def policy_update(
     Args:
       num_parts: micro-batches of whole prompts; divides the number of prompts.
     """
-    mask = token_mask(batch.responses)
+    mask = batch.rollout.mask
     denominator = loss_denominator(mask, loss.aggregation, max_tokens=scoring.budget)
     denominators = denominator, jnp.maximum(mask.sum(), 1)
-
     parts, join = split_prompts(batch, num_parts)
 
     def loss_fn(trained, part):

@@ -1,23 +1,17 @@
-"""One step's rollouts: prompts in, groups of scored responses out."""
+"""The host's side of a rollout: its texts and spans, and the rewards of its responses."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int
 
-from decoding.arrays import AnyArray
-from decoding.decode_loop import Decoded, Limits, decode
-from decoding.policy import Policy
-from decoding.prompts import Prompts
-from decoding.sampling import Sampling
-from decoding.span_copy import SpanRules, whole_source
-from decoding.spans import CopiedSpan, SpanTrace, find_spans, span_trace
-from decoding.suffix_index import SuffixIndex
-from rl.batch import PromptText, Responses
+from decoding.decode_loop import Limits
+from decoding.rollout import Rollout
+from decoding.spans import CopiedSpan, find_spans, span_trace
+from rl.batch import PromptText
 from rl.rewards.composite import Completion, Reward, Scorer, overlong_factor, score
 from rl.rewards.guarded import guarded
 from tasks.scoring.reward import RewardSettings
@@ -28,99 +22,48 @@ Fetch = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rollout:
-    """B groups of G responses: arrays for the update, text for people and rewards.
+class RolloutText:
+    """A rollout with its host's side: text for people and rewards.
 
-    Where several hosts read one rollout, the tokens and texts are those of a host's own prompts.
+    Where several hosts read one rollout, tokens, completions and spans are those of a host's own
+    prompts.
     """
 
-    responses: Responses
-    sampler_log_probs: Float[Array, "B G T"]
+    rollout: Rollout
     tokens: Int[np.ndarray, "rows G T"]
     completions: list[list[Completion]]
     spans: list[list[list[CopiedSpan]]]
 
 
-def sample_groups(
-    policy: Policy,
-    prompts: Prompts,
-    keys: Key[Array, "B G"],
-    detokenize: Detokenize,
-    *,
-    rules: SpanRules,
-    sampling: Sampling,
-    max_new_tokens: int,
-    stop_token: int,
-    prefix: Int[AnyArray, "B G P"] | None = None,
-    fetch: Fetch = jax.device_get,
-) -> Rollout:
-    """Sample G responses of each prompt and read their spans back; see `decode`."""
-    decoded, index = decode(
-        policy,
-        prompts,
-        keys,
-        sampling=sampling,
-        limits=Limits(rules, max_new_tokens, stop_tokens=(stop_token,)),
-        prefix=prefix,
-    )
-    return read_rollout(
-        prompts,
-        decoded,
-        index,
-        detokenize,
-        rules=rules,
-        max_new_tokens=max_new_tokens,
-        stop_token=stop_token,
-        fetch=fetch,
-    )
-
-
 def read_rollout(
-    prompts: Prompts,
-    decoded: Decoded,
-    index: SuffixIndex,
-    detokenize: Detokenize,
-    *,
-    rules: SpanRules,
-    max_new_tokens: int,
-    stop_token: int,
-    fetch: Fetch = jax.device_get,
-) -> Rollout:
-    """Read the spans and texts of decoded responses back; rules and limits are the decoder's."""
-    seen = _read_back(prompts, index, decoded.responses, rules, max_new_tokens)
-    spans = find_spans(decoded.responses, decoded.lengths, seen, index, rules, fetch=fetch)
-    tokens, lengths = fetch((decoded.responses, decoded.lengths))
+    rollout: Rollout, limits: Limits, detokenize: Detokenize, fetch: Fetch = jax.device_get
+) -> RolloutText:
+    """Read the texts and spans of responses that were decoded under these limits."""
+    seen = _read_back(rollout, rules=limits.rules, budget=limits.max_new_tokens)
+    spans = find_spans(rollout, seen, limits.rules, fetch=fetch)
+    tokens, lengths = fetch((rollout.tokens, rollout.lengths))
     completions = [
         [
-            read_completion(tokens[b, g, : lengths[b, g]], row_spans, detokenize, rules, stop_token)
+            read_completion(tokens[b, g, : lengths[b, g]], row_spans, detokenize, limits)
             for g, row_spans in enumerate(group)
         ]
         for b, group in enumerate(spans)
     ]
-    responses = Responses(prompts, index, decoded.responses, decoded.lengths)
-    return Rollout(responses, decoded.log_probs, tokens, completions, spans)
+    return RolloutText(rollout, tokens, completions, spans)
 
 
-@functools.partial(jax.jit, static_argnames=("rules", "budget"))
-def _read_back(
-    prompts: Prompts,
-    index: SuffixIndex,
-    responses: Int[Array, "B G T"],
-    rules: SpanRules,
-    budget: int,
-) -> SpanTrace:
-    return span_trace(responses, whole_source(prompts, index, responses, rules), rules, budget)
+_read_back = jax.jit(span_trace, static_argnames=("rules", "budget"))
 
 
 def read_completion(
     tokens: np.ndarray,
     spans: Sequence[CopiedSpan],
     detokenize: Detokenize,
-    rules: SpanRules,
-    stop_token: int,
+    limits: Limits,
 ) -> Completion:
     """Return a response as the reward sees it. Recall tokens are counted by id."""
-    finished = len(tokens) > 0 and int(tokens[-1]) == stop_token
+    rules = limits.rules
+    finished = len(tokens) > 0 and int(tokens[-1]) in limits.stop_tokens
     return Completion(
         text=detokenize(tokens[: len(tokens) - finished].tolist()),
         num_tokens=len(tokens),
@@ -152,7 +95,7 @@ NO_REWARD = Reward(**{field.name: 0.0 for field in dataclasses.fields(Reward)})
 
 
 def reward_groups(
-    rollout: Rollout,
+    rollout: RolloutText,
     texts: Sequence[PromptText],
     settings: RewardSettings,
     *,

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import SAMPLED
+from decoding.decode_loop import SAMPLED, Limits, decode
 from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING, keep_config
@@ -25,7 +25,7 @@ from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime import jsonl, processes
 from recallm_jax.runtime.errors import UserError
-from rl.rollout import sample_groups
+from rl.rollout import read_rollout
 from storage.files import Path, appending, read_text, write_whole
 from tasks import generate
 from tasks.prompts.context import generator
@@ -217,19 +217,12 @@ def _probe_batch(
     numbers = np.array([text.number for text in texts], np.uint32)
     keys = row_keys(config.seed, 0, numbers, len(names))
     prompts, keys, prefix = place((prompts, keys, prefix))
-    rollout = sample_groups(
-        policy,
-        prompts,
-        keys,
-        tokenizer.decode,
-        rules=span_rules(config, tokenizer),
-        sampling=Sampling(temperature=0.0),
-        max_new_tokens=new_tokens,
-        stop_token=tokenizer.eos_id,
-        prefix=prefix,
-        fetch=processes.fetch,
+    limits = Limits(span_rules(config, tokenizer), new_tokens, (tokenizer.eos_id,))
+    decoded = decode(
+        policy, prompts, keys, sampling=Sampling(temperature=0.0), limits=limits, prefix=prefix
     )
-    tokens, lengths = processes.fetch((rollout.responses.tokens, rollout.responses.lengths))
+    rollout = read_rollout(decoded, limits, tokenizer.decode, processes.fetch)
+    tokens, lengths = processes.fetch((decoded.tokens, decoded.lengths))
     found = []
     for number, item in enumerate(probes):
         rows = response_rows(rollout, number, texts[number], item.record, tokenizer)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
+from decoding.decode_loop import Limits, decode
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
@@ -15,7 +16,7 @@ from recallm_jax.evaluation.summaries import Row
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime.errors import UserError
-from rl.rollout import sample_groups
+from rl.rollout import read_rollout
 from tasks.prompts.record import Record, span_flags
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.vocabulary import START_RECALL, Tokenizer
@@ -98,18 +99,17 @@ def answer(
     prompts, texts = prompts_and_texts([record], min(padded, limit - max_new_tokens))
     prefix = np.asarray(tokenizer.encode(QUOTE_FIRST if quote_first else ""), np.int32)
     rules = dataclasses.replace(span_rules(config, tokenizer), max_length=max_recall_length)
-    rollout = sample_groups(
+    limits = Limits(rules, max_new_tokens, (tokenizer.eos_id,))
+    rollout = decode(
         for_rollout(policy),
         place(prompts),
         row_keys(config.seed, 0, np.zeros(1, np.uint32), 1),
-        tokenizer.decode,
-        rules=rules,
         sampling=sampling,
-        max_new_tokens=max_new_tokens,
-        stop_token=tokenizer.eos_id,
+        limits=limits,
         prefix=prefix[None, None] if quote_first else None,
     )
-    return response_rows(rollout, 0, texts[0], record, tokenizer)[0]
+    read = read_rollout(rollout, limits, tokenizer.decode)
+    return response_rows(read, 0, texts[0], record, tokenizer)[0]
 
 
 def show(row: Row) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import Limits
+from decoding.decode_loop import Limits, decode
 from decoding.policy import Policy
 from decoding.sampling import row_keys
 from decoding.scheduler import Request, decode_all
@@ -16,7 +16,7 @@ from recallm_jax.data.arrays import prompt_text, prompts_and_texts
 from recallm_jax.policy.modes import Mode
 from recallm_jax.runtime import processes
 from rl.batch import PromptText
-from rl.rollout import Rollout, read_rollout, sample_groups
+from rl.rollout import RolloutText, read_rollout
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
 
@@ -27,7 +27,7 @@ class Answered:
 
     record: Record
     text: PromptText
-    rollout: Rollout
+    rollout: RolloutText
     number: int
 
 
@@ -83,15 +83,7 @@ def _one_by_one(
         log=log,
     )
     for one in finished:
-        rollout = read_rollout(
-            one.prompts,
-            one.decoded,
-            one.index,
-            tokenizer.decode,
-            rules=mode.rules,
-            max_new_tokens=max_new_tokens,
-            stop_token=tokenizer.eos_id,
-        )
+        rollout = read_rollout(one.rollout, limits, tokenizer.decode)
         yield Answered(records[one.number], texts[one.number], rollout, 0)
 
 
@@ -103,23 +95,15 @@ def _in_batches(
     policy, tokenizer, config, records, mode, length, max_new_tokens, place
 ) -> Iterator[Answered]:
     size = config.evaluation.batch_size
+    limits = Limits(mode.rules, max_new_tokens, (tokenizer.eos_id,))
     for start in range(0, len(records), size):
         batch = list(records[start : start + size])
         # A last, smaller batch is filled up, so that nothing is compiled for its size.
         filled = batch + [batch[0]] * (size - len(batch))
         prompts, texts = prompts_and_texts(filled, length)
         prompts, keys = place((prompts, _keys(texts, mode, config)))
-        rollout = sample_groups(
-            policy,
-            prompts,
-            keys,
-            tokenizer.decode,
-            rules=mode.rules,
-            sampling=mode.sampling,
-            max_new_tokens=max_new_tokens,
-            stop_token=tokenizer.eos_id,
-            fetch=processes.fetch,
-        )
+        decoded = decode(policy, prompts, keys, sampling=mode.sampling, limits=limits)
+        rollout = read_rollout(decoded, limits, tokenizer.decode, processes.fetch)
         for number, record in enumerate(batch):
             yield Answered(record, texts[number], rollout, number)
 

@@ -10,7 +10,7 @@ from decoding.spans import CopiedSpan
 from recallm_jax.evaluation.summaries import Row
 from rl.batch import PromptText
 from rl.rewards.composite import Completion, score
-from rl.rollout import Rollout
+from rl.rollout import RolloutText
 from tasks.datasets.registry import find
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
@@ -21,7 +21,7 @@ from tasks.suites import registry
 
 
 def response_rows(
-    rollout: Rollout, number: int, text: PromptText, record: Record, tokenizer: Tokenizer
+    rollout: RolloutText, number: int, text: PromptText, record: Record, tokenizer: Tokenizer
 ) -> list[Row]:
     """Return a row for each response of one prompt of a rollout."""
     tokens = rollout.tokens[number]

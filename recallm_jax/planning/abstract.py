@@ -11,6 +11,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from decoding.prompts import Prompts
+from decoding.rollout import Rollout
 from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.models.transformer import CACHE, PROMPT_CACHE, Transformer, random_transformer
 from recallm_jax.planning.sizes import model_sizes
@@ -21,7 +22,7 @@ from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.console import Console
 from recallm_jax.training.restore import first_state
 from recallm_jax.training.stages import Stage
-from rl.batch import Batch, Responses
+from rl.batch import Batch
 from rl.learner import LearnerState
 
 
@@ -75,42 +76,49 @@ def keys(context: Context, count: int, group_size: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((count, group_size), dtype, sharding=sharding)
 
 
-def responses(
-    context: Context, rules: SpanRules, *, count: int, group_size: int, length: int, new_tokens: int
-) -> Responses:
+def rollout(
+    context: Context,
+    rules: SpanRules,
+    *,
+    count: int,
+    group_size: int,
+    length: int,
+    new_tokens: int,
+    sampled: bool,
+) -> Rollout:
     """Return groups of responses under their prompts."""
     of_prompts = prompts(context, count, length)
 
-    def make(of_prompts: Prompts) -> Responses:
-        return Responses(
+    def make(of_prompts: Prompts) -> Rollout:
+        return Rollout(
             prompts=of_prompts,
             index=index_prompts(of_prompts, rules, context.policy.config.vocab_rows),
             tokens=jnp.zeros((count, group_size, new_tokens), jnp.int32),
             lengths=jnp.zeros((count, group_size), jnp.int32),
+            log_probs=jnp.zeros((count, group_size, new_tokens)) if sampled else None,
         )
 
     return _placed(context, make, of_prompts)
 
 
-def batch(context: Context, responses: Responses, options: ConfigDict, *, critic: bool) -> Batch:
+def batch(context: Context, rollout: Rollout, options: ConfigDict, *, critic: bool) -> Batch:
     """Return what an update of a policy-gradient stage reads (`policy_batch.make_batch`)."""
-    shape = responses.tokens.shape
+    shape = rollout.tokens.shape
 
-    def make(responses: Responses) -> Batch:
+    def make(rollout: Rollout) -> Batch:
         tokens = jnp.zeros(shape, jnp.float32)
         several = options.minibatches * options.epochs > 1
         in_loss = bool(options.kl_coefficient) and not critic and options.kl_in == "loss"
         return Batch(
-            responses=responses,
+            rollout=rollout,
             advantages=tokens if critic else tokens[..., :1],
-            sampler_log_probs=tokens,
             old_log_probs=tokens if critic or several else None,
             reference_log_probs=tokens if in_loss else None,
             old_values=tokens if critic else None,
             returns=tokens if critic else None,
         )
 
-    return _placed(context, make, responses)
+    return _placed(context, make, rollout)
 
 
 def caches(

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits, decode_program
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
 from recallm_jax.planning import abstract, flops
@@ -95,7 +95,7 @@ def _sft(
 ) -> Program:
     rules = training_rules(config, context)
     sizes = _sizes(config, prompts=stage.batch_size, group_size=1, length=config.data.target_length)
-    batch = abstract.responses(context, rules, **_of_batch(sizes))
+    batch = abstract.rollout(context, rules, **_of_batch(sizes), sampled=False)
     lower = functools.partial(
         sft_update.lower,
         state,
@@ -138,12 +138,12 @@ def _policy_gradient(
         length=config.data.target_length,
     )
     held = _of_state(state) | {OTHERS: others}
-    whole = abstract.responses(context, rules, **_of_batch(sizes))
+    whole = abstract.rollout(context, rules, **_of_batch(sizes), sampled=True)
     batch = abstract.batch(context, whole, options, critic=state.critic is not None)
     parts = options.rollout_parts
     yield _reshard(stage.name, state.policy, held)
     # What the parts before have sampled lies beside the last one's rollout.
-    sampled = (whole, batch.sampler_log_probs) if parts > 1 else ()
+    sampled = whole if parts > 1 else ()
     yield _decode(
         f"{stage.name}.rollout",
         context,
@@ -156,14 +156,16 @@ def _policy_gradient(
     )
     scoring = scoring_of(config, rules, temperature=options.temperature)
     in_parts = {"scoring": scoring, "num_parts": stage.batch_size // options.micro_batch}
+    # A program that scores does not read the sampler's scores.
+    read = dataclasses.replace(whole, log_probs=None)
     work = flops.score_flops(context.policy.config, **sizes)
     if options.kl_coefficient:
         yield Program(
             f"{stage.name}.reference",
             "score",
             functools.partial(score_in_parts.lower, others[-1], whole, **in_parts),
-            {OTHERS: others[-1], BATCH: whole},
-            {**held, OTHERS: others[:-1], BATCH: batch.sampler_log_probs},
+            {OTHERS: others[-1], BATCH: read},
+            {**held, OTHERS: others[:-1], BATCH: whole.log_probs},
             work,
         )
     updates = options.minibatches
@@ -172,12 +174,12 @@ def _policy_gradient(
         score = score_in_parts
         if state.critic is not None:
             given, score = (state.policy, state.critic), score_and_value_in_parts
-        beside = (batch.sampler_log_probs, batch.reference_log_probs)
+        beside = (whole.log_probs, batch.reference_log_probs)
         yield Program(
             f"{stage.name}.old",
             "score",
             functools.partial(score.lower, *given, whole, **in_parts),
-            {PARAMETERS: given, BATCH: whole},
+            {PARAMETERS: given, BATCH: read},
             {**held, PARAMETERS: (), BATCH: beside},
             work,
         )
@@ -259,7 +261,7 @@ def _decode(
     return Program(
         name,
         "decode",
-        functools.partial(decode.lower, moved, prompts, keys, sampling=sampling, limits=limits),
+        functools.partial(decode_program.lower, moved, prompts, keys, sampling, limits),
         {ROLLOUT: moved, BATCH: (prompts, keys)},
         held,
         flops.rollout_flops(context.policy.config, **sizes),

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from decoding.rollout import Rollout
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
-from rl.batch import Batch, Responses
+from rl.batch import Batch
 from storage.files import Path, make_folder, write_whole, written_whole
 from tasks.prompts.record import Record
 
 FOLDER = "bad_batch"
-# What an update read, beside the responses; None where the stage has none.
+# What an update read beside its rollout; None where the stage has none.
 _ARRAYS = (
     "advantages",
-    "sampler_log_probs",
     "old_log_probs",
     "reference_log_probs",
     "old_values",
@@ -39,12 +39,13 @@ class Inspected:
 
     Attributes:
       records: that the step drew; the B prompts are of these.
+      rollout: the demonstrations or sampled responses.
       batch: with log-probabilities and advantages; None in a cold start.
       rewards: [B, G], NaN where a response has none; None in a cold start.
     """
 
     records: Sequence[Record]
-    responses: Responses
+    rollout: Rollout
     batch: Batch | None = None
     rewards: Any = None
 
@@ -119,12 +120,13 @@ def _example_ids(records: Sequence[Record], mesh: Mesh | None) -> dict[tuple[int
 
 
 def _arrays(seen: Inspected) -> dict[str, np.ndarray]:
-    responses, batch = seen.responses, seen.batch
+    rollout, batch = seen.rollout, seen.batch
     found = {
-        "prompt_tokens": responses.prompts.tokens,
-        "prompt_lengths": responses.prompts.lengths,
-        "response_tokens": responses.tokens,
-        "response_lengths": responses.lengths,
+        "prompt_tokens": rollout.prompts.tokens,
+        "prompt_lengths": rollout.prompts.lengths,
+        "response_tokens": rollout.tokens,
+        "response_lengths": rollout.lengths,
+        "sampler_log_probs": rollout.log_probs,
         "rewards": seen.rewards,
         **({} if batch is None else {name: getattr(batch, name) for name in _ARRAYS}),
     }

@@ -1,4 +1,4 @@
-"""What an update of GRPO's family or of PPO reads beside the responses: advantages and the like."""
+"""What an update of GRPO's family or of PPO adds to a rollout: advantages and the like."""
 
 import functools
 
@@ -8,12 +8,13 @@ from jaxtyping import Array, Bool, Float
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
+from decoding.rollout import Rollout
+from decoding.span_scores import Scoring
 from recallm_jax.policy.context import Context
-from recallm_jax.training.rollouts import Groups
 from recallm_jax.training.stages import Stage
 from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
-from rl.batch import Batch, Responses
-from rl.learner import LearnerState, Scoring, score_and_value_in_parts, score_in_parts, token_mask
+from rl.batch import Batch, ScoredRollout
+from rl.learner import LearnerState, score_and_value_in_parts, score_in_parts
 from rl.losses import kl_k1
 
 
@@ -23,29 +24,29 @@ def make_batch(
     stage: Stage,
     state: LearnerState,
     reference: Policy,
-    groups: Groups,
+    scored: ScoredRollout,
     scoring: Scoring,
 ) -> tuple[Batch, dict[str, float]]:
     """Return the batch of an update, with log-probabilities, advantages and values."""
-    options, responses = config[stage.name], groups.responses
+    options, rollout = config[stage.name], scored.rollout
     parts = {"scoring": scoring, "num_parts": options.prompts_per_step // options.micro_batch}
-    totals, known = context.place((groups.totals, groups.known))
+    totals, known = context.place((scored.totals, scored.known))
     reference_log_probs = None
     if options.kl_coefficient:
-        reference_log_probs = score_in_parts(reference, responses, **parts)
+        reference_log_probs = score_in_parts(reference, rollout, **parts)
     if state.critic is not None:
-        old, values = score_and_value_in_parts(state.policy, state.critic, responses, **parts)
-        return ppo_batch(options, groups, totals, old, values, reference_log_probs)
+        old, values = score_and_value_in_parts(state.policy, state.critic, rollout, **parts)
+        return ppo_batch(options, rollout, totals, old, values, reference_log_probs)
     old = None
     # At the only update of a batch the old policy is the one at hand.
     if options.minibatches * options.epochs > 1:
-        old = score_in_parts(state.policy, responses, **parts)
-    return group_batch(options, groups, totals, known, old, reference_log_probs)
+        old = score_in_parts(state.policy, rollout, **parts)
+    return group_batch(options, rollout, totals, known, old, reference_log_probs)
 
 
 def group_batch(
     options: ConfigDict,
-    groups: Groups,
+    rollout: Rollout,
     totals: Float[Array, "B G"],
     known: Bool[Array, "B G"],
     old: Float[Array, "B G T"] | None,
@@ -54,14 +55,13 @@ def group_batch(
     """Return the batch of a group-relative update: an advantage for each response."""
     metrics = {}
     if options.kl_in == "reward" and reference is not None:
-        penalty = _sequence_kl(groups.sampler_log_probs, reference, groups.responses)
+        penalty = _sequence_kl(rollout, reference)
         totals = totals - options.kl_coefficient * penalty
         metrics["kl_penalty"] = float(penalty.mean())
         reference = None
     batch = Batch(
-        responses=groups.responses,
+        rollout=rollout,
         advantages=OF_GROUPS[options.advantage](totals, known)[..., None],
-        sampler_log_probs=groups.sampler_log_probs,
         old_log_probs=old,
         reference_log_probs=reference,
     )
@@ -70,7 +70,7 @@ def group_batch(
 
 def ppo_batch(
     options: ConfigDict,
-    groups: Groups,
+    rollout: Rollout,
     totals: Float[Array, "B G"],
     old: Float[Array, "B G T"],
     values: Float[Array, "B G T"],
@@ -82,15 +82,14 @@ def ppo_batch(
         old,
         old if reference is None else reference,
         values,
-        groups.responses,
+        rollout,
         coefficient=options.kl_coefficient,
         discount=options.discount,
         trace_decay=options.trace_decay,
     )
     batch = Batch(
-        responses=groups.responses,
+        rollout=rollout,
         advantages=advantages,
-        sampler_log_probs=groups.sampler_log_probs,
         old_log_probs=old,
         reference_log_probs=None,
         old_values=values,
@@ -101,13 +100,11 @@ def ppo_batch(
 
 @jax.jit
 def _sequence_kl(
-    sampler_log_probs: Float[Array, "B G T"],
-    reference_log_probs: Float[Array, "B G T"],
-    responses: Responses,
+    rollout: Rollout, reference_log_probs: Float[Array, "B G T"]
 ) -> Float[Array, "B G"]:
     """Return k1 of the sampler against the reference, summed over each response."""
-    kl = kl_k1(sampler_log_probs, reference_log_probs)
-    return jnp.where(token_mask(responses), kl, 0.0).sum(axis=-1)
+    kl = kl_k1(rollout.log_probs, reference_log_probs)
+    return jnp.where(rollout.mask, kl, 0.0).sum(axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("coefficient", "discount", "trace_decay"))
@@ -116,16 +113,16 @@ def _ppo_targets(
     old: Float[Array, "B G T"],
     reference: Float[Array, "B G T"],
     values: Float[Array, "B G T"],
-    responses: Responses,
+    rollout: Rollout,
     *,
     coefficient: float,
     discount: float,
     trace_decay: float,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"], Float[Array, ""]]:
     """Return whitened advantages and returns of the tokens, and the mean KL of a response."""
-    mask = token_mask(responses)
+    mask = rollout.mask
     kl = jnp.where(mask, kl_k1(old, reference), 0.0)
-    rewards = token_rewards(totals, kl, responses.lengths, coefficient=coefficient)
+    rewards = token_rewards(totals, kl, rollout.lengths, coefficient=coefficient)
     advantages = generalized(rewards, values, mask, discount=discount, trace_decay=trace_decay)
     returns = jnp.where(mask, advantages + values, 0.0)
     return whiten(advantages, mask), returns, kl.sum(axis=-1).mean()

@@ -50,7 +50,7 @@ def run_policy(
     drawn = loop.drawn
     for step in loop.steps:
         collected = collect(config, context, stage, state.policy, scoring.rules, loop.data, drawn)
-        groups = collected.groups
+        scored = collected.scored
         for problem in collected.problems:
             context.console.say(f"{stage.name} {step}: no reward for {problem}")
         if not collected.rewarded:
@@ -60,7 +60,7 @@ def run_policy(
                 f"{collected.problems[0]}. Step {step} is saved; mend the reward, then start the "
                 "same command again"
             )
-        if stage.name != PPO and not groups.spread.any():
+        if stage.name != PPO and not scored.spread.any():
             ids = processes.texts_of_all(
                 [one.example_id for one in collected.records], context.mesh
             )
@@ -68,7 +68,7 @@ def run_policy(
                 f"{stage.name} {step}: rewards differ in no group; they teach nothing: {_few(ids)}"
             )
         drawn += collected.draws * stage.batch_size
-        batch, metrics = make_batch(config, context, stage, state, reference, groups, scoring)
+        batch, metrics = make_batch(config, context, stage, state, reference, scored, scoring)
         updates = []
         for rows in _minibatches(config, stage, step):
             part = batch if rows is None else context.place(_rows(batch, rows))
@@ -82,8 +82,8 @@ def run_policy(
             )
             updates.append(found)
         means = jax.tree.map(lambda *values: sum(values) / len(values), *updates)
-        rewards = np.where(groups.known, groups.totals, np.nan)
-        seen = Inspected(collected.records, groups.responses, batch, rewards)
+        rewards = np.where(scored.known, scored.totals, np.nan)
+        seen = Inspected(collected.records, scored.rollout, batch, rewards)
         loop.write(step, finite(means, stage, step, seen) | metrics | collected.metrics)
         loop.save(step + 1, state, drawn)
     return state

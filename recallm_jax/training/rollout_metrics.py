@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rl.advantages import has_spread
-from rl.rollout import GroupRewards, Rollout
+from rl.rollout import GroupRewards, RolloutText
 
 # Components of the reward, and what else is averaged over the responses of a step.
 REWARDS = ("format", "answer", "retrieval", "overlap", "usage", "density")
@@ -15,7 +15,7 @@ MEANS = (*OF_REWARDS, "response_tokens", "finished", "spans")
 PromptMeans = Float[np.ndarray, "B means"]
 
 
-def prompt_means(rollout: Rollout, scored: GroupRewards) -> PromptMeans:
+def prompt_means(rollout: RolloutText, scored: GroupRewards) -> PromptMeans:
     """Return the means over each prompt's responses of what `MEANS` names."""
     means = [
         [

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
+from decoding.decode_loop import Limits, decode
 from decoding.policy import Policy
+from decoding.rollout import Rollout
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
 from recallm_jax.data.arrays import prompts_and_texts
@@ -21,32 +23,11 @@ from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime import processes
 from recallm_jax.training.rollout_metrics import PromptMeans, prompt_means, rollout_metrics
 from recallm_jax.training.stages import KEY_STRIDE, PPO, Stage
-from rl.advantages import has_spread
-from rl.batch import Responses
-from rl.rollout import GroupRewards, Rollout, reward_groups, sample_groups
+from rl.batch import ScoredRollout
+from rl.rollout import GroupRewards, RolloutText, read_rollout, reward_groups
 from tasks.datasets import registry
 from tasks.prompts.record import Record
 from tasks.scoring.reward import SETTINGS
-
-
-@dataclasses.dataclass(frozen=True)
-class Groups:
-    """B groups of G responses with their rewards.
-
-    Attributes:
-      responses: on the devices; those without a reward are empty.
-      known: which responses have a reward; the others count 0 in `totals`.
-    """
-
-    responses: Responses
-    sampler_log_probs: Float[Array, "B G T"]
-    totals: Float[np.ndarray, "B G"]
-    known: Bool[np.ndarray, "B G"]
-
-    @property
-    def spread(self) -> Bool[np.ndarray, " B"]:
-        """Whether the rewards of each group differ: the others teach nothing."""
-        return np.asarray(has_spread(self.totals, self.known))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +42,7 @@ class Collected:
       records: that were drawn; the prompts are of these.
     """
 
-    groups: Groups
+    scored: ScoredRollout
     rewarded: bool
     metrics: dict[str, float]
     problems: list[str]
@@ -88,7 +69,7 @@ def collect(
       drawn: records that the stage has drawn before.
     """
     most = config[stage.name].max_draws if stage.name != PPO else 1
-    kept: Groups | None = None
+    kept: ScoredRollout | None = None
     seen: list[tuple[GroupRewards, PromptMeans]] = []
     records: list[Record] = []
     # Resharded once for all draws; let go of before the update.
@@ -98,17 +79,14 @@ def collect(
         draw = drawn // stage.batch_size + len(seen)
         drawn_now = next(data)
         records += drawn_now
-        rollout, scored, means = sample(config, context, stage, policy, rules, drawn_now, draw)
-        seen.append((scored, means))
-        groups = Groups(
-            _with_reward(rollout.responses, context.place(scored.known)),
-            rollout.sampler_log_probs,
-            scored.totals,
-            scored.known,
+        read, rewards, means = sample(config, context, stage, policy, rules, drawn_now, draw)
+        seen.append((rewards, means))
+        scored = ScoredRollout(
+            _with_reward(read.rollout, context.place(rewards.known)), rewards.totals, rewards.known
         )
-        kept = groups if kept is None else _first_with_spread(kept, groups, context)
+        kept = scored if kept is None else _first_with_spread(kept, scored, context)
     return Collected(
-        groups=kept,
+        scored=kept,
         rewarded=any(bool(scored.known.any()) for scored, _ in seen),
         metrics=rollout_metrics(seen),
         problems=[problem for scored, _ in seen for problem in scored.problems],
@@ -117,7 +95,9 @@ def collect(
     )
 
 
-def _first_with_spread(kept: Groups, drawn: Groups, context: Context) -> Groups:
+def _first_with_spread(
+    kept: ScoredRollout, drawn: ScoredRollout, context: Context
+) -> ScoredRollout:
     """Return as many groups as before, those with a spread first, the earlier before the later.
 
     All shapes are those of one draw or of two, so that nothing is compiled anew from step to step.
@@ -128,20 +108,17 @@ def _first_with_spread(kept: Groups, drawn: Groups, context: Context) -> Groups:
     def chosen(one: Array, other: Array) -> Array:
         return jnp.concatenate([one, other])[rows]
 
-    both = [(groups.responses, groups.sampler_log_probs) for groups in (kept, drawn)]
-    responses, sampler_log_probs = context.place(jax.tree.map(chosen, *both))
-    return Groups(
-        responses,
-        sampler_log_probs,
+    return ScoredRollout(
+        context.place(jax.tree.map(chosen, kept.rollout, drawn.rollout)),
         np.concatenate([kept.totals, drawn.totals])[rows],
         np.concatenate([kept.known, drawn.known])[rows],
     )
 
 
-def _with_reward(responses: Responses, known: Bool[Array, "B G"]) -> Responses:
-    """Return the responses; those without a reward are empty, so that no loss or mean has them."""
-    lengths = responses.lengths * known.astype(responses.lengths.dtype)
-    return dataclasses.replace(responses, lengths=lengths)
+def _with_reward(rollout: Rollout, known: Bool[Array, "B G"]) -> Rollout:
+    """Empty the responses that have no reward, so that they are in no loss and no mean."""
+    lengths = rollout.lengths * known.astype(rollout.lengths.dtype)
+    return dataclasses.replace(rollout, lengths=lengths)
 
 
 def sample(
@@ -152,7 +129,7 @@ def sample(
     rules: SpanRules,
     records: list[Record],
     draw: int,
-) -> tuple[Rollout, GroupRewards, PromptMeans]:
+) -> tuple[RolloutText, GroupRewards, PromptMeans]:
     """Return a rollout, and what it is worth: of all its prompts, whichever host scored them."""
     options, count = config[stage.name], stage.batch_size
     prompts, texts = prompts_and_texts(records, config.data.target_length)
@@ -160,20 +137,14 @@ def sample(
     keys = row_keys(config.seed, stage.number * KEY_STRIDE + draw, numbers, options.group_size)
     parts = options.rollout_parts
 
-    def sampled(part: int) -> Rollout:
+    limits = Limits(rules, config.decoding.max_new_tokens, (context.tokenizer.eos_id,))
+
+    def sampled(part: int) -> RolloutText:
         some = jax.tree.map(lambda x: x[part::parts], (prompts, keys))
         placed, placed_keys = context.place_rows(some, count // parts)
-        return sample_groups(
-            policy,
-            placed,
-            placed_keys,
-            context.tokenizer.decode,
-            rules=rules,
-            sampling=Sampling(temperature=options.temperature),
-            max_new_tokens=config.decoding.max_new_tokens,
-            stop_token=context.tokenizer.eos_id,
-            fetch=context.fetch_rows,
-        )
+        sampling = Sampling(temperature=options.temperature)
+        rollout = decode(policy, placed, placed_keys, sampling=sampling, limits=limits)
+        return read_rollout(rollout, limits, context.tokenizer.decode, context.fetch_rows)
 
     rollout = _interleaved([sampled(part) for part in range(parts)], context)
     own = reward_groups(
@@ -197,7 +168,7 @@ def sample(
     return rollout, scored, context.gather_rows(prompt_means(rollout, own), count)
 
 
-def _interleaved(parts: Sequence[Rollout], context: Context) -> Rollout:
+def _interleaved(parts: Sequence[RolloutText], context: Context) -> RolloutText:
     """Return the rollout of all prompts from n parts, of which part p has prompts p, p + n, …
 
     So every device has as many prompts of each part, and those that it has of the whole.
@@ -208,16 +179,14 @@ def _interleaved(parts: Sequence[Rollout], context: Context) -> Rollout:
     def whole(*fields: Array) -> Array:
         return jnp.stack(fields, axis=1).reshape(-1, *fields[0].shape[1:])
 
-    arrays = [(part.responses, part.sampler_log_probs) for part in parts]
-    responses, sampler_log_probs = context.place(jax.tree.map(whole, *arrays))
+    rollout = context.place(jax.tree.map(whole, *(part.rollout for part in parts)))
 
     def in_order(rows: Iterable[Sequence]) -> list:
         return [group for beside in zip(*rows, strict=True) for group in beside]
 
     tokens = np.stack([part.tokens for part in parts], axis=1)
-    return Rollout(
-        responses,
-        sampler_log_probs,
+    return RolloutText(
+        rollout,
         tokens.reshape(-1, *tokens.shape[2:]),
         in_order(part.completions for part in parts),
         in_order(part.spans for part in parts),

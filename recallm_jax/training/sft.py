@@ -3,12 +3,12 @@
 import jax
 from ml_collections import ConfigDict
 
+from decoding.rollout import Rollout
 from decoding.span_copy import index_prompts
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
 from recallm_jax.policy.context import Context
 from recallm_jax.training.bad_batch import Inspected
 from recallm_jax.training.stages import Loop, Stage, finite, scoring_of, training_rules
-from rl.batch import Responses
 from rl.learner import LearnerState, sft_update
 
 _index_prompts = jax.jit(index_prompts, static_argnames=("rules", "num_rows"))
@@ -27,16 +27,16 @@ def run_sft(
         tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
         prompts, tokens, lengths = context.place_rows((prompts, tokens, lengths), stage.batch_size)
         index = _index_prompts(prompts, rules=rules, num_rows=state.policy.config.vocab_rows)
-        responses = Responses(prompts, index, tokens, lengths)
+        rollout = Rollout(prompts, index, tokens, lengths)
         state, metrics = sft_update(
             state,
-            responses,
+            rollout,
             optimizer=stage.optimizer,
             scoring=scoring,
             num_parts=num_parts,
         )
         share = float((lengths > 0).mean())
-        seen = Inspected(records, responses)
+        seen = Inspected(records, rollout)
         loop.write(step, finite(metrics, stage, step, seen) | {"demonstrated": share})
         loop.save(step + 1, state, (step + 1) * stage.batch_size)
     return state

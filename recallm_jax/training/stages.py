@@ -12,11 +12,12 @@ import optax
 from ml_collections import ConfigDict
 
 from decoding.span_copy import SpanRules
+from decoding.span_scores import Scoring
 from recallm_jax.data.records import train_records
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.training.bad_batch import Inspected, NotFinite
-from rl.learner import LearnerState, Scoring
+from rl.learner import LearnerState
 from rl.optimizer import Schedule, adamw, train_rows_only
 from tasks.prompts.record import Record
 

@@ -40,13 +40,13 @@ from tests.oracles.toy_policy import random_toy_policy
 @for_each("seed", range(2))
 def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed, rules):
     prompts = make_prompts(seed)
-    decoded, index = sample_responses(span_loving_policy(seed), prompts, seed, rules=rules)
-    spans = spans_of(prompts, decoded, index, rules)
+    rollout = sample_responses(span_loving_policy(seed), prompts, seed, rules=rules)
+    spans = spans_of(rollout, rules)
     checked = repeated = 0
     for b in range(NUM_PROMPTS):
         prompt = oracle_prompt(prompts, b)
         for g in range(GROUP):
-            tokens = np.asarray(decoded.responses[b, g]).tolist()
+            tokens = np.asarray(rollout.tokens[b, g]).tolist()
             for span in spans[b][g]:
                 copied = tokens[span.start : span.end]
                 context = context_of(prompt, tokens[: span.start], rules, 0)
@@ -84,13 +84,13 @@ def test_spans_are_closed_copies_whatever_the_logits_hold(values, rules):
         return jnp.broadcast_to(jnp.asarray(pattern), logits.shape)
 
     prompts = make_prompts(6)
-    decoded, index = sample_responses(span_loving_policy(6), prompts, rules=rules, processor=spoil)
-    spans = spans_of(prompts, decoded, index, rules)
-    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
-    assert np.isfinite(np.asarray(decoded.log_probs)[real]).all()
+    rollout = sample_responses(span_loving_policy(6), prompts, rules=rules, processor=spoil)
+    spans = spans_of(rollout, rules)
+    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
+    assert np.isfinite(np.asarray(rollout.log_probs)[real]).all()
     found = [(b, g, span) for b, g in np.ndindex(NUM_PROMPTS, GROUP) for span in spans[b][g]]
     for b, g, span in found:
-        tokens = np.asarray(decoded.responses[b, g]).tolist()
+        tokens = np.asarray(rollout.tokens[b, g]).tolist()
         context = context_of(oracle_prompt(prompts, b), tokens[: span.start], rules, 0)
         assert span.closed
         assert matches(context, tokens[span.start : span.end], rules.barriers)
@@ -112,37 +112,37 @@ def test_a_step_sorts_nothing(rules):
 
 def test_a_prompts_responses_do_not_depend_on_its_batch():
     policy, prompts = span_loving_policy(3), make_prompts(3)
-    together, _ = sample_responses(policy, prompts)
+    together = sample_responses(policy, prompts)
     for b in range(NUM_PROMPTS):
         alone = jax.tree.map(lambda field, b=b: field[b : b + 1], prompts)
         keys = row_keys(0, 0, jnp.asarray([b]), GROUP)
-        decoded, _ = decode(
+        rollout = decode(
             policy,
             alone,
             keys,
             sampling=Sampling(temperature=0.7),
             limits=Limits(RULES, NEW, stop_tokens=(EOS,)),
         )
-        np.testing.assert_array_equal(decoded.responses[0], together.responses[b])
+        np.testing.assert_array_equal(rollout.tokens[0], together.tokens[b])
 
 
 def test_rows_and_steps_draw_different_tokens_and_the_seed_decides_them():
     prompts = make_prompts(4)
     flat = random_toy_policy(4, ROWS, scale=0.0)
-    first, _ = sample_responses(flat, prompts, seed=1)
-    again, _ = sample_responses(flat, prompts, seed=1)
-    other, _ = sample_responses(flat, prompts, seed=2)
-    np.testing.assert_array_equal(first.responses, again.responses)
-    assert not np.array_equal(first.responses, other.responses)
+    first = sample_responses(flat, prompts, seed=1)
+    again = sample_responses(flat, prompts, seed=1)
+    other = sample_responses(flat, prompts, seed=2)
+    np.testing.assert_array_equal(first.tokens, again.tokens)
+    assert not np.array_equal(first.tokens, other.tokens)
     # Rows that soon draw the stop token may well be the same.
-    longer = np.asarray(first.responses)[np.asarray(first.lengths) > 5].tolist()
+    longer = np.asarray(first.tokens)[np.asarray(first.lengths) > 5].tolist()
     assert len({tuple(row) for row in longer}) == len(longer) > GROUP
     assert all(len(set(row[:5])) > 1 for row in longer)
 
 
 def test_a_row_ends_with_its_stop_token_and_is_padded_after_it():
-    decoded, _ = sample_responses(random_toy_policy(5, ROWS, scale=0.5), make_prompts(5))
-    responses, lengths = np.asarray(decoded.responses), np.asarray(decoded.lengths)
+    rollout = sample_responses(random_toy_policy(5, ROWS, scale=0.5), make_prompts(5))
+    responses, lengths = np.asarray(rollout.tokens), np.asarray(rollout.lengths)
     stopped = 0
     for row, length in zip(responses.reshape(-1, NEW), lengths.ravel(), strict=True):
         assert EOS not in row[: length - 1]
@@ -155,34 +155,34 @@ def test_a_row_ends_with_its_stop_token_and_is_padded_after_it():
 
 def test_greedy_takes_the_best_allowed_token():
     policy, prompts = span_loving_policy(6), make_prompts(6)
-    decoded, index = sample_responses(policy, prompts, sampling=Sampling(temperature=0.0))
-    first = np.asarray(decoded.responses)
+    rollout = sample_responses(policy, prompts, sampling=Sampling(temperature=0.0))
+    first = np.asarray(rollout.tokens)
     assert (first == first[:, :1]).all(), "greedy rows of a group must agree"
-    scores = score(policy, prompts, decoded, index, temperature=1.0, chunk=8)
-    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    scores = score(policy, rollout, temperature=1.0, chunk=8)
+    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
     np.testing.assert_allclose(
-        np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
+        np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
     )
 
 
 def test_a_prompt_with_nothing_to_copy_never_opens_a_span():
     prompts = make_prompts(7)
     barren = Prompts(**{**vars(prompts), "copyable": jnp.zeros_like(prompts.copyable)})
-    decoded, _ = sample_responses(span_loving_policy(7), barren)
-    assert not (np.asarray(decoded.responses) == START).any()
+    rollout = sample_responses(span_loving_policy(7), barren)
+    assert not (np.asarray(rollout.tokens) == START).any()
 
 
 def test_a_response_ends_with_a_stop_sequence_but_not_inside_a_span():
     prompts = make_prompts(8)
     sequences = ((2, 3), (4,), (1, 0, 1))
-    decoded, index = sample_responses(
+    rollout = sample_responses(
         span_loving_policy(8), prompts, sampling=Sampling(2.0), stop_sequences=sequences
     )
-    spans = spans_of(prompts, decoded, index)
+    spans = spans_of(rollout)
     ended = quoted = 0
     for b in range(NUM_PROMPTS):
         for g in range(GROUP):
-            row = np.asarray(decoded.responses[b, g])[: int(decoded.lengths[b, g])].tolist()
+            row = np.asarray(rollout.tokens[b, g])[: int(rollout.lengths[b, g])].tolist()
             inside = {t for s in spans[b][g] for t in range(s.start, s.end)}
             found = [
                 end
@@ -202,22 +202,20 @@ def test_a_stop_token_that_may_be_copied_does_not_leave_a_span_open():
     prompts = make_prompts(9)
     rules = dataclasses.replace(RULES, barriers=(START, END))
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
-    decoded, index = decode(
+    rollout = decode(
         span_loving_policy(9),
         prompts,
         keys,
         sampling=SAMPLING,
         limits=Limits(rules, NEW, stop_tokens=(2,)),
     )
-    spans = [
-        span for group in spans_of(prompts, decoded, index, rules) for row in group for span in row
-    ]
+    spans = [span for group in spans_of(rollout, rules) for row in group for span in row]
     assert all(span.closed and span.count for span in spans)
     copied = [
-        2 in np.asarray(decoded.responses[b, g, span.start : span.end])
+        2 in np.asarray(rollout.tokens[b, g, span.start : span.end])
         for b in range(NUM_PROMPTS)
         for g in range(GROUP)
-        for span in spans_of(prompts, decoded, index, rules)[b][g]
+        for span in spans_of(rollout, rules)[b][g]
     ]
     assert any(copied)
 
@@ -227,19 +225,19 @@ def test_a_users_processor_steers_the_choice_but_cannot_unmask():
         return logits.at[..., END].add(1e9).at[..., ROWS - 1].set(jnp.nan).at[..., 5].set(jnp.inf)
 
     prompts = make_prompts(10)
-    decoded, _ = sample_responses(
+    rollout = sample_responses(
         span_loving_policy(10), prompts, sampling=Sampling(0.0), processor=wishes
     )
-    responses = np.asarray(decoded.responses)
+    responses = np.asarray(rollout.tokens)
     assert (responses[:, :, 0] == 5).all(), "END is forbidden outside a span, 5 is wished for"
     assert (responses < VOCAB).all() and not (responses == END).any()
-    shifted, _ = sample_responses(
+    shifted = sample_responses(
         span_loving_policy(10),
         prompts,
         sampling=Sampling(1.0),
         processor=lambda logits: logits.at[..., START].add(1e9),
     )
-    assert (np.asarray(shifted.responses)[:, :, 0] == START).all()
+    assert (np.asarray(shifted.tokens)[:, :, 0] == START).all()
 
 
 def test_repetition_counts_the_prompt_and_the_response():
@@ -248,11 +246,11 @@ def test_repetition_counts_the_prompt_and_the_response():
         table=flat.table.at[:ROWS].set(jnp.where(jnp.arange(ROWS) < VOCAB - 3, 1.0, -9.0)[None])
     )
     prompts = make_prompts(11)
-    decoded, _ = sample_responses(
+    rollout = sample_responses(
         flat, prompts, sampling=Sampling(0.0, repetition_penalty=1e6), rules=RULES
     )
     for b in range(NUM_PROMPTS):
-        row = np.asarray(decoded.responses[b, 0]).tolist()
+        row = np.asarray(rollout.tokens[b, 0]).tolist()
         of_prompt = set(np.asarray(prompts.tokens[b, : prompts.lengths[b]]).tolist())
         fresh = row[: VOCAB - 3 - len(of_prompt)]
         assert len(set(fresh)) == len(fresh) and not set(fresh) & of_prompt
@@ -262,9 +260,9 @@ def test_the_end_of_a_span_may_end_a_response():
     prompts = make_prompts(15)
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
     limits = Limits(RULES, NEW, stop_tokens=(EOS, END))
-    decoded, index = decode(span_loving_policy(15), prompts, keys, sampling=SAMPLING, limits=limits)
-    spans = spans_of(prompts, decoded, index)
-    lengths = np.asarray(decoded.lengths)
+    rollout = decode(span_loving_policy(15), prompts, keys, sampling=SAMPLING, limits=limits)
+    spans = spans_of(rollout)
+    lengths = np.asarray(rollout.lengths)
     quoted = [(b, g) for b in range(NUM_PROMPTS) for g in range(GROUP) if spans[b][g]]
     assert len(quoted) > 5
     for b, g in quoted:
@@ -274,13 +272,13 @@ def test_the_end_of_a_span_may_end_a_response():
 
 def test_logits_of_less_precision_are_sampled_in_float32():
     prompts = make_prompts(16)
-    decoded, _ = sample_responses(
+    rollout = sample_responses(
         span_loving_policy(16),
         prompts,
         sampling=Sampling(0.7, top_p=0.9),
         processor=lambda logits: logits.astype(jnp.bfloat16),
     )
-    assert decoded.log_probs.dtype == jnp.float32
+    assert rollout.log_probs.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
@@ -309,13 +307,13 @@ def test_a_row_with_a_shorter_prefix_samples_behind_it():
     mixed = long.copy()
     mixed[:, ::2, 2:] = SAMPLED
     decoded = {
-        name: decode(policy, prompts, keys, sampling=SAMPLING, limits=limits, prefix=prefix)[0]
+        name: decode(policy, prompts, keys, sampling=SAMPLING, limits=limits, prefix=prefix)
         for name, prefix in (("mixed", mixed), ("short", long[..., :2]), ("long", long))
     }
-    assert (decoded["mixed"].responses[..., 1] == 0).all()
+    assert (decoded["mixed"].tokens[..., 1] == 0).all()
     for rows, name in ((slice(0, None, 2), "short"), (slice(1, None, 2), "long")):
-        for field in dataclasses.fields(decoded[name]):
-            of_mixed, alone = (np.asarray(getattr(decoded[n], field.name)) for n in ("mixed", name))
+        for field in ("tokens", "lengths", "log_probs"):
+            of_mixed, alone = (np.asarray(getattr(decoded[n], field)) for n in ("mixed", name))
             np.testing.assert_array_equal(of_mixed[:, rows], alone[:, rows])
 
 
@@ -343,6 +341,6 @@ def test_a_span_that_the_budget_cuts_short_keeps_the_mask_at_work_no_longer():
     for _ in range(NEW):
         open_before_the_last = groups.span.inside & ~groups.done
         groups = advance(groups)
-    last = groups.decoded.responses[:, :, NEW - 1]
+    last = groups.rollout.tokens[:, :, NEW - 1]
     assert (open_before_the_last & ~jnp.isin(last, jnp.array([END, EOS]))).any()
     assert not groups.span.inside.any()

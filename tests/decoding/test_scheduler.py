@@ -62,11 +62,11 @@ def alone(policy, request, size=None):
         sampling=request.sampling or SAMPLING,
         limits=LIMITS,
         prefix=prefix,
-    )[0]
+    )
 
 
 def assert_same(got, expected):
-    np.testing.assert_array_equal(got.responses, expected.responses)
+    np.testing.assert_array_equal(got.tokens, expected.tokens)
     np.testing.assert_array_equal(got.lengths, expected.lengths)
     np.testing.assert_allclose(got.log_probs, expected.log_probs, atol=1e-6)
 
@@ -104,7 +104,7 @@ def test_every_request_gets_what_it_gets_alone(num_slots, make_policy):
     lengths = set()
     for number, request in enumerate(requests):
         expected = alone(policy, request)
-        got = found[number].decoded
+        got = found[number].rollout
         assert_same(got, expected)
         lengths.add(int(np.asarray(got.lengths).max()))
     assert len(lengths) > 3, "groups of one length would all leave together"
@@ -114,7 +114,7 @@ def test_a_request_gets_the_same_in_a_longer_bucket():
     policy, requests = span_loving_policy(), make_requests(6)
     found = run(policy, requests, 2, buckets=(20,))
     for number, request in enumerate(requests):
-        assert_same(found[number].decoded, alone(policy, request))
+        assert_same(found[number].rollout, alone(policy, request))
 
 
 def test_requests_keep_their_own_settings_beside_others():
@@ -131,7 +131,7 @@ def test_requests_keep_their_own_settings_beside_others():
     policy = span_loving_policy()
     found = run(policy, requests, 3, buckets=(16,))
     for number, request in enumerate(requests):
-        assert_same(found[number].decoded, alone(policy, request, 16))
+        assert_same(found[number].rollout, alone(policy, request, 16))
 
 
 def test_requests_begin_with_their_own_prefixes_beside_others():
@@ -143,13 +143,13 @@ def test_requests_begin_with_their_own_prefixes_beside_others():
     policy = span_loving_policy()
     found = run(policy, requests, 3, max_prefix=4, buckets=(16,))
     for number, request in enumerate(requests):
-        got = found[number].decoded
+        got = found[number].rollout
         assert_same(got, alone(policy, request, 16))
         # Before its first given token a response is what it is without a prefix.
-        free = alone(policy, dataclasses.replace(request, prefix=None), 16).responses
+        free = alone(policy, dataclasses.replace(request, prefix=None), 16).tokens
         for place, token in enumerate([] if request.prefix is None else request.prefix):
             expected = free[0, :, place] if token == SAMPLED else token
-            np.testing.assert_array_equal(got.responses[0, :, place], expected)
+            np.testing.assert_array_equal(got.tokens[0, :, place], expected)
 
 
 def test_settings_and_prefixes_compile_no_more_programs():

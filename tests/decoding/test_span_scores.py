@@ -38,17 +38,15 @@ from tests.oracles.toy_decoding import (
 )
 def test_trainer_log_probs_equal_the_samplers(chunk, rules):
     policy, prompts = span_loving_policy(1), make_prompts(1)
-    decoded, index = sample_responses(
-        policy, prompts, sampling=Sampling(temperature=0.7), rules=rules
-    )
-    scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=chunk, rules=rules)
-    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    rollout = sample_responses(policy, prompts, sampling=Sampling(temperature=0.7), rules=rules)
+    scores = score(policy, rollout, temperature=0.7, chunk=chunk, rules=rules)
+    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
     np.testing.assert_allclose(
-        np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
+        np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
     )
     # The responses hold forced tokens as well as free choices.
-    assert (np.asarray(decoded.log_probs)[real] == 0).any() or rules.paper_compatible
-    assert (np.asarray(decoded.log_probs)[real] < -1).any()
+    assert (np.asarray(rollout.log_probs)[real] == 0).any() or rules.paper_compatible
+    assert (np.asarray(rollout.log_probs)[real] < -1).any()
 
 
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
@@ -56,11 +54,11 @@ def test_thousands_of_sampled_tokens_score_as_they_were_sampled(rules):
     checked = 0
     for seed in range(20, 26):
         policy, prompts = span_loving_policy(seed), make_prompts(seed)
-        decoded, index = sample_responses(policy, prompts, seed, rules=rules)
-        scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=8, rules=rules)
-        real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+        rollout = sample_responses(policy, prompts, seed, rules=rules)
+        scores = score(policy, rollout, temperature=0.7, chunk=8, rules=rules)
+        real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
         np.testing.assert_allclose(
-            np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
+            np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
         )
         checked += real.sum()
     assert checked > 2000
@@ -71,20 +69,20 @@ def test_tokens_of_large_logits_score_as_they_were_sampled(rules):
     policy, prompts = span_loving_policy(3), make_prompts(3)
     # The logits are rows of the table, whichever product they come from: rounding is in the scores.
     policy = type(policy)(table=policy.table.at[:ROWS].add(300.0).at[ROWS:].set(0.0))
-    decoded, index = sample_responses(policy, prompts, rules=rules)
-    scores = score(policy, prompts, decoded, index, temperature=0.7, chunk=7, rules=rules)
-    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    rollout = sample_responses(policy, prompts, rules=rules)
+    scores = score(policy, rollout, temperature=0.7, chunk=7, rules=rules)
+    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
     np.testing.assert_allclose(
-        np.asarray(scores.log_probs)[real], np.asarray(decoded.log_probs)[real], atol=1e-5
+        np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
     )
 
 
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
 def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax(rules):
     policy, prompts = span_loving_policy(2), make_prompts(2)
-    decoded, index = sample_responses(policy, prompts, rules=rules)
-    source, states = traced(prompts, decoded, index, rules)
-    real = jnp.arange(NEW)[None, None] < decoded.lengths[..., None]
+    rollout = sample_responses(policy, prompts, rules=rules)
+    source, states = traced(rollout, rules)
+    real = jnp.arange(NEW)[None, None] < rollout.lengths[..., None]
 
     def allowed_at(t):
         state = jax.tree.map(lambda field: field[:, :, t], states)
@@ -95,14 +93,14 @@ def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax(rules):
     allowed = allowed.reshape(NUM_PROMPTS, -1, ROWS)
 
     def chunked(policy):
-        scores = score(policy, prompts, decoded, index, 0.7, 5, rules)
+        scores = score(policy, rollout, 0.7, 5, rules)
         return jnp.where(real, scores.log_probs, 0).sum(), scores
 
     def dense(policy):
-        hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
+        hidden = policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
         logits = policy.unembed(hidden).reshape(NUM_PROMPTS, -1, ROWS)
         scores = jax.nn.log_softmax(logits / 0.7, axis=-1, where=allowed)
-        tokens = decoded.responses.reshape(NUM_PROMPTS, -1, 1)
+        tokens = rollout.tokens.reshape(NUM_PROMPTS, -1, 1)
         chosen = jnp.take_along_axis(scores, tokens, axis=-1)[..., 0]
         entropy = -jnp.where(allowed, jnp.exp(scores) * scores, 0).sum(-1)
         entropy = jnp.where(real.reshape(entropy.shape), entropy, 0)
@@ -117,11 +115,11 @@ def test_log_prob_gradients_equal_those_of_a_dense_masked_softmax(rules):
 
 def test_a_forbidden_token_has_log_probability_minus_infinity_and_nothing_follows_the_end():
     policy, prompts = span_loving_policy(12), make_prompts(12)
-    decoded, index = sample_responses(policy, prompts)
+    rollout = sample_responses(policy, prompts)
     # END outside a span, then a span of a token that the prompt does not have.
-    wrong = decoded.responses.at[:, :, 0].set(END).at[:, :, 1].set(START).at[:, :, 2].set(20)
-    changed = dataclasses.replace(decoded, responses=wrong, lengths=jnp.full((4, GROUP), 4))
-    scores = np.asarray(score(policy, prompts, changed, index, 1.0, 5).log_probs)
+    wrong = rollout.tokens.at[:, :, 0].set(END).at[:, :, 1].set(START).at[:, :, 2].set(20)
+    changed = dataclasses.replace(rollout, tokens=wrong, lengths=jnp.full((4, GROUP), 4))
+    scores = np.asarray(score(policy, changed, 1.0, 5).log_probs)
     assert np.isneginf(scores[:, :, [0, 2]]).all()
     assert np.isfinite(scores[:, :, 1]).all()
     assert (scores[:, :, 4:] == 0).all()
@@ -129,17 +127,17 @@ def test_a_forbidden_token_has_log_probability_minus_infinity_and_nothing_follow
 
 def test_numbers_that_are_none_are_not_hidden_from_training():
     policy, prompts = span_loving_policy(13), make_prompts(13)
-    decoded, index = sample_responses(policy, prompts)
+    rollout = sample_responses(policy, prompts)
     broken = type(policy)(table=policy.table * jnp.nan)
-    scores = score(broken, prompts, decoded, index, 1.0, 5)
-    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    scores = score(broken, rollout, 1.0, 5)
+    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
     assert np.isnan(np.asarray(scores.log_probs)[real]).all()
 
 
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
 def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary(rules):
     policy, prompts = span_loving_policy(14), make_prompts(14)
-    decoded, index = sample_responses(policy, prompts, rules=rules)
+    rollout = sample_responses(policy, prompts, rules=rules)
     seen = []
 
     class Counting(type(policy)):
@@ -148,10 +146,10 @@ def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary(rules):
             return super().unembed(hidden)
 
     counting = jax.tree_util.register_dataclass(Counting, ["table"], [])(policy.table)
-    score(counting, prompts, decoded, index, 1.0, 1, rules)
+    score(counting, rollout, 1.0, 1, rules)
     jax.effects_barrier()
-    source, states = traced(prompts, decoded, index, rules)
-    real = np.arange(NEW) < np.asarray(decoded.lengths)[..., None]
+    source, states = traced(rollout, rules)
+    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
     most = np.asarray(states.locus.last - states.locus.first + 2)
     if rules is BOTH:
         going = np.asarray(unpack(states.matches.places, source.text.tokens.shape[-1]))

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from decoding.span_copy import index_prompts, whole_source
+from decoding.rollout import Rollout
+from decoding.span_copy import index_prompts
 from decoding.spans import find_spans, span_trace
 from tests.oracles.span_oracle import context_of, matches
 from tests.oracles.toy_decoding import (
@@ -49,11 +50,9 @@ def test_spans_that_nothing_closed_or_bounded_are_found_where_they_stand(rules):
         prompts = dataclasses.replace(prompts, copyable=everywhere, span_start=everywhere)
         responses, lengths = wild_responses(prompts, seed)
         index = index_prompts(prompts, rules, ROWS)
-        source = whole_source(prompts, index, jnp.asarray(responses), rules)
-        seen = span_trace(jnp.asarray(responses), source, rules, LENGTH)
-        spans = find_spans(
-            jnp.asarray(responses), jnp.asarray(lengths), seen, index, rules, max_occurrences=99
-        )
+        rollout = Rollout(prompts, index, jnp.asarray(responses), jnp.asarray(lengths))
+        seen = span_trace(rollout, rules, LENGTH)
+        spans = find_spans(rollout, seen, rules, max_occurrences=99)
         for b, g in np.ndindex(NUM_PROMPTS, GROUP):
             prompt = oracle_prompt(prompts, b)
             size = len(prompt.tokens)
@@ -83,7 +82,8 @@ def test_of_the_machines_states_only_what_is_read_is_kept(rules):
 
     @jax.jit
     def read_back(responses):
-        return span_trace(responses, whole_source(prompts, index, responses, rules), rules, LENGTH)
+        lengths = jnp.zeros(responses.shape[:2], jnp.int32)
+        return span_trace(Rollout(prompts, index, responses, lengths), rules, LENGTH)
 
     memory = read_back.lower(responses).compile().memory_analysis()
     # Of each token a flag and two numbers, before and after time moves behind the rows, and of the

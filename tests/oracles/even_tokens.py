@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from rl.rollout import GroupRewards, Rollout
+from rl.rollout import GroupRewards, RolloutText
 
 
-def rewarded(rollout: Rollout, found: GroupRewards) -> GroupRewards:
+def rewarded(rollout: RolloutText, found: GroupRewards) -> GroupRewards:
     """Return the rewards with each total replaced by the share of even tokens in its response."""
     lengths = [[completion.num_tokens for completion in row] for row in rollout.completions]
     real = np.arange(rollout.tokens.shape[-1]) < np.array(lengths)[..., None]

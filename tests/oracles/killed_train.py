@@ -64,7 +64,7 @@ class Countdown:
 
 
 def patch(countdown: Countdown) -> None:
-    sample, reward = rollouts.sample_groups, rollouts.reward_groups
+    sample, reward = rollouts.decode, rollouts.reward_groups
     updates = {
         (stages, "sft_update"): stages.sft_update,
         (policy_gradient, "policy_update"): policy_gradient.policy_update,
@@ -151,7 +151,7 @@ def patch(countdown: Countdown) -> None:
                 countdown.reach("config")
             return self.context.__exit__(*exception)
 
-    rollouts.sample_groups, rollouts.reward_groups = sampled, rewarded
+    rollouts.decode, rollouts.reward_groups = sampled, rewarded
     for (module, name), update in updates.items():
         setattr(module, name, updated(update))
     metrics.appending = HalfRow

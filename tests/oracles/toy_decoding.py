@@ -9,7 +9,7 @@ from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules, trace, whole_source
-from decoding.span_scores import log_probs
+from decoding.span_scores import Scoring, score_tokens
 from decoding.spans import find_spans, span_trace
 from tests.oracles.span_oracle import OraclePrompt
 from tests.oracles.toy_policy import random_toy_policy
@@ -62,29 +62,16 @@ def oracle_prompt(prompts, b):
     return OraclePrompt(*(np.asarray(field[b, :size]).tolist() for field in fields))
 
 
-def traced(prompts, decoded, index, rules=RULES):
-    source = whole_source(prompts, index, decoded.responses, rules)
-    return source, trace(decoded.responses, source, rules, NEW)
+def traced(rollout, rules=RULES):
+    source = whole_source(rollout.prompts, rollout.index, rollout.tokens, rules)
+    return source, trace(rollout.tokens, source, rules, NEW)
 
 
-def spans_of(prompts, decoded, index, rules=RULES):
-    seen = span_trace(
-        decoded.responses, whole_source(prompts, index, decoded.responses, rules), rules, NEW
-    )
-    return find_spans(decoded.responses, decoded.lengths, seen, index, rules, max_occurrences=99)
+def spans_of(rollout, rules=RULES):
+    return find_spans(rollout, span_trace(rollout, rules, NEW), rules, max_occurrences=99)
 
 
-def score(policy, prompts, decoded, index, temperature, chunk, rules=RULES):
-    source, states = traced(prompts, decoded, index, rules)
-    hidden = policy.score(prompts.tokens, prompts.lengths, decoded.responses)
-    return log_probs(
-        policy,
-        hidden,
-        decoded.responses,
-        decoded.lengths,
-        states,
-        source,
-        rules,
-        temperature=temperature,
-        chunk=chunk,
-    )
+def score(policy, rollout, temperature, chunk, rules=RULES):
+    prompts = rollout.prompts
+    hidden = policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
+    return score_tokens(policy, hidden, rollout, Scoring(rules, NEW, temperature, chunk))

@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from benchmarks.tpu_program import loop_operations, num_elements
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits, decode_program
 from decoding.prompts import Prompts
+from decoding.rollout import Rollout
 from decoding.sampling import Sampling, row_keys
 from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules, index_prompts
@@ -30,7 +31,7 @@ from recallm_jax.policy.partitioning import (
     place_model,
     state_shardings,
 )
-from rl.batch import Batch, Responses
+from rl.batch import Batch
 from rl.learner import (
     LearnerState,
     PolicyLoss,
@@ -151,19 +152,16 @@ def grpo(model, prompts, mesh, *, num_parts=1):
     leaves, tree = jax.tree.flatten((for_rollout(policy), prompts, keys))
 
     def decode_leaves(*leaves):
-        return decode(*jax.tree.unflatten(tree, leaves), sampling=SAMPLING, limits=LIMITS)
+        return decode_program(*jax.tree.unflatten(tree, leaves), SAMPLING, LIMITS)
 
     # Compiled once, to be run and to be read.
     decoding = jax.jit(decode_leaves).lower(*leaves).compile()
-    decoded, index = decoding(*leaves)
-    responses = Responses(prompts, index, decoded.responses, decoded.lengths)
+    rollout = Rollout(prompts, *decoding(*leaves))
     scoring = scoring_on(mesh)
-    scores = score_in_parts(policy, responses, scoring=scoring, num_parts=num_parts)
+    scores = score_in_parts(policy, rollout, scoring=scoring, num_parts=num_parts)
     batch = Batch(
-        responses=responses,
+        rollout,
         advantages=advantages,
-        sampler_log_probs=decoded.log_probs,
-        old_log_probs=None,
         reference_log_probs=scores - 0.1,
     )
     state, metrics = policy_update(
@@ -176,7 +174,7 @@ def grpo(model, prompts, mesh, *, num_parts=1):
     )
     # Rounding, and nothing else.
     assert metrics.pop("sampler_log_prob_error") < 1e-5
-    found = {"decoded": decoded, "scores": scores, "state": state, "metrics": metrics}
+    found = {"rollout": rollout, "scores": scores, "state": state, "metrics": metrics}
     return arrays(found, mesh), decoding.as_text()
 
 
@@ -189,7 +187,7 @@ def sft(model, prompts, mesh, *, num_parts=1):
     index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, CONFIG.vocab_rows)
     state, metrics = sft_update(
         start_state(policy, mesh),
-        Responses(prompts, index, tokens, lengths),
+        Rollout(prompts, index, tokens, lengths),
         optimizer=OPTIMIZER,
         scoring=scoring_on(mesh),
         num_parts=num_parts,
@@ -233,10 +231,10 @@ def assert_every_gradient_counts(arrays):
 def test_a_mixed_mesh_changes_no_sample_score_loss_or_gradient(mixed, expected):
     assert_same(mixed[0], expected)
     assert_every_gradient_counts(expected)
-    lengths = expected["['decoded'].lengths"]
+    lengths = expected["['rollout'].lengths"]
     assert lengths.min() < lengths.max()
     # Spans were opened, by chance.
-    assert (expected["['decoded'].responses"] == RULES.start_token).any()
+    assert (expected["['rollout'].tokens"] == RULES.start_token).any()
 
 
 def largest_gather(hlo: str) -> int:
@@ -330,8 +328,8 @@ def test_prompts_that_enter_one_by_one_are_answered_alike(model, prompts, expect
         policy, requests[:3], buckets=(SIZE,), num_slots=2, sampling=SAMPLING, limits=LIMITS
     )
     for one in finished:
-        wanted = expected["['decoded'].responses"][one.number]
-        np.testing.assert_array_equal(one.decoded.responses[0], wanted)
+        wanted = expected["['rollout'].tokens"][one.number]
+        np.testing.assert_array_equal(one.rollout.tokens[0], wanted)
 
 
 def flags_of(prompts):

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
+from decoding.span_scores import Scoring
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
@@ -17,8 +19,7 @@ from recallm_jax.training import policy_gradient, rollouts, sft, stages
 from recallm_jax.training.restore import placed_state
 from recallm_jax.training.stages import Loop, plan_stages
 from rl.batch import Batch
-from rl.learner import PolicyLoss, Scoring, policy_update, score_in_parts
-from rl.rollout import sample_groups
+from rl.learner import PolicyLoss, policy_update, score_in_parts
 
 CONFIG = [
     "--config=configs/quickstart.py:tiny",
@@ -45,15 +46,15 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
         return stages_scoring(config, given, temperature=temperature)
 
     def stop(*arguments, **options):
-        if "rules" in options:
-            rules.append(options["rules"])
+        if "limits" in options:
+            rules.append(options["limits"].rules)
         raise Seen
 
     stages_scoring = stages.scoring_of
     monkeypatch.setattr(sft, "scoring_of", scoring)
     monkeypatch.setattr(policy_gradient, "scoring_of", scoring)
     monkeypatch.setattr(sft, "sft_update", stop)
-    monkeypatch.setattr(rollouts, "sample_groups", stop)
+    monkeypatch.setattr(rollouts, "decode", stop)
 
     def loop(stage):
         return Loop(range(1), stages.batches(config, context, stage, 0), 0, stop, stop)
@@ -83,28 +84,23 @@ def grpo_step(config, context):
     records = train_records(config, context.tokenizer, 0)
     prompts, texts = prompts_and_texts([next(records) for _ in range(8)], 256)
     rules = span_rules(config, context.tokenizer)
-    rollout = sample_groups(
+    rollout = decode(
         context.policy,
         context.place(prompts),
         row_keys(0, 0, np.array([text.number for text in texts], np.uint32), 2),
-        context.tokenizer.decode,
-        rules=rules,
         sampling=Sampling(temperature=1.0),
-        max_new_tokens=24,
-        stop_token=context.tokenizer.eos_id,
+        limits=Limits(rules, 24, (context.tokenizer.eos_id,)),
     )
     scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
-    scored = score_in_parts(context.policy, rollout.responses, scoring=scoring, num_parts=2)
+    scored = score_in_parts(context.policy, rollout, scoring=scoring, num_parts=2)
     # Another policy than the one that is trained, so that the KL penalty is not 0.
     smaller = jax.tree.map(lambda x: 0.5 * x, context.policy)
-    reference = score_in_parts(smaller, rollout.responses, scoring=scoring, num_parts=2)
+    reference = score_in_parts(smaller, rollout, scoring=scoring, num_parts=2)
     # They don't sum to 0 over a group, so that the loss is not 0 either.
     advantages = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     batch = Batch(
-        responses=rollout.responses,
+        rollout,
         advantages=context.place(advantages)[..., None],
-        sampler_log_probs=rollout.sampler_log_probs,
-        old_log_probs=None,
         reference_log_probs=reference,
     )
     stage = plan_stages(config, context)[2]
@@ -116,7 +112,7 @@ def grpo_step(config, context):
         loss=PolicyLoss(0.2, 0.2, 0.001, 2.0),
         num_parts=2,
     )
-    arrays = (rollout.responses, rollout.sampler_log_probs, scored, metrics, state.policy)
+    arrays = (rollout, scored, metrics, state.policy)
     return jax.device_get(arrays)
 
 

@@ -9,13 +9,14 @@ import optax
 import pytest
 
 from decoding.prompts import Prompts
+from decoding.rollout import Rollout
 from decoding.span_copy import SpanRules
+from decoding.span_scores import Scoring
 from decoding.suffix_index import build_index
-from rl.batch import Batch, Responses
+from rl.batch import Batch
 from rl.critic import Critic, init_critic
 from rl.learner import (
     PolicyLoss,
-    Scoring,
     init_state,
     policy_update,
     score_and_value_in_parts,
@@ -39,7 +40,7 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def responses() -> Responses:
+def rollout() -> Rollout:
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(0, 10, (NUM_PROMPTS, 5)), jnp.int32)
     everywhere = jnp.ones(tokens.shape, bool)
@@ -54,70 +55,68 @@ def responses() -> Responses:
     # Free text only, of different lengths.
     written = jnp.asarray(rng.integers(0, 10, (NUM_PROMPTS, GROUP, BUDGET)), jnp.int32)
     lengths = jnp.asarray(rng.integers(1, BUDGET + 1, (NUM_PROMPTS, GROUP)), jnp.int32)
-    return Responses(prompts, index, written, lengths)
+    return Rollout(prompts, index, written, lengths)
 
 
-def batch_of(policy, responses: Responses, advantages) -> Batch:
-    scores = score_in_parts(policy, responses, scoring=SCORING, num_parts=1)
+def batch_of(policy, rollout: Rollout, advantages) -> Batch:
+    scores = score_in_parts(policy, rollout, scoring=SCORING, num_parts=1)
     return Batch(
-        responses=responses,
+        dataclasses.replace(rollout, log_probs=scores),
         advantages=jnp.asarray(advantages, jnp.float32)[..., None],
-        sampler_log_probs=scores,
-        old_log_probs=None,
         reference_log_probs=scores,
     )
 
 
-def expected_log_probs(policy, responses: Responses):
+def expected_log_probs(policy, rollout: Rollout):
     """Log-probabilities in NumPy: in free text all but the end token is allowed, and a span needs
     room for its two marks and a token."""
-    prompts = responses.prompts
-    hidden = policy.score(prompts.tokens, prompts.lengths, responses.tokens)
+    prompts = rollout.prompts
+    hidden = policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
     logits = np.array(policy.unembed(hidden), np.float64)
     logits[..., END] = -np.inf
     logits[:, :, BUDGET - 2 :, START] = -np.inf
     normaliser = np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    chosen = np.array(responses.tokens)[..., None]
+    chosen = np.array(rollout.tokens)[..., None]
     return np.take_along_axis(logits - normaliser, chosen, axis=-1)[..., 0]
 
 
-def real_tokens(responses: Responses):
-    return np.arange(BUDGET)[None, None] < np.asarray(responses.lengths)[..., None]
+def real_tokens(rollout: Rollout):
+    return np.arange(BUDGET)[None, None] < np.asarray(rollout.lengths)[..., None]
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_rows_that_are_split_over_devices_keep_their_own_scores(state, responses, parts):
+def test_rows_that_are_split_over_devices_keep_their_own_scores(state, rollout, parts):
     scoring = dataclasses.replace(SCORING, parts=parts)
-    scores = score_in_parts(state.policy, responses, scoring=scoring, num_parts=1)
-    real = real_tokens(responses)
-    expected = expected_log_probs(state.policy, responses)
+    scores = score_in_parts(state.policy, rollout, scoring=scoring, num_parts=1)
+    real = real_tokens(rollout)
+    expected = expected_log_probs(state.policy, rollout)
     np.testing.assert_allclose(scores[real], expected[real], rtol=1e-5, atol=1e-5)
 
 
-def test_the_sft_loss_is_the_mean_over_all_real_tokens(state, responses):
-    expected = -expected_log_probs(state.policy, responses)[real_tokens(responses)].mean()
-    _, metrics = sft_update(state, responses, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2)
+def test_the_sft_loss_is_the_mean_over_all_real_tokens(state, rollout):
+    expected = -expected_log_probs(state.policy, rollout)[real_tokens(rollout)].mean()
+    _, metrics = sft_update(state, rollout, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2)
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_sft_makes_the_demonstrations_likelier(state, responses):
-    before = expected_log_probs(state.policy, responses)
-    new, _ = sft_update(state, responses, optimizer=OPTIMIZER, scoring=SCORING, num_parts=1)
-    after = expected_log_probs(new.policy, responses)
-    real = real_tokens(responses)
+def test_sft_makes_the_demonstrations_likelier(state, rollout):
+    before = expected_log_probs(state.policy, rollout)
+    new, _ = sft_update(state, rollout, optimizer=OPTIMIZER, scoring=SCORING, num_parts=1)
+    after = expected_log_probs(new.policy, rollout)
+    real = real_tokens(rollout)
     assert after[real].mean() > before[real].mean() + 0.01
 
 
-def test_prompts_without_a_demonstration_weigh_nothing(responses):
-    def trained(responses):
+def test_prompts_without_a_demonstration_weigh_nothing(rollout):
+    def trained(rollout):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
         state, metrics = sft_update(
-            state, responses, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2
+            state, rollout, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2
         )
         return jax.tree.leaves(state.policy), metrics["loss"]
 
     shown = np.array([[3], [0], [5], [0]])
-    some = dataclasses.replace(responses, tokens=responses.tokens[:, :1], lengths=shown)
+    some = dataclasses.replace(rollout, tokens=rollout.tokens[:, :1], lengths=shown)
     others = dataclasses.replace(some, tokens=np.where(shown[..., None] > 0, some.tokens, 3))
     for first, second in zip(*(trained(one) for one in (some, others)), strict=True):
         jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -131,27 +130,27 @@ def test_prompts_without_a_demonstration_weigh_nothing(responses):
     jax.tree.map(np.testing.assert_array_equal, unchanged, jax.tree.leaves(policy))
 
 
-def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, responses):
-    before = expected_log_probs(state.policy, responses)
-    batch = batch_of(state.policy, responses, [[1.0, -1.0]] * NUM_PROMPTS)
+def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, rollout):
+    before = expected_log_probs(state.policy, rollout)
+    batch = batch_of(state.policy, rollout, [[1.0, -1.0]] * NUM_PROMPTS)
     new, metrics = policy_update(
         state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
     )
-    change = np.where(real_tokens(responses), expected_log_probs(new.policy, responses) - before, 0)
+    change = np.where(real_tokens(rollout), expected_log_probs(new.policy, rollout) - before, 0)
     better, worse = change.sum(axis=(0, 2))
     assert better > 0.01 and worse < -0.01
     # At the first update of a batch the ratio is 1: the loss is the mean advantage a token.
-    tokens_of = np.asarray(responses.lengths).sum(axis=0)
+    tokens_of = np.asarray(rollout.lengths).sum(axis=0)
     expected = -(tokens_of[0] - tokens_of[1]) / tokens_of.sum()
     assert metrics["policy_loss"] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-def test_the_decision_to_end_is_learnt_as_any_other(state, responses, aggregation):
+def test_the_decision_to_end_is_learnt_as_any_other(state, rollout, aggregation):
     stop, other = 0, 1
-    tokens = responses.tokens.at[:, :, 0].set(jnp.array([stop, other]))
+    tokens = rollout.tokens.at[:, :, 0].set(jnp.array([stop, other]))
     ended = dataclasses.replace(
-        responses, tokens=tokens, lengths=jnp.tile(jnp.array([1, BUDGET]), (NUM_PROMPTS, 1))
+        rollout, tokens=tokens, lengths=jnp.tile(jnp.array([1, BUDGET]), (NUM_PROMPTS, 1))
     )
     before = expected_log_probs(state.policy, ended)[:, 0, 0]
     batch = batch_of(state.policy, ended, [[1.0, 0.0]] * NUM_PROMPTS)
@@ -172,7 +171,7 @@ def test_the_decision_to_end_is_learnt_as_any_other(state, responses, aggregatio
     ],
     ids=["token", "sequence", "constant"],
 )
-def test_micro_batches_sum_to_the_whole_batch(responses, num_parts, changes):
+def test_micro_batches_sum_to_the_whole_batch(rollout, num_parts, changes):
     loss = dataclasses.replace(LOSS, **changes)
 
     def update(parts):
@@ -180,7 +179,7 @@ def test_micro_batches_sum_to_the_whole_batch(responses, num_parts, changes):
         advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP))
         return policy_update(
             state,
-            batch_of(state.policy, responses, advantages),
+            batch_of(state.policy, rollout, advantages),
             optimizer=OPTIMIZER,
             scoring=SCORING,
             loss=loss,
@@ -191,34 +190,34 @@ def test_micro_batches_sum_to_the_whole_batch(responses, num_parts, changes):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
 
 
-def test_what_follows_a_response_changes_nothing(responses):
+def test_what_follows_a_response_changes_nothing(rollout):
     def update(tokens):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
-        changed = dataclasses.replace(responses, tokens=tokens)
+        changed = dataclasses.replace(rollout, tokens=tokens)
         batch = batch_of(state.policy, changed, [[1.0, -1.0]] * NUM_PROMPTS)
         return policy_update(
             state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
         )[0].policy.table
 
-    padding = ~real_tokens(responses)
+    padding = ~real_tokens(rollout)
     # The end token is forbidden there, with a log-probability of -inf.
-    spoilt = jnp.where(padding, END, responses.tokens)
-    np.testing.assert_array_equal(update(spoilt), update(jnp.where(padding, 0, responses.tokens)))
+    spoilt = jnp.where(padding, END, rollout.tokens)
+    np.testing.assert_array_equal(update(spoilt), update(jnp.where(padding, 0, rollout.tokens)))
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-def test_the_first_update_of_a_batch_weighs_tokens_as_its_aggregation_says(responses, aggregation):
+def test_the_first_update_of_a_batch_weighs_tokens_as_its_aggregation_says(rollout, aggregation):
     """At a ratio of 1 the surrogate of a token is minus its advantage."""
     state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
     advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP))
-    lengths = np.asarray(responses.lengths)
+    lengths = np.asarray(rollout.lengths)
     weights = {
         "token": lengths / lengths.sum(),
         "sequence": np.full(lengths.shape, 1 / lengths.size),
         "constant": lengths / (lengths.size * BUDGET),
     }
     loss = dataclasses.replace(LOSS, aggregation=aggregation)
-    batch = batch_of(state.policy, responses, advantages)
+    batch = batch_of(state.policy, rollout, advantages)
     _, metrics = policy_update(
         state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=2
     )
@@ -238,13 +237,12 @@ class LaterUpdate:
     old_values: np.ndarray
     returns: np.ndarray
 
-    def batch(self, responses: Responses, *, with_values: bool) -> Batch:
+    def batch(self, rollout: Rollout, *, with_values: bool) -> Batch:
         arrays = {name: jnp.asarray(x, jnp.float32) for name, x in vars(self).items()}
         values = {name: arrays[name] if with_values else None for name in ("old_values", "returns")}
         return Batch(
-            responses,
+            dataclasses.replace(rollout, log_probs=arrays["sampler"]),
             arrays["advantages"],
-            arrays["sampler"],
             arrays["old"],
             arrays["reference"],
             **values,
@@ -260,12 +258,12 @@ def later_update(new: np.ndarray) -> LaterUpdate:
     return LaterUpdate(old, sampler, reference, advantages, old_values, returns)
 
 
-def log_softmax_of(table, hidden, responses):
+def log_softmax_of(table, hidden, rollout):
     """`expected_log_probs` of a table in float64."""
     logits = hidden @ table
     logits[..., END] = -np.inf
     logits[:, :, BUDGET - 2 :, START] = -np.inf
-    chosen = np.array(responses.tokens)[..., None]
+    chosen = np.array(rollout.tokens)[..., None]
     normaliser = np.log(np.exp(logits).sum(axis=-1))
     return np.take_along_axis(logits, chosen, axis=-1)[..., 0] - normaliser
 
@@ -318,25 +316,25 @@ RECORDING = optax.GradientTransformation(
     ],
     ids=["grpo", "gspo", "k1", "k2", "ppo"],
 )
-def test_losses_and_gradients_of_a_later_update_are_the_papers_formulas(responses, changes):
+def test_losses_and_gradients_of_a_later_update_are_the_papers_formulas(rollout, changes):
     """The gradient by differences of the formula in float64, along random directions."""
     settings = {"clip_low": 0.1, "clip_high": 0.3, "kl_coefficient": 0.4} | changes
     loss = dataclasses.replace(LOSS, **settings)
     policy, rng = random_toy_policy(0, VOCAB), np.random.default_rng(1)
-    prompts, real = responses.prompts, real_tokens(responses)
-    hidden = np.array(policy.score(prompts.tokens, prompts.lengths, responses.tokens), np.float64)
+    prompts, real = rollout.prompts, real_tokens(rollout)
+    hidden = np.array(policy.score(prompts.tokens, prompts.lengths, rollout.tokens), np.float64)
     table, kernel = np.array(policy.table, np.float64), rng.normal(size=VOCAB + 2)
     critic = "value_clip" in changes
 
     def formula(table, kernel):
         values = hidden @ kernel if critic else None
-        return loss_in_numpy(log_softmax_of(table, hidden, responses), values, update, loss, real)
+        return loss_in_numpy(log_softmax_of(table, hidden, rollout), values, update, loss, real)
 
-    update = later_update(np.where(real, log_softmax_of(table, hidden, responses), 0.0))
+    update = later_update(np.where(real, log_softmax_of(table, hidden, rollout), 0.0))
     of_critic = Critic(jnp.asarray(kernel, jnp.float32), jnp.zeros(())) if critic else None
     state, metrics = policy_update(
         init_state(policy, RECORDING, of_critic),
-        update.batch(responses, with_values=critic),
+        update.batch(rollout, with_values=critic),
         optimizer=RECORDING,
         scoring=SCORING,
         loss=loss,
@@ -356,12 +354,12 @@ def test_losses_and_gradients_of_a_later_update_are_the_papers_formulas(response
 
 
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
-def test_the_penalty_in_the_loss_pulls_to_the_reference(responses, estimator):
+def test_the_penalty_in_the_loss_pulls_to_the_reference(rollout, estimator):
     state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
     # Near by: far apart k3, an exponential, has no useful slope.
     other = jax.tree.map(lambda x, y: 0.9 * x + 0.1 * y, state.policy, random_toy_policy(1, VOCAB))
-    reference = score_in_parts(other, responses, scoring=SCORING, num_parts=1)
-    batch = batch_of(state.policy, responses, np.zeros((NUM_PROMPTS, GROUP)))
+    reference = score_in_parts(other, rollout, scoring=SCORING, num_parts=1)
+    batch = batch_of(state.policy, rollout, np.zeros((NUM_PROMPTS, GROUP)))
     batch = dataclasses.replace(batch, reference_log_probs=reference)
     loss = dataclasses.replace(LOSS, kl_coefficient=1.0, kl_estimator=estimator)
     distances = []
@@ -384,33 +382,31 @@ OPTIMIZER_OF_BOTH = optax.partition(
 PPO_LOSS = dataclasses.replace(LOSS, value_coefficient=1.0, value_clip=10.0)
 
 
-def ppo_batch(state, responses, advantages, returns):
+def ppo_batch(state, rollout, advantages, returns):
     log_probs, values = score_and_value_in_parts(
-        state.policy, state.critic, responses, scoring=SCORING, num_parts=2
+        state.policy, state.critic, rollout, scoring=SCORING, num_parts=2
     )
     return Batch(
-        responses=responses,
+        dataclasses.replace(rollout, log_probs=log_probs),
         advantages=jnp.asarray(advantages, jnp.float32),
-        sampler_log_probs=log_probs,
         old_log_probs=log_probs,
-        reference_log_probs=None,
         old_values=values,
         returns=jnp.asarray(returns, jnp.float32),
     )
 
 
 @pytest.mark.parametrize("own_trunk", [False, True])
-def test_a_critic_learns_the_returns_and_leaves_the_policy(responses, own_trunk):
+def test_a_critic_learns_the_returns_and_leaves_the_policy(rollout, own_trunk):
     trunk = random_toy_policy(3, VOCAB) if own_trunk else None
     state = critic_state(trunk)
     before = np.asarray(state.policy.table)
-    real = real_tokens(responses)
+    real = real_tokens(rollout)
     # What stands behind a response must not be learned.
     returns = np.where(real, 0.7, np.nan)
     zeros = np.zeros(real.shape)
     errors = []
     for _ in range(60):
-        batch = ppo_batch(state, responses, zeros, returns)
+        batch = ppo_batch(state, rollout, zeros, returns)
         errors.append(np.abs(np.asarray(batch.old_values)[real] - 0.7).mean())
         state, metrics = policy_update(
             state, batch, optimizer=OPTIMIZER_OF_BOTH, scoring=SCORING, loss=PPO_LOSS, num_parts=2
@@ -421,16 +417,16 @@ def test_a_critic_learns_the_returns_and_leaves_the_policy(responses, own_trunk)
     np.testing.assert_array_equal(state.policy.table, before)
 
 
-def test_ppo_raises_the_tokens_of_high_advantage(responses):
+def test_ppo_raises_the_tokens_of_high_advantage(rollout):
     state = critic_state()
-    before = expected_log_probs(state.policy, responses)
-    real = real_tokens(responses)
+    before = expected_log_probs(state.policy, rollout)
+    real = real_tokens(rollout)
     advantages = np.where(np.arange(BUDGET) % 2 == 0, 1.0, -1.0) * real
-    batch = ppo_batch(state, responses, advantages, np.zeros(real.shape))
+    batch = ppo_batch(state, rollout, advantages, np.zeros(real.shape))
     state, metrics = policy_update(
         state, batch, optimizer=OPTIMIZER_OF_BOTH, scoring=SCORING, loss=PPO_LOSS, num_parts=2
     )
-    change = expected_log_probs(state.policy, responses) - before
+    change = expected_log_probs(state.policy, rollout) - before
     assert change[real & (advantages > 0)].mean() > 0.01
     assert change[real & (advantages < 0)].mean() < -0.01
     assert metrics["policy_loss"] == pytest.approx(-advantages.sum() / real.sum(), abs=1e-5)

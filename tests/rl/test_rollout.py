@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
@@ -21,7 +22,7 @@ from rl import rollout
 from rl.batch import PromptText
 from rl.rewards import guarded
 from rl.rewards.composite import Completion
-from rl.rollout import Rollout, reward_groups, sample_groups
+from rl.rollout import RolloutText, read_rollout, reward_groups
 from tasks.datasets.registry import find
 from tasks.scoring.reward import SETTINGS
 from tasks.scoring.truth import GroundTruth
@@ -51,33 +52,32 @@ def policy() -> ToyPolicy:
 
 
 @pytest.fixture(scope="module")
-def sampled() -> Rollout:
+def sampled() -> RolloutText:
     tokens = np.array(
         [[OTHER_KEY, OTHER_VALUE, KEY, VALUE, 0], [KEY, VALUE, OTHER_KEY, KEY, VALUE]], np.int32
     )
     lengths = np.array([4, 5], np.int32)
     real = np.arange(5) < lengths[:, None]
-    return sample_groups(
+    limits = Limits(RULES, NEW, stop_tokens=(STOP,))
+    decoded = decode(
         policy(),
         jax.tree.map(jnp.asarray, Prompts(tokens, lengths, real, real, real)),
         row_keys(0, 0, np.arange(2, dtype=np.uint32), 3),
-        lambda tokens: "".join(PIECES[token] for token in tokens),
-        rules=RULES,
         sampling=Sampling(temperature=0.0),
-        max_new_tokens=NEW,
-        stop_token=STOP,
+        limits=limits,
         prefix=np.stack([PREFIX, PREFIX]),
     )
+    return read_rollout(decoded, limits, lambda ids: "".join(PIECES[token] for token in ids))
 
 
 def test_responses_end_with_their_stop_token_or_at_the_limit(sampled):
     recalled = [START, KEY, VALUE, END, ANSWER, VALUE, STOP]
     expected = [recalled, [ANSWER, VALUE, STOP], [OTHER_KEY] * NEW]
-    lengths = np.asarray(sampled.responses.lengths)
+    lengths = np.asarray(sampled.rollout.lengths)
     assert lengths.tolist() == [[7, 3, 10]] * 2
     for b in range(2):
         for g in range(3):
-            tokens = np.asarray(sampled.responses.tokens[b, g, : lengths[b, g]])
+            tokens = np.asarray(sampled.rollout.tokens[b, g, : lengths[b, g]])
             assert tokens.tolist() == expected[g]
 
 
@@ -93,7 +93,7 @@ def test_log_probabilities_are_those_under_the_span_mask(sampled):
     opening, last = [likely(3), likely(2)], [0.0, likely(1, logit=10)]
     for b in range(2):
         expected = [begin, opening[b], likely(1), last[b], free, free, free]
-        np.testing.assert_allclose(sampled.sampler_log_probs[b, 0, :7], expected, atol=1e-5)
+        np.testing.assert_allclose(sampled.rollout.log_probs[b, 0, :7], expected, atol=1e-5)
 
 
 def test_spans_are_read_back_with_all_their_places(sampled):

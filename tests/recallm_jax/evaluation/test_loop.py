@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
@@ -18,7 +19,7 @@ from recallm_jax.policy.setup import set_up
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from rl import rollout
-from rl.rollout import sample_groups
+from rl.rollout import read_rollout
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
 
 NUM_ROWS = 768
@@ -54,18 +55,17 @@ def rows_of(texts, record, config, tokenizer):
     length = max(map(len, written))
     padded = [tokens + [tokenizer.eos_id] * (length - len(tokens)) for tokens in written]
     prompts, prompt_texts = prompts_and_texts([record], 256)
-    given = sample_groups(
+    limits = Limits(span_rules(config, tokenizer, constrained=False), length, (tokenizer.eos_id,))
+    given = decode(
         ToyPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS))),
         prompts,
         row_keys(0, 0, np.zeros(1, np.uint32), len(texts)),
-        tokenizer.decode,
-        rules=span_rules(config, tokenizer, constrained=False),
         sampling=Sampling(temperature=0.0),
-        max_new_tokens=length,
-        stop_token=tokenizer.eos_id,
+        limits=limits,
         prefix=np.array([padded], np.int32),
     )
-    return response_rows(given, 0, prompt_texts[0], record, tokenizer)
+    read = read_rollout(given, limits, tokenizer.decode)
+    return response_rows(read, 0, prompt_texts[0], record, tokenizer)
 
 
 def test_a_row_tells_what_was_answered_and_where_it_was_copied_from(config, tokenizer, record):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
@@ -17,7 +18,7 @@ from recallm_jax.evaluation.rows import response_rows
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
-from rl.rollout import sample_groups
+from rl.rollout import read_rollout
 from tests.oracles.toy_policy import ToyPolicy
 
 NUM_ROWS, CONTEXT = 768, 512
@@ -142,19 +143,18 @@ def test_places_are_right_in_text_of_many_bytes_a_character(tokenizer, alignment
     rules = dataclasses.replace(span_rules(config, tokenizer), max_length=9)
     record = question_record(tokenizer, STRANGE, QUESTION, alignment)
     prompts, texts = prompts_and_texts([record], 256)
-    rollout = sample_groups(
+    limits = Limits(rules, 60, (tokenizer.eos_id,))
+    rollout = decode(
         IndifferentPolicy(
             table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS)).at[:, rules.start_token].add(9.0)
         ),
         prompts,
         row_keys(0, 0, np.zeros(1, np.uint32), 24),
-        tokenizer.decode,
-        rules=rules,
         sampling=Sampling(temperature=1.0),
-        max_new_tokens=60,
-        stop_token=tokenizer.eos_id,
+        limits=limits,
     )
-    rows = response_rows(rollout, 0, texts[0], record, tokenizer)
+    read = read_rollout(rollout, limits, tokenizer.decode)
+    rows = response_rows(read, 0, texts[0], record, tokenizer)
     spans = [(row, span) for row in rows for span in row["spans"] if span["closed"]]
     whole = 0
     for row, span in spans:

@@ -121,7 +121,7 @@ def test_ppo_scores_the_old_policy_and_keeps_the_batch_between_updates():
     assert "ppo.old" in found
     update = found["ppo.update"]
     assert update.runs == 6
-    assert update.arguments[BATCH].responses.tokens.shape[0] == 4
+    assert update.arguments[BATCH].rollout.tokens.shape[0] == 4
     assert update.arguments[BATCH].returns.shape == update.arguments[BATCH].old_values.shape
     whole = bytes_per_chip(update.resident[BATCH])
     assert whole == 2 * bytes_per_chip(update.arguments[BATCH])

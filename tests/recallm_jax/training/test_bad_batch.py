@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from decoding.prompts import Prompts
+from decoding.rollout import Rollout
 from decoding.suffix_index import build_index
 from recallm_jax import train
 from recallm_jax.config.load import load_config
@@ -23,7 +24,7 @@ from recallm_jax.training import policy_gradient, sft
 from recallm_jax.training.bad_batch import Inspected, NotFinite, write_bad_batch
 from recallm_jax.training.restore import placed_state
 from recallm_jax.training.stages import Loop, batches, plan_stages
-from rl.batch import Batch, Responses
+from rl.batch import Batch
 from tasks.prompts.record import Record
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -119,12 +120,12 @@ def test_a_groups_batch_is_kept_with_log_probabilities_and_the_rewards_that_ther
     )
     index = build_index(prompts, num_rows=9, max_length=1, barriers=())
     tokens = jnp.array([[[4, 5], [6, 0]], [[7, 0], [8, 0]]])
-    responses = Responses(prompts, index, tokens, jnp.array([[2, 1], [1, 0]]))
     log_probs = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 1]], [[0.5, 1], [1, 1]]]))
+    rollout = Rollout(prompts, index, tokens, jnp.array([[2, 1], [1, 0]]), log_probs)
     advantages = jnp.array([[[1.0], [-1.0]], [[0.0], [0.0]]])
-    batch = Batch(responses, advantages, log_probs, None, 2 * log_probs)
+    batch = Batch(rollout, advantages, reference_log_probs=2 * log_probs)
     rewards = np.array([[1.0, 0.5], [0.25, np.nan]])
-    seen = Inspected([record("b/2", [3]), record("a/1", [1, 2])], responses, batch, rewards)
+    seen = Inspected([record("b/2", [3]), record("a/1", [1, 2])], rollout, batch, rewards)
     error = NotFinite("grpo", 7, {"reward": 0.5, "kl": math.nan}, seen)
     assert str(error).startswith("kl of grpo at step 7 is nan; ")
     path = write_bad_batch(error, tmp_path, lambda ids: "".join(map(str, ids)))
@@ -143,7 +144,7 @@ def test_a_groups_batch_is_kept_with_log_probabilities_and_the_rewards_that_ther
         "prompt_tokens": prompts.tokens,
         "prompt_lengths": prompts.lengths,
         "response_tokens": tokens,
-        "response_lengths": responses.lengths,
+        "response_lengths": rollout.lengths,
         "rewards": rewards,
         "advantages": advantages,
         "sampler_log_probs": log_probs,

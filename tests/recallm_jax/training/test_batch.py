@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from decoding.prompts import Prompts
+from decoding.rollout import Rollout
 from decoding.suffix_index import build_index
 from recallm_jax.config.load import load_config
 from recallm_jax.training.batch import group_batch, ppo_batch
-from recallm_jax.training.rollouts import Groups
-from rl.batch import Responses
 
 
 def by_hand(tokens_of):
@@ -28,21 +27,16 @@ def by_hand(tokens_of):
     index = build_index(prompt, num_rows=4, max_length=1, barriers=())
     lengths = jnp.array([tokens_of], jnp.int32)
     sampler = jnp.log(jnp.array([[[0.5, 0.5, 0.9], [0.25, 0.9, 0.9], [0.9, 0.9, 0.9]][:size]]))
-    return Groups(
-        Responses(prompt, index, tokens, lengths),
-        sampler,
-        totals=np.zeros((1, size)),
-        known=np.ones((1, size), bool),
-    )
+    return Rollout(prompt, index, tokens, lengths, sampler)
 
 
 def test_a_penalty_in_the_reward_lowers_what_the_reference_finds_unlikely():
     options = load_config(["--config=configs/quickstart.py:algorithm=rloo"]).grpo
-    groups = by_hand([2, 1])
+    rollout = by_hand([2, 1])
     reference = jnp.log(jnp.array([[[0.25, 0.25, 0.1], [0.25, 0.1, 0.1]]]))
     totals = jnp.array([[0.6, 0.6]])
     known = jnp.array([[True, True]])
-    batch, metrics = group_batch(options, groups, totals, known, None, reference)
+    batch, metrics = group_batch(options, rollout, totals, known, None, reference)
     # Two tokens half as likely: k1 is 2 log 2, and 0 for the other response, whose second position
     # is none of its tokens. Each against the other, times the coefficient.
     penalty = 0.001 * 2 * math.log(2)
@@ -61,10 +55,10 @@ def test_the_targets_of_ppo_by_hand():
     options = load_config(["--config=configs/quickstart.py:algorithm=ppo"]).ppo
     options = options.copy_and_resolve_references().unlock()
     options.kl_coefficient, options.discount, options.trace_decay = 0.5, 1.0, 0.5
-    groups = by_hand([2, 1])
-    old, values = groups.sampler_log_probs, jnp.array([[[0.2, 0.4, 7.0], [0.1, 7.0, 7.0]]])
+    rollout = by_hand([2, 1])
+    old, values = rollout.log_probs, jnp.array([[[0.2, 0.4, 7.0], [0.1, 7.0, 7.0]]])
     reference = jnp.log(jnp.array([[[0.25, 0.5, 0.1], [0.5, 0.1, 0.1]]]))
-    batch, metrics = ppo_batch(options, groups, jnp.array([[1.0, 0.3]]), old, values, reference)
+    batch, metrics = ppo_batch(options, rollout, jnp.array([[1.0, 0.3]]), old, values, reference)
     half = 0.5 * math.log(2)
     # Rewards -half, 1 and 0.3 + half; deltas r + v' - v; A_0 = delta_0 + A_1 / 2.
     second = 1.0 - 0.4

@@ -16,7 +16,7 @@ from recallm_jax.training.restore import placed_state
 from recallm_jax.training.rollout_metrics import prompt_means, rollout_metrics
 from recallm_jax.training.stages import Loop, batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
-from rl.rollout import NO_REWARD, GroupRewards, Rollout
+from rl.rollout import NO_REWARD, GroupRewards, RolloutText
 
 CONFIG = [
     "--config=configs/quickstart.py:tiny",
@@ -124,7 +124,7 @@ def test_the_metrics_of_a_step_by_hand():
     # Shaped for length: the second response lost half of its reward.
     totals = np.array([[0.8, 0.2], [0.6, 0.6]], np.float32)
     # Nothing but its completions is read.
-    rollout = object.__new__(Rollout)
+    rollout = object.__new__(RolloutText)
     object.__setattr__(rollout, "completions", groups)
     known = np.array([[True, True], [True, False]])
     scored = GroupRewards(totals, rewards, known, problems=["example/3, response 1: it raised"])
