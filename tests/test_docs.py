@@ -1,0 +1,86 @@
+"""Pages name modules and functions that exist, the API pages have every module, the site builds."""
+
+import importlib
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from recallm_jax.config.fields import FIELDS
+
+PACKAGES = ("benchmarks", "configs", "decoding", "recallm_jax", "rl", "storage", "tasks")
+PAGES = [
+    pathlib.Path("README.md"),
+    pathlib.Path("CONTRIBUTING.md"),
+    *pathlib.Path("launch").glob("*.md"),
+    *pathlib.Path("docs").rglob("*.md"),
+]
+NAME = re.compile(rf"`((?:{'|'.join(PACKAGES)})(?:\.\w+)+)`")
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for size in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:size]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[size:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_a_name_that_is_gone_is_noticed():
+    assert exists("rl.losses") and exists("rl.losses.kl_k3") and exists("decoding.policy.Policy")
+    assert not exists("rl.gone") and not exists("rl.losses.gone")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_named_modules_and_functions_exist(path):
+    named = set(NAME.findall(path.read_text(encoding="utf-8")))
+    # `tasks.md` is a page, and `decoding.constrained` a field of a config.
+    named = {name for name in named if not name.endswith(".md")} - FIELDS.keys()
+    assert [name for name in sorted(named) if not exists(name)] == []
+
+
+@pytest.mark.parametrize("package", ["decoding", "rl"])
+def test_the_api_page_has_every_module(package):
+    text = pathlib.Path(f"docs/api/{package}.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    files = [path for path in pathlib.Path(package).rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(listed) == sorted(".".join(path.with_suffix("").parts) for path in files)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_pages_cite_nothing_that_users_do_not_have(path):
+    assert not re.search(r"\b(METHOD|DESIGN|LAYOUT|STYLE|FAULTS)\b", path.read_text("utf-8"))
+
+
+def test_drawings_load_nothing():
+    for path in pathlib.Path("docs").rglob("*.svg"):
+        text = path.read_text(encoding="utf-8")
+        assert "href" not in text and "url(http" not in text and "@import" not in text
+
+
+def test_the_site_builds_without_warnings_and_loads_nothing_from_elsewhere(tmp_path):
+    pytest.importorskip("mkdocs", reason="installed by `make docs`")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= 15
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|link|iframe)\b[^>]*?(?:src|href)=\"?(\S+)", text)
+        assert not [one for one in loaded if one.startswith(("http", "//"))], page
