@@ -8,7 +8,7 @@ computed once for all its responses.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -166,7 +166,8 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
         old = lax.stop_gradient(new)
     else:
         old = jnp.where(mask, batch.old_log_probs, 0.0)
-    sampler = jnp.where(mask, rollout.log_probs, 0.0)
+    # A policy learns from responses that were sampled, which have log-probabilities.
+    sampler = jnp.where(mask, cast(Array, rollout.log_probs), 0.0)
     if loss.ratio == "sequence":
         log_ratio = sequence_log_ratio(new, old, mask)
     else:
@@ -200,7 +201,9 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
         metrics["kl"] = mean(kl)
     if critic is not None:
         found = values(critic, hidden, rollout)
-        old_values, returns = (jnp.where(mask, x, 0.0) for x in (batch.old_values, batch.returns))
+        # Batches of a critic have both.
+        targets = cast(tuple[Array, Array], (batch.old_values, batch.returns))
+        old_values, returns = (jnp.where(mask, x, 0.0) for x in targets)
         value_loss = mean(clipped_value_loss(found, old_values, returns, clip=loss.value_clip))
         total += loss.value_coefficient * value_loss
         metrics |= {"value_loss": value_loss, "value": mean(found), "return": mean(returns)}

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from rl.batch import PromptText
 from rl.rewards.composite import Completion, Reward, Scorer, overlong_factor, score
 from rl.rewards.guarded import guarded
 from tasks.scoring.reward import RewardSettings
+from tasks.scoring.truth import GroundTruth
 
 Detokenize = Callable[[Sequence[int]], str]
 # Brings arrays of B prompts to the host: whole, or those prompts that this host is to read.
@@ -120,7 +121,8 @@ def reward_groups(
                     completion, truth, settings, scorer_of(truth.dataset)
                 ),
                 completion,
-                text.ground_truth,
+                # Only prompts with a known answer are trained on.
+                cast(GroundTruth, text.ground_truth),
                 settings,
             )
             if isinstance(found, str):

@@ -108,7 +108,9 @@ def _write(
     }
     make_folder(path.parent)
     with written_whole(path.with_suffix(".npz")) as file, open(file, "wb") as out:
-        np.savez(out, **arrays)
+        # As `Any`: one keyword of `savez`, a switch, is not an array.
+        named: Mapping[str, Any] = arrays
+        np.savez(out, **named)
     write_whole(path, json.dumps(texts, indent=1, ensure_ascii=False) + "\n")
 
 

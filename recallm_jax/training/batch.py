@@ -1,6 +1,7 @@
 """What an update of GRPO's family or of PPO adds to a rollout: advantages and the like."""
 
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,8 @@ def _sequence_kl(
     rollout: Rollout, reference_log_probs: Float[Array, "B G T"]
 ) -> Float[Array, "B G"]:
     """Return k1 of the sampler against the reference, summed over each response."""
-    kl = kl_k1(rollout.log_probs, reference_log_probs)
+    # The responses were sampled, so they have log-probabilities.
+    kl = kl_k1(cast(Array, rollout.log_probs), reference_log_probs)
     return jnp.where(rollout.mask, kl, 0.0).sum(axis=-1)
 
 
