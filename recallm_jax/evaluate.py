@@ -24,8 +24,10 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
-from recallm_jax.evaluation.loop import complete_summaries, evaluate, rescore
+from recallm_jax.evaluation.complete import complete_summaries
+from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.merge import merge
+from recallm_jax.evaluation.rescore import rescore
 from recallm_jax.evaluation.shards import Shard, parse_shard
 from recallm_jax.evaluation.summaries import Row, format_table
 from recallm_jax.policy.context import Context
@@ -88,7 +90,7 @@ def _run(argv: Sequence[str]) -> None:
     shard = parse_shard(arguments.shard) if arguments.shard else None
     with peers.joined(arguments.distributed):
         summaries, failures = _evaluate(config, workdir, shard, label, arguments.checkpoints)
-    # Behind the block: what one process has met ends no other.
+    # After the block, so that what one process met ends no other.
     if summaries:
         print(f"\n{format_table(summaries)}")
     if failures:
@@ -124,56 +126,44 @@ def _evaluate(
         policy, stage, step = restore_policy(config, context, workdir)
         label = label or policy_label(config, stage, step)
         made_by = Saved(stage, step).made_by
-    return _one(config, context, workdir, shard, policy, label, made_by), []
+    evaluated = Evaluated(label, made_by, workdir / "eval" / label)
+    return _one(config, context, policy, evaluated, shard), []
 
 
 def _one(
     config: ConfigDict,
     context: Context,
-    workdir: Path,
-    shard: Shard | None,
     policy: Policy,
-    label: str,
-    made_by: str,
+    evaluated: Evaluated,
+    shard: Shard | None,
 ) -> list[Row]:
     """Evaluate a policy; return its summaries, or none where shards of it are missing."""
-    folder = workdir / "eval" / label
-    summaries = evaluate(
-        policy,
-        context.tokenizer,
-        config,
-        label=label,
-        made_by=made_by,
-        folder=folder,
-        place=context.place,
-        progress=context.console.progress,
-        log=context.console.say,
-        mesh=context.mesh,
-        shard=shard,
-    )
+    summaries = evaluate(config, context, policy, evaluated, shard)
     if shard is None:
         return summaries
-    summaries, missing = merge(folder, config, by=f".{shard.name}")
+    summaries, missing = merge(evaluated.folder, config, by=f".{shard.name}")
     if missing:
-        context.console.say(f"{label}: shard {shard} is done; of the others: {'; '.join(missing)}")
+        context.console.say(
+            f"{evaluated.label}: shard {shard} is done; of the others: {'; '.join(missing)}"
+        )
     return summaries
 
 
 def _several(
     config: ConfigDict, context: Context, workdir: Path, shard: Shard | None, wanted: str
 ) -> tuple[list[Row], list[str]]:
-    """Evaluate policies of a run one after the other; those that can't be are told of."""
+    """Evaluate policies of a run one after the other; say which of them can't be."""
     found: list[Row] = []
     failures = []
-    for name, label, made_by, load in _policies(config, context, workdir, wanted):
+    for name, evaluated, load in _policies(config, context, workdir, wanted):
         try:
-            done = complete_summaries(workdir / "eval" / label, config, made_by, context.mesh)
+            done = complete_summaries(config, context, evaluated)
             if done is not None:
-                context.console.say(f"{label}: all rows are there")
+                context.console.say(f"{evaluated.label}: all rows are there")
             else:
-                done = _one(config, context, workdir, shard, load(), label, made_by)
+                done = _one(config, context, load(), evaluated, shard)
         except UserError as error:
-            context.console.say(f"{label}: not evaluated: {error}")
+            context.console.say(f"{evaluated.label}: not evaluated: {error}")
             failures.append(f"{name}: {error}")
             continue
         found += done
@@ -183,8 +173,8 @@ def _several(
 
 def _policies(
     config: ConfigDict, context: Context, workdir: Path, wanted: str
-) -> list[tuple[str, str, str, Callable[[], Policy]]]:
-    """Return name, label, maker and loader of each policy that `--checkpoints` asks for.
+) -> list[tuple[str, Evaluated, Callable[[], Policy]]]:
+    """Return the name, the evaluation and the loader of each policy that `--checkpoints` asks for.
 
     Raises:
       UserError: there is none of a name, or none at all.
@@ -194,11 +184,13 @@ def _policies(
         hold_to_run(config, workdir, fields=START_WEIGHTS)
         return context.policy
 
-    known: dict[str, tuple[str, str, Callable[[], Policy]]] = {START: (START, START, start)}
+    known: dict[str, tuple[Evaluated, Callable[[], Policy]]] = {
+        START: (Evaluated(START, START, workdir / "eval" / START), start)
+    }
     for saved in saved_checkpoints(config, context, workdir):
         label = policy_label(config, saved.stage, saved.step)
         load = functools.partial(restore_saved, config, context, workdir, saved)
-        known[saved.name] = (label, saved.made_by, load)
+        known[saved.name] = (Evaluated(label, saved.made_by, workdir / "eval" / label), load)
     names = [name for name in known if name != START] if wanted == ALL else wanted.split(",")
     for name in names:
         if name not in known:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from decoding.policy import Policy
 from decoding.sampling import Sampling
 from recallm_jax.config.load import JobParser, parse_config
-from recallm_jax.evaluation.question import answer, show
+from recallm_jax.evaluation.question import DocumentQuestion, answer, show
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.training.restore import restore_policy
@@ -39,19 +39,8 @@ def _run(argv: Sequence[str]) -> None:
     policy: Policy = context.policy
     if arguments.workdir:
         policy, _, _ = restore_policy(config, context, open_folder(arguments.workdir))
-    row = answer(
-        policy,
-        context.tokenizer,
-        config,
-        document,
-        arguments.question,
-        sampling=sampling,
-        max_new_tokens=config.decoding.max_new_tokens,
-        max_recall_length=config.decoding.max_recall_length,
-        quote_first=arguments.quote_first,
-        place=context.place,
-    )
-    print(show(row))
+    asked = DocumentQuestion(document, arguments.question, arguments.quote_first)
+    print(show(answer(config, context, policy, asked, sampling)))
 
 
 def _read(path: Path) -> str:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
+from recallm_jax.evaluation.loop import Evaluated
 from recallm_jax.evaluation.probe import format_probe, run_probe
 from recallm_jax.evaluation.summaries import Row
 from recallm_jax.policy.setup import set_up
@@ -62,20 +63,10 @@ def _probe(config: ConfigDict, workdir: Path, *, checkpoint: bool) -> list[Row]:
         label, made_by = policy_label(config, stage, step), f"{stage.name} step {step}"
     else:
         hold_to_run(config, workdir, fields=START_WEIGHTS)
-    folder = workdir / "probe" / label
-    summaries = run_probe(
-        policy,
-        context.tokenizer,
-        config,
-        label=label,
-        made_by=made_by,
-        folder=folder,
-        place=context.place,
-        progress=context.console.progress,
-        mesh=context.mesh,
-    )
+    probed = Evaluated(label, made_by, workdir / "probe" / label)
+    summaries = run_probe(config, context, policy, probed)
     if context.leads:
-        write_machine(folder)
+        write_machine(probed.folder)
     return summaries
 
 

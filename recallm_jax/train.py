@@ -26,8 +26,14 @@ from recallm_jax.config.load import (
     check_training_mesh,
     parse_config,
 )
-from recallm_jax.evaluation.loop import evaluate
-from recallm_jax.evaluation.question import EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, answer, show
+from recallm_jax.evaluation.loop import Evaluated, evaluate
+from recallm_jax.evaluation.question import (
+    EXAMPLE_DOCUMENT,
+    EXAMPLE_QUESTION,
+    DocumentQuestion,
+    answer,
+    show,
+)
 from recallm_jax.evaluation.summaries import format_table
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import set_up
@@ -141,20 +147,12 @@ def _bad_batch_kept(context: Context, workdir: Path) -> Iterator[None]:
 
 def _first_look(config: ConfigDict, context: Context) -> None:
     """Show what a recall span is, before anything is trained."""
-    row = answer(
-        context.policy,
-        context.tokenizer,
-        config,
-        EXAMPLE_DOCUMENT,
-        EXAMPLE_QUESTION,
-        sampling=Sampling(temperature=0.0),
-        max_new_tokens=min(48, config.decoding.max_new_tokens),
-        max_recall_length=max(
-            config.decoding.min_recall_length, min(12, config.decoding.max_recall_length)
-        ),
-        quote_first=True,
-        place=context.place,
-    )
+    config = config.copy_and_resolve_references()
+    limits = config.decoding
+    limits.max_new_tokens = min(48, limits.max_new_tokens)
+    limits.max_recall_length = max(limits.min_recall_length, min(12, limits.max_recall_length))
+    asked = DocumentQuestion(EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, quote_first=True)
+    row = answer(config, context, context.policy, asked, Sampling(temperature=0.0))
     print("A first recall span, made before any training: the span can only copy the document.")
     print(f"\n{EXAMPLE_DOCUMENT}\n{EXAMPLE_QUESTION}\n\n{show(row)}\n", flush=True)
 
@@ -162,18 +160,8 @@ def _first_look(config: ConfigDict, context: Context) -> None:
 def _evaluate(
     config: ConfigDict, context: Context, policy: Policy, label: str, made_by: str, workdir: Path
 ) -> None:
-    summaries = evaluate(
-        policy,
-        context.tokenizer,
-        config,
-        label=label,
-        made_by=made_by,
-        folder=workdir / "eval" / label,
-        place=context.place,
-        progress=context.console.progress,
-        log=context.console.say,
-        mesh=context.mesh,
-    )
+    evaluated = Evaluated(label, made_by, workdir / "eval" / label)
+    summaries = evaluate(config, context, policy, evaluated)
     context.console.say(f"\n{format_table(summaries)}\n")
 
 

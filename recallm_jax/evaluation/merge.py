@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from recallm_jax.config.kept import check_kept, keep_config, kept_policy
-from recallm_jax.evaluation.loop import (
+from recallm_jax.evaluation.files import (
     HELD,
     rows_elsewhere,
     write_in_order,

@@ -1,32 +1,29 @@
 """The lost-in-thought probe of a policy: one JSONL row a response, and accuracy by variant."""
 
-import collections
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import SAMPLED, Limits, decode
 from decoding.policy import Policy
-from decoding.sampling import Sampling, row_keys
+from decoding.sampling import Sampling
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING, keep_config
-from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import task_settings
-from recallm_jax.evaluation.loop import missing_records
-from recallm_jax.evaluation.rows import response_rows
+from recallm_jax.evaluation.files import keep_whole, write_in_order
+from recallm_jax.evaluation.loop import Evaluated
+from recallm_jax.evaluation.respond import Asked
+from recallm_jax.evaluation.rows import Answered, response_rows
+from recallm_jax.evaluation.sheet import Sheet, answer_missing
 from recallm_jax.evaluation.statistics import wilson_interval
 from recallm_jax.evaluation.summaries import Row, align
-from recallm_jax.policy.modes import span_rules
+from recallm_jax.policy.context import Context
+from recallm_jax.policy.modes import Mode, span_rules
 from recallm_jax.policy.partitioning import for_rollout
-from recallm_jax.runtime import jsonl, processes
+from recallm_jax.runtime import jsonl
 from recallm_jax.runtime.errors import UserError
-from rl.rollout import read_rollout
-from storage.files import Path, appending, read_text, write_whole
+from storage.files import Path, read_text, write_whole
 from tasks import generate
 from tasks.prompts.context import generator
 from tasks.prompts.record import Record
@@ -42,8 +39,20 @@ from tasks.suites.lost_in_thought import (
 )
 
 DATASET = "retrieval"
+# How a folder's rows are held to the config and the policy that made them.
+_SIZES = ("probe.reasoning_tokens", "probe.num_examples", "probe.batch_size")
+HELD: dict[str, Any] = {
+    "may_change": (
+        *(name for name in MAY_CHANGE if name != "probe."),
+        *TRAINING,
+        *_SIZES,
+        "evaluation.",
+        "data.source",
+    ),
+    "remedy": "give the same config and checkpoint, or another --workdir",
+}
 SUMMARY = "summary.json"
-# What is read of a row, and of a summary's.
+# The fields that are read of a row, and of a row of the summary.
 _FIELDS: jsonl.Fields = {
     **dict.fromkeys(("example_id", "label", "variant"), str),
     "reasoning_tokens": int,
@@ -59,32 +68,14 @@ SUMMARY_FIELDS: jsonl.Fields = {
 }
 
 
-def run_probe(
-    policy: Policy,
-    tokenizer: Tokenizer,
-    config: ConfigDict,
-    *,
-    label: str,
-    made_by: str,
-    folder: Path,
-    place: Callable[[Any], Any],
-    progress: Callable[[Iterable, str], Iterable],
-    mesh: Mesh | None = None,
-) -> list[Row]:
+def run_probe(config: ConfigDict, context: Context, policy: Policy, probed: Evaluated) -> list[Row]:
     """Probe a policy without a thought and after thoughts of every length of the config.
 
     The examples are the first of the validation task of `retrieval`, generated here whatever
     `data.source` is. All variants of an example are one group, whose prompt and thought are
     prefilled once. Decoding is greedy, under the constraint. Rows that the folder already holds
-    are kept, so that an interrupted probe goes on.
-
-    Args:
-      label: what the policy is called in the rows, such as "start" or "grpo".
-      made_by: which policy this is, such as "grpo step 20"; a folder holds the rows of one.
-      place: puts a batch of prompts on the devices.
-      progress: wraps an iterable into a progress bar with a title.
-      mesh: the policy's; where several processes share it, all probe together, and the leading one
-        writes.
+    are kept, so that an interrupted probe goes on. Where several processes share the mesh, all
+    probe together, and the leading one writes.
 
     Returns:
       A summary row for each length and variant; also written to `summary.json`. Nothing where
@@ -99,49 +90,31 @@ def run_probe(
             f"config.decoding.copy_source = {config.decoding.copy_source!r}: the probe's thoughts "
             "can't be copied from; give 'prompt'"
         )
-    remedy = "give the same config and checkpoint, or another --workdir"
-    kept = (name for name in MAY_CHANGE if name != "probe.")
-    sizes = ("probe.reasoning_tokens", "probe.num_examples", "probe.batch_size")
-    may_change = (*kept, *TRAINING, *sizes, "evaluation.", "data.source")
-    leads = processes.leads(mesh)
-    if leads:
-        keep_config(config, folder, may_change=may_change, remedy=remedy, policy=made_by)
+    if context.leads:
+        keep_config(config, probed.folder, **HELD, policy=probed.made_by)
     settings = dataclasses.replace(task_settings(config), target_length=config.probe.target_length)
     records = [
-        generate.record(DATASET, tokenizer, settings, "validation", config.seed, index)
+        generate.record(DATASET, context.tokenizer, settings, "validation", config.seed, index)
         for index in range(config.probe.num_examples)
     ]
-    asked = {record.example_id for record in records}
+    ids = [record.example_id for record in records]
     policy = for_rollout(policy)
     summaries = []
     for tokens in (0, *sorted(set(config.probe.reasoning_tokens))):
-        probes = make_probes(records, tokenizer, config, tokens)
-        new_tokens = _longest_prefix(probes) + config.probe.max_new_tokens
-        check_context(policy, config, tokens, new_tokens)
-        path = folder / f"thought_{tokens}.jsonl"
-        done = _keep_whole(path, tokens) if leads else []
-        ids = {record.example_id for record in missing_records(records, done, mesh)}
-        missing = [item for item in probes if item.record.example_id in ids]
-        size = config.probe.batch_size
-        batches = [missing[i : i + size] for i in range(0, len(missing), size)]
-        with appending(path) if leads else contextlib.nullcontext(lambda lines: None) as add:
-            for batch in progress(batches, f"probe {label}: {tokens} tokens of thought"):
-                rows = _probe_batch(policy, tokenizer, config, batch, tokens, new_tokens, place)
-                for row in rows:
-                    row["label"] = label
-                add("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-                done += rows
-        if not leads:
-            continue
-        for variant in variants(tokens):
-            of_variant = [
-                row for row in done if row["example_id"] in asked and row["variant"] == variant
+        probes = make_probes(records, context.tokenizer, config, tokens)
+        sheet = _sheet(config, context.tokenizer, probes, tokens, probed)
+        check_context(policy, config, tokens, sheet.asked.max_new_tokens)
+        rows = _rows_there(sheet.path, tokens) if context.leads else []
+        rows = answer_missing(config, context, policy, sheet, rows)
+        if context.leads:
+            rows = write_in_order(sheet.path, ids, rows)
+            summaries += [
+                summarise([row for row in rows if row["variant"] == variant])
+                for variant in variants(tokens)
             ]
-            summaries.append(summarise(of_variant))
-    if not leads:
-        return []
-    summaries.sort(key=lambda row: (VARIANTS.index(row["variant"]), row["reasoning_tokens"]))
-    write_whole(folder / SUMMARY, json.dumps(summaries, indent=1) + "\n")
+    if context.leads:
+        summaries.sort(key=lambda row: (VARIANTS.index(row["variant"]), row["reasoning_tokens"]))
+        write_whole(probed.folder / SUMMARY, json.dumps(summaries, indent=1) + "\n")
     return summaries
 
 
@@ -161,8 +134,36 @@ def make_probes(
     ]
 
 
-def _longest_prefix(probes: Sequence[Probe]) -> int:
-    return max(len(prefix) for item in probes for prefix in item.prefixes.values())
+def _sheet(
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    probes: Sequence[Probe],
+    reasoning_tokens: int,
+    probed: Evaluated,
+) -> Sheet:
+    """Return what is asked after thoughts of one length: a group of variants for each example."""
+    by_id = {item.record.example_id: item for item in probes}
+    prefixes = {name: list(item.prefixes.values()) for name, item in by_id.items()}
+    longest = max(len(prefix) for group in prefixes.values() for prefix in group)
+    names = variants(reasoning_tokens)
+    rules = span_rules(config, tokenizer)
+    asked = Asked(
+        title=f"{probed.label}: {reasoning_tokens} tokens of thought",
+        records=[item.record for item in probes],
+        mode=Mode("probe", Sampling(temperature=0.0), rules, len(names)),
+        length=config.probe.target_length + reasoning_tokens,
+        max_new_tokens=longest + config.probe.max_new_tokens,
+        batch_size=config.probe.batch_size,
+        prefixes=prefixes,
+    )
+
+    def rows_of(answered: Answered) -> list[Row]:
+        item = by_id[answered.record.example_id]
+        rows = _probe_rows(config, tokenizer, item, reasoning_tokens, answered)
+        return [row | {"label": probed.label} for row in rows]
+
+    path = probed.folder / f"thought_{reasoning_tokens}.jsonl"
+    return Sheet(path, asked, rows_of, work="probe")
 
 
 def check_context(
@@ -182,85 +183,63 @@ def check_context(
         )
 
 
-def _keep_whole(path: Path, reasoning_tokens: int) -> list[Row]:
-    """Drop from a file the rows of examples that lack a variant; return the rest."""
+def _rows_there(path: Path, reasoning_tokens: int) -> list[Row]:
+    """Return a file's rows of the examples that have all variants; drop the others from it."""
     rows = list(jsonl.read_rows(path, _FIELDS))
     wanted = set(variants(reasoning_tokens))
     for number, row in enumerate(rows, 1):
         if row["variant"] not in wanted or row["reasoning_tokens"] != reasoning_tokens:
             raise UserError(
-                f"{path}, line {number} is no row of this file: variant {row['variant']!r} after "
-                f"{row['reasoning_tokens']} tokens; delete that line, or the file"
+                f"{path}, line {number} is not a row of this file: variant {row['variant']!r} "
+                f"after {row['reasoning_tokens']} tokens; delete that line, or the file"
             )
-    counts = collections.Counter(row["example_id"] for row in rows)
-    whole = [row for row in rows if counts[row["example_id"]] == len(wanted)]
-    if path.exists():
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in whole)
-        write_whole(path, "".join(lines))
-    return whole
+    return keep_whole(path, rows, len(wanted))
 
 
-def _probe_batch(
-    policy, tokenizer, config, probes, reasoning_tokens, new_tokens, place
+def _probe_rows(
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    item: Probe,
+    reasoning_tokens: int,
+    answered: Answered,
 ) -> list[Row]:
-    # A last, smaller batch is filled up, so that nothing is compiled for its size.
-    filled = [*probes, *[probes[0]] * (config.probe.batch_size - len(probes))]
-    length = config.probe.target_length + reasoning_tokens
-    prompts, texts = prompts_and_texts([item.record for item in filled], length)
-    names = variants(reasoning_tokens)
-    # Shorter ones end in SAMPLED.
-    width = new_tokens - config.probe.max_new_tokens
-    prefix = np.full((len(filled), len(names), width), SAMPLED, np.int32)
-    for rows, item in zip(prefix, filled, strict=True):
-        for row, name in zip(rows, names, strict=True):
-            row[: len(item.prefixes[name])] = item.prefixes[name]
-    numbers = np.array([text.number for text in texts], np.uint32)
-    keys = row_keys(config.seed, 0, numbers, len(names))
-    prompts, keys, prefix = place((prompts, keys, prefix))
-    limits = Limits(span_rules(config, tokenizer), new_tokens, (tokenizer.eos_id,))
-    decoded = decode(
-        policy, prompts, keys, sampling=Sampling(temperature=0.0), limits=limits, prefix=prefix
-    )
-    rollout = read_rollout(decoded, limits, tokenizer.decode, processes.fetch)
-    tokens, lengths = processes.fetch((decoded.tokens, decoded.lengths))
+    """Return a row for each variant of an example: what it was given, wrote, and is read as."""
     found = []
-    for number, item in enumerate(probes):
-        rows = response_rows(rollout, number, texts[number], item.record, tokenizer)
-        for place_in_group, (name, row) in enumerate(zip(names, rows, strict=True)):
-            response = tokens[number, place_in_group, : lengths[number, place_in_group]].tolist()
-            # A row with a shorter prefix could write more; all are read equally far.
-            end = len(item.prefixes[name]) + config.probe.max_new_tokens
-            read = _read(name, response, end, row["spans"], item, tokenizer)
-            found.append(
-                {
-                    "example_id": item.record.example_id,
-                    "variant": name,
-                    "reasoning_tokens": reasoning_tokens,
-                    "target_length": config.probe.target_length,
-                    "prompt": item.prompt,
-                    "thought": item.thought,
-                    "prefix": tokenizer.decode(item.prefixes[name]),
-                    "response": row["completion"],
-                    "read": read,
-                    "value": item.value,
-                    "right": is_right(read, item.value),
-                    "spans": row["spans"],
-                }
-            )
+    rows = response_rows(answered, tokenizer)
+    tokens = answered.read.tokens[answered.number]
+    for (variant, prefix), row, ids in zip(item.prefixes.items(), rows, tokens, strict=True):
+        # A row with a shorter prefix could write more; all are read equally far.
+        end = min(row["completion_tokens"], len(prefix) + config.probe.max_new_tokens)
+        read = _read(variant, ids[:end].tolist(), row["spans"], item, tokenizer)
+        found.append(
+            {
+                "example_id": row["example_id"],
+                "variant": variant,
+                "reasoning_tokens": reasoning_tokens,
+                "target_length": config.probe.target_length,
+                "prompt": item.prompt,
+                "thought": item.thought,
+                "prefix": tokenizer.decode(prefix),
+                "response": row["completion"],
+                "read": read,
+                "value": item.value,
+                "right": is_right(read, item.value),
+                "spans": row["spans"],
+            }
+        )
     return found
 
 
 def _read(
     variant: str,
     response: Sequence[int],
-    end: int,
     spans: Sequence[Row],
     item: Probe,
     tokenizer: Tokenizer,
 ) -> str:
-    """Return what counts as the value among the first `end` tokens of a response."""
+    """Return the text that counts as the value in the tokens of a response."""
     first, last = spans[0]["response_tokens"] if variant in IN_SPAN else (0, len(response))
-    ids = [token for token in response[first : min(last, end)] if token != tokenizer.eos_id]
+    ids = [token for token in response[first:last] if token != tokenizer.eos_id]
     return read_value(variant, tokenizer.decode(ids), item.cue)
 
 
@@ -310,7 +289,7 @@ def read_summary(path: Path) -> list[Row]:
     try:
         rows = json.loads(read_text(path))
         if not isinstance(rows, list) or not rows:
-            raise ValueError("it is no list of rows")
+            raise ValueError("it is not a list of rows")
         for row in rows:
             jsonl.check_fields(row, SUMMARY_FIELDS)
             if row["variant"] not in VARIANTS:

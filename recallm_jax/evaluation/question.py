@@ -1,18 +1,17 @@
 """A first look: one question about one document, answered with recall spans."""
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from decoding.decode_loop import Limits, decode
 from decoding.policy import Policy
-from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.data.arrays import prompts_and_texts
-from recallm_jax.evaluation.rows import response_rows
+from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.evaluation.summaries import Row
+from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime.errors import UserError
@@ -64,23 +63,27 @@ def question_record(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class DocumentQuestion:
+    """A question about a document.
+
+    Attributes:
+      quote_first: begin the response with a recall span, whatever the model would do.
+    """
+
+    document: str
+    question: str
+    quote_first: bool
+
+
 def answer(
-    policy: Policy,
-    tokenizer: Tokenizer,
     config: ConfigDict,
-    document: str,
-    question: str,
-    *,
+    context: Context,
+    policy: Policy,
+    asked: DocumentQuestion,
     sampling: Sampling,
-    max_new_tokens: int,
-    max_recall_length: int,
-    quote_first: bool,
-    place: Callable[[Prompts], Prompts],
 ) -> Row:
     """Answer a question from a document; every recall span is a copy of part of it.
-
-    Args:
-      quote_first: begin the response with a recall span, whatever the model would do.
 
     Returns:
       A row as evaluation writes them, spans with their places in the prompt.
@@ -88,7 +91,9 @@ def answer(
     Raises:
       UserError: an empty document or question, or more than the model's context holds.
     """
-    record = question_record(tokenizer, document, question, config.decoding.span_alignment)
+    tokenizer, max_new_tokens = context.tokenizer, config.decoding.max_new_tokens
+    alignment = config.decoding.span_alignment
+    record = question_record(tokenizer, asked.document, asked.question, alignment)
     limit = policy.config.max_positions
     if len(record.inputs) + max_new_tokens > limit:
         raise UserError(
@@ -96,20 +101,20 @@ def answer(
             f"{max_new_tokens}; the model's context holds {limit}: shorten the document"
         )
     padded = -(-len(record.inputs) // LENGTH_STEP) * LENGTH_STEP
-    prompts, texts = prompts_and_texts([record], min(padded, limit - max_new_tokens))
-    prefix = np.asarray(tokenizer.encode(QUOTE_FIRST if quote_first else ""), np.int32)
-    rules = dataclasses.replace(span_rules(config, tokenizer), max_length=max_recall_length)
-    limits = Limits(rules, max_new_tokens, (tokenizer.eos_id,))
+    prompts, (text,) = prompts_and_texts([record], min(padded, limit - max_new_tokens))
+    prefix = np.asarray(tokenizer.encode(QUOTE_FIRST), np.int32)[None, None]
+    limits = Limits(span_rules(config, tokenizer), max_new_tokens, (tokenizer.eos_id,))
     rollout = decode(
         for_rollout(policy),
-        place(prompts),
+        context.place(prompts),
         row_keys(config.seed, 0, np.zeros(1, np.uint32), 1),
         sampling=sampling,
         limits=limits,
-        prefix=prefix[None, None] if quote_first else None,
+        prefix=prefix if asked.quote_first else None,
     )
     read = read_rollout(rollout, limits, tokenizer.decode)
-    return response_rows(read, 0, texts[0], record, tokenizer)[0]
+    (row,) = response_rows(Answered(record, text, read, 0), tokenizer)
+    return row
 
 
 def show(row: Row) -> str:

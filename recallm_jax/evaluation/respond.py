@@ -1,113 +1,128 @@
 """A policy's responses to records: prompts enter as others finish, or in fixed batches."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import SAMPLED, Limits, decode
 from decoding.policy import Policy
 from decoding.sampling import row_keys
 from decoding.scheduler import Request, decode_all
 from recallm_jax.data.arrays import prompt_text, prompts_and_texts
+from recallm_jax.evaluation.rows import Answered
+from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import Mode
 from recallm_jax.runtime import processes
 from rl.batch import PromptText
-from rl.rollout import RolloutText, read_rollout
+from rl.rollout import read_rollout
 from tasks.prompts.record import Record
-from tasks.prompts.vocabulary import Tokenizer
+
+# The beginnings of the responses to a record, G of them, by its example id.
+Prefixes = Mapping[str, Sequence[Sequence[int]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Answered:
-    """A record with its responses, which are group `number` of the rollout."""
+class Asked:
+    """Records that a policy answers, and how it does.
 
-    record: Record
-    text: PromptText
-    rollout: RolloutText
-    number: int
+    Attributes:
+      title: the name of this work on the console.
+      length: tokens that all prompts are padded to.
+      max_new_tokens: of a response, its prefix included.
+      batch_size: prompts that are decoded at the same time.
+      prefixes: beginnings that responses are given; None for none.
+    """
+
+    title: str
+    records: Sequence[Record]
+    mode: Mode
+    length: int
+    max_new_tokens: int
+    batch_size: int
+    prefixes: Prefixes | None = None
 
 
 def respond(
-    policy: Policy,
-    tokenizer: Tokenizer,
-    config: ConfigDict,
-    records: Sequence[Record],
-    mode: Mode,
-    *,
-    length: int,
-    max_new_tokens: int,
-    place: Callable[[Any], Any],
-    log: Callable[[str], None],
-    together: bool = False,
+    config: ConfigDict, context: Context, policy: Policy, asked: Asked
 ) -> Iterator[Answered]:
     """Yield each record with its responses as soon as they are decoded, in any order.
 
-    What a prompt gets depends on nothing else; on the way that it is decoded in only through float
-    rounding.
-
-    Args:
-      length: tokens that all prompts are padded to.
-      max_new_tokens: of a response.
-      place: puts a batch of prompts on the devices.
-      log: is told how many programs were compiled.
-      together: the policy lies on several processes, which all yield all records.
+    The responses to a prompt depend on nothing else; on the way that it is decoded in only through
+    float rounding. Where the policy lies on several processes, all of them yield all records.
 
     Raises:
-      UserError: a prompt is longer than `length`, or has nothing that may be copied.
+      UserError: a prompt is longer than `asked.length`, or has nothing that may be copied.
     """
-    if config.mesh.data * config.mesh.fsdp == 1 and not together:
-        return _one_by_one(policy, tokenizer, config, records, mode, length, max_new_tokens, log)
+    parts = context.mesh.shape["data"] * context.mesh.shape["fsdp"]
+    if parts == 1 and not processes.several(context.mesh) and asked.prefixes is None:
+        return _one_by_one(config, context, policy, asked)
     # Over several parts of a mesh a prompt that enters alone would be prefilled by each of them.
-    return _in_batches(policy, tokenizer, config, records, mode, length, max_new_tokens, place)
+    return _in_batches(config, context, policy, asked)
 
 
 def _one_by_one(
-    policy, tokenizer, config, records, mode, length, max_new_tokens, log
+    config: ConfigDict, context: Context, policy: Policy, asked: Asked
 ) -> Iterator[Answered]:
-    texts = [prompt_text(record, length) for record in records]
-    limits = Limits(mode.rules, max_new_tokens, (tokenizer.eos_id,))
+    mode, limits = asked.mode, _limits(context, asked)
+    texts = [prompt_text(record, asked.length) for record in asked.records]
+
+    def requests() -> Iterator[Request]:
+        for record, text in zip(asked.records, texts, strict=True):
+            (keys,) = _keys(config, [text], mode)
+            yield Request(record.inputs, record.copyable, record.span_start, record.span_end, keys)
+
     finished = decode_all(
         policy,
-        (
-            _request(record, _keys([text], mode, config)[0])
-            for record, text in zip(records, texts, strict=True)
-        ),
-        buckets=(length,),
-        num_slots=config.evaluation.batch_size,
+        requests(),
+        buckets=(asked.length,),
+        num_slots=asked.batch_size,
         sampling=mode.sampling,
         limits=limits,
-        log=log,
+        log=lambda line: context.console.say(f"{asked.title}: {line}"),
     )
     for one in finished:
-        rollout = read_rollout(one.rollout, limits, tokenizer.decode)
-        yield Answered(records[one.number], texts[one.number], rollout, 0)
-
-
-def _request(record: Record, keys: Key[Array, " G"]) -> Request:
-    return Request(record.inputs, record.copyable, record.span_start, record.span_end, keys)
+        read = read_rollout(one.rollout, limits, context.tokenizer.decode)
+        yield Answered(asked.records[one.number], texts[one.number], read, 0)
 
 
 def _in_batches(
-    policy, tokenizer, config, records, mode, length, max_new_tokens, place
+    config: ConfigDict, context: Context, policy: Policy, asked: Asked
 ) -> Iterator[Answered]:
-    size = config.evaluation.batch_size
-    limits = Limits(mode.rules, max_new_tokens, (tokenizer.eos_id,))
-    for start in range(0, len(records), size):
-        batch = list(records[start : start + size])
+    mode, size, limits = asked.mode, asked.batch_size, _limits(context, asked)
+    for start in range(0, len(asked.records), size):
+        batch = list(asked.records[start : start + size])
         # A last, smaller batch is filled up, so that nothing is compiled for its size.
         filled = batch + [batch[0]] * (size - len(batch))
-        prompts, texts = prompts_and_texts(filled, length)
-        prompts, keys = place((prompts, _keys(texts, mode, config)))
-        decoded = decode(policy, prompts, keys, sampling=mode.sampling, limits=limits)
-        rollout = read_rollout(decoded, limits, tokenizer.decode, processes.fetch)
+        prompts, texts = prompts_and_texts(filled, asked.length)
+        keys, prefix = _keys(config, texts, mode), _prefix(asked, filled)
+        prompts, keys, prefix = context.place((prompts, keys, prefix))
+        rollout = decode(
+            policy, prompts, keys, sampling=mode.sampling, limits=limits, prefix=prefix
+        )
+        read = read_rollout(rollout, limits, context.tokenizer.decode, processes.fetch)
         for number, record in enumerate(batch):
-            yield Answered(record, texts[number], rollout, number)
+            yield Answered(record, texts[number], read, number)
 
 
-def _keys(texts: Sequence[PromptText], mode: Mode, config: ConfigDict) -> Key[Array, "B G"]:
+def _limits(context: Context, asked: Asked) -> Limits:
+    return Limits(asked.mode.rules, asked.max_new_tokens, (context.tokenizer.eos_id,))
+
+
+def _keys(config: ConfigDict, texts: Sequence[PromptText], mode: Mode) -> Key[Array, "B G"]:
     numbers = np.array([text.number for text in texts], np.uint32)
     return row_keys(config.seed, 0, numbers, mode.group_size)
+
+
+def _prefix(asked: Asked, records: Sequence[Record]) -> Int[np.ndarray, "B G P"] | None:
+    """Return the prefixes of records, padded with SAMPLED to the longest of all that are asked."""
+    if asked.prefixes is None:
+        return None
+    width = max(len(prefix) for group in asked.prefixes.values() for prefix in group)
+    padded = np.full((len(records), asked.mode.group_size, width), SAMPLED, np.int32)
+    for rows, record in zip(padded, records, strict=True):
+        for row, prefix in zip(rows, asked.prefixes[record.example_id], strict=True):
+            row[: len(prefix)] = prefix
+    return padded

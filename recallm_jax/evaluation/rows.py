@@ -20,16 +20,26 @@ from tasks.scoring.truth import ground_truth
 from tasks.suites import registry
 
 
-def response_rows(
-    rollout: RolloutText, number: int, text: PromptText, record: Record, tokenizer: Tokenizer
-) -> list[Row]:
-    """Return a row for each response of one prompt of a rollout."""
-    tokens = rollout.tokens[number]
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A record with its responses, group `number` of a rollout."""
+
+    record: Record
+    text: PromptText
+    read: RolloutText
+    number: int
+
+
+def response_rows(answered: Answered, tokenizer: Tokenizer) -> list[Row]:
+    """Return a row for each response to a record."""
+    record, text = answered.record, answered.text
+    read, number = answered.read, answered.number
+    tokens = read.tokens[number]
     rows = []
-    for sample, completion in enumerate(rollout.completions[number]):
+    for sample, completion in enumerate(read.completions[number]):
         spans = [
             _span_row(span, copied, tokens[sample], text, tokenizer)
-            for span, copied in zip(rollout.spans[number][sample], completion.spans, strict=True)
+            for span, copied in zip(read.spans[number][sample], completion.spans, strict=True)
         ]
         rows.append(
             {

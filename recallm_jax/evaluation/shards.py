@@ -5,7 +5,7 @@ own below the evaluation's, with the config that made them and the list of all r
 
     WORKDIR/eval/LABEL/shards/0_of_4/{config.json, examples.json, TASK.MODE.jsonl}
 
-`merging.py` joins them.
+`merge.py` joins them.
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from recallm_jax.evaluation.loop import read_rows
+from recallm_jax.evaluation.files import read_rows
 from recallm_jax.evaluation.probe import SUMMARY as PROBE_SUMMARY
 from recallm_jax.evaluation.probe import read_summary
 from recallm_jax.evaluation.statistics import (

@@ -16,7 +16,7 @@ from pathlib import Path
 from recallm_jax.evaluation import loop
 from recallm_jax.policy import checkpoint
 from recallm_jax.runtime import metrics
-from recallm_jax.training import policy_gradient, rollouts, stages
+from recallm_jax.training import policy_gradient, rollouts, sft
 from storage import files
 from tests.oracles import even_tokens
 
@@ -66,7 +66,7 @@ class Countdown:
 def patch(countdown: Countdown) -> None:
     sample, reward = rollouts.decode, rollouts.reward_groups
     updates = {
-        (stages, "sft_update"): stages.sft_update,
+        (sft, "sft_update"): sft.sft_update,
         (policy_gradient, "policy_update"): policy_gradient.policy_update,
     }
     appending, written_whole = files.appending, files.written_whole

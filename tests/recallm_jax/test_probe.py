@@ -13,6 +13,7 @@ import pytest
 from recallm_jax import probe, report
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import task_settings
+from recallm_jax.evaluation.loop import Evaluated
 from recallm_jax.evaluation.probe import (
     format_probe,
     make_probes,
@@ -26,6 +27,7 @@ from recallm_jax.reporting.probe import probe_chart, write_probe_figure
 from recallm_jax.reporting.svg import draw_svg
 from recallm_jax.runtime.errors import UserError
 from tasks import generate
+from tests.oracles.consoles import Listening, toy_context
 from tests.oracles.span_oracle import OraclePrompt, allowed_tokens
 from tests.oracles.toy_policy import ToyPolicy
 
@@ -50,17 +52,10 @@ def config_of(*overrides):
     return load_config([CONFIG, "--config.probe.num_examples=3", *overrides])
 
 
-def run(folder, config, label="start", progress=lambda items, title: items):
-    return run_probe(
-        IndifferentPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS))),
-        TOKENIZER,
-        config,
-        label=label,
-        made_by=label,
-        folder=folder,
-        place=lambda prompts: prompts,
-        progress=progress,
-    )
+def run(folder, config, progress=None):
+    policy = IndifferentPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS)))
+    context = toy_context(config, Listening(watch=progress))
+    return run_probe(config, context, policy, Evaluated("start", "start", folder))
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +160,10 @@ def test_an_interrupted_probe_goes_on_where_it_stopped(probed, tmp_path):
     folder, summaries = probed
     config = config_of()
 
-    def interrupted(items, title):
-        for number, item in enumerate(items):
-            if "64" in title and number == 1:
+    def interrupted(items, title, *, total, done):
+        assert total == 3
+        for number, item in enumerate(items, done):
+            if "64" in title and number == 2:
                 raise KeyboardInterrupt
             yield item
 
@@ -213,7 +209,7 @@ def test_rows_of_another_file_are_refused(probed, tmp_path):
     folder, _ = probed
     text = (folder / "thought_96.jsonl").read_text(encoding="utf-8")
     (tmp_path / "thought_64.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"thought_64\.jsonl, line 1 is no row of this file"):
+    with pytest.raises(UserError, match=r"thought_64\.jsonl, line 1 is not a row of this file"):
         run(tmp_path, config_of())
 
 

@@ -13,7 +13,7 @@ import pytest
 from decoding.sampling import Sampling
 from recallm_jax import convert, evaluate, generate, train
 from recallm_jax.config.load import load_config
-from recallm_jax.evaluation.question import answer
+from recallm_jax.evaluation.question import DocumentQuestion, answer
 from recallm_jax.policy import checkpoint
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.metrics import read_metrics
@@ -254,20 +254,12 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
 
 @for_each("seed", range(4))
 def test_a_spans_places_hold_its_text_to_the_character(seed):
-    config = load_config([*CONFIG, f"--config.seed={seed}"])
+    limits = ("--config.decoding.max_new_tokens=40", "--config.decoding.max_recall_length=16")
+    config = load_config([*CONFIG, f"--config.seed={seed}", *limits])
     context = set_up(config)
-    row = answer(
-        context.policy,
-        context.tokenizer,
-        config,
-        "Zürich, 40 km: ½ day by 🚲, ½ hour by 🚆.\n東京: ½ day by 🚲.\n",
-        "How far?",
-        sampling=Sampling(temperature=1.0),
-        max_new_tokens=40,
-        max_recall_length=16,
-        quote_first=True,
-        place=context.place,
-    )
+    document = "Zürich, 40 km: ½ day by 🚲, ½ hour by 🚆.\n東京: ½ day by 🚲.\n"
+    asked = DocumentQuestion(document, "How far?", quote_first=True)
+    row = answer(config, context, context.policy, asked, Sampling(temperature=1.0))
     closed = [span for span in row["spans"] if span["closed"]]
     assert closed
     for span in closed:

@@ -1,5 +1,6 @@
 """Evaluation: what a row says of a response, what a summary counts, and going on after a stop."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import validation_records
-from recallm_jax.evaluation.loop import evaluate, read_rows
-from recallm_jax.evaluation.rows import response_rows
+from recallm_jax.evaluation.files import read_rows
+from recallm_jax.evaluation.loop import Evaluated, evaluate
+from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.evaluation.summaries import format_table, summarise
 from recallm_jax.policy.modes import sampling_of, span_rules
 from recallm_jax.policy.setup import set_up
@@ -20,6 +22,7 @@ from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from rl import rollout
 from rl.rollout import read_rollout
+from tests.oracles.consoles import Listening, toy_context
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
 
 NUM_ROWS = 768
@@ -54,8 +57,9 @@ def rows_of(texts, record, config, tokenizer):
     written = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
     length = max(map(len, written))
     padded = [tokens + [tokenizer.eos_id] * (length - len(tokens)) for tokens in written]
-    prompts, prompt_texts = prompts_and_texts([record], 256)
-    limits = Limits(span_rules(config, tokenizer, constrained=False), length, (tokenizer.eos_id,))
+    prompts, (text,) = prompts_and_texts([record], 256)
+    rules = span_rules(config, tokenizer, constrained=False)
+    limits = Limits(rules, length, (tokenizer.eos_id,))
     given = decode(
         ToyPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS))),
         prompts,
@@ -65,7 +69,7 @@ def rows_of(texts, record, config, tokenizer):
         prefix=np.array([padded], np.int32),
     )
     read = read_rollout(given, limits, tokenizer.decode)
-    return response_rows(read, 0, prompt_texts[0], record, tokenizer)
+    return response_rows(Answered(record, text, read, 0), tokenizer)
 
 
 def test_a_row_tells_what_was_answered_and_where_it_was_copied_from(config, tokenizer, record):
@@ -106,11 +110,8 @@ class Stopped(Exception):
     """An interruption."""
 
 
-def run(folder, config, tokenizer, *, policy=None, place=lambda x: x, stop_after=None, log=print):
-    """Evaluate a policy, by default a random toy; return for how many prompts it had to answer."""
-    if policy is None:
-        toy = random_toy_policy(0, NUM_ROWS)
-        policy = ToyPolicy(table=toy.table.at[:, tokenizer.start_recall_id].add(6.0))
+def run(folder, config, *, context=None, stop_after=None, said=None):
+    """Evaluate a context's policy, by default a random toy; return how many prompts it answered."""
     taken = []
 
     def progress(prompts, title, *, total, done):
@@ -123,17 +124,15 @@ def run(folder, config, tokenizer, *, policy=None, place=lambda x: x, stop_after
             number += 1
         assert number == total
 
-    evaluate(
-        policy,
-        tokenizer,
-        config,
-        label="toy",
-        made_by="toy step 0",
-        folder=folder,
-        place=place,
-        progress=progress,
-        log=log,
-    )
+    console = Listening(said=[] if said is None else said, watch=progress)
+    if context is None:
+        context = toy_context(config, console)
+        toy = random_toy_policy(0, NUM_ROWS)
+        policy = ToyPolicy(table=toy.table.at[:, context.tokenizer.start_recall_id].add(6.0))
+    else:
+        context = dataclasses.replace(context, console=console)
+        policy = context.policy
+    evaluate(config, context, policy, Evaluated("toy", "toy step 0", folder))
     return len(taken)
 
 
@@ -142,10 +141,10 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, config, tokenizer):
+def finished(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("finished")
     # 2 data sets, 2 modes, and 3 prompts.
-    assert run(folder, config, tokenizer) == 12
+    assert run(folder, config) == 12
     return folder
 
 
@@ -166,19 +165,17 @@ def test_a_row_is_written_for_each_response_of_each_task_and_mode(finished, conf
 
 
 @pytest.mark.parametrize(("stop_after", "parts"), [(0, 1), (1, 1), (4, 1), (4, 2)])
-def test_an_evaluation_goes_on_where_it_was_stopped(
-    finished, tmp_path, tokenizer, stop_after, parts
-):
+def test_an_evaluation_goes_on_where_it_was_stopped(finished, tmp_path, stop_after, parts):
     # Over two parts of a mesh prompts are decoded in batches of two: one is cut in the middle.
     config = load_config([*CONFIG, f"--config.mesh.data={parts}"])
     with pytest.raises(Stopped):
-        run(tmp_path, config, tokenizer, stop_after=stop_after)
+        run(tmp_path, config, stop_after=stop_after)
     assert not (tmp_path / "summary.json").exists()
-    assert run(tmp_path, config, tokenizer) == 12 - stop_after
+    assert run(tmp_path, config) == 12 - stop_after
     expected = contents(finished) | {"config.json": (tmp_path / "config.json").read_bytes()}
     assert contents(tmp_path) == expected
     # Nothing is left to do.
-    assert run(tmp_path, config, tokenizer) == 0
+    assert run(tmp_path, config) == 0
     assert contents(tmp_path) == expected
 
 
@@ -188,9 +185,8 @@ def test_rows_do_not_depend_on_how_the_mesh_has_them_decoded(tmp_path):
     rows, said = {}, []
     for name, mesh in meshes.items():
         config = load_config([*ONE_MODE, *mesh])
-        context, folder = set_up(config), tmp_path / name
-        place, log = context.place, said.append
-        run(folder, config, context.tokenizer, policy=context.policy, place=place, log=log)
+        folder = tmp_path / name
+        run(folder, config, context=set_up(config), said=said)
         rows[name] = [row for path in sorted(folder.glob("*.jsonl")) for row in read_rows(path)]
     assert len(rows["one"]) == 2 * 3 * 2
     assert rows["batches"] == rows["split"] == rows["one"]
@@ -200,14 +196,14 @@ def test_rows_do_not_depend_on_how_the_mesh_has_them_decoded(tmp_path):
     assert sum(split) <= 8
 
 
-def test_no_more_programs_are_compiled_for_more_prompts(tmp_path, tokenizer):
+def test_no_more_programs_are_compiled_for_more_prompts(tmp_path):
     few, more = (
         load_config([*CONFIG, f"--config.evaluation.num_examples={count}"]) for count in (3, 5)
     )
     said = []
-    run(tmp_path / "few", few, tokenizer)
+    run(tmp_path / "few", few)
     programs = rollout._read_back._cache_size()
-    assert run(tmp_path / "more", more, tokenizer, log=said.append) == 20
+    assert run(tmp_path / "more", more, said=said) == 20
     assert rollout._read_back._cache_size() == programs
     assert len(said) == 4 and all(": 0 programs compiled" in line for line in said)
     assert said[0].startswith("toy: recallm_math_retrieval_val_256 constrained-greedy: bucket of")

@@ -13,12 +13,19 @@ from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
-from recallm_jax.evaluation.question import QUOTE_FIRST, answer, question_record, show
-from recallm_jax.evaluation.rows import response_rows
+from recallm_jax.evaluation.question import (
+    QUOTE_FIRST,
+    DocumentQuestion,
+    answer,
+    question_record,
+    show,
+)
+from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from rl.rollout import read_rollout
+from tests.oracles.consoles import toy_context
 from tests.oracles.toy_policy import ToyPolicy
 
 NUM_ROWS, CONTEXT = 768, 512
@@ -40,19 +47,15 @@ def tokenizer():
     return tiny_tokenizer()
 
 
-def ask(tokenizer, document, *, max_new_tokens=16, quote_first=True):
-    return answer(
-        IndifferentPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS))),
-        tokenizer,
-        load_config(CONFIG),
-        document,
-        QUESTION,
-        sampling=Sampling(temperature=0.0),
-        max_new_tokens=max_new_tokens,
-        max_recall_length=5,
-        quote_first=quote_first,
-        place=lambda prompts: prompts,
-    )
+def ask(document, *, max_new_tokens=16, quote_first=True):
+    limits = [
+        f"--config.decoding.max_new_tokens={max_new_tokens}",
+        "--config.decoding.max_recall_length=5",
+    ]
+    config = load_config([*CONFIG, *limits])
+    policy = IndifferentPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS)))
+    asked = DocumentQuestion(document, QUESTION, quote_first)
+    return answer(config, toy_context(config), policy, asked, Sampling(temperature=0.0))
 
 
 def test_the_document_alone_may_be_copied(tokenizer):
@@ -67,7 +70,7 @@ def test_the_document_alone_may_be_copied(tokenizer):
 
 
 def test_a_response_begins_with_a_quotation_of_the_document(tokenizer):
-    row = ask(tokenizer, DOCUMENT)
+    row = ask(DOCUMENT)
     assert row["completion"].startswith(QUOTE_FIRST)
     span = row["spans"][0]
     # It opens with the document's token of the lowest number, and goes on to the longest span.
@@ -85,15 +88,15 @@ def test_a_response_begins_with_a_quotation_of_the_document(tokenizer):
     assert "reward" not in row and "exact_match" not in row
 
 
-def test_without_being_told_so_a_response_does_not_begin_with_a_quotation(tokenizer):
-    row = ask(tokenizer, DOCUMENT, quote_first=False)
+def test_without_being_told_so_a_response_does_not_begin_with_a_quotation():
+    row = ask(DOCUMENT, quote_first=False)
     assert QUOTE_FIRST not in row["completion"] and row["spans"] == []
 
 
 @pytest.mark.parametrize("document", ["", " \n\t"])
-def test_an_empty_document_is_refused(tokenizer, document):
+def test_an_empty_document_is_refused(document):
     with pytest.raises(UserError, match=r"the document is empty, .* give a text file"):
-        ask(tokenizer, document)
+        ask(document)
 
 
 def test_an_empty_question_is_refused(tokenizer):
@@ -106,10 +109,10 @@ def test_only_what_exceeds_the_context_is_refused(tokenizer):
     # Padding to a multiple of 64 takes no room from the response.
     room = CONTEXT - len(record.inputs)
     assert len(record.inputs) % 64
-    assert ask(tokenizer, DOCUMENT, max_new_tokens=room)["prompt_tokens"] == len(record.inputs)
+    assert ask(DOCUMENT, max_new_tokens=room)["prompt_tokens"] == len(record.inputs)
     message = rf"the prompt has {len(record.inputs)} tokens .* with {room + 1}; .* shorten the"
     with pytest.raises(UserError, match=message):
-        ask(tokenizer, DOCUMENT, max_new_tokens=room + 1)
+        ask(DOCUMENT, max_new_tokens=room + 1)
 
 
 def test_each_span_is_shown_beside_its_places():
@@ -142,7 +145,7 @@ def test_places_are_right_in_text_of_many_bytes_a_character(tokenizer, alignment
     config = load_config([*CONFIG, *options])
     rules = dataclasses.replace(span_rules(config, tokenizer), max_length=9)
     record = question_record(tokenizer, STRANGE, QUESTION, alignment)
-    prompts, texts = prompts_and_texts([record], 256)
+    prompts, (text,) = prompts_and_texts([record], 256)
     limits = Limits(rules, 60, (tokenizer.eos_id,))
     rollout = decode(
         IndifferentPolicy(
@@ -154,7 +157,7 @@ def test_places_are_right_in_text_of_many_bytes_a_character(tokenizer, alignment
         limits=limits,
     )
     read = read_rollout(rollout, limits, tokenizer.decode)
-    rows = response_rows(read, 0, texts[0], record, tokenizer)
+    rows = response_rows(Answered(record, text, read, 0), tokenizer)
     spans = [(row, span) for row in rows for span in row["spans"] if span["closed"]]
     whole = 0
     for row, span in spans:

@@ -8,11 +8,13 @@ import pytest
 
 from recallm_jax import evaluate as evaluate_job
 from recallm_jax.config.load import load_config
-from recallm_jax.evaluation.loop import complete_summaries, evaluate
+from recallm_jax.evaluation.complete import complete_summaries
+from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.merge import merge
 from recallm_jax.evaluation.shards import Shard, parse_shard
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
+from tests.oracles.consoles import Listening, toy_context
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
 
 CONFIG = [
@@ -49,18 +51,8 @@ def run(folder, config, shard=None, *, stop_after=None, made_by=MADE_BY):
             yield prompt
             taken.append(prompt.record.example_id)
 
-    evaluate(
-        policy,
-        tokenizer,
-        config,
-        label="toy",
-        made_by=made_by,
-        folder=folder,
-        place=lambda batch: batch,
-        progress=progress,
-        log=lambda line: None,
-        shard=shard,
-    )
+    context = toy_context(config, Listening(watch=progress))
+    evaluate(config, context, policy, Evaluated("toy", made_by, folder), shard)
     return taken
 
 
@@ -92,6 +84,10 @@ def parts(tmp_path_factory, config):
     return folder
 
 
+def complete(folder, config, made_by=MADE_BY):
+    return complete_summaries(config, toy_context(config), Evaluated("toy", made_by, folder))
+
+
 def copy_of(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
@@ -104,7 +100,7 @@ def test_joined_shards_are_the_whole_byte_for_byte(whole, parts, config, tmp_pat
     # Again, and by another at once: the same.
     assert merge(folder, config, by=".1_of_2") == (summaries, [])
     assert contents(folder) == contents(whole)
-    assert complete_summaries(folder, config, MADE_BY) == summaries
+    assert complete(folder, config) == summaries
 
 
 def test_shards_that_end_together_write_no_file_in_two(parts, config, tmp_path):
@@ -128,14 +124,14 @@ def test_other_parts_go_on_with_what_is_there(whole, parts, config, tmp_path):
 
 def test_a_missing_row_is_no_complete_evaluation(whole, config, tmp_path):
     folder = copy_of(whole, tmp_path)
-    assert complete_summaries(folder, config, MADE_BY) is not None
+    assert complete(folder, config) is not None
     more = load_config([*CONFIG, "--config.evaluation.num_examples=6"])
-    assert complete_summaries(folder, more, MADE_BY) is None
+    assert complete(folder, more) is None
     with pytest.raises(UserError, match="was made with policy = 'toy step 0', not 'toy step 1'"):
-        complete_summaries(folder, config, "toy step 1")
+        complete(folder, config, "toy step 1")
     path = folder / "recallm_retrieval_val_256.constrained-sampled.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    assert complete_summaries(folder, config, MADE_BY) is None
+    assert complete(folder, config) is None
 
 
 def test_shards_of_two_policies_or_configs_are_never_joined(parts, config, tmp_path):

@@ -7,7 +7,9 @@ import pytest
 
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import mixture_rates
-from recallm_jax.evaluation.loop import evaluate, read_rows, rescore
+from recallm_jax.evaluation.files import read_rows
+from recallm_jax.evaluation.loop import Evaluated, evaluate
+from recallm_jax.evaluation.rescore import rescore
 from recallm_jax.evaluation.rows import suite_scores
 from recallm_jax.evaluation.summaries import format_table, overall_rows
 from recallm_jax.evaluation.tasks import evaluation_tasks
@@ -16,6 +18,7 @@ from recallm_jax.policy.tiny import TINY, tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from tasks.suites import registry
 from tasks.suites.registry import suite_tasks
+from tests.oracles.consoles import toy_context
 from tests.oracles.toy_policy import random_toy_policy
 
 CONFIG = ["--config=configs/eval_ruler.py:tiny", "--config.decoding.max_new_tokens=40"]
@@ -28,20 +31,15 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tokenizer):
+def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("suites")
-    summaries = evaluate(
-        random_toy_policy(0, 768),
-        tokenizer,
-        load_config([*CONFIG, SUITES, "--config.evaluation.lengths=700"]),
-        label="toy",
-        made_by="toy step 0",
-        folder=folder,
-        place=lambda prompts: prompts,
-        progress=lambda answers, title, **counts: answers,
-        log=lambda line: None,
-    )
-    return folder, summaries
+    config = load_config([*CONFIG, SUITES, "--config.evaluation.lengths=700"])
+    return folder, toy_summaries(config, folder)
+
+
+def toy_summaries(config, folder):
+    toy = Evaluated("toy", "toy step 0", folder)
+    return evaluate(config, toy_context(config), random_toy_policy(0, 768), toy)
 
 
 def test_rows_of_suites_have_scores_and_limits_of_their_own(finished):
@@ -145,7 +143,7 @@ def test_a_suite_of_ones_own_takes_the_place_of_one(monkeypatch):
         registry._all_tasks.cache_clear()
 
 
-def test_a_task_without_prompts_is_named(monkeypatch, tokenizer, tmp_path):
+def test_a_task_without_prompts_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "SUITES", dict(registry.SUITES))
     monkeypatch.setattr(registry, "OVERALL", dict(registry.OVERALL))
     (vt,) = suite_tasks(["ruler_vt"])
@@ -154,16 +152,6 @@ def test_a_task_without_prompts_is_named(monkeypatch, tokenizer, tmp_path):
     options = ["--config.evaluation.suites=('mine',)", "--config.evaluation.lengths=700"]
     try:
         with pytest.raises(UserError, match="task mine_empty_700 has no prompts; leave its length"):
-            evaluate(
-                random_toy_policy(0, 768),
-                tokenizer,
-                load_config([*CONFIG, *options]),
-                label="toy",
-                made_by="toy step 0",
-                folder=tmp_path,
-                place=lambda prompts: prompts,
-                progress=lambda answers, title, **counts: answers,
-                log=lambda line: None,
-            )
+            toy_summaries(load_config([*CONFIG, *options]), tmp_path)
     finally:
         registry._all_tasks.cache_clear()

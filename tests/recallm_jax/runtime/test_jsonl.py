@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from recallm_jax.evaluation.loop import read_rows, rescore
+from recallm_jax.evaluation.files import read_rows
+from recallm_jax.evaluation.rescore import rescore
 from recallm_jax.evaluation.summaries import summarise
 from recallm_jax.runtime.errors import UserError
 from tests.oracles.fake_run import write_run
