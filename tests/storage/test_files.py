@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage import files
+from storage.errors import InputError
 from tasks.errors import TaskInputError
 from tasks.prompts.record import read_jsonl
 from tasks.sources.table import find, read_rows
@@ -105,7 +106,7 @@ def test_records_on_gs_that_are_missing_or_none_are_named(bucket):
 
 
 def test_another_kind_of_url_is_refused():
-    with pytest.raises(TaskInputError, match=r"s3://bucket/run can't be used; give a local path"):
+    with pytest.raises(InputError, match=r"s3://bucket/run can't be used; give a local path"):
         files.as_path("s3://bucket/run")
 
 
@@ -117,7 +118,7 @@ def test_a_local_path_is_an_ordinary_one():
 def test_gs_needs_no_tensorflow(bucket):
     code = (
         "import sys; sys.modules['tensorflow'] = None\n"
-        "from tasks import files\n"
+        "from storage import files\n"
         f"path = files.open_folder('{bucket}/run') / 'a.txt'\n"
         "files.write_whole(path, 'without')\n"
         "print(files.read_text(path), path.exists(), list(path.parent.glob('*.txt')) == [path])\n"
