@@ -18,7 +18,7 @@ from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
 from rl.advantages import group_relative
-from rl.batch import Batch, Responses
+from rl.batch import Batch
 from rl.learner import PolicyLoss, Scoring, init_state, policy_update
 
 # Token ids: keys 0 to 7, values 8 to 27, then three special tokens.
@@ -123,11 +123,9 @@ def grpo_step(state, seed):
     """Sample groups, reward them, and update the policy once."""
     prompts, right = random_prompts(jax.random.fold_in(jax.random.key(seed), state.step))
     keys = row_keys(seed, state.step, jnp.arange(B), G)
-    decoded, index = decode(state.policy, prompts, keys, sampling=Sampling(), limits=LIMITS)
-    rewards = reward_of(decoded.responses, right)
-    advantages = group_relative(rewards)[..., None]
-    responses = Responses(prompts, index, decoded.responses, decoded.lengths)
-    batch = Batch(responses, advantages, decoded.log_probs, None, None)
+    rollout = decode(state.policy, prompts, keys, sampling=Sampling(), limits=LIMITS)
+    rewards = reward_of(rollout.tokens, right)
+    batch = Batch(rollout, advantages=group_relative(rewards)[..., None])
     state, metrics = policy_update(
         state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
     )
