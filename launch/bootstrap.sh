@@ -12,7 +12,7 @@ die() {
   exit 2
 }
 
-# End for what may pass by itself.
+# End for a reason that may pass by itself.
 give_up() {
   printf 'unavailable: worker %s: %s\n' "$HOSTNAME" "$*" >&2
   exit 75
@@ -41,7 +41,7 @@ install_python() {
 main() {
   local python requirements
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
-  # The stamp says which requirements an installation went through with.
+  # The stamp holds the requirements of the last installation that went through.
   requirements=$(cat setup.py constraints.txt launch/bootstrap.sh | sha256sum)
   if [[ -e .venv/launch-installed && $(<.venv/launch-installed) == "$requirements" ]]; then
     printf 'worker %s: already set up\n' "$HOSTNAME"
@@ -56,7 +56,7 @@ main() {
   # libtpu, which jax[tpu] brings, fits the jax that constraints.txt holds.
   .venv/bin/python -m pip install --quiet --editable '.[report]' 'jax[tpu]' --constraint constraints.txt ||
     give_up "pip could not install the project; can the VM reach PyPI? (a VM with --internal-ips needs Cloud NAT)"
-  # Without touching the TPU, which all workers of a slice would have to do together.
+  # This does not touch the TPU, which all workers of a slice would have to open together.
   .venv/bin/python -c 'import jax, libtpu, recallm_jax' ||
     die "the installation does not import; delete ~/recallm-jax/.venv there and set up again"
   # The weights that configs begin with unless config.model.weights names others.

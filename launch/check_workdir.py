@@ -1,7 +1,7 @@
 """Write and delete a file in a folder, local or gs://, as a job will.
 
-The exit code says what failed: 1 that the job may not write there, 3 that there is no such bucket,
-75 that the storage can't be reached.
+The exit code says what failed: 1, the job may not write there; 3, the bucket does not exist; 75,
+the storage can't be reached.
 
 python launch/check_workdir.py gs://BUCKET/FOLDER
 """
@@ -14,12 +14,12 @@ import fsspec
 
 from storage import faults
 
-# Without it gcsfs asks over gRPC, at each file, what kind of bucket this is.
+# Unless this is set, gcsfs asks over gRPC, at each file, what kind of bucket this is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 def main() -> int:
-    """Return the exit code; what went wrong is one line on stderr."""
+    """Return the exit code, and write one line on stderr if it is not 0."""
     folder = sys.argv[1].rstrip("/")
     # Workers check at the same time.
     path = f"{folder}/.write_check.{socket.gethostname()}.{os.getpid()}"
@@ -34,7 +34,7 @@ def main() -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 3
-    # Whatever else the storage's library raises, the job could not write there either.
+    # After any other error of the storage's library the job could not write there either.
     except Exception as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 75 if faults.kind(error) == faults.NETWORK else 1

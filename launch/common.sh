@@ -9,13 +9,13 @@ fi
 # A command that fails inside $(...) ends what it is in, as set -e does elsewhere.
 shopt -s inherit_errexit
 
-# Exit codes: what the user can mend, what may go away by itself (a lost connection), and a zone
-# that has no TPU to give now.
+# Exit codes: the user can mend it; it may pass by itself (a lost connection); the zone has no TPU
+# to give now.
 readonly BAD_INPUT=2 TRANSIENT=1 NO_CAPACITY=3
-# What launch/job.sh says of a job that has not ended.
+# The states that launch/job.sh gives for a job that has not ended.
 readonly ACTIVE="starting|running|pausing"
-# gcloud tries ten times to reach a worker, and ssh by itself waits minutes for each, and for ever for
-# one that died while it was connected.
+# gcloud tries ten times to reach a worker. By itself ssh waits minutes each time, and for ever if the
+# worker dies while it is connected.
 readonly SSH_OPTIONS=(-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4)
 # Where the clone lies on each worker, relative to the home folder that ssh and scp begin in.
 readonly REMOTE=recallm-jax
@@ -23,9 +23,9 @@ LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly LAUNCH
 
 declare -A FLAGS=()
-LIMIT=0         # seconds that a call of gcloud may take; 0: as many as it needs
-CREATE_FLAGS=() # what --create-flag passes to gcloud's create commands
-JOB=()          # what follows --
+LIMIT=0         # seconds that a call of gcloud may take; 0 for no limit
+CREATE_FLAGS=() # flags that --create-flag passes to gcloud's create commands
+JOB=()          # the arguments after --
 SCRATCH=$(mktemp -d)
 trap 'rm -rf "$SCRATCH"' EXIT
 # Commands that a dry run prints go to the real stdout, also from inside $(...).
@@ -38,7 +38,7 @@ die() {
   exit "$BAD_INPUT"
 }
 
-# End for another reason than bad input.
+# End for a reason that is not bad input.
 give_up() {
   printf 'error: %s\n' "$*" >&2
   exit "$TRANSIENT"
@@ -56,7 +56,7 @@ quote() {
   printf '%s' "${line# }"
 }
 
-# parse_flags "NAME= SWITCH ..." ARGUMENT...: fill FLAGS, CREATE_FLAGS and, behind --, JOB.
+# parse_flags "NAME= SWITCH ..." ARGUMENT...: fill FLAGS, CREATE_FLAGS and, after --, JOB.
 parse_flags() {
   local known=" $1 name= project= zone= dry-run " argument name
   shift
@@ -67,7 +67,7 @@ parse_flags() {
     name=${name%%=*}
     case $argument in
       --)
-        [[ $known == *" -- "* ]] || die "this command takes nothing behind --; see launch/README.md"
+        [[ $known == *" -- "* ]] || die "this command takes nothing after --; see launch/README.md"
         JOB=("$@")
         return
         ;;
@@ -99,7 +99,7 @@ number_flag() {
 
 is_dry() { [[ -n ${FLAGS[dry-run]-} ]]; }
 
-# Read the flags that say which VM is meant, from the environment where they are left out.
+# Read which VM is meant from the flags, or from the environment where a flag is left out.
 read_target() {
   NAME=${FLAGS[name]:-${TPU_VM_NAME-}}
   ZONE=${FLAGS[zone]:-${TPU_VM_ZONE-}}
@@ -109,7 +109,7 @@ read_target() {
   [[ $NAME =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
     die "--name=$NAME must begin with a letter and hold only a-z, 0-9 and -, at most 63 of them"
   [[ $ZONE =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] ||
-    die "--zone=$ZONE is no zone; they look like us-east5-a: gcloud compute tpus locations list"
+    die "--zone=$ZONE is not a zone; zones look like us-east5-a: gcloud compute tpus locations list"
   [[ -z $project || $project =~ ^([a-z0-9.-]+:)?[a-z][a-z0-9-]+$ ]] ||
     die "--project=$project must be a project's ID, not its name: gcloud projects list"
   PLACE=("--zone=$ZONE")
@@ -126,7 +126,7 @@ read_target() {
 
 delete_command() { quote launch/tpu_vm.sh delete "${TARGET[@]}"; }
 
-# Call gcloud, its stderr in a file; in a dry run print the command instead.
+# Call gcloud and keep its stderr in a file. In a dry run print the command instead.
 call() {
   : >"$SCRATCH/stderr"
   if is_dry; then
@@ -138,7 +138,7 @@ call() {
   fi
 }
 
-# In a subshell, whose traps are its own.
+# Call gcloud for at most LIMIT seconds, in a subshell: it has traps of its own.
 call_within_limit() (
   local code=0 called=""
   # timeout makes a process group of its own, to end what gcloud started too; Ctrl-C doesn't reach it.
@@ -146,15 +146,15 @@ call_within_limit() (
   timeout -k 10 "$LIMIT" gcloud "$@" 2>"$SCRATCH/stderr" &
   called=$!
   wait "$called" 2>/dev/null || code=$?
-  # 124 says timeout itself, 137 is its second signal.
+  # 124 is the code of timeout itself, 137 that of its second signal.
   ((code != 124 && code != 137)) || echo "ERROR: timed out: no answer in $LIMIT s" >>"$SCRATCH/stderr"
   exit "$code"
 )
 
-# Whether what ended with this code may go well another time.
+# Whether a command that ended with this code may succeed another time.
 passes() { (($1 == TRANSIENT || $1 == NO_CAPACITY)); }
 
-# Call gcloud; end with one line that says what is wrong if it fails.
+# Call gcloud. If it fails, end with one line that says what is wrong.
 must() { call "$@" || explain_and_exit; }
 
 explain_and_exit() {
@@ -163,23 +163,23 @@ explain_and_exit() {
   exit "$code"
 }
 
-# Whether gcloud itself had no connection, which it also takes for a reason to sign in again. The ssh
-# that it starts may have none either; of that it says how it exited.
+# Whether gcloud itself had no connection. It may then ask to sign in again. If only the ssh that it
+# starts has no connection, gcloud says how ssh exited.
 is_offline() {
   ! grep -q -e 'exited with return code' -e 'failed with exit status' -e 'Could not SSH' "$SCRATCH/stderr" &&
     grep -q -E 'ConnectionPool\(|Max retries exceeded|NameResolution|[Ff]ailed to resolve|name resolution|TransportError|Connection (reset|refused|aborted)|Network is unreachable|timed out' "$SCRATCH/stderr"
 }
 
-# Whether it was the zone that gcloud did not find.
+# Whether gcloud did not find the zone.
 is_unknown_zone() {
   grep -q -E "[Ll]ocation '?[a-z0-9-]+'? (is|was) not found|locations/[a-z0-9-]+'? ((is|was) not found|\(or it may not exist)" "$SCRATCH/stderr"
 }
 
-# Say in one line what gcloud's stderr means and what to do; return the exit code for it.
+# Say in one line what gcloud's stderr means and what to do. Return the exit code for it.
 explain() {
   local text line project=${PLACE[1]-}
   text=$(<"$SCRATCH/stderr")
-  # What launch/job.sh or launch/bootstrap.sh says on a worker is such a line already.
+  # launch/job.sh and launch/bootstrap.sh write such a line themselves, on a worker.
   if line=$(grep -m 1 '^error: ' "$SCRATCH/stderr"); then
     printf '%s\n' "$line" >&2
     return "$BAD_INPUT"
@@ -240,7 +240,7 @@ explain() {
   return "$code"
 }
 
-# state_of GROUP FORMAT: print the state of what has our name; nothing if nothing has.
+# state_of GROUP FORMAT: print the state of the resource with our name; nothing if there is none.
 state_of() {
   call compute tpus "$1" describe "$NAME" "${PLACE[@]}" "--format=$2" && return
   if is_unknown_zone || ! grep -q -e NOT_FOUND -e 'was not found' -e ' 404' "$SCRATCH/stderr"; then
@@ -251,14 +251,14 @@ state_of() {
 queued_state() { state_of queued-resources 'value(state.state)'; }
 vm_state() { state_of tpu-vm 'value(state)'; }
 
-# How many workers the VM has; in a dry run, what the type says.
+# Print how many workers the VM has.
 worker_count() {
   local count
   count=$(state_of tpu-vm 'value(networkEndpoints.len())') || exit
   printf '%s' "${count:-0}"
 }
 
-# on_workers WHICH COMMAND: run a shell command on worker 0, another one, or all.
+# on_workers WHICH COMMAND: run a shell command on one worker, by its number, or on all.
 on_workers() {
   local which=$1
   shift
@@ -266,17 +266,18 @@ on_workers() {
     "--worker=$which" "--command=$1"
 }
 
-# copy ARGUMENT...: copy to or from workers; end with one line that says what is wrong if that fails.
+# copy ARGUMENT...: copy to or from workers. If that fails, end with one line that says why.
 copy() { must "${SSH[@]}" scp "$@" "${PLACE[@]}" "${SSH_FLAGS[@]}" "${SSH_OPTIONS[@]/#/--scp-flag=}"; }
 
-# A host has four chips, of two cores each, or eight (v5e and v6e): types are named by cores or chips.
+# A host has four chips of two cores each, and its type is named by cores; or it has eight chips (v5e
+# and v6e), and its type is named by chips.
 has_several_hosts() { [[ $1 =~ -([0-9]{1,5})$ ]] && ((10#${BASH_REMATCH[1]} > 8)); }
 
-# What JOB is: the name of one of our jobs, or nothing.
+# Print which of our jobs JOB runs; nothing if none.
 job_name() {
   local argument before="" program=""
   for argument in "${JOB[@]}"; do
-    # What is run, behind env and its variables: the console command of a job, or python.
+    # The program comes after env and its variables: the console command of a job, or python.
     if [[ -z $program && $argument != env && $argument != *=* ]]; then
       program=${argument##*/}
       if [[ $program == recallm-* ]]; then
@@ -284,7 +285,7 @@ job_name() {
         return
       fi
     fi
-    # python also takes -m and the module as one word.
+    # python takes -m and the module as one word, too.
     [[ $before != -m ]] || argument=-m$argument
     if [[ $argument == -mrecallm_jax.* ]]; then
       printf '%s' "${argument#-mrecallm_jax.}"
@@ -314,7 +315,7 @@ check_for_several_hosts() {
   [[ -z $alone ]] || die "$alone runs as one process, and $NAME has several hosts; $1"
 }
 
-# Through Identity-Aware Proxy only gcloud's alpha commands connect.
+# Only gcloud's alpha commands connect through Identity-Aware Proxy.
 read_connection() {
   SSH=(compute tpus tpu-vm)
   SSH_FLAGS=()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs on a worker of a TPU VM; tpu_vm.sh calls it over ssh. It starts the job so that it outlives
-# the connection, starts it again after SIGTERM or a crash, tells how it stands, and ends it.
+# the connection, starts it again after SIGTERM or a crash, says how it is doing, and ends it.
 #
 #   job.sh start [--restarts=N] [--pause=SECONDS] -- COMMAND ARGUMENT...
 #   job.sh status
@@ -8,7 +8,7 @@
 #   job.sh stop [--grace=SECONDS]
 #   job.sh check gs://BUCKET/FOLDER
 #
-# Everything it keeps is in ~/recallm-jax-job: the command, the log (and log.1 of the job before),
+# All its files are in ~/recallm-jax-job: the command, the log (and log.1 of the job before),
 # the state, two process numbers, and the lock that the loop and the job hold while they live.
 set -euo pipefail
 
@@ -17,7 +17,7 @@ readonly CLONE
 readonly KEPT=${RECALLM_JOB_FOLDER:-$HOME/recallm-jax-job}
 # Exit codes of jobs (recallm_jax/runtime/errors.py).
 readonly DONE=0 BAD_INPUT=2 UNAVAILABLE=75 INTERRUPTED=130 TERMINATED=143
-# A job that ran this many seconds was well: crashes before it don't count against it.
+# After an attempt of this many seconds, earlier crashes don't count any more.
 readonly WELL=3600
 
 die() {
@@ -25,7 +25,7 @@ die() {
   exit "$BAD_INPUT"
 }
 
-# End for what may pass by itself.
+# End for a reason that may pass by itself.
 give_up() {
   printf 'unavailable: worker %s: %s\n' "$HOSTNAME" "$*" >&2
   exit "$UNAVAILABLE"
@@ -46,7 +46,7 @@ start() {
     esac
     shift
   done
-  [[ ${1-} == -- && $# -gt 1 ]] || die "give the command behind --"
+  [[ ${1-} == -- && $# -gt 1 ]] || die "give the command after --"
   shift
   mkdir -p "$KEPT"
   exec 9>>"$KEPT/lock"
@@ -57,9 +57,9 @@ start() {
   # %q also keeps newlines on one line.
   (LC_ALL=C && printf '%q ' "$@") | sed 's/ $//' >"$KEPT/command"
   record starting - 0
-  # A session of its own: what ends the connection doesn't end the job. It inherits the lock.
+  # A session of its own outlives the connection. It inherits the lock.
   setsid nohup "${BASH_SOURCE[0]}" loop "$restarts" "$pause" "$@" </dev/null >"$KEPT/log" 2>&1 &
-  # Until the loop can be told to end.
+  # Wait until the loop can be told to end.
   local looks=0
   until [[ -e $KEPT/pid ]]; do
     ((++looks < 200)) || die "the job's loop did not start; its log: $KEPT/log"
@@ -68,7 +68,7 @@ start() {
   printf 'worker=%s started\n' "$HOSTNAME"
 }
 
-# record STATE CODE RESTARTS: written whole, since status may read at any time.
+# record STATE CODE RESTARTS: write the state whole, since status may read it at any time.
 record() {
   printf 'state=%s code=%s restarts=%s\n' "$@" >"$KEPT/state.partial"
   mv "$KEPT/state.partial" "$KEPT/state"
@@ -120,12 +120,12 @@ loop() {
   fi
 }
 
-# Run the command in a session of its own; set `code`. What it leaves behind would hold the TPU.
+# Run the command in a session of its own; set `code`. Processes that it leaves would hold the TPU.
 run_once() {
   setsid "$@" &
   CHILD=$!
   echo "$CHILD" >"$KEPT/child"
-  # SIGTERM may have come before there was a job to hand it to.
+  # SIGTERM may have come before there was a job to pass it to.
   [[ -z $ENDING ]] || end_child TERM
   code=0
   wait "$CHILD" || code=$?
@@ -165,7 +165,7 @@ log() {
     shift
   done
   [[ -e $KEPT/log ]] || die "there is no log yet; start a job: launch/tpu_vm.sh run"
-  # Following ends with the job.
+  # tail ends with the job.
   if [[ -n ${follow[*]} ]] && is_locked && [[ -e $KEPT/pid ]]; then
     follow+=("--pid=$(kept pid)")
   elif ! is_locked; then
@@ -185,13 +185,13 @@ stop() {
     printf 'worker=%s no job runs\n' "$HOSTNAME"
     return
   fi
-  # Says to the loop that the user ended the job, not the machine.
+  # Tell the loop that the user ended the job, and not the machine.
   touch "$KEPT/stopping"
   pid=$(kept pid)
   [[ -z $pid ]] || kill -TERM "$pid" 2>/dev/null || true
   while is_locked; do
     if ((SECONDS - began >= grace)); then
-      # The loop with its pause, and the job with all that it started: a session each.
+      # The loop with its pause, and the job with its processes, are a session each.
       kill -KILL -- "-$pid" "-$(kept child)" 2>/dev/null || true
       while is_locked && ((SECONDS - began < grace + 10)); do sleep 0.1; done
       record stopped 137 0
@@ -203,7 +203,7 @@ stop() {
   printf 'worker=%s stopped\n' "$HOSTNAME"
 }
 
-# Write and delete a file in the folder of the run, as the job will: with the VM's service account.
+# Write and delete a file in the folder of the run with the VM's service account, as the job will.
 check() {
   local account code=0 bucket=${1#gs://}
   bucket=gs://${bucket%%/*}

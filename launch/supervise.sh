@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Keeps a job running on a TPU VM that may be taken away: creates the VM, sets it up, runs the job,
 # and does so again after a preemption. Training and evaluation go on from their --workdir, which
-# must be on gs://. Ends when the job is done, or can't go on. launch/README.md says how.
+# must be on gs://. Ends when the job is done or can't go on. launch/README.md says how to use it.
 #
 #   launch/supervise.sh --name=… --zone=… --accelerator-type=… [--spot] [--queued] …
 #     -- python -m recallm_jax.train --config=… --workdir=gs://…
@@ -11,14 +11,14 @@ set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Polls in a row that may fail to reach a worker before its machine counts as lost.
+# After so many polls in a row that don't reach a worker, its machine counts as lost.
 readonly PATIENCE=3
-# A job that all workers were seen running for this many seconds does well: losses before don't count.
+# Once all workers were seen running for this many seconds, earlier losses don't count any more.
 readonly WELL=${RECALLM_WELL:-3600}
 
 tpu_vm() { "$LAUNCH/tpu_vm.sh" "$@"; }
 
-# tpu_vm_do SUBCOMMAND FLAG-NAMES...: call tpu_vm.sh with those of our flags that it takes.
+# tpu_vm_do SUBCOMMAND FLAG-NAMES...: call tpu_vm.sh with the named flags, where we have them.
 tpu_vm_do() {
   local command=$1 name arguments=("${TARGET[@]}")
   shift
@@ -53,8 +53,8 @@ remove() {
 }
 run() { tpu_vm_do run accelerator-type restarts pause iap internal-ip; }
 
-# One word for what gcloud says of the VM: absent, waiting, failed in the queue, ready, lost, or
-# stopped; behind waiting, what it waits for.
+# Print one word for the VM's state: absent, waiting, failed (in the queue), ready, lost or stopped.
+# After waiting comes what it waits for.
 condition() {
   local queued vm
   queued=$(queued_state) || exit
@@ -74,7 +74,7 @@ condition() {
   esac
 }
 
-# Ask every worker for its job; one line each. A worker without our scripts answers too.
+# Print a line for each worker with the state of its job. A worker without our scripts answers too.
 job_states() {
   LIMIT=$LOOK_LIMIT on_workers all "if [ -x $REMOTE/launch/job.sh ]; then $REMOTE/launch/job.sh status; else echo \"worker=\$(hostname) state=unset code=- restarts=0 command=\"; fi" |
     grep '^worker='
@@ -82,7 +82,7 @@ job_states() {
 
 is_ours() { [[ $1 == *" command=$COMMAND" || $1 == *" command=$COMMAND --distributed" ]]; }
 
-# Copy the lines of workers; what another job left there says nothing of ours.
+# Copy the lines of workers, without the states that other jobs left there.
 forget_others() {
   local line
   while read -r line; do
@@ -91,7 +91,7 @@ forget_others() {
   done
 }
 
-# End if a job runs that is not ours.
+# End if another job runs.
 refuse_others() {
   local line
   while read -r line; do
@@ -103,7 +103,7 @@ refuse_others() {
 with_state() { grep -E "^worker=[^ ]+ state=($1) " <<<"$STATES" || true; }
 count() { grep -c . <<<"$1" || true; }
 
-# Say that an attempt failed and wait for the next; end if trying again is no use.
+# Say that an attempt failed, and wait for the next; end if there were too many.
 retry_later() {
   local code=$1 what=$2
   passes "$code" || exit "$code"
@@ -113,7 +113,7 @@ retry_later() {
   sleep "$POLL"
 }
 
-# A spot VM is lost now and then for as long as the job takes: what counts is whether it works between.
+# A long job on a spot VM loses it now and then. Losses are forgotten if it worked well in between.
 forget_losses() {
   if (($(count "$(with_state running)") < $1)); then
     WELL_SINCE=""
@@ -151,13 +151,13 @@ create_and_run() {
   passes "$code" || exit "$code"
   case $left in
     "" | absent) ;;
-    # What a failed request leaves in the queue holds the name.
+    # A failed request stays in the queue and holds the name.
     lost | failed) remove ;;
     # A request keeps its place in the queue, and a VM that came is used.
     *) return ;;
   esac
   if ((code == NO_CAPACITY)); then
-    # Hours, at times. It is no fault of ours, and is not counted as one.
+    # This can take hours. It doesn't count as a failure.
     say "asking again in $POLL s, until there is capacity"
     sleep "$POLL"
   else
@@ -176,8 +176,8 @@ set_up_and_run() {
   fi
 }
 
-# End the jobs of all workers and start them together: a slice can't go on without one of them. What
-# fails of it is done again at the next look.
+# End the jobs of all workers and start them together: a slice can't go on without one of them. If
+# that fails, the next look tries it again.
 restart_all() {
   local code=0
   RESTARTING=1
@@ -187,7 +187,7 @@ restart_all() {
   if passes "$code"; then retry_later "$code" "ending the jobs"; else set_up_and_run; fi
 }
 
-# Some workers don't answer. If none does, it may be our own connection.
+# Handle workers that don't answer. If none does, it may be our own connection.
 unreached() {
   local answered=$1 workers=$2
   UNREACHED=$((UNREACHED + 1))
@@ -222,7 +222,7 @@ attend() {
     return
   fi
   if ((!SEEN)) && [[ -z $(with_state "$ACTIVE") ]]; then
-    # Nothing runs yet; what this job came to before may have been mended.
+    # Nothing runs yet. What ended this job before may have been mended since.
     if (($(count "$(with_state ended | grep ' code=0 ')") < workers)) || [[ -n ${FLAGS[again]-} ]]; then
       set_up_and_run
     else
@@ -233,7 +233,7 @@ attend() {
   fi
   SEEN=1
   forget_losses "$workers"
-  # Before the others: the jobs that waited in vain for this worker's may have ended with any code.
+  # This comes first: jobs that waited in vain for this worker may have ended with any code.
   found=$(
     with_state 'dead|none|unset'
     with_state ended | grep ' code=143 ' || true
@@ -247,7 +247,7 @@ attend() {
   [[ -z $found ]] || die "the job ended with code 2 on ${found%% state=*}, for bad input; its log says which: $LOGS"
   found=$(with_state stopped)
   [[ -z $found ]] || give_up "the job was stopped on ${found%% state=*} (launch/tpu_vm.sh stop); to start it again: the same command"
-  # Ended for good, after what the worker itself tried.
+  # The worker has used up its own restarts.
   found=$(with_state ended | grep -v ' code=0 ' || true)
   if [[ -n $found ]]; then
     FAILED=$((FAILED + 1))
@@ -277,9 +277,9 @@ main() {
   parse_flags "-- accelerator-type= runtime-version= spot queued valid-until-duration= service-account= bucket= create-flag= committed python= restarts= pause= grace= recreations= poll= look-limit= delete again iap internal-ip" "$@"
   read_target
   read_connection
-  ((${#JOB[@]})) || die "which job? give it behind --: launch/supervise.sh … -- python -m recallm_jax.train …"
+  ((${#JOB[@]})) || die "which job? give it after --: launch/supervise.sh … -- python -m recallm_jax.train …"
   [[ " ${JOB[*]}" == *" --workdir"[=\ ]"gs://"* ]] ||
-    die "the job needs --workdir=gs://BUCKET/FOLDER: what it wrote on a VM is lost with it"
+    die "the job needs --workdir=gs://BUCKET/FOLDER: files on a VM are lost with it"
   TYPE=${FLAGS[accelerator-type]:-${TPU_VM_TYPE-}}
   ! has_several_hosts "$TYPE" ||
     check_for_several_hosts "give a type of one host, or run it on a VM that is there: launch/tpu_vm.sh run --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
@@ -289,7 +289,7 @@ main() {
   # A dead worker takes gcloud 200 s by itself.
   LOOK_LIMIT=$(number_flag look-limit 300)
   FLAGS["poll"]=$POLL
-  # Attempts of ours that went wrong in a row, jobs that did, machines lost.
+  # Our attempts that failed in a row, jobs that failed, machines that were lost.
   FAILURES=0 FAILED=0 LOSSES=0 UNREACHED=0 WELL_SINCE=""
   # Whether our job has been seen, is between two starts, is done; whether a VM may be left.
   SEEN=0 RESTARTING=0 FINISHED=0 LEFT=0
@@ -299,7 +299,7 @@ main() {
     run
     return
   fi
-  # As the workers write it down; on several hosts run adds a flag behind.
+  # The command as the workers keep it; on several hosts run adds a flag after it.
   COMMAND=$(LC_ALL=C && printf '%q ' "${JOB[@]}")
   COMMAND=${COMMAND% }
   LOGS=$(quote launch/tpu_vm.sh logs "${TARGET[@]}" --worker=all --no-follow)
@@ -316,7 +316,7 @@ main() {
       absent) create_and_run ;;
       lost) replace "it was taken away" ;;
       failed)
-        # It never was a VM: no loss.
+        # There never was a VM, so this is not a loss.
         remove
         retry_later "$TRANSIENT" "the request in the queue"
         ;;
@@ -331,7 +331,7 @@ main() {
         ((FINISHED)) || sleep "$POLL"
         ;;
       *)
-        # No connection, perhaps; the VM goes on meanwhile.
+        # There may be no connection; the VM goes on meanwhile.
         passes "$code" || exit "$code"
         sleep "$POLL"
         ;;

@@ -3,23 +3,23 @@
 #
 #   launch/tpu_vm.sh create | setup | run | status | logs | stop | fetch | delete  --name=… --zone=…
 #
-# --dry-run prints every gcloud command and runs none. Nothing is remembered between two calls: what
-# there is, gcloud is asked.
+# --dry-run prints every gcloud command and runs none. Nothing is remembered between two calls:
+# gcloud is asked what exists.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# jax.distributed takes a silent process for dead after 100 s, and waits 300 s for all to come: after
-# this pause none of the old processes is left, and the first to start still waits for the last.
+# jax.distributed ends the peers of a silent process after 100 s, and waits 300 s for all to come.
+# After this pause no old process is left, and the first to start still waits for the last.
 readonly PAUSE_ALONE=10 PAUSE_TOGETHER=150
-# Looks at a waiting request that may fail in a row: the request stays, whoever looks.
+# How many looks in a row at a waiting request may fail: the request itself goes on.
 readonly LOOKS=20
 
 usage() {
   sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'
 }
 
-# Accelerator types: set RUNTIME, the software version of this generation's images.
+# Refuse a TYPE that doesn't exist; set RUNTIME, the software version of its generation's images.
 check_type() {
   local generation=${TYPE%-*} size=${TYPE##*-} sizes="" largest=""
   case $generation in
@@ -43,7 +43,7 @@ check_type() {
   RUNTIME=${FLAGS[runtime-version]:-$RUNTIME}
 }
 
-# Whether the bucket is there, before anything costs money.
+# End if the bucket can't be used, before anything costs money.
 check_bucket() {
   local bucket=$1
   [[ $bucket =~ ^gs://[a-z0-9][a-z0-9._-]{2,}$ ]] || die "--bucket=$bucket must look like gs://NAME"
@@ -65,7 +65,7 @@ create() {
   local poll flag
   poll=$(number_flag poll 30)
   for flag in no-wait valid-until-duration; do
-    [[ -z ${FLAGS[$flag]-} || -n ${FLAGS[queued]-} ]] || die "--$flag is of the queue; add --queued"
+    [[ -z ${FLAGS[$flag]-} || -n ${FLAGS[queued]-} ]] || die "--$flag needs the queue; add --queued"
   done
   [[ -z ${FLAGS[bucket]-} ]] || check_bucket "${FLAGS[bucket]}"
 
@@ -100,7 +100,7 @@ interrupted() {
   exit 130
 }
 
-# Say why, then what is left of it.
+# Say why creation failed, and what is left of it.
 creation_failed() {
   local code=0 queued vm
   explain || code=$?
@@ -155,17 +155,17 @@ setup() {
   read_target
   read_connection
   local clone=${LAUNCH%/*} changed
-  changed=$(git -C "$clone" status --porcelain) || die "$clone is no git clone; launch from one"
+  changed=$(git -C "$clone" status --porcelain) || die "$clone is not a git clone; launch from one"
   [[ -z $changed || -n ${FLAGS[committed]-} ]] ||
     die "$clone has uncommitted changes ($(wc -l <<<"$changed" | tr -d ' ') files); commit them, or send the last commit without them: --committed"
   git -C "$clone" archive --format=tar.gz -o "$SCRATCH/clone.tar.gz" HEAD
   is_dry || say "copying commit $(git -C "$clone" rev-parse --short HEAD) to all workers of $NAME"
   copy "$SCRATCH/clone.tar.gz" "$NAME:$REMOTE.new.tar.gz" --worker=all
-  # The code under a running job stays as it is.
+  # The code of a running job must not change.
   local stop guard
   stop=$(quote launch/tpu_vm.sh stop "${TARGET[@]}")
   guard="if [ -x $REMOTE/launch/job.sh ] && $REMOTE/launch/job.sh status | grep -qE ' state=($ACTIVE) '; then echo \"error: worker \${HOSTNAME:-\$(hostname)}: a job runs, and its code would change under it; end it first: $stop\" >&2; exit $BAD_INPUT; fi"
-  # Files that an earlier copy brought are deleted first; what runs wrote beside them stays.
+  # Files of an earlier copy are deleted first; files that runs wrote beside them stay.
   local unpack="mkdir -p $REMOTE && if [ -e $REMOTE.tar.gz ]; then tar -tzf $REMOTE.tar.gz | grep -v '/\$' | (cd $REMOTE && xargs -d '\\n' rm -f); fi && mv $REMOTE.new.tar.gz $REMOTE.tar.gz && tar -xzf $REMOTE.tar.gz -C $REMOTE"
   local bootstrap="$REMOTE/launch/bootstrap.sh"
   [[ -z ${FLAGS[python]-} ]] || bootstrap="PYTHON=$(quote "${FLAGS[python]}") $bootstrap"
@@ -173,7 +173,7 @@ setup() {
   is_dry || say "$NAME is set up"
 }
 
-# What stands behind --workdir in the job's arguments; nothing if it has none.
+# Print the job's --workdir; nothing if it has none.
 workdir_of_job() {
   local argument before=""
   for argument in "${JOB[@]}"; do
@@ -185,7 +185,7 @@ workdir_of_job() {
   done
 }
 
-# distribute WORKERS: make JOB one that runs on so many hosts at once.
+# distribute WORKERS: make JOB run on so many hosts at once.
 distribute() {
   check_for_several_hosts "choose one of them, without its TPU, which all hosts of a slice open together: --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
   if [[ " ${JOB[*]} " != *" --distributed "* ]]; then
@@ -202,13 +202,13 @@ run() {
   parse_flags "-- worker= restarts= pause= accelerator-type= iap internal-ip" "$@"
   read_target
   read_connection
-  ((${#JOB[@]})) || die "which job? give it behind --: launch/tpu_vm.sh run -- python -m recallm_jax.train …"
+  ((${#JOB[@]})) || die "which job? give it after --: launch/tpu_vm.sh run -- python -m recallm_jax.train …"
   local worker=${FLAGS[worker]:-all} restarts workdir workers states
   [[ $worker == all || $worker =~ ^[0-9]+$ ]] || die "--worker=$worker must be all, or a worker's number"
   restarts=$(number_flag restarts 3)
   workdir=$(workdir_of_job)
   workers=$(worker_count)
-  # A dry run asks nothing: the type says whether there are several hosts.
+  # A dry run asks nothing: the accelerator type says whether there are several hosts.
   if is_dry; then
     TYPE=${FLAGS[accelerator-type]:-${TPU_VM_TYPE:-v6e-8}}
     check_type
@@ -293,7 +293,7 @@ fetch() {
   else
     local exclude="--exclude=./checkpoints "
     [[ -z ${FLAGS[checkpoints]-} ]] || exclude=""
-    # A relative folder is one of the clone, where jobs run.
+    # A relative folder is inside the clone, where jobs run.
     [[ $workdir == /* ]] || workdir=$REMOTE/$workdir
     on_workers 0 "tar $exclude-czf $REMOTE.fetch.tar.gz -C $(quote "$workdir") ." || explain_and_exit
     copy "$NAME:$REMOTE.fetch.tar.gz" "$SCRATCH/fetch.tar.gz" --worker=0
@@ -310,7 +310,7 @@ delete() {
   tries=$(number_flag tries 30)
   queued=$(queued_state)
   if is_dry || [[ -n $queued && $queued != DELETING ]]; then
-    # --force deletes its VM first.
+    # --force deletes the request's VM first.
     must compute tpus queued-resources delete "$NAME" "${PLACE[@]}" --force --quiet
   fi
   found=$queued

@@ -300,7 +300,7 @@ def test_a_missing_gcloud(cloud, tmp_path):
         (["launch"], "unknown command 'launch'"),
         (["create", "--zone=us-east5-a", TYPE], "--name=NAME"),
         (["create", "--name=n", TYPE], "--zone=ZONE"),
-        (["create", "--name=n", "--zone=us-east5", TYPE], "--zone=us-east5 is no zone"),
+        (["create", "--name=n", "--zone=us-east5", TYPE], "--zone=us-east5 is not a zone"),
         (["create", "--name=My_VM", "--zone=us-east5-a", TYPE], "--name=My_VM"),
         (["create", *TARGET], "--accelerator-type=TYPE"),
         (["create", *TARGET, TYPE, "--spott"], "unknown flag --spott"),
@@ -313,7 +313,7 @@ def test_a_missing_gcloud(cloud, tmp_path):
         (["run", *TARGET], "which job?"),
         (["run", *TARGET, "--worker=two", "--", "true"], "--worker=two"),
         (["fetch", *TARGET], "--workdir="),
-        (["logs", *TARGET, "--", "true"], "nothing behind --"),
+        (["logs", *TARGET, "--", "true"], "nothing after --"),
     ],
 )
 def test_bad_arguments(cloud, arguments, part):
