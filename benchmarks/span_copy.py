@@ -28,15 +28,14 @@ from jax import lax
 
 from benchmarks import llguidance_peer
 from benchmarks.report import write_report
+from decoding.copy_source import CopySource
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, sample
 from decoding.span_copy import (
-    CopySource,
     SpanRules,
     SpanState,
     advance,
     allowed_tokens,
-    extend_source,
     initial_state,
     mask_logits,
     start_source,
@@ -100,7 +99,7 @@ def scenarios(
     """Return states of ROWS rows, and the tokens [ROWS, d] that each has copied."""
     text = np.asarray(prompts.tokens[0])
     rng = np.random.default_rng(2)
-    free = initial_state(source, ROWS, RESPONSE, rules)
+    free = initial_state(source, ROWS, RESPONSE)
     step = jax.jit(advance, static_argnames="rules")
 
     def after(copied: np.ndarray) -> tuple[SpanState, np.ndarray]:
@@ -135,7 +134,7 @@ def decoding_loop(source: CopySource, state: SpanState, logits, keys, rules, con
         token, log_prob = sample(moved, keys, Sampling(temperature=0.0))
         total = total + token.sum() % 7 + log_prob.sum().astype(jnp.int32) % 7
         if constrained:
-            moved_on = extend_source(source, here, token, rules)
+            moved_on = source.extend(here.places, token)
             after = advance(here, token, moved_on, rules)
             total = total + sum(field.sum() % 7 for field in jax.tree.leaves(after)).astype(
                 jnp.int32
@@ -209,8 +208,7 @@ def measure(length: int, copy_source: str) -> list[dict]:
         with_, without = (
             1e3 * statistics.median(column) / STEPS for column in zip(*pairs, strict=True)
         )
-        locus = state.locus
-        branches = np.asarray(locus.last - locus.first).max() + 1 if state.inside.any() else 0
+        most = source.most_next_tokens(state.places).max() if state.inside.any() else 0
         numpy_ms = None
         if copied.shape[1]:
             numpy_ms = 1e3 * still_matching_seconds(text, copied)
@@ -226,7 +224,7 @@ def measure(length: int, copy_source: str) -> list[dict]:
                 "llguidance_build_ms": None if peer is None else 1e3 * peer.build_seconds,
                 "index_bytes_per_token": num_bytes / length,
                 "rows": name,
-                "most_next_tokens": int(branches),
+                "most_next_tokens": int(most),
                 "step_with_ms": with_,
                 "step_without_ms": without,
                 "constraint_ms": with_ - without,

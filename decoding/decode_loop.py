@@ -12,17 +12,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 from decoding.arrays import AnyArray
+from decoding.copy_source import CopySource
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.sampling import RowSampling, Sampling, log_prob_of, penalise_repetition, sample
 from decoding.span_copy import (
-    CopySource,
     SpanRules,
     SpanState,
     advance,
-    extend_source,
     index_prompts,
     initial_state,
     mask_logits,
@@ -79,7 +78,7 @@ class Limits:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Groups:
+class DecodeState:
     """B groups in the course of decoding; each may be at a step of its own."""
 
     # Tokens that each group has emitted.
@@ -110,7 +109,7 @@ def start(
     keys: Key[Array, "B G"],
     sampling: Sampling | RowSampling,
     limits: Limits,
-) -> Groups:
+) -> DecodeState:
     """Prefill each prompt once for its group, and index what may be copied from it."""
     shape = keys.shape
     capacity, rules = limits.max_new_tokens, limits.rules
@@ -123,14 +122,14 @@ def start(
     if sampling.counts_repetition:
         of_prompt = tokens_of(prompts.tokens, prompts.lengths, num_rows)
         seen = jnp.broadcast_to(of_prompt[:, None], (*shape, of_prompt.shape[-1]))
-    return Groups(
+    return DecodeState(
         steps=jnp.zeros(shape[0], jnp.int32),
         done=jnp.zeros(shape, bool),
         keys=keys,
         tokens=jnp.zeros((*shape, capacity), jnp.int32),
         lengths=jnp.zeros(shape, jnp.int32),
         log_probs=jnp.zeros((*shape, capacity), jnp.float32),
-        span=initial_state(source, shape[1], capacity, rules),
+        span=initial_state(source, shape[1], capacity),
         source=source,
         seen=seen,
         logits=jnp.broadcast_to(logits[:, None], (*shape, num_rows)),
@@ -140,19 +139,19 @@ def start(
 
 def step(
     policy: Policy,
-    groups: Groups,
+    state: DecodeState,
     sampling: Sampling | RowSampling,
     limits: Limits,
     prefix: Int[Array, "B G P"] | None = None,
-) -> Groups:
+) -> DecodeState:
     """Sample a token of each row that goes on, and compute the logits of the one after it."""
-    rules, steps, logits = limits.rules, groups.steps, groups.logits
+    rules, steps, logits = limits.rules, state.steps, state.logits
     if sampling.counts_repetition:
-        logits = penalise_repetition(logits, groups.seen, sampling)
+        logits = penalise_repetition(logits, state.seen, sampling)
     if limits.processor is not None:
         logits = limits.processor(logits)
-    logits = mask_logits(logits, groups.span, groups.source, rules)
-    keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)))(groups.keys, steps)
+    logits = mask_logits(logits, state.span, state.source, rules)
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)))(state.keys, steps)
     token, log_prob = sample(logits, keys, sampling)
     if prefix is not None:
         place = jnp.minimum(steps, prefix.shape[2] - 1)
@@ -161,18 +160,18 @@ def step(
         token = jnp.where(given < 0, token, given)
         log_prob = log_prob_of(logits, token, sampling)
 
-    stopped = groups.done | (steps >= limits.max_new_tokens)[:, None]
+    stopped = state.done | (steps >= limits.max_new_tokens)[:, None]
     token = jnp.where(stopped, 0, token)
     # Past its steps a group's arrays stay as they are.
     place = jnp.where(stopped.all(axis=1), limits.max_new_tokens, steps)
-    tokens = _written(groups.tokens, place, token)
-    log_probs = _written(groups.log_probs, place, jnp.where(stopped, 0.0, log_prob))
+    tokens = _written(state.tokens, place, token)
+    log_probs = _written(state.log_probs, place, jnp.where(stopped, 0.0, log_prob))
     ends = _ends(tokens, token, steps, limits)
-    span, source = groups.span, groups.source
+    span, source = state.span, state.source
     # Without the constraint nobody asks where a span stands; it is found in the whole response.
     if rules.constrained:
         moved = advance(span, token, source, rules)
-        source = extend_source(source, span, token, rules)
+        source = source.extend(span.places, token)
         if not rules.paper_compatible:
             ends &= ~moved.inside
         # A row that has stopped leaves its state alone, so that it can't keep the mask at work.
@@ -183,19 +182,17 @@ def step(
         )
         last = (steps + 1 >= limits.max_new_tokens)[:, None]
         span = dataclasses.replace(span, inside=span.inside & ~ends & ~last)
-    logits, cache = policy.decode(
-        token, jnp.minimum(steps, limits.max_new_tokens - 1), groups.cache
-    )
-    return Groups(
+    logits, cache = policy.decode(token, jnp.minimum(steps, limits.max_new_tokens - 1), state.cache)
+    return DecodeState(
         steps=steps + ~stopped.all(axis=1),
-        done=groups.done | ends,
-        keys=groups.keys,
+        done=state.done | ends,
+        keys=state.keys,
         tokens=tokens,
-        lengths=groups.lengths + ~stopped,
+        lengths=state.lengths + ~stopped,
         log_probs=log_probs,
         span=span,
         source=source,
-        seen=insert(groups.seen, token) if sampling.counts_repetition else groups.seen,
+        seen=insert(state.seen, token) if sampling.counts_repetition else state.seen,
         logits=logits,
         cache=cache,
     )
@@ -264,9 +261,9 @@ def decode_program(
             f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
             f"{limits.max_new_tokens}, or None"
         )
-    groups = lax.while_loop(
-        lambda groups: ~groups.finished(limits.max_new_tokens).all(),
-        lambda groups: step(policy, groups, sampling, limits, prefix),
+    state = lax.while_loop(
+        lambda state: ~state.finished(limits.max_new_tokens).all(),
+        lambda state: step(policy, state, sampling, limits, prefix),
         start(policy, prompts, keys, sampling, limits),
     )
-    return groups.source.index, groups.tokens, groups.lengths, groups.log_probs
+    return state.source.index, state.tokens, state.lengths, state.log_probs

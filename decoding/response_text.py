@@ -25,6 +25,38 @@ from decoding.token_bits import num_words, pack_flags, unpack
 BEGINS, WORD_FIRST, WORD_LAST = 1, 2, 4
 
 
+@dataclasses.dataclass(frozen=True)
+class TextRules:
+    """How the tokens of responses make text that spans may copy; static.
+
+    Attributes:
+      tail: the most tokens of the prompt's end that a match may begin in: the longest span.
+      vocab_size: the tokenizer's size; ids from it on can't be copied.
+      barriers: ids below it that can't be copied.
+      edges: a byte a vocabulary entry: how it begins and ends, as bits.
+    """
+
+    tail: int
+    vocab_size: int
+    barriers: tuple[int, ...]
+    edges: bytes
+
+    def copyable(self, token: Int[Array, "*shape"]) -> Bool[Array, "*shape"]:
+        """Return which tokens may be copied."""
+        copyable = ~np.isin(np.arange(self.vocab_size), self.barriers)
+        known = (token >= 0) & (token < self.vocab_size)
+        return known & jnp.asarray(copyable)[token]
+
+    def boundary(
+        self, before: Int[Array, "*shape"], after: Int[Array, "*shape"]
+    ) -> Bool[Array, "*shape"]:
+        """Return whether a unit begins between two tokens."""
+        table = jnp.asarray(np.frombuffer(self.edges, np.uint8))
+        before, after = table[before], table[after]
+        in_word = ((before & WORD_LAST) > 0) & ((after & WORD_FIRST) > 0)
+        return ((after & BEGINS) > 0) & ~in_word
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ResponseText:
@@ -47,14 +79,6 @@ class Matches:
     places: UInt32[AnyArray, "*rows words"]
     # Where the next token will stand.
     position: Int[AnyArray, "*rows"]
-
-
-def _boundary(edges: np.ndarray, before: Array, after: Array) -> Bool[Array, "*shape"]:
-    """Return whether units begin between two tokens."""
-    table = jnp.asarray(edges)
-    before, after = table[before], table[after]
-    in_word = ((before & WORD_LAST) > 0) & ((after & WORD_FIRST) > 0)
-    return ((after & BEGINS) > 0) & ~in_word
 
 
 def empty_text(
@@ -83,26 +107,14 @@ def empty_text(
 
 
 def append(
-    text: ResponseText,
-    token: Int[Array, "B R"],
-    position: Int[Array, "B R"],
-    *,
-    tail: int,
-    edges: np.ndarray,
-    copyable: np.ndarray,
+    text: ResponseText, token: Int[Array, "B R"], position: Int[Array, "B R"], rules: TextRules
 ) -> ResponseText:
-    """Return the windows with one more token; past their end they stay as they are.
-
-    Args:
-      tail: as in `empty_text`.
-      edges: how each vocabulary entry begins and ends.
-      copyable: which entries may be copied; what is no entry may not.
-    """
+    """Return the windows with one more token; past their end they stay as they are."""
     batch, row = jnp.arange(token.shape[0])[:, None], jnp.arange(token.shape[1])[None]
-    boundary = _boundary(edges, text.newest, token)
-    copied = jnp.where(_is_copyable(token, copyable), token, BARRIER)
-    # The end of the prompt's last token is the prompt's own business.
-    before = jnp.where(position > tail, position - 1, text.tokens.shape[-1])
+    boundary = rules.boundary(text.newest, token)
+    copied = jnp.where(rules.copyable(token), token, BARRIER)
+    # Whether a span may close after the prompt's last token is decided by the prompt.
+    before = jnp.where(position > rules.tail, position - 1, text.tokens.shape[-1])
     return ResponseText(
         tokens=jnp.asarray(text.tokens).at[batch, row, position].set(copied, mode="drop"),
         opens=jnp.asarray(text.opens).at[batch, row, position].set(boundary, mode="drop"),
@@ -112,36 +124,24 @@ def append(
 
 
 def whole_text(
-    prompts: Prompts,
-    index: SuffixIndex,
-    responses: Int[Array, "B G T"],
-    *,
-    tail: int,
-    edges: np.ndarray,
-    copyable: np.ndarray,
+    prompts: Prompts, index: SuffixIndex, responses: Int[Array, "B G T"], rules: TextRules
 ) -> ResponseText:
-    """Return the windows behind the last token of given responses."""
-    text = empty_text(prompts, index, responses.shape[1], responses.shape[2], tail=tail)
+    """Return the windows after the last token of given responses."""
+    text = empty_text(prompts, index, responses.shape[1], responses.shape[2], tail=rules.tail)
     before = jnp.concatenate([text.newest[..., None], responses[..., :-1]], axis=-1)
-    boundary = _boundary(edges, before, responses)
+    boundary = rules.boundary(before, responses)
+    copied = jnp.where(rules.copyable(responses), responses, BARRIER)
     return ResponseText(
-        tokens=jnp.asarray(text.tokens)
-        .at[..., tail:]
-        .set(jnp.where(_is_copyable(responses, copyable), responses, BARRIER)),
-        opens=jnp.asarray(text.opens).at[..., tail:].set(boundary),
-        closes=jnp.asarray(text.closes).at[..., tail:-1].set(boundary[..., 1:]),
+        tokens=jnp.asarray(text.tokens).at[..., rules.tail :].set(copied),
+        opens=jnp.asarray(text.opens).at[..., rules.tail :].set(boundary),
+        closes=jnp.asarray(text.closes).at[..., rules.tail : -1].set(boundary[..., 1:]),
         newest=responses[..., -1],
     )
 
 
-def _is_copyable(token: Array, copyable: np.ndarray) -> Bool[Array, "*shape"]:
-    known = (token >= 0) & (token < len(copyable))
-    return known & jnp.asarray(copyable)[token]
-
-
-def no_matches(shape: tuple[int, int], capacity: int, *, tail: int) -> Matches:
-    """Return the matches of rows before their first token."""
-    words = jnp.zeros((*shape, num_words(tail + capacity)), jnp.uint32)
+def no_matches(shape: tuple[int, ...], window: int, *, tail: int) -> Matches:
+    """Return the matches of rows before their first token, in windows of `window` places."""
+    words = jnp.zeros((*shape, num_words(window)), jnp.uint32)
     return Matches(words, jnp.full(shape, tail, jnp.int32))
 
 
@@ -193,9 +193,10 @@ def goes_on(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
     return (_places(matches, text) & (jnp.asarray(text.tokens) != BARRIER)).any(axis=-1)
 
 
-def count_matches(matches: Matches, text: ResponseText) -> Int[Array, "B G T"]:
-    """Return how many matches have a next token, for the states before each token of responses."""
-    real = pack_flags(jnp.asarray(text.tokens) != BARRIER)[:, :, None]
+def count_matches(matches: Matches, text: ResponseText) -> Int[Array, "B R *time"]:
+    """Return how many matches have a next token, now or before each token of responses."""
+    real = pack_flags(jnp.asarray(text.tokens) != BARRIER)
+    real = jnp.expand_dims(real, range(2, matches.places.ndim - 1))
     return lax.population_count(jnp.asarray(matches.places) & real).sum(-1).astype(jnp.int32)
 
 

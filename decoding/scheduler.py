@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Key
 
-from decoding.decode_loop import SAMPLED, Groups, Limits, start, step
+from decoding.decode_loop import SAMPLED, DecodeState, Limits, start, step
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
@@ -199,11 +199,11 @@ def _decode_bucket(
             yield Finished(queue[place][0], Rollout(prompts, *_leave(arrays, slot)))
 
 
-def _shardings(groups: Groups) -> list[jax.sharding.Sharding]:
+def _shardings(groups: DecodeState) -> list[jax.sharding.Sharding]:
     return [x.sharding for x in jax.tree.leaves(groups)]
 
 
-def _laid(groups: Groups, shardings: list[jax.sharding.Sharding]) -> Groups:
+def _laid(groups: DecodeState, shardings: list[jax.sharding.Sharding]) -> DecodeState:
     """Return groups that lie so; nothing is copied where they already do."""
     leaves, tree = jax.tree.flatten(groups)
     return jax.tree.unflatten(tree, jax.device_put(leaves, shardings))
@@ -252,7 +252,7 @@ def _empty_slots(
     num_slots: int,
     sampling: Sampling | RowSampling,
     limits: Limits,
-) -> Groups:
+) -> DecodeState:
     """Return slots without a group: arrays of the right shapes, and nothing computed for them.
 
     The prefill is only traced. What a cache holds of the policy itself is there.
@@ -271,13 +271,13 @@ def _empty_slots(
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="groups")
 def _admit(
     policy: Policy,
-    groups: Groups,
+    groups: DecodeState,
     slot: Int[Array, ""],
     prompts: Prompts,
     keys: Key[Array, "1 G"],
     sampling: Sampling | RowSampling,
     limits: Limits,
-) -> Groups:
+) -> DecodeState:
     """Prefill a prompt into a slot."""
     one = start(policy, prompts, keys, sampling, limits)
     cache = policy.insert(groups.cache, slot, one.cache)
@@ -291,12 +291,12 @@ def _admit(
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="groups")
 def _decode_until_one_finishes(
     policy: Policy,
-    groups: Groups,
+    groups: DecodeState,
     occupied: Bool[Array, " B"],
     sampling: Sampling | RowSampling,
     prefix: Int[Array, "B G P"] | None,
     limits: Limits,
-) -> tuple[Groups, Bool[Array, " B"]]:
+) -> tuple[DecodeState, Bool[Array, " B"]]:
     """Take steps until an occupied slot has finished; return which have."""
 
     def goes_on(groups):

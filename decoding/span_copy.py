@@ -41,14 +41,14 @@ everywhere, so that a span may be empty and one may be closed that was never ope
 is allowed wherever no span is open; and a stop token or the budget may end a response inside a
 span. The recall tokens themselves stay barriers, and unused vocabulary rows forbidden.
 
-`advance` moves the state by one token, `mask_logits` forbids what the state does not allow,
-`trace` runs the machine over given responses, and `span_scores.py` scores them under the mask.
-Sampler and trainer use the same functions, so that the policy trained is the policy that acted
+`allowed_tokens` decides what a row may emit next, and `mask_logits` forbids the rest; `advance`
+moves the state by one token; `trace` runs the machine over given responses, and `span_scores.py`
+scores them under the mask. They ask a `CopySource` what may be copied (`copy_source.py`). Sampler
+and trainer use the same functions, so that the policy trained is the policy that acted
 (arXiv 2604.09494, section 4).
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +56,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from decoding import response_text
 from decoding.arrays import AnyArray
+from decoding.copy_source import CopySource, Places, PromptAndResponseSource, PromptSource
 from decoding.errors import DecodingInputError
-from decoding.locus import Locus, descend, goes_on, may_close, next_tokens, root
 from decoding.prompts import Prompts
-from decoding.response_text import Matches, ResponseText
+from decoding.response_text import BEGINS, TextRules, empty_text, whole_text
 from decoding.suffix_index import SuffixIndex, build_index
 from decoding.token_bits import num_words, pack, single, unpack
 
@@ -141,33 +140,25 @@ class SpanRules:
         others = () if self.paper_compatible else self.barriers
         return tuple(sorted({*others, self.start_token, self.end_token}))
 
-    def text_options(self) -> dict[str, Any]:
-        """Return what the windows of `response_text.py` need to know."""
-        edges = np.frombuffer(self.edges, np.uint8)
-        if self.paper_compatible:
-            edges = np.full_like(edges, response_text.BEGINS)
-        copyable = ~np.isin(np.arange(self.vocab_size), self.all_barriers)
-        return {"tail": self.max_length, "edges": edges, "copyable": copyable}
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class CopySource:
-    """All that spans may copy from: the prompts' index and, where rules say so, the responses."""
-
-    index: SuffixIndex
-    text: ResponseText | None = None
+    @property
+    def text_rules(self) -> TextRules:
+        """How responses make text that spans may copy."""
+        return TextRules(
+            tail=self.max_length,
+            vocab_size=self.vocab_size,
+            barriers=self.all_barriers,
+            edges=bytes([BEGINS]) * len(self.edges) if self.paper_compatible else self.edges,
+        )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SpanState:
-    """Where each row stands before its next token. Outside a span its places are unused."""
+    """Where each row stands before its next token."""
 
     inside: Bool[AnyArray, "*rows"]
-    # Where in the prompt, and in the response, the span that is open may have come from.
-    locus: Locus
-    matches: Matches | None
+    # Everywhere that the open span may have been copied from; outside a span they mean nothing.
+    places: Places
     # Tokens that the row may still emit, the next one included.
     budget: Int[AnyArray, "*rows"]
 
@@ -196,45 +187,30 @@ def index_prompts(prompts: Prompts, rules: SpanRules, num_rows: int) -> SuffixIn
 def start_source(
     prompts: Prompts, index: SuffixIndex, group_size: int, capacity: int, rules: SpanRules
 ) -> CopySource:
-    """Return what may be copied before the first token of responses of at most `capacity`."""
+    """Return the source before the first token of responses of at most `capacity` tokens."""
     if not rules.copies_response:
-        return CopySource(index)
+        return PromptSource(index)
     prompts = _copyable(prompts, rules)
-    text = response_text.empty_text(prompts, index, group_size, capacity, tail=rules.max_length)
-    return CopySource(index, text)
+    text = empty_text(prompts, index, group_size, capacity, tail=rules.max_length)
+    return PromptAndResponseSource(PromptSource(index), text, rules.text_rules)
 
 
 def whole_source(
     prompts: Prompts, index: SuffixIndex, responses: Int[Array, "B G T"], rules: SpanRules
 ) -> CopySource:
-    """Return what may be copied, for given responses: each span from what stands before it."""
+    """Return the source of given responses: each span copies only what stands before it."""
     if not rules.copies_response:
-        return CopySource(index)
-    prompts, options = _copyable(prompts, rules), rules.text_options()
-    return CopySource(index, response_text.whole_text(prompts, index, responses, **options))
+        return PromptSource(index)
+    text = whole_text(_copyable(prompts, rules), index, responses, rules.text_rules)
+    return PromptAndResponseSource(PromptSource(index), text, rules.text_rules)
 
 
-def extend_source(
-    source: CopySource, state: SpanState, token: Int[Array, "B R"], rules: SpanRules
-) -> CopySource:
-    """Return the source with a token that the rows, in `state` before it, have emitted."""
-    if source.text is None or state.matches is None:
-        return source
-    text = response_text.append(source.text, token, state.matches.position, **rules.text_options())
-    return dataclasses.replace(source, text=text)
-
-
-def initial_state(source: CopySource, num_rows: int, budget: int, rules: SpanRules) -> SpanState:
+def initial_state(source: CopySource, num_rows: int, budget: int) -> SpanState:
     """Return the state of [B, R] rows before their first token: prompts never open a span."""
     shape = (source.index.count.shape[0], num_rows)
-    matches = None
-    if source.text is not None:
-        capacity = source.text.tokens.shape[-1] - rules.max_length
-        matches = response_text.no_matches(shape, capacity, tail=rules.max_length)
     return SpanState(
         inside=jnp.zeros(shape, bool),
-        locus=root(source.index, num_rows),
-        matches=matches,
+        places=source.first_places(num_rows),
         budget=jnp.full(shape, budget, jnp.int32),
     )
 
@@ -246,28 +222,8 @@ def advance(
     opens = ~state.inside & (token == rules.start_token)
     closes = state.inside & (token == rules.end_token)
     copies = state.inside & ~closes
-
-    def moved(_):
-        copied = descend(source.index, state.locus, token)
-        opened = root(source.index, token.shape[1])
-        return jax.tree.map(
-            lambda new, at_root, old: jnp.where(copies, new, jnp.where(opens, at_root, old)),
-            copied,
-            opened,
-            state.locus,
-        )
-
-    locus = lax.cond((opens | copies).any(), moved, lambda _: state.locus, None)
-    matches = state.matches
-    if matches is not None and source.text is not None:
-        text = source.text
-        matches = lax.cond(
-            (opens | copies).any(),
-            lambda matches: response_text.move(matches, text, token, opens, copies),
-            response_text.stay,
-            matches,
-        )
-    return SpanState(opens | copies, locus, matches, state.budget - 1)
+    places = source.move(state.places, token, opens, copies)
+    return SpanState(opens | copies, places, state.budget - 1)
 
 
 def mask_logits(
@@ -298,50 +254,30 @@ def allowed_tokens(
     )
     free = jnp.broadcast_to(pack(used), shape)
     if not rules.paper_compatible:
-        may_open = _may_open(state, source, rules)[..., None]
-        free = jnp.where(may_open, free & ~end, free & ~end & ~start)
+        may_open = source.may_open(state.places) & (state.budget >= rules.min_length + 2)
+        free = jnp.where(may_open[..., None], free & ~end, free & ~end & ~start)
 
     def with_spans(_):
         forced, closes = endings(state, source, rules)
         reading = state.inside & ~forced
-        words = next_tokens(source.index, state.locus, reading)
-        if state.matches is not None and source.text is not None:
-            words |= response_text.next_tokens(state.matches, source.text, reading, num_rows)
+        words = source.next_tokens(state.places, reading, num_rows)
         words = jnp.where(closes[..., None], words | end, words)
         return jnp.where(state.inside[..., None], words, free)
 
     return lax.cond(state.inside.any(), with_spans, lambda _: free, None)
 
 
-def _may_open(state: SpanState, source: CopySource, rules: SpanRules) -> Bool[Array, "B R"]:
-    something = (source.index.count > 0)[:, None]
-    if state.matches is not None and source.text is not None:
-        matches, text = state.matches, source.text
-        something = jnp.broadcast_to(something, state.inside.shape)
-        # Where the prompt has something, the response need not be asked.
-        something = lax.cond(
-            something.all(),
-            lambda: something,
-            lambda: something | response_text.may_open(matches, text),
-        )
-    return jnp.asarray(something & (state.budget >= rules.min_length + 2))
-
-
 def endings(
     state: SpanState, source: CopySource, rules: SpanRules
 ) -> tuple[Bool[Array, "B R"], Bool[Array, "B R"]]:
     """Return where the end token is the only one allowed in a span, and where it is allowed."""
-    locus = state.locus
-    going = goes_on(source.index, locus)
-    closes = (locus.low < locus.high) & may_close(source.index, locus)
-    if state.matches is not None and source.text is not None:
-        going |= response_text.goes_on(state.matches, source.text)
-        closes |= response_text.may_close(state.matches, source.text)
-    forced = ~going | (locus.depth >= rules.max_length)
+    depth = source.depth(state.places)
+    forced = ~source.goes_on(state.places) | (depth >= rules.max_length)
     if rules.paper_compatible:
         return forced, jnp.ones_like(forced)
     forced |= state.budget <= 1
-    return forced, forced | ((locus.depth >= rules.min_length) & closes)
+    closes = source.may_close(state.places) & (depth >= rules.min_length)
+    return forced, forced | closes
 
 
 def trace(
@@ -361,7 +297,7 @@ def trace(
     def step(state, token):
         return advance(state, token, source, rules), state
 
-    first = initial_state(source, responses.shape[1], budget, rules)
+    first = initial_state(source, responses.shape[1], budget)
     _, states = lax.scan(step, first, jnp.moveaxis(responses, -1, 0))
     return jax.tree.map(_time_behind_rows, states)
 

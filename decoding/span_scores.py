@@ -12,13 +12,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
-from decoding import response_text
-from decoding.locus import first_next_tokens
+from decoding.copy_source import CopySource
 from decoding.policy import Policy
 from decoding.rollout import Rollout
 from decoding.sampling import from_peak
 from decoding.span_copy import (
-    CopySource,
     SpanRules,
     SpanState,
     allowed_tokens,
@@ -106,7 +104,7 @@ def score_tokens(
 
     @jax.checkpoint
     def score_chunk(unembedding, kind, group_rows, hidden, tokens, state):
-        here_source = _of_rows(source, group_rows)
+        here_source = source.of_rows(group_rows)
         zeros = jnp.zeros(kind.shape, jnp.float32)
         scores = (zeros, zeros)
         for number, score in ((WHOLE, _score_whole), (SOME, _score_some)):
@@ -166,21 +164,9 @@ _permuted.defvjp(_permuted_forward, _permuted_backward)
 
 def _kind(states: SpanState, source: CopySource, rules: SpanRules) -> Int[Array, "B G T"]:
     """Return which positions ask for the whole vocabulary, and which for some tokens of it."""
-    locus = states.locus
-    # Its branches, the token that its first suffix goes on with, and the end token.
-    most = locus.last - locus.first + 2
-    if states.matches is not None and source.text is not None:
-        most += response_text.count_matches(states.matches, source.text)
+    # The end token is one more.
+    most = source.most_next_tokens(states.places) + 1
     return jnp.where(states.inside & (most <= FEW) & rules.constrained, SOME, WHOLE)
-
-
-def _of_rows(source: CopySource, group_rows: Int[Array, "B R"]) -> CopySource:
-    """Return the source with the window of the response that each position belongs to."""
-    if source.text is None:
-        return source
-    pick = jax.vmap(lambda of_prompt, row: of_prompt[row])
-    text = jax.tree.map(lambda field: pick(field, group_rows), source.text)
-    return dataclasses.replace(source, text=text)
 
 
 def _score_whole(unembedding, hidden, tokens, state, source, scoring):
@@ -199,15 +185,7 @@ def _score_whole(unembedding, hidden, tokens, state, source, scoring):
 def _score_some(unembedding, hidden, tokens, state, source, scoring):
     """Score positions [B, R] inside spans over the few tokens that are allowed there."""
     forced, closes = endings(state, source, scoring.rules)
-    following, real = first_next_tokens(source.index, state.locus, FEW - 1)
-    if state.matches is not None and source.text is not None:
-        repeats = response_text.first_next_tokens(state.matches, source.text, FEW - 1)
-        following, real = jax.tree.map(
-            lambda *both: jnp.concatenate(both, axis=-1), (following, real), repeats
-        )
-        # Of a token that stands at several places, one counts.
-        same = (following[..., :, None] == following[..., None, :]) & real[..., None, :]
-        real &= ~jnp.tril(same, -1).any(axis=-1)
+    following, real = source.first_next_tokens(state.places, FEW - 1)
     end = jnp.full((*tokens.shape, 1), scoring.rules.end_token, jnp.int32)
     candidates = jnp.concatenate([following, end], axis=-1)
     allowed = jnp.concatenate([real & ~forced[..., None], closes[..., None]], axis=-1)

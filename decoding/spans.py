@@ -62,7 +62,7 @@ def span_trace(rollout: Rollout, rules: SpanRules, budget: int) -> SpanTrace:
     """
     source = whole_source(rollout.prompts, rollout.index, rollout.tokens, rules)
     states = trace(rollout.tokens, source, rules, budget)
-    return SpanTrace(states.inside, states.locus.low, states.locus.high, source.text)
+    return SpanTrace(states.inside, *source.prompt_suffixes(states.places), source.text)
 
 
 def find_spans(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.copy_source import PromptSource
 from decoding.prompts import Prompts
 from decoding.span_copy import (
-    CopySource,
     SpanRules,
     advance,
     allowed_tokens,
@@ -58,10 +58,10 @@ PLACES = np.array([[1_000, 45_000, 79_900], [5, 330, 99_990]])
 
 def test_allowed_sets_of_131072_tokens_equal_brute_force(prompts):
     index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, VOCAB)
-    source = CopySource(index)
+    source = PromptSource(index)
     move = jax.jit(functools.partial(advance, rules=RULES))
     read = jax.jit(lambda state: unpack(allowed_tokens(state, source, RULES, VOCAB), VOCAB))
-    state = initial_state(source, PLACES.shape[1], 1_000, RULES)
+    state = initial_state(source, PLACES.shape[1], 1_000)
     state = move(state, jnp.full(PLACES.shape, START), source)
     rng = np.random.default_rng(1)
     copied = {where: [] for where in np.ndindex(PLACES.shape)}

@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from decoding import locus as locus_module
 from decoding import suffix_index
+from decoding.copy_source import PromptSource
 from decoding.errors import DecodingInputError
 from decoding.locus import descend, may_close, next_tokens, root
 from decoding.prompts import Prompts
 from decoding.span_copy import (
-    CopySource,
     SpanRules,
     advance,
-    extend_source,
     index_prompts,
     initial_state,
     mask_logits,
@@ -71,13 +70,13 @@ masked = functools.partial(jax.jit, static_argnames="rules")(mask_logits)
 @functools.partial(jax.jit, static_argnames="rules")
 def started(prompts, index, rules):
     source = start_source(prompts, index, NUM_ROWS, BUDGET, rules)
-    return source, initial_state(source, NUM_ROWS, BUDGET, rules)
+    return source, initial_state(source, NUM_ROWS, BUDGET)
 
 
 @functools.partial(jax.jit, static_argnames="rules")
 def moved(source, state, token, rules):
     """Emit a token: the source grows by it, the state moves."""
-    return extend_source(source, state, token, rules), advance(state, token, source, rules)
+    return source.extend(state.places, token), advance(state, token, source, rules)
 
 
 @st.composite
@@ -185,8 +184,8 @@ def test_a_token_that_one_of_600_matches_goes_on_with_is_found():
     prompt = OraclePrompt(tokens, [True] * size, [True] * size, [True] * size)
     rules = make_rules()
     index = index_of(pad_prompts([prompt], size), rules=rules)
-    source = CopySource(index)
-    state = initial_state(source, 1, BUDGET, rules)
+    source = PromptSource(index)
+    state = initial_state(source, 1, BUDGET)
     for token in (START, 0):
         source, state = moved(source, state, jnp.full((1, 1), token), rules=rules)
     got = np.asarray(masked(jnp.zeros((1, 1, VOCAB_ROWS)), state, source, rules=rules))
@@ -222,10 +221,10 @@ def test_trace_gives_the_state_before_each_token():
     rules = make_rules()
     index = index_of(pad_prompts([prompt]), rules=rules)
     responses = jnp.asarray([[[4, START, 0, 1, 3, END, 4]]])
-    states = trace(responses, CopySource(index), rules, BUDGET)
+    states = trace(responses, PromptSource(index), rules, BUDGET)
     assert np.asarray(states.inside[0, 0]).tolist() == [0, 0, 1, 1, 1, 1, 0]
-    assert np.asarray(states.locus.depth[0, 0]).tolist()[2:6] == [0, 1, 2, 3]
-    widths = np.asarray(states.locus.high - states.locus.low)[0, 0]
+    assert np.asarray(states.places.depth[0, 0]).tolist()[2:6] == [0, 1, 2, 3]
+    widths = np.asarray(states.places.high - states.places.low)[0, 0]
     assert widths[2:6].tolist() == [6, 2, 2, 1]
     assert np.asarray(states.budget[0, 0]).tolist() == list(range(BUDGET, BUDGET - 7, -1))
 
@@ -234,8 +233,8 @@ def test_unconstrained_rules_forbid_the_unused_rows_only():
     prompt = OraclePrompt([0, 1], [True] * 2, [True] * 2, [True] * 2)
     rules = make_rules(constrained=False)
     index = index_of(pad_prompts([prompt]), rules=rules)
-    source = CopySource(index)
-    state = initial_state(source, 1, BUDGET, rules)
+    source = PromptSource(index)
+    state = initial_state(source, 1, BUDGET)
     state = advance(state, jnp.full((1, 1), START), source, rules)
     got = np.asarray(mask_logits(jnp.zeros((1, 1, VOCAB_ROWS)), state, source, rules))
     assert np.isfinite(got[0, 0]).tolist() == [True] * VOCAB + [False] * (VOCAB_ROWS - VOCAB)

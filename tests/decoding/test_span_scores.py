@@ -150,9 +150,10 @@ def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary(rules):
     jax.effects_barrier()
     source, states = traced(rollout, rules)
     real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
-    most = np.asarray(states.locus.last - states.locus.first + 2)
+    locus = states.places.locus if rules is BOTH else states.places
+    most = np.asarray(locus.last - locus.first + 2)
     if rules is BOTH:
-        going = np.asarray(unpack(states.matches.places, source.text.tokens.shape[-1]))
+        going = np.asarray(unpack(states.places.matches.places, source.text.tokens.shape[-1]))
         most = most + (going & (np.asarray(source.text.tokens) != BARRIER)[:, :, None]).sum(-1)
     few = np.asarray(states.inside) & (most <= FEW)
     needed = (real & ~few).sum(axis=(1, 2)).max()
