@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Key
 
+from decoding.compilations import count_compilations
 from decoding.decode_loop import SAMPLED, DecodeState, Limits, start, step
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
@@ -98,12 +99,14 @@ def decode_all(
         _check(number, request, buckets[-1], group_size, max_prefix, limits.rules.vocab_size)
         size = next(size for size in buckets if len(request.tokens) <= size)
         waiting[size].append((number, request))
-    for size, queue in waiting.items():
-        if queue:
-            compiled = _num_programs()
+    with count_compilations(*_PROGRAMS) as compiled:
+        for size, queue in waiting.items():
+            if not queue:
+                continue
+            before = compiled()
             yield from _decode_bucket(policy, queue, size, num_slots, sampling, limits, max_prefix)
             if log is not None:
-                log(f"bucket of {size} tokens: {_num_programs() - compiled} programs compiled")
+                log(f"bucket of {size} tokens: {compiled() - before} programs compiled")
 
 
 def _check(
@@ -143,10 +146,6 @@ def _check(
             )
 
 
-def _num_programs() -> int:
-    return sum(program._cache_size() for program in _PROGRAMS)
-
-
 def _decode_bucket(
     policy: Policy,
     queue: Sequence[tuple[int, Request]],
@@ -162,15 +161,15 @@ def _decode_bucket(
         return jax.tree.map(lambda rows: rows[np.asarray(places)], settings)
 
     first = queue[0][1]
-    groups = _empty_slots(
+    state = _empty_slots(
         policy, _padded(first, size), first.keys[None], num_slots, settings_at([0]), limits
     )
     # Programs are compiled anew for every layout of their arguments over devices, and the compiler
     # lays results where it likes: they are brought back to one layout, where many devices hold them
     # that of the first admission.
-    shardings = _shardings(groups)
+    shardings = _shardings(state)
     on_many_devices = any(len(one.device_set) > 1 for one in shardings)
-    groups = _laid(groups, shardings)
+    state = _laid(state, shardings)
     in_slot: dict[int, tuple[int, Prompts]] = {}
     entered = 0
     while entered < len(queue) or in_slot:
@@ -179,33 +178,33 @@ def _decode_bucket(
                 request = queue[entered][1]
                 prompts, keys = _padded(request, size), request.keys[None]
                 own = settings_at([entered])
-                groups = _admit(policy, groups, slot, prompts, keys, own, limits)
+                state = _admit(policy, state, slot, prompts, keys, own, limits)
                 if not entered and on_many_devices:
-                    shardings = _shardings(groups)
-                groups = _laid(groups, shardings)
+                    shardings = _shardings(state)
+                state = _laid(state, shardings)
                 in_slot[slot] = (entered, prompts)
                 entered += 1
         occupied = np.array([slot in in_slot for slot in range(num_slots)])
         # What stands for an empty slot does not matter.
         places = [in_slot[slot][0] if slot in in_slot else 0 for slot in range(num_slots)]
         prefix = _prefixes([queue[place][1] for place in places], max_prefix)
-        groups, finished = _decode_until_one_finishes(
-            policy, groups, occupied, settings_at(places), prefix, limits
+        state, finished = _decode_until_one_finishes(
+            policy, state, occupied, settings_at(places), prefix, limits
         )
-        groups = _laid(groups, shardings)
+        state = _laid(state, shardings)
         for slot in np.flatnonzero(np.asarray(finished) & occupied).tolist():
             place, prompts = in_slot.pop(slot)
-            arrays = groups.source.index, groups.tokens, groups.lengths, groups.log_probs
+            arrays = state.source.index, state.tokens, state.lengths, state.log_probs
             yield Finished(queue[place][0], Rollout(prompts, *_leave(arrays, slot)))
 
 
-def _shardings(groups: DecodeState) -> list[jax.sharding.Sharding]:
-    return [x.sharding for x in jax.tree.leaves(groups)]
+def _shardings(state: DecodeState) -> list[jax.sharding.Sharding]:
+    return [x.sharding for x in jax.tree.leaves(state)]
 
 
-def _laid(groups: DecodeState, shardings: list[jax.sharding.Sharding]) -> DecodeState:
-    """Return groups that lie so; nothing is copied where they already do."""
-    leaves, tree = jax.tree.flatten(groups)
+def _laid(state: DecodeState, shardings: list[jax.sharding.Sharding]) -> DecodeState:
+    """Return the state with the given shardings; nothing is copied where they hold already."""
+    leaves, tree = jax.tree.flatten(state)
     return jax.tree.unflatten(tree, jax.device_put(leaves, shardings))
 
 
@@ -262,16 +261,16 @@ def _empty_slots(
     def empty(x):
         return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.zeros(x.shape, x.dtype)
 
-    groups = jax.tree.map(empty, start(policy, many, keys, sampling, limits))
+    state = jax.tree.map(empty, start(policy, many, keys, sampling, limits))
     _, prompt_cache = policy.prefill(many.tokens, many.lengths)
     cache = policy.start(jax.tree.map(empty, prompt_cache), keys.shape[1], limits.max_new_tokens)
-    return dataclasses.replace(groups, done=jnp.ones_like(groups.done), cache=cache)
+    return dataclasses.replace(state, done=jnp.ones_like(state.done), cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames="limits", donate_argnames="groups")
+@functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
 def _admit(
     policy: Policy,
-    groups: DecodeState,
+    state: DecodeState,
     slot: Int[Array, ""],
     prompts: Prompts,
     keys: Key[Array, "1 G"],
@@ -280,18 +279,18 @@ def _admit(
 ) -> DecodeState:
     """Prefill a prompt into a slot."""
     one = start(policy, prompts, keys, sampling, limits)
-    cache = policy.insert(groups.cache, slot, one.cache)
+    cache = policy.insert(state.cache, slot, one.cache)
     put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=slot, axis=0)
     entered = jax.tree.map(
-        put, dataclasses.replace(groups, cache=None), dataclasses.replace(one, cache=None)
+        put, dataclasses.replace(state, cache=None), dataclasses.replace(one, cache=None)
     )
     return dataclasses.replace(entered, cache=cache)
 
 
-@functools.partial(jax.jit, static_argnames="limits", donate_argnames="groups")
+@functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
 def _decode_until_one_finishes(
     policy: Policy,
-    groups: DecodeState,
+    state: DecodeState,
     occupied: Bool[Array, " B"],
     sampling: Sampling | RowSampling,
     prefix: Int[Array, "B G P"] | None,
@@ -299,13 +298,13 @@ def _decode_until_one_finishes(
 ) -> tuple[DecodeState, Bool[Array, " B"]]:
     """Take steps until an occupied slot has finished; return which have."""
 
-    def goes_on(groups):
-        return ~(groups.finished(limits.max_new_tokens) & occupied).any()
+    def goes_on(state):
+        return ~(state.finished(limits.max_new_tokens) & occupied).any()
 
-    groups = lax.while_loop(
-        goes_on, lambda groups: step(policy, groups, sampling, limits, prefix), groups
+    state = lax.while_loop(
+        goes_on, lambda state: step(policy, state, sampling, limits, prefix), state
     )
-    return groups, groups.finished(limits.max_new_tokens)
+    return state, state.finished(limits.max_new_tokens)
 
 
 @jax.jit

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -144,3 +145,25 @@ def test_importing_everything_but_the_seqio_modules_loads_no_tensorflow():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def private_names(path: pathlib.Path) -> set[str]:
+    """Return the underscored modules that a file imports, and attributes that it reads of others.
+
+    `os._exit` and the `_replace` of named tuples are public.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            found.add(f".{node.attr}")
+    found -= {"__future__.annotations", "._exit", "._replace"}
+    return {name for name in found if re.search(r"(^|\.)_(?!_)", name)}
+
+
+def test_the_private_api_of_libraries_is_used_in_one_file():
+    used = {str(path): names for path in FILES if (names := private_names(path))}
+    assert used == {"recallm_jax/runtime/private_api.py": {"jax._src.distributed"}}

@@ -312,13 +312,9 @@ def _key_data(leaf: Any) -> Any:
 def _unflatten(template: State, flat: Mapping[str, Any]) -> State:
     def leaf(path: tuple, like: Any) -> Any:
         value = flat[_name(path)]
-        return jax.random.wrap_key_data(value, impl=_impl(like)) if _is_key(like) else value
+        return jax.random.wrap_key_data(value, dtype=like.dtype) if _is_key(like) else value
 
     return jax.tree_util.tree_map_with_path(leaf, template)
-
-
-def _impl(key: Any) -> Any:
-    return jax.random.key_impl(key) if isinstance(key, jax.Array) else key.dtype._impl.name
 
 
 def _abstract(leaf: Any) -> Any:

@@ -17,8 +17,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from recallm_jax.runtime import private_api
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -82,7 +84,8 @@ def leave(code: int, message: str) -> None:
         return
     _leaving.acquire()
     with contextlib.suppress(Exception):
-        failure = json.dumps({"process": _number(), "code": code, "message": message})
+        number = private_api.process_number()
+        failure = json.dumps({"process": number, "code": code, "message": message})
         client.key_value_set(_FAILURE, failure)
     _end(client, code)
 
@@ -117,7 +120,7 @@ def _join() -> None:
         ) from None
 
 
-def _from_environment(variables: os._Environ | dict[str, str]) -> dict[str, Any]:
+def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of `jax.distributed.initialize`; none where JAX is to find out."""
     given = [name for name in (COUNT, NUMBER) if name in variables]
     if not given:
@@ -148,16 +151,7 @@ def _client() -> Any | None:
     """Return the connection to the coordinator; None where no processes are joined."""
     if "jax" not in sys.modules:
         return None
-    # JAX has no public way to its key-value store and barriers.
-    from jax._src import distributed
-
-    return distributed.global_state.client
-
-
-def _number() -> int:
-    from jax._src import distributed
-
-    return distributed.global_state.process_id
+    return private_api.coordinator_client()
 
 
 def _watch(client: Any, stop: threading.Event) -> None:
@@ -177,7 +171,7 @@ def _watch(client: Any, stop: threading.Event) -> None:
 def _end(client: Any, code: int) -> None:
     with contextlib.suppress(Exception):
         client.wait_at_barrier(_FAREWELL, FAREWELL_SECONDS * 1000)
-    if _number() == 0:
+    if private_api.process_number() == 0:
         # The others' connections end with the coordinator, which they would take for a fault.
         time.sleep(1.0)
     sys.stdout.flush()

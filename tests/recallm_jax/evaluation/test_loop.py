@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.compilations import count_compilations
 from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
@@ -201,10 +202,12 @@ def test_no_more_programs_are_compiled_for_more_prompts(tmp_path):
         load_config([*CONFIG, f"--config.evaluation.num_examples={count}"]) for count in (3, 5)
     )
     said = []
-    run(tmp_path / "few", few)
-    programs = rollout._read_back._cache_size()
-    assert run(tmp_path / "more", more, said=said) == 20
-    assert rollout._read_back._cache_size() == programs
+    rollout._read_back.clear_cache()
+    with count_compilations(rollout._read_back) as compiled:
+        run(tmp_path / "few", few)
+        programs = compiled()
+        assert run(tmp_path / "more", more, said=said) == 20
+        assert compiled() == programs > 0
     assert len(said) == 4 and all(": 0 programs compiled" in line for line in said)
     assert said[0].startswith("toy: recallm_math_retrieval_val_256 constrained-greedy: bucket of")
 
