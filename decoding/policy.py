@@ -32,6 +32,21 @@ class Policy(Protocol):
     continuations; both caches are opaque to the callers.
     """
 
+    @property
+    def vocab_rows(self) -> int:
+        """V: the rows of the output matrix, which may exceed the tokenizer's entries."""
+        ...
+
+    @property
+    def max_positions(self) -> int:
+        """The most tokens that a prompt and its response may have together."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """D: the size of a hidden state."""
+        ...
+
     def prefill(
         self, prompts: Int[Array, "B S"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B D"], PromptCache]:

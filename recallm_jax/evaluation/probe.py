@@ -174,7 +174,7 @@ def check_context(
     Raises:
       UserError: names the field.
     """
-    length, limit = config.probe.target_length, policy.config.max_positions
+    length, limit = config.probe.target_length, policy.max_positions
     if length + reasoning_tokens + new_tokens > limit:
         raise UserError(
             f"config.probe.target_length = {length} with a thought of {reasoning_tokens} and an "

@@ -94,7 +94,7 @@ def answer(
     tokenizer, max_new_tokens = context.tokenizer, config.decoding.max_new_tokens
     alignment = config.decoding.span_alignment
     record = question_record(tokenizer, asked.document, asked.question, alignment)
-    limit = policy.config.max_positions
+    limit = policy.max_positions
     if len(record.inputs) + max_new_tokens > limit:
         raise UserError(
             f"the prompt has {len(record.inputs)} tokens and may be answered with "

@@ -6,6 +6,7 @@ Matrices are stored [in, out].
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,10 @@ RESIDUAL = {
 # A layer's cached keys and values.
 PROMPT_CACHE = ("batch", "kv_heads", "length", None)
 CACHE = ("batch", "group", "kv_heads", None, None)
+
+
+# Arrays by name; shapes alone in a model that is only described.
+Params = Mapping[str, Array | jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +118,7 @@ def divided_sizes(config: ModelConfig, spec: ParamSpec) -> list[int]:
 class Layers(nnx.Module):
     """The parameters of all layers, [L, ...] each; inside a scan, those of one."""
 
-    def __init__(self, params: dict[str, Array]):
+    def __init__(self, params: Params):
         for name, value in params.items():
             setattr(self, name, nnx.Param(value))
 
@@ -121,19 +126,60 @@ class Layers(nnx.Module):
 class Transformer(nnx.Module):
     """A causal language model over groups of continuations; see `decoding.policy.Policy`."""
 
-    def __init__(self, config: ModelConfig, top: dict[str, Array], layers: dict[str, Array]):
-        """Wrap arrays that have the shapes of `top_specs` and `layer_specs`."""
+    embedding: nnx.Param
+    final_norm: nnx.Param
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        top: Params,
+        layers: Params,
+        placement: Placement | None = None,
+    ):
+        """Wrap arrays that have the shapes of `top_specs` and `layer_specs`.
+
+        Args:
+          placement: how arrays are laid out on a mesh; None leaves it to the compiler.
+        """
         for params, specs in ((top, top_specs(config)), (layers, layer_specs(config))):
             shapes = {name: tuple(value.shape) for name, value in params.items()}
             wanted = {name: spec.shape for name, spec in specs.items()}
             if shapes != wanted:
                 raise ValueError(f"parameters have the shapes {shapes}; the sizes ask for {wanted}")
         self.config = config
-        # Where arrays lie; None leaves it to the compiler.
-        self.placement: Placement | None = None
+        self.placement = placement
         for name, value in top.items():
             setattr(self, name, nnx.Param(value))
         self.layers = Layers(layers)
+
+    def with_config(self, config: ModelConfig) -> "Transformer":
+        """Return a model of the same arrays that computes by other options of the same sizes."""
+        return Transformer(config, *self._params(), self.placement)
+
+    def with_placement(self, placement: Placement) -> "Transformer":
+        """Return a model of the same arrays that keeps its activations by a placement."""
+        return Transformer(self.config, *self._params(), placement)
+
+    def _params(self) -> tuple[Params, Params]:
+        """Return the arrays outside the layers, and those of the layers."""
+        top = {name: getattr(self, name).get_value() for name in top_specs(self.config)}
+        layers = layer_specs(self.config)
+        return top, {name: getattr(self.layers, name).get_value() for name in layers}
+
+    @property
+    def vocab_rows(self) -> int:
+        """V, the rows of the embedding, which may exceed the tokenizer's entries."""
+        return self.config.vocab_rows
+
+    @property
+    def max_positions(self) -> int:
+        """The most tokens that a prompt and its response may have together."""
+        return self.config.max_positions
+
+    @property
+    def width(self) -> int:
+        """D, the size of a hidden state."""
+        return self.config.width
 
     def prefill(
         self, prompts: Int[Array, "B S"], lengths: Int[Array, " B"]

@@ -92,7 +92,7 @@ def rollout(
     def make(of_prompts: Prompts) -> Rollout:
         return Rollout(
             prompts=of_prompts,
-            index=index_prompts(of_prompts, rules, context.policy.config.vocab_rows),
+            index=index_prompts(of_prompts, rules, context.policy.vocab_rows),
             tokens=jnp.zeros((count, group_size, new_tokens), jnp.int32),
             lengths=jnp.zeros((count, group_size), jnp.int32),
             log_probs=jnp.zeros((count, group_size, new_tokens)) if sampled else None,

@@ -192,8 +192,7 @@ def place_model(
     """
     shardings = model_shardings(model, mesh, rules)
     placed = abstract(model, shardings) if _is_abstract(model) else processes.put(model, shardings)
-    placed.placement = placement(mesh, rules, attention=attention)
-    return placed
+    return placed.with_placement(placement(mesh, rules, attention=attention))
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
@@ -262,9 +261,8 @@ def _rollout_dtype(policy: Transformer, path: tuple, x: Any) -> Any:
 
 def _under_rollout_rules(policy: Transformer) -> Transformer:
     assert policy.placement is not None
-    moved = jax.tree.map(lambda x: x, policy)
-    moved.placement = dataclasses.replace(policy.placement, stored=tuple(ROLLOUT_RULES.items()))
-    return moved
+    rules = tuple(ROLLOUT_RULES.items())
+    return policy.with_placement(dataclasses.replace(policy.placement, stored=rules))
 
 
 def check_config(config: ModelConfig, mesh: Mesh, rules: Rules = TRAIN_RULES) -> None:

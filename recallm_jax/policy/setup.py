@@ -34,7 +34,7 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
     """
     model, tokenizer = _load(config)
-    model.config = with_options(model.config, config)
+    model = model.with_config(with_options(model.config, config))
     check_lengths(config, model.config)
     mesh = partitioning.make_mesh(**config.mesh, devices=devices)
     processes.check_mesh(mesh)

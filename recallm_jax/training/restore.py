@@ -49,7 +49,7 @@ def placed_state(policy: Policy, stage: Stage, context: Context) -> LearnerState
     Updates give their argument's buffers away, and the policy before a stage is read again.
     """
     state = jax.tree.map(jnp.copy, first_state(policy, stage))
-    shardings = partitioning.state_shardings(state, state.policy.config, context.mesh)
+    shardings = partitioning.state_shardings(state, context.policy.config, context.mesh)
     return processes.put(state, shardings)
 
 
@@ -58,7 +58,7 @@ def first_state(policy: Policy, stage: Stage) -> LearnerState:
     critic = None
     if stage.critic:
         trunk = policy if stage.critic == "own" else None
-        critic = init_critic(policy.config.width, trunk)
+        critic = init_critic(policy.width, trunk)
     return init_state(policy, stage.optimizer, critic)
 
 

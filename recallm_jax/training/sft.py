@@ -26,7 +26,7 @@ def run_sft(
         prompts, _ = prompts_and_texts(records, config.data.target_length)
         tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
         prompts, tokens, lengths = context.place_rows((prompts, tokens, lengths), stage.batch_size)
-        index = _index_prompts(prompts, rules=rules, num_rows=state.policy.config.vocab_rows)
+        index = _index_prompts(prompts, rules=rules, num_rows=state.policy.vocab_rows)
         rollout = Rollout(prompts, index, tokens, lengths)
         state, metrics = sft_update(
             state,

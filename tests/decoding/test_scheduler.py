@@ -91,8 +91,7 @@ def transformer():
 
 def unstacked_transformer():
     policy = transformer()
-    policy.config = dataclasses.replace(policy.config, unstack_decode=True)
-    return policy
+    return policy.with_config(dataclasses.replace(policy.config, unstack_decode=True))
 
 
 @pytest.mark.parametrize("make_policy", [span_loving_policy, transformer, unstacked_transformer])

@@ -25,11 +25,19 @@ class ToyPolicy:
     table: jax.Array  # [V + 2, V]
 
     @property
-    def num_rows(self):
+    def vocab_rows(self):
         return self.table.shape[1]
 
+    @property
+    def max_positions(self):
+        return 1_000_000
+
+    @property
+    def width(self):
+        return self.table.shape[0]
+
     def _hidden(self, last, prompt_sum, seen):
-        one_hot = jax.nn.one_hot(last, self.num_rows)
+        one_hot = jax.nn.one_hot(last, self.vocab_rows)
         extra = jnp.stack([jnp.sin(prompt_sum * 1.0), jnp.sin(seen * 1.0)], axis=-1)
         return jnp.concatenate([one_hot, extra], axis=-1)
 

@@ -347,5 +347,5 @@ def test_the_policy_that_samples_is_the_policy_that_learns(model):
     for got, wanted in zip(jax.tree.leaves(again), jax.tree.leaves(rollout), strict=True):
         assert got is wanted
     half = dataclasses.replace(CONFIG, dtype="bfloat16")
-    policy.config = half
+    policy = policy.with_config(half)
     assert {x.dtype.name for x in jax.tree.leaves(for_rollout(policy))} == {"bfloat16", "float32"}
