@@ -1,5 +1,6 @@
 # make quickstart   train, evaluate and report on a real model, on 2 cores
 # make test         the tests that take seconds;  make test-slow: all of them
+# make smoke        train, evaluate and report once, on a tiny random model: a minute
 # make lint         formatting, lint, types
 # make docs         the documentation as a website, in site/
 # make bench        the benchmarks (an hour or two);  make bench-tpu: the programs of a TPU
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: quickstart test test-slow lint docs bench bench-tpu clean
+.PHONY: quickstart smoke test test-slow lint docs bench bench-tpu clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -47,10 +48,32 @@ quickstart: $(VENV)/installed $(WHEEL)
 	$(BIN)/python -m recallm_jax.train --config=configs/quickstart.py --workdir=$(WORKDIR)
 	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
 
+# Programs that one of these compiles are there for the next; those not compiled for a week go.
+smoke test test-slow: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/programs
+
+SMOKE := runs/smoke
+ON_A_TINY_MODEL := --config=configs/quickstart.py:tiny --config.data.source=generated \
+	--config.stages="('grpo',)" --config.evaluation.modes=constrained-greedy --workdir=$(SMOKE)
+# What compiles fast is enough. Each test asks for what a job may leave out without failing.
+smoke: export JAX_PLATFORMS := cpu
+smoke: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+smoke: export XLA_FLAGS := --xla_backend_optimization_level=0
+smoke: $(VENV)/installed-test
+	@mkdir -p $$JAX_COMPILATION_CACHE_DIR
+	@find $$JAX_COMPILATION_CACHE_DIR -type f -mtime +7 -delete
+	rm -rf $(SMOKE)
+	$(BIN)/python -m recallm_jax.train $(ON_A_TINY_MODEL)
+	test "$$(grep -c '"stage": "grpo".*"reward": ' $(SMOKE)/metrics.jsonl)" = 2
+	test "$$(cat $(SMOKE)/eval/grpo/*.jsonl | grep -c '"completion": ')" = 4
+	$(BIN)/python -m recallm_jax.evaluate $(ON_A_TINY_MODEL) --label=smoke
+	test "$$(cat $(SMOKE)/eval/smoke/*.jsonl | grep -c '"completion": ')" = 4
+	$(BIN)/python -m recallm_jax.report --workdir=$(SMOKE)
+	grep -q '>smoke<' $(SMOKE)/report.html
+
 # File by file in their order: the last ones take seconds, so that both processes end together.
 IN_TWO := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-test: $(VENV)/installed-test
+test: smoke
 	$(BIN)/python -m pytest --quiet $(IN_TWO)
 
 test-slow: $(VENV)/installed-test $(VENV)/installed-plan $(WHEEL)

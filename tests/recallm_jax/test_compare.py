@@ -20,6 +20,14 @@ def test_two_settings_are_printed_and_drawn(tmp_path, capsys):
     assert figure.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_trained_run_is_compared(trained_run, capsys):
+    assert compare.main([f"--run=A={trained_run}"]) == 0
+    _, steps, _, _, answers = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert steps == ["A", "1", "2", "too", "few", "steps"]
+    # Greedy answers of the start and of the end to two prompts of each of two data sets.
+    assert answers[:3] == ["A", "constrained-greedy", "4"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -3,14 +3,20 @@
 import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from recallm_jax.config.load import load_config
 from recallm_jax.convert import main
+from recallm_jax.policy.setup import set_up
 from recallm_jax.weights import hugging_face
 from tasks.prompts.vocabulary import ADDED_TOKENS
+from tests.oracles import tiny_run
 from tests.oracles.tiny_models import tiny_folder
+from tests.oracles.tiny_run import CONFIG
 
 
 def make_source(folder):
@@ -74,3 +80,17 @@ def test_a_truncated_tokenizer_is_one_line_and_exit_code_2(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1
         assert f"{tmp_path / 'in'}" in error and message in error
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trained_policy_is_written_as_weights_that_a_run_can_start_from(
+    trained_run, tmp_path, capsys
+):
+    out = tmp_path / "weights"
+    assert main([*CONFIG, f"--workdir={trained_run}", f"--out={out}"]) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {out}: grpo step 2\n")
+    again = set_up(load_config([*CONFIG, f"--config.model.weights={out}"]))
+    trained, _, _ = tiny_run.newest_policy(trained_run)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again.policy.layers), trained.layers)
+    np.testing.assert_array_equal(again.policy.embedding[...], trained.embedding[...])
+    assert again.tokenizer.to_json() == set_up(load_config(CONFIG)).tokenizer.to_json()

@@ -51,6 +51,24 @@ class Tags(html.parser.HTMLParser):
             assert self.open.pop() == tag
 
 
+def test_the_page_of_a_trained_run_holds_its_stages_and_rows(copied_run):
+    found = report.build_report(copied_run).read_text(encoding="utf-8")
+    assert Tags(found).loads == []
+    rows = [
+        json.loads(line)
+        for path in sorted((copied_run / "eval").glob("*/*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    # Three policies answered two prompts of each of two data sets.
+    assert len(rows) == 12
+    run = load_run(copied_run)
+    assert sorted(map(str, run.rows)) == sorted(map(str, rows))
+    assert {stage: len(rows) for stage, rows in run.metrics.items()} == dict.fromkeys(
+        ("sft1", "sft2", "grpo"), 2
+    )
+    assert "after cold start" in found and "after GRPO" in found
+
+
 def test_the_page_loads_nothing_and_its_links_lead_somewhere(page):
     tags = Tags(page)
     assert tags.loads == []
