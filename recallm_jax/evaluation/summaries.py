@@ -15,10 +15,10 @@ Row = dict[str, Any]
 
 
 def summarise(rows: Sequence[Row]) -> Row:
-    """Return the summary of one task and mode: means, and the interval of the exact match.
+    """Summarise one task and mode: means, and the 95 % interval of the exact match.
 
-    The interval is that of as many trials as there are prompts, right at any correlation between
-    the samples of a prompt, and wide where they are independent.
+    Each prompt counts as one trial. The interval therefore holds however strongly the samples of a
+    prompt correlate, and is wider than it need be where they are independent.
     """
     spans = [span for row in rows for span in row["spans"] if span["closed"]]
     exact_match = float(np.mean([row["exact_match"] for row in rows]))
