@@ -31,23 +31,23 @@ from decoding.suffix_index import SuffixIndex
 from decoding.token_bits import insert, tokens_of
 
 Processor = Callable[[Array], Array]
-# Stands in a prefix where the token is sampled: prefixes of several lengths are padded with it.
+# Marks a place of a prefix whose token is sampled. Prefixes of several lengths are padded with it.
 SAMPLED = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a response may be; static.
+    """The limits of a response; static.
 
     Attributes:
-      max_new_tokens: T, the most tokens that it holds.
-      stop_tokens: it ends with the first of these.
-      stop_sequences: or with the first of these, longer ones. Under the constraint neither ends a
-        response inside a recall span: what is copied there is a quotation, and the span is closed.
-        The end of a span may be a stop.
-      processor: the user's own function from logits [B, G, V] to logits. It comes before the span
-        mask, so it can't unmask anything; the trainer does not know it. A new function object is
-        compiled anew.
+      max_new_tokens: T, the most tokens of a response.
+      stop_tokens: a response ends with the first of these tokens.
+      stop_sequences: it also ends with the first of these sequences. Under the constraint neither
+        ends a response inside a recall span: the text there is a quotation, and the span is closed
+        first. The end token of a span may be a stop token.
+      processor: a user's function from logits [B, G, V] to logits. It runs before the span mask,
+        so it can't unmask anything. The trainer does not apply it. Each new function object
+        causes a new compilation.
     """
 
     rules: SpanRules
@@ -66,7 +66,7 @@ class Limits:
         for token in (*self.stop_tokens, *itertools.chain(*self.stop_sequences)):
             if not 0 <= token < self.rules.vocab_size:
                 raise DecodingInputError(
-                    f"stop token {token} is no id of a tokenizer with {self.rules.vocab_size} "
+                    f"stop token {token} is not an id of a tokenizer with {self.rules.vocab_size} "
                     "entries; leave it out"
                 )
         if self.rules.start_token in self.stop_tokens:
@@ -79,9 +79,9 @@ class Limits:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """B groups in the course of decoding; each may be at a step of its own."""
+    """The state of decoding B groups, each of which may have taken another number of steps."""
 
-    # Tokens that each group has emitted.
+    # The number of tokens that each group has emitted.
     steps: Int[Array, " B"]
     # Rows that have stopped.
     done: Bool[Array, "B G"]
@@ -92,14 +92,14 @@ class DecodeState:
     log_probs: Float[Array, "B G T"]
     span: SpanState
     source: CopySource
-    # Tokens of prompt and response as packed bits; no words where repetition does not matter.
+    # The tokens of prompt and response as packed bits; no words if repetition is not penalised.
     seen: UInt32[Array, "B G words"]
-    # Of the next token.
+    # The logits of the next token.
     logits: Float[Array, "B G V"]
     cache: Any
 
     def finished(self, max_new_tokens: int) -> Bool[Array, " B"]:
-        """Return which groups emit nothing more."""
+        """Return which groups are complete."""
         return self.done.all(axis=1) | (self.steps >= max_new_tokens)
 
 
@@ -110,7 +110,7 @@ def start(
     sampling: Sampling | RowSampling,
     limits: Limits,
 ) -> DecodeState:
-    """Prefill each prompt once for its group, and index what may be copied from it."""
+    """Prefill each prompt once for its group, and index its copyable text."""
     shape = keys.shape
     capacity, rules = limits.max_new_tokens, limits.rules
     hidden, prompt_cache = policy.prefill(prompts.tokens, prompts.lengths)
@@ -144,7 +144,7 @@ def step(
     limits: Limits,
     prefix: Int[Array, "B G P"] | None = None,
 ) -> DecodeState:
-    """Sample a token of each row that goes on, and compute the logits of the one after it."""
+    """Sample a token for each unfinished row, and compute the logits of the token after it."""
     rules, steps, logits = limits.rules, state.steps, state.logits
     if sampling.counts_repetition:
         logits = penalise_repetition(logits, state.seen, sampling)
@@ -162,19 +162,19 @@ def step(
 
     stopped = state.done | (steps >= limits.max_new_tokens)[:, None]
     token = jnp.where(stopped, 0, token)
-    # Past its steps a group's arrays stay as they are.
+    # A group that has taken all its steps writes nothing.
     place = jnp.where(stopped.all(axis=1), limits.max_new_tokens, steps)
     tokens = _written(state.tokens, place, token)
     log_probs = _written(state.log_probs, place, jnp.where(stopped, 0.0, log_prob))
     ends = _ends(tokens, token, steps, limits)
     span, source = state.span, state.source
-    # Without the constraint nobody asks where a span stands; it is found in the whole response.
+    # Without the constraint no mask reads the span state, so it need not move.
     if rules.constrained:
         moved = advance(span, token, source, rules)
         source = source.extend(span.places, token)
         if not rules.paper_compatible:
             ends &= ~moved.inside
-        # A row that has stopped leaves its state alone, so that it can't keep the mask at work.
+        # A row that has stopped keeps its state, so that no span opens and the mask has no work.
         span = jax.tree.map(
             lambda new, old: jnp.where(jnp.expand_dims(stopped, range(2, new.ndim)), old, new),
             moved,
@@ -199,14 +199,14 @@ def step(
 
 
 def _written(rows: Array, place: Int[Array, " B"], values: Array) -> Array:
-    """Return rows [B, G, T] with values [B, G] at a place of each group; none past the end."""
+    """Write values [B, G] into rows [B, G, T] at each group's place; places past the end don't."""
     return jax.vmap(lambda rows, at, values: rows.at[:, at].set(values, mode="drop"))(
         rows, place, values
     )
 
 
 def _ends(responses, token, steps, limits: Limits) -> Bool[Array, "B G"]:
-    """Return the rows whose newest token is a stop token, or completes a stop sequence."""
+    """Return which rows end: their newest token is a stop token or completes a stop sequence."""
     ends = jnp.zeros(token.shape, bool)
     for stop in limits.stop_tokens:
         ends |= token == stop
@@ -229,19 +229,19 @@ def decode(
 ) -> Rollout:
     """Sample G responses for each of B prompts.
 
-    The prompt is prefilled once for its group. The loop ends when every row has stopped; the host
-    is not asked meanwhile.
+    The prompt is prefilled once for its group. The loop runs on the device until every row has
+    stopped.
 
     Args:
-      prefix: P tokens that every response begins with, counted in its budget; those that are
-        `SAMPLED` are left to the policy. Their log-probabilities are given like those of sampled
-        ones (-inf for a forbidden token). It is taken as it is: a span within it may be no copy.
+      prefix: P tokens that every response begins with; they count in its budget. A token `SAMPLED`
+        leaves its place to the policy. Given tokens get log-probabilities as sampled ones do (-inf
+        for a forbidden token). They are not checked: a span in the prefix need not be a copy.
 
     Raises:
       DecodingInputError: the prefix is empty, or longer than `max_new_tokens`.
 
     Returns:
-      The rollout, on the given prompts: their arrays are not copied.
+      The rollout, which holds the given prompts without a copy.
     """
     return Rollout(prompts, *decode_program(policy, prompts, keys, sampling, limits, prefix))
 

@@ -1,4 +1,4 @@
-"""Where a span may have been copied from, and what may follow: searches in a `SuffixIndex`."""
+"""Searches in a `SuffixIndex`: the places that a span agrees with, and how they go on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from decoding.suffix_index import BLOCK, SuffixIndex
 from decoding.suffix_sort import BARRIER
 from decoding.token_bits import WORD, bit_of
 
-# Probes of one round of a search: one wide gather costs an accelerator about as much as a narrow
-# one, so few wide rounds beat many narrow ones.
+# Probes in one round of a search. On an accelerator a wide gather costs about as much as a narrow
+# one, so a few wide rounds are faster than many narrow ones.
 FANOUT = 16
-# Branches that are read at once while tokens are named.
+# Branches that are read at once while next tokens are collected.
 WINDOW = 128
 
 
@@ -25,8 +25,8 @@ WINDOW = 128
 class Locus:
     """The places that the spans of [B, R] rows may have come from.
 
-    Suffixes [low, high) agree in their first `depth` tokens; none where low = high. Entries
-    [first, last) are the branches there: none where all of them go on alike.
+    Suffixes [low, high) agree in their first `depth` tokens, and are none if low = high. Entries
+    [first, last) are their branches, and are none if all suffixes go on with the same token.
     """
 
     low: Int[AnyArray, "*rows"]
@@ -39,25 +39,24 @@ class Locus:
 def root(index: SuffixIndex, num_rows: int) -> Locus:
     """Return the locus before the first token of a span."""
     zeros = jnp.zeros((index.count.shape[0], num_rows), jnp.int32)
-    # Of the loci that begin at the first suffix the root is the shallowest, so its branches are
-    # the last ones.
+    # The root is the shallowest locus that begins at the first suffix, so its branches come last.
     last = index.first_branch[:, 1:2]
     first = last - index.root_branches[:, None]
     return Locus(zeros, zeros + index.count[:, None], zeros, zeros + first, zeros + last)
 
 
 def _each_row(function: Callable, index: SuffixIndex, *fields):
-    """Call a function of one prompt's index and one row's scalars for all [B, R] rows."""
+    """Map a function of one prompt's index and one row's scalars over all [B, R] rows."""
     return jax.vmap(jax.vmap(function, in_axes=(None, *[0] * len(fields))))(index, *fields)
 
 
 def _partition_point(
     below: Callable[[Array], Array], low: Int[Array, ""], high: Int[Array, ""], size: int
 ) -> Int[Array, ""]:
-    """Return the first place of [low, high) where `below` is false, `high` if it nowhere is.
+    """Return the first place of [low, high) at which `below` is false, or `high` if none is.
 
-    `below` takes an array of places and must be true up to some place and false from there on.
-    FANOUT probes a round, ceil(log_FANOUT(size)) rounds.
+    `below` takes an array of places; it must be true up to some place and false from there on. The
+    search takes ceil(log_FANOUT(size)) rounds of FANOUT probes.
     """
     stride = 1
     while stride * FANOUT <= size:
@@ -73,14 +72,14 @@ def _partition_point(
 
 
 def _next_token(index: SuffixIndex, low: Int[Array, ""], depth: Int[Array, ""]) -> Int[Array, ""]:
-    """Return the token after the first `depth` ones of suffix `low`, of one prompt."""
+    """Return the token after the first `depth` tokens of suffix `low` of one prompt."""
     size = index.text.shape[0]
     place = index.suffixes[jnp.minimum(low, size - 1)] + depth
     return jnp.where(place < size, index.text[jnp.minimum(place, size - 1)], BARRIER)
 
 
 def descend(index: SuffixIndex, locus: Locus, token: Int[Array, "B R"]) -> Locus:
-    """Return the loci after copying one more token; empty where it continues no match."""
+    """Return the loci after one more copied token; empty if the token continues no match."""
     size = index.text.shape[1]
 
     def one_row(index, locus, token):
@@ -111,7 +110,7 @@ def descend(index: SuffixIndex, locus: Locus, token: Int[Array, "B R"]) -> Locus
 
 
 def goes_on(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
-    """Return whether some match has a next token."""
+    """Return whether some match goes on."""
     head = _each_row(_next_token, index, locus.low, locus.depth)
     return (locus.low < locus.high) & ((head != BARRIER) | (locus.first < locus.last))
 
@@ -119,7 +118,7 @@ def goes_on(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
 def first_next_tokens(
     index: SuffixIndex, locus: Locus, limit: int
 ) -> tuple[Int[Array, "B R limit"], Bool[Array, "B R limit"]]:
-    """Return up to `limit` of the distinct tokens that continue the match, and which are real."""
+    """Return up to `limit` distinct tokens that continue the match, and which are real."""
     size = index.text.shape[1]
 
     def one_row(index, locus):
@@ -136,15 +135,15 @@ def first_next_tokens(
 def next_tokens(
     index: SuffixIndex, locus: Locus, rows: Bool[Array, "B R"]
 ) -> UInt32[Array, "B R words"]:
-    """Return the distinct tokens that continue the match of some rows, as packed bits.
+    """Return the tokens that continue the match of the rows in `rows`, as packed bits.
 
-    Work in proportion to their number, and at most WIDE a row; nothing for the other rows, whose
-    sets come out empty.
+    The work is in proportion to their number, and at most WIDE a row. Other rows take no work and
+    get empty sets.
     """
     size = index.text.shape[1]
     rows = rows & (locus.low < locus.high)
     at_root = rows & (locus.depth == 0)
-    # Slot 0 is the root's; no locus has its first branch at the place that unused slots name.
+    # Slot 0 is the root's. Unused slots name a place that is no locus's first branch.
     match = index.wide_branch[:, None, :] == locus.first[..., None]
     match &= (locus.first < locus.last)[..., None]
     stored = at_root | (rows & match.any(axis=-1))
@@ -179,8 +178,8 @@ def next_tokens(
 def may_close(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
     """Return whether a span may close after the `depth` >= 1 tokens that it has copied.
 
-    It may where some place that it can have come from says so. Sums over blocks of suffixes keep
-    the work at a few times BLOCK a row and level, whatever the interval's width.
+    It may if it may close at one of its places. Tables over blocks of suffixes keep the work at a
+    few times BLOCK a row and level, for an interval of any width.
     """
     size = index.text.shape[1]
 
@@ -203,8 +202,8 @@ def may_close(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
         closes = jnp.bool_(False)
         for number, entry_closes in enumerate(levels):
             window = jnp.arange(BLOCK, dtype=jnp.int32)
-            # The entries before the first whole block and behind the last one; on the top level
-            # one window holds all.
+            # The entries before the first whole block and after the last one. On the top level one
+            # window holds them all.
             starts = [low]
             if number < len(levels) - 1:
                 starts.append(high // BLOCK * BLOCK)

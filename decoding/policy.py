@@ -1,4 +1,4 @@
-"""What decoding and training need to know of a language model: a few functions and a cache."""
+"""The interface of a language model for decoding and training: a few functions and a cache."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ class Unembedding(Protocol):
     def unembed_at(
         self, hidden: Float[Array, "*rows D"], tokens: Int[Array, "*rows K"]
     ) -> Float[Array, "*rows K"]:
-        """Return the float32 logits of K tokens each, without those of the vocabulary."""
+        """Return the float32 logits of K tokens a row, without computing all of V."""
         ...
 
 
@@ -58,9 +58,9 @@ class Policy(Protocol):
         ...
 
     def insert(self, cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
-        """Return a cache whose prompt number `slot` is the only one of `other`, responses too.
+        """Return the cache with prompt `slot` and its responses replaced by those of `other`.
 
-        Both have the same S, group size and capacity.
+        `other` holds one prompt. Both caches have the same S, group size and capacity.
         """
         ...
 
@@ -81,15 +81,16 @@ class Policy(Protocol):
     ) -> Float[Array, "B G T D"]:
         """Return the hidden states that predict each response token (teacher forcing).
 
-        `hidden[b, g, 0]` is the last prompt token's, shared by the group; `hidden[b, g, t]` is
-        that of response token t - 1. The prompt's tokens are computed once per group.
+        `hidden[b, g, 0]` is the state at the last prompt token, shared by the group, and
+        `hidden[b, g, t]` the state at response token t - 1. The prompt is computed once a group.
         """
         ...
 
     def gathered(self, num_prompts: int, parts: int) -> "Unembedding":
-        """Return `unembed` for many calls: what each would bring together from devices is.
+        """Gather the output matrix once for many calls of `unembed` and `unembed_at`.
 
-        All hidden states are [num_prompts, R, D], their R rows split into `parts` over devices.
+        In these calls hidden states are [num_prompts, R, D], with the R rows split over devices
+        into `parts` equal parts.
         """
         ...
 
@@ -100,5 +101,5 @@ class Policy(Protocol):
     def unembed_at(
         self, hidden: Float[Array, "*rows D"], tokens: Int[Array, "*rows K"]
     ) -> Float[Array, "*rows K"]:
-        """Return the float32 logits of K tokens each, without those of the vocabulary."""
+        """Return the float32 logits of K tokens a row, without computing all of V."""
         ...

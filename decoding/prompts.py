@@ -1,4 +1,4 @@
-"""A batch of tokenised prompts and what may be copied from them."""
+"""A batch of tokenised prompts, with flags for their copyable tokens."""
 
 import dataclasses
 
@@ -13,9 +13,9 @@ from decoding.arrays import AnyArray
 class Prompts:
     """B right-padded prompts.
 
-    A span copies a run of consecutive `copyable` tokens that opens on a `span_start` token and
-    closes after a `span_end` token. What these flags mean in the text (a character or a word
-    begins or ends there) is decided where the text is known, in the task.
+    A span copies a run of consecutive `copyable` tokens, from a `span_start` token to a `span_end`
+    token. The task, which knows the text, decides on the flags: for example, that a character or a
+    word begins or ends there.
     """
 
     tokens: Int[AnyArray, "B S"]

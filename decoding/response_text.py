@@ -1,9 +1,9 @@
-"""What may be copied from a response itself, for `copy_source = "prompt+response"`.
+"""Copying from the response itself, for `copy_source = "prompt+response"`.
 
-A window a row: the prompt's last `max_length` tokens, then the response's. A place of it matches if
-the tokens that a span has copied stand right before it. All places are compared with every token
-copied, so that a match may run from the prompt into the response; matches that end in the prompt
-are found by the suffix index as well.
+Each row has a window: the last `max_length` tokens of the prompt, then the response. A place of the
+window matches if the tokens before it are those that the open span has copied. With every token
+copied, all places are compared, so a match may run from the prompt into the response. The suffix
+index finds the matches that end in the prompt too.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from decoding.suffix_index import SuffixIndex
 from decoding.suffix_sort import BARRIER
 from decoding.token_bits import num_words, pack_flags, unpack
 
-# How a vocabulary entry begins and ends, bits of one byte: it begins a unit (a character, say) of
-# its own; its first, its last character belongs to a word.
+# Bits of one byte that say how a vocabulary entry begins and ends: it begins a new unit (such as a
+# character); its first character belongs to a word; its last character does.
 BEGINS, WORD_FIRST, WORD_LAST = 1, 2, 4
 
 
@@ -62,9 +62,9 @@ class TextRules:
 class ResponseText:
     """The windows of [B, R] rows, X = max_length + T places each."""
 
-    # BARRIER where nothing may be copied, or nothing stands yet.
+    # BARRIER where a token may not be copied, and where there is none yet.
     tokens: Int[AnyArray, "B R X"]
-    # Whether a span may open on a place, and close behind it.
+    # Whether a span may open at a place, and whether it may close after a place.
     opens: Bool[AnyArray, "B R X"]
     closes: Bool[AnyArray, "B R X"]
     # The newest token.
@@ -74,10 +74,10 @@ class ResponseText:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Matches:
-    """Places of the window before which a row's span has just been found, as packed bits."""
+    """The places of the window that follow a match of a row's open span, as packed bits."""
 
     places: UInt32[AnyArray, "*rows words"]
-    # Where the next token will stand.
+    # The place of the next token.
     position: Int[AnyArray, "*rows"]
 
 
@@ -87,7 +87,7 @@ def empty_text(
     """Return the windows before the first token of G responses of at most `capacity` tokens.
 
     Args:
-      tail: tokens of the prompt that a match may begin in, the longest span.
+      tail: the most tokens of the prompt that a match may begin in: the longest span.
     """
     places = prompts.lengths[:, None] - tail + jnp.arange(tail, dtype=jnp.int32)[None]
     rows = jnp.arange(places.shape[0])[:, None]
@@ -156,10 +156,10 @@ def move(
     opens: Bool[Array, "B R"],
     copies: Bool[Array, "B R"],
 ) -> Matches:
-    """Return the matches after `token`, which opens a span, or is copied, or is neither.
+    """Return the matches after `token`, which opens a span, or is copied, or does neither.
 
-    A span that opens may begin on any place before its start token; that token is a barrier, so
-    that no match runs into the span itself.
+    A span that opens may begin at any place before its start token. The start token is a barrier,
+    so no match runs into the span itself.
     """
     window = lax.broadcasted_iota(jnp.int32, text.tokens.shape, 2)
     begins = text.opens & (text.tokens != BARRIER) & (window < matches.position[..., None])
@@ -171,12 +171,12 @@ def move(
 
 
 def stay(matches: Matches) -> Matches:
-    """Return the matches after a token that no row opens a span with, or copies."""
+    """Return the matches after a token by which no row opens a span or copies."""
     return dataclasses.replace(matches, position=matches.position + 1)
 
 
 def may_open(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
-    """Return whether some place could open a span now."""
+    """Return whether a span could open now at some place."""
     window = lax.broadcasted_iota(jnp.int32, text.tokens.shape, 2)
     before = window < matches.position[..., None]
     return (before & text.opens & (text.tokens != BARRIER)).any(axis=-1)
@@ -189,12 +189,12 @@ def may_close(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
 
 
 def goes_on(matches: Matches, text: ResponseText) -> Bool[Array, "B R"]:
-    """Return whether some match has a next token."""
+    """Return whether some match goes on."""
     return (_places(matches, text) & (jnp.asarray(text.tokens) != BARRIER)).any(axis=-1)
 
 
 def count_matches(matches: Matches, text: ResponseText) -> Int[Array, "B R *time"]:
-    """Return how many matches have a next token, now or before each token of responses."""
+    """Return how many matches go on, now or before each token of responses."""
     real = pack_flags(jnp.asarray(text.tokens) != BARRIER)
     real = jnp.expand_dims(real, range(2, matches.places.ndim - 1))
     return lax.population_count(jnp.asarray(matches.places) & real).sum(-1).astype(jnp.int32)
@@ -203,9 +203,9 @@ def count_matches(matches: Matches, text: ResponseText) -> Int[Array, "B R *time
 def first_next_tokens(
     matches: Matches, text: ResponseText, limit: int
 ) -> tuple[Int[Array, "B R limit"], Bool[Array, "B R limit"]]:
-    """Return the tokens that continue the first matches, and which are real.
+    """Return the tokens that continue the first matches, and which of them are real.
 
-    One that continues several matches comes several times.
+    A token that continues several matches is returned several times.
     """
     going = _places(matches, text) & (text.tokens != BARRIER)
     size = going.shape[-1]

@@ -17,9 +17,9 @@ class Rollout:
     """B prompts with G right-padded responses each, of at most T tokens.
 
     Attributes:
-      index: the prompts' index, of what spans may copy from them.
+      index: the index of the prompts' copyable text.
       tokens: the responses.
-      lengths: the tokens of each response. Its stop token is one of them: to end is a decision
+      lengths: the number of tokens of each response, its stop token included: to end is a decision
         like any other.
       log_probs: log softmax(masked logits / temperature) of each sampled token, 0 after the
         response's end; None for responses that were not sampled, such as demonstrations.

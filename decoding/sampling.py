@@ -1,8 +1,8 @@
 """Choosing a token from logits, without a sort.
 
-The order is: repetition penalty, the user's own function, the span mask; then temperature, top-k,
-top-p, min-p, each over what the one before has kept. What comes before the mask can't unmask
-anything, so every span stays a copy whatever it does.
+The order is: repetition penalty, the user's function, the span mask; then temperature, top-k,
+top-p and min-p, each over the tokens that the one before has kept. The steps before the mask can't
+unmask anything, so every span stays a copy.
 """
 
 import dataclasses
@@ -19,26 +19,26 @@ from decoding.arrays import AnyArray
 from decoding.errors import DecodingInputError
 from decoding.token_bits import unpack
 
-# Tokens whose weights are summed first when one is drawn: about the square root of a vocabulary.
+# Tokens of a block, whose weights are summed first in a draw: about the square root of V.
 BLOCK = 256
-# Logits divided by less may leave the range of float32.
+# Division by less could take logits out of the range of float32.
 LOWEST_TEMPERATURE = 1e-3
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; static.
+    """The settings of drawing tokens; static.
 
     Attributes:
       temperature: 0 is greedy; otherwise at least `LOWEST_TEMPERATURE`.
       top_k: keep the k most likely tokens, 0 keeps all.
       top_p: keep the fewest most likely tokens with this much probability, 1 keeps all.
-      min_p: keep the tokens with at least this share of the likeliest one's probability
+      min_p: keep the tokens with at least this share of the likeliest token's probability
         (arXiv 2407.01082), 0 keeps all.
       repetition_penalty: divides the positive logits of tokens that the prompt or the response
         holds, and multiplies the negative ones (CTRL, arXiv 1909.05858, section 4.1); 1 is off.
-        Inside recall spans too: among the tokens that may be copied it still chooses.
+        It applies inside recall spans too, where it affects which of the allowed tokens is drawn.
     """
 
     temperature: float = 1.0
@@ -75,9 +75,9 @@ class Sampling:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowSampling:
-    """Settings of each row, fields as in `Sampling`; None where all rows leave them off.
+    """The settings of each row, with the fields of `Sampling`; None if all rows leave one off.
 
-    `stack_sampling` makes them of settings that are checked; values given here are not.
+    `stack_sampling` builds them from checked settings; values given here are not checked.
     """
 
     temperature: Float[AnyArray, "B G"]
@@ -106,7 +106,7 @@ def stack_sampling(rows: Sequence[Sequence[Sampling]]) -> RowSampling:
 
 
 def _filters(sampling: Sampling | RowSampling, shape: tuple[int, ...]) -> RowSampling:
-    """Return the settings a row, None where they are off."""
+    """Return the settings as rows, None for settings that are off."""
     if isinstance(sampling, RowSampling):
         return sampling
     rows = [[sampling] * shape[1]] * shape[0]
@@ -119,12 +119,12 @@ def row_keys(
     example_ids: Integer[AnyArray, " B"],
     group_size: int,
 ) -> Key[Array, "B G"]:
-    """Return a key a row, folded from (seed, step, example id, continuation).
+    """Return one key a row, folded from (seed, step, example id, continuation).
 
-    What is sampled for a prompt then depends on nothing else in its batch and on no restart.
+    So the samples of a prompt depend neither on the rest of its batch nor on restarts.
 
     Raises:
-      DecodingInputError: an example id is none of 32 bits, which is all that a key takes of it.
+      DecodingInputError: an example id does not fit into 32 bits, all that a key takes in.
     """
     if isinstance(example_ids, np.ndarray):
         outside = example_ids[(example_ids < 0) | (example_ids >= 2**32)]
@@ -144,7 +144,7 @@ def penalise_repetition(
     seen: UInt32[Array, "B G words"],
     sampling: Sampling | RowSampling,
 ) -> Float[Array, "B G V"]:
-    """Lower the logits of the tokens that a row has `seen`."""
+    """Lower the logits of the tokens in each row's set `seen`."""
     penalty = _filters(sampling, seen.shape[:2]).repetition_penalty
     if penalty is None:
         return logits
@@ -160,8 +160,8 @@ def sample(
 
     Returns:
       The tokens, and their log-probabilities log softmax(logits / temperature), before top-k,
-      top-p and min-p: those that the trainer computes, unless repetition was penalised or a user's
-      function applied. Greedy reports them at temperature 1.
+      top-p and min-p. The trainer computes the same, unless repetition was penalised or a user's
+      function applied. Greedy choice reports them at temperature 1.
     """
     if isinstance(sampling, Sampling) and sampling.temperature == 0:
         tokens = _best(logits)
@@ -184,7 +184,7 @@ def sample(
 
 
 def _divisor(sampling: Sampling | RowSampling) -> float | Float[Array, "B G 1"]:
-    """Return the temperature that logits are divided by; 1 where the choice is greedy."""
+    """Return the temperature that logits are divided by; 1 for greedy choice."""
     if isinstance(sampling, Sampling):
         return sampling.temperature or 1.0
     temperature = jnp.asarray(sampling.temperature)
@@ -192,9 +192,9 @@ def _divisor(sampling: Sampling | RowSampling) -> float | Float[Array, "B G 1"]:
 
 
 def _best(logits: Float[Array, "B G V"]) -> Int[Array, "B G"]:
-    """Return the first of the best tokens, by two plain reductions: argmax does not vectorise.
+    """Return the first of the best tokens.
 
-    Masked logits are never NaN.
+    Two plain reductions do it, since argmax does not vectorise. Masked logits are never NaN.
     """
     places = lax.broadcasted_iota(jnp.int32, logits.shape, 2)
     peak = logits.max(axis=-1, keepdims=True)
@@ -204,7 +204,7 @@ def _best(logits: Float[Array, "B G V"]) -> Int[Array, "B G"]:
 def _draw(key: Key[Array, ""], logits: Float[Array, " V"]) -> Int[Array, ""]:
     """Draw from softmax(logits) by inverting its distribution function, block by block.
 
-    Two random numbers a row, where adding Gumbel noise would take one for each token.
+    It takes two random numbers a row; Gumbel noise would take one for each token.
     """
     size = logits.shape[0]
     weights = jnp.exp(logits - logits.max())
@@ -215,9 +215,9 @@ def _draw(key: Key[Array, ""], logits: Float[Array, " V"]) -> Int[Array, ""]:
 
 
 def _invert(weights: Float[Array, " n"], uniform: Float[Array, ""]) -> Int[Array, ""]:
-    """Return the first place where the running sum exceeds a share in [0, 1) of the whole.
+    """Return the first place at which the running sum exceeds a share in [0, 1) of the total.
 
-    A place of weight zero is never returned, however sums are rounded.
+    A place of weight zero is never returned, even if sums are rounded.
     """
     sums = jnp.cumsum(weights)
     possible = weights > 0
@@ -229,9 +229,9 @@ def _invert(weights: Float[Array, " n"], uniform: Float[Array, ""]) -> Int[Array
 def log_prob_of(
     logits: Float[Array, "B G V"], tokens: Int[Array, "B G"], sampling: Sampling | RowSampling
 ) -> Float[Array, "B G"]:
-    """Return log softmax(logits / temperature) of given tokens; greedy: at temperature 1.
+    """Return log softmax(logits / temperature) of given tokens; at temperature 1 if greedy.
 
-    That of an id which no row of the vocabulary has is -inf.
+    It is -inf for an id without a row in the vocabulary.
     """
     logits = from_peak(logits) / _divisor(sampling)
     chosen = jnp.take_along_axis(
@@ -241,9 +241,9 @@ def log_prob_of(
 
 
 def from_peak(logits: Float[Array, "*rows V"]) -> Float[Array, "*rows V"]:
-    """Return logits less the largest of their row, which changes no probability.
+    """Subtract the largest logit of each row, which changes no probability.
 
-    The difference of two large numbers would have the error of large numbers.
+    Otherwise a difference of two large logits would have the rounding error of large numbers.
     """
     peak = lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     return logits - jnp.where(peak == -jnp.inf, 0.0, peak)
@@ -258,7 +258,7 @@ def _keep_top_k(logits: Float[Array, "B G V"], top_k: Int[Array, "B G"]) -> Floa
 
 def _keep_top_p(logits: Float[Array, "B G V"], top_p: Float[Array, "B G"]) -> Float[Array, "B G V"]:
     probs = jax.nn.softmax(logits, axis=-1)
-    # The sum of all probabilities may round to less than top_p. No sum is enough for 1: all stay.
+    # The sum of all probabilities may round to less than top_p. For 1 no sum is enough: all stay.
     enough = jnp.where(top_p < 1, jnp.minimum(top_p, probs.sum(axis=-1)), jnp.inf)
     return _keep_above(
         logits, probs, lambda kept, probs: jnp.where(kept, probs, 0).sum(axis=-1) >= enough
@@ -272,7 +272,7 @@ def _keep_min_p(logits: Float[Array, "B G V"], min_p: Float[Array, "B G"]) -> Fl
 
 
 def _keep_above(logits, probs, enough):
-    """Keep the tokens at or above the highest probability threshold whose kept set is `enough`.
+    """Keep the tokens at or above the highest threshold of probability that keeps `enough`.
 
     Non-negative floats are ordered as their bits are, so bisection over 31 bits is exact. Tokens
     of equal probability are kept or dropped together.
@@ -288,6 +288,6 @@ def _keep_above(logits, probs, enough):
     low = jnp.zeros(probs.shape[:-1], jnp.int32)
     high = jnp.full(probs.shape[:-1], lax.bitcast_convert_type(jnp.float32(2.0), jnp.int32))
     threshold, _ = lax.fori_loop(0, 31, halve, (low, high))
-    # The likeliest token stays, however little is asked for.
+    # The likeliest token stays, even if nothing else does.
     kept = (bits >= threshold[..., None]) | (logits == logits.max(axis=-1, keepdims=True))
     return jnp.where(kept, logits, -jnp.inf)

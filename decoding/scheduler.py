@@ -1,11 +1,13 @@
-"""Decoding more groups than fit: finished ones leave, waiting ones enter.
+"""Continuous batching: decoding more groups than fit. Finished groups leave, waiting ones enter.
 
-Prompts are padded to the shortest of a few bucket lengths; each bucket has its own slots, and all
-shapes are static: four programs a bucket, to make the slots, to prefill a prompt into one of them,
-to decode until a group has finished, and to take it out (some twice, where the policy is split over
-devices). What is sampled for a prompt depends on its own tokens, keys and settings, not on what
-else is decoded or when it enters; its bucket, and whether all requests share their settings, change
-no more than float rounding.
+Prompts are padded to the shortest of a few bucket lengths that holds them. Each bucket has its own
+slots, and all shapes are static. A bucket takes four programs: to make the slots, to prefill a
+prompt into a slot, to decode until a group has finished, and to take a group out. Some are compiled
+twice if the policy is split over devices.
+
+The samples of a prompt depend on its own tokens, keys and settings, not on the other prompts or on
+when it enters. Its bucket, and whether all requests share their settings, change float rounding
+only.
 """
 
 import dataclasses
@@ -32,8 +34,8 @@ class Request:
     """One prompt, unpadded, and the keys of its G continuations.
 
     Attributes:
-      sampling: settings of its own; None takes those of the call.
-      prefix: tokens that each of its continuations begins with, as in `decode`; None for none.
+      sampling: the settings of this request; None takes those of the call.
+      prefix: the tokens that each continuation begins with, as in `decode`; None for none.
     """
 
     tokens: Int[np.ndarray, " S"]
@@ -49,7 +51,7 @@ class Request:
 class Finished:
     """The responses of one request, a rollout with B = 1."""
 
-    # Its place in the order of the requests.
+    # The request's place in the order of requests.
     number: int
     rollout: Rollout
 
@@ -67,19 +69,19 @@ def decode_all(
 ) -> Iterator[Finished]:
     """Yield the responses of all requests as they finish.
 
-    One bucket is at work at a time, so only its caches exist; within it requests enter in their
-    order, each as soon as a slot is free.
+    One bucket is decoded at a time, so only its caches exist. Its requests enter in their order,
+    each as soon as a slot is free.
 
     Args:
-      buckets: prompt lengths, ascending; each stands for four compilations.
-      num_slots: groups that are decoded at the same time.
-      sampling: settings of the requests that have none of their own.
-      max_prefix: tokens of the longest prefix, to which all are padded; 0 where there are none.
-      log: is told, at the end of each bucket, how many programs it has compiled.
+      buckets: prompt lengths, ascending; each takes four compilations.
+      num_slots: the number of groups that are decoded at the same time.
+      sampling: the settings of requests without settings.
+      max_prefix: the length of the longest prefix, to which all are padded; 0 without prefixes.
+      log: takes a line at the end of each bucket, with the number of programs compiled for it.
 
     Raises:
-      DecodingInputError: a prompt is empty or longer than the last bucket, a prefix longer than
-        `max_prefix`, flags are not one a token, an id is no token's, groups are not of one size, or
+      DecodingInputError: a prompt is empty or longer than the last bucket, a prefix is longer than
+        `max_prefix`, there is not one flag a token, an id is not a token, groups differ in size, or
         buckets do not ascend.
     """
     if list(buckets) != sorted(set(buckets)) or not buckets or num_slots < 1:
@@ -141,7 +143,7 @@ def _check(
             allowed |= tokens == SAMPLED
         if not allowed.all():
             raise DecodingInputError(
-                f"{name} {number} holds token {tokens[~allowed][0]}, no id of a tokenizer with "
+                f"{name} {number} holds token {tokens[~allowed][0]}, not an id of a tokenizer with "
                 f"{vocab_size} entries"
             )
 
@@ -164,12 +166,12 @@ def _decode_bucket(
     state = _empty_slots(
         policy, _padded(first, size), first.keys[None], num_slots, settings_at([0]), limits
     )
-    # Programs are compiled anew for every layout of their arguments over devices, and the compiler
-    # lays results where it likes: they are brought back to one layout, where many devices hold them
-    # that of the first admission.
+    # A program is compiled again for every sharding of its arguments, and the compiler chooses the
+    # shardings of its results. So results are moved back to one sharding: on many devices, to that
+    # after the first admission.
     shardings = _shardings(state)
     on_many_devices = any(len(one.device_set) > 1 for one in shardings)
-    state = _laid(state, shardings)
+    state = _moved_to(state, shardings)
     in_slot: dict[int, tuple[int, Prompts]] = {}
     entered = 0
     while entered < len(queue) or in_slot:
@@ -181,17 +183,17 @@ def _decode_bucket(
                 state = _admit(policy, state, slot, prompts, keys, own, limits)
                 if not entered and on_many_devices:
                     shardings = _shardings(state)
-                state = _laid(state, shardings)
+                state = _moved_to(state, shardings)
                 in_slot[slot] = (entered, prompts)
                 entered += 1
         occupied = np.array([slot in in_slot for slot in range(num_slots)])
-        # What stands for an empty slot does not matter.
+        # An empty slot takes the settings of any request.
         places = [in_slot[slot][0] if slot in in_slot else 0 for slot in range(num_slots)]
         prefix = _prefixes([queue[place][1] for place in places], max_prefix)
         state, finished = _decode_until_one_finishes(
             policy, state, occupied, settings_at(places), prefix, limits
         )
-        state = _laid(state, shardings)
+        state = _moved_to(state, shardings)
         for slot in np.flatnonzero(np.asarray(finished) & occupied).tolist():
             place, prompts = in_slot.pop(slot)
             arrays = state.source.index, state.tokens, state.lengths, state.log_probs
@@ -202,16 +204,16 @@ def _shardings(state: DecodeState) -> list[jax.sharding.Sharding]:
     return [x.sharding for x in jax.tree.leaves(state)]
 
 
-def _laid(state: DecodeState, shardings: list[jax.sharding.Sharding]) -> DecodeState:
-    """Return the state with the given shardings; nothing is copied where they hold already."""
+def _moved_to(state: DecodeState, shardings: list[jax.sharding.Sharding]) -> DecodeState:
+    """Return the state with the given shardings; arrays that have them are not copied."""
     leaves, tree = jax.tree.flatten(state)
     return jax.tree.unflatten(tree, jax.device_put(leaves, shardings))
 
 
 def _settings(requests: Sequence[Request], default: Sampling) -> Sampling | RowSampling:
-    """Return the settings that all requests share, or rows of them, a request each.
+    """Return the settings that all requests share, or rows of settings, one a request.
 
-    Rows hold the same fields for every choice of requests, so that nothing is compiled for one.
+    Rows have the same fields for every choice of requests, so that no choice needs a compilation.
     """
     each = [default if request.sampling is None else request.sampling for request in requests]
     if len(set(each)) == 1:
@@ -242,7 +244,7 @@ def _padded(request: Request, size: int) -> Prompts:
     )
 
 
-# The policy is kept although its values are not read: the slots then lie on its devices.
+# The unused values of the policy are kept as arguments, so that the slots are on its devices.
 @functools.partial(jax.jit, static_argnames=("num_slots", "limits"), keep_unused=True)
 def _empty_slots(
     policy: Policy,
@@ -252,9 +254,9 @@ def _empty_slots(
     sampling: Sampling | RowSampling,
     limits: Limits,
 ) -> DecodeState:
-    """Return slots without a group: arrays of the right shapes, and nothing computed for them.
+    """Return slots without groups: arrays of the right shapes, without running a prefill.
 
-    The prefill is only traced. What a cache holds of the policy itself is there.
+    Only the parts of a cache that come from the policy have their values.
     """
     many, keys = jax.tree.map(lambda x: jnp.repeat(x, num_slots, axis=0), (prompts, keys))
 
@@ -296,7 +298,7 @@ def _decode_until_one_finishes(
     prefix: Int[Array, "B G P"] | None,
     limits: Limits,
 ) -> tuple[DecodeState, Bool[Array, " B"]]:
-    """Take steps until an occupied slot has finished; return which have."""
+    """Take steps until an occupied slot has finished; return the state and which slots have."""
 
     def goes_on(state):
         return ~(state.finished(limits.max_new_tokens) & occupied).any()
@@ -309,7 +311,7 @@ def _decode_until_one_finishes(
 
 @jax.jit
 def _leave(arrays, slot: Int[Array, ""]):
-    """Return a slot's part of arrays, apart from those that go on to be written to."""
+    """Copy a slot's part out of arrays that later steps overwrite."""
     return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, slot, 1, axis=0), arrays)
 
 

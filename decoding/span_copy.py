@@ -1,19 +1,19 @@
 """Recall spans: the one definition of what may be decoded, for sampling and for training.
 
-A response is free text with recall spans in it: the start token, a run of tokens copied verbatim
-from the copyable part of the context, the end token. One state machine says at every position which
-tokens are allowed:
+A response is free text with recall spans in it. A span is the start token, a run of tokens copied
+verbatim from the copyable part of the context, and the end token. One state machine says at every
+position which tokens are allowed:
 
-* **Outside a span**: every token of the tokenizer but the end token. The start token only where
-  there is something to copy and the budget has room for it, the shortest span and the end.
-* **Inside a span**, d tokens deep: the tokens that continue some match of those d tokens. The end
-  token once d has reached `min_length` and the last token ends a character (or word: the flags of
-  `prompts.py` say so); and always where nothing else is possible, because no match goes on.
-* **Forced end**: at `max_length`, or with one token of budget left, the end token alone.
+* **Outside a span**: every token of the tokenizer except the end token. The start token is allowed
+  only if there is something to copy, and if the budget has room for the shortest span with its end.
+* **Inside a span** that has copied d tokens: the tokens that continue some match of these d tokens.
+  The end token is allowed if d is at least `min_length` and the last token ends a character (or a
+  word: the flags of `prompts.py` say so). It is always allowed if no match goes on.
+* **Forced end**: at `max_length`, or with one token of budget left, only the end token.
 
-Vocabulary rows past the tokenizer are never allowed. Tokens that are not copyable (chat and special
-tokens among them) are barriers that no match crosses, so the end of sequence can't be sampled
-inside a span, and nothing can leave one open. A start token in a prompt is such a barrier: only
+Vocabulary rows past the tokenizer are never allowed. Tokens that are not copyable, such as chat and
+special tokens, are barriers that no match crosses. So the end of sequence can't be sampled inside
+a span, and nothing can leave a span open. A start token in a prompt is such a barrier: only
 responses open spans.
 
 Example, with a copyable context `a b c | a b d` (`|` a barrier), `min_length` 1:
@@ -26,8 +26,8 @@ Example, with a copyable context `a b c | a b d` (`|` a barrier), `min_length` 1
     START a b c          END              (the barrier)
     START a b c END      anything but END
 
-With `copy_source` "prompt+response" what the response holds before the span's start token may be
-copied as well, barriers excepted, and a match may run from the prompt's last tokens into it:
+With `copy_source` "prompt+response" a span may also copy from the response, up to the span's start
+token and except barriers. A match may run from the prompt's last tokens into the response:
 
     x d START            a b c d x        (x from the response)
     x d START x          d END
@@ -35,11 +35,11 @@ copied as well, barriers excepted, and a match may run from the prompt's last to
     x d START d          x END            (from the prompt's last token into the response)
     x d START d x        d END
 
-`paper_compatible` is the release's rule (arXiv 2604.09494's code) instead: the whole prompt can be
-copied, special tokens and template included, from and to any token; the end token is allowed
-everywhere, so that a span may be empty and one may be closed that was never opened; the start token
-is allowed wherever no span is open; and a stop token or the budget may end a response inside a
-span. The recall tokens themselves stay barriers, and unused vocabulary rows forbidden.
+`paper_compatible` is the rule of the released code of arXiv 2604.09494 instead. The whole prompt
+can be copied, special tokens and template included, from any token to any token. The end token is
+allowed everywhere, so a span may be empty, and an end may stand without a start. The start token is
+allowed wherever no span is open. A stop token or the budget may end a response inside a span. The
+recall tokens stay barriers, and unused vocabulary rows stay forbidden.
 
 `allowed_tokens` decides what a row may emit next, and `mask_logits` forbids the rest; `advance`
 moves the state by one token; `trace` runs the machine over given responses, and `span_scores.py`
@@ -72,19 +72,21 @@ MOST_LENGTH = 32_767
 
 @dataclasses.dataclass(frozen=True)
 class SpanRules:
-    """What a recall span is; static, and the same for sampler, trainer and evaluation.
+    """The definition of a recall span; static, and the same for sampler, trainer and evaluation.
 
     Attributes:
       start_token, end_token: ids of the two recall tokens.
-      vocab_size: the tokenizer's size; ids from it on are rows that no text uses.
-      barriers: ids that are never copied, beside the recall tokens: chat and control tokens.
-      min_length, max_length: bounds of the copied tokens, the two recall tokens not counted.
-      constrained: False leaves the text inside spans to the model (for comparison); only
-        the unused vocabulary rows stay forbidden.
-      copy_source: "prompt", or "prompt+response": the response before the span too.
-      paper_compatible: the rule of the paper's release.
-      edges: for "prompt+response", a byte a vocabulary entry that says how it begins and ends (the
-        bits of `response_text.py`), so that spans open and close in a response as in a prompt.
+      vocab_size: the tokenizer's size; larger ids are rows of the output matrix that no text uses.
+      barriers: ids that are never copied, such as chat and control tokens; the recall tokens are
+        barriers without being named.
+      min_length, max_length: bounds of the number of copied tokens, without the two recall tokens.
+      constrained: False leaves the text inside spans to the model, for comparison; only the unused
+        vocabulary rows stay forbidden.
+      copy_source: "prompt", or "prompt+response" to copy from the response before the span too.
+      paper_compatible: whether the rule of the paper's release holds instead.
+      edges: for "prompt+response", one byte a vocabulary entry that says how the entry begins and
+        ends (the bits of `response_text.py`), so that spans open and close in a response as they
+        do in a prompt.
     """
 
     start_token: int
@@ -121,7 +123,7 @@ class SpanRules:
             token = getattr(self, name)
             if not 0 <= token < self.vocab_size:
                 raise DecodingInputError(
-                    f"{name} {token} is no id of a tokenizer with {self.vocab_size} entries; "
+                    f"{name} {token} is not an id of a tokenizer with {self.vocab_size} entries; "
                     "add the recall tokens to the tokenizer first"
                 )
         if self.start_token == self.end_token:
@@ -136,13 +138,13 @@ class SpanRules:
 
     @property
     def all_barriers(self) -> tuple[int, ...]:
-        """The ids that no span may hold."""
+        """The ids that a span can't hold, in order."""
         others = () if self.paper_compatible else self.barriers
         return tuple(sorted({*others, self.start_token, self.end_token}))
 
     @property
     def text_rules(self) -> TextRules:
-        """How responses make text that spans may copy."""
+        """The rules by which spans copy from responses."""
         return TextRules(
             tail=self.max_length,
             vocab_size=self.vocab_size,
@@ -154,10 +156,10 @@ class SpanRules:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SpanState:
-    """Where each row stands before its next token."""
+    """The state of each row before its next token."""
 
     inside: Bool[AnyArray, "*rows"]
-    # Everywhere that the open span may have been copied from; outside a span they mean nothing.
+    # All places that the open span may have been copied from; meaningless outside a span.
     places: Places
     # Tokens that the row may still emit, the next one included.
     budget: Int[AnyArray, "*rows"]
@@ -173,7 +175,7 @@ def _copyable(prompts: Prompts, rules: SpanRules) -> Prompts:
 
 
 def index_prompts(prompts: Prompts, rules: SpanRules, num_rows: int) -> SuffixIndex:
-    """Return the index of what spans may copy from prompts; `num_rows` is V."""
+    """Index the copyable parts of prompts; `num_rows` is V."""
     prompts = _copyable(prompts, rules)
     known = (prompts.tokens >= 0) & (prompts.tokens < min(rules.vocab_size, num_rows))
     return build_index(
@@ -198,7 +200,7 @@ def start_source(
 def whole_source(
     prompts: Prompts, index: SuffixIndex, responses: Int[Array, "B G T"], rules: SpanRules
 ) -> CopySource:
-    """Return the source of given responses: each span copies only what stands before it."""
+    """Return the source of given responses, in which a span copies only from before itself."""
     if not rules.copies_response:
         return PromptSource(index)
     text = whole_text(_copyable(prompts, rules), index, responses, rules.text_rules)
@@ -206,7 +208,7 @@ def whole_source(
 
 
 def initial_state(source: CopySource, num_rows: int, budget: int) -> SpanState:
-    """Return the state of [B, R] rows before their first token: prompts never open a span."""
+    """Return the state of [B, R] rows before their first token. Prompts never open a span."""
     shape = (source.index.count.shape[0], num_rows)
     return SpanState(
         inside=jnp.zeros(shape, bool),
@@ -231,7 +233,7 @@ def mask_logits(
 ) -> Float[Array, "B R V"]:
     """Set the logits of forbidden tokens to -inf and make those of allowed ones finite.
 
-    At least one token of every row stays allowed, whatever the logits hold.
+    At least one token of every row stays allowed, even if logits are infinite or NaN.
     """
     num_rows = logits.shape[-1]
     allowed = unpack(allowed_tokens(state, source, rules, num_rows), num_rows)
@@ -270,7 +272,7 @@ def allowed_tokens(
 def endings(
     state: SpanState, source: CopySource, rules: SpanRules
 ) -> tuple[Bool[Array, "B R"], Bool[Array, "B R"]]:
-    """Return where the end token is the only one allowed in a span, and where it is allowed."""
+    """Return in which open spans only the end token is allowed, and in which it is allowed."""
     depth = source.depth(state.places)
     forced = ~source.goes_on(state.places) | (depth >= rules.max_length)
     if rules.paper_compatible:
@@ -286,9 +288,9 @@ def trace(
     """Run the machine over given responses.
 
     Args:
-      responses: the tokens; what follows a response's end does not matter.
-      source: what they may copy from (`whole_source`).
-      budget: tokens that each row could emit when the response was sampled.
+      responses: the tokens; those after a response's end don't matter.
+      source: the source of these responses (`whole_source`).
+      budget: the number of tokens that each row could emit when the response was sampled.
 
     Returns:
       The state before each token, with fields [B, G, T].
@@ -299,8 +301,8 @@ def trace(
 
     first = initial_state(source, responses.shape[1], budget)
     _, states = lax.scan(step, first, jnp.moveaxis(responses, -1, 0))
-    return jax.tree.map(_time_behind_rows, states)
+    return jax.tree.map(_time_after_rows, states)
 
 
-def _time_behind_rows(field: Array) -> Array:
+def _time_after_rows(field: Array) -> Array:
     return jnp.moveaxis(field, 0, 2)

@@ -1,8 +1,8 @@
 """Log-probabilities of given responses under the span mask, for training.
 
-The definition is that of `span_copy.py`. What differs is the work: a position inside a span that
-only a few tokens can follow asks for the logits of these tokens alone, and a position after the
-end of its response for none; the whole vocabulary is unfolded for the others, a chunk at a time.
+The mask is the one of `span_copy.py`; only the amount of work differs. If only a few tokens can
+follow a position inside a span, their logits alone are computed. After the end of a response no
+logits are. All other positions take the logits of the whole vocabulary, a chunk at a time.
 """
 
 import dataclasses
@@ -26,21 +26,21 @@ from decoding.span_copy import (
 )
 from decoding.token_bits import unpack
 
-# Inside a span, positions with at most this many allowed tokens never see the vocabulary.
+# Positions inside a span with at most this many allowed tokens don't take the whole vocabulary.
 FEW = 8
-# The kinds of positions, in the order in which they are scored. Padding is of no kind.
+# The kinds of positions, in the order in which they are scored. Padding is neither.
 WHOLE, SOME, NONE = -2, -1, 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How responses are scored under the span mask; the sampler's own settings, static.
+    """The settings of scoring under the span mask, which are the sampler's; static.
 
     Attributes:
-      budget: tokens that a response may hold.
-      temperature: that of the sampler, > 0.
-      chunk: positions of a row whose logits are unfolded at a time.
-      parts: what the rows of a group are split into over devices, where that divides them.
+      budget: the most tokens of a response.
+      temperature: the sampler's temperature, > 0.
+      chunk: the number of positions of a row whose logits are computed at a time.
+      parts: the number of parts that devices split the rows of a group into, if it divides them.
     """
 
     rules: SpanRules
@@ -65,13 +65,12 @@ def score_tokens(
     """Score responses under the span mask: log softmax(mask(logits) / temperature) at each token.
 
     Peak memory, forward and backward, is a few times B * G * chunk * V floats, one copy of the
-    hidden states, and where its gradient is taken some float32 copies of the output matrix. A logit
-    that is no number makes a score that is none: unlike the sampler, which must go on, training
-    must not hide it.
+    hidden states, and some float32 copies of the output matrix if its gradient is taken. A logit
+    that is NaN makes a score that is NaN: the sampler must go on, but training must not hide it.
 
     Args:
-      hidden: the states that predict each token (`Policy.score`).
-      rollout: its tokens are scored; 0 is returned for what follows a response's end.
+      hidden: the hidden states that predict each token (`Policy.score`).
+      rollout: the responses; scores are 0 after a response's end.
 
     Returns:
       Log-probabilities (-inf for a forbidden token) and entropies, in nats.
@@ -90,7 +89,7 @@ def score_tokens(
 
     kind = rows(jnp.where(rollout.mask, _kind(states, source, rules), NONE))
     states = jax.tree.map(rows, states)
-    # Positions of a kind are brought together, so that whole chunks are spared the vocabulary.
+    # Positions of one kind are put side by side, so that whole chunks are spared the vocabulary.
     order = jnp.argsort(kind, axis=2, stable=True)
     place = jnp.argsort(order, axis=2, stable=True)
 
@@ -140,9 +139,9 @@ def score_tokens(
 def _permuted(
     field: Shaped[Array, "B P R *rest"], order: Int[Array, "B P R"], place: Int[Array, "B P R"]
 ) -> Shaped[Array, "B P R *rest"]:
-    """Return the rows of each part in an order; `place` is its inverse, by which gradients go back.
+    """Return the rows of each part in an order, whose inverse `place` the gradient uses.
 
-    The gradient of a gather is a scatter, for which devices would bring all rows together.
+    The gradient of a gather is a scatter, for which devices would gather all rows.
     """
     del place
     return jax.vmap(jax.vmap(lambda of_part, places: of_part[places]))(field, order)
@@ -163,7 +162,7 @@ _permuted.defvjp(_permuted_forward, _permuted_backward)
 
 
 def _kind(states: SpanState, source: CopySource, rules: SpanRules) -> Int[Array, "B G T"]:
-    """Return which positions ask for the whole vocabulary, and which for some tokens of it."""
+    """Return which positions need the whole vocabulary, and which need some tokens of it."""
     # The end token is one more.
     most = source.most_next_tokens(states.places) + 1
     return jnp.where(states.inside & (most <= FEW) & rules.constrained, SOME, WHOLE)
@@ -176,7 +175,7 @@ def _score_whole(unembedding, hidden, tokens, state, source, scoring):
         allowed_tokens(state, source, scoring.rules, logits.shape[-1]), logits.shape[-1]
     )
     logits = from_peak(jnp.where(allowed, logits, -jnp.inf)) / scoring.temperature
-    # Of one term, whichever device holds it.
+    # A sum of one term, on whichever device holds it.
     is_token = jnp.arange(logits.shape[-1])[None, None] == tokens[..., None]
     chosen = jnp.where(is_token, logits, 0.0).sum(axis=-1)
     return _softmax_scores(logits, chosen)
@@ -192,7 +191,7 @@ def _score_some(unembedding, hidden, tokens, state, source, scoring):
     logits = unembedding.unembed_at(hidden, candidates)
     logits = from_peak(jnp.where(allowed, logits, -jnp.inf)) / scoring.temperature
     is_token = allowed & (candidates == tokens[..., None])
-    # The sum of one term; where the token is not allowed, of none.
+    # A sum of one term, or of none if the token is not allowed.
     chosen = jnp.where(is_token, logits, 0.0).sum(axis=-1)
     chosen = jnp.where(is_token.any(axis=-1), chosen, -jnp.inf)
     return _softmax_scores(logits, chosen)

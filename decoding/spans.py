@@ -1,4 +1,4 @@
-"""Where each recall span of a response was copied from."""
+"""Finding where each recall span of a response was copied from."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,13 +19,14 @@ class CopiedSpan:
     """One recall span of a response.
 
     Attributes:
-      start, end: range of the copied tokens in the response, the recall tokens not counted.
+      start, end: the range of the copied tokens in the response, without the recall tokens.
       closed: whether the end token follows.
-      count: places of the prompt that the span is a verbatim copy of.
-      occurrences: the first of their token ranges in the prompt, in order of place.
-      response_count: places that end in the response, where spans may be copied from it.
-      response_occurrences: the first of their token ranges, counted from the response's first
-        token; one that begins in the prompt has a negative start.
+      count: the number of places in the prompt that the span is a verbatim copy of.
+      occurrences: the token ranges of the first of these places, in the prompt's order.
+      response_count: the number of such places that end in the response, if spans may copy from
+        the response.
+      response_occurrences: the token ranges of the first of these, counted from the response's
+        first token; a range that begins in the prompt has a negative start.
     """
 
     start: int
@@ -44,8 +45,8 @@ class SpanTrace:
 
     Attributes:
       inside: whether a span is open before each token.
-      low, high: the prompt's suffixes that it agrees with then.
-      text: of the responses, where spans may be copied from it.
+      low, high: the range of the prompt's sorted suffixes that agree with the open span.
+      text: the responses' windows, if spans may copy from responses.
     """
 
     inside: Bool[AnyArray, "B G T"]
@@ -55,10 +56,12 @@ class SpanTrace:
 
 
 def span_trace(rollout: Rollout, rules: SpanRules, budget: int) -> SpanTrace:
-    """Run the machine over responses (`span_copy.trace`); jitted, nothing else of it is kept.
+    """Run the machine over responses (`span_copy.trace`), and keep what `find_spans` reads.
+
+    Call it under jit, so that the other states are never stored.
 
     Args:
-      budget: tokens that each row could emit when the response was sampled.
+      budget: the number of tokens that each row could emit when the response was sampled.
     """
     source = whole_source(rollout.prompts, rollout.index, rollout.tokens, rules)
     states = trace(rollout.tokens, source, rules, budget)
@@ -77,8 +80,8 @@ def find_spans(
 
     Args:
       seen: the trace of this rollout.
-      max_occurrences: how many places are returned for a span; all of them are counted.
-      fetch: brings arrays to the host, whole or some of their B prompts.
+      max_occurrences: the most places that are returned for a span; all are counted.
+      fetch: copies arrays to the host, for all of their B prompts or for some.
     """
     index = rollout.index
     responses, lengths, suffixes, prompts, seen = fetch(
@@ -97,9 +100,9 @@ def find_spans(
             end = int(closes[number]) if closed else length
             start = int(opening) + 1
             depth = end - start
-            # The state after the last copied token stands before the token at `end`; of a span
-            # that the response ends in, the machine has not seen the last token. Suffixes are
-            # sorted by `max_length` tokens: what is copied past them is compared here.
+            # The state after the last copied token is the state before the token at `end`. If the
+            # response ends inside the span, the machine has not seen its last token. Suffixes are
+            # sorted by `max_length` tokens only. These further tokens are compared here.
             last = start + min(depth if closed else depth - 1, rules.max_length)
             places = np.zeros(0, int)
             if depth:
@@ -126,7 +129,7 @@ def find_spans(
 
 
 def _verbatim(text: np.ndarray, places: np.ndarray, copied: np.ndarray) -> np.ndarray:
-    """Return those of the places where the text is what was copied."""
+    """Return the places at which the text equals the copied tokens."""
     for offset, token in enumerate(copied):
         places = places[places + offset < len(text)]
         places = places[text[places + offset] == token]
@@ -136,7 +139,7 @@ def _verbatim(text: np.ndarray, places: np.ndarray, copied: np.ndarray) -> np.nd
 def _repeats(
     text: ResponseText, b: int, g: int, tokens: np.ndarray, start: int, end: int, tail: int
 ) -> list[int]:
-    """Return the places before a span, of the window that ends in the response, that it copies."""
+    """Return the places that a span copies and that end in the response, before the span."""
     copied = tokens[start:end]
     before = text.tokens[b, g, : tail + start - 1]
     if len(copied) > len(before):

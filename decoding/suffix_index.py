@@ -1,14 +1,14 @@
-"""An index of what may be copied from each prompt, built and searched on the device.
+"""An index of the copyable text of each prompt, built and searched on the device.
 
-The suffixes of a prompt that a span may open on are sorted. All the places where a span that has
-copied d tokens may have come from are then one interval of that order, a *locus* (interval, d).
-Where the next token is not the same for all of them the interval *branches*: its distinct next
-tokens, with the intervals that they lead to, stand side by side in one table, so that naming the
-allowed tokens takes work in proportion to their number, whatever the interval's width, and taking
-one of them is a binary search. (The table is the suffix tree's branching nodes, in arrays.)
+The suffixes of a prompt at which a span may open are sorted. All places that a span of d copied
+tokens may have been copied from are then one interval of that order: a *locus* (interval, d). If
+its suffixes don't all go on with the same token, the interval *branches*. One table holds the
+branches: the distinct next tokens of a locus, side by side, with the intervals that they lead to.
+So collecting the allowed tokens takes work in proportion to their number, for an interval of any
+width, and following one of them is a binary search. (The table holds the branching nodes of the
+suffix tree, as arrays.)
 
-A token that may not be copied is a barrier: it sorts before every token, and no match runs across
-it.
+A token that may not be copied is a barrier. It sorts before every token, and no match crosses it.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from decoding.token_bits import WORD, bit_of, num_words
 
 # A locus with more next tokens than this has them stored as packed bits too.
 WIDE = 1024
-# Suffixes whose closing places are summed up in one entry of the level above; a power of two.
+# Suffixes whose closing places one entry of the level above combines; a power of two.
 BLOCK = 64
 
 
@@ -34,31 +34,30 @@ BLOCK = 64
 class SuffixIndex:
     """The suffixes and branches of B prompts.
 
-    Memory: 24 bytes a prompt token and V / 8 bytes for every WIDE tokens or part of them.
+    Memory: 24 bytes a prompt token, and V / 8 bytes for every WIDE tokens or part thereof.
     """
 
-    # The prompt's tokens, BARRIER where they may not be copied.
+    # The prompt's tokens, with BARRIER for those that may not be copied.
     text: Int[AnyArray, "*B S"]
-    # Start positions in sorted order; only the first `count` are places where a span may open.
+    # Start positions in sorted order. A span may open at the first `count` of them only.
     suffixes: Int[AnyArray, "*B S"]
     count: Int[AnyArray, "*B"]
     # Whether a span may close after a position.
     span_end: Bool[AnyArray, "*B S"]
-    # Bit d - 1: whether some suffix of a block may close after d tokens; blocks of BLOCK suffixes,
-    # then of BLOCK blocks, and so on.
+    # Bit d - 1: whether a span may close after d tokens of some suffix of a block. A block holds
+    # BLOCK suffixes, on the next level BLOCK blocks, and so on.
     closing: tuple[UInt32[AnyArray, "*B _ _"], ...]
-    # Branches. Those of loci whose interval begins at suffix i are entries first_branch[i] to
-    # first_branch[i + 1], the deepest locus first, each locus's in the order of their tokens. A
-    # locus's first next token, that of its first suffix, is not among them. Unused entries have
-    # depth -1.
+    # Entries first_branch[i] to first_branch[i + 1] are the branches of the loci whose interval
+    # begins at suffix i: the deepest locus first, and within a locus in the order of tokens. The
+    # next token of a locus's first suffix has no entry. Unused entries have depth -1.
     first_branch: Int[AnyArray, "*B S+1"]
     branch_depth: Int[AnyArray, "*B S"]
     branch_token: Int[AnyArray, "*B S"]
     branch_suffix: Int[AnyArray, "*B S"]
-    # Branches of the root, the locus before a span's first token.
+    # The number of branches of the root, the locus before a span's first token.
     root_branches: Int[AnyArray, "*B"]
-    # Next tokens of wide loci, by the locus's first branch. The first of these sets is the root's,
-    # the tokens that may open a span, however many; the unused ones are at branch S.
+    # The sets of next tokens of wide loci, by the locus's first branch. The root's set, of the
+    # tokens that a span may begin with, comes first, wide or not. Unused sets have branch S.
     wide_branch: Int[AnyArray, "*B wide"]
     wide_tokens: UInt32[AnyArray, "*B wide words"]
 
@@ -71,11 +70,11 @@ def build_index(
     Args:
       prompts: B prompts of S tokens.
       num_rows: V, the rows of the vocabulary.
-      max_length: the longest span; suffixes that agree that far are left in any order.
-      barriers: token ids that are never copied, whatever the mask says.
+      max_length: the longest span; suffixes that agree in as many tokens are in any order.
+      barriers: token ids that are never copied, even if flagged as copyable.
 
     Returns:
-      The index; prompts without a place to open a span have `count` 0.
+      The index; `count` is 0 for prompts at which no span may open.
     """
     positions = jnp.arange(prompts.tokens.shape[1], dtype=jnp.int32)
     inside = positions[None] < prompts.lengths[:, None]
@@ -108,13 +107,13 @@ def build_index(
 def _branches(
     text: Int[Array, " S"], suffixes: Int[Array, " S"], shared: Int[Array, " S"], max_length: int
 ) -> tuple[Int[Array, " S1"], Int[Array, " S"], Int[Array, " S"], Int[Array, " S"]]:
-    """Return the table of branches from the tokens that each suffix shares with the one before.
+    """Return the table of branches, given how many tokens each suffix shares with the one before.
 
-    A branch is a suffix that shares fewer than `max_length` tokens with its predecessor. It belongs
-    to the locus whose depth is their number and whose interval begins at the nearest suffix to the
-    left that shares fewer with its own predecessor. Of one beginning, deeper loci are nested in
-    shallower ones and their branches stand further left: so a sort by (beginning, suffix) puts each
-    locus's branches side by side.
+    A suffix that shares d < `max_length` tokens with its predecessor is a branch. It belongs to the
+    locus of depth d whose interval begins at the nearest suffix to the left that shares fewer
+    tokens with its own predecessor. Loci with the same beginning are nested, and the branches of
+    deeper ones are further left. So a sort by (beginning, suffix) puts each locus's branches side
+    by side.
     """
     size = text.shape[0]
     places = jnp.arange(size, dtype=jnp.int32)
@@ -134,7 +133,7 @@ def _wide_tokens(
     branches: tuple,
     num_rows: int,
 ) -> tuple[Int[Array, " wide"], UInt32[Array, "wide words"]]:
-    """Return the loci with more than WIDE branches, and the root, with their tokens as bits."""
+    """Return the root and the loci with more than WIDE branches, with their tokens as bits."""
     first_branch, depth, token, _ = branches
     size = text.shape[0]
     num_wide = 1 + size // (WIDE + 1)
@@ -145,7 +144,7 @@ def _wide_tokens(
     first_of = lax.cummax(jnp.where(is_first, places, 0))
     following = lax.cummin(jnp.where(is_first, places, size), reverse=True)
     following = jnp.concatenate([following[1:], jnp.full(1, size, jnp.int32)])
-    # The root's branches are those at depth 0.
+    # The branches at depth 0 are the root's.
     is_root = depth == 0
     is_wide = is_first & (jnp.minimum(following, total) - places > WIDE) & ~is_root
     number = jnp.cumsum(is_wide, dtype=jnp.int32)
@@ -155,7 +154,7 @@ def _wide_tokens(
     slot = jnp.where(is_wide[first_of] & (places < total), number[first_of], num_wide)
     slot = jnp.where(is_root, 0, slot)
     tokens = jnp.zeros((num_wide, num_words(num_rows)), jnp.uint32)
-    # No token occurs twice in a locus, so adding bits sets them.
+    # A token occurs only once in a locus, so adding bits sets them.
     tokens = tokens.at[slot, token // WORD].add(bit_of(token), mode="drop")
     opener = jnp.maximum(text[suffixes[0]], 0)
     opening = jnp.where(count > 0, bit_of(opener), jnp.uint32(0))
@@ -165,7 +164,7 @@ def _wide_tokens(
 def _closing(
     suffixes: Int[Array, " S"], count: Int[Array, ""], span_end: Bool[Array, " S"], max_length: int
 ) -> tuple[UInt32[Array, "blocks words"], ...]:
-    """Return for blocks of suffixes, and blocks of blocks, the depths at which one may close."""
+    """Return the depths at which spans may close in blocks of suffixes, and in blocks of blocks."""
     size = suffixes.shape[0]
     # Bit j of ahead[p] is span_end[p + j].
     ahead = span_end.astype(jnp.uint32)
@@ -180,7 +179,7 @@ def _closing(
         num_blocks = -(-entries.shape[0] // BLOCK)
         padded = jnp.pad(entries, ((0, num_blocks * BLOCK - entries.shape[0]), (0, 0)))
         blocks = padded.reshape(num_blocks, BLOCK, -1)
-        # Halved until one is left: not every backend can reduce by "or" over devices.
+        # Halve until one is left: not every backend can reduce by "or" over devices.
         while blocks.shape[1] > 1:
             half = blocks.shape[1] // 2
             blocks = blocks[:, :half] | blocks[:, half:]

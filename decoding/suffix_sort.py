@@ -1,9 +1,8 @@
 """Sorting the suffixes of one token sequence on the device, and how many tokens neighbours share.
 
-Prefix doubling: ranks by the first 2w tokens come from sorting pairs of ranks by w tokens, so
-ceil(log2(max_length)) sorts are enough, fewer where the text repeats little. A rank of 0 is the
-barrier, and what lies behind a barrier counts as equal: two suffixes that are cut off alike share
-everything that anyone may look at.
+Prefix doubling: sorting pairs of ranks by w tokens gives ranks by the first 2w tokens, so
+ceil(log2(max_length)) sorts are enough, and fewer if the text repeats little. A barrier has rank 0,
+and everything after a barrier counts as equal: no match reads past it.
 """
 
 import math
@@ -22,13 +21,13 @@ def prefix_ranks(text: Int[Array, " S"], max_length: int) -> Int[Array, "levels 
       text: tokens, BARRIER where a match must stop.
 
     Returns:
-      Row k holds ranks by the first 2**k tokens: equal exactly where these tokens (up to a
-      barrier) are equal, ordered as the tokens are, 0 at a barrier.
+      Ranks by the first 2**k tokens in row k. Two ranks are equal exactly if these tokens, up to a
+      barrier, are equal. Ranks are ordered as the tokens are, and 0 at a barrier.
     """
     size = text.shape[0]
     num_rounds = math.ceil(math.log2(max_length)) if max_length > 1 else 0
     positions = jnp.arange(size, dtype=jnp.int32)
-    # Tokens before the next barrier.
+    # The number of tokens before the next barrier.
     next_barrier = lax.cummin(jnp.where(text == BARRIER, positions, size), reverse=True)
     run = next_barrier - positions
 
@@ -43,12 +42,12 @@ def prefix_ranks(text: Int[Array, " S"], max_length: int) -> Int[Array, "levels 
         tail = jnp.where(run > width, tail, 0)
         first, second, order = lax.sort((rank, tail, positions), num_keys=2)
         same = (first[1:] == first[:-1]) & (second[1:] == second[:-1])
-        # Ties at barriers and between suffixes that are cut off alike are never broken.
+        # Suffixes that are equal up to a barrier stay tied.
         tied = (same & (run[order[1:]] >= 2 * width)).any()
         ranks = jnp.concatenate([jnp.ones(1, jnp.int32), 1 + jnp.cumsum(~same, dtype=jnp.int32)])
         rank = jnp.zeros_like(rank).at[order].set(ranks, unique_indices=True)
         rank = jnp.where(text == BARRIER, 0, rank)
-        # Once nothing is tied the ranks by more tokens are the same: filled in for all of them.
+        # Once nothing is tied, ranks by more tokens are the same, so they fill the other rows.
         later = jnp.arange(num_rounds + 1)[:, None] > number
         return number + 1, tied, jnp.where(later, rank[None], levels)
 
@@ -61,7 +60,7 @@ def common_prefixes(
 ) -> Int[Array, " n"]:
     """Return how many tokens pairs of suffixes share, up to 2**(levels - 1).
 
-    A pair that shares as many, or is cut off alike by a barrier before, counts that or more.
+    Two suffixes that share more tokens, or everything up to a barrier, may count as sharing more.
     """
     size = levels.shape[1]
     shared = jnp.zeros_like(first)
@@ -76,9 +75,9 @@ def common_prefixes(
 
 
 def previous_smaller(values: Int[Array, " n"]) -> Int[Array, " n"]:
-    """Return for each place the nearest one to its left with a smaller value, -1 if there is none.
+    """Return for each place the nearest place to its left with a smaller value, or -1.
 
-    Jumps of halving length over minima of blocks: O(n log n) work, no loop over places.
+    Search by jumps of halving length over minima of blocks: O(n log n) work, no loop over places.
     """
     size = values.shape[0]
     places = jnp.arange(size, dtype=jnp.int32)

@@ -286,8 +286,8 @@ def test_logits_of_less_precision_are_sampled_in_float32():
     [
         ({"max_new_tokens": 0}, "max_new_tokens 0 leaves no room"),
         ({"stop_sequences": ((1,), ())}, "stop_sequences holds an empty sequence"),
-        ({"stop_tokens": (999,)}, "stop token 999 is no id of a tokenizer with 30 entries"),
-        ({"stop_sequences": ((1, -4),)}, "stop token -4 is no id"),
+        ({"stop_tokens": (999,)}, "stop token 999 is not an id of a tokenizer with 30 entries"),
+        ({"stop_sequences": ((1, -4),)}, "stop token -4 is not an id"),
         ({"stop_tokens": (START,)}, "stop_tokens holds the start token 27, which opens a span"),
     ],
 )

@@ -245,7 +245,7 @@ def test_rules_that_cannot_hold_are_refused():
         make_rules(min_length=9, max_length=8)
     with pytest.raises(DecodingInputError, match="max_recall_length 40000 is more than 32767"):
         make_rules(max_length=40_000)
-    with pytest.raises(DecodingInputError, match="end_token 8 is no id"):
+    with pytest.raises(DecodingInputError, match="end_token 8 is not an id"):
         make_rules(end_token=VOCAB)
     with pytest.raises(DecodingInputError, match="start_token and end_token are both 5; give two"):
         make_rules(end_token=START)
