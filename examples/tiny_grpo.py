@@ -46,6 +46,7 @@ class TinyPolicy:
     query: jax.Array  # [D, D]
     key: jax.Array  # [D, D]
     gate: jax.Array  # g [V, 1]
+    vocab_rows, width, max_positions = VOCAB, WIDTH, 64
 
     def prefill(self, prompts, lengths):
         """Return the hidden state at each prompt's last token, and the cache: the read [B, D]."""
