@@ -1,11 +1,11 @@
 """Attention in parts that are merged by their log-sum-exp.
 
 A response token attends to its prompt, whose keys and values all G continuations share, and to its
-own response. Each part is one call of `attend`; `merge` combines them exactly as one softmax would.
-No call holds scores for more than QUERY_BLOCK queries a key head and prompt at a time once there
-are more queries than that, forward or backward. Causal attention is taken in up to MAX_SEGMENTS
-pieces of the queries, each with the keys up to its own end and no others: with all 8, 7 of 16 parts
-of the scores are never computed.
+own response. Each part is one call of `attend`; `merge` combines the parts exactly as one softmax
+would. A call holds the scores of at most QUERY_BLOCK queries a key head and prompt at a time,
+forward and backward. Causal attention splits the queries into up to MAX_SEGMENTS segments, each of
+which takes only the keys up to its end: with 8 segments, 7 of 16 parts of the scores are never
+computed.
 """
 
 import functools
@@ -43,12 +43,12 @@ def attend(
     """Attend to a part of the keys: grouped-query softmax attention, scaled by 1/sqrt(H).
 
     Args:
-      key_lengths: keys from this number on are not seen.
+      key_lengths: the number of keys that are seen, the first ones.
       causal: query i sees keys 0 to i.
 
     Returns:
-      The attention's output, and the log-sum-exp of its scores in float32 (for `merge`); a query
-      that sees no key has the log-sum-exp MASKED.
+      The output, and the log-sum-exp of the scores in float32 (for `merge`). It is MASKED for a
+      query that sees no key.
     """
     num_queries = query.shape[1]
     if not causal or num_queries != key.shape[1] or num_queries <= MIN_SEGMENT:
@@ -73,7 +73,7 @@ def attend_rows(
     key: Float[Array, "B G T K H"],
     value: Float[Array, "B G T K H"],
 ) -> tuple[Float[Array, "B G T N H"], Float[Array, "B G T N"]]:
-    """Attend causally within each of a prompt's G rows; returns what `attend` does."""
+    """Attend causally within each of a prompt's G rows; the results are those of `attend`."""
     group_size, length = query.shape[1:3]
     at_once = max(1, QUERY_BLOCK // min(QUERY_BLOCK, _segment_size(length)))
     if group_size <= at_once:
@@ -90,7 +90,7 @@ def attend_rows(
 
 
 def _segment_size(num_queries: int) -> int:
-    """Return how many queries of causal attention are taken together."""
+    """Return the number of queries in a segment of causal attention."""
     if num_queries <= MIN_SEGMENT:
         return num_queries
     return max(MIN_SEGMENT, -(-num_queries // MAX_SEGMENTS))
@@ -103,7 +103,7 @@ def attend_from(
     first: Int[Array, ""],
 ) -> Float[Array, "batch Q N H"]:
     """Attend causally with some of the queries, from number `first` on, to all keys."""
-    # Where the queries begin is known on the device only, so no keys are left out.
+    # Only the device knows where the queries begin, so no keys can be left out.
     segment = jax.checkpoint(_attend_segment, static_argnums=(4,))
     return segment(query, key, value, None, True, first)[0]
 
@@ -135,7 +135,7 @@ def _attend_segment(query, key, value, key_lengths, causal, first):
 def _attend_block(query, key, value, key_lengths, causal, first):
     batch, num_queries, _, head_dim = query.shape
     num_keys, num_kv_heads = key.shape[1:3]
-    # Rows are all queries of a key head: one plain matrix product each, in the order of memory.
+    # All queries of a key head are rows of one plain matrix product, in the order of memory.
     rows = query.reshape(batch, num_queries, num_kv_heads, -1, head_dim).transpose(0, 2, 1, 3, 4)
     grouped = rows.shape
     rows = rows.reshape(batch, num_kv_heads, -1, head_dim)
@@ -170,10 +170,10 @@ def attend_cached(
     value: Float[Array, "*batch K P H"],
     key_lengths: Int[Array, "*batch"],
 ) -> tuple[Float[Array, "*batch Q N H"], Float[Array, "*batch Q N"]]:
-    """As `attend` for few queries over cached keys, which have their heads first.
+    """Attend with few queries to cached keys, whose heads come first; see `attend`.
 
-    Both products read the cache in the order in which it lies; nothing of its size is transposed,
-    and no axes of it are joined, so that it may be split along any but the last.
+    Both products read the cache in its order in memory. Nothing of its size is transposed, and no
+    axes are joined, so that the cache may be split along any axis but the last.
     """
     *batch, num_queries, num_heads, head_dim = query.shape
     num_kv_heads, num_keys = key.shape[-3:-1]

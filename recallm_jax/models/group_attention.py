@@ -1,9 +1,9 @@
-"""Attention of prompts and of the responses under them, on the devices that hold their parts.
+"""Attention of prompts and of their responses, split over devices.
 
-Prompt tokens may be split over devices, responses by whole rows, heads too. Queries stay where they
-are; a layer's prompt keys and values, few under grouped-query attention, are gathered along the
-prompt for the time of its attention. Keys and values of responses stay on their own device: no
-other reads them.
+Devices may split the tokens of prompts, the rows of responses, and heads. Queries stay on their
+device. The prompt keys and values of a layer, few under grouped-query attention, are gathered along
+the prompt while the layer attends. Keys and values of responses stay on their device, which alone
+reads them.
 """
 
 import functools
@@ -20,16 +20,16 @@ from recallm_jax.models import splash
 from recallm_jax.models.attention import Projected, attend, attend_from, attend_rows, merge
 from recallm_jax.models.placement import Placement
 
-# What attention returns, as rematerialisation policies name it.
+# The name of attention's results in rematerialisation policies.
 ATTENTION = "attention"
 
 
 class _Part(NamedTuple):
-    """Which part of a prompt a device holds: of `parts` along mesh axes; static."""
+    """The splitting of prompts over devices, into `parts` parts along mesh axes; static."""
 
     axes: tuple[str, ...]
     parts: int
-    # Splash attention runs as a kernel, or interpreted; None is plain XLA.
+    # How splash attention runs; None for attention by plain XLA.
     kernel: splash.Kernel | None
 
 
@@ -37,7 +37,7 @@ WHOLE = _Part((), 1, None)
 
 
 def padded_sizes(size: int, length: int, placement: Placement | None) -> tuple[int, int]:
-    """Return S and T with what has to be added to split them over devices and into blocks."""
+    """Return S and T, rounded up so that they split over devices and into blocks."""
     if placement is None:
         return size, length
     parts = placement.whole_parts("length")
@@ -69,7 +69,7 @@ def attend_group(
     """Attend causally within prompts, and from responses to their prompt and to themselves.
 
     Args:
-      lengths: prompt tokens from this number on are seen by no response.
+      lengths: the number of prompt tokens that responses see, the first ones.
     """
     if placement is None:
         return _named(_group_part(prompt, own, lengths, WHOLE))
@@ -80,7 +80,7 @@ def attend_group(
     batch = placement.spec(["batch"], lengths.shape)
     inputs, outputs = (specs, own_specs, batch), (specs.query, own_specs.query)
     mixed = _on_devices(local, placement, inputs, outputs)(prompt, own, lengths)
-    # The kernel names its own.
+    # The kernel names its results itself.
     return mixed if placement.splash else _named(mixed)
 
 
@@ -101,7 +101,7 @@ def _group_part(prompt: Projected, own: Projected, lengths, part: _Part):
 
 
 def _prompt_part(whole: Projected, part: _Part):
-    """Attend with one part's queries to the keys up to them, of all keys."""
+    """Attend causally with the queries of one part to the keys of all parts."""
     if part.kernel is not None:
         return splash.attend_causal(*whole, part.axes, part.parts, part.kernel)
     if part.parts == 1:
@@ -129,7 +129,7 @@ def _part(prompt: Projected, placement: Placement) -> _Part:
 def _key_heads_as_queries(tokens: Projected, placement: Placement) -> Projected:
     """Return keys and values split over devices as the queries are.
 
-    Key heads that are too few for that are repeated: one for each query head.
+    If key heads are too few, they are repeated, one for each query head.
     """
     num_heads, num_kv_heads = tokens.query.shape[-2], tokens.key.shape[-2]
     _, parts = placement.parts("heads", num_heads)
@@ -143,7 +143,7 @@ def _key_heads_as_queries(tokens: Projected, placement: Placement) -> Projected:
 
 def _specs(tokens: Projected, stream: tuple, placement: Placement) -> Projected:
     def spec(x: Array) -> PartitionSpec:
-        # Heads of keys too: they are split as those of queries.
+        # Key heads too, which are split as query heads are.
         return placement.spec((*stream, "heads", None), x.shape)
 
     return jax.tree.map(spec, tokens)

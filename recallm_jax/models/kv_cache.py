@@ -1,6 +1,6 @@
-"""Keys and values of prompts, stored once a prompt, and of the responses under them.
+"""Keys and values of prompts, stored once a prompt, and of their responses.
 
-Heads come before tokens, so that a decode step's products read them as they lie.
+Heads come before tokens: the order in which the products of a decode step read them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PromptCache:
-    """What all continuations of a prompt share; read only while decoding."""
+    """The keys and values that all continuations of a prompt share; decoding only reads them."""
 
     keys: Float[Array, "L B K S H"]
     values: Float[Array, "L B K S H"]
@@ -24,14 +24,14 @@ class PromptCache:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """A prompt cache and the G responses growing under each prompt.
+    """A prompt cache, and the keys and values of G growing responses a prompt.
 
-    Stacked on a leading layer axis; or, for `ModelConfig.unstack_decode`, tuples of one array a
-    layer, with the layers' parameters beside them.
+    Arrays are stacked on a leading layer axis. With `ModelConfig.unstack_decode` they are tuples of
+    one array a layer, and the cache holds the parameters of each layer too.
     """
 
     lengths: Int[Array, " B"]
-    # Parameters of each layer; empty where the model's own stacked ones are scanned.
+    # The parameters of each layer; empty if the model scans its stacked ones.
     layers: tuple[Any, ...]
     prompt_keys: Float[Array, "L B K S H"] | tuple[Float[Array, "B K S H"], ...]
     prompt_values: Float[Array, "L B K S H"] | tuple[Float[Array, "B K S H"], ...]
@@ -55,7 +55,7 @@ def empty_responses(prompt: PromptCache, group_size: int, capacity: int) -> Cach
 
 
 def unstacked(cache: Cache, layers: Any, num_layers: int) -> Cache:
-    """Return the cache with arrays of their own for each layer, parameters included."""
+    """Split the cache, and the layers' parameters, into separate arrays for each layer."""
 
     def split(tree: Any) -> tuple[Any, ...]:
         return tuple(jax.tree.map(lambda x, n=n: x[n], tree) for n in range(num_layers))
@@ -76,7 +76,7 @@ def written(
     steps: Int[Array, " B"],
     layer: Int[Array, ""] | None = None,
 ) -> Float[Array, "*L B G K T H"]:
-    """Return a layer's cache, or that layer of a stacked one, with token number `steps` set."""
+    """Write token number `steps` into a layer's cache, or into one layer of a stacked cache."""
     place = () if layer is None else (layer,)
 
     def of_prompt(cache: Array, token: Array, step: Array) -> Array:
@@ -84,13 +84,13 @@ def written(
         zero = jnp.zeros((), step.dtype)
         return jax.lax.dynamic_update_slice(cache, token, (*place, zero, zero, step, zero))
 
-    # An update of each prompt's own, so that devices write to their own prompts alone.
+    # One update a prompt, so that each device writes to its own prompts only.
     axis = len(place)
     return jax.vmap(of_prompt, in_axes=(axis, 0, 0), out_axes=axis)(cache, token, steps)
 
 
 def inserted(cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
-    """Return the cache with prompt `slot` replaced by the only one of `other`."""
+    """Return the cache with prompt `slot` replaced by the one prompt of `other`."""
     # Unstacked arrays begin with the prompt, stacked ones with the layer.
     axis = 0 if isinstance(cache.keys, tuple) else 1
 
@@ -103,7 +103,7 @@ def inserted(cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
 
     return Cache(
         lengths=cache.lengths.at[slot].set(other.lengths[0]),
-        # The same in both.
+        # Both caches hold the same.
         layers=cache.layers,
         prompt_keys=put(cache.prompt_keys, other.prompt_keys),
         prompt_values=put(cache.prompt_values, other.prompt_values),

@@ -1,8 +1,8 @@
-"""The output matrix as many calls of `unembed` read it: brought together once.
+"""The output matrix, gathered once for many calls of `unembed`.
 
-On a mesh every device that has tokens of its own has a copy of its own, an axis of the array. A
-gradient that is summed over calls is then summed on each device, and over devices once, in the end;
-of one array that all of them share it would be summed over devices in every call.
+On a mesh each group of devices with tokens of its own has its own copy, along two axes of the
+array. So the gradients of all calls are summed on each device first, and over devices only once, in
+the end. With one shared array they would be summed over devices in every call.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from decoding.arrays import AnyArray
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OutputCopies:
-    """Copies for A equal parts of the prompts, and C equal parts of each prompt's rows."""
+    """Copies for each of A equal parts of the prompts and C equal parts of a prompt's rows."""
 
     matrix: Float[AnyArray, "A C V D"]
 
@@ -33,7 +33,7 @@ class OutputCopies:
         self, hidden: Float[Array, "B R D"], tokens: Int[Array, "B R K"]
     ) -> Float[Array, "B R K"]:
         """Return the float32 logits of K tokens each."""
-        # Over A and C: each part looks its tokens up in its own copy.
+        # Each part, over A and C, looks its tokens up in its own copy.
         of_parts = jax.vmap(jax.vmap(lambda matrix, tokens: matrix[tokens], in_axes=(0, 1)))
         rows = jnp.moveaxis(of_parts(self.matrix, self._parts(tokens)), 1, 2)
         logits = jnp.einsum(

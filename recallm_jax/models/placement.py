@@ -1,6 +1,6 @@
-"""Logical names of array axes, and the mesh axes that they lie on.
+"""Logical names of array axes, and the mesh axes that they are split over.
 
-The names of mesh axes and the tables of rules are those of `partitioning.py`.
+`policy/partitioning.py` has the names of mesh axes and the tables of rules.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from recallm_jax.runtime.errors import UserError
 
-# Logical axis to mesh axes.
+# The mesh axes of each logical axis.
 Rules = Mapping[str, tuple[str, ...]]
 
 
@@ -27,16 +27,16 @@ def partition_spec(
 ) -> PartitionSpec:
     """Map the logical axes of one array to mesh axes.
 
-    A mesh axis that does not divide the array's is dropped for that array, which is then whole
-    along it: key heads fewer than `tensor` devices, for one. `partitioning.check_config` refuses
-    the sizes for which this would waste a mesh axis.
+    A mesh axis that does not divide an array axis is dropped for that array, which is then whole
+    along it, for example if there are fewer key heads than `tensor` devices.
+    `partitioning.check_config` refuses sizes for which this would waste a mesh axis.
 
     Args:
-      axes: logical name of each array axis; None is never split.
-      sizes: what must be divided: for axes of heads their number, so that none is cut in two.
+      axes: the logical name of each array axis; None is never split.
+      sizes: the number of units of each axis that can't be cut: of heads if it holds heads.
 
     Raises:
-      UserError: a name without a rule, or two axes of the array on one mesh axis.
+      UserError: a name has no rule, or two axes of the array are on one mesh axis.
     """
     entries: list = []
     used: dict[str, str | None] = {}
@@ -68,12 +68,12 @@ def _mesh_axes(name: str | None, mesh: Mesh, rules: Rules) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the arrays of a model lie; static, so that programs are compiled for it.
+    """The layout of a model's arrays on a mesh; static, so that programs are compiled for it.
 
     Attributes:
-      stored: rules, as pairs, of parameters as they are kept and of activations.
-      used: those of parameters while many tokens are multiplied by them.
-      splash: attention of many tokens is JAX's splash attention, else plain XLA.
+      stored: the rules, as pairs, for stored parameters and for activations.
+      used: the rules for parameters while many tokens are multiplied by them.
+      splash: whether attention of many tokens is JAX's splash attention instead of plain XLA.
     """
 
     mesh: Mesh
@@ -82,36 +82,36 @@ class Placement:
     splash: bool = False
 
     def spec(self, axes: Sequence[str | None], sizes: Sequence[int]) -> PartitionSpec:
-        """Return where an array lies; see `partition_spec`."""
+        """Return the mesh axes of each axis of an array; see `partition_spec`."""
         return partition_spec(axes, sizes, self.mesh, dict(self.stored))
 
     def parts(self, axis: str, size: int) -> tuple[tuple[str, ...], int]:
-        """Return the mesh axes that an array axis is split over, and into how many parts."""
+        """Return the mesh axes that split an array axis, and the number of parts."""
         entry = self.spec([axis], [size])[0]
         axes = (entry,) if isinstance(entry, str) else tuple(entry or ())
         return axes, math.prod(self.mesh.shape[name] for name in axes)
 
     def whole_parts(self, axis: str) -> int:
-        """Return into how many parts an array axis is split if it can be."""
+        """Return the number of parts of an array axis that all its mesh axes divide."""
         return math.prod(self.mesh.shape[name] for name in dict(self.stored)[axis])
 
     @property
     def on_tpu(self) -> bool:
-        """Whether the devices are TPUs, or descriptions of some."""
+        """Whether the devices are TPUs, or descriptions of TPUs."""
         return self.mesh.devices.flat[0].platform == "tpu"
 
     def constrain(self, x: Array, axes: Sequence[str | None]) -> Array:
-        """Return the array, laid out so inside a program; its gradient too."""
+        """Constrain an array, and its gradient, to the stored layout, inside a program."""
         sharding = NamedSharding(self.mesh, self.spec(axes, x.shape))
         return lax.with_sharding_constraint(x, sharding)
 
     def constrain_used(self, x: Array, axes: Sequence[str | None]) -> Array:
-        """As `constrain`, for arrays with the axes of a parameter that is in use."""
+        """Constrain an array to the layout of parameters in use, inside a program."""
         spec = partition_spec(axes, x.shape, self.mesh, dict(self.used))
         return lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
     def gather(self, x: Array, axes: Sequence[str | None], sizes: Sequence[int]) -> Array:
-        """Return a parameter laid out for use; its gradient is laid out as it is stored."""
+        """Lay a parameter out for use, and its gradient as the parameter is stored."""
         stored = NamedSharding(self.mesh, self.spec(axes, sizes))
         used = NamedSharding(self.mesh, partition_spec(axes, sizes, self.mesh, dict(self.used)))
         return _gather(x, used, stored)

@@ -5,10 +5,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched for long contexts; fields as in Hugging Face configs.
+    """The stretching of rotary frequencies for long contexts; fields as in Hugging Face configs.
 
-    kind "llama3" reads factor, low_freq_factor, high_freq_factor, original_max_positions;
-    kind "yarn" reads factor, beta_fast, beta_slow, original_max_positions.
+    Kind "llama3" uses factor, low_freq_factor, high_freq_factor and original_max_positions; kind
+    "yarn" uses factor, beta_fast, beta_slow and original_max_positions.
     """
 
     kind: str
@@ -25,21 +25,21 @@ class ModelConfig:
     """Sizes and options of a decoder; static.
 
     Attributes:
-      vocab_rows: V, rows of the embedding, which may exceed the tokenizer's entries.
+      vocab_rows: V, the rows of the embedding, which may exceed the tokenizer's entries.
       width: D.
       num_layers: L.
       num_heads, num_kv_heads, head_dim: N, K, H.
-      mlp_dim: width of the gated MLP.
-      tie_embeddings: the output matrix is the embedding.
-      qkv_bias: Qwen2's biases.
-      qk_norm: Qwen3's norms of queries and keys.
-      dtype: of activations and matrix products; norms, softmax and logits are float32.
-      remat: what the backward pass recomputes: "none", "full" (each layer), "attention" (each layer
-        but its attention), or "dots" (all but matrix products).
-      unstack_decode: decoding keeps arrays of their own for each layer, not stacked ones: on CPU
-        a scan copies every layer's parameters and cache out of the stack each step, which takes
-        more time than the products. Costs a second copy of the parameters while decoding, and
-        compile time in proportion to depth.
+      mlp_dim: the width of the gated MLP.
+      tie_embeddings: whether the output matrix is the embedding.
+      qkv_bias: whether there are Qwen2's biases.
+      qk_norm: whether there are Qwen3's norms of queries and keys.
+      dtype: the type of activations and matrix products; norms, softmax and logits are float32.
+      remat: the part that the backward pass computes again: "none", "full" (each layer),
+        "attention" (each layer except its attention), or "dots" (all except matrix products).
+      unstack_decode: whether decoding keeps separate arrays for each layer instead of stacked ones.
+        On CPU a scan copies every layer's parameters and cache out of the stack in each step, which
+        takes more time than the products. It costs a second copy of the parameters while decoding,
+        and compile time in proportion to depth.
     """
 
     family: str
@@ -64,7 +64,7 @@ class ModelConfig:
 
 _LLAMA3_ROPE = RopeScaling(kind="llama3", factor=8.0, original_max_positions=8192)
 QWEN2_5_YARN = RopeScaling(kind="yarn", factor=4.0, original_max_positions=32768)
-# Scalings that a config can ask for, where the checkpoint states none.
+# Scalings that a config can ask for if the checkpoint states none.
 ROPE_SCALINGS = {"qwen2.5-yarn": QWEN2_5_YARN}
 
 

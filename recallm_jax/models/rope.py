@@ -10,7 +10,7 @@ from recallm_jax.models.presets import ModelConfig, RopeScaling
 
 
 def frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
-    """Return the H/2 angular frequencies (radians a position) and the factor on cos and sin.
+    """Return the H/2 angular frequencies, in radians a position, and the factor on cos and sin.
 
     Sources: RoFormer (arXiv 2104.09864); the Llama 3.1 release for "llama3"; YaRN (arXiv
     2309.00071, sections 3.2 to 3.4) with its attention factor 0.1 ln(s) + 1 for "yarn".
@@ -29,7 +29,7 @@ def frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
 
 
 def _llama3(plain: np.ndarray, scaling: RopeScaling) -> np.ndarray:
-    """Keep short wavelengths, divide long ones by the factor, blend in between."""
+    """Keep the frequencies of short wavelengths, divide those of long ones, blend in between."""
     turns = scaling.original_max_positions * plain / (2 * math.pi)
     span = scaling.high_freq_factor - scaling.low_freq_factor
     keep = np.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)

@@ -1,9 +1,9 @@
 """Attention of many tokens by JAX's splash attention, a TPU kernel that never holds the scores.
 
-Two masks are all that groups need. Within prompts, which may be split over devices, it is causal;
-a response sees its prompt, up to its length, and itself, causally. The responses of a prompt are
-one sequence of queries, over one sequence of keys: the prompt's, then theirs. Blocks of scores
-that a mask leaves empty are not computed. Both gradients are the kernel's own.
+Groups need two masks. Within a prompt, which devices may split, attention is causal. A response
+sees the prompt up to its length, and itself causally. The responses of a prompt are one sequence of
+queries over one sequence of keys: those of the prompt, then those of the responses. Blocks of
+scores that a mask leaves empty are not computed. The kernel brings both gradients.
 """
 
 import dataclasses
@@ -22,31 +22,31 @@ from jaxtyping import Array, Float, Int
 
 from recallm_jax.models.attention import Projected
 
-# Sides of a block of scores, the largest first; sequences are padded to the smallest.
+# The sides of blocks of scores, largest first. Sequences are padded to multiples of the smallest.
 BLOCKS = (512, 256, 128)
-# Sequences of this many tokens are padded to the largest instead.
+# Parts of at least this many tokens are padded to multiples of the largest.
 LONG = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """How the kernel runs; interpreted where there is no TPU, for tests."""
+    """The way in which the kernel runs: interpreted if there is no TPU, for tests."""
 
     interpret: bool = False
 
 
 def tile(size: int, parts: int) -> int:
-    """Return what a sequence's length must be a multiple of, to be split into parts of blocks."""
+    """Return a number whose multiples split into `parts` parts, each of whole blocks."""
     block = BLOCKS[0] if size // parts >= LONG else BLOCKS[-1]
-    # Parts are halved, to be balanced.
+    # Parts are halved to balance their work.
     return block if parts == 1 else 2 * parts * block
 
 
 @dataclasses.dataclass(frozen=True)
 class _Causal(splash_attention_mask.Mask):
-    """Query i sees keys 0 to i; the queries stand in chunks of equal size, in the order given.
+    """Query i sees keys 0 to i; the queries are in chunks of equal size, in the given order.
 
-    Blocks lie within a chunk.
+    A block is within one chunk.
     """
 
     size: int
@@ -67,7 +67,7 @@ class _Causal(splash_attention_mask.Mask):
 class _Responses(splash_attention_mask.Mask):
     """Query (g, t) sees all keys of the prompt, and keys (g, 0) to (g, t) of the responses.
 
-    Blocks lie within the prompt or within one response.
+    A block is within the prompt or within one response.
     """
 
     prompt: int
@@ -94,9 +94,9 @@ def _ends(part: slice) -> tuple[int, int]:
 
 
 def _triangle(ahead: int, rows: int, columns: int) -> np.ndarray:
-    """Return which of the next `columns` keys `rows` queries see, the first being `ahead` of them.
+    """Return the causal mask of a block whose first query is `ahead` keys after its first key.
 
-    Most blocks are all or nothing. There are tens of thousands of them for a long prompt, so these
+    Most blocks are all true or all false. A long prompt has tens of thousands of them, so these
     are made once.
     """
     if ahead >= columns - 1:
@@ -119,13 +119,13 @@ def attend_causal(
     parts: int,
     kernel: Kernel,
 ) -> Float[Array, "B Q N H"]:
-    """Attend with this device's part of the queries to the keys up to them.
+    """Attend causally with this device's part of the queries.
 
     The last part of a prompt sees many more keys than the first. So devices exchange queries: each
-    computes one early chunk of half a part and one late one, and gives the results back.
+    computes one early chunk and one late chunk, of half a part, and returns the results.
 
     Args:
-      axes: mesh axes that the queries are split over, into `parts` equal parts.
+      axes: the mesh axes that split the queries, into `parts` equal parts.
     """
     size = key.shape[1]
     if parts == 1:
@@ -133,7 +133,7 @@ def attend_causal(
         rows = jax.vmap(attend)(*_heads_first(query, key, value))
         return jnp.moveaxis(rows, 1, 2)
     chunks = _balanced(parts)
-    # Of its halves, chunks 2 i and 2 i + 1, device i sends each to where it stands in the order.
+    # Device i sends its halves, chunks 2 i and 2 i + 1, to the devices that the order says.
     routes = [[(i, chunks.index(2 * i + half) // 2) for i in range(parts)] for half in (0, 1)]
     halves = jnp.split(query, 2, axis=1)
     query = jnp.concatenate(
@@ -150,9 +150,9 @@ def attend_causal(
 
 
 def _balanced(parts: int) -> tuple[int, ...]:
-    """Return the order of 2 n chunks in which part d has chunks d and 2 n - 1 - d, the even first.
+    """Return the order of 2 n chunks in which part d has chunks d and 2 n - 1 - d, even one first.
 
-    The even ones are first halves of their parts, so that each half of a part has one sender.
+    Even chunks are the first halves of their parts, so that each half of a part has one sender.
     """
     pairs = ((d, 2 * parts - 1 - d) for d in range(parts))
     return tuple(chunk for pair in pairs for chunk in sorted(pair, key=lambda chunk: chunk % 2))
@@ -165,17 +165,17 @@ def attend_responses(
     lengths: Int[Array, " B"],
     kernel: Kernel,
 ) -> Float[Array, "B G T N H"]:
-    """Attend from responses [B, G, T] to the first `lengths` keys of their prompt and to their own.
+    """Attend from responses [B, G, T] to `lengths` keys of their prompt, and causally to their own.
 
     Args:
-      own: queries, keys and values of the responses.
+      own: the queries, keys and values of the responses.
     """
     query, own_key, own_value = (x.reshape(x.shape[0], -1, *x.shape[3:]) for x in own)
     size = prompt_key.shape[1]
     group, length = own.query.shape[1:3]
     key = jnp.concatenate([prompt_key, own_key], axis=1)
     value = jnp.concatenate([prompt_value, own_value], axis=1)
-    # Only tokens of one segment see each other: the prompt's padding is in another.
+    # Tokens see only their own segment; the prompt's padding is in another one.
     places = jnp.arange(key.shape[1])[None]
     padding = (places >= lengths[:, None]) & (places < size)
     segments = splash_attention_kernel.SegmentIds(
@@ -194,7 +194,7 @@ def _heads_first(query, key, value):
 
 
 def _kernel(mask, queries: int, keys: int, parts: int, kernel: Kernel):
-    """Return the kernel for a mask, with blocks that divide these numbers of queries and keys."""
+    """Return the kernel for a mask, with blocks that divide `queries` and `keys`."""
     rows, columns = (next(b for b in BLOCKS if size % b == 0) for size in (queries, keys))
     blocks = splash_attention_kernel.BlockSizes(
         block_q=rows,
@@ -204,7 +204,7 @@ def _kernel(mask, queries: int, keys: int, parts: int, kernel: Kernel):
         block_q_dq=rows,
         block_kv_dq=columns,
     )
-    # All heads have the same mask. Its tables are constants of the program that is traced.
+    # All heads have the same mask. Its tables are constants of the traced program.
     with jax.ensure_compile_time_eval():
         return splash_attention_kernel.make_splash_mha(
             splash_attention_mask.MultiHeadMask((mask,)),
@@ -217,7 +217,7 @@ def _kernel(mask, queries: int, keys: int, parts: int, kernel: Kernel):
 
 
 def _of_part(kernel, number: Int[Array, ""], parts: int):
-    """Return the kernel for one part of the queries."""
+    """Return the kernel of a mask for one part of its queries."""
 
     def part(table):
         size = table.shape[1] // parts

@@ -34,11 +34,11 @@ from recallm_jax.models.placement import Placement
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.rope import rotate, rotation
 
-# Logical axes of the tokens of prompts, of responses, and of one step of decoding.
+# The logical axes of activations: of prompts, of responses, and of one step of decoding.
 PROMPT = ("batch", "length")
 OWN = ("batch", "group", None)
 STEP = ("batch", None)
-# The same where no other axis is split.
+# The same axes in the residual stream, which has no axis of heads or MLP to split.
 RESIDUAL = {
     PROMPT: ("batch", "residual_length"),
     OWN: ("batch", "residual_group", None),
@@ -49,17 +49,17 @@ PROMPT_CACHE = ("batch", "kv_heads", "length", None)
 CACHE = ("batch", "group", "kv_heads", None, None)
 
 
-# Arrays by name; shapes alone in a model that is only described.
+# Arrays by name; only their shapes in a model that is planned for and not computed.
 Params = Mapping[str, Array | jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-    """Shape of a parameter with the logical name of each axis, and how it starts."""
+    """The shape of a parameter, the logical name of each axis, and its initial distribution."""
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
-    # Standard deviation of a normal start; 0 is zeros. Norm scales start at `mean` 1.
+    # The standard deviation of the initial values, which are normal. Norm scales have `mean` 1.
     scale: float
     mean: float = 0.0
 
@@ -110,13 +110,13 @@ def layer_specs(config: ModelConfig) -> dict[str, ParamSpec]:
 
 
 def divided_sizes(config: ModelConfig, spec: ParamSpec) -> list[int]:
-    """Return what of each axis of a parameter may be divided: of axes of heads their number."""
+    """Return the number of units of each axis that can't be cut: heads, or single entries."""
     heads = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
     return [heads.get(axis or "", size) for axis, size in zip(spec.axes, spec.shape, strict=True)]
 
 
 class Layers(nnx.Module):
-    """The parameters of all layers, [L, ...] each; inside a scan, those of one."""
+    """The parameters of all layers, each [L, ...]; inside a scan, those of one layer."""
 
     def __init__(self, params: Params):
         for name, value in params.items():
@@ -153,11 +153,11 @@ class Transformer(nnx.Module):
         self.layers = Layers(layers)
 
     def with_config(self, config: ModelConfig) -> "Transformer":
-        """Return a model of the same arrays that computes by other options of the same sizes."""
+        """Return a model of the same arrays with other options; the sizes must stay."""
         return Transformer(config, *self._params(), self.placement)
 
     def with_placement(self, placement: Placement) -> "Transformer":
-        """Return a model of the same arrays that keeps its activations by a placement."""
+        """Return a model of the same arrays that lays its activations out by a placement."""
         return Transformer(self.config, *self._params(), placement)
 
     def _params(self) -> tuple[Params, Params]:
@@ -186,7 +186,7 @@ class Transformer(nnx.Module):
     ) -> tuple[Float[Array, "B D"], PromptCache]:
         """Return the hidden state at each prompt's last token, and the prompt's cache.
 
-        The cache holds more than S tokens where S cannot be split over devices.
+        The cache holds more than S tokens if devices can't split S.
         """
         prompts = _padded(prompts, padded_sizes(prompts.shape[1], 0, self.placement)[0])
         cos_sin = rotation(self.config, jnp.arange(prompts.shape[1])[None])
@@ -196,7 +196,7 @@ class Transformer(nnx.Module):
             projected = self._project(params, x, cos_sin, PROMPT)
             mixed = attend_prompt(projected, self.placement)
             cached = (jnp.moveaxis(part, 2, 1) for part in (projected.key, projected.value))
-            cached = tuple(self._lie(part, *PROMPT_CACHE) for part in cached)
+            cached = tuple(self._laid_out(part, *PROMPT_CACHE) for part in cached)
             return self._residual(params, x, mixed, PROMPT), cached
 
         x, (keys, values) = lax.scan(block, self._embed(prompts, PROMPT), self.layers)
@@ -206,14 +206,14 @@ class Transformer(nnx.Module):
     def start(self, prompt_cache: PromptCache, group_size: int, capacity: int) -> Cache:
         """Add an empty response part for G rows a prompt."""
         cache = empty_responses(prompt_cache, group_size, capacity)
-        keys, values = (self._lie(part, None, *CACHE) for part in (cache.keys, cache.values))
+        keys, values = (self._laid_out(part, None, *CACHE) for part in (cache.keys, cache.values))
         cache = dataclasses.replace(cache, keys=keys, values=values)
         if self.config.unstack_decode:
             return unstacked(cache, self.layers, self.config.num_layers)
         return cache
 
     def insert(self, cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
-        """Return a cache whose prompt number `slot` is the only one of `other`."""
+        """Return the cache with prompt `slot` replaced by the one prompt of `other`."""
         return inserted(cache, slot, other)
 
     def decode(
@@ -235,10 +235,10 @@ class Transformer(nnx.Module):
             number, layer, prompt_keys, prompt_values = inputs
             params = self._stored(layer)
             projected = self._project(params, x, cos_sin, STEP)
-            # Written into the carry, not stacked anew, so that the loop updates it in place.
+            # The cache is in the carry, so that the loop updates it in place.
             keys = written(keys, projected.key, steps, number)
             values = written(values, projected.value, steps, number)
-            keys, values = (self._lie(part, None, *CACHE) for part in (keys, values))
+            keys, values = (self._laid_out(part, None, *CACHE) for part in (keys, values))
             own = (
                 lax.dynamic_index_in_dim(part, number, keepdims=False) for part in (keys, values)
             )
@@ -259,15 +259,15 @@ class Transformer(nnx.Module):
                 projected = self._project(params, x, cos_sin, STEP)
                 keys = written(cache.keys[number], projected.key, steps)
                 values = written(cache.values[number], projected.value, steps)
-                keys, values = (self._lie(part, *CACHE) for part in (keys, values))
+                keys, values = (self._laid_out(part, *CACHE) for part in (keys, values))
                 prompt = (cache.prompt_keys[number], cache.prompt_values[number])
                 out = mixed(projected.query, *prompt, keys, values)
                 x = self._residual(params, x, out, STEP)
                 grown.append((keys, values))
             keys, values = zip(*grown, strict=True)
         logits = self.unembed(self._norm(x, self.final_norm[...]))
-        # Rows are sampled where their whole vocabulary is; not by gathering the matrix.
-        logits = self._lie(self._lie(logits, *STEP, "vocab"), "batch", "sampled", None)
+        # A row is sampled by one device, which gathers its logits, not the output matrix.
+        logits = self._laid_out(self._laid_out(logits, *STEP, "vocab"), "batch", "sampled", None)
         return logits, dataclasses.replace(cache, keys=keys, values=values)
 
     def score(
@@ -278,7 +278,7 @@ class Transformer(nnx.Module):
     ) -> Float[Array, "B G T D"]:
         """Return the hidden states that predict each response token.
 
-        The prompt's tokens run through the layers once, beside those of all G responses.
+        The prompt's tokens pass the layers once, together with the tokens of all G responses.
         """
         group_size, length = responses.shape[1:]
         sizes = padded_sizes(prompts.shape[1], length, self.placement)
@@ -304,7 +304,7 @@ class Transformer(nnx.Module):
         last = _at(prompt, lengths - 1)[:, None, None]
         last = jnp.broadcast_to(last, (last.shape[0], group_size, 1, last.shape[-1]))
         hidden = jnp.concatenate([last, own[:, :, : length - 1]], axis=2)
-        return self._lie(self._norm(hidden, self.final_norm[...]), *OWN, None)
+        return self._laid_out(self._norm(hidden, self.final_norm[...]), *OWN, None)
 
     def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Return the float32 logits of hidden states."""
@@ -319,7 +319,7 @@ class Transformer(nnx.Module):
         return jnp.einsum("...d,...kd->...k", hidden, rows, preferred_element_type=jnp.float32)
 
     def gathered(self, num_prompts: int, parts: int) -> "Transformer | OutputCopies":
-        """Return what has `unembed`, its matrix brought together once for many calls."""
+        """Gather the output matrix once for many calls of `unembed`."""
         if self.placement is None:
             return self
         spec = top_specs(self.config)["embedding"]
@@ -338,19 +338,19 @@ class Transformer(nnx.Module):
 
     def _embed(self, tokens, stream):
         x = self.embedding[...].astype(self.config.dtype)[tokens]
-        # Each device looks all tokens up in its part of the matrix, and then gives the others
-        # theirs, so that the matrix is gathered nowhere.
-        x = self._lie(x, "looked_up", *(None,) * (x.ndim - 2), "embed")
-        # One axis at a time: both at once would be an exchange by way of the whole array.
-        x = self._lie(x, "looked_up", *stream[1:], "looked_up_width")
-        x = self._lie(x, *stream, None)
-        return self._lie(x, *RESIDUAL[stream], None)
+        # Each device looks all tokens up in its part of the matrix, and then sends the results to
+        # the devices that need them. So the matrix is never gathered.
+        x = self._laid_out(x, "looked_up", *(None,) * (x.ndim - 2), "embed")
+        # One axis at a time: both at once would gather the whole array on the way.
+        x = self._laid_out(x, "looked_up", *stream[1:], "looked_up_width")
+        x = self._laid_out(x, *stream, None)
+        return self._laid_out(x, *RESIDUAL[stream], None)
 
-    def _lie(self, x, *axes):
-        """Lay an activation out where its logical axes say.
+    def _laid_out(self, x, *axes):
+        """Lay an activation out by its logical axes.
 
-        Left alone, the compiler may split activations as it finds the parameters split, and hold
-        the whole batch on every device.
+        Otherwise the compiler may split activations as parameters are split, and hold the whole
+        batch on every device.
         """
         return x if self.placement is None else self.placement.constrain(x, axes)
 
@@ -362,7 +362,7 @@ class Transformer(nnx.Module):
         }
 
     def _gathered(self, layer: Layers) -> dict[str, Array]:
-        """As `_stored`, laid out for the products of many tokens."""
+        """Return a layer's parameters in the compute dtype, laid out for many tokens."""
         params = self._stored(layer)
         if self.placement is None:
             return params
@@ -383,14 +383,14 @@ class Transformer(nnx.Module):
     def _project(self, params, x, cos_sin, stream) -> Projected:
         """Return rotated queries [*tokens, N, H] and keys, and values [*tokens, K, H]."""
         config = self.config
-        normed = self._lie(self._norm(x, params["attention_norm"]), *stream, None)
+        normed = self._laid_out(self._norm(x, params["attention_norm"]), *stream, None)
 
         def heads(name, num_heads, axis):
             out = normed @ params[name]
             if config.qkv_bias:
                 out = out + params[f"{name}_bias"][(None,) * (out.ndim - 1)]
             out = out.reshape(*x.shape[:-1], num_heads, config.head_dim)
-            return self._lie(out, *stream, axis, None)
+            return self._laid_out(out, *stream, axis, None)
 
         query = heads("query", config.num_heads, "heads")
         key = heads("key", config.num_kv_heads, "kv_heads")
@@ -404,10 +404,10 @@ class Transformer(nnx.Module):
         """Add attention's output and the gated MLP to the residual stream."""
         residual = (*RESIDUAL[stream], None)
         flat = mixed.reshape(*x.shape[:-1], -1)
-        x = self._lie(x + flat @ params["attention_output"], *residual)
-        normed = self._lie(self._norm(x, params["mlp_norm"]), *stream, None)
+        x = self._laid_out(x + flat @ params["attention_output"], *residual)
+        normed = self._laid_out(self._norm(x, params["mlp_norm"]), *stream, None)
         hidden = nnx.silu(normed @ params["gate"]) * (normed @ params["up"])
-        return self._lie(x + hidden @ params["down"], *residual)
+        return self._laid_out(x + hidden @ params["down"], *residual)
 
 
 def _computed(name: str, value: Array, config: ModelConfig) -> Array:
@@ -419,7 +419,7 @@ def _padded(tokens: Int[Array, "*rows X"], size: int) -> Int[Array, "*rows size"
 
 
 def _at(x: Float[Array, "B S D"], places: Int[Array, " B"]) -> Float[Array, "B D"]:
-    """Return one token's state of each prompt; a sum, which devices that split S can share."""
+    """Return the state of one token of each prompt, by a sum that devices can share over S."""
     here = jnp.arange(x.shape[1])[None] == places[:, None]
     return jnp.where(here[..., None], x, 0).sum(axis=1)
 
@@ -436,7 +436,7 @@ def _remat(block, policy: str):
 
 
 def random_transformer(config: ModelConfig, key: Array) -> Transformer:
-    """Return a model with normal float32 weights (for tests and tiny runs)."""
+    """Draw a model with normal float32 weights, for tests and tiny runs."""
 
     def draw(specs, key):
         keys = jax.random.split(key, len(specs))
