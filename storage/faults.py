@@ -1,4 +1,4 @@
-"""What went wrong with gs://, in one line, whichever of its clients says so."""
+"""Faults of gs:// described in one line, whichever client library raised the error."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _SAID = {
     NETWORK: "can't be reached; when the network is back, start the same command again",
 }
 _BY_CODE = {401: CREDENTIALS, 403: PERMISSION, 404: MISSING, 408: NETWORK, 429: NETWORK}
-# The packages whose errors are of gs://, or of the way there.
+# Packages whose errors come from gs:// or from the connection to it.
 _PACKAGES = (
     "gcsfs.",
     "aiohttp.",
@@ -28,7 +28,7 @@ _PACKAGES = (
     "google.api_core.",
     "google.cloud.",
 )
-# Classes of errors without a code, by words in their names.
+# Faults by a word in the name of the error's class, for errors without a status code.
 _BY_NAME = {
     "Credentials": CREDENTIALS,
     "Refresh": CREDENTIALS,
@@ -36,7 +36,7 @@ _BY_NAME = {
     "Unauthorized": CREDENTIALS,
     "NotFound": MISSING,
 }
-# TensorStore's words; what is missing for it is a damaged checkpoint's business.
+# Faults by TensorStore's status words. NOT_FOUND is not here: it means a damaged checkpoint.
 _BY_WORD = {
     "UNAUTHENTICATED": CREDENTIALS,
     "PERMISSION_DENIED": PERMISSION,
@@ -45,12 +45,12 @@ _BY_WORD = {
     "ABORTED": NETWORK,
 }
 _URL = re.compile(r"gs://[^\s\"'`;,)]+")
-# As the API has it: …/b/BUCKET/o/OBJECT, the object quoted or behind name=.
+# A path of the API: …/b/BUCKET/o/OBJECT, the object quoted, or given after name=.
 _API = re.compile(r"\bb/(?P<bucket>[a-z0-9][-_.a-z0-9]+)(?:/o(?:/(?P<key>[^\s?&]+))?)?")
 
 
 def kind(error: BaseException) -> str | None:
-    """Return which of the four faults an error is; None where it is none of gs://."""
+    """Return which of the four faults an error is; None if it does not come from gs://."""
     text = str(error)
     code = getattr(error, "code", getattr(error, "status", None))
     if type(error).__module__.startswith(_PACKAGES):
@@ -73,10 +73,10 @@ def kind(error: BaseException) -> str | None:
 
 
 def describe(error: BaseException, argv: Sequence[str] = ()) -> str | None:
-    """Return one line that names the path and the remedy; None where it is no fault of gs://.
+    """Return one line that names the path and the remedy; None if gs:// is not at fault.
 
     Args:
-      argv: the job's arguments; their paths on gs:// stand for one that the error doesn't name.
+      argv: the job's arguments. Their gs:// paths are named if the error itself names none.
     """
     found = kind(error)
     if found is None:

@@ -1,8 +1,8 @@
-"""Files by path, local or on `gs://`: read, written whole or not at all, and added to.
+"""Read files, write them whole or not at all, and append to them; local or on `gs://`.
 
-A local path is a `pathlib.Path`, one on gs:// an `etils.epath.Path`, as Orbax has them; both have
-the methods that are used. gs:// goes through gcsfs, which tries six times before it gives up.
-Objects there have no folders to make, change only as a whole, and can't be renamed.
+A local path is a `pathlib.Path` and one on gs:// an `etils.epath.Path`, as in Orbax; both have the
+methods that are used here. Access to gs:// goes through gcsfs, which tries six times before it
+gives up. Objects there need no folders, change only as a whole, and can't be renamed.
 """
 
 import contextlib
@@ -22,16 +22,16 @@ from storage.errors import InputError
 
 GS = "gs://"
 Path: TypeAlias = pathlib.Path | epath.Path
-# Seconds between two states of a file on gs:// that grows.
+# Seconds between two writes of a growing file on gs://.
 REWRITE_SECONDS = 30.0
 
-# etils would take TensorFlow for gs:// where that is installed.
+# Otherwise etils uses TensorFlow for gs:// if that is installed.
 os.environ.setdefault("EPATH_USE_TF", "false")
-# Without it gcsfs asks over gRPC, at each file, what kind of bucket this is.
+# Otherwise gcsfs asks over gRPC, for each file, what kind of bucket it is in.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-# Other programs, and TensorStore in this one, write to the same folders.
+# Other programs, and TensorStore in this one, write to the same folders: no cached listings.
 fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
-# What they raise, they log with its traceback as well.
+# Both also log the errors that they raise, with tracebacks.
 for _name in ("gcsfs", "fsspec"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
@@ -40,7 +40,7 @@ def as_path(path: str | Path) -> Path:
     """Return a path to a local file or folder, or to one on gs://.
 
     Raises:
-      InputError: it is a URL of another kind.
+      InputError: the path is a URL of another kind.
     """
     if not isinstance(path, str):
         return path
@@ -62,13 +62,13 @@ def store(path: Path) -> fsspec.AbstractFileSystem:
 
 
 def open_folder(path: str) -> Path:
-    """Return the path of a folder that a job writes to; on gs:// its bucket must be there.
+    """Return the path of a folder that a job writes to; on gs:// its bucket must exist.
 
-    Orbax asks for the bucket, too.
+    The bucket is looked up here because Orbax would fail without it.
 
     Raises:
       InputError: see `as_path`.
-      Exception: gcsfs's, such as FileNotFoundError where there is no such bucket.
+      Exception: gcsfs raises one of its own, such as FileNotFoundError for a missing bucket.
     """
     folder = as_path(path)
     if is_remote(folder):
@@ -78,19 +78,19 @@ def open_folder(path: str) -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless they are there; gs:// has none to make."""
+    """Make a folder and its parents if they are missing; do nothing on gs://."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
 def written_whole(path: Path, *, by: str = "") -> Iterator[pathlib.Path]:
-    """Yield a local file to write; behind the block it is at `path`, whole.
+    """Yield a local file to write; after the block the whole file is at `path`.
 
-    Whatever interrupts the block, or the program, leaves at `path` what was there before.
+    If the block or the program is interrupted, `path` stays as it was.
 
     Args:
-      by: who writes, where several may write the same at once.
+      by: names the writer, if several may write the same file at once.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -104,17 +104,17 @@ def written_whole(path: Path, *, by: str = "") -> Iterator[pathlib.Path]:
 
 
 def write_whole(path: Path, text: str, *, by: str = "") -> None:
-    """Write a text file that, whatever interrupts it, is whole or as it was."""
+    """Write a text file; if it is interrupted, the file stays as it was."""
     with written_whole(path, by=by) as file:
         file.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def appending(path: Path) -> Iterator[Callable[[str], None]]:
-    """Yield a function that adds text to the end of a file, which is made if it is not there.
+    """Yield a function that appends text to a file; the file is made if it is missing.
 
-    On gs:// the file is written anew: behind the block, and in it each `REWRITE_SECONDS`. What a
-    program that is killed added since then is lost.
+    On gs:// the whole file is written again every `REWRITE_SECONDS` and after the block. If the
+    program is killed, the text that was added since the last write is lost.
     """
     if not is_remote(path):
         with open(path, "a", encoding="utf-8") as file:
@@ -144,10 +144,10 @@ def appending(path: Path) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[IO[bytes]]:
-    """Open a file of data, on any file system of fsspec's; what is compressed is unpacked.
+    """Open a data file on any file system that fsspec knows; compressed files are unpacked.
 
     Raises:
-      InputError: a fault of gs://.
+      InputError: gs:// is at fault.
     """
     with told(path), fsspec.open(path, "rb", compression="infer") as file:
         yield file
@@ -155,7 +155,7 @@ def reading(path: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def told(path: str) -> Iterator[None]:
-    """Raise a fault of gs:// as a InputError: others may know data by its errors alone."""
+    """Raise a fault of gs:// as an InputError, so that it is not mistaken for damaged data."""
     try:
         yield
     except Exception as error:
@@ -169,6 +169,6 @@ def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8.
 
     Raises:
-      UnicodeDecodeError: it is none.
+      UnicodeDecodeError: the file is not UTF-8.
     """
     return path.read_bytes().decode() if is_remote(path) else path.read_text(encoding="utf-8")

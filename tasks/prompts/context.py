@@ -16,9 +16,9 @@ class Demonstration:
     """A right response: a thought, a closing line and the answer.
 
     Attributes:
-      thought: texts, and ranges of characters of `Example.user` that are recalled there. A range
-        of more tokens than a span may hold is cut.
-      kept: ranges of characters that a cut leaves in, if they fit.
+      thought: texts, and ranges of characters of `Example.user` that are recalled at that place. A
+        range of more tokens than a span may hold is cut.
+      kept: ranges of characters that a cut keeps, if they fit.
     """
 
     thought: tuple[str | Range, ...]
@@ -32,12 +32,12 @@ class Example:
     """A prompt before tokenisation. Ranges are characters of `user`.
 
     Attributes:
-      documents: what may be recalled, in order and apart from each other; none where there is no
+      documents: the texts that may be recalled, in order, without overlap; empty if there is no
         context.
       gold: the items that a faithful response recalls, each inside a document.
-      truth: the ground truth beside the gold items, by the fields of
+      truth: the ground truth apart from the gold items, by the fields of
         `tasks.scoring.truth.GroundTruth`: at least "answers".
-      demonstrate: draws a demonstration's wording; None where no right response is known.
+      demonstrate: draws the wording of a demonstration; None if no right response is known.
     """
 
     system: str
@@ -49,7 +49,7 @@ class Example:
 
 
 class Prompted(NamedTuple):
-    """An example, its whole prompt, and the prompt's tokens where they are known."""
+    """An example, its whole prompt, and the prompt's tokens if they are known."""
 
     example: Example
     prompt: str
@@ -63,8 +63,8 @@ class Draft:
     `example(k + 1)` has the items of `example(k)` and one more.
 
     Attributes:
-      from_row: without fillers it is as long as its row of the data set makes it, so that another
-        row may fit where this one does not.
+      from_row: its length without fillers depends on its row of the data set, so that another row
+        may fit if this one does not.
     """
 
     example: Callable[[int], Example]
@@ -81,14 +81,14 @@ def generator(name: str, seed: int, index: int) -> np.random.Generator:
 def question_place(
     rng: np.random.Generator, rates: tuple[float, float, float] = QUESTION_RATES
 ) -> str:
-    """Draw where the question stands: at the end 0.6, the beginning 0.2, both 0.2."""
+    """Draw the place of the question: the end (0.6), the beginning (0.2), or both (0.2)."""
     return QUESTION_PLACES[rng.choice(len(QUESTION_PLACES), p=rates)]
 
 
 def insert_at_depth(fillers: Sequence, gold, depth: float) -> list:
     """Insert the gold item at index floor(depth * number of fillers).
 
-    With depth below 1 a filler always follows it: the release's rule, kept so that its data and
+    With a depth below 1 a filler always follows it, as in the paper's release, so that its data and
     ours have the same distribution.
     """
     place = int(depth * len(fillers))
@@ -125,7 +125,7 @@ def join(items: Sequence[str], joint: str = "\n", start: int = 0) -> tuple[str, 
 
 
 def around(question: str, introduction: str, place: str) -> tuple[str, str]:
-    """Return the text before and behind the documents, the question at its place."""
+    """Return the text before and after the documents, with the question at its place."""
     before = f"{question}\n\n" if place in ("beginning", "both") else ""
     before += f"{introduction}\n\n" if introduction else ""
     after = f"\n\n{question}" if place in ("end", "both") else ""

@@ -1,4 +1,4 @@
-"""Demonstrations for the cold start, written from the gold items of an example."""
+"""Write demonstrations for the cold start from the gold items of an example."""
 
 from collections.abc import Sequence
 
@@ -46,7 +46,7 @@ def recalled_in_turn(
     beginnings: Sequence[str],
     links: Sequence[str],
 ) -> list[str | Range]:
-    """Return a thought that recalls one item after the other, a beginning and links between them.
+    """Return a thought that recalls the items in turn, with a beginning and links between them.
 
     Args:
       recalled: characters of `Example.user`, in the order of their recall.
@@ -67,10 +67,10 @@ def lookup_demonstration(
     recalled: tuple[Range, ...],
     answer: str,
 ) -> Demonstration:
-    """Return the demonstration of a lookup: working, what is looked for, its recall, the answer.
+    """Return the demonstration of a lookup: working, intention, recalled items, answer.
 
     Args:
-      working: steps that lead to the recalled item, "" for none.
+      working: the steps that lead to the recalled item, "" for none.
       target: the item's name in words.
     """
     intention = INTENTIONS[rng.integers(len(INTENTIONS))].format(target=target)
@@ -91,7 +91,7 @@ def demonstration_tokens(
 ) -> list[int]:
     """Return the response tokens: thought, closing line, answer, end of turn.
 
-    The spans are the prompt's own tokens, not re-encoded, so that they are allowed by the mask.
+    The spans are the prompt's own tokens, not encoded again, so that the span mask allows them.
 
     Args:
       shift: where the user's text begins in the prompt.
@@ -121,14 +121,15 @@ def _cut(
     flags: tuple[Bool[np.ndarray, " S"], Bool[np.ndarray, " S"], Bool[np.ndarray, " S"]],
     most: int,
 ) -> tuple[int, int]:
-    """Return a part of at most `most` tokens that a span may hold: with what is kept, or the first.
+    """Return a part of at most `most` tokens that a span may hold.
 
-    The range as it was where there is no such part.
+    It has the first kept range of these tokens in it, or else begins as early as it can. If there
+    is no such part, return the range unchanged.
     """
     _, span_start, span_end = flags
     inside = (place for place in kept if first <= place[0] and place[1] <= last)
     low, high = next(inside, (first, first + 1))
-    # What is kept stands in the middle, as far as the range goes.
+    # The kept range stands in the middle of the part, as far as the range allows.
     start = max(first, min((low + high - most) // 2, last - most))
     starts = start + np.flatnonzero(span_start[start : low + 1])
     if not len(starts):
@@ -151,7 +152,7 @@ def check_demonstration(
     """Refuse a demonstration with a token that the span mask forbids.
 
     Raises:
-      DemonstrationError: a span is not a copyable run, is too short or long, open or nested.
+      DemonstrationError: a span is not a copyable run, too short, too long, open, or nested.
     """
     copyable, span_start, span_end = flags
 

@@ -1,10 +1,10 @@
-"""Filling a context to a target length without tokenising it again for every guess.
+"""Fill a context to a target length without tokenising it again for every guess.
 
 A byte-level tokenizer first splits a text by a regular expression and then merges within the
-pieces. Where it always splits, the tokens of the pieces are those of the text: between a single
-line break and what follows it, and before a single space that follows punctuation. The context is
-cut there, and each distinct piece is tokenised once; a guess with other items costs only the pieces
-that are new, and the prompt itself nothing more.
+pieces. If a text is cut only where the tokenizer always splits, the tokens of the pieces are the
+tokens of the text. Such places are after a single line break, and before a single space that
+follows punctuation. Each distinct piece is tokenised once, so that a guess costs only its new
+pieces, and the tokens of the final prompt cost nothing more.
 """
 
 import functools
@@ -17,7 +17,7 @@ from tasks.prompts.context import Draft, Example, Prompted
 from tasks.prompts.vocabulary import Tokenizer
 
 _CUT = re.compile(r"(?<=\S\n)(?=\S)|(?<=[.,:;!?]) (?=\S)")
-# Beginnings and ends of pieces, of each kind that a splitting expression tells apart.
+# Beginnings and ends of pieces, one of each kind that a splitting expression distinguishes.
 _EDGES = (
     "a",
     "Z",
@@ -41,14 +41,14 @@ _EDGES = (
 
 
 def _cut(text: str) -> list[str]:
-    """Return the pieces of a text, in order; a space stands at the beginning of its piece."""
+    """Return the pieces of a text, in order; a space belongs to the piece that it begins."""
     places = [0, *[match.start() for match in _CUT.finditer(text)], len(text)]
     return [text[a:b] for a, b in itertools.pairwise(places) if a < b]
 
 
 @functools.lru_cache(maxsize=8)
 def splits_at_cuts(tokenizer: Tokenizer) -> bool:
-    """Return whether this tokenizer splits wherever `_cut` does, tried on all kinds of edges."""
+    """Return whether this tokenizer splits wherever `_cut` does, by trying all kinds of edges."""
     joints = ("\n", "\n\n", ".\n", ",\n", ". ", ", ", ": ", "; ", "! ", "? ")
     texts = [f"x{a}{joint}{b}y" for a in _EDGES for joint in joints for b in _EDGES]
     pieces = [tokenizer.encode_each(_cut(text)) for text in texts]
@@ -56,7 +56,7 @@ def splits_at_cuts(tokenizer: Tokenizer) -> bool:
 
 
 class TokenCounter:
-    """Counts the tokens of texts that have most of their pieces in common."""
+    """Count the tokens of texts that have most of their pieces in common."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
@@ -67,7 +67,7 @@ class TokenCounter:
         return sum(map(len, self._of_pieces(text)))
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, those that the tokenizer gives it."""
+        """Return the token ids of a text, equal to the tokenizer's."""
         return list(itertools.chain.from_iterable(self._of_pieces(text)))
 
     def _of_pieces(self, text: str) -> list[list[int]]:
@@ -85,7 +85,7 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> Prompted:
 
     Raises:
       TaskInputError: not even the prompt without fillers fits.
-      UnfitRowError: it doesn't, and another row of the data set may.
+      UnfitRowError: the same, but another row of the data set may fit.
     """
     counter = TokenCounter(tokenizer)
 
@@ -99,8 +99,8 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> Prompted:
 
     if draft.from_row and (least := count_tokens(0)) > target_length:
         raise UnfitRowError(
-            f"the row alone takes {least} tokens of target_length {target_length}; raise it "
-            "(config.data.target_length, or that one of config.evaluation.lengths)"
+            f"the row alone takes {least} tokens and target_length is {target_length}; raise it "
+            "(config.data.target_length, or the length in config.evaluation.lengths)"
         )
     example, prompt = sized(largest_fit(count_tokens, target_length, draft.most))
     return Prompted(example, prompt, counter.encode(prompt))
@@ -109,11 +109,11 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> Prompted:
 def largest_fit(count_tokens: Callable[[int], int], target_length: int, most: int) -> int:
     """Return the largest number of items whose prompt has at most `target_length` tokens.
 
-    `count_tokens` is asked for few numbers: it rises almost linearly, so each answer gives the
-    next guess, until a number fits and the next does not.
+    `count_tokens` is called for few numbers. It rises almost linearly, so each count gives the next
+    guess, until a number fits and the next one does not.
 
     Args:
-      most: there are no more items than this.
+      most: the number of items that there are.
 
     Raises:
       TaskInputError: not even the prompt without fillers fits.
@@ -131,7 +131,7 @@ def largest_fit(count_tokens: Callable[[int], int], target_length: int, most: in
             f"take {counts[0]} tokens; raise target_length"
         )
     low, high = 0, most + 1
-    # Some items tell how long they are.
+    # A few items tell how long one is.
     number = min(32, most)
     while high - low > 1:
         if fits(number):

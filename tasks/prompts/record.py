@@ -1,4 +1,4 @@
-"""One tokenised example: all that training and evaluation see of a task. No TensorFlow."""
+"""The record: one tokenised example, all that training and evaluation see of a task."""
 
 import dataclasses
 import json
@@ -17,15 +17,15 @@ ALIGNMENTS = ("character", "word", "token")
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A prompt with its tokens, what may be copied, and what a right response is.
+    """A prompt with its tokens, the tokens that may be copied, and the ground truth.
 
     Attributes:
       prompt: the whole chat-formatted text.
       inputs, offsets: its tokens and their character ranges.
-      copyable, span_start, span_end: flags a token (see `decoding/prompts.py`).
-      targets: a demonstration's tokens with the end-of-turn token; empty where there is none.
+      copyable, span_start, span_end: flags for each token (see `decoding/prompts.py`).
+      targets: the tokens of a demonstration with the end-of-turn token; empty if there is none.
       ground_truth: "answers", "gold_documents" and "gold_ranges", and further fields of
-        `tasks.scoring.truth.GroundTruth`; empty where no right answer is known.
+        `tasks.scoring.truth.GroundTruth`; empty if no right answer is known.
     """
 
     example_id: str
@@ -72,7 +72,7 @@ def from_json(line: str | bytes) -> Record:
         record = Record(**fields)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise TaskInputError(
-            f"no valid record ({error}); write it with recallm_jax.prepare"
+            f"not a valid record ({error}); write it with recallm_jax.prepare"
         ) from None
     for name in ("example_id", "dataset", "prompt"):
         if not isinstance(getattr(record, name), str):
@@ -82,30 +82,30 @@ def from_json(line: str | bytes) -> Record:
         if len(getattr(record, name)) != len(record.inputs):
             raise TaskInputError(
                 f"{name} has {len(getattr(record, name))} entries for {len(record.inputs)} inputs; "
-                "write the file anew with recallm_jax.prepare"
+                "write the file again with recallm_jax.prepare"
             )
     if record.offsets.size and not 0 <= record.offsets.min() <= record.offsets.max() <= len(
         record.prompt
     ):
         raise TaskInputError(
             f"offsets reach from {record.offsets.min()} to {record.offsets.max()} in a prompt of "
-            f"{len(record.prompt)} characters; write the file anew with recallm_jax.prepare"
+            f"{len(record.prompt)} characters; write the file again with recallm_jax.prepare"
         )
     if (record.offsets[:, 0] > record.offsets[:, 1]).any():
         raise TaskInputError(
-            "offsets has a token that ends before it begins; write the file anew with "
+            "offsets has a token that ends before it begins; write the file again with "
             "recallm_jax.prepare"
         )
     return record
 
 
 def _whole_numbers(name: str, value: Any, dtype: Any) -> np.ndarray:
-    """Return a field as an array; NumPy would cut the decimals off."""
+    """Return a field of whole numbers as an array. NumPy would silently cut decimals off."""
     array = np.asarray(value)
     if array.size and array.dtype.kind not in "biu":
-        raise ValueError(f"{name} has other items than whole numbers")
+        raise ValueError(f"{name} has items that are not whole numbers")
     if array.ndim > 1 and name != "offsets":
-        raise ValueError(f"{name} is no flat list")
+        raise ValueError(f"{name} is not a flat list")
     return np.asarray(value, dtype)
 
 
@@ -117,19 +117,19 @@ def _check_ground_truth(truth: Any) -> None:
     if not isinstance(truth, dict) or any(name not in truth for name in names):
         raise TaskInputError(f"ground_truth = {truth!r} must have {', '.join(names)}, or be {{}}")
     for name, value in truth.items():
-        kind, fits = _TRUTH.get(name, ("no field of ours", lambda _: False))
+        kind, fits = _TRUTH.get(name, ("left out: the field is unknown", lambda _: False))
         if not fits(value):
             raise TaskInputError(f"ground_truth.{name} = {value!r} must be {kind}")
     if not truth["answers"] or not all(answer.strip() for answer in truth["answers"]):
         raise TaskInputError(
             f"ground_truth.answers = {truth['answers']!r}: no response could be right; "
-            "give at least one answer, and none blank"
+            "give at least one answer, and no blank one"
         )
     labels = truth.get("gold_labels", ())
     if labels and len(labels) != len(truth["gold_documents"]):
         raise TaskInputError(
             f"ground_truth.gold_labels has {len(labels)} entries for "
-            f"{len(truth['gold_documents'])} gold_documents; give one each, or none"
+            f"{len(truth['gold_documents'])} gold_documents; give one for each, or none"
         )
 
 
@@ -161,7 +161,7 @@ _TRUTH: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ),
     ),
     "math_answer": (
-        'a text, such as "42", or "" where there is none',
+        'a text, such as "42", or "" if there is none',
         lambda value: isinstance(value, str),
     ),
     "parts": (
@@ -177,12 +177,12 @@ def read_jsonl(path: str | Path) -> Iterator[Record]:
     """Yield the records of a file.
 
     Raises:
-      TaskInputError: the file is missing, or a line is no record.
+      TaskInputError: the file is missing, or a line is not a record.
     """
     path = as_path(path)
     if not path.is_file():
         raise TaskInputError(f"{path} does not exist; write it with recallm_jax.prepare")
-    # As bytes, so that what is no UTF-8 is an error of its line.
+    # As bytes, so that invalid UTF-8 is an error of its own line.
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -192,7 +192,7 @@ def read_jsonl(path: str | Path) -> Iterator[Record]:
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
-    """Write records to a file, whole or not at all; return their number."""
+    """Write records to a file, whole or not at all, and return their number."""
     path = as_path(path)
     make_folder(path.parent)
     count = 0
@@ -215,9 +215,9 @@ def span_flags(
 
     Args:
       documents: character ranges of `text` that may be copied; a token must lie wholly inside
-        one. Added tokens never may.
-      alignment: spans open and close at boundaries of characters, of words (runs of letters and
-        digits), or anywhere ("token", the paper's rule).
+        one. Added tokens may never be copied.
+      alignment: whether spans open and close at boundaries of characters ("character"), of words
+        ("word": runs of letters and digits), or anywhere ("token", the paper's rule).
     """
     if alignment not in ALIGNMENTS:
         raise TaskInputError(
@@ -232,7 +232,7 @@ def span_flags(
         return copyable, copyable.copy(), copyable.copy()
 
     opens = tokenizer.begins_character[inputs]
-    # A token ends a character where the next one starts one.
+    # A token ends a character if the next token starts one.
     closes = np.append(opens[1:], True) if len(opens) else opens
     if alignment == "word":
 
@@ -245,11 +245,11 @@ def span_flags(
 
 
 def token_edges(tokenizer: Tokenizer, alignment: str) -> bytes:
-    """Return a byte a token that says how it begins and ends, as `span_flags` sees it.
+    """Return one byte for each token that says how it begins and ends, as `span_flags` sees it.
 
-    Bits: 1 it begins a character; 2 its first, 4 its last character is a letter or a digit. Only
-    "word" sets the last two; "token" sets the first one always. Where a token holds a part of a
-    character, that character counts as a letter.
+    Bit 1: the token begins a character. Bits 2 and 4: its first and its last character is a letter
+    or a digit. Only "word" sets bits 2 and 4; "token" always sets bit 1. A character of which the
+    token holds only a part counts as a letter.
     """
     if alignment == "token":
         return bytes([1] * tokenizer.size)

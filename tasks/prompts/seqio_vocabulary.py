@@ -12,7 +12,7 @@ from tasks.prompts.vocabulary import Tokenizer
 class RecallVocabulary(seqio.Vocabulary):
     """Token ids of a Hugging Face tokenizer with the four added tokens.
 
-    The ids are the model's own: padding is 0 with a length beside it, never a token to look for.
+    The ids are the model's own. Padding is 0 with a separate length, never a token to look for.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -27,12 +27,12 @@ class RecallVocabulary(seqio.Vocabulary):
 
     @property
     def bos_id(self) -> int | None:
-        """None: the chat template writes what stands at the beginning."""
+        """None, because the chat template writes the beginning of a prompt."""
         return None
 
     @property
     def unk_id(self) -> int | None:
-        """None: bytes have no unknowns."""
+        """None, because a byte-level tokenizer knows every byte."""
         return None
 
     @property
@@ -69,7 +69,7 @@ class RecallVocabulary(seqio.Vocabulary):
         return tf.numpy_function(decode, [ids], tf.string)
 
     def __eq__(self, other) -> bool:
-        """Vocabularies of equal tokenizers are equal (SeqIO compares those of a mixture)."""
+        """Compare the tokenizers; SeqIO compares the vocabularies of a mixture."""
         return (
             isinstance(other, RecallVocabulary)
             and self.tokenizer.to_json() == other.tokenizer.to_json()

@@ -1,4 +1,4 @@
-"""The settings that tasks are made with."""
+"""The settings of tasks."""
 
 import dataclasses
 
@@ -13,13 +13,13 @@ class TaskSettings:
     """How examples are made.
 
     Attributes:
-      target_length: tokens of the whole chat-formatted prompt, at most and as near as fits.
+      target_length: the most tokens that a whole chat-formatted prompt may have; it is filled up.
       value_length: letters and digits of a value (retrieval, math_retrieval).
       formats: layouts of the pairs, one drawn for each example.
       terms, operators: size of the sums and equations, and the signs of the sums.
       data_dir: folder of the data sets that are not synthetic, local or gs:// (docs/tasks.md says
-        which files each wants); "" where there is none.
-      corpus: file of passages for distractors; "" pools those of the data sets in data_dir.
+        which files each one needs); "" if there is none.
+      corpus: file of passages for distractors; "" pools the passages of the data sets in data_dir.
       span_alignment: where spans may open and close ("character", "word", "token").
       min_recall_length, max_recall_length: tokens of a span that a demonstration may hold.
     """

@@ -1,4 +1,4 @@
-"""Tokenizers with the four added tokens, chat templates and exact character offsets; no TensorFlow.
+"""Tokenizers with the four added tokens, chat templates and exact character offsets.
 
 `tasks/prompts/seqio_vocabulary.py` wraps a `Tokenizer` as a `seqio.Vocabulary`.
 """
@@ -24,7 +24,7 @@ def read_tokenizer(tokenizer_json: str) -> tokenizers.Tokenizer:
     """Return the tokenizer of a tokenizer.json.
 
     Raises:
-      TaskInputError: it is none.
+      TaskInputError: the text is not a tokenizer.json.
     """
     try:
         return tokenizers.Tokenizer.from_str(tokenizer_json)
@@ -41,20 +41,21 @@ class Tokenizer:
     Attributes:
       size: the last id plus one.
       eos_id: the token that ends an assistant's turn.
-      special_ids: every added token, which no span may copy: chat, control, recall, think.
+      special_ids: all added tokens (chat, control, recall, think); no span may copy one.
     """
 
     def __init__(
         self, tokenizer_json: str, *, chat_template: str, eos_token: str, bos_token: str = ""
     ):
-        """Read a tokenizer.json; the four tokens get the next free ids where they are missing.
+        """Read a tokenizer.json; those of the four tokens that it lacks get the next free ids.
 
         Args:
-          eos_token, bos_token: for the template, which writes them where the model wants them;
-            bos_token is "" where the model has none.
+          eos_token, bos_token: for the template, which writes them where the model needs them;
+            bos_token is "" if the model has none.
 
         Raises:
-          TaskInputError: not a tokenizer, it lacks one of these tokens, or a broken template.
+          TaskInputError: the text is not a tokenizer, it lacks eos_token or bos_token, or the
+            template is broken.
         """
         self._tokenizer = read_tokenizer(tokenizer_json)
         self._tokenizer.add_tokens(
@@ -92,7 +93,7 @@ class Tokenizer:
         return token_id
 
     def __reduce__(self):
-        """Pickle by the arguments: compiled templates can't be."""
+        """Pickle the arguments, because compiled templates can't be pickled."""
         names = {"eos_token": self.eos_token, "bos_token": self.bos_token}
         make = functools.partial(Tokenizer, chat_template=self.chat_template, **names)
         return make, (self.to_json(),)
@@ -102,8 +103,8 @@ class Tokenizer:
         return self._tokenizer.to_str()
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, no token added."""
-        # The one that computes no offsets: a third faster, the same ids.
+        """Return the token ids of a text, without added beginning or end."""
+        # This call computes no offsets: a third faster, with the same ids.
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def encode_each(self, texts: Sequence[str]) -> list[list[int]]:
@@ -112,7 +113,7 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text, added tokens visible; bytes that are no UTF-8 become U+FFFD."""
+        """Return the text, with added tokens visible; invalid UTF-8 becomes U+FFFD."""
         pieces = b"".join(self.token_bytes[token] for token in ids if token < self.size)
         return pieces.decode("utf-8", errors="replace")
 
@@ -124,10 +125,10 @@ class Tokenizer:
         A token that holds part of a character has the range of the whole character.
 
         Args:
-          ids: those of the text, where they are known.
+          ids: the token ids of the text, if they are known.
 
         Raises:
-          TaskInputError: the tokenizer rewrites the text, so that tokens have no exact place.
+          TaskInputError: the tokenizer changes the text, so that tokens have no exact place.
         """
         ids = self.encode(text) if ids is None else ids
         raw = text.encode()
@@ -138,12 +139,12 @@ class Tokenizer:
             )
         ends = np.cumsum(self._token_sizes[ids])
         starts = ends - self._token_sizes[ids]
-        # The character of each byte; a byte 10xxxxxx continues one.
+        # The number of each byte's character; a byte 10xxxxxx continues a character.
         character = np.cumsum(np.frombuffer(raw, np.uint8) & 0xC0 != 0x80) - 1
         return ids, np.stack([character[starts], character[ends - 1] + 1], axis=1)
 
     def chat_prompt(self, system: str, user: str) -> str:
-        """Return the prompt's text, ending in the assistant's header and an opened thought.
+        """Return the text of a prompt, which ends in the assistant's header and an opened thought.
 
         Raises:
           TaskInputError: the template fails on this conversation, or changes the user's text.
@@ -160,7 +161,7 @@ class Tokenizer:
             )
         except TaskInputError:
             raise
-        except Exception as error:  # The template is code of its own: it may raise anything.
+        except Exception as error:  # The template is foreign code: it may raise anything.
             raise _broken_template(str(error) or type(error).__name__) from None
         if user not in rendered:
             raise _broken_template("it does not write the user's text as it is")
@@ -171,7 +172,7 @@ class Tokenizer:
         return np.array([len(piece) for piece in self.token_bytes])
 
     def find_added(self, text: str) -> str:
-        """Return an added token, such as <|im_end|>, that a text would be read as; "" for none."""
+        """Return an added token, such as <|im_end|>, that the text contains; "" for none."""
         found = self._added.search(text)
         return found[0] if found else ""
 
@@ -182,14 +183,14 @@ class Tokenizer:
 
     @functools.cached_property
     def begins_character(self) -> Bool[np.ndarray, " V"]:
-        """Whether the first byte of a token begins a character; a byte 10xxxxxx continues one."""
+        """Whether the first byte of each token begins a character (a byte 10xxxxxx does not)."""
         return np.array(
             [piece[:1] != b"" and piece[0] & 0xC0 != 0x80 for piece in self.token_bytes]
         )
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of every id, b"" for ids that no token has."""
+        """The bytes of every id; b"" for ids without a token."""
         pieces = [b""] * self.size
         byte_of = _byte_of_character()
         added = self._tokenizer.get_added_tokens_decoder()

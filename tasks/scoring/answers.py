@@ -1,4 +1,4 @@
-"""Scores of an answer: text in, float out. Rewards and metrics use the same functions.
+"""Score an answer: text in, float out. Rewards and metrics use the same functions.
 
 `candidates.py` scores choices among the candidates of a list, `ids.py` rankings and citations,
 `mathematics.py` expressions; `paper.py` has the paper's own rules.
@@ -17,14 +17,14 @@ MAX_WORD_LENGTH = 16
 _WORD = re.compile(r"[0-9A-Za-z]+")
 _ANY_WORD = re.compile(r"[^\W_]+")
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\.?\d|[A-Za-z])")
-# What may surround a value in an answer: spaces, quotes, brackets, Markdown.
+# Characters that may surround a value in an answer: spaces, quotes, brackets, Markdown.
 _AROUND = " \t\r\n\"'`\u201c\u201d\u2018\u2019()[]*"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 
 
 def extract_answer(response: str) -> str:
-    """Return what follows the last `Answer:` behind the last `</think>`, stripped.
+    """Return the text after the last `Answer:` that comes after the last `</think>`, stripped.
 
     The last-answer rule of arXiv 2604.09494, appendix D.3: the answer runs to the end of the
     response, newlines included. Without `</think>` the whole response is searched (only the format
@@ -70,7 +70,7 @@ def is_lengthy(answer: str, *values: str) -> bool:
     """
     words = sum(len(_ANY_WORD.findall(value)) for value in values)
     limit = max(MAX_ANSWER_WORDS * len(values), 2 * words)
-    # A word takes a character and what parts it from the next one: most texts need no count.
+    # A word takes at least two characters with its separator: most texts need no count.
     if len(answer) < 2 * limit:
         return False
     longest = max(MAX_WORD_LENGTH * limit, 2 * sum(map(len, values)))
@@ -89,14 +89,14 @@ def stands_alone(value: str, text: str) -> bool:
 
 
 def _is_code(word: str) -> bool:
-    """Return whether a run of letters and digits is no ordinary word and no number."""
+    """Return whether a run of letters and digits is neither an ordinary word nor a number."""
     if word.isalpha():
         return not (word.islower() or word.isupper() or word.istitle())
     return not word.isdigit()
 
 
 def exact_match(answer: str, value: str) -> float:
-    """Return 1 if the answer is the value, up to what may surround it and a final full stop."""
+    """Return 1 if the answer is the value, apart from quotes or the like and a final full stop."""
     wanted = _bare(value)
     return float(bool(wanted) and _bare(answer) == wanted)
 
@@ -123,9 +123,9 @@ def is_equal_normalised(answer: str, reference: str) -> float:
     return exact_match(answer.lower(), reference.lower())
 
 
-# Words around the reference in an answer to a question.
+# How many words an answer may have around the reference.
 MAX_AROUND = 5
-# What parts a list, between digits a number's own.
+# Separators of a list; between digits they belong to a number.
 _LISTING = re.compile(r"[,;/|\n](?!\d)")
 _SEVERAL = frozenset(("and", "but", "either", "neither", "nor", "not", "or"))
 
@@ -135,16 +135,17 @@ def matches_reference(answer: str, reference: str) -> float:
 
     arXiv 2604.09494, appendix D.3. Our guards:
 
-    * nothing is left of a text ("", "the"): 0, though the empty text is contained in any;
+    * if normalising leaves nothing of a text ("", "the"), the score is 0, although any text
+      contains the empty one;
     * containment is of whole words ("e" is not in "the beatles");
     * a part of the reference must be half of its words and a third of its characters ("Obama" for
       "Barack Obama", not "of" for "Bank of England");
     * an answer of more than MAX_ANSWER_WORDS words scores 0 (twice the reference's words for a
-      long one), so that no copy of the context does;
+      long one), so that a copy of the context earns nothing;
     * an answer with more than MAX_AROUND words around the reference scores 0;
-    * an answer that lists, offers a choice or says what is not meant scores 0: one with more commas
-      or the like than the reference, with a word of _SEVERAL that the reference lacks, both yes and
-      no, or another number as long as a reference that is one.
+    * an answer that lists, offers a choice or says what is not meant scores 0. It is known by more
+      commas or the like than the reference has, by a word of _SEVERAL that the reference lacks, by
+      having both yes and no, or by another number as long as a reference that is a number.
     """
     given, wanted = normalise(answer), normalise(reference)
     if not given or not wanted or is_lengthy(answer, reference):
@@ -171,7 +172,7 @@ def matches_reference(answer: str, reference: str) -> float:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Return the F1 of the normalised words (SQuAD); 0 where either side has none."""
+    """Return the F1 of the normalised words (SQuAD); 0 if either text has no word."""
     words, wanted = normalise(answer).split(), normalise(reference).split()
     common = sum((Counter(words) & Counter(wanted)).values())
     if not common:

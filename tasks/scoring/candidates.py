@@ -1,6 +1,6 @@
-"""Scores of answers that choose among the candidates of a prompt: options, votes, several values.
+"""Score answers that choose among the candidates of a prompt: options, votes, several values.
 
-All our rules compare whole words; an answer that lists the candidates scores nothing.
+The rules compare whole words, and an answer that lists the candidates scores 0.
 """
 
 import re
@@ -9,20 +9,20 @@ from collections.abc import Collection, Mapping, Sequence
 from tasks.scoring.answers import exact_match, is_lengthy
 
 _WORD = re.compile(r"[^\W_]+")
-# An "A" before a word in lower case is an article, but for words that go on about an option.
+# An "A" before a word in lower case is an article, unless the word goes on about option A.
 _ARTICLE = re.compile(r"\bA(?=\s+(?!(?:is|or|and|because|since|as)\b)[a-z])")
 
 
 def chosen_letter(answer: str, letter: str, options: Mapping[str, str]) -> float:
     """Return 1 if the answer chooses an option by its letter.
 
-    The paper takes the first capital A to D anywhere (arXiv 2604.09494, appendix D.3), which makes
-    "Certainly D" a C. Ours: the letter alone, in either case; or the only letter of an option that
-    stands alone once the options' texts are taken away. "A" as an article is none. Two letters
-    score 0, and so do more than MAX_ANSWER_WORDS words beside an option's text.
+    The paper takes the first capital A to D anywhere (arXiv 2604.09494, appendix D.3), which reads
+    "Certainly D" as C. Ours accepts the letter alone, in either case, or one letter that stands
+    alone after the options' texts are removed; the article "A" does not count. Two letters score
+    0, and so do more than MAX_ANSWER_WORDS words beside an option's text.
 
     Args:
-      options: the options' texts by letter; empty means A to D without texts.
+      options: the texts of the options by letter; empty means A to D without texts.
     """
     letters = list(options) or list("ABCD")
     for name in letters:
@@ -46,8 +46,8 @@ def majority(answer: str, option: Sequence[str], others: Sequence[str]) -> float
     MAX_ANSWER_WORDS words; so listing the options scores 0.
 
     Args:
-      option: its name, then its identifiers.
-      others: names of the other options; the identifier is the last word.
+      option: the name of the option, then its identifiers.
+      others: names of the other options; their identifiers are their last words.
     """
     right, wrong = _votes(answer, [option], others)
     return float(right == 1 and wrong == 0)
@@ -56,14 +56,14 @@ def majority(answer: str, option: Sequence[str], others: Sequence[str]) -> float
 def top_votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str]) -> float:
     """Return max(0, (right - wrong) / N) over the options named (arXiv 2604.09494, D.3).
 
-    The paper counts an option by its name or its last word. Ours counts identifiers only where no
-    option is named in full (a number of votes is no option), a name inside a longer name once, and
-    nothing for an answer that names more than half of the wrong ones or has more than
-    MAX_ANSWER_WORDS words an option.
+    The paper counts an option by its name or its last word. Ours counts identifiers only if the
+    answer names no option in full (a number of votes is not an option), and counts a name inside
+    a longer name once. An answer scores 0 if it names more than half of the wrong options or has
+    more than MAX_ANSWER_WORDS words for each right option.
 
     Args:
-      options: the N right ones, each with its name and then its identifiers.
-      others: names of the wrong ones; the identifier is the last word.
+      options: the N right options, each with its name and then its identifiers.
+      others: names of the wrong options; their identifiers are their last words.
     """
     right, wrong = _votes(answer, options, others)
     if is_listing(wrong, len(others)):
@@ -72,9 +72,9 @@ def top_votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[st
 
 
 def _votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str]) -> tuple[int, int]:
-    """Return how many right and wrong options are named, or given by identifier if none is.
+    """Return how many right and wrong options the answer names, or else gives by identifier.
 
-    None are in an answer too long to name these options only.
+    An answer that is too long to name these options only counts as naming none.
     """
     if is_lengthy(answer, *(aliases[0] for aliases in options)):
         return 0, 0
@@ -100,12 +100,12 @@ def _votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str])
 def several_values(answer: str, parts: Sequence[Sequence[str]], wrong: Sequence[str]) -> float:
     """Return max(0, (hits - wrong) / expected): several values are asked for (multi_niah).
 
-    The paper's rule counts substrings (arXiv 2604.09494, appendix D.3). Ours: whole words, in their
-    case; 0 for an answer that gives more than half of the wrong values, or has more than
-    MAX_ANSWER_WORDS words a part: both are copies of the context.
+    The paper's rule counts substrings (arXiv 2604.09494, appendix D.3). Ours counts whole words,
+    case-sensitive. An answer that gives more than half of the wrong values, or has more than
+    MAX_ANSWER_WORDS words for each part, is a copy of the context and scores 0.
 
     Args:
-      parts: aliases of each value asked for.
+      parts: the aliases of each value that is asked for.
       wrong: values of the context that are not asked for.
     """
     if is_lengthy(answer, *(aliases[0] for aliases in parts)):
@@ -119,12 +119,12 @@ def several_values(answer: str, parts: Sequence[Sequence[str]], wrong: Sequence[
 
 
 def is_listing(given: int, candidates: int) -> bool:
-    """Return whether an answer gives more than half of the wrong candidates there are."""
+    """Return whether an answer gives more than half of the wrong candidates."""
     return 2 * given > candidates
 
 
 def _named(text: str, names: Collection[str]) -> set[str]:
-    """Return the names that occur as words, in any case, each place counted for the longest."""
+    """Return the names that occur as words, in any case; each place counts for the longest name."""
     rest, found = spaced(text.lower()), set()
     for name in sorted(names, key=len, reverse=True):
         wanted = spaced(name.lower())

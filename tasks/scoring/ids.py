@@ -1,4 +1,4 @@
-"""Scores of answers made of document ids: rankings and citations."""
+"""Score answers that consist of document ids: rankings and citations."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from tasks.scoring.candidates import is_listing
 RANKED = 10
 # Recall of citations and coverage of answers are counted up to five.
 ENOUGH = 5
-# A span is a passage or a part of two; one with more ids is a list.
+# A span may touch up to three passages; a span with more ids is a list.
 MAX_IDS_PER_SPAN = 3
 
 _MARKS = re.compile(r"document|passage|doc|id|[\[\](){}<:#*`\"']")
@@ -20,8 +20,8 @@ _CITED = re.compile(r"\[([0-9, ]{1,40})\]")
 def ranked_ids(answer: str) -> list[str]:
     """Return the ids of a ranking "a > b > c", best first, each at its first place only.
 
-    Words such as "ID" and "Doc", brackets and colons are dropped. Text in lines before the first
-    and after the last id is no part of it.
+    Words such as "ID" and "Doc", brackets and colons are dropped, and so are the lines before the
+    first id and after the last one.
     """
     items = answer.lower().split(">")
     items[0] = items[0].strip().rpartition("\n")[2]
@@ -31,16 +31,16 @@ def ranked_ids(answer: str) -> list[str]:
 
 
 def _by_id(grades: Mapping[str, int]) -> dict[str, int]:
-    """Return the grades by ids in the form that `ranked_ids` gives."""
+    """Return the grades by id, with the ids written as `ranked_ids` returns them."""
     return {
         " ".join(_MARKS.sub(" ", name.lower()).split()): grade for name, grade in grades.items()
     }
 
 
 def ndcg(ranking: Sequence[str], grades: Mapping[str, int], *, cut: int = RANKED) -> float:
-    """Return nDCG with linear gain: sum of grade / log2(place + 1), over that of the best order.
+    """Return nDCG with linear gain: sum of grade / log2(place + 1), over that sum's best value.
 
-    Unknown ids gain nothing but take a place. 0 where no document is relevant.
+    Unknown ids gain nothing but take a place. The score is 0 if no document is relevant.
     """
     known = _by_id(grades)
     best = _dcg(sorted(known.values(), reverse=True)[:cut])
@@ -54,7 +54,7 @@ def _dcg(gains: Iterable[int]) -> float:
 
 
 def valid_share(ranking: Collection[str], grades: Mapping[str, int]) -> float:
-    """Return the distinct ids of the prompt that are ranked, over all of them."""
+    """Return the share of the prompt's ids that are ranked."""
     known = _by_id(grades)
     return len(known.keys() & set(ranking)) / max(1, len(known))
 
@@ -95,8 +95,8 @@ def weighted_citation_f1(
     """Return the F1 of distinct cited ids; one that no recall span shows has half the weight.
 
     Recall = min(m, weight of the right ids) / m with m = min(5, documents that hold an answer);
-    precision = weight of the right ids / weight of all (arXiv 2604.09494, appendix D.3). 0 where no
-    cited id is right.
+    precision = weight of the right ids / weight of all (arXiv 2604.09494, appendix D.3). The score
+    is 0 if no cited id is right.
     """
     right = {name for name in cited if grades.get(name, 0) > 0}
     relevant = sum(grade > 0 for grade in grades.values())

@@ -1,9 +1,9 @@
-"""A process that compares mathematical expressions, so that one can be stopped at any moment.
+"""A process that compares mathematical expressions and can be stopped at any moment.
 
-Started by `scoring_math.py`: a line of JSON in ([limit in seconds, reference, expression]), a line
-out ("1" or "0"). Powers such as 10^(10^10) are computed in C, where neither threads nor Python's
-signal handlers interrupt them; here the kernel's alarm ends the whole process, and its memory is
-bounded.
+`mathematics.py` starts it. It reads a line of JSON, [limit in seconds, reference, expression], and
+answers with a line, "1" or "0". Powers such as 10^(10^10) are computed in C, where neither threads
+nor Python's signal handlers can interrupt them; here the kernel's alarm ends the whole process, and
+its memory is limited.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def main() -> None:
         boxed = f"\\boxed{{{expression}}}"
         return parse(boxed, config, fallback_mode="no_fallback", parsing_timeout=None)
 
-    # The first use loads more.
+    # The first use loads further modules.
     verify(read("\\frac{1}{2}"), read("0.5"), timeout_seconds=None)
     _allow(0)
     print("ready", flush=True)
@@ -36,7 +36,7 @@ def main() -> None:
         _allow(limit)
         try:
             equal = verify(read(reference), read(expression), timeout_seconds=None)
-        # Whatever a response's mathematics breaks, it is not equal.
+        # An expression that makes math-verify fail is not equal.
         except Exception:
             equal = False
         _allow(0)
@@ -44,9 +44,9 @@ def main() -> None:
 
 
 def _allow(seconds: float) -> None:
-    """Set the alarm: so much processor time, which a busy machine does not shorten; 0 for none.
+    """Set an alarm after this much processor time, which does not run faster on a busy machine.
 
-    The clock's alarm is there for what waits without working.
+    0 sets none. A second alarm, by the clock and later, ends a process that waits without working.
     """
     alarms = ((signal.SIGPROF, signal.ITIMER_PROF, 1), (signal.SIGALRM, signal.ITIMER_REAL, 20))
     for alarm, timer, factor in alarms:
@@ -58,7 +58,7 @@ def _allow(seconds: float) -> None:
 def _bound_memory() -> None:
     import resource
 
-    # Some systems know no such limit; the alarm is left.
+    # Some systems have no such limit; there the alarm has to do.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 

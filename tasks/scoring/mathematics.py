@@ -1,4 +1,4 @@
-"""Mathematical equality of answers, through math-verify in a process of its own."""
+"""Decide whether answers are mathematically equal, by math-verify in a separate process."""
 
 import atexit
 import contextlib
@@ -23,7 +23,7 @@ _BRACE = re.compile(r"[{}]")
 _DISPLAY = re.compile(r"\$\$?|\\[()\[\]]")
 _PLAIN = re.compile(r"-?\d{1,40}(?:,\d{3})*(?:\.\d{1,40})?")
 _LEAD_IN = re.compile(r"\b(?:is|are|equals|be)\b")
-# Words, but not LaTeX's commands.
+# Words that are not LaTeX commands.
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s?\{([^{}]{0,200})\}")
 _SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:!]|[\s$]+")
@@ -32,7 +32,7 @@ _NEEDLESS = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
 
 
 def boxed(text: str) -> list[str]:
-    """Return the contents of every closed `\\boxed{}`, an outer one whole."""
+    """Return the content of every closed `\\boxed{}`; of nested ones only the outermost."""
     found, place = [], text.find(_BOXED)
     while place >= 0:
         start, depth = place + len(_BOXED), 1
@@ -48,11 +48,11 @@ def boxed(text: str) -> list[str]:
 
 
 def final_expression(answer: str, reference: str = "") -> str:
-    """Return the one expression that an answer gives, "" where it gives none or several.
+    """Return the one expression that an answer gives, "" if it gives none or several.
 
-    It is the content of `\\boxed{}`, where there are several the same in all; without one what
-    follows the last "is", "are", "equals" or "be" of the last line, and the last ":" and "=" where
-    the reference has none.
+    It is the content of `\\boxed{}`, which must be the same in all boxes. Without a box it is the
+    text after the last "is", "are", "equals" or "be" of the last line, and after the last ":" and
+    "=" unless the reference has one.
     """
     boxes = set(boxed(answer))
     if boxes:
@@ -74,10 +74,10 @@ def equal_expressions(answer: str, reference: str) -> float:
     """Return 1 if the answer's final expression equals the reference mathematically.
 
     The paper tests whether the reference is a substring of the first `\\boxed{}`
-    (arXiv 2604.09494, appendix D.3), so that "1 2 3 4" and "142" are 42 and 0.5 is not 1/2. Ours:
-    equality through math-verify; a list or several different boxes are not equal to a number. An
-    expression of more than MAX_EXPRESSION characters, or that takes more than LIMIT_SECONDS,
-    scores 0. Plain numbers are compared here, exactly, without math-verify.
+    (arXiv 2604.09494, appendix D.3), so that "40, 41, 42" and "142" equal 42, but 0.5 does not
+    equal 1/2. Ours asks math-verify; a list or several different boxes do not equal a number. An
+    expression of more than MAX_EXPRESSION characters, or one that takes more than LIMIT_SECONDS,
+    scores 0. Plain numbers are compared exactly, without math-verify.
     """
     inner = boxed(reference)
     reference = (inner[0] if inner else reference).strip().strip("$").strip()
@@ -90,7 +90,7 @@ def equal_expressions(answer: str, reference: str) -> float:
         return float(_number(expression) == _number(reference))
     if len(_WORDS.findall(_TEXT.sub(" ", expression))) > 3:
         return 0.0
-    # Two values, of which either could be meant.
+    # An expression with two values, such as 42 \approx 43: either could be meant.
     if set(_RELATIONS.findall(expression)) - set(_RELATIONS.findall(reference)):
         return 0.0
     return _verified(reference, expression)
@@ -100,9 +100,9 @@ def chosen_option(answer: str, letter: str, options: Mapping[str, str]) -> float
     """Return 1 if the answer chooses an option by its letter or by its text.
 
     The paper tests whether the letter or the text is a substring of the first `\\boxed{}`
-    (arXiv 2604.09494, appendix D.3), so that "A B C D" is always right. Ours: the `\\boxed{}` or
-    else the answer is one option's text, up to spacing, or names one letter (`chosen_letter`).
-    Several different boxes score 0.
+    (arXiv 2604.09494, appendix D.3), so that "A B C D" is always right. In ours the `\\boxed{}`, or
+    without one the answer, must be the text of one option, up to spacing, or name one letter
+    (`chosen_letter`). Several different boxes score 0.
     """
     boxes = boxed(answer)
     if len(set(boxes)) > 1:
@@ -117,7 +117,7 @@ def chosen_option(answer: str, letter: str, options: Mapping[str, str]) -> float
 
 
 def _squeezed(text: str) -> str:
-    """Return LaTeX without spacing and with one kind of fraction."""
+    """Return LaTeX without spacing and with all fractions written as \\frac."""
     text = _NEEDLESS.sub("", _SPACING.sub(" ", _TEXT.sub(r"\1", text)))
     return text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
 
@@ -131,14 +131,14 @@ def _number(text: str) -> Fraction:
 
 
 class _Worker:
-    """A comparing process.
+    """A process that compares expressions.
 
     Raises:
-      RuntimeError: it does not start; no answer can be scored then.
+      RuntimeError: it does not start, so that no answer can be scored.
     """
 
     def __init__(self):
-        # -P: the script's folder, this one, is not searched for modules.
+        # -P: do not search this folder, the script's own, for modules.
         self.process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py"))],
             stdin=subprocess.PIPE,
@@ -160,7 +160,7 @@ class _Worker:
             )
 
     def ask(self, reference: str, expression: str) -> bool | None:
-        """Return the verdict; None where the process died of the expressions."""
+        """Return the verdict; None if the expressions made the process die."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps([LIMIT_SECONDS, reference, expression]) + "\n")
@@ -190,7 +190,7 @@ _worker_lock = threading.Lock()
 
 @functools.lru_cache(maxsize=4096)
 def _verified(reference: str, expression: str) -> float:
-    """Return whether math-verify holds two expressions equal, within the limit."""
+    """Return 1 if math-verify finds two expressions equal within the time limit, else 0."""
     global _worker
     with _worker_lock:
         if _worker is not None and _worker.process.poll() is not None:
@@ -199,7 +199,7 @@ def _verified(reference: str, expression: str) -> float:
         try:
             verdict = _worker.ask(reference, expression)
         except BaseException:
-            # Whoever is told to stop waiting, as by a time limit, leaves a reply behind: the next
+            # An interrupted caller, for example at a time limit, leaves a reply unread: the next
             # question must not find it.
             _stop()
             raise
@@ -209,7 +209,7 @@ def _verified(reference: str, expression: str) -> float:
 
 
 def forget_verdicts() -> None:
-    """Compare every pair anew from here on (for measuring)."""
+    """Forget all verdicts, so that every pair is compared again (for benchmarks)."""
     _verified.cache_clear()
 
 
@@ -221,7 +221,7 @@ def _stop() -> None:
 
 
 def _forget() -> None:
-    """Leave the process to the parent: a forked process must not write into its pipes."""
+    """Leave the process to the parent; a forked process must not write into its pipes."""
     global _worker, _worker_lock
     _worker, _worker_lock = None, threading.Lock()
 

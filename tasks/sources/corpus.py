@@ -1,4 +1,4 @@
-"""A corpus of passages, its BM25 index, and the distractors that a prompt takes from it."""
+"""A corpus of passages with a BM25 index, and the distractors that a prompt takes from it."""
 
 import functools
 import itertools
@@ -15,17 +15,17 @@ from tasks.sources.passages import Passage, holds, read_passage
 from tasks.sources.table import Source, find, is_stored, read_rows, read_table
 
 FILES = ("*.jsonl", "*.jsonl.gz", "*.tsv", "*.tsv.gz")
-# The release draws dense neighbours 0.45, BM25 0.30, both 0.15, random 0.10. Dense ones need a
-# model: BM25 and random share theirs in proportion.
+# The paper's release draws dense neighbours 0.45, BM25 0.30, both 0.15, random 0.10. Dense ones
+# need a model, so BM25 and random share their rate in proportion.
 KIND_RATES = {"bm25": 0.6375, "mixed": 0.15, "random": 0.2125}
-# No tokenizer packs more characters of prose than this into a token on average.
+# A token of prose has at most this many characters on average, in any tokenizer.
 MAX_CHARACTERS_PER_TOKEN = 12
 SUPERVISED = 100
 MIN_SHARED_WORDS = 0.5
 
 
 def _library():
-    """Return bm25s, which would log at every index otherwise."""
+    """Import bm25s and silence its log of every index."""
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)
@@ -33,12 +33,12 @@ def _library():
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text as BM25 sees them: of two letters or more, no stop words."""
+    """Return the words of a text that BM25 counts: two letters or more, without stop words."""
     return _library().tokenize([text], return_ids=False, show_progress=False)[0]
 
 
 class Corpus:
-    """Passages, each text once, with an index that is built when it is first asked for."""
+    """Passages, each text once, with an index that is built at its first use."""
 
     def __init__(self, passages: Iterable[Passage]):
         found: dict[str, Passage] = {}
@@ -48,7 +48,7 @@ class Corpus:
 
     @functools.cached_property
     def _index(self):
-        """The BM25 index; None where no passage has a word that counts."""
+        """The BM25 index; None if no passage has a word that counts."""
         bm25s = _library()
         texts = [f"{passage.title} {passage.text}" for passage in self.passages]
         tokens = bm25s.tokenize(texts, show_progress=False)
@@ -63,30 +63,30 @@ class Corpus:
         none = np.zeros(len(self.passages), np.float32)
         if not self.passages or self._index is None:
             return none
-        # The index knows an empty word too, which no passage has.
+        # The index also knows the empty word, which no passage has.
         known = self._index.get_tokens_ids([word for word in words(query) if word])
         return self._index.get_scores_from_ids(known) if known else none
 
     def nearest(self, query: str) -> Iterator[Passage]:
-        """Return the passages that share a word with a query, the best first."""
+        """Yield the passages that share a word with a query, the best first."""
         scores = self.scores(query)
         order = np.flatnonzero(scores > 0)
         order = order[np.argsort(-scores[order], kind="stable")]
         return (self.passages[number] for number in order)
 
     def shuffled(self, rng: np.random.Generator) -> Iterator[Passage]:
-        """Return all passages in a drawn order."""
+        """Yield all passages in a drawn order."""
         return (self.passages[number] for number in rng.permutation(len(self.passages)))
 
 
 @functools.lru_cache(maxsize=4)
 def read_corpus(path: str) -> Corpus:
-    """Return the corpus of a file or folder: JSONL with title and text, or DPR's psgs_w100.tsv.
+    """Read a corpus from a file or folder: JSONL with title and text, or DPR's psgs_w100.tsv.
 
-    All of it is held in memory.
+    The whole corpus is held in memory.
 
     Raises:
-      TaskInputError: it can't be read, or holds no usable passage.
+      TaskInputError: the path can't be read, or holds no usable passage.
     """
     names = tuple(pattern.lstrip("*") for pattern in FILES)
     paths = [path]
@@ -118,13 +118,13 @@ def _parse(raw: Any) -> Passage:
     if isinstance(raw, UnfitRowError):
         raise raw
     if not isinstance(raw, Mapping):
-        raise UnfitRowError("a row that is no object")
+        raise UnfitRowError("a row that is not an object")
     return read_passage(raw.get("title"), raw.get("text"))
 
 
 @functools.lru_cache(maxsize=8)
 def pool_corpus(sources: tuple[Source, ...], data_dir: str) -> Corpus:
-    """Return all passages of those of the data sets that lie in a folder, of both splits."""
+    """Return all passages, of both splits, of the data sets that are in a folder."""
 
     def rows(source: Source) -> Iterator[Any]:
         if not is_stored(source, data_dir):
@@ -143,7 +143,7 @@ def corpus_of(settings: TaskSettings, sources: tuple[Source, ...]) -> Corpus:
     """Return the corpus of the settings, or else the pool of the data sets' own passages.
 
     Args:
-      sources: their rows have `passages`.
+      sources: data sets whose rows have `passages`.
 
     Raises:
       TaskInputError: the corpus can't be read.
@@ -154,18 +154,19 @@ def corpus_of(settings: TaskSettings, sources: tuple[Source, ...]) -> Corpus:
 
 
 def draw_kind(rng: np.random.Generator, rates: Mapping[str, float] = KIND_RATES) -> str:
-    """Draw where an example's distractors come from."""
+    """Draw the kind of an example's distractors."""
     return list(rates)[rng.choice(len(rates), p=list(rates.values()))]
 
 
 def in_order(
     corpus: Corpus, kind: str, query: str, own: Sequence[Passage], rng: np.random.Generator
 ) -> Iterator[Passage]:
-    """Yield candidates for distractors, of which the first are to be taken; some come twice.
+    """Yield candidates for distractors, to be taken from the first on; some come twice.
 
     Args:
-      kind: "bm25": those that the row brings along, which were retrieved for it, then the query's
-        neighbours; "random": in a drawn order; "mixed": both in turn. Random ones follow at last.
+      kind: "bm25" yields the row's own passages, which were retrieved for it, then the query's
+        neighbours, then random ones; "random" yields random ones first; "mixed" alternates.
+      own: the passages that the row brings along.
     """
     near = itertools.chain(own, corpus.nearest(query) if kind != "random" else ())
     drawn = corpus.shuffled(rng)
@@ -182,12 +183,12 @@ def take(
     target_length: int,
     least: int = 0,
 ) -> list[Passage]:
-    """Return distractors enough to fill any prompt of the target length, or as many as there are.
+    """Return enough distractors to fill a prompt of the target length, or as many as there are.
 
     Args:
-      refused: tells the passages that can't be distractors, such as those with an answer.
-      gold: never among them, nor versions of them.
-      least: as many as this in any case.
+      refused: whether a passage can't be a distractor, for example because it has an answer.
+      gold: passages that are not taken, nor versions of them.
+      least: take at least this many.
     """
     wanted = MAX_CHARACTERS_PER_TOKEN * target_length
     seen = {passage.key for passage in gold}
@@ -207,9 +208,9 @@ def take(
 def supporting(corpus: Corpus, question: str, wanted: Sequence[str]) -> Passage | None:
     """Return the question's best passage that holds an answer, or None.
 
-    Distant supervision as DPR's (arXiv 2004.04906, section 4.1): of the question's `SUPERVISED`
-    nearest by BM25. In a small corpus those may be far off, so ours must share half of the
-    question's words too.
+    This is DPR's distant supervision (arXiv 2004.04906, section 4.1) over the question's
+    `SUPERVISED` nearest passages by BM25. In a small corpus these may be far off, so the passage
+    must also share half of the question's words.
     """
     asked = set(words(question))
     for passage in itertools.islice(corpus.nearest(question), SUPERVISED):

@@ -14,12 +14,12 @@ FILES = ("PaulGrahamEssays.json", "haystack_essays*.txt")
 
 @functools.lru_cache(maxsize=8)
 def read_essays(data_dir: str) -> str:
-    """Return the essays of a data folder as one text in Unicode's form NFC, white space collapsed.
+    """Read the essays of a data folder as one text in Unicode's form NFC, white space collapsed.
 
-    "" where there is no folder, or none of FILES in it. Read once a process.
+    The text is "" if there is no folder, or none of FILES in it. It is read once a process.
 
     Raises:
-      TaskInputError: a file can't be read, is no UTF-8, or empty.
+      TaskInputError: a file can't be read, is not UTF-8, or is empty.
     """
     paths = find(data_dir, FILES) if data_dir else []
     text = " ".join(" ".join(map(_read, paths)).split())
@@ -37,8 +37,8 @@ def _read(path: str) -> str:
     # EOFError and zlib.error come from damaged archives.
     except (OSError, ValueError, EOFError, zlib.error, KeyError, TypeError) as error:
         raise TaskInputError(
-            f"{path} can't be read as essays ({error}); give plain text in UTF-8, or take it away"
+            f"{path} can't be read as essays ({error}); give plain text in UTF-8, or remove it"
         ) from None
     if not isinstance(text, str):
-        raise TaskInputError(f'{path}: "text" must be one text; get it anew')
+        raise TaskInputError(f'{path}: "text" must be one text; download it again')
     return text

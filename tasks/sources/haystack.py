@@ -1,4 +1,4 @@
-"""Running text to hide needles in: sentences of our own, or of essays where a file has some."""
+"""Running text to hide needles in: the sentences of essays, or made-up ones without essays."""
 
 import functools
 import importlib.resources
@@ -13,10 +13,10 @@ from tasks.errors import TaskInputError
 from tasks.prompts.sentences import ESSAY, split_sentences
 from tasks.sources.essays import read_essays
 
-# Longer ones are lists, tables or code.
+# Longer sentences are lists, tables or code.
 LONGEST_SENTENCE = 600
 
-# Where essays were joined without a space: "accelerating.We".
+# A place where essays were joined without a space: "accelerating.We".
 _JOINED = re.compile(r"(?<=[a-z)\]][.!?])(?=[A-Z][a-z' ])")
 
 # A gap of a template in own_sentences.json, named for the list that fills it.
@@ -26,12 +26,12 @@ _CHUNK = 512
 
 
 def haystack(data_dir: str, rng: np.random.Generator) -> Callable[[int], list[str]]:
-    """Return what gives the first sentences of a running text, any number of them.
+    """Return a function that returns the first sentences of a running text, any number of them.
 
-    Where the data folder has essays (tasks/sources/essays.py), they are its sentences in its order
-    from a random one on, and begin anew at its end: the usual 0.5 MB of essays hold some 110,000
-    tokens, and a longer text repeats them. Else they are our own: of 7,000 in a row, about what
-    128K tokens hold, a short one may come twice, but hardly ever two.
+    If the data folder has essays (`tasks/sources/essays.py`), the text is their sentences in order
+    from a random one on, and starts again at their end: the usual 0.5 MB of essays hold some
+    110,000 tokens, and a longer text repeats them. Otherwise the sentences are made up. Among
+    7,000, about 128K tokens, a short sentence may come twice, but hardly ever two in a row.
     """
     sentences = essay_sentences(data_dir)
     endless: Iterator[str]
@@ -50,7 +50,7 @@ def haystack(data_dir: str, rng: np.random.Generator) -> Callable[[int], list[st
 
 
 def own_sentences(rng: np.random.Generator) -> Iterator[str]:
-    """Yield sentences of our own without end: a template and what fills each of its gaps."""
+    """Yield made-up sentences without end: drawn templates with drawn phrases in their gaps."""
     templates = _templates()
     most_gaps = max(len(lists) for _, lists in templates)
     while True:
@@ -60,7 +60,7 @@ def own_sentences(rng: np.random.Generator) -> Iterator[str]:
             words: list[str] = []
             for choices, gap in zip(lists, gaps, strict=False):
                 place = int(gap * len(choices))
-                # Nobody asks himself.
+                # Not twice the same phrase: nobody asks himself.
                 words.append(choices[place - 1] if choices[place] in words else choices[place])
             sentence = pattern.format(*words)
             yield sentence[0].upper() + sentence[1:]
@@ -79,28 +79,28 @@ def _templates() -> list[tuple[str, list[list[str]]]]:
 
 @functools.lru_cache(maxsize=8)
 def essay_sentences(data_dir: str) -> tuple[str, ...]:
-    """Return the sentences of the essays in a data folder, () where it has none; split once.
+    """Return the sentences of the essays in a data folder, () if it has no essays; split once.
 
     Raises:
-      TaskInputError: see `read_essays`; or all sentences are of absurd length.
+      TaskInputError: see `read_essays`; or all sentences are absurdly long.
     """
     text = read_essays(data_dir)
     sentences = tuple(read_sentences(text))
     if text and not sentences:
         raise TaskInputError(
             f"the essays in config.data.dir = {data_dir!r} have no sentence of at most "
-            f"{LONGEST_SENTENCE} characters; give essays, or take them away"
+            f"{LONGEST_SENTENCE} characters; give essays, or remove them"
         )
     return sentences
 
 
 @functools.lru_cache(maxsize=8)
 def essay_text(data_dir: str) -> str:
-    """Return the sentences of the essays in a data folder as one text, "" where it has none."""
+    """Return the sentences of the essays in a data folder as one text, "" if it has none."""
     return " ".join(essay_sentences(data_dir))
 
 
 def read_sentences(text: str) -> list[str]:
-    """Return the sentences of essays, line breaks as spaces; without those of absurd length."""
+    """Return the sentences of essays, with single spaces, without absurdly long sentences."""
     text = _JOINED.sub(" ", " ".join(text.split()))
     return [piece for piece in split_sentences(text, ESSAY) if len(piece) <= LONGEST_SENTENCE]

@@ -1,4 +1,4 @@
-"""Passages: a title and a text, what they hold, and how a prompt shows them."""
+"""Passages: a title and a text, the answers that they hold, and how a prompt shows them."""
 
 import dataclasses
 import functools
@@ -16,9 +16,9 @@ from tasks.sources.table import plain_text
 
 MAX_TITLE, MAX_TEXT, MAX_QUESTION, MAX_ANSWER = 300, 20_000, 2_000, 300
 MAX_ALIASES = 500
-# Answers that are judgements on the passages, not texts that stand in them.
+# Answers that judge the passages and do not stand in them.
 JUDGEMENTS = ("yes", "no")
-# Openings of two texts that are equal so far are two copies of one passage.
+# Two texts whose first characters are equal, this many, are versions of one passage.
 OPENING = 80
 # A span that covers this much of a passage recalls it in full: the copy-F1 of a quarter is 0.4.
 SUPPORT_SHARE = 0.3
@@ -31,7 +31,7 @@ class Passage:
     """A passage of clean text: composed Unicode, single spaces, no control tokens.
 
     Attributes:
-      title: "" where it has none.
+      title: "" if the passage has none.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Passage:
 
     @functools.cached_property
     def words(self) -> str:
-        """The title and text in both normal forms, with a space at both ends."""
+        """The title and text in both normal forms, with a space at each end."""
         return f" {' '.join(_forms(f'{self.title} {self.text}'))} "
 
     @functools.cached_property
@@ -57,16 +57,16 @@ def clean(value: Any, name: str, *, most: int) -> str:
     """Return a text in composed Unicode with single spaces.
 
     Raises:
-      UnfitRowError: it is no text, blank, too long, or holds a control token.
+      UnfitRowError: the value is not a text, is blank or too long, or holds a control token.
     """
     return " ".join(plain_text({name: value}, name, most=most).split())
 
 
 def read_passage(title: Any, text: Any) -> Passage:
-    """Return a passage of raw fields; a missing title counts as "".
+    """Return a passage from raw fields; a missing title counts as "".
 
     Raises:
-      UnfitRowError: a field is no text, the text holds no word, or one is absurdly long.
+      UnfitRowError: a field is not a text or is absurdly long, or the text has no word.
     """
     blank = title is None or (isinstance(title, str) and not title.strip())
     passage = Passage(
@@ -81,7 +81,7 @@ def read_passage(title: Any, text: Any) -> Passage:
 def read_passages(values: Any, title: str = "title", text: str = "text") -> list[Passage]:
     """Return the usable passages of a list of raw objects, each text once.
 
-    These are distractors or candidates: what is malformed is left out.
+    They serve as distractors or candidates, so malformed ones are left out.
     """
     found: dict[str, Passage] = {}
     for value in values if isinstance(values, list) else ():
@@ -95,10 +95,10 @@ def read_passages(values: Any, title: str = "title", text: str = "text") -> list
 
 
 def read_answers(values: Any) -> tuple[str, ...]:
-    """Return the usable answers of a raw text or list of them, each once.
+    """Return the usable answers among a raw text or a list of texts, each once.
 
     Raises:
-      UnfitRowError: none is usable; an answer must keep a word when normalised.
+      UnfitRowError: no answer is usable; an answer must have a word left when normalised.
     """
     found = []
     for value in (values if isinstance(values, list) else [values])[:MAX_ALIASES]:
@@ -114,37 +114,37 @@ def read_answers(values: Any) -> tuple[str, ...]:
 
 
 def needles(answers: Sequence[str]) -> tuple[str, ...]:
-    """Return what `Passage.words` contains where it holds an answer as words.
+    """Return the texts to look for in `Passage.words`: the answers as whole words.
 
-    None for yes and no: they stand in passages without answering anything.
+    There is none for yes and no, which stand in passages without answering anything.
     """
     normal = dict.fromkeys(form for answer in answers for form in _forms(answer))
     return tuple(f" {answer} " for answer in normal if answer and answer not in JUDGEMENTS)
 
 
 def _forms(text: str) -> tuple[str, str]:
-    """Return SQuAD's normal form, and the one in which punctuation parts words.
+    """Return SQuAD's normal form, and one in which punctuation separates words.
 
-    The first has "U.S." as one word, but "Paris/London" too.
+    The first keeps "U.S." as one word, but also "Paris/London".
     """
     return normalise(text), normalise(_NO_WORD.sub(" ", text))
 
 
 def holds(passage: Passage, wanted: Sequence[str]) -> bool:
-    """Return whether a passage, or its title, has one of the needles."""
+    """Return whether a passage or its title has one of the needles."""
     return any(needle in passage.words for needle in wanted)
 
 
 def support(
     passage: Passage, answers: Sequence[str], facts: Sequence[int] = (), parts: Sequence[Range] = ()
 ) -> Range:
-    """Return the range of the text that says what the passage is recalled for.
+    """Return the range of a passage's text that supports the answer.
 
-    The sentence that holds an answer, else the first of the given ones, else the first; and with it
-    as many neighbours as make `SUPPORT_SHARE` of the passage.
+    It is the sentence that holds an answer, or else the first of `facts`, or else the first one,
+    with as many neighbours as make up `SUPPORT_SHARE` of the passage.
 
     Args:
-      facts: numbers of the sentences that are known to support the answer.
+      facts: the numbers of the sentences that are known to support the answer.
       parts: the ranges of the sentences; () finds them.
     """
     parts = parts or sentence_ranges(passage.text, PASSAGE)
@@ -165,9 +165,9 @@ def support(
 
 
 def places(text: str, answer: str) -> Iterator[Range]:
-    """Yield where an answer stands in a text: as words, and no number within a longer one.
+    """Yield the ranges of an answer in a text, as whole words, not inside a longer number.
 
-    Line breaks and spaces count as equal. Nowhere for yes and no, as in `needles`.
+    Line breaks and spaces count as equal. There is none for yes and no, as in `needles`.
     """
     if normalise(answer) in JUDGEMENTS:
         return
@@ -180,16 +180,16 @@ def places(text: str, answer: str) -> Iterator[Range]:
 
 
 def is_spaced(character: str) -> bool:
-    """Return whether it is of a word in a script that sets words apart."""
+    """Return whether a character belongs to a word in a script that separates words by spaces."""
     return character.isalnum() and character < "\u2e80"
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a passage is headed.
+    """The heading of a passage in a prompt.
 
     Attributes:
-      head: what stands before the text, of the passage's number and title.
+      head: makes the heading from the passage's number and title.
       first: the number of the first passage in the prompt.
       titled: whether the title is shown.
     """
@@ -199,7 +199,7 @@ class Layout:
     titled: bool = True
 
 
-# A passage without a title has its text alone where the title would stand.
+# A passage without a title is shown as its text alone.
 QUESTION_LAYOUTS = {
     "title": Layout(lambda number, title: f"{title}\n" if title else ""),
     "title:": Layout(lambda number, title: f"{title}: " if title else ""),
@@ -221,13 +221,13 @@ QUESTION_LAYOUT_RATES = {
 def question_layout(
     rng: np.random.Generator, gold: Sequence[Passage], wanted: Sequence[str]
 ) -> Layout:
-    """Draw a layout by the paper's rates; one without titles only where nothing depends on them.
+    """Draw a layout by the paper's rates; one without titles only if no title is needed.
 
-    That is where each gold text names its own title, so that it says what it is about, and holds
-    the answer if its title does.
+    No title is needed if each gold text names its own title, so that it says what it is about, and
+    holds the answer if its title does.
 
     Args:
-      wanted: the answer's needles.
+      wanted: the needles of the answer.
     """
     untitled = all(_needs_no_title(passage, wanted) for passage in gold)
     rates = {
@@ -241,7 +241,7 @@ def question_layout(
 
 
 def _needs_no_title(passage: Passage, wanted: Sequence[str]) -> bool:
-    # "(1999 film)" only tells titles apart.
+    # A part such as "(1999 film)" only distinguishes titles.
     title = normalise(passage.title.partition(" (")[0])
     alone = Passage("", passage.text)
     named = not title or f" {title} " in alone.words

@@ -1,7 +1,7 @@
-"""Rows of data sets that come as files: found, read, checked, and skipped where malformed.
+"""Find and read the files of data sets, and check their rows.
 
 Folders are local or remote (`gs://…`), read by fsspec. A row that can't be used is left out and
-counted by its reason; files that are missing are one error that says where to get them.
+counted by its reason. If files are missing, one error says where to get them.
 """
 
 import collections
@@ -23,11 +23,11 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.tfds_rows import newest, tfds_rows
 
 Row = TypeVar("Row")
-# Fields of a CSV may be longer than its reader's default allows; a row of this size is absurd.
+# A CSV field may be longer than the reader's default limit, but not longer than this.
 MAX_FIELD = 10_000_000
-# Where a data set has one file, every tenth row of it is for validation.
+# If one file serves both splits, a tenth of its rows is for validation.
 VALIDATION_SHARE = 10
-# Texts that tokenizers read as control tokens, whatever stands around them.
+# Texts that tokenizers read as control tokens, wherever they stand.
 _CONTROL = re.compile(r"<\|\w+\|>|</?think>")
 
 
@@ -36,18 +36,19 @@ class Source(Generic[Row]):
     """The files of one data set.
 
     Attributes:
-      files: for each split, patterns of file names under the data folder; the first that matches
-        counts, with all files that it matches.
-      where: where to get them, in a few words.
-      parse: makes a row of what the file holds, or raises UnfitRowError with a short reason.
-      key: rows with equal keys are duplicates, of which the first counts.
-      group: rows of equal groups never stand on both sides where one file serves both splits;
-        None where a row is a group of its own.
-      shares: whether a file of one split alone serves both, each with a share of its rows; False
-        where the reader parts them itself, or has one split.
-      read: yields the raw rows of a file; None reads what `read_rows` does.
-      tfds: for each split, the name (with its config, as `trivia_qa/rc.nocontext`) and the split
-        that TFDS has of this data set; read from the data folder where no file matches.
+      files: for each split, patterns of file names under the data folder. All files of the first
+        pattern that matches any are read.
+      where: where to get the files, in a few words.
+      parse: makes a row from a raw one, or raises UnfitRowError with a short reason.
+      key: rows with equal keys are duplicates, of which the first is kept.
+      group: if one file serves both splits, rows of one group are all in the same split; None if
+        each row is a group of its own.
+      shares: whether the file of one split can serve both, each with a share of its rows; False if
+        the reader divides them itself, or there is only one split.
+      read: yields the raw rows of a file; None stands for `read_rows`.
+      tfds: for each split, the data set's name in TFDS (with its config, such as
+        `trivia_qa/rc.nocontext`) and its split there; it is read from the data folder if no file
+        matches.
     """
 
     dataset: str
@@ -66,7 +67,7 @@ class Source(Generic[Row]):
 
 @dataclasses.dataclass(frozen=True)
 class Table(Generic[Row]):
-    """The usable rows of a split, and how many were left out for which reason."""
+    """The usable rows of a split, and the number of rows left out for each reason."""
 
     rows: tuple[Row, ...]
     skipped: Mapping[str, int]
@@ -74,13 +75,13 @@ class Table(Generic[Row]):
 
 @functools.lru_cache(maxsize=64)
 def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
-    """Return the rows of a split; read once a process.
+    """Read the rows of a split, once a process.
 
-    Where only one split has files, both are drawn from these: a tenth of their rows, chosen by a
-    hash of the row, for validation, and the others for training.
+    If only one split has files, both are drawn from these: a tenth of the rows, chosen by a hash,
+    is for validation, and the others are for training.
 
     Raises:
-      TaskInputError: no data folder, no such file, or no usable row in it.
+      TaskInputError: there is no data folder, no such file, or no usable row in it.
     """
     if not data_dir:
         raise TaskInputError(
@@ -138,12 +139,12 @@ def _part(key: Any) -> int:
 
 
 def is_stored(source: Source, data_dir: str) -> bool:
-    """Return whether a folder has files of a data set, of one split or both."""
+    """Return whether a folder has files of any split of a data set."""
     return any(_stored(source, data_dir, split) for split in ("train", "validation"))
 
 
 def _stored(source: Source, data_dir: str, split: str) -> dict[str, Iterator[Any]]:
-    """Return the rows of each file of a split, or else of what TFDS prepared of it."""
+    """Return the rows of each file of a split, or else those that TFDS prepared."""
     paths = find(data_dir, source.files.get(split, ()))
     if paths or split not in source.tfds:
         return {path: (source.read or read_rows)(path) for path in paths}
@@ -164,9 +165,9 @@ def _patterns(source: Source, split: str) -> str:
 
 
 def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
-    """Return the files under a folder that the first matching pattern names, sorted.
+    """Return the files under a folder that match the first pattern to match any, sorted.
 
-    Where none matches as it is, the compressed ones (.gz) do.
+    If no pattern matches, the patterns with .gz added are tried.
     """
     import fsspec
 
@@ -186,24 +187,24 @@ def find(data_dir: str, patterns: Sequence[str]) -> list[str]:
 
 
 def read_rows(path: str) -> Iterator[Any]:
-    """Yield what a file holds: items of a JSON list (or of its "data"), or rows of JSONL or CSV.
+    """Yield the raw rows of a file: JSONL, CSV, TSV, Parquet, or a JSON list (or object's "data").
 
-    A JSON file with another object is one row, a Parquet file holds rows too. What is no row is
-    yielded as an UnfitRowError, to be counted. Files may be compressed (.gz).
+    Any other JSON object is one row. A malformed row is yielded as an UnfitRowError, to be counted.
+    Files may be compressed (.gz).
 
     Raises:
-      TaskInputError: the file can't be read, or is no JSON.
+      TaskInputError: the file can't be read, or is not JSON.
     """
     try:
         with reading(path) as file:
             content = file.read()
-    # The last two come from damaged archives.
+    # Damaged archives raise the last two.
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise TaskInputError(f"{path} can't be read ({error})") from None
     name = path.removesuffix(".gz")
     if name.endswith((".csv", ".tsv")):
         yield from _read_csv(content, "\t" if name.endswith(".tsv") else ",")
-    # QuALITY names its files by their split.
+    # QuALITY's files end in the name of their split.
     elif name.endswith((".jsonl", ".train", ".dev")):
         yield from map(_read_line, filter(bytes.strip, content.splitlines()))
     elif name.endswith(".parquet"):
@@ -212,13 +213,13 @@ def read_rows(path: str) -> Iterator[Any]:
         try:
             value = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise TaskInputError(f"{path} is no JSON ({error}); get it anew") from None
+            raise TaskInputError(f"{path} is not JSON ({error}); download it again") from None
         if isinstance(value, dict) and isinstance(value.get("data"), list):
             value = value["data"]
         elif isinstance(value, dict):
             value = [value]
         if not isinstance(value, list):
-            raise TaskInputError(f"{path} holds no list of rows; get it anew")
+            raise TaskInputError(f"{path} holds no list of rows; download it again")
         yield from value
 
 
@@ -226,7 +227,7 @@ def _read_line(line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
-        return UnfitRowError("a line that is no JSON")
+        return UnfitRowError("a line that is not JSON")
 
 
 def _read_csv(content: bytes, delimiter: str) -> Iterator[Any]:
@@ -239,9 +240,9 @@ def _read_csv(content: bytes, delimiter: str) -> Iterator[Any]:
                 isinstance(value, str) and not value.isascii() and _is_broken(value)
                 for value in row.values()
             )
-            yield UnfitRowError("no UTF-8") if broken else row
+            yield UnfitRowError("not UTF-8") if broken else row
     except csv.Error as error:
-        yield UnfitRowError(f"no CSV from here on ({error})")
+        yield UnfitRowError(f"not CSV from here on ({error})")
 
 
 def _read_parquet(path: str, content: bytes) -> Iterator[Any]:
@@ -253,7 +254,9 @@ def _read_parquet(path: str, content: bytes) -> Iterator[Any]:
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise TaskInputError(f"{path} is no Parquet file ({reason}); get it anew") from None
+        raise TaskInputError(
+            f"{path} is not a Parquet file ({reason}); download it again"
+        ) from None
 
 
 def _is_broken(text: str) -> bool:
@@ -266,25 +269,25 @@ def text_field(row: Any, name: str, *, most: int = 1_000_000) -> str:
     Some tokenizers normalise to that form, and tokens must have exact places in the text.
 
     Raises:
-      UnfitRowError: it is missing, no text, blank, or longer than `most` characters.
+      UnfitRowError: it is missing, not a text, blank, or longer than `most` characters.
     """
     if not isinstance(row, Mapping):
-        raise UnfitRowError("a row that is no object")
+        raise UnfitRowError("a row that is not an object")
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise UnfitRowError(f"no {name}")
     if len(value) > most:
         raise UnfitRowError(f"{name} is absurdly long")
     if _is_broken(value) or any("\ud800" <= character <= "\udfff" for character in value):
-        raise UnfitRowError(f"{name} is no valid Unicode")
+        raise UnfitRowError(f"{name} is not valid Unicode")
     return unicodedata.normalize("NFC", value.strip())
 
 
 def plain_text(row: Any, name: str, *, most: int = 1_000_000) -> str:
-    """Return a text field in Unicode's composed form, which tokenizers leave as it is.
+    """Return a text field in Unicode's composed form, which tokenizers do not change.
 
     Raises:
-      UnfitRowError: as `text_field`, or it holds a control token, such as <|im_end|>.
+      UnfitRowError: see `text_field`; or it holds a control token, such as <|im_end|>.
     """
     value = text_field(row, name, most=most)
     if _CONTROL.search(value):
@@ -296,7 +299,7 @@ def list_field(row: Any, name: str) -> list:
     """Return a field of a raw row that must be a list with at least one item.
 
     Raises:
-      UnfitRowError: it is not.
+      UnfitRowError: it is missing, not a list, or empty.
     """
     value = row.get(name) if isinstance(row, Mapping) else None
     if not isinstance(value, list) or not value:
@@ -305,10 +308,10 @@ def list_field(row: Any, name: str) -> list:
 
 
 def pick(rows: Sequence[Row], stream: int, index: int, attempt: int) -> Row:
-    """Return row `index` of an endless shuffle of the rows: each once before any comes again.
+    """Return row `index` of an endless shuffle of the rows; each comes once before any repeats.
 
     Args:
-      attempt: above 0, another row than the one before, for rows that turn out unfit.
+      attempt: each further attempt returns another row, since rows may turn out unfit.
     """
     from tasks.prompts.context import generator
 

@@ -1,4 +1,4 @@
-"""Rows of data sets that TensorFlow Datasets (TFDS) has prepared: read, never downloaded."""
+"""Read the rows of data sets that TensorFlow Datasets (TFDS) has prepared, without downloads."""
 
 import posixpath
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ def tfds_rows(folder: str, split: str) -> Iterator[Any]:
     TensorFlow is loaded here, and kept off accelerators.
 
     Args:
-      folder: where TFDS wrote one version of it, such as `…/gsm8k/1.0.0`, local or gs://.
-      split: the name that TFDS gives it.
+      folder: where TFDS wrote one version of the data set, such as `…/gsm8k/1.0.0`, local or gs://.
+      split: the name of the split in TFDS.
 
     Raises:
       TaskInputError: the folder can't be read, or has no such split.
@@ -34,17 +34,17 @@ def tfds_rows(folder: str, split: str) -> Iterator[Any]:
         dataset = tfds.builder_from_directory(folder).as_dataset(split=split, shuffle_files=False)
         for row in tfds.as_numpy(dataset):
             yield _plain(row)
-    # The libraries raise errors of many kinds for broken folders; AssertionError for missing files.
+    # The libraries raise many kinds of errors for broken folders, AssertionError for missing files.
     except (OSError, ValueError, KeyError, AssertionError, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()
         raise TaskInputError(
             f"{folder} can't be read by tensorflow-datasets "
-            f"({reason[0] if reason else type(error).__name__}); prepare {split!r} anew"
+            f"({reason[0] if reason else type(error).__name__}); prepare {split!r} again"
         ) from None
 
 
 def newest(paths: list[str]) -> str:
-    """Return the folder of the highest version among the `features.json` files of several."""
+    """Return the folder of the highest version, given the `features.json` file of each version."""
 
     def version(path: str) -> tuple[int, ...]:
         name = posixpath.basename(posixpath.dirname(path))
@@ -58,7 +58,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, bytes):
-        # What is no UTF-8 is refused where the text is used.
+        # Invalid UTF-8 is refused later, where the text is used.
         return value.decode(errors="surrogateescape")
     if hasattr(value, "to_list"):
         return _plain(value.to_list())

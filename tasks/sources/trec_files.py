@@ -1,4 +1,4 @@
-"""Relevance judgements as TREC publishes them: qrels, queries and passages, each in a file."""
+"""Read relevance judgements as TREC publishes them: files of qrels, of queries, of passages."""
 
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +10,11 @@ from tasks.sources.table import find, read_rows
 
 
 def read_judgements(path: str) -> Iterator[Any]:
-    """Yield the raw rows of a file: HELMET's as they are, TREC's qrels joined with their texts.
+    """Yield the raw rows of a file: HELMET's unchanged, TREC's qrels joined with their texts.
 
-    Beside a file of qrels (lines `query 0 passage grade`) lie queries of the same split
-    (`queries…tsv`, lines of id and text) and the passages (`passages….jsonl` with id and text, or
-    MS MARCO's own pid and passage). Only judged passages are kept.
+    A file of qrels (lines `query 0 passage grade`) must have two kinds of files beside it: the
+    queries of its split (`queries…tsv`, lines of id and text) and the passages (`passages….jsonl`
+    with id and text, or MS MARCO's own pid and passage). Only judged passages are kept.
 
     Raises:
       TaskInputError: queries or passages are missing.
@@ -63,10 +63,10 @@ def read_judgements(path: str) -> Iterator[Any]:
 
 
 def _patterns(qrels: str) -> tuple[str, ...]:
-    """Return where the queries of a file of qrels may lie: with its split's name, or all in one."""
+    """Return patterns for the queries of a file of qrels: of its split, or of all splits."""
     start, _, rest = qrels.removesuffix(".gz").partition("qrels")
     split = start.rstrip("._-")
-    # TREC names them 2021.qrels.pass.final.txt and 2021_queries.tsv.
+    # TREC's names are such as 2021.qrels.pass.final.txt and 2021_queries.tsv.
     named = (f"{split}*queries*",) if split else ()
     return (f"{start}queries{posixpath.splitext(rest)[0]}.*", *named, "queries*.tsv*")
 
@@ -75,7 +75,7 @@ def _beside(folder: str, patterns: Sequence[str], qrels: str) -> list[str]:
     found = find(folder, patterns)
     if not found:
         raise TaskInputError(
-            f"{folder} has {qrels}, but no {' or '.join(patterns)}; put it beside, or give rows in "
+            f"{folder} has {qrels}, but no {' or '.join(patterns)}; put it there, or give rows in "
             "HELMET's layout (qid, query, ctxs)"
         )
     return found

@@ -101,7 +101,7 @@ def test_records_on_gs_that_are_missing_or_none_are_named(bucket):
     with pytest.raises(TaskInputError, match=f"{path} does not exist; write it with"):
         list(read_jsonl(path))
     files.write_whole(path, "{}\n")
-    with pytest.raises(TaskInputError, match=f"{path}, line 1: no valid record"):
+    with pytest.raises(TaskInputError, match=f"{path}, line 1: not a valid record"):
         list(read_jsonl(str(path)))
 
 

@@ -37,7 +37,7 @@ def alce(selection: Selection) -> Iterator[Item]:
     # Two thousand documents a row, of which few are shown: the others are let go of.
     rows = [_shortened(row, selection.size) for row in read_rows(path)]
     if not rows:
-        raise TaskInputError(f"{path} holds no row; get it anew")
+        raise TaskInputError(f"{path} holds no row; download it again")
     rng = random.Random(SEED)
     shown = [rng.sample(demos, SHOTS) for _ in rows]
 
@@ -91,9 +91,11 @@ def _prompt_file(path: str) -> tuple[str, list[str]]:
             for demo in list_field(content, "demos")
         ]
     except UnfitRowError as error:
-        raise TaskInputError(f"{path}: {error}; get it anew from {PROMPTS}") from None
+        raise TaskInputError(f"{path}: {error}; download it again from {PROMPTS}") from None
     if len(demos) < SHOTS:
-        raise TaskInputError(f"{path} has fewer than {SHOTS} demos; get it anew from {PROMPTS}")
+        raise TaskInputError(
+            f"{path} has fewer than {SHOTS} demos; download it again from {PROMPTS}"
+        )
     return instruction, demos
 
 

@@ -210,7 +210,7 @@ def _shown(
     ordered = ((number, rows[number]) for number in order)
     shown = list(usable(path, ordered, lambda _, row: render(row), SHOTS))
     if len(shown) < SHOTS:
-        raise TaskInputError(f"{path} has no {SHOTS} other rows to show; get it anew")
+        raise TaskInputError(f"{path} has no {SHOTS} other rows to show; download it again")
     return shown
 
 

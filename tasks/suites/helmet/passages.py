@@ -117,7 +117,7 @@ def _demos(
     """Return the demonstrations of a question, each followed by an empty line."""
     numbers = draw_demos(keys, key, allowed)
     if len(numbers) < SHOTS:
-        raise TaskInputError(f"{path} has no {SHOTS} other questions to show; get it anew")
+        raise TaskInputError(f"{path} has no {SHOTS} other questions to show; download it again")
     shown = [rows[number] for number in numbers]
     try:
         for row in shown:

@@ -106,7 +106,7 @@ def open_rows(path: str) -> Rows:
                 place += len(line)
         rows = Rows(path, tuple(places), ())
     if not rows:
-        raise TaskInputError(f"{path} holds no row; get it anew")
+        raise TaskInputError(f"{path} holds no row; download it again")
     return rows
 
 
@@ -121,9 +121,9 @@ def read_object(path: str) -> dict[str, Any]:
             content = json.load(file)
         check_row(content)
     except UnfitRowError as error:
-        raise TaskInputError(f"{path}: {error}; get it anew") from None
+        raise TaskInputError(f"{path}: {error}; download it again") from None
     except (ValueError, RecursionError) as error:
-        raise TaskInputError(f"{path} is no JSON ({error}); get it anew") from None
+        raise TaskInputError(f"{path} is no JSON ({error}); download it again") from None
     return content
 
 

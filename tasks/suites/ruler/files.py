@@ -34,7 +34,7 @@ def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
         with reading(path) as file:
             lines = file.read().splitlines()
     except (OSError, ValueError) as error:
-        raise TaskInputError(f"{path} can't be read ({error}); get it anew") from None
+        raise TaskInputError(f"{path} can't be read ({error}); download it again") from None
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) < count:
@@ -75,9 +75,9 @@ def _fields(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise TaskInputError(f"no JSON ({error}); get the file anew") from None
+        raise TaskInputError(f"no JSON ({error}); download it again") from None
     if not isinstance(row, dict):
-        raise TaskInputError("no object; get the file anew")
+        raise TaskInputError("no object; download it again")
     for name, kinds in _KINDS.items():
         if name not in row:
             raise TaskInputError(
@@ -89,7 +89,7 @@ def _fields(line: bytes) -> dict[str, Any]:
     if not outputs or not all(isinstance(text, str) and text.strip() for text in outputs):
         raise TaskInputError(f"outputs = {outputs!r} must be texts, at least one, and none blank")
     if any("\ud800" <= character <= "\udfff" for character in row["input"] + row["answer_prefix"]):
-        raise TaskInputError("input is no valid Unicode; get the file anew")
+        raise TaskInputError("input is no valid Unicode; download it again")
     # Some tokenizers compose characters, and tokens must have exact places.
     for name in ("input", "answer_prefix"):
         row[name] = unicodedata.normalize("NFC", row[name])

@@ -159,7 +159,7 @@ def test_no_article_that_fits_is_one_clear_error(tmp_path):
     folder = write(tmp_path / "quality_train.jsonl", [article(n, 60) for n in range(4)])
     with pytest.raises(
         TaskInputError,
-        match=r"quality: no row of 32 could be used; .* takes \d+ tokens of target_length 300",
+        match=r"quality: no row of 32 could be used; .* takes \d+ tokens and target_length is 300",
     ):
         make(folder, length=300)
 

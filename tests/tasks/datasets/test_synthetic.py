@@ -197,7 +197,7 @@ def test_records_survive_jsonl_and_broken_lines_are_named(tmp_path):
     assert [to_json(r) for r in read_jsonl(path)] == [to_json(r) for r in records]
     assert to_json(from_json(to_json(records[0]))) == to_json(records[0])
     path.write_text(to_json(records[0]) + "\n{}\n", encoding="utf-8")
-    with pytest.raises(TaskInputError, match=r"records.jsonl, line 2: no valid record"):
+    with pytest.raises(TaskInputError, match=r"records.jsonl, line 2: not a valid record"):
         list(read_jsonl(path))
     with pytest.raises(TaskInputError, match="does not exist"):
         list(read_jsonl(tmp_path / "none.jsonl"))
@@ -209,16 +209,16 @@ def test_records_survive_jsonl_and_broken_lines_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("inputs", [2**40], "no valid record"),
-        ("inputs", [1.5], "inputs has other items than whole numbers"),
-        ("inputs", [[1, 2]], "inputs is no flat list"),
+        ("inputs", [2**40], "not a valid record"),
+        ("inputs", [1.5], "inputs has items that are not whole numbers"),
+        ("inputs", [[1, 2]], "inputs is not a flat list"),
         ("inputs", [1], "offsets has .* entries for 1 inputs"),
         ("prompt", "short", "offsets reach from 0 to .* in a prompt of 5 characters"),
         ("prompt", 3, "prompt = 3 must be a text"),
         ("ground_truth", [], r"ground_truth = \[\] must have answers, gold_documents"),
         ("ground_truth", {"answers": ["x"]}, "must have answers, gold_documents"),
         ("answers", [], r"answers = \[\]: no response could be right"),
-        ("answers", [" "], "give at least one answer, and none blank"),
+        ("answers", [" "], "give at least one answer, and no blank one"),
         ("answers", "x", "answers = 'x' must be a list of texts"),
         ("gold_documents", [1], r"gold_documents = \[1\] must be a list of texts"),
         ("math_answer", 42, "math_answer = 42 must be a text"),
@@ -251,5 +251,5 @@ def test_places_that_end_before_they_begin_and_bottomless_lines_are_refused():
     fields["offsets"][3] = fields["offsets"][3][::-1]
     with pytest.raises(TaskInputError, match="a token that ends before it begins"):
         from_json(json.dumps(fields))
-    with pytest.raises(TaskInputError, match="no valid record"):
+    with pytest.raises(TaskInputError, match="not a valid record"):
         from_json("[" * 200_000)

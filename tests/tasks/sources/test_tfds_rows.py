@@ -158,7 +158,7 @@ def test_files_come_before_what_tfds_prepared(data_dir, tmp_path):
 
 
 def test_a_missing_split_and_a_missing_folder_are_one_clear_error(data_dir, tmp_path):
-    with pytest.raises(TaskInputError, match=r"1\.2\.0 can't be read .*prepare 'dev' anew"):
+    with pytest.raises(TaskInputError, match=r"1\.2\.0 can't be read .*prepare 'dev' again"):
         list(tfds_rows(f"{data_dir}/sums/1.2.0", "dev"))
     with pytest.raises(TaskInputError, match=r"has no sums\.jsonl or sums prepared by TFDS"):
         read_table(SOURCE, str(tmp_path), "train")
@@ -177,7 +177,9 @@ def test_parquet_files_and_lone_json_objects_hold_rows(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert list(read_rows(str(tmp_path / "a.parquet"))) == rows
     (tmp_path / "b.parquet").write_bytes(b"PAR1 but no more")
-    with pytest.raises(TaskInputError, match=r"b\.parquet is no Parquet file .*get it anew"):
+    with pytest.raises(
+        TaskInputError, match=r"b\.parquet is not a Parquet file .*download it again"
+    ):
         list(read_rows(str(tmp_path / "b.parquet")))
     (tmp_path / "1.json").write_text('{"problem": "p"}', encoding="utf-8")
     assert list(read_rows(str(tmp_path / "1.json"))) == [{"problem": "p"}]

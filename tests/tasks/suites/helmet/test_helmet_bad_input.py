@@ -154,6 +154,6 @@ def test_a_prompt_file_of_another_form_is_an_error(tmp_path):
     with pytest.raises(TaskInputError, match=r"asqa_revised\.json: a row that is no object"):
         make(tmp_path, "helmet_alce_asqa")
     (tmp_path / "prompts/asqa_revised.json").write_text('{"instruction": "x", "demos": [{}]}')
-    with pytest.raises(TaskInputError, match="no question; get it anew"):
+    with pytest.raises(TaskInputError, match="no question; download it again"):
         make(tmp_path, "helmet_alce_asqa")
     assert cited_answers.PROMPTS.startswith("HELMET")
