@@ -122,7 +122,7 @@ def parse_qampari(raw: Any) -> ManyAnswers:
       UnfitRowError: it is malformed, or no passage holds an answer.
     """
     if not isinstance(raw, Mapping):
-        raise UnfitRowError("a row that is no object")
+        raise UnfitRowError("a row that is not an object")
     if "answer_list" in raw:
         name, text = raw.get("qid"), raw.get("question_text")
         answers, candidates = _original(list_field(raw, "answer_list"))

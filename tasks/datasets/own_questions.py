@@ -133,7 +133,7 @@ def parse(raw: Any) -> Reading | Question:
       UnfitRowError: it is malformed, or nothing in it leads to the answer.
     """
     if not isinstance(raw, Mapping):
-        raise UnfitRowError("a row that is no object")
+        raise UnfitRowError("a row that is not an object")
     raw = {name: value for name, value in raw.items() if value is not None}
     text = clean(raw.get("question"), "question", most=MAX_QUESTION)
     answers = _answers(raw.get("answers", raw.get("answer")))

@@ -167,7 +167,7 @@ def last_boxed(text: str) -> tuple[str, str]:
 def _parse_any(raw: Any) -> Problem:
     """Return a row of any of the data sets, told apart by their fields."""
     if not isinstance(raw, Mapping):
-        raise UnfitRowError("a row that is no object")
+        raise UnfitRowError("a row that is not an object")
     if "prompt" in raw:
         return parse_dapo(raw)
     return parse_math(raw) if "problem" in raw else parse_gsm8k(raw)

@@ -62,7 +62,7 @@ def _of_article(raw: Mapping) -> Iterator[Any]:
             continue
         for question in questions:
             if not isinstance(question, Mapping):
-                yield UnfitRowError("a row that is no object")
+                yield UnfitRowError("a row that is not an object")
                 continue
             yield {**question, "title": title, "context": paragraph.get("context")}
 
@@ -76,7 +76,7 @@ def parse_question(raw: Any) -> Question:
       UnfitRowError: it is malformed, has no answer, or in SQuAD's layout a passage without one.
     """
     if not isinstance(raw, Mapping):
-        raise UnfitRowError("a row that is no object")
+        raise UnfitRowError("a row that is not an object")
     text = clean(raw.get("question"), "question", most=MAX_QUESTION)
     if "context" in raw:
         return _of_paragraph(raw, text)

@@ -1,11 +1,11 @@
 """The lost-in-thought probe: ask for a value at once, after reasoning, and inside a recall span.
 
-The diagnosis of arXiv 2604.09494: a model's ability to retrieve from its context falls after even
-a short reasoning span, though the reasoning ends in the right key. The examples are those of
-`retrieval`; the reasoning is written here, so nothing has to be trained. What the model is given
-before it goes on differs by variant:
+arXiv 2604.09494 observes that a model retrieves worse from its context after even a short
+reasoning, although the reasoning ends in the right key. The examples are those of `retrieval`. The
+reasoning is written here, so nothing has to be trained. The variants differ in the text that the
+model is given before it goes on:
 
-| variant | given | what is read |
+| variant | given | read |
 |---|---|---|
 | direct | an empty thought, `</think>`, `Answer: The value of key K is` | the answer |
 | thought | a thought that ends in key K, then the same | the answer |
@@ -13,10 +13,10 @@ before it goes on differs by variant:
 | cued | the thought, `</think>`, `Answer:` and the same part of the pair, no span | the answer |
 | recall_unaided | the thought, then a recall span opened and no more | the span |
 
-`recall` and `cued` differ in nothing but the span: under the constraint the only tokens left are
-the value's own and, where a character ends, the end of the span. `recall` is therefore wrong only
-if the model ends the span before the value does; finding the place is done for it. In
-`recall_unaided` the model must find it.
+`recall` and `cued` differ only in the span. In the span the constraint allows only the tokens of
+the value and, where a character ends, the end of the span. The place is found for the model, so
+`recall` is wrong only if the model ends the span too early. In `recall_unaided` the model must find
+the place itself.
 """
 
 import dataclasses
@@ -36,11 +36,11 @@ from tasks.scoring.answers import contains_value, extract_answer
 
 DIRECT, THOUGHT, RECALL, CUED, UNAIDED = "direct", "thought", "recall", "cued", "recall_unaided"
 VARIANTS = (DIRECT, THOUGHT, RECALL, CUED, UNAIDED)
-# Those whose value is read from the first recall span.
+# The variants whose value is read from the first recall span.
 IN_SPAN = (RECALL, UNAIDED)
 
-# Tokens at the end of a thought that are made up to fit exactly, of this many drawn sentences and
-# the fillers.
+# The last _STRETCH tokens of a thought are fitted exactly, by a choice among _DRAWN drawn sentences
+# and the fillers.
 _STRETCH, _DRAWN = 80, 12
 _PAIR = re.compile(r'^(?:Key |  ")?(-?\d+)(?::\n|": "|,)([0-9A-Za-z]+)', re.MULTILINE)
 _WORD = re.compile(r"[0-9A-Za-z]+")
@@ -48,14 +48,14 @@ _WORD = re.compile(r"[0-9A-Za-z]+")
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """One example with a thought of a given length, and what each variant begins with.
+    """One example with a thought of a given length, and the beginning of each variant.
 
     Attributes:
-      record: the prompt with the thought behind it, which may not be copied: the thought is the
-        beginning of the response, put where all variants share it.
+      record: the prompt followed by the thought, which may not be copied. The thought belongs to
+        the response, but stands here because all variants share it.
       prompt: the prompt alone.
       prefixes: the tokens that follow the thought, by variant.
-      cue: text of the pair up to its value, with which `recall` and `cued` begin.
+      cue: the text of the pair up to its value, with which `recall` and `cued` begin.
     """
 
     record: Record
@@ -68,7 +68,7 @@ class Probe:
 
 
 def variants(reasoning_tokens: int) -> tuple[str, ...]:
-    """Return the variants that a thought of this length has; `direct` is that of length 0."""
+    """Return the variants for thoughts of this length; `direct` is the one for length 0."""
     return tuple(name for name in VARIANTS if name != (THOUGHT if not reasoning_tokens else DIRECT))
 
 
@@ -80,7 +80,7 @@ def probe(
     reasoning_tokens: int,
     max_recall_length: int,
 ) -> Probe:
-    """Return the probe of a `retrieval` record; a function of the record and the generator.
+    """Return the probe of a `retrieval` record; it depends on the record and the generator alone.
 
     Raises:
       TaskInputError: a thought of that length can't be written, or a span can't hold the pair.
@@ -160,7 +160,7 @@ def write_thought(
       values: texts that must not occur in the thought.
 
     Raises:
-      TaskInputError: none of that length was found.
+      TaskInputError: no thought of this length was found.
     """
 
     def clean(sentence: str) -> bool:
@@ -210,10 +210,10 @@ def _fitted(
     num_tokens: int,
     rng: np.random.Generator,
 ) -> str | None:
-    """Return a thought of exactly that many tokens; None where none was found."""
+    """Return a thought of exactly this many tokens; None if none was found."""
 
     def count(sentence: str) -> int:
-        # A space goes with the word behind it.
+        # A space belongs to the word that follows it.
         return len(tokenizer.encode(f" {sentence}"))
 
     parts = [beginning]
@@ -227,12 +227,12 @@ def _fitted(
         return None
     parts += [pool[place] for place in rng.permutation(chosen)] if chosen else []
     text = " ".join([*parts, closing])
-    # Not every tokenizer splits before each space.
+    # Some tokenizers do not split before each space.
     return text if len(tokenizer.encode(text)) == num_tokens else None
 
 
 def _subset(counts: Sequence[int], total: int) -> list[int] | None:
-    """Return places whose counts add up to the total, each used once; None where there are none."""
+    """Return different places whose counts add up to the total; None if there are none."""
     ways: dict[int, list[int]] = {0: []}
     for place, count in enumerate(counts):
         for reached, way in list(ways.items()):
@@ -246,13 +246,13 @@ def _shuffled(texts: Sequence[str], rng: np.random.Generator) -> list[str]:
 
 
 def read_value(variant: str, response: str, cue: str) -> str:
-    """Return what counts as the value that a response gives.
+    """Return the text that counts as the value that a response gives.
 
     Args:
-      response: of `recall` and `recall_unaided` the text of the first span, else the response
-        behind the thought.
-      cue: see `Probe`; where the response begins with it, the first run of letters and digits
-        behind it is read, for what follows was not asked for.
+      response: the text of the first span for `recall` and `recall_unaided`, else the response
+        after the thought.
+      cue: see `Probe`. In variants that begin with it, only the first run of letters and digits
+        after it is read, because the text after that was not asked for.
     """
     if variant == UNAIDED:
         return response
@@ -263,5 +263,5 @@ def read_value(variant: str, response: str, cue: str) -> str:
 
 
 def is_right(read: str, value: str) -> bool:
-    """Return whether what was read holds the value and no other (`contains_value`)."""
+    """Return whether the text holds the value and no other (`contains_value`)."""
     return bool(contains_value(read, value))

@@ -1,6 +1,6 @@
-"""The evaluation suites by name, and how one is added.
+"""The evaluation suites by name, and a function to add one.
 
-A suite is a module of its own that lists `SuiteTask`s (`tasks/suites/task.py`).
+A suite is a list of `SuiteTask`s (`tasks/suites/task.py`) in a module of its own.
 """
 
 import functools
@@ -19,7 +19,7 @@ SUITES: dict[str, Callable[[], tuple[SuiteTask, ...]]] = {
     "helmet": helmet.helmet,
     "helmet_chat": helmet.helmet_chat,
 }
-# For a suite, what its tasks' main metrics at one length come to; without one, their mean.
+# How a suite combines the main metrics of its tasks at one length; by default it is their mean.
 OVERALL: dict[str, Callable[[Mapping[str, float]], Scores]] = {
     "ruler": ruler_scores.overall,
     "ruler_chat": ruler_scores.overall,
@@ -33,10 +33,10 @@ def register(
     tasks: Callable[[], tuple[SuiteTask, ...]],
     overall: Callable[[Mapping[str, float]], Scores] | None = None,
 ) -> None:
-    """Add a suite, or put another in the place of one, such as HELMET with judges.
+    """Add a suite, or replace one, for example by HELMET with judges.
 
     Args:
-      overall: what its tasks' main metrics at one length come to; None takes their mean.
+      overall: combines the main metrics of its tasks at one length; None takes their mean.
     """
     SUITES[name] = tasks
     OVERALL.pop(name, None)
@@ -46,7 +46,7 @@ def register(
 
 
 def suite_tasks(names: Sequence[str]) -> tuple[SuiteTask, ...]:
-    """Return the tasks of suites, or single ones, by name; each once.
+    """Return the tasks with these names and of the suites with these names, each once.
 
     Raises:
       TaskInputError: a name is neither a suite's nor a task's.
@@ -67,7 +67,7 @@ def suite_tasks(names: Sequence[str]) -> tuple[SuiteTask, ...]:
 
 
 def find_task(name: str) -> SuiteTask | None:
-    """Return the suite task of this name; None where it is none."""
+    """Return the task of this name; None if no suite has one."""
     return _all_tasks().get(name)
 
 
@@ -77,10 +77,10 @@ def _all_tasks() -> dict[str, SuiteTask]:
 
 
 def overall(suite: str, scores: Mapping[str, float]) -> Scores | None:
-    """Return a suite's own mean at one length; None where a task is missing.
+    """Return the combined score of a suite at one length; None if a task is missing.
 
     Args:
-      scores: main metrics of tasks by name, of this suite and of others.
+      scores: the main metrics of tasks by name, of this suite and of others.
     """
     names = [task.name for task in SUITES[suite]()]
     if not all(name in scores for name in names):

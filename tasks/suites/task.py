@@ -1,4 +1,4 @@
-"""A task of an evaluation suite: a benchmark that brings its own prompts, limits and scores."""
+"""The tasks of an evaluation suite, which has its own prompts, limits and scores."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +10,17 @@ from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
 
 Scores = dict[str, float]
-# (tokenizer, settings, target length, number of examples, seed) -> records. The length stands
-# apart from settings.target_length, which suites don't read.
+# (tokenizer, settings, target length, number of examples, seed) -> records. Suites read this
+# length, not settings.target_length.
 MakeRecords = Callable[[Tokenizer, TaskSettings, int, int, int], list[Record]]
-# (whole response, ground_truth of its record) -> metrics of that row.
+# (whole response, ground truth of its record) -> metrics of the row.
 ScoreResponse = Callable[[str, Mapping[str, Any]], Scores]
 # Metrics of all rows -> metrics of the task.
 Aggregate = Callable[[Sequence[Mapping[str, float]]], Scores]
 
 
 def mean_percent(rows: Sequence[Mapping[str, float]]) -> Scores:
-    """Return the mean of each metric of the rows, in percent; all rows have the same ones."""
+    """Return the mean of each metric in percent; all rows must have the same metrics."""
     return {name: 100 * sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
@@ -30,13 +30,14 @@ class SuiteTask:
 
     Attributes:
       name: such as "ruler_vt", without a length; it is the `dataset` of its records.
-      max_new_tokens: of a response. The target length counts them: a prompt has at most `length -
-        max_new_tokens` tokens where the task is made by us. With None a response has as many as
-        the config's decoding.max_new_tokens says, past the target length.
-      records: makes the first `count` examples at a target length. Their ground truth has fields
-        that `tasks/prompts/record.py` knows.
-      score: metrics of one response, the main one first and from 0 to 1.
-      aggregate: metrics of the task, the main one first, in the suite's own units and rounding.
+      max_new_tokens: the most tokens of a response. They count towards the target length: a prompt
+        that is made here has at most `length - max_new_tokens` tokens. With None a response has
+        up to decoding.max_new_tokens of the config, beyond the target length.
+      records: makes the first `count` examples at a target length. The fields of their ground truth
+        must be among those that `tasks/prompts/record.py` knows.
+      score: returns the metrics of one response, the main one first and from 0 to 1.
+      aggregate: returns the metrics of the task, the main one first, in the suite's own units and
+        rounding.
     """
 
     name: str

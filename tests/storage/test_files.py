@@ -1,4 +1,4 @@
-"""Files by path: the same on gs:// as in a local folder, and whole whatever happens."""
+"""Files behave alike on gs:// and in a local folder, and an interrupted write changes nothing."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""HELMET's scores of cited answers (ALCE): short answers found, and whether citations hold.
+"""HELMET's scores of cited answers (ALCE): the short answers found, and whether citations hold.
 
 Citation precision and recall need a judge that says whether a text entails a claim; the benchmark
 asks an 11B model. Without a judge these two are not computed.
@@ -12,7 +12,7 @@ from tasks.scoring.answers import normalise
 
 Entailment = Callable[[str, str], bool]  # (premise, hypothesis)
 MOST_CITATIONS = 3
-# Shorter ones are no sentences, but what a list's numbers leave behind.
+# Shorter pieces are the numbers of a list.
 SHORTEST_SENTENCE = 5
 TOP = 5
 
@@ -20,17 +20,17 @@ _CITATION = re.compile(r"\[(\d+)")
 
 
 def on_one_line(output: str) -> str:
-    """Return the output as ALCE scores it: line breaks become spaces."""
+    """Return the output as ALCE scores it, with line breaks as spaces."""
     return re.sub(r"\n+", " ", output).replace("<|im_end|>", "")
 
 
 def without_citations(text: str) -> str:
-    """Return a text without citations such as `[1][2]`, and the space before each."""
+    """Return a text without citations such as `[1][2]` and the space before each."""
     return re.sub(r" ?\[\d+", "", text).replace(" |", "").replace("]", "")
 
 
 def answer_recall(output: str, questions: Sequence[Sequence[str]]) -> float:
-    """Return `str_em`: the share of sub-questions of which a short answer is in the output."""
+    """Return `str_em`: the share of sub-questions with a short answer in the output."""
     text = normalise(without_citations(on_one_line(output)))
     found = [any(normalise(answer) in text for answer in answers) for answers in questions]
     return sum(found) / len(found)
@@ -42,7 +42,7 @@ def list_items(output: str) -> list[str]:
 
 
 def list_scores(output: str, answers: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Return how the items of a list agree with the answers, by normalised equality (QAMPARI).
+    """Compare the items of a list with the answers, by normalised equality (QAMPARI).
 
     `qampari_rec_top5` is min(5, answers found) / min(5, answers).
 
@@ -79,23 +79,23 @@ def sentence_claims(output: str) -> list[str]:
 
 
 def list_claims(output: str, question: str) -> list[str]:
-    """Return the claims of a list: the question, and an item with its citations."""
+    """Return the claims of a list: the question with each item and its citations."""
     return [f"{question} {item}" for item in list_items(on_one_line(output))]
 
 
 def citation_scores(
     claims: Sequence[str], documents: Mapping[str, str], judge: Entailment
 ) -> dict[str, float]:
-    """Return citation recall and precision of one answer; nothing where it has no claim.
+    """Return citation recall and precision of one answer; nothing if it has no claim.
 
-    Recall is the share of claims that their first three citations together entail; a claim without
-    citation, or with one of no document, counts as not entailed. Precision is the share of
-    citations that are needed: those of an entailed claim, but for one that does not entail the
-    claim alone while the others do without it.
+    Recall is the share of claims that their first three citations together entail. A claim without
+    a citation, or with a citation of an unknown document, counts as not entailed. Precision is the
+    share of citations that are needed. A citation is needed if its claim is entailed, unless the
+    citation does not entail the claim alone while the others do without it.
 
     Args:
       documents: the text of each document by its number, as in `[3]`.
-      judge: whether a premise entails a hypothesis.
+      judge: says whether a premise entails a hypothesis.
     """
     if not claims:
         return {}

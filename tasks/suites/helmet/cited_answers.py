@@ -1,4 +1,4 @@
-"""Category Cite: ALCE's long answers and lists, with citations of numbered documents.
+"""Category Cite: ALCE's long answers and lists that cite numbered documents.
 
 Files: `alce/{asqa,qampari}_eval_gtr_top2000.json`, a list of `question, docs [{title, text}]` with
 `qa_pairs [{short_answers}]` (ASQA) or `answers` (QAMPARI, the aliases of each); and
@@ -22,8 +22,8 @@ PROMPTS = "HELMET's repository (github.com/princeton-nlp/HELMET, folder prompts)
 def alce(selection: Selection) -> Iterator[Item]:
     """Yield questions with their documents; the question stands before them.
 
-    What a judge of citations reads is under "choices": each document shown, by its number, and the
-    "question".
+    The truth has under "choices" the texts that a judge of citations reads: each document shown, by
+    its number, and the "question".
     """
     dataset = selection.dataset.removeprefix("alce_")
     path = find_file(
@@ -34,7 +34,7 @@ def alce(selection: Selection) -> Iterator[Item]:
         selection.dataset, selection.data_dir, [f"prompts/{name}", f"alce/{name}"], PROMPTS
     )
     instruction, demos = _prompt_file(prompts)
-    # Two thousand documents a row, of which few are shown: the others are let go of.
+    # A row has two thousand documents. Keep only the few that are shown.
     rows = [_shortened(row, selection.size) for row in read_rows(path)]
     if not rows:
         raise TaskInputError(f"{path} holds no row; download it again")
@@ -67,7 +67,7 @@ def alce(selection: Selection) -> Iterator[Item]:
 
 
 def render_documents(documents: list) -> str:
-    """Return documents as they are shown, with numbers from 1."""
+    """Return the documents as one text, numbered from 1."""
     return "\n\n".join(
         f"Document [{number}](Title: {title_field(d)}): {text_field(d, 'text')}"
         for number, d in enumerate(documents, 1)
@@ -111,5 +111,5 @@ def _texts(values: Any) -> list[str]:
     if not isinstance(values, list) or not values:
         raise UnfitRowError("a question without answers")
     if not all(isinstance(value, str) and value.strip() for value in values):
-        raise UnfitRowError("answers that are no texts, or blank")
+        raise UnfitRowError("answers that are not texts, or blank")
     return values

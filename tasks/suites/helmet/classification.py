@@ -1,17 +1,17 @@
-"""Category ICL: labels of short texts, from many labelled examples.
+"""Category ICL: label a short text after many labelled examples.
 
-HELMET loads these from Hugging Face; here they are exports (CSV or JSONL) with the fields as there.
-The first that exists is read:
+HELMET loads these data sets from Hugging Face; here they are exports (CSV or JSONL) with the same
+fields. The first file that exists is read:
 
 * trec_coarse, trec_fine: `trec_{train,test}.*` with `text, coarse_label, fine_label`;
 * banking77: `banking77_{train,test}.*` with `text, label`, or the original CSV's `text, category`;
 * clinic150: `clinc150_plus_{train,val}.*` or `clinc_oos_plus_{train,validation}.*` with
   `text, intent` (the out-of-scope intent is a label too);
 * nlu: `nlu_evaluation_data.*` with `text, label`; a tenth is for tests. Other data sets of home
-  assistants, such as SLURP, have other labels, and are refused by their number.
+  assistants, such as SLURP, have another number of labels and are refused.
 
-Labels that are numbers are kept: with Hugging Face's, prompts have the very numbers of HELMET's.
-Names are numbered in alphabetical order, capitals or not, which is banking77's own order.
+Labels that are numbers are kept; Hugging Face's numbers are those of HELMET's prompts. Names are
+numbered in alphabetical order without regard to case, which is banking77's own order.
 """
 
 import functools
@@ -35,7 +35,7 @@ INSTRUCTION = (
 TEST_SHARE = 0.1
 ENDINGS = ("csv", "jsonl", "tsv", "json")
 
-# The label's fields, the number of labels, and the beginnings of the names of both files.
+# The fields of the label, the number of labels, and the beginnings of both files' names.
 SETS = {
     "icl_trec_coarse": (("coarse_label",), 6, (("trec_train", "trec_test"),)),
     "icl_trec_fine": (("fine_label",), 50, (("trec_train", "trec_test"),)),
@@ -62,9 +62,9 @@ Labelled = tuple[str, str]
 
 
 def labels(selection: Selection) -> Iterator[Item]:
-    """Yield texts to be labelled behind `selection.size` examples, all drawn by rounds of labels.
+    """Yield texts to be labelled after `selection.size` examples, all drawn by rounds of labels.
 
-    The labels shown are integers, permuted anew for every text.
+    The labels shown are integers, in a new permutation for every text.
     """
     train, tests = read_splits(selection.dataset, selection.data_dir)
     numbers = _label_numbers(selection.dataset, train)
@@ -119,7 +119,7 @@ def _label_numbers(dataset: str, train: tuple[Labelled, ...]) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=8)
 def read_splits(dataset: str, data_dir: str) -> tuple[tuple[Labelled, ...], tuple[Labelled, ...]]:
-    """Return the training rows and the test rows, each a text and its label.
+    """Read the training rows and the test rows, each a text and its label.
 
     Raises:
       TaskInputError: a file is missing, or holds no usable row.

@@ -1,6 +1,6 @@
-"""Judge models as functions that the user brings; without them HELMET's judged metrics are absent.
+"""Judge models, given by the user as functions; without them HELMET's judged metrics are left out.
 
-HELMET asks an 11B model of entailment for citations and GPT-4o (2024-05-13) for the other two.
+HELMET asks an 11B entailment model about citations and GPT-4o (2024-05-13) about the other two.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ SummaryJudge = Callable[[str, Sequence[str]], tuple[float, float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
-    """The judges there are.
+    """The judges that the user gives; None for one that is missing.
 
     Attributes:
-      entailment: for citation_rec and citation_prec.
-      answer: for gpt-4-score (narrativeqa).
-      summary: for gpt-4-f1.
+      entailment: judges citation_rec and citation_prec.
+      answer: judges gpt-4-score (narrativeqa).
+      summary: judges gpt-4-f1.
     """
 
     entailment: Entailment | None = None
@@ -32,7 +32,7 @@ class Judges:
     summary: SummaryJudge | None = None
 
     def missing(self, metrics: Sequence[str]) -> list[str]:
-        """Return those of the metrics that can't be computed."""
+        """Return the metrics among these that can't be computed without a judge."""
         needs = {
             "citation_rec": self.entailment,
             "citation_prec": self.entailment,
@@ -48,7 +48,7 @@ NO_JUDGES = Judges()
 def answer_grade(
     judge: AnswerJudge, question: str, output: str, references: Sequence[str]
 ) -> float:
-    """Return gpt-4-score, fluency times correctness, as a share of the most there is.
+    """Return gpt-4-score: fluency times correctness, as a share of the maximum.
 
     Raises:
       TaskInputError: the judge's numbers are out of range.
@@ -59,7 +59,7 @@ def answer_grade(
 
 
 def summary_f1(judge: SummaryJudge, output: str, references: Sequence[str]) -> float:
-    """Return gpt-4-f1: fluency times F1 of recall and precision.
+    """Return gpt-4-f1: fluency times the F1 of recall and precision.
 
     Raises:
       TaskInputError: the judge's numbers are out of range.

@@ -1,6 +1,6 @@
-"""Categories LongQA and Summ: questions on a book, and summaries.
+"""Categories LongQA and Summ: questions about a book, and summaries.
 
-HELMET loads these from Hugging Face; here they are JSONL exports with the fields as there:
+HELMET loads these data sets from Hugging Face; here they are JSONL exports with the same fields:
 
 * narrativeqa: `narrativeqa/{test,train}.jsonl` with `document {text}`, `question {text}`,
   `answers [{text}]`; the training rows, for demonstrations, may leave out `document`;
@@ -9,9 +9,9 @@ HELMET loads these from Hugging Face; here they are JSONL exports with the field
 * multi_lexsum: `multi_lexsum/{validation,train}.jsonl` with `sources`, `summary/short` (release
   v20230518); training rows may leave out `sources`.
 
-HELMET cuts texts, and leaves out those that are too short for its longest inputs, by Llama 2's
-tokens; here the policy's own count. It draws narrativeqa's and multi_lexsum's demonstrations
-without a seed; here they are a function of the question.
+HELMET counts Llama 2's tokens when it cuts texts and leaves out texts that are too short for its
+longest prompt; here the policy's own tokens count. HELMET draws the demonstrations of narrativeqa
+and multi_lexsum without a seed; here they depend on the question alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled, text_seed
 from tasks.suites.helmet.selection import Item, Selection
 
 LONGEST_TEXT = 20_000_000
-# Tokens that a text must have.
+# The least tokens that a text must have.
 SHORTEST = {"narrativeqa": 131_073, "infbench": 65_536, "multi_lexsum": 65_536}
 
 STORY_QUESTION = (
@@ -51,13 +51,13 @@ CASE_SUMMARY = (
 
 
 def _exported(dataset: str, split: str, origin: str, selection: Selection) -> str:
-    """Return the path of a split that HELMET reads from Hugging Face, exported as JSONL."""
+    """Find the JSONL export of a split that HELMET reads from Hugging Face."""
     where = f"an export of {origin} on Hugging Face"
     return find_file(dataset, selection.data_dir, [f"{dataset}/{split}.jsonl"], where)
 
 
 def narrativeqa(selection: Selection) -> Iterator[Item]:
-    """Yield questions on stories, after two questions with answers but without their stories."""
+    """Yield questions about stories, after two questions with answers but without their stories."""
     test = _exported("narrativeqa", "test", "narrativeqa", selection)
     train = _exported("narrativeqa", "train", "narrativeqa", selection)
     demos = open_rows(train)
@@ -89,7 +89,7 @@ def _story_demo(row: Any) -> str:
 
 
 def infbench(selection: Selection) -> Iterator[Item]:
-    """Yield questions, choices or summaries of books, after two rows without their books."""
+    """Yield questions about books or books to summarise, after two rows without their books."""
     kind = selection.dataset.removeprefix("infbench_")
     path = find_file(
         selection.dataset,
@@ -133,7 +133,7 @@ def _book_choice(row: Any) -> tuple[str, dict]:
     options = answers_field(row, "options")
     answer = answers_field(row, "answer")[0]
     if len(options) != 4 or answer not in options:
-        raise UnfitRowError("no four options with the answer among them")
+        raise UnfitRowError("not four options with the answer among them")
     choices = dict(zip("ABCD", options, strict=True))
     listed = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
     question = f"\n\nQuestion: {text_field(row, 'input')}\nOptions:\n{listed}"
@@ -154,7 +154,7 @@ def _summary_demo(row: Any) -> str:
 
 
 def multi_lexsum(selection: Selection) -> Iterator[Item]:
-    """Yield cases to be summarised, after two summaries of others."""
+    """Yield cases to summarise, after two summaries of other cases."""
     test = _exported("multi_lexsum", "validation", "allenai/multi_lexsum (v20230518)", selection)
     train = _exported("multi_lexsum", "train", "allenai/multi_lexsum (v20230518)", selection)
     demos = open_rows(train)
@@ -163,7 +163,7 @@ def multi_lexsum(selection: Selection) -> Iterator[Item]:
         summary = text_field(row, "summary/short")
         sources = list_field(row, "sources")
         if not all(isinstance(source, str) for source in sources):
-            raise UnfitRowError("sources that are no texts")
+            raise UnfitRowError("sources that are not texts")
         text = _long_text({"sources": "\n\n".join(sources)}, "sources", selection)
         shown = _shown(train, demos, text_seed(summary), _case_demo)
         return Item(
@@ -189,11 +189,11 @@ def _in_drawn_order(path: str, item: Callable[[int, Any], Item], selection: Sele
 
 
 def _long_text(row: Any, field: str, selection: Selection) -> str:
-    """Return a text cut to the tokens that the task's length leaves it."""
+    """Return a text, cut to the tokens that the task's length leaves for it."""
     text = text_field(row, field, most=LONGEST_TEXT)
     least = next(n for name, n in SHORTEST.items() if selection.dataset.startswith(name))
     if selection.long_only and not has_tokens(text, least, selection.tokenizer):
-        raise UnfitRowError(f"a text of less than {least} tokens")
+        raise UnfitRowError(f"a text of fewer than {least} tokens")
     return omit_the_rest(text, selection.size, selection.tokenizer)
 
 
@@ -204,13 +204,13 @@ def _shown(
     render: Callable[[Any], str],
     numbers: list[int] | None = None,
 ) -> list[str]:
-    """Return two rendered rows, the first usable ones in the order of a seed."""
+    """Return the first two usable rows in the order of a seed, rendered."""
     numbers = list(range(len(rows))) if numbers is None else numbers
     order = [numbers[place] for place in shuffled(len(numbers), seed)]
     ordered = ((number, rows[number]) for number in order)
     shown = list(usable(path, ordered, lambda _, row: render(row), SHOTS))
     if len(shown) < SHOTS:
-        raise TaskInputError(f"{path} has no {SHOTS} other rows to show; download it again")
+        raise TaskInputError(f"{path} has fewer than {SHOTS} other rows to show; download it again")
     return shown
 
 

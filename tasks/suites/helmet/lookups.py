@@ -1,4 +1,4 @@
-"""Category Recall: json_kv, and needles in a haystack in HELMET's own row layout.
+"""Category Recall: json_kv, and needles in a haystack in HELMET's own layout of rows.
 
 Files: `json_kv/test_k{pairs}_dep6.jsonl` with `context, question, answer, demos, num_kvs, depth`;
 `ruler/{niah_multikey_2,niah_multikey_3,niah_multivalue}/validation_{length}.jsonl` with `context,
@@ -48,7 +48,7 @@ def _key_and_value(number: int, row: Any) -> Item:
     question = text_field(row, "question")
     demos = list_field(row, "demos")[:SHOTS]
     if not all(isinstance(d, list) and len(d) == 2 for d in demos) or len(demos) < SHOTS:
-        raise UnfitRowError(f"demos that are no {SHOTS} pairs")
+        raise UnfitRowError(f"demos that are not {SHOTS} pairs")
     shown = "".join(f"Key: {key}\n{VALUE_LEAD_IN} {value}\n\n" for key, value in demos)
     instruction = "Extract the value corresponding to the specified key of the JSON object above."
     return Item(
@@ -63,7 +63,7 @@ def _key_and_value(number: int, row: Any) -> Item:
 
 def _needle(number: int, row: Any, several: bool) -> Item:
     query = text_field(row, "query" if "query" in row else "question")
-    # Rows name the type in either number.
+    # Rows name the type in the singular or the plural.
     kind = text_field(row, "type_needle_v").removesuffix("s") + ("s" if several else "")
     some, are, are_all = ("Some", "are", "are all") if several else ("A", "is", "is")
     asked = f"special magic {kind} for {query} mentioned in the provided text"

@@ -1,11 +1,11 @@
-"""Categories RAG and Re-rank: questions over passages, and their ranking.
+"""Categories RAG and Re-rank: questions over passages, and rankings of passages.
 
 Files:
 
 * `kilt/{nq,triviaqa}-dev-multikilt_1000_k{n}_dep6.jsonl`, `kilt/hotpotqa-dev-…_dep3.jsonl`, and
   for demonstrations `…-train-multikilt_1000_k3_dep…`; `kilt/popqa_test_1000_k{n}_dep6.jsonl`, whose
-  demonstrations are other questions of `…_k3_dep6`. Fields `id` (nq has none), `question`,
-  `answers`, `ctxs [{title, text}]`, and `s_pop` in popqa, of which rows with log10 below 3 count.
+  demonstrations are other questions of `…_k3_dep6`. Fields: `id` (nq has none), `question`,
+  `answers`, `ctxs [{title, text}]`; popqa also has `s_pop`, and rows with log10 below 3 count.
 * `msmarco/test_reranking_data_k{n}_dep3.jsonl`, demonstrations from `…_k10_dep3`: `qid, query,
   ctxs [{id, text, label, (title)}]`.
 """
@@ -29,9 +29,9 @@ from tasks.suites.helmet.rows import (
 from tasks.suites.helmet.sampling import SHOTS, draw_demos, draw_keys, shuffled
 from tasks.suites.helmet.selection import Item, Selection
 
-# The key of the question of each row: "" where it doesn't count, None where the row is malformed.
+# The key of each row's question: "" if the question doesn't count, None if the row is malformed.
 Keys = tuple[str | None, ...]
-# log10 of the monthly views below which popqa's questions count.
+# popqa's questions count if log10 of their monthly views is below this.
 POPULARITY = 3.0
 DEPTHS = {"nq": 6, "triviaqa": 6, "hotpotqa": 3, "popqa": 6}
 QUESTION = (
@@ -46,7 +46,7 @@ RANKING = (
 
 
 def kilt(selection: Selection) -> Iterator[Item]:
-    """Yield every depth's row of the questions drawn, each after two demonstrations."""
+    """Yield the rows of all depths of the drawn questions, each after two demonstrations."""
     dataset = selection.dataset.removeprefix("kilt_").removesuffix("_3")
     test, train = (
         find_file(selection.dataset, selection.data_dir, names)
@@ -117,7 +117,9 @@ def _demos(
     """Return the demonstrations of a question, each followed by an empty line."""
     numbers = draw_demos(keys, key, allowed)
     if len(numbers) < SHOTS:
-        raise TaskInputError(f"{path} has no {SHOTS} other questions to show; download it again")
+        raise TaskInputError(
+            f"{path} has fewer than {SHOTS} other questions to show; download it again"
+        )
     shown = [rows[number] for number in numbers]
     try:
         for row in shown:
@@ -140,7 +142,7 @@ def _passages(row: Any) -> str:
 
 
 def msmarco(selection: Selection) -> Iterator[Item]:
-    """Yield every depth's row of the queries drawn, each after two rankings."""
+    """Yield the rows of all depths of the drawn queries, each after two rankings."""
     test, shown = (
         find_file(
             selection.dataset,
@@ -153,7 +155,7 @@ def msmarco(selection: Selection) -> Iterator[Item]:
     keys, demo_keys = _query_ids(test), _query_ids(shown)
     chosen = draw_keys(keys, selection.samples)
     numbers = [number for number, key in enumerate(keys) if key in chosen]
-    # With enough of them, no demonstration is the query of any test row.
+    # With enough demonstrations, none has the query of any test row.
     apart = len(demo_keys) > 2 * len(numbers)
 
     def item(number: int, row: Any) -> Item:
@@ -174,8 +176,8 @@ def msmarco(selection: Selection) -> Iterator[Item]:
 
 
 def _mixed_depths(path: str, rows: Rows, keys: Keys, chosen: set[str], item):
-    """Yield the rows of the chosen questions, mixed, so that a few of them have all depths."""
-    # Malformed rows come along, to be counted.
+    """Yield the rows of the chosen questions, shuffled, so that the first few have all depths."""
+    # Malformed rows are kept here, so that they are counted.
     numbers = [number for number, key in enumerate(keys) if key is None or key in chosen]
     mixed = [numbers[place] for place in shuffled(len(numbers))]
     return usable(path, ((number, rows[number]) for number in mixed), item)
@@ -199,7 +201,7 @@ def _best_first(labels: dict[str, int]) -> str:
 
 
 def _ranked(row: Any) -> tuple[str, dict[str, int]]:
-    """Return the passages as they are shown, and their labels."""
+    """Return the passages as one text, and their labels."""
     shown, labels = [], {}
     for passage in list_field(row, "ctxs"):
         text = text_field(passage, "text")

@@ -1,4 +1,4 @@
-"""HELMET's prompts: a user's part around a context that is cut at its end until the prompt fits."""
+"""HELMET's prompts: the user's text around a context that is cut at its end to fit."""
 
 import dataclasses
 import unicodedata
@@ -17,7 +17,7 @@ from tasks.suites.helmet.selection import Item
 
 CHAT_SYSTEM = "You are a helpful assistant."
 OMITTED = " ... [the rest of the text is omitted]"
-# Characters of a long text that are tokenised for each token wanted, at first.
+# How many characters of a long text are first tokenised for each token that is needed.
 _CHARACTERS_A_TOKEN = 8
 
 PLAIN, CHAT, RECALL = "plain", "chat", "recall"
@@ -25,12 +25,12 @@ PLAIN, CHAT, RECALL = "plain", "chat", "recall"
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How an item becomes a prompt.
+    """The form of a prompt.
 
     Attributes:
-      kind: "plain" (user's part, `joint`, lead-in), "chat" (the system message of the benchmark)
-        or "recall" (our system prompt; the user's part ends in `request`, and a thought is open).
-      budget: tokens that the prompt may have.
+      kind: "plain" (user's text, `joint`, lead-in), "chat" (the benchmark's system message) or
+        "recall" (our system prompt; the user's text ends in `request`, and a thought is opened).
+      budget: the most tokens that the prompt may have.
     """
 
     kind: str
@@ -42,14 +42,14 @@ class Form:
 def to_record(
     item: Item, form: Form, name: str, dataset: str, tokenizer: Tokenizer, settings: TaskSettings
 ) -> Record:
-    """Return an item as a record whose prompt fits.
+    """Make the record of an item, with a prompt that fits.
 
     Args:
-      name: of the example.
-      settings: says where spans may open and close.
+      name: the name of the example.
+      settings: say where spans may open and close.
 
     Raises:
-      UnfitRowError: without its context the prompt is too long already.
+      UnfitRowError: the prompt is too long even without its context.
     """
     item = dataclasses.replace(
         item,
@@ -77,14 +77,14 @@ def to_record(
 
 
 def _composed(text: str) -> str:
-    """Return a text in the form in which every tokenizer leaves it as it is."""
+    """Return a text in Unicode's form NFC, which no tokenizer changes."""
     return unicodedata.normalize("NFC", text)
 
 
 def prompt(
     item: Item, context: str, form: Form, name: str, tokenizer: Tokenizer
 ) -> tuple[str, str, str]:
-    """Return system prompt ("" in the plain form), user's part and the whole prompt."""
+    """Return the system prompt ("" in the plain form), the user's text and the whole prompt."""
     user = item.before + context + item.after
     if form.kind == PLAIN:
         return "", user, user + form.joint + item.lead_in
@@ -99,10 +99,10 @@ def prompt(
 def cut_to_fit(
     context: str, count_tokens: Callable[[str], int], budget: int, tokenizer: Tokenizer
 ) -> str:
-    """Return the context, cut at its end at a token's edge so that its prompt fits.
+    """Return the context, cut at its end between two tokens so that its prompt fits.
 
     Args:
-      count_tokens: of the prompt with a context.
+      count_tokens: counts the tokens of the prompt with a context.
 
     Raises:
       UnfitRowError: nothing of the context would be left.
@@ -114,7 +114,7 @@ def cut_to_fit(
     keep = len(offsets) - excess
     while keep > 0:
         shorter = context[: offsets[keep - 1][1]]
-        # Where the cut changes how the edge is split into tokens, some more have to go.
+        # The cut may change how its edge is split into tokens; then more tokens have to go.
         excess = count_tokens(shorter) - budget
         if excess <= 0:
             return shorter
@@ -125,9 +125,9 @@ def cut_to_fit(
 
 
 def omit_the_rest(text: str, most: int, tokenizer: Tokenizer) -> str:
-    """Return a text of at most `most` tokens: all of it, or its beginning and a remark.
+    """Return a text of at most `most` tokens: the whole text, or its beginning and a remark.
 
-    The benchmark counts in Llama 2's tokens, this in the policy's own.
+    The benchmark counts Llama 2's tokens, this function the policy's own.
     """
     postfix = len(tokenizer.encode(OMITTED))
     if postfix >= most:
@@ -139,15 +139,15 @@ def omit_the_rest(text: str, most: int, tokenizer: Tokenizer) -> str:
 
 
 def has_tokens(text: str, least: int, tokenizer: Tokenizer) -> bool:
-    """Return whether a text has at least so many tokens."""
-    # A token has at least a byte.
+    """Return whether a text has at least `least` tokens."""
+    # A token has at least one byte.
     if len(text.encode()) < least:
         return False
     return len(_first_tokens(text, least, tokenizer)[1]) >= least
 
 
 def _first_tokens(text: str, wanted: int, tokenizer: Tokenizer) -> tuple[str, np.ndarray]:
-    """Return a beginning of the text with `wanted` tokens or all, and where its tokens end."""
+    """Return a beginning of a text with `wanted` tokens or all of it, and the tokens' ends."""
     size = _CHARACTERS_A_TOKEN * wanted
     while True:
         part = text[:size]

@@ -1,4 +1,4 @@
-"""HELMET's scores of a ranking, as trec_eval computes them (gains are linear)."""
+"""HELMET's scores of a ranking, computed as by trec_eval (with linear gains)."""
 
 import math
 import re
@@ -13,8 +13,8 @@ _RUN = re.compile(r"\d+(?:\s*>\s*\d+)*")
 def parse_ranking(output: str) -> list[str]:
     """Return the ids of a ranking such as `ID3 > ID1`, best first, each at its first place.
 
-    Brackets, colons and "id" are removed, and the longest run of numbers joined by ">" is taken,
-    the first of equally long ones. A repeated id counts at its first place only.
+    Brackets, colons and "id" are removed. The ranking is the longest run of numbers joined by ">",
+    or the first of several that are equally long.
     """
     text = re.sub(r"[\[\]:]", "", output).lower().replace("id", "")
     run = max(_RUN.findall(text), key=len, default="")
@@ -24,10 +24,11 @@ def parse_ranking(output: str) -> list[str]:
 def ranking_scores(ranking: Sequence[str], labels: Mapping[str, int]) -> dict[str, float]:
     """Return NDCG, MAP, recall and precision at the cuts, and MRR.
 
-    Ids that are no document's take a place and gain nothing. A label of 1 or more is relevant.
+    Unknown ids take a place and gain nothing. A document with a label of 1 or more is relevant.
 
     Args:
-      labels: the graded relevance of every document; cuts above their number are left out.
+      labels: the graded relevance of every document. Cuts above their number (and above 10) are
+        left out.
     """
     gains = [labels.get(name, 0) for name in ranking]
     ideal = sorted(labels.values(), reverse=True)

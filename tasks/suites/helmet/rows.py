@@ -1,4 +1,4 @@
-"""Rows of HELMET's files: found by name, read one at a time, since a file may hold gigabytes."""
+"""Find HELMET's files and read their rows one at a time, since a file may hold gigabytes."""
 
 import collections
 import dataclasses
@@ -16,7 +16,7 @@ from tasks.sources.table import find, list_field, read_rows
 
 Raw = TypeVar("Raw")
 Made = TypeVar("Made")
-# The data folder may be HELMET's, one that has it as `helmet`, or a clone of HELMET.
+# The data folder may be HELMET's, a folder with HELMET's as `helmet`, or a clone of its repository.
 FOLDERS = ("", "helmet/", "data/")
 WHERE = (
     "HELMET's data.tar.gz (huggingface.co/datasets/princeton-nlp/HELMET; "
@@ -26,9 +26,9 @@ WHERE = (
 
 @dataclasses.dataclass(frozen=True)
 class Rows(Sequence):
-    """The raw rows of a file. What is no row comes as an UnfitRowError.
+    """The raw rows of a file; a malformed row is an UnfitRowError.
 
-    Of plain JSONL only the places of its lines are kept, anything else is kept whole.
+    For plain JSONL only the positions of the lines are held in memory, otherwise all rows.
     """
 
     path: str
@@ -65,14 +65,14 @@ def _row(line: bytes) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
-        return UnfitRowError("a line that is no JSON")
+        return UnfitRowError("a line that is not JSON")
 
 
 def find_file(dataset: str, data_dir: str, names: Sequence[str], where: str = WHERE) -> str:
-    """Return the path of the first of these files that there is.
+    """Return the path of the first of these files that exists.
 
     Raises:
-      TaskInputError: no data folder, or none of the files.
+      TaskInputError: there is no data folder, or none of the files.
     """
     wanted = " or ".join(names)
     if not data_dir:
@@ -90,10 +90,10 @@ def find_file(dataset: str, data_dir: str, names: Sequence[str], where: str = WH
 
 @functools.lru_cache(maxsize=16)
 def open_rows(path: str) -> Rows:
-    """Return the rows of a file; what a file holds is looked at once a process.
+    """Open the rows of a file; its lines are found once a process.
 
     Raises:
-      TaskInputError: it can't be read, or holds no row.
+      TaskInputError: the file can't be read, or holds no row.
     """
     if not path.endswith(".jsonl"):
         rows = Rows(path, (), tuple(read_rows(path)))
@@ -111,10 +111,10 @@ def open_rows(path: str) -> Rows:
 
 
 def read_object(path: str) -> dict[str, Any]:
-    """Return the one object that a JSON file holds.
+    """Read the object that a JSON file holds.
 
     Raises:
-      TaskInputError: it can't be read, or holds something else.
+      TaskInputError: the file can't be read, or holds something else.
     """
     try:
         with _opened(path) as file:
@@ -123,31 +123,31 @@ def read_object(path: str) -> dict[str, Any]:
     except UnfitRowError as error:
         raise TaskInputError(f"{path}: {error}; download it again") from None
     except (ValueError, RecursionError) as error:
-        raise TaskInputError(f"{path} is no JSON ({error}); download it again") from None
+        raise TaskInputError(f"{path} is not JSON ({error}); download it again") from None
     return content
 
 
 def check_row(row: Any) -> None:
-    """Refuse what is no row.
+    """Refuse a malformed row.
 
     Raises:
-      UnfitRowError: it was none in the file, is no object, or holds halves of surrogate pairs.
+      UnfitRowError: the row was malformed in the file, is not an object, or is not valid Unicode.
     """
     if isinstance(row, UnfitRowError):
         raise row
     if not isinstance(row, dict):
-        raise UnfitRowError("a row that is no object")
+        raise UnfitRowError("a row that is not an object")
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise UnfitRowError("no valid Unicode") from None
+        raise UnfitRowError("not valid Unicode") from None
 
 
 def title_field(passage: Any) -> str:
     """Return the title of a passage, which may be blank.
 
     Raises:
-      UnfitRowError: there is none.
+      UnfitRowError: there is no title.
     """
     title = passage.get("title") if isinstance(passage, dict) else None
     if not isinstance(title, str):
@@ -159,7 +159,7 @@ def answers_field(row: Any, name: str) -> list[str]:
     """Return the answers of a row: a text, or a list of texts and numbers.
 
     Raises:
-      UnfitRowError: there is none, or a blank one.
+      UnfitRowError: there is no answer, or a blank one.
     """
     value = row.get(name)
     values = list_field(row, name) if isinstance(value, list) else [value]
@@ -174,7 +174,7 @@ def usable(
     parse: Callable[[int, Any], Made],
     most: int | None = None,
 ) -> Iterator[Made]:
-    """Yield what is made of the usable rows of a file: see `skipping`."""
+    """Parse the usable rows of a file and yield the results; see `skipping`."""
 
     def made(number: int, row: Any) -> Made:
         check_row(row)
@@ -189,15 +189,15 @@ def skipping(
     make: Callable[[int, Raw], Made],
     most: int | None = None,
 ) -> Iterator[Made]:
-    """Yield what is made of the rows, at most `most`; unfit ones are counted in the log.
+    """Yield `make(number, row)` for at most `most` usable rows; count the others in the log.
 
     Args:
-      name: of what holds the rows.
-      rows: with their numbers.
-      make: makes something of a row, or raises UnfitRowError with a short reason.
+      name: the file or the task, for the messages.
+      rows: the rows with their numbers.
+      make: makes something from a row, or raises UnfitRowError with a short reason.
 
     Raises:
-      TaskInputError: no row is fit.
+      TaskInputError: no row is usable.
     """
     skipped: collections.Counter[str] = collections.Counter()
     count = 0

@@ -1,7 +1,7 @@
-"""HELMET's draws, so that the rows and demonstrations are those that the benchmark takes.
+"""HELMET's random draws, repeated so that rows and demonstrations are those of the benchmark.
 
-It shuffles by a NumPy generator of a seed (as Hugging Face's `datasets` does) and draws keys by
-Python's generator.
+The benchmark shuffles with a seeded NumPy generator (as Hugging Face's `datasets` does) and draws
+keys with Python's generator.
 """
 
 import hashlib
@@ -24,22 +24,22 @@ def text_seed(text: str, plus: int = 0) -> int:
 
 
 def shuffled(count: int, seed: int = SEED) -> list[int]:
-    """Return the numbers below `count` in the order that a seed gives."""
+    """Return the numbers below `count` in an order that depends on the seed."""
     return np.random.default_rng(seed).permutation(count).tolist()
 
 
 def draw_keys(keys: Iterable[str | None], count: int) -> set[str]:
-    """Return `count` of the keys, or all where there are fewer; blank ones don't count."""
+    """Draw `count` of the keys that are not blank, or all if there are fewer."""
     distinct = sorted({key for key in keys if key})
     return set(random.Random(SEED).sample(distinct, min(count, len(distinct))))
 
 
 def draw_demos(keys: Sequence[str | None], key: str, allowed: Sequence[bool]) -> list[int]:
-    """Return the numbers of the SHOTS demonstrations of a question, each with another key.
+    """Draw the numbers of a question's SHOTS demonstrations, each with another key.
 
     Args:
-      keys: of all demonstrations.
-      key: of the question; it alone decides which are drawn.
+      keys: the keys of all demonstrations.
+      key: the key of the question, which seeds the draw.
       allowed: whether each demonstration may be drawn.
     """
     numbers = [number for number, may in enumerate(allowed) if may]
@@ -52,9 +52,9 @@ def draw_demos(keys: Sequence[str | None], key: str, allowed: Sequence[bool]) ->
 
 
 def balanced(rows: Sequence[T], label: Callable[[T], Any], count: int, seed: int) -> list[T]:
-    """Return `count` rows in rounds that hold each label once, in an order drawn for each round.
+    """Draw `count` rows in rounds that have each label once, in an order drawn for each round.
 
-    Where a label's rows are fewer than the rounds, each comes equally often, but for one time.
+    If a label has fewer rows than there are rounds, the counts of its rows differ by at most one.
     """
     rng = random.Random(seed)
     by_label: dict[Any, list[T]] = {}

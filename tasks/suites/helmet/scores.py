@@ -1,4 +1,4 @@
-"""How an output of each of HELMET's tasks is scored: metrics from 0 to 1, the main one first."""
+"""The scores of HELMET's tasks: metrics of an output from 0 to 1, the main one first."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,13 +21,13 @@ ScoreOutput = Callable[[str, Truth, Judges], Scores]
 
 
 def ruler(output: str, truth: Truth, judges: Judges) -> Scores:
-    """Return the share of values found."""
+    """Return the share of the values that the output has."""
     del judges
     return {"ruler_recall": ruler_recall(output, truth["answers"])}
 
 
 def contained(lead_in: str) -> ScoreOutput:
-    """Return what scores an output with this lead-in: whether a reference is in it, in front."""
+    """Return a scorer whose main metric is whether the output contains a reference."""
 
     def score(output: str, truth: Truth, judges: Judges) -> Scores:
         del judges
@@ -38,7 +38,7 @@ def contained(lead_in: str) -> ScoreOutput:
 
 
 def label(lead_in: str) -> ScoreOutput:
-    """Return the scorer of labels: text metrics of the parsed label alone."""
+    """Return a scorer that computes text metrics of the label after the lead-in alone."""
 
     def score(output: str, truth: Truth, judges: Judges) -> Scores:
         del judges
@@ -48,20 +48,20 @@ def label(lead_in: str) -> ScoreOutput:
 
 
 def ranking(output: str, truth: Truth, judges: Judges) -> Scores:
-    """Return a ranking's metrics, NDCG@10 in front."""
+    """Return the metrics of a ranking, NDCG@10 first."""
     del judges
     scores = ranking_scores(parse_ranking(output), truth["grades"])
     return _first("NDCG@10", scores)
 
 
 def asqa(output: str, truth: Truth, judges: Judges) -> Scores:
-    """Return short answers found, and citations where there is a judge."""
+    """Score the short answers in a text, and its citations if there is a judge."""
     scores = {"str_em": citations.answer_recall(output, truth["parts"])}
     return scores | _cited(citations.sentence_claims(output), truth, judges)
 
 
 def qampari(output: str, truth: Truth, judges: Judges) -> Scores:
-    """Return items of the list found, and citations where there is a judge."""
+    """Score the items of a list, and its citations if there is a judge."""
     scores = _first("qampari_rec_top5", citations.list_scores(output, truth["parts"]))
     claims = citations.list_claims(output, truth["choices"]["question"])
     return scores | _cited(claims, truth, judges)
@@ -74,7 +74,7 @@ def _cited(claims: Sequence[str], truth: Truth, judges: Judges) -> Scores:
 
 
 def graded_answer(output: str, truth: Truth, judges: Judges) -> Scores:
-    """Return a judge's grade where there is one, and text metrics."""
+    """Return the judge's grade, if there is a judge, and text metrics."""
     scores = _first("rougeL_f1", better_of_raw_and_parsed(output, truth["answers"]))
     if judges.answer is None:
         return scores
@@ -83,20 +83,20 @@ def graded_answer(output: str, truth: Truth, judges: Judges) -> Scores:
 
 
 def rouge_answer(output: str, truth: Truth, judges: Judges) -> Scores:
-    """Return text metrics, rougeL_f1 in front."""
+    """Return text metrics, rougeL_f1 first."""
     del judges
     return _first("rougeL_f1", better_of_raw_and_parsed(output, truth["answers"]))
 
 
 def choice(output: str, truth: Truth, judges: Judges) -> Scores:
-    """Return how the letter or the option was given."""
+    """Score the choice of a letter or an option."""
     del judges
     letter = truth["answers"][0]
     return _first("exact_match", choice_scores(output, letter, truth["choices"][letter]))
 
 
 def summary(lead_in: str) -> ScoreOutput:
-    """Return what scores a summary with this lead-in: by a judge if there is one, and by text."""
+    """Return a scorer of summaries: the judge's grade, if there is a judge, and text metrics."""
 
     def score(output: str, truth: Truth, judges: Judges) -> Scores:
         scores = _first("rougeLsum_f1", better_of_raw_and_parsed(output, truth["answers"], lead_in))
@@ -108,5 +108,5 @@ def summary(lead_in: str) -> ScoreOutput:
 
 
 def _first(name: str, scores: Scores) -> Scores:
-    """Return the scores with one of them in front."""
+    """Return the scores with the named one first."""
     return {name: scores[name]} | scores

@@ -1,14 +1,14 @@
 """HELMET (arXiv 2410.02694): seven categories of tasks at 8K to 128K tokens, read from its data.
 
-Two forms of each task: `helmet_kilt_nq`, in the benchmark's form, and `helmet_kilt_nq_chat`, where
-the model is asked to think, to recall and to end in `Answer:`, as this project's models are trained
-to. Rows, demonstrations and the numbers of items are HELMET's, whatever the seed of a run; the
-wording of instructions is ours, so scores are comparable among ours first of all.
+Each task has two forms: `helmet_kilt_nq` is the benchmark's, and `helmet_kilt_nq_chat` asks the
+model to think, to recall and to end in `Answer:`, as this project's models are trained to. Rows,
+demonstrations and the numbers of items are HELMET's, whatever the seed of a run. The wording of the
+instructions is ours, so scores are best compared with each other, not with published ones.
 
 Departures: texts that HELMET cuts by Llama 2's tokens are cut by the policy's; a citation of a
-document that was not shown counts as one of none; sentences are split by a rule
-(`tasks/prompts/sentences.py`). Metrics that need a judge model are left out unless a judge
-is given, and what they would be part of names them.
+document that was not shown counts as a missing citation; sentences are split by a rule
+(`tasks/prompts/sentences.py`). Metrics that need a judge model are left out unless a judge is
+given, and the means without them say so by name.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class TaskForm:
     """A task in one form.
 
     Attributes:
-      name: of the suite's task.
+      name: the name of the suite's task.
       kind: "plain", "chat" or "recall" (`tasks/suites/helmet/prompts.py`).
     """
 
@@ -56,7 +56,7 @@ def helmet(judges: Judges = NO_JUDGES) -> tuple[SuiteTask, ...]:
 
 
 def helmet_chat(judges: Judges = NO_JUDGES) -> tuple[SuiteTask, ...]:
-    """Return HELMET's tasks in the form with thought and recall."""
+    """Return HELMET's tasks in the form with a thought and recall."""
     return tuple(
         _suite_task(f"{NAME}_{task.name}{CHAT_SUFFIX}", task, RECALL, judges) for task in TASKS
     )
@@ -66,7 +66,7 @@ def _suite_task(name: str, task: HelmetTask, kind: str, judges: Judges) -> Suite
     form = TaskForm(name, task, kind, judges)
     return SuiteTask(
         name=name,
-        # A thought takes as much as the run allows, past the length: HELMET does likewise.
+        # A thought may be as long as the run allows, beyond the length, as in HELMET.
         max_new_tokens=None if kind == RECALL else task.new_tokens,
         records=functools.partial(_records, form),
         score=functools.partial(score_response, form),
@@ -87,11 +87,11 @@ def _records(
     """Return the first `count` of HELMET's rows at a length.
 
     Args:
-      seed: without effect; the benchmark draws its rows with its own.
+      seed: not used; the benchmark draws its rows with a seed of its own.
       long_only: see `Selection`.
 
     Raises:
-      TaskInputError: a length that HELMET has no data for, a missing file, or no usable row.
+      TaskInputError: HELMET has no data for the length, a file is missing, or no row is usable.
     """
     del seed
     name, task = form.name, form.task
@@ -120,9 +120,9 @@ def _records(
 def score_response(form: TaskForm, response: str, truth: Mapping[str, Any]) -> Scores:
     """Return the metrics of one response.
 
-    The marks of recall spans are left out. In the recall form what follows the last `Answer:`
-    behind the thought is scored, without one all that is behind it, and nothing where the thought
-    was not closed: it could quote its way to a score.
+    The marks of recall spans are removed. In the recall form the text after the last `Answer:` is
+    scored, or without one all the text after the thought. If the thought was not closed, the empty
+    text is scored, because a thought could earn a score by quoting.
     """
     if form.kind == RECALL:
         _, closed, visible = response.rpartition(answers.THINK_END)
@@ -133,10 +133,10 @@ def score_response(form: TaskForm, response: str, truth: Mapping[str, Any]) -> S
 
 
 def aggregate(task: HelmetTask, judges: Judges, rows: Sequence[Mapping[str, float]]) -> Scores:
-    """Return the metrics of a task in percent, the one that its category takes first.
+    """Return the metrics of a task in percent, the one that counts for its category first.
 
-    Where a category takes several, "mean" is first, of those there are. Metrics without a judge
-    are named, with their number.
+    If several count for the category, the first metric is "mean", their mean without those that
+    lack a judge. One entry names the metrics that lack a judge, with their number as its value.
     """
     values: dict[str, list[float]] = {}
     for row in rows:
@@ -144,7 +144,7 @@ def aggregate(task: HelmetTask, judges: Judges, rows: Sequence[Mapping[str, floa
             values.setdefault(name, []).append(value)
     means = {name: 100 * sum(items) / len(items) for name, items in values.items()}
     missing = judges.missing(task.metrics)
-    # With a judge and no claim in any output, there is nothing that a citation supports.
+    # With a judge but no claim in any output, the citation metrics are 0.
     counted = {name: means.setdefault(name, 0.0) for name in task.metrics if name not in missing}
     if len(task.metrics) > 1:
         means = {"mean": sum(counted.values()) / len(counted)} | means
@@ -156,11 +156,11 @@ def aggregate(task: HelmetTask, judges: Judges, rows: Sequence[Mapping[str, floa
 def overall(scores: Mapping[str, float], judges: Judges = NO_JUDGES) -> Scores:
     """Return the mean of the seven categories, and each of them.
 
-    A category is the plain mean of its metrics. Where a judge is missing, it is the mean of those
-    there are, or left out where there is none, and the names say so.
+    A category is the plain mean of its metrics. If a judge is missing, it is the mean of the other
+    metrics, or left out if there are none, and the names of the means say so.
 
     Args:
-      scores: the first metric of `aggregate` of each task, by name, all of one form.
+      scores: the first metric of `aggregate` for each task, by the task's name, all of one form.
     """
     bare = {
         name.removeprefix(f"{NAME}_").removesuffix(CHAT_SUFFIX): value

@@ -1,4 +1,4 @@
-"""HELMET's tasks: their data, sizes, limits, metrics and forms."""
+"""HELMET's tasks with their data, sizes, limits, metrics and forms."""
 
 import dataclasses
 
@@ -22,13 +22,13 @@ class HelmetTask:
     """One row of HELMET's table.
 
     Attributes:
-      sizes: items, or tokens of a long text, at each of LENGTHS.
-      metrics: those that the category's mean takes.
-      request: how the recall form asks for the answer.
+      sizes: the number of items, or of tokens of a long text, at each of LENGTHS.
+      metrics: the metrics that count for the category's mean.
+      request: the text in which the recall form asks for the answer.
       chat: whether the benchmark's form uses the chat template.
-      joint: what stands before the lead-in, where it does not.
-      lead_in: what comes before an output of the plain form when it is scored. (RULER's is left
-        out: it differs by row, and holds no value.)
+      joint: the text before the lead-in, if the form does not use the template.
+      lead_in: put before an output of the plain form when it is scored. (The needles' lead-in is
+        left out, because it differs by row and holds no value.)
     """
 
     name: str
@@ -60,7 +60,7 @@ def _needles(name: str, new_tokens: int, request: str) -> HelmetTask:
         name=f"ruler_niah_{name}",
         category="Recall",
         reader=lookups.needles,
-        sizes=LENGTHS,  # The rows are as long as they should be.
+        sizes=LENGTHS,  # The rows have the right length already.
         new_tokens=new_tokens,
         score=scores.ruler,
         metrics=("ruler_recall",),

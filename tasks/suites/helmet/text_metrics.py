@@ -1,7 +1,7 @@
-"""HELMET's scores of an output against reference texts (HELMET, arXiv 2410.02694, appendix).
+"""HELMET's scores of an output against reference texts (arXiv 2410.02694, appendix).
 
-The rules are the benchmark's own, without the guards of `tasks/scoring/answers.py`: a reference
-that normalises to nothing, such as "The", is a substring of every output.
+The rules are the benchmark's, without the guards of `tasks/scoring/answers.py`. For example, a
+reference that normalises to nothing, such as "The", is a substring of every output.
 """
 
 import functools
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tasks.scoring.answers import normalise, token_f1
 
-# Answers that are right as a whole or not at all.
+# Answers that are either wholly right or wrong.
 _CLOSED = ("yes", "no", "noanswer")
 _ROUGE = ("rougeL", "rougeLsum")
 
@@ -26,7 +26,7 @@ def substring_exact_match(output: str, reference: str) -> float:
 
 
 def f1(output: str, reference: str) -> float:
-    """Return the F1 of the normalised words; 0 where one side is yes, no or noanswer alone."""
+    """Return the F1 of the normalised words; 0 if only one side is yes, no or noanswer."""
     sides = normalise(output), normalise(reference)
     if sides[0] != sides[1] and any(side in _CLOSED for side in sides):
         return 0.0
@@ -41,7 +41,7 @@ def _rouge_scorer():
 
 
 def rouge(output: str, reference: str) -> dict[str, float]:
-    """Return F1 and recall of ROUGE-L and ROUGE-Lsum, on stemmed words."""
+    """Return the F1 and recall of ROUGE-L and ROUGE-Lsum, on stemmed words."""
     scores = _rouge_scorer().score(target=reference, prediction=output)
     return {
         f"{kind}_{name}": value
@@ -51,7 +51,7 @@ def rouge(output: str, reference: str) -> dict[str, float]:
 
 
 def text_scores(output: str, references: Sequence[str]) -> dict[str, float]:
-    """Return all scores of an output, each the best over the references."""
+    """Return all scores of an output, each the maximum over the references."""
     simple: Mapping[str, Callable[[str, str], float]] = {
         "exact_match": exact_match,
         "f1": f1,
@@ -63,9 +63,9 @@ def text_scores(output: str, references: Sequence[str]) -> dict[str, float]:
 
 
 def parse(output: str, lead_in: str = "Answer:") -> str:
-    """Return what follows the lead-in on its line, whatever its case; without one, the first line.
+    """Return the text after the lead-in on its line, in any case; the first line if there is none.
 
-    A lead-in that stands there once more is dropped as well.
+    A second lead-in at its beginning is removed too.
     """
     found = re.search(re.escape(lead_in) + "(.*)", output, re.IGNORECASE)
     line = (found[1] if found else output.split("\n", 1)[0]).strip()
@@ -77,16 +77,16 @@ def parse(output: str, lead_in: str = "Answer:") -> str:
 def better_of_raw_and_parsed(
     output: str, references: Sequence[str], lead_in: str = "Answer:"
 ) -> dict[str, float]:
-    """Return the scores of the output or of its parsed part, each the better one."""
+    """Return the scores of the output or of its parsed part, whichever is higher."""
     raw = text_scores(output, references)
     parsed = text_scores(parse(output, lead_in), references)
     return {name: max(value, parsed[name]) for name, value in raw.items()}
 
 
 def choice_scores(output: str, letter: str, text: str) -> dict[str, float]:
-    """Return the scores of a choice: the letter, or `letter. text`, which may be a substring.
+    """Return the scores of a choice, which is right as `letter. text` or as the letter alone.
 
-    The letter alone must be the whole output or its parsed part.
+    `letter. text` may be a substring; the letter must be the whole output or its parsed part.
     """
     option = f"{letter}. {text}"
     scores = better_of_raw_and_parsed(output, [letter, option])
@@ -102,8 +102,8 @@ def choice_scores(output: str, letter: str, text: str) -> dict[str, float]:
 def _is_letter(side: str, letter: str) -> bool:
     """Return whether a text is the letter after normalisation.
 
-    Normalisation takes "A" for an article and leaves nothing, and so would let nothing stand for
-    "A"; here the letter has to be there.
+    Normalisation removes "A" as an article, so that an empty text would equal "A"; here the letter
+    must be in the text.
     """
     there = letter.lower() in re.findall(r"\w+", side.lower())
     return there and normalise(side) == normalise(letter)

@@ -1,4 +1,4 @@
-"""RULER's aggregation tasks: common words of a list (cwe), frequent words of a code (fwe)."""
+"""RULER's aggregation tasks: the common words of a list (cwe), the frequent coded words (fwe)."""
 
 import math
 import string
@@ -19,10 +19,12 @@ from tasks.suites.ruler.prompts import (
 )
 
 NUM_COMMON = 10
-# From this length on, words come more often.
+# From this target length on, words are repeated more often.
 LONG = 4096
-# Words in all, times of a common one, times of another: of the worked example by length.
+# The worked example at target lengths below LONG (False) and from LONG on (True): the number of
+# different words, and how often a common word and another word come in its list.
 EXAMPLE = {False: (20, 3, 1), True: (40, 10, 3)}
+# How often a common word and another word come in the list of a row.
 REPEATS = {False: (6, 1), True: (30, 3)}
 ALPHA = 2.0
 _ZETA = math.pi**2 / 6  # of ALPHA
@@ -32,11 +34,11 @@ DOTS = "..."
 
 
 def common_words(spec: RowSpec) -> Sized:
-    """Draw a row with any number of uncommon words, behind a worked example.
+    """Draw a row with any number of uncommon words, after a worked example.
 
-    Ours differs from the benchmark's in this: the list is shuffled anew for each row (there rows of
-    one size are shuffled alike); no other word of the list contains a common one, so that naming
-    it can't count for the common one; its words are those of `tasks/suites/ruler/words.py`.
+    Differences from the benchmark: the list is shuffled for each row (there rows of one size are
+    shuffled alike); no other word of the list contains a common one, so that naming it can't count
+    as naming the common one; the words are those of `tasks/suites/ruler/words.py`.
     """
     long = spec.length >= LONG
     rng = spec.rng()
@@ -58,10 +60,12 @@ def common_words(spec: RowSpec) -> Sized:
 
 
 def _vocabulary(rng: np.random.Generator, most: int) -> tuple[list[str], list[str]]:
-    """Return common words, and others in random order, plain ones first; none holds a common one.
+    """Return common words, and others in random order, the plain ones first.
+
+    None of the others contains a common word.
 
     Args:
-      most: no more compounds than this are returned.
+      most: the most compounds that are returned.
     """
     plain = rng.permutation(words.plain()).tolist()
     common: list[str] = []
@@ -83,10 +87,10 @@ def _numbered(common: list[str], others: list[str], repeats, rng: np.random.Gene
 
 
 def frequent_words(spec: RowSpec) -> Sized:
-    """Draw a row of coded words whose counts follow a zeta law, rank 0 being dots.
+    """Draw a row of coded words whose counts follow a zeta law; the first rank are dots.
 
-    Ours differs from the benchmark's in this: the text is shuffled anew for each row (there texts
-    of one size are shuffled alike), and a text so short that the third place is shared is refused.
+    Differences from the benchmark: the text is shuffled for each row (there texts of one size are
+    shuffled alike), and a text so short that two words share the third place is refused.
     """
     rng = spec.rng()
     size = max(NUM_FREQUENT + 2, (spec.length - 50) // 50)
@@ -110,21 +114,21 @@ def frequent_words(spec: RowSpec) -> Sized:
 
 
 def zeta_counts(total: int, ranks: int) -> np.ndarray:
-    """Return how often each rank comes: floor(total * rank^-alpha / zeta(alpha)), from rank 1."""
+    """Return the count of each rank from 1 on: floor(total * rank^-alpha / zeta(alpha))."""
     return (total * np.arange(1, ranks + 1) ** -ALPHA / _ZETA).astype(int)
 
 
 def check_frequent_words(prompt: Prompt, length: int) -> None:
-    """Refuse a text in which the third most frequent word is not alone in its place.
+    """Refuse a text in which another word is as frequent as the third most frequent one.
 
     Raises:
-      TaskInputError: names the length.
+      TaskInputError: that is so; the message names the length.
     """
     text = prompt.input[slice(*prompt.context)].split(" ")
     third = text.count(prompt.outputs[-1])
     others = [word for word in set(text) if word not in (DOTS, *prompt.outputs)]
     if third <= max((text.count(word) for word in others), default=0):
         raise TaskInputError(
-            f"length {length} is too short for ruler_fwe: its third word is no more frequent than "
+            f"length {length} is too short for ruler_fwe: its third word is not more frequent than "
             "the fourth; raise evaluation.lengths"
         )

@@ -1,6 +1,6 @@
-"""The benchmark's own rows: `validation.jsonl` files, scored as they are.
+"""Read the benchmark's own rows from `validation.jsonl` files.
 
-A row is known by its line number: `index` is no row number in the files of the needle tasks.
+A row is named by its line number, because `index` is not a row number in files of the needle tasks.
 """
 
 import json
@@ -14,7 +14,7 @@ from tasks.suites.ruler.prompts import CWE, FWE, NIAH, NIAH_ONE, QA, VT, Prompt
 
 
 def find_file(data_dir: str, task: str, length: int) -> str | None:
-    """Return the file of a task, such as DATA/ruler/4096/vt/validation.jsonl or DATA/vt/…, if any.
+    """Find the file of a task, such as DATA/ruler/4096/vt/validation.jsonl or DATA/vt/….
 
     Raises:
       TaskInputError: the folder can't be read.
@@ -25,10 +25,10 @@ def find_file(data_dir: str, task: str, length: int) -> str | None:
 
 
 def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
-    """Return the first `count` rows of a file.
+    """Read the first `count` rows of a file.
 
     Raises:
-      TaskInputError: a line is no such row, or the file holds too few, or rows of another length.
+      TaskInputError: a line is not a row, or the file has too few rows, or rows of another length.
     """
     try:
         with reading(path) as file:
@@ -39,7 +39,7 @@ def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
         lines.pop()
     if len(lines) < count:
         raise TaskInputError(
-            f"{path} holds {len(lines)} rows, evaluation.num_examples asks for {count}; lower it"
+            f"{path} holds {len(lines)} rows, but evaluation.num_examples = {count}; lower it"
         )
     prompts, longest = [], 0
     for number, line in enumerate(lines[:count], 1):
@@ -53,7 +53,7 @@ def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
             prompts.append(_prompt(row, task))
         except TaskInputError as error:
             raise TaskInputError(f"{path}, line {number}: {error}") from None
-    # Rows of essays may be half as long as their folder says.
+    # Rows of essays may be half as long as the name of their folder says.
     if f"/{length}/" not in path and longest <= length // 2:
         raise TaskInputError(
             f"{path} has rows of at most {longest} tokens for the target length {length}; "
@@ -62,7 +62,7 @@ def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
     return prompts
 
 
-_LENGTH_REMEDY = "name the file's own in evaluation.lengths, or put it in ruler/LENGTH/TASK"
+_LENGTH_REMEDY = "set evaluation.lengths to the file's length, or put the file in ruler/LENGTH/TASK"
 _KINDS: dict[str, tuple[type, ...]] = {
     "input": (str,),
     "answer_prefix": (str,),
@@ -75,22 +75,22 @@ def _fields(line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise TaskInputError(f"no JSON ({error}); download it again") from None
+        raise TaskInputError(f"not JSON ({error}); download it again") from None
     if not isinstance(row, dict):
-        raise TaskInputError("no object; download it again")
+        raise TaskInputError("not a JSON object; download it again")
     for name, kinds in _KINDS.items():
         if name not in row:
             raise TaskInputError(
-                f"no field {name!r}; this is no row of RULER's own (HELMET's have another layout)"
+                f"no field {name!r}; this is not a row of RULER (HELMET's rows have another layout)"
             )
         if not isinstance(row[name], kinds) or isinstance(row[name], bool):
             raise TaskInputError(f"{name} = {row[name]!r} must be {kinds[0].__name__}")
     outputs = row["outputs"]
     if not outputs or not all(isinstance(text, str) and text.strip() for text in outputs):
-        raise TaskInputError(f"outputs = {outputs!r} must be texts, at least one, and none blank")
+        raise TaskInputError(f"outputs = {outputs!r} must be texts, at least one, and no blank one")
     if any("\ud800" <= character <= "\udfff" for character in row["input"] + row["answer_prefix"]):
-        raise TaskInputError("input is no valid Unicode; download it again")
-    # Some tokenizers compose characters, and tokens must have exact places.
+        raise TaskInputError("input is not valid Unicode; download it again")
+    # Some tokenizers compose characters, but tokens must have exact places in the text.
     for name in ("input", "answer_prefix"):
         row[name] = unicodedata.normalize("NFC", row[name])
     return row
@@ -101,11 +101,11 @@ def _prompt(row: dict[str, Any], task: str) -> Prompt:
     templates = {"vt": (VT,), "cwe": (CWE,), "fwe": (FWE,), "qa_1": (QA,), "qa_2": (QA,)}
     for template in templates.get(task, (NIAH, NIAH_ONE)):
         head, tail = (part.rpartition("}")[2] for part in template.split("{context}"))
-        # Of what follows the context, only what comes before a field.
+        # The template's text from the context to the next field.
         tail = template.split("{context}")[1].partition("{")[0]
-        # The worked examples of vt and cwe come first: the last question is the row's own.
+        # The worked examples of vt and cwe come first, so the last question is the row's own.
         end = text.rfind(tail)
         start = text.rfind(head, 0, max(end, 0)) + len(head)
         if end >= start >= len(head):
             return Prompt(text, row["answer_prefix"], (start, end), (), tuple(row["outputs"]))
-    raise TaskInputError(f"input has no context as ruler_{task} has; is it another task's file?")
+    raise TaskInputError(f"input is not a prompt of ruler_{task}; is this another task's file?")

@@ -1,4 +1,4 @@
-"""RULER's needles in a haystack: eight tasks that differ in haystack, keys and values."""
+"""RULER's needles in a haystack: eight tasks with different haystacks, keys and values."""
 
 import bisect
 import dataclasses
@@ -27,7 +27,7 @@ from tasks.suites.ruler.prompts import (
     filled,
 )
 
-# In percent of the sentences: where a needle may stand in essays.
+# The depths at which a needle may stand in essays, in percent of the sentences.
 DEPTHS = np.round(np.linspace(0, 100, 40)).astype(int)
 
 
@@ -36,9 +36,10 @@ class Niah:
     """The arguments of one task.
 
     Attributes:
-      haystack: "noise" (one line again and again), "essay", or "needle" (needles with other keys).
+      haystack: "noise" (one line repeated), "essay", or "needle" (needles with other keys).
       key, value: "word", "number" or "uuid".
-      keys, values, queries: keys in the text, values of each, and keys asked for.
+      keys, values, queries: the number of keys in the text, of values of each key, and of keys that
+        are asked for.
     """
 
     haystack: str
@@ -50,7 +51,7 @@ class Niah:
 
 
 def draw(rng: np.random.Generator, kind: str) -> str:
-    """Draw a key or value."""
+    """Draw a key or a value."""
     if kind == "word":
         return words.phrase(rng)
     if kind == "number":
@@ -59,7 +60,7 @@ def draw(rng: np.random.Generator, kind: str) -> str:
 
 
 def _draw_new(rng: np.random.Generator, kind: str, taken: set[str]) -> str:
-    """Draw one that is not taken, and take it."""
+    """Draw a key or value that is not in `taken`, and add it there."""
     while (drawn := draw(rng, kind)) in taken:
         pass
     taken.add(drawn)
@@ -69,9 +70,9 @@ def _draw_new(rng: np.random.Generator, kind: str, taken: set[str]) -> str:
 def niah(task: Niah, spec: RowSpec) -> Sized:
     """Draw a row whose haystack can have any size.
 
-    Ours differs from the benchmark's in this: keys and values are distinct (there the key asked
-    for may come a second time with another value), sentences are split by a regular expression
-    (there by NLTK's punkt), and needles go through in an order drawn for each row.
+    Differences from the benchmark: keys and values are distinct (there the key that is asked for
+    may come a second time with another value), sentences are split by a regular expression (there
+    by NLTK's punkt), and the order of the needles is drawn for each row.
     """
     rng = spec.rng()
     taken_keys: set[str] = set()
@@ -118,7 +119,7 @@ def niah(task: Niah, spec: RowSpec) -> Sized:
 
     most = spec.length
     if task.haystack == "needle" and task.key == "word":
-        # Beyond, other keys would be hard to find.
+        # With more of them, unused keys would be hard to draw.
         most = min(most, words.num_phrases() // 2)
     return Sized(prompt, most)
 
@@ -130,9 +131,12 @@ def _enumerate(keys: Sequence[str]) -> str:
 def in_lines(
     hay: Sequence[str], needles: Sequence[str], rng: np.random.Generator
 ) -> tuple[str, list[Range]]:
-    """Insert needles, in their order, before lines drawn without return; one text, and where.
+    """Insert needles, in their order, before lines that are drawn without repetition.
 
-    With fewer lines than needles several may stand together, or at the end.
+    With fewer lines than needles, several may stand together, or at the end.
+
+    Returns:
+      The text, and the range of each needle.
     """
     enough = len(hay) >= len(needles)
     places = rng.choice(len(hay) if enough else len(hay) + 1, len(needles), replace=not enough)
@@ -142,7 +146,7 @@ def in_lines(
 def _interleaved(
     hay: Sequence[str], needles: Sequence[str], places: Sequence[int], joint: str
 ) -> tuple[str, list[Range]]:
-    """Return hay and needles joined, each needle before the item of its place."""
+    """Return the text, each needle before the item of its place, and the needles' ranges."""
     parts: list[str] = []
     marks = []
     for (low, high), needle in zip(itertools.pairwise([0, *places]), needles, strict=True):
@@ -156,7 +160,7 @@ def _interleaved(
 
 @dataclasses.dataclass(frozen=True)
 class Essays:
-    """Essays as sentences, and how many words there are up to the end of each."""
+    """The sentences of essays, and the number of words up to the end of each sentence."""
 
     sentences: tuple[str, ...]
     words: tuple[int, ...]
@@ -164,10 +168,10 @@ class Essays:
 
 @functools.lru_cache(maxsize=4)
 def essays(data_dir: str) -> Essays:
-    """Return the essays of a data folder, split as the benchmark splits them.
+    """Read the essays of a data folder and split them into sentences.
 
     Raises:
-      TaskInputError: there are none, or the file is damaged.
+      TaskInputError: there are no essays, or a file is damaged.
     """
     if not data_dir:
         raise TaskInputError(
@@ -190,7 +194,7 @@ def in_essays(
 ) -> tuple[str, list[Range]]:
     """Insert needles between the sentences of the first `size` words, at depths of 40 even steps.
 
-    Where the essays end they begin again, as in the benchmark.
+    The essays start again at their end, as in the benchmark.
     """
     rounds, rest = divmod(size, essay.words[-1])
     whole = bisect.bisect_right(essay.words, rest)

@@ -1,6 +1,6 @@
-"""What every RULER prompt consists of, and the benchmark's templates.
+"""The parts of a RULER prompt, and the benchmark's templates.
 
-The templates are an exact format (NVIDIA/RULER, c3f5e3b): official rows and scores depend on them.
+The templates must not change (NVIDIA/RULER, c3f5e3b): official rows and scores depend on them.
 """
 
 import dataclasses
@@ -63,10 +63,10 @@ class Prompt:
     """One row before it is tokenised. Ranges are characters of `input`.
 
     Attributes:
-      input, prefix: the benchmark's `input` and `answer_prefix`; the prompt is both as they are.
-      context: what may be copied.
-      gold: the items of the context that the answer stands in, in order of the question.
-      outputs: the references; where one right answer has several forms, these forms.
+      input, prefix: the benchmark's `input` and `answer_prefix`; the prompt is both, unchanged.
+      context: the text that may be copied.
+      gold: the items of the context that hold the answer, in the order of the question.
+      outputs: the references: all right answers, or the forms of the one right answer.
     """
 
     input: str
@@ -86,11 +86,11 @@ class Sized:
 
 @dataclasses.dataclass(frozen=True)
 class RowSpec:
-    """Which example is wanted; all that is random is drawn from `rng`.
+    """Which row to make. All random numbers come from `rng`.
 
     Attributes:
       length: the target length; the tokens of the response count towards it.
-      attempt: above 0, another row of a data set than the one before.
+      attempt: each further attempt takes another row of the data set.
     """
 
     task: str
@@ -102,7 +102,7 @@ class RowSpec:
     attempt: int = 0
 
     def rng(self, purpose: str = "") -> np.random.Generator:
-        """Return the random numbers of one purpose: the same at every length and every call."""
+        """Return the random numbers for a purpose, equal at every length and every call."""
         return generator(f"ruler/{self.task}/{purpose}", self.seed, self.index)
 
 
@@ -115,11 +115,11 @@ def filled(
     before: str = "",
     **fields: object,
 ) -> Prompt:
-    """Return a template with its context and other fields.
+    """Fill a template with its context and other fields.
 
     Args:
       gold: ranges of `context`.
-      before: what stands before the template: a worked example.
+      before: a worked example that comes before the template, "" for none.
     """
     head, tail = template.split("{context}")
     head = before + head.format(**fields)

@@ -1,4 +1,4 @@
-"""RULER's questions on documents: SQuAD v2.0 (qa_1) and HotpotQA (qa_2)."""
+"""RULER's questions about documents: SQuAD v2.0 (qa_1) and HotpotQA (qa_2)."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ DOCUMENT = "Document {number}:\n{text}"
 
 @dataclasses.dataclass(frozen=True)
 class DocumentQuestion:
-    """A question on some of a collection's documents, given by number.
+    """A question about documents of a collection, which are given by number.
 
     Attributes:
-      gold: documents that hold the answer; every prompt has them.
-      near: those that come in before all others.
+      gold: the documents that hold the answer; every prompt has them.
+      near: the documents that come in before all others.
     """
 
     query: str
@@ -33,7 +33,7 @@ class DocumentQuestion:
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-    """All documents of a data set, each once, and the questions on them."""
+    """All documents of a data set, each once, and the questions about them."""
 
     documents: tuple[str, ...]
     questions: tuple[DocumentQuestion, ...]
@@ -41,7 +41,7 @@ class Collection:
 
 @dataclasses.dataclass(frozen=True)
 class SquadArticle:
-    """A SQuAD article: for each paragraph its text, and questions with their answers."""
+    """A SQuAD article: the text of each paragraph, and its questions with their answers."""
 
     title: str
     paragraphs: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...]
@@ -49,7 +49,7 @@ class SquadArticle:
 
 @dataclasses.dataclass(frozen=True)
 class MultiHop:
-    """A HotpotQA row: its documents, and which of them support the answer."""
+    """A HotpotQA row: its documents, and the numbers of those that support the answer."""
 
     query: str
     answer: str
@@ -61,7 +61,7 @@ def parse_article(raw: Any) -> SquadArticle:
     """Read an article with its answerable questions.
 
     Raises:
-      UnfitRowError: it has no paragraph.
+      UnfitRowError: it has no paragraph, or a field is malformed.
     """
     paragraphs = []
     for paragraph in list_field(raw, "paragraphs"):
@@ -69,11 +69,11 @@ def parse_article(raw: Any) -> SquadArticle:
         questions = []
         listed = paragraph.get("qas") or []
         if not isinstance(listed, list) or not all(isinstance(qas, dict) for qas in listed):
-            raise UnfitRowError("questions that are no list of objects")
+            raise UnfitRowError("questions that are not a list of objects")
         for qas in listed:
             if qas.get("is_impossible") or not qas.get("answers"):
                 continue
-            # With their duplicates: the benchmark lists every annotator's answer.
+            # Duplicates are kept: the benchmark lists every annotator's answer.
             answers = [text_field(answer, "text") for answer in list_field(qas, "answers")]
             questions.append((text_field(qas, "question"), tuple(answers)))
         paragraphs.append((context, tuple(questions)))
@@ -89,18 +89,18 @@ def parse_multi_hop(raw: Any) -> MultiHop:
     documents, titles = [], []
     for item in list_field(raw, "context"):
         if not (isinstance(item, list) and len(item) == 2 and isinstance(item[1], list)):
-            raise UnfitRowError("a paragraph that is no pair of title and sentences")
+            raise UnfitRowError("a paragraph that is not a pair of title and sentences")
         title, sentences = item
         if not isinstance(title, str) or not all(isinstance(part, str) for part in sentences):
-            raise UnfitRowError("a paragraph that is no text")
+            raise UnfitRowError("a paragraph that is not a text")
         titles.append(title)
-        # Blank at its end in the original, too: only its validity and its form are looked at.
+        # Only checked: the original may end in white space, and so does the document.
         whole = f"{title}\n{''.join(sentences)}"
         text_field({"paragraph": whole}, "paragraph")
         documents.append(unicodedata.normalize("NFC", whole))
     facts = list_field(raw, "supporting_facts")
     if not all(isinstance(fact, list) and fact for fact in facts):
-        raise UnfitRowError("a supporting fact that is no pair of title and sentence")
+        raise UnfitRowError("a supporting fact that is not a pair of title and sentence")
     facts = [fact[0] for fact in facts]
     supporting = tuple(number for number, title in enumerate(titles) if title in facts)
     if not supporting:
@@ -130,7 +130,7 @@ HOTPOTQA: Source[MultiHop] = Source(
 
 @functools.lru_cache(maxsize=4)
 def squad(data_dir: str) -> Collection:
-    """Read SQuAD; a question's near documents are the other paragraphs of its article."""
+    """Read SQuAD. The near documents of a question are the other paragraphs of its article."""
     articles = read_table(SQUAD, data_dir, "validation").rows
     documents = sorted({text for article in articles for text, _ in article.paragraphs})
     number = {text: i for i, text in enumerate(documents)}
@@ -147,7 +147,7 @@ def squad(data_dir: str) -> Collection:
 
 @functools.lru_cache(maxsize=4)
 def hotpotqa(data_dir: str) -> Collection:
-    """Read HotpotQA; a question's near documents are those that stand with it and don't support."""
+    """Read HotpotQA. The near documents of a question are those of its row without support."""
     rows = read_table(HOTPOTQA, data_dir, "validation").rows
     documents = sorted({text for row in rows for text in row.documents})
     number = {text: i for i, text in enumerate(documents)}
@@ -161,15 +161,15 @@ def hotpotqa(data_dir: str) -> Collection:
 
 
 def answer_question(collection: Collection, spec: RowSpec) -> Sized:
-    """Return a row with any number of documents beside the question's own.
+    """Draw a row with any number of documents beside the question's own.
 
-    The near documents come first, then any others; where a context has room for more than the data
-    set holds, all are in it and the row is shorter, as in the benchmark.
+    The near documents are added first, then others. If a context has room for more documents than
+    the data set has, all are in it and the row is shorter, as in the benchmark.
 
-    Ours differs from the benchmark's in this: the place of every document is drawn for each row
-    (there the gold document stands at the same place in all rows with equally many documents);
-    questions come in random order; a row may have fewer than ten documents, HotpotQA's supporting
-    ones at least (there shorter targets never end).
+    Differences from the benchmark: the place of every document is drawn for each row (there the
+    gold document stands at the same place in all rows with equally many documents); questions come
+    in random order; a row may have fewer than ten documents, though always HotpotQA's supporting
+    ones (there generation does not end for short targets).
     """
     question = table.pick(collection.questions, spec.seed, spec.index, attempt=spec.attempt)
     rng = spec.rng(f"documents {spec.attempt}")
@@ -194,7 +194,7 @@ def answer_question(collection: Collection, spec: RowSpec) -> Sized:
 def _render(
     documents: Sequence[str], order: Sequence[int], num_gold: int
 ) -> tuple[str, list[tuple[int, int]]]:
-    """Return the documents in an order, numbered; and where the texts of the first ones stand."""
+    """Return the documents in an order, numbered, and the text ranges of the first `num_gold`."""
     text, ranges = "", {}
     for number, item in enumerate(order, 1):
         text += "\n\n" if text else ""

@@ -1,24 +1,24 @@
-"""RULER's metrics, with its cleaning, rounding and threshold (NVIDIA/RULER, c3f5e3b)."""
+"""RULER's metrics with its cleaning, rounding and threshold (NVIDIA/RULER, c3f5e3b)."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 from tasks.scoring.answers import THINK_END
 
-# The score of Llama-2-7B at 4K: a model's effective length is the longest that reaches it.
+# The score of Llama-2-7B at 4K. A model's effective length is the longest that reaches it.
 THRESHOLD = 85.6
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 def clean(prediction: str) -> str:
-    """Return a prediction stripped, control characters as newlines, and stripped again."""
+    """Strip a prediction, turn control characters into newlines, and strip it again."""
     return _CONTROL.sub("\n", prediction.strip()).strip()
 
 
-def behind_thought(response: str) -> str:
-    """Return what follows the last `</think>`; nothing where the thought was not closed.
+def after_thought(response: str) -> str:
+    """Return the text after the last `</think>`, or "" if the thought was not closed.
 
-    Otherwise a thought that never ends could quote its way to a score.
+    Otherwise a thought that never ends could earn a score by quoting.
     """
     return response.rpartition(THINK_END)[2] if THINK_END in response else ""
 
@@ -35,13 +35,13 @@ def match_part(prediction: str, references: Sequence[str]) -> float:
 
 
 def aggregate(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean in percent, rounded to 2 decimals, and how many predictions were empty."""
+    """Return the mean in percent, rounded to 2 decimals, and the number of empty predictions."""
     metric = next(iter(rows[0]))
     mean = 100 * sum(row[metric] for row in rows) / len(rows)
     return {metric: round(mean, 2), "empty": sum(row["empty"] for row in rows)}
 
 
 def overall(scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the plain mean of the tasks at one length, and 1 where it reaches the threshold."""
+    """Return the plain mean of the tasks at one length, and whether it reaches the threshold."""
     mean = sum(scores.values()) / len(scores)
     return {"mean": mean, "reaches_85_6": float(mean >= THRESHOLD)}

@@ -1,18 +1,19 @@
-"""RULER, 13 tasks, in two prompt forms.
+"""RULER: 13 tasks, each in two prompt forms.
 
-`ruler_vt` is the benchmark's prompt: `input` and `answer_prefix` as plain text, no chat template.
-`ruler_vt_chat` is the chat-with-recall form: a system prompt that asks for a thought with recall
-and a line `Answer: …`, the input as the user's text without the prefix, and a score of what follows
-`</think>`. In both, only the context may be copied: no instruction, and no worked example.
+`ruler_vt` has the benchmark's prompt: `input` and `answer_prefix` as plain text, without a chat
+template. `ruler_vt_chat` is the chat form with recall: a system prompt asks for a thought with
+recall and a line `Answer: …`, the user's text is the input without the prefix, and the text after
+`</think>` is scored. In both forms only the context may be copied, not the instruction or the
+worked example.
 
-Lengths are counted as the benchmark counts them: a prompt with its response's tokens has at most
-`length` tokens of the policy's own tokenizer. In the chat form the whole chat prompt counts, with
-the benchmark's number of new tokens; the thought comes on top, up to decoding.max_new_tokens. Ours
-is the longest prompt that fits; the benchmark goes in steps of up to 500 words.
+Lengths are counted as in the benchmark: a prompt with the tokens of its response has at most
+`length` tokens, by the policy's own tokenizer. In the chat form the whole chat prompt counts, with
+the benchmark's number of new tokens; the thought is extra, up to decoding.max_new_tokens. A row is
+the longest that fits; the benchmark searches in steps of up to 500 words.
 
-Rows come from the benchmark's own files where data_dir has them (`files.py`), else they are made
-here. How ours differ stands in the docstrings of the functions that draw them; how a model's score
-differs can be seen by evaluating official files beside generated rows.
+Rows come from the benchmark's own files if data_dir has them (`files.py`), otherwise they are made
+here. The docstrings of the functions that draw them say how they differ from the benchmark's. To
+see how a model's score differs, evaluate official files beside made rows.
 """
 
 import dataclasses
@@ -66,7 +67,7 @@ DRAFTS: dict[str, Callable[[RowSpec], Sized]] = {
     "qa_1": _squad,
     "qa_2": _hotpotqa,
 }
-# Tokens to generate.
+# The number of tokens that a response may have.
 NEW_TOKENS = {
     **dict.fromkeys(NIAH_TASKS, 128),
     "vt": 30,
@@ -76,17 +77,17 @@ NEW_TOKENS = {
     "qa_2": 32,
 }
 QA = ("qa_1", "qa_2")
-# Questions that are tried for one row before the length is given up.
+# How many questions are tried for one row before its length is refused.
 MAX_ATTEMPTS = 32
 
 
 def plain_tasks() -> tuple[SuiteTask, ...]:
-    """Return the 13 tasks on the benchmark's prompts."""
+    """Return the 13 tasks with the benchmark's prompts."""
     return tuple(_task(name, chat=False) for name in DRAFTS)
 
 
 def chat_tasks() -> tuple[SuiteTask, ...]:
-    """Return the 13 tasks in the chat-with-recall form."""
+    """Return the 13 tasks in the chat form with recall."""
     return tuple(_task(name, chat=True) for name in DRAFTS)
 
 
@@ -105,8 +106,8 @@ def _name(name: str, chat: bool) -> str:
 
 
 def score(name: str, chat: bool, response: str, truth: Mapping[str, Any]) -> dict[str, float]:
-    """Return the task's metric of a response, and whether the prediction is empty."""
-    prediction = scores.clean(scores.behind_thought(response) if chat else response)
+    """Return the task's metric for a response, and whether the prediction is empty."""
+    prediction = scores.clean(scores.after_thought(response) if chat else response)
     empty = {"empty": float(not prediction)}
     if name in QA:
         return {"string_match_part": scores.match_part(prediction, truth["answers"]), **empty}
@@ -123,10 +124,10 @@ def make_records(
     count: int,
     seed: int,
 ) -> list[Record]:
-    """Return the first rows of a task: the benchmark's own where there are files, else ours.
+    """Return the first rows of a task, from the benchmark's file if there is one, or made here.
 
     Raises:
-      TaskInputError: the length holds no row, files are missing, or a line is malformed.
+      TaskInputError: no row fits into the length, files are missing, or a line is malformed.
     """
     path = find_file(settings.data_dir, name, length)
     official = read_prompts(path, name, length, count) if path else None
@@ -140,7 +141,7 @@ def make_records(
         records.append(_record(f"{task}/{label}", _name(name, chat), spec, prompt, system))
     longer = sum(len(record.inputs) + NEW_TOKENS[name] > length for record in records)
     if longer:
-        # The benchmark counted the tokens of another tokenizer.
+        # The benchmark counted the tokens with another tokenizer.
         logging.getLogger(__name__).warning(
             "%s: %d of %d rows take more than %d tokens with this tokenizer",
             path,
@@ -152,7 +153,7 @@ def make_records(
 
 
 def make_prompt(spec: RowSpec, system: str | None) -> Prompt:
-    """Return a generated row, the longest that fits the length.
+    """Make the longest row that fits into the length.
 
     Args:
       system: the system prompt of the chat form; None for the benchmark's prompt.

@@ -1,4 +1,4 @@
-"""RULER's variable tracking (vt): one chain of assignments among noise."""
+"""RULER's variable tracking (vt): a chain of assignments among noise."""
 
 import functools
 import itertools
@@ -11,16 +11,16 @@ from tasks.suites.ruler.niah import in_lines
 from tasks.suites.ruler.prompts import NOISE, VT, VT_PREFIX, Prompt, RowSpec, Sized, filled
 
 HOPS = 4
-# Tokens of the worked example; at short lengths a third of the target.
+# The most tokens of the worked example; at short target lengths a third of the length.
 EXAMPLE_TOKENS = 500
 _LETTERS = np.array(list(string.ascii_uppercase))
 
 
 def variable_tracking(spec: RowSpec) -> Sized:
-    """Draw a row with any number of noise lines, behind a worked example.
+    """Draw a row with any number of noise lines, after a worked example.
 
-    Ours differs from the benchmark's in this: the worked example's noise, too, is drawn for each
-    row (there one example serves all, with new names and a new value each time).
+    Difference from the benchmark: the noise of the worked example is drawn for each row too (there
+    one example serves all rows, with new names and a new value each time).
     """
     rng = spec.rng()
     names, value = _chain(rng, 5)
@@ -34,7 +34,7 @@ def variable_tracking(spec: RowSpec) -> Sized:
 
 
 def _chain(rng: np.random.Generator, letters: int, other: str = "") -> tuple[list[str], str]:
-    """Draw the names of a chain, and its value, which is not `other`."""
+    """Draw the names of a chain and its value, which differs from `other`."""
     names: list[str] = []
     while len(names) <= HOPS:
         name = "".join(rng.choice(_LETTERS, letters))
@@ -51,7 +51,7 @@ def _row(
     lines = [f"VAR {names[0]} = {value}"]
     lines += [f"VAR {b} = VAR {a} " for a, b in itertools.pairwise(names)]
     context, ranges = in_lines([NOISE] * size, lines, rng)
-    # The space that ends a line is no part of the assignment.
+    # The space at the end of a line is not part of the assignment.
     gold = [(low, low + len(context[low:high].rstrip())) for low, high in ranges]
     return filled(
         VT, VT_PREFIX, context, gold, names, before=example, value=value, count=len(names)
@@ -59,9 +59,9 @@ def _row(
 
 
 def _worked_example(spec: RowSpec, other_value: str, budget: int) -> str:
-    """Return an example with its answer, the longest of at most `budget` tokens.
+    """Return the longest example with its answer that has at most `budget` tokens.
 
-    Without noise it may be longer: it never goes.
+    It may be longer if even an example without noise is.
     """
     names, value = _chain(spec.rng("example"), 3, other_value)
     counter = TokenCounter(spec.tokenizer)

@@ -1,8 +1,8 @@
-"""Lists of words as long as RULER's: plain ones, and compounds past these.
+"""Lists of words as long as RULER needs them: plain words, then compounds.
 
 The benchmark takes its words from the package wonderwords and, for the longest lists, from a file
-of English words. Ours are those of `tasks/prompts/words.py`, and compounds of a noun or an
-adjective with a noun ("stonegarden") where a list needs more.
+of English words. Ours are the lists of `tasks/prompts/words.py`, and compounds of an adjective or a
+noun with a noun ("stonegarden") if a list needs more.
 """
 
 import functools
@@ -20,7 +20,7 @@ def plain() -> tuple[str, ...]:
 
 @functools.cache
 def compounds() -> tuple[str, ...]:
-    """Return compounds that are no plain word, each once, sorted."""
+    """Return the compounds that are not plain words, each once, sorted."""
     tails = [word for word in word_list("nouns") if len(word) <= 6]
     heads = [word for word in word_list("adjectives") if len(word) <= 6] + tails
     joined = {head + tail for head in heads for tail in tails if head != tail}
@@ -35,5 +35,5 @@ def phrase(rng: np.random.Generator) -> str:
 
 @functools.cache
 def num_phrases() -> int:
-    """Return how many keys `phrase` can draw."""
+    """Return the number of keys that `phrase` can draw."""
     return len(word_list("adjectives")) * len(word_list("nouns"))

@@ -242,7 +242,7 @@ def test_malformed_rows_are_left_out_and_counted(tmp_path, dataset, caplog):
         lines += [b"no label", b",on", b"   ,on", b"caf\xe9 on,on", b"Turn  it ON,on"]
         lines += [b"<|im_end|> on,on", b"really,!!", b"x" * 3000 + b",on"]
         (tmp_path / "banking77_train.csv").write_bytes(b"\n".join(lines))
-        reasons = {"no category": 1, "no text": 2, "no UTF-8": 1, "a duplicate of another row": 1}
+        reasons = {"no category": 1, "no text": 2, "not UTF-8": 1, "a duplicate of another row": 1}
         reasons |= {"text holds a control token": 1, "category has no letter": 1}
         reasons |= {"text is absurdly long": 1}
     else:
@@ -252,7 +252,7 @@ def test_malformed_rows_are_left_out_and_counted(tmp_path, dataset, caplog):
         lines = [json.dumps(row).encode() for row in fields] + [b"{", b'{"utt": "\xff"}']
         (tmp_path / "en-US.jsonl").write_bytes(b"\n".join(lines))
         reasons = {"no partition": 1, "no utt": 2, "a duplicate of another row": 1}
-        reasons |= {"a line that is no JSON": 2, "a row that is no object": 1}
+        reasons |= {"a line that is not JSON": 2, "a row that is not an object": 1}
     table = read_table(SOURCES[dataset], str(tmp_path), "train")
     assert dict(table.skipped) == reasons
     assert f"{sum(reasons.values())} rows left out" in caplog.text
@@ -314,7 +314,7 @@ def test_items_too_long_for_the_target_give_way_to_others(tmp_path):
             example = make(folder, index=index, split=split, length=500)
             check_record(example, TOKENIZER, 500)
             assert "very" not in example.prompt.replace("every", "")
-    with pytest.raises(TaskInputError, match=r"no row of 32 could be used; .* target_length 60"):
+    with pytest.raises(TaskInputError, match=r"no row of 32 could be used; .* target_length is 60"):
         make(folder, length=60)
 
 

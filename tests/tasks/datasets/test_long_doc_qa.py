@@ -190,8 +190,8 @@ def test_malformed_articles_and_questions_are_left_out_and_counted(tmp_path, cap
         "no article": 1,
         "no article_id": 1,
         "article holds a control token": 1,
-        "a row that is no object": 2,
-        "a line that is no JSON": 2,
+        "a row that is not an object": 2,
+        "a line that is not JSON": 2,
     }
     assert [len(row.questions) for row in table.rows] == [1, 1]
     for index in range(4):

@@ -37,7 +37,7 @@ def test_bottomless_json_is_no_row(tmp_path):
     first, second = read_rows(str(tmp_path / "a.jsonl"))
     assert isinstance(first, UnfitRowError) and second == {"text": "b"}
     (tmp_path / "a.json").write_text("[" * 200_000)
-    with pytest.raises(TaskInputError, match=r"a\.json is no JSON"):
+    with pytest.raises(TaskInputError, match=r"a\.json is not JSON"):
         list(read_rows(str(tmp_path / "a.json")))
 
 

@@ -44,9 +44,9 @@ def test_malformed_rows_are_left_out_and_counted(tmp_path, caplog):
     assert [r.ground_truth["answers"][0] for r in records] == ["good!"]
     assert "7 rows left out" in caplog.text
     for reason in (
-        "no JSON",
-        "no valid Unicode",
-        "no object",
+        "not JSON",
+        "not valid Unicode",
+        "not an object",
         "no ctxs",
         "no answers",
         "without title",
@@ -151,7 +151,7 @@ def test_a_missing_file_is_one_error_that_says_where_to_get_it(name, tmp_path):
 def test_a_prompt_file_of_another_form_is_an_error(tmp_path):
     alce_files(tmp_path, [alce_row("q", 1, qa_pairs=[])])
     (tmp_path / "prompts/asqa_revised.json").write_text("[]")
-    with pytest.raises(TaskInputError, match=r"asqa_revised\.json: a row that is no object"):
+    with pytest.raises(TaskInputError, match=r"asqa_revised\.json: a row that is not an object"):
         make(tmp_path, "helmet_alce_asqa")
     (tmp_path / "prompts/asqa_revised.json").write_text('{"instruction": "x", "demos": [{}]}')
     with pytest.raises(TaskInputError, match="no question; download it again"):

@@ -298,7 +298,7 @@ def test_a_story_is_cut_to_its_tokens_with_a_remark(tmp_path):
 def test_short_texts_are_left_out_as_the_benchmark_does(tmp_path):
     write(tmp_path / "narrativeqa/test.jsonl", [story("short")])
     write(tmp_path / "narrativeqa/train.jsonl", [story("", "a?"), story("", "b?")])
-    with pytest.raises(TaskInputError, match="a text of less than 131073 tokens"):
+    with pytest.raises(TaskInputError, match="a text of fewer than 131073 tokens"):
         make(tmp_path, "helmet_narrativeqa")
 
 

@@ -117,18 +117,18 @@ def test_every_annotators_answer_is_kept(tmp_path):
 
 HELMET_ROW = {"context": "x", "query": "y", "type_needle_v": "numbers", "answer": "1"}
 MALFORMED = {
-    "{": "line 2: no JSON",
-    "[]": "line 2: no object",
-    json.dumps(HELMET_ROW): "line 2: no field 'input'; this is no row of RULER's own \\(HELMET's",
+    "{": "line 2: not JSON",
+    "[]": "line 2: not a JSON object",
+    json.dumps(HELMET_ROW): "line 2: no field 'input'; this is not a row of RULER \\(HELMET's",
     json.dumps(niah_row(outputs="1234567")): "line 2: outputs = '1234567' must be list",
     json.dumps(niah_row(outputs=[])): r"line 2: outputs = \[\] must be texts, at least one",
     json.dumps(niah_row(outputs=[" "])): r"line 2: outputs = \[' '\] must be texts",
     json.dumps(niah_row(outputs=[7])): r"line 2: outputs = \[7\] must be texts",
-    json.dumps(niah_row(input="\ud800")): "line 2: input is no valid Unicode",
+    json.dumps(niah_row(input="\ud800")): "line 2: input is not valid Unicode",
     json.dumps(niah_row(length=True)): "line 2: length = True must be int",
     json.dumps(niah_row(length=4000)): "line 2: length = 4000 is above the target length 1024",
-    json.dumps(niah_row(input="Hello")): "line 2: input has no context as ruler_niah_single_1 has",
-    "": "line 2: no JSON",
+    json.dumps(niah_row(input="Hello")): "line 2: input is not a prompt of ruler_niah_single_1",
+    "": "line 2: not JSON",
 }
 
 
@@ -143,13 +143,13 @@ def test_a_malformed_line_is_named(line, tmp_path):
 
 def test_a_file_with_too_few_rows_is_refused(tmp_path):
     write(tmp_path, "niah_single_1", [niah_row(), ""])
-    with pytest.raises(TaskInputError, match=r"holds 1 rows, evaluation\.num_examples asks for 2"):
+    with pytest.raises(TaskInputError, match=r"holds 1 rows, but evaluation\.num_examples = 2"):
         read(tmp_path, "ruler_niah_single_1", 2)
 
 
 def test_a_file_of_a_shorter_length_is_refused_unless_its_folder_says_so(tmp_path):
     write(tmp_path, "niah_single_1", [niah_row(length=500), niah_row(length=512)])
-    with pytest.raises(TaskInputError, match="at most 512 tokens for the target length 1024; name"):
+    with pytest.raises(TaskInputError, match="at most 512 tokens for the target length 1024; set"):
         read(tmp_path, "ruler_niah_single_1", 2)
     write(tmp_path, "niah_single_1", [niah_row(length=500)], length=1024)
     assert len(read(tmp_path, "ruler_niah_single_1", 1)) == 1
