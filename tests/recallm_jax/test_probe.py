@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import types
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +42,9 @@ class IndifferentPolicy(ToyPolicy):
     The end of a span has a high number: spans go on as long as there is something to copy.
     """
 
-    config: ClassVar = types.SimpleNamespace(max_positions=512)
+    @property
+    def max_positions(self):
+        return 512
 
 
 def config_of(*overrides):

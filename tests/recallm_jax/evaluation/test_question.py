@@ -1,8 +1,6 @@
 """A question about a document: what may be copied, what begins the response, what is shown."""
 
 import dataclasses
-import types
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +37,9 @@ QUESTION = "Who kept the lamp lit?"
 class IndifferentPolicy(ToyPolicy):
     """All tokens are equally likely, so that greedy takes the allowed one of the lowest number."""
 
-    config: ClassVar = types.SimpleNamespace(max_positions=CONTEXT)
+    @property
+    def max_positions(self):
+        return CONTEXT
 
 
 @pytest.fixture(scope="module")
