@@ -1,7 +1,7 @@
 """Advantages of group-sampled responses: pure functions over arrays.
 
-Where a response has no reward (`known`), its group is one without it: it has no part in the
-group's mean or spread, and its advantage is 0.
+A response without a reward (see `known`) is left out of its group: it does not count in the group's
+mean or spread, and its advantage is 0.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,8 @@ def group_relative(
 ) -> Float[Array, "B G"]:
     """GRPO: A_i = (r_i - mean(r)) / (std(r) + epsilon) within each group.
 
-    The standard deviation is that of the sample (divisor G - 1), as in the common
-    implementations. A group whose rewards are all equal, a group of one among them, gets
-    exactly 0.
+    The standard deviation is the sample's, with divisor G - 1, as in the common implementations. A
+    group whose rewards are all equal, such as a group of one, gets exactly 0.
 
     Source: DeepSeekMath (arXiv 2402.03300), section 4.1.2.
     """
@@ -31,7 +30,7 @@ def group_relative(
     centred = mean_centred(rewards, known)
     freedom = jnp.maximum(1, known.sum(axis=1, keepdims=True) - 1)
     spread = jnp.sqrt(jnp.square(centred).sum(axis=1, keepdims=True) / freedom)
-    # Rounding errors of the mean would be large over a spread of 0.
+    # Rounding errors of the mean, divided by a spread of 0, would be large.
     return jnp.where(has_spread(rewards, known)[:, None], centred / (spread + epsilon), 0.0)
 
 
@@ -62,7 +61,7 @@ def leave_one_out(rewards: Rewards, known: Known | None = None) -> Float[Array, 
 
 
 def has_spread(rewards: Rewards, known: Known) -> Bool[Array, "B"]:
-    """Return whether a group's rewards differ; one that has none, or one, has no spread."""
+    """Return which groups' rewards differ; a group with one reward or none has no spread."""
     most = jnp.where(known, rewards, -jnp.inf).max(axis=1)
     return most > jnp.where(known, rewards, jnp.inf).min(axis=1)
 
@@ -84,9 +83,10 @@ def generalized(
     delta_t = r_t + discount v_{t+1} - v_t, where v is 0 after the response's last token.
 
     Args:
-      r_t: rewards on emitting token t.
-      v_t: values of the state before token t.
-      mask: tokens of the responses, from the first on; elsewhere nothing is read and A is 0.
+      r_t: the rewards for emitting token t.
+      v_t: the values of the state before token t.
+      mask: the tokens of each response, from its first token on; elsewhere A is 0 and no other
+        argument is read.
 
     Source: Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage
     Estimation" (arXiv 1506.02438), equation 16.
@@ -108,7 +108,7 @@ def generalized(
 def whiten(
     advantages: Float[Array, "B G T"], mask: Bool[Array, "B G T"], *, epsilon: float = 1e-8
 ) -> Float[Array, "B G T"]:
-    """Return (A - mean) / sqrt(variance + epsilon) over all tokens of the batch; 0 outside them.
+    """Return (A - mean) / sqrt(variance + epsilon) over all tokens of the batch, and 0 elsewhere.
 
     Source: "The 37 Implementation Details of PPO" (ICLR blog track 2022), detail 7.
     """
@@ -129,7 +129,7 @@ def token_rewards(
     """Return r_t = -coefficient kl_t, and the response's reward on its last token.
 
     Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences" (arXiv 1909.08593),
-    equation 2, its penalty dealt out to the tokens as in InstructGPT (arXiv 2203.02155).
+    equation 2, with its penalty on each token as in InstructGPT (arXiv 2203.02155).
     """
     places = jnp.arange(kl.shape[-1])[None, None]
     last = places == lengths[..., None] - 1

@@ -1,4 +1,4 @@
-"""What passes between the steps of training: the host's side of prompts, and update batches."""
+"""The data between the steps of training: prompts on the host, and batches of updates."""
 
 import dataclasses
 
@@ -14,17 +14,17 @@ from tasks.scoring.truth import GroundTruth
 
 @dataclasses.dataclass(frozen=True)
 class PromptText:
-    """The host's side of one prompt: who it is, its text, and what a right answer is."""
+    """One prompt on the host: its id, its text, and its right answer."""
 
     example_id: str
-    # Folded into the sampling key; a function of the example alone.
+    # Folded into the sampling key; depends on the example only.
     number: int
     prompt: str
-    # The runs of `prompt` that may be copied.
+    # The copyable parts of `prompt`.
     copyable: tuple[str, ...]
-    # Character range in `prompt` of each of its tokens.
+    # The character range in `prompt` of each token.
     offsets: Int[np.ndarray, "S 2"]
-    # None where no right answer is known: a user's own question.
+    # None if no right answer is known, as for a user's question.
     ground_truth: GroundTruth | None
 
 
@@ -34,9 +34,9 @@ class ScoredRollout:
     """A rollout with the rewards of its responses.
 
     Attributes:
-      rollout: its responses without a reward are empty.
-      totals: rewards in [0, 1], 0 where there is none.
-      known: which responses have a reward; nothing is to be learned from the others.
+      rollout: the rollout; its responses without a reward are empty.
+      totals: the rewards in [0, 1]; 0 for a response without a reward.
+      known: which responses have a reward; updates learn nothing from the others.
     """
 
     rollout: Rollout
@@ -45,22 +45,22 @@ class ScoredRollout:
 
     @property
     def spread(self) -> Bool[np.ndarray, " B"]:
-        """Whether the rewards of each group differ: the others teach nothing."""
+        """Which groups have rewards that differ; updates learn nothing from the others."""
         return np.asarray(has_spread(self.totals, self.known))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What a policy update reads: a rollout with whole groups, and what it teaches.
+    """The batch of a policy update: a rollout of whole groups, and the targets for it.
 
     Attributes:
-      advantages: one for all tokens of a response (T = 1), or one for each.
-      old_log_probs: of the policy before the first update on this batch; None stands for the
-        policy as it is.
-      reference_log_probs: of the frozen reference; None where the loss has no KL penalty.
-      old_values: the critic's, before the first update on this batch; None without a critic.
-      returns: what the critic is to learn; None without a critic.
+      advantages: one for all tokens of a response (T = 1), or one for each token.
+      old_log_probs: by the policy before the first update on this batch; None if that is the
+        present policy.
+      reference_log_probs: by the frozen reference; None if the loss has no KL penalty.
+      old_values: by the critic before the first update on this batch; None without a critic.
+      returns: the targets of the critic; None without a critic.
     """
 
     rollout: Rollout

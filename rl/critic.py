@@ -1,4 +1,4 @@
-"""PPO's value function: a linear read-out of hidden states, the policy's or a trunk's own."""
+"""PPO's value function: linear in the hidden states of the policy or of a trunk."""
 
 import dataclasses
 from typing import Any
@@ -13,11 +13,11 @@ from decoding.rollout import Rollout
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Critic:
-    """v = hidden . kernel + bias; or, leaf for leaf, shapes or shardings of it.
+    """v = hidden . kernel + bias. The leaves may also be the shapes or shardings of these arrays.
 
     Attributes:
       kernel, bias: float32, [D] and [].
-      trunk: a model of its own whose hidden states are read; None reads the policy's.
+      trunk: a separate model whose hidden states are read; None to read the policy's.
     """
 
     kernel: Any
@@ -26,7 +26,7 @@ class Critic:
 
 
 def init_critic(width: int, trunk: Any = None) -> Critic:
-    """Return a critic that values everything at 0."""
+    """Return a critic whose values are all 0."""
     return Critic(jnp.zeros(width, jnp.float32), jnp.zeros((), jnp.float32), trunk)
 
 
@@ -36,7 +36,7 @@ def values(
     """Return v_t of the state before each response token.
 
     Args:
-      hidden: the policy's states that predict the tokens; not read by a critic with a trunk.
+      hidden: the policy's states that predict the tokens; a critic with a trunk ignores them.
     """
     if critic.trunk is not None:
         prompts = rollout.prompts

@@ -1,7 +1,7 @@
 """The sharded update steps: supervised fine-tuning, the GRPO family and PPO, over whole groups.
 
-Departures from the paper: training uses the sampler's own state machine, budget and forced end
-(one definition of the span mask); micro-batches hold whole prompts, so that a group's prompt is
+Departures from the paper: training uses the sampler's state machine, budget and forced end, so that
+there is one definition of the span mask. Micro-batches hold whole groups, so that a prompt is
 computed once for all its responses.
 """
 
@@ -41,11 +41,11 @@ Metrics = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LearnerState:
-    """What an update changes; or, leaf for leaf, shapes or shardings of it.
+    """The state that an update changes. The leaves may also be the arrays' shapes or shardings.
 
     Attributes:
       step: an int32 scalar.
-      critic: PPO's; None where there is none.
+      critic: PPO's critic; None without one.
     """
 
     policy: Policy
@@ -56,14 +56,14 @@ class LearnerState:
 
 @dataclasses.dataclass(frozen=True)
 class PolicyLoss:
-    """Which loss of the policy-gradient family, and its coefficients; static.
+    """The choice of a policy-gradient loss, and its coefficients; static.
 
     Attributes:
-      ratio: of each token, or GSPO's of the response.
-      aggregation: of the tokens' losses; see `rl.losses.aggregate`.
-      kl_coefficient: of the penalty in the loss; 0 where it stands in the reward, or nowhere.
-      importance_cap: of trainer over sampler.
-      value_coefficient, value_clip: of PPO's value loss.
+      ratio: the importance ratio is each token's, or GSPO's of the response.
+      aggregation: the way in which the tokens' losses are combined; see `rl.losses.aggregate`.
+      kl_coefficient: the weight of the KL penalty in the loss; 0 if the reward has it, or none.
+      importance_cap: the cap on the importance of trainer over sampler.
+      value_coefficient, value_clip: the weight and the clip of PPO's value loss.
     """
 
     clip_low: float
@@ -86,7 +86,7 @@ def init_state(
 
 
 def _trained(policy: Policy, critic: Critic | None):
-    """Return what the optimiser sees: the policy, or both by name."""
+    """Return the parameters to optimise: the policy's, or both by name."""
     return policy if critic is None else {"policy": policy, "critic": critic}
 
 
@@ -95,7 +95,7 @@ def _both(trained) -> tuple[Policy, Critic | None]:
 
 
 def hidden_states(policy: Policy, rollout: Rollout) -> Float[Array, "B G T D"]:
-    """Return the states that predict each token of the responses."""
+    """Return the hidden states that predict each token of the responses."""
     prompts = rollout.prompts
     return policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
 
@@ -103,11 +103,11 @@ def hidden_states(policy: Policy, rollout: Rollout) -> Float[Array, "B G T D"]:
 def split_prompts(batch, num_parts: int) -> tuple[list, Callable]:
     """Split every array's leading (prompt) axis into [parts, prompts a part].
 
-    Part p holds prompts p, p + num_parts, …: every device's prompts are spread over all parts, so
-    that a batch that is split over devices stays so in each part.
+    Part p holds prompts p, p + num_parts, …: each part takes prompts from every device, so that
+    each part is split over devices as the batch is.
 
     Returns:
-      The arrays, and a function from those of one part to a batch of it.
+      The arrays, and a function from one part's arrays to a batch.
     """
     leaves, structure = jax.tree.flatten(batch)
     parts = [x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
@@ -145,7 +145,7 @@ def score_and_value_in_parts(
 
 
 def _unscored(rollout: Rollout) -> Rollout:
-    """Return the rollout without the sampler's scores, so that a program takes no room for them."""
+    """Return the rollout without the sampler's log-probabilities, to save their memory."""
     return dataclasses.replace(rollout, log_probs=None)
 
 
@@ -160,13 +160,14 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
     rollout, mask = batch.rollout, batch.rollout.mask
     hidden = hidden_states(policy, rollout)
     scores = score_tokens(policy, hidden, rollout, scoring)
-    # Outside the mask the values mean nothing and may be infinite; their gradients must not be.
+    # Log-probabilities outside the mask are meaningless and may be infinite. Their gradients must
+    # be finite.
     new = jnp.where(mask, scores.log_probs, 0.0)
     if batch.old_log_probs is None:
         old = lax.stop_gradient(new)
     else:
         old = jnp.where(mask, batch.old_log_probs, 0.0)
-    # A policy learns from responses that were sampled, which have log-probabilities.
+    # A policy learns from sampled responses, which have log-probabilities.
     sampler = jnp.where(mask, cast(Array, rollout.log_probs), 0.0)
     if loss.ratio == "sequence":
         log_ratio = sequence_log_ratio(new, old, mask)
@@ -201,7 +202,7 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
         metrics["kl"] = mean(kl)
     if critic is not None:
         found = values(critic, hidden, rollout)
-        # Batches of a critic have both.
+        # A batch for a critic has both.
         targets = cast(tuple[Array, Array], (batch.old_values, batch.returns))
         old_values, returns = (jnp.where(mask, x, 0.0) for x in targets)
         value_loss = mean(clipped_value_loss(found, old_values, returns, clip=loss.value_clip))
@@ -249,8 +250,8 @@ def sft_update(
     Loss: the mean over completion tokens of -log pi (arXiv 2604.09494, section 4.1).
 
     Args:
-      rollout: demonstrations, G = 1; empty ones weigh nothing.
-      num_parts: micro-batches; divides the number of prompts.
+      rollout: demonstrations, G = 1; empty ones have no weight.
+      num_parts: the number of micro-batches; divides the number of prompts.
     """
     num_tokens = jnp.maximum(rollout.mask.sum(), 1)
     parts, join = split_prompts(rollout, num_parts)
@@ -258,7 +259,7 @@ def sft_update(
     def loss(policy, part):
         return _sft_loss(policy, join(part), num_tokens, scoring)
 
-    # No norm of the whole gradient is reported: where only rows train, the rest is never computed.
+    # The norm of the whole gradient is not reported: if only rows train, it is never computed.
     gradient, metrics = _accumulate(loss, state.policy, parts)
     return _apply(state, gradient, optimizer), metrics
 
@@ -281,7 +282,7 @@ def policy_update(
     the KL penalty (arXiv 2604.09494, section 4.2); with a critic its value loss too.
 
     Args:
-      num_parts: micro-batches of whole prompts; divides the number of prompts.
+      num_parts: the number of micro-batches of whole groups; divides the number of prompts.
     """
     mask = batch.rollout.mask
     denominator = loss_denominator(mask, loss.aggregation, max_tokens=scoring.budget)

@@ -1,7 +1,7 @@
 """Policy-gradient losses over tokens: pure functions over arrays.
 
-All of them take log-probabilities in nats under the span mask, [B, G, T], and a mask of the tokens
-that count.
+They take log-probabilities [B, G, T], in nats and under the span mask, and a mask of the tokens of
+responses.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def sequence_log_ratio(
     old_log_probs: Float[Array, "B G T"],
     mask: Bool[Array, "B G T"],
 ) -> Float[Array, "B G T"]:
-    """Return GSPO's log s = mean over the response of log pi - log pi_old, the same for its tokens.
+    """Return GSPO's log s for each token: the mean of log pi - log pi_old over its response.
 
     Source: GSPO (arXiv 2507.18071), equation 7.
     """
@@ -45,10 +45,10 @@ def clipped_surrogate(
 ) -> Float[Array, "B G T"]:
     """PPO's loss per token: -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A).
 
-    To be minimised.
+    The loss is minimised.
 
     Args:
-      advantages: of each token, or one for all of a response.
+      advantages: one for each token, or one for all tokens of a response.
 
     Source: PPO (arXiv 1707.06347), equation 7; separate bounds from DAPO (arXiv 2503.14476).
     """
@@ -78,8 +78,8 @@ def kl_k1(
 ) -> Float[Array, "B G T"]:
     """Estimate KL(pi || pi_ref) per token by k1 = log pi - log pi_ref.
 
-    Unbiased for tokens drawn from pi, of either sign; in a loss its gradient has the mean 0, so
-    it belongs in the reward.
+    It is unbiased for tokens drawn from pi, and may have either sign. In a loss its gradient has
+    mean 0, so it belongs in the reward.
 
     Source: Schulman, "Approximating KL Divergence" (2020).
     """
@@ -91,7 +91,7 @@ def kl_k2(
 ) -> Float[Array, "B G T"]:
     """Estimate KL(pi || pi_ref) per token by k2 = (log pi - log pi_ref)^2 / 2.
 
-    Never negative; its value is biased, its gradient is that of the KL.
+    It is never negative. Its value is biased; its gradient is the KL's.
 
     Source: Schulman, "Approximating KL Divergence" (2020).
     """
@@ -103,7 +103,7 @@ def kl_k3(
 ) -> Float[Array, "B G T"]:
     """Estimate KL(pi || pi_ref) per token by k3 = exp(d) - d - 1, d = log pi_ref - log pi.
 
-    Never negative; unbiased for tokens drawn from pi.
+    It is never negative, and unbiased for tokens drawn from pi.
 
     Source: Schulman, "Approximating KL Divergence" (2020); DeepSeekMath, equation 4.
     """
@@ -122,24 +122,24 @@ def truncated_importance(
 ) -> Float[Array, "B G T"]:
     """Return min(pi_old / pi_sampler, cap) per token, without gradient.
 
-    Corrects for a sampler whose arithmetic differs from the trainer's (arXiv 2604.09494, section
-    4.3, cap 2).
+    It corrects for a sampler whose arithmetic differs from the trainer's (arXiv 2604.09494, section
+    4.3, with a cap of 2).
     """
     return lax.stop_gradient(jnp.minimum(jnp.exp(old_log_probs - sampler_log_probs), cap))
 
 
 def masked_sum(values: Float[Array, "B G T"], mask: Bool[Array, "B G T"]) -> Float[Array, ""]:
-    """Sum the values where the mask holds; what stands elsewhere, NaN even, has no influence."""
+    """Sum the values inside the mask; values outside it, even NaN, have no influence."""
     return jnp.where(mask, values, 0.0).sum()
 
 
 def loss_denominator(
     mask: Bool[Array, "B G T"], aggregation: Aggregation, *, max_tokens: int
 ) -> Float[Array, ""]:
-    """Return what `aggregate` divides by, from the mask of the whole batch.
+    """Return the divisor of `aggregate` from the mask of the whole batch.
 
     Args:
-      max_tokens: the limit of a response, for "constant".
+      max_tokens: the most tokens of a response, for "constant".
     """
     if aggregation == "token":
         count = mask.sum()
@@ -161,10 +161,10 @@ def aggregate(
     * "token": the mean over all tokens of the batch (DAPO, arXiv 2503.14476, equation 8);
     * "sequence": the mean over responses of the mean over their tokens (GRPO, arXiv 2402.03300,
       equation 3);
-    * "constant": the sum over tokens, by the number of responses times their limit
+    * "constant": the sum over tokens, divided by the number of responses times their most tokens
       (Dr. GRPO, arXiv 2503.20783).
 
-    With the denominator of the whole batch, the shares of its micro-batches add up to its loss.
+    With the denominator of the whole batch, the losses of its micro-batches add up to its loss.
     """
     if aggregation == "sequence":
         lengths = jnp.maximum(mask.sum(axis=-1, keepdims=True), 1)

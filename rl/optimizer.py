@@ -1,4 +1,4 @@
-"""Optimisers: schedule, clipping, and which parameters and rows train."""
+"""Optimisers: the schedule, clipping, and the choice of parameters and rows to train."""
 
 import dataclasses
 from typing import Any
@@ -19,10 +19,10 @@ class Schedule:
     final_fraction: float = 0.1
 
     def __call__(self, step):
-        """Return the learning rate of a step, the first being 0."""
+        """Return the learning rate of a step; the first step is 0."""
         warmup = round(self.warmup_fraction * self.steps)
         schedule = optax.warmup_cosine_decay_schedule(
-            # The first step of a warm-up of n is 1/(n + 1) of the peak: no step is wasted at 0.
+            # The first step of a warm-up of n has 1/(n + 1) of the peak: no step is wasted at 0.
             init_value=self.learning_rate / (warmup + 1),
             peak_value=self.learning_rate,
             warmup_steps=warmup,
@@ -51,7 +51,7 @@ def adamw(
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Show the inner optimiser float32 trees; a bfloat16 second moment would never move."""
+    """Give the inner optimiser float32 trees; a bfloat16 second moment would never change."""
 
     def cast(tree):
         return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
@@ -65,13 +65,13 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
 def train_rows_only(
     inner: optax.GradientTransformation, rows: tuple[int, ...]
 ) -> optax.GradientTransformation:
-    """Train only some rows of the embedding, and of the output matrix where it is untied.
+    """Train only some rows of the embedding, and of the output matrix if it is untied.
 
-    The inner optimiser sees just these rows, so its state, its clipping and its weight decay are
-    theirs alone. Parameters are a tree with the leaves `embedding` and perhaps `output`, [V, D].
+    The inner optimiser gets only these rows, so its state, its clipping and its weight decay apply
+    to them alone. Parameters are a tree with a leaf `embedding` and perhaps `output`, [V, D].
 
     Raises:
-      ValueError: on `init`, if the parameters have no such leaf or not all of these rows.
+      ValueError: on `init`, if the parameters have neither leaf or lack some of these rows.
     """
     picked = np.asarray(rows, np.int32)
 

@@ -1,4 +1,4 @@
-"""The host's side of a rollout: its texts and spans, and the rewards of its responses."""
+"""A rollout on the host: its texts and spans, and the rewards of its responses."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,16 +18,15 @@ from tasks.scoring.reward import RewardSettings
 from tasks.scoring.truth import GroundTruth
 
 Detokenize = Callable[[Sequence[int]], str]
-# Brings arrays of B prompts to the host: whole, or those prompts that this host is to read.
+# Copies arrays of B prompts to the host: of all prompts, or of those that this host reads.
 Fetch = Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class RolloutText:
-    """A rollout with its host's side: text for people and rewards.
+    """A rollout with its texts on the host, for people and for rewards.
 
-    Where several hosts read one rollout, tokens, completions and spans are those of a host's own
-    prompts.
+    If several hosts read one rollout, each has the tokens, completions and spans of its prompts.
     """
 
     rollout: Rollout
@@ -62,7 +61,7 @@ def read_completion(
     detokenize: Detokenize,
     limits: Limits,
 ) -> Completion:
-    """Return a response as the reward sees it. Recall tokens are counted by id."""
+    """Return a response as the reward reads it. Recall tokens are counted by id."""
     rules = limits.rules
     finished = len(tokens) > 0 and int(tokens[-1]) in limits.stop_tokens
     return Completion(
@@ -77,13 +76,13 @@ def read_completion(
 
 @dataclasses.dataclass(frozen=True)
 class GroupRewards:
-    """What the responses of a rollout are worth.
+    """The rewards of a rollout's responses.
 
     Attributes:
-      totals: rewards in [0, 1], shaped for length; 0 where there is no reward.
-      rewards: their components, all 0 where there is no reward.
-      known: which responses have a reward; nothing is to be learned from the others.
-      problems: for each of the others, in order, which it is and why.
+      totals: the rewards in [0, 1], shaped for length; 0 for a response without a reward.
+      rewards: the components of each reward; all 0 for a response without a reward.
+      known: which responses have a reward; updates learn nothing from the others.
+      problems: a line for each response without a reward, in order: which response, and why.
     """
 
     totals: Float[np.ndarray, "B G"]
@@ -104,10 +103,10 @@ def reward_groups(
     max_new_tokens: int,
     overlong_buffer: int,
 ) -> GroupRewards:
-    """Return the rewards of all responses; one that fails spoils no other.
+    """Return the rewards of all responses; a failing one does not affect the others.
 
     Args:
-      scorer_of: returns the scorer of a data set by its name, or raises.
+      scorer_of: returns the scorer of a data set by the data set's name, or raises.
     """
     rewards: list[list[Reward]] = []
     problems: list[str] = []
@@ -121,7 +120,7 @@ def reward_groups(
                     completion, truth, settings, scorer_of(truth.dataset)
                 ),
                 completion,
-                # Only prompts with a known answer are trained on.
+                # Training uses only prompts with a known answer.
                 cast(GroundTruth, text.ground_truth),
                 settings,
             )

@@ -15,7 +15,7 @@ EPSILON = 0.01
 
 @runtime_checkable
 class Scorer(Protocol):
-    """How the responses to one data set's prompts are scored."""
+    """The scoring of responses to the prompts of one data set."""
 
     @property
     def score(self) -> Score:
@@ -35,14 +35,14 @@ class Scorer(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One response as the reward sees it.
+    """One response as the reward reads it.
 
     Attributes:
       text: the response without its stop token.
-      num_tokens: its tokens, the stop token included.
-      spans: texts of the recall spans, without the recall tokens; one left open is among them.
-      num_starts, num_ends: recall tokens, counted in the token ids.
-      finished: whether it ended by itself.
+      num_tokens: the number of tokens, the stop token included.
+      spans: the texts of the recall spans, open ones too, without the recall tokens.
+      num_starts, num_ends: the numbers of recall tokens, counted in the token ids.
+      finished: whether the response ended by itself.
     """
 
     text: str
@@ -84,7 +84,7 @@ def compose(format_reward: float, answer: float, retrieval: float) -> float:
 
 
 def overlong_factor(num_tokens: int, max_tokens: int, buffer: int) -> float:
-    """Return a factor falling linearly from 1 to 0 over the last `buffer` tokens of the limit."""
+    """Return a factor that falls linearly from 1 to 0 over the last `buffer` tokens allowed."""
     if buffer <= 0:
         return 1.0
     return min(1.0, max(0.0, (max_tokens - num_tokens) / buffer))
@@ -96,7 +96,7 @@ def score(
     """Return the reward of a response.
 
     Args:
-      scorer: of the data set that the prompt belongs to.
+      scorer: the scorer of the prompt's data set.
     """
     row = scorer.reward.under(settings)
     answer, spans = answers.extract_answer(completion.text), completion.spans

@@ -1,4 +1,4 @@
-"""Rewards that may fail: one that raises, hangs or leaves [0, 1] spoils no batch."""
+"""Rewards that may fail: one that raises, hangs or leaves [0, 1] does not stop a batch."""
 
 import contextlib
 import math
@@ -19,19 +19,19 @@ Score = Callable[[Completion, GroundTruth, RewardSettings], Reward]
 def guarded(
     score: Score, completion: Completion, truth: GroundTruth, settings: RewardSettings
 ) -> Reward | str:
-    """Return the reward, or in a few words why there is none.
+    """Return the reward, or the reason in a few words why there is none.
 
-    A reward that takes longer than `SECONDS` is given up, where this runs in the main thread.
+    In the main thread, a reward that takes longer than `SECONDS` is stopped.
     """
     try:
         with _time_limit(SECONDS) as in_time:
             reward = score(completion, truth, settings)
-        # It may have caught what told it to stop.
+        # The reward may have caught the exception that was to stop it.
         if not in_time():
             return f"no reward within {SECONDS:g} seconds"
         if not (math.isfinite(reward.total) and 0 <= reward.total <= 1):
             return f"a reward of {reward.total} is not in [0, 1]"
-    # It may be anyone's code.
+    # A reward may be any user's code.
     except (Exception, OutOfTime) as error:
         reason = str(error).strip().splitlines()
         return f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
@@ -39,12 +39,12 @@ def guarded(
 
 
 class OutOfTime(BaseException):
-    """No `Exception`, so that a reward that catches all of these does not catch this."""
+    """A reward has run out of time. Not an `Exception`, so that its own `except` lets it pass."""
 
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
-    """Stop the block after so many seconds; yield a function that tells whether it was in time."""
+    """Stop the block after so many seconds; yield a function that tells if it was in time."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: True
         return
@@ -56,12 +56,12 @@ def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
         raise OutOfTime(f"no reward within {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
-    # Again each second: a reward may swallow the first in a bare `except`.
+    # The alarm repeats each second: a bare `except` may catch the first.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield lambda: not rung
     finally:
-        # It may ring right here.
+        # The alarm may ring at this point.
         with contextlib.suppress(OutOfTime):
             signal.setitimer(signal.ITIMER_REAL, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)

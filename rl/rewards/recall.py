@@ -1,4 +1,4 @@
-"""The retrieval reward: are the right passages recalled, well-formed, and not too often?
+"""The retrieval reward: for recalling the right passages, well formed and not too often.
 
 R_ret = overlap * usage * density (arXiv 2604.09494, section 4.3 and appendix D.3).
 """
@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from tasks.scoring.answers import stands_alone
 from tasks.scoring.reward import RewardRow
 
-# An overlap of so many characters or more is found by its first ones, a shorter one in the tail.
+# Overlaps of at least this many characters are searched for by their first characters, shorter ones
+# in the tail.
 ANCHOR = 8
-# Places tried before the search that is linear in the worst case takes over.
+# The number of places tried before the search that is linear in the worst case takes over.
 MAX_PLACES = 16
 
 
 def copy_f1(span: str, document: str) -> float:
     """Return 2 I / (|a| + |b|) in characters.
 
-    I is the length of the contained string where one contains the other, else the longer of the
-    two overlaps of a suffix of one with a prefix of the other.
+    If one string contains the other, I is the length of the contained one. Otherwise it is the
+    longer of the two overlaps of a suffix of one string with a prefix of the other.
     """
     if not span or not document:
         return 0.0
@@ -50,7 +51,7 @@ def _suffix_prefix(first: str, second: str) -> int:
 
 
 def _suffix_prefix_linear(first: str, second: str) -> int:
-    """Return the same in linear time whatever the texts (Knuth-Morris-Pratt)."""
+    """Return the same, in linear time for all texts (Knuth-Morris-Pratt)."""
     second = second[: len(first)]
     border = [0] * len(second)
     matched = 0
@@ -74,9 +75,10 @@ def overlap(
 ) -> float:
     """Return how much of the gold documents the spans recall, in [0, 1].
 
-    Each gold document counts by the copy-F1 of its best span over the row's hit threshold, at
-    most 1, and half of that where its best span lacks its label; the overlap is the mean over all
-    of them or over the best k. 1 without gold documents, 0 with them but no spans.
+    A gold document counts the copy-F1 of its best span, divided by the row's hit threshold, at
+    most 1. If the best span lacks the document's label, it counts half of that. The overlap is the
+    mean over all gold documents or over the best k. It is 1 without gold documents, and 0 with gold
+    documents but without spans.
 
     Args:
       labels: the label in each gold document; () or "" for none.
@@ -98,11 +100,11 @@ def overlap(
 
 
 def _hit(spans: Sequence[str], document: str, label: str, threshold: float) -> float:
-    """Return how far one document is recalled; of equally good spans one with the label counts."""
+    """Return how far a document is recalled; of equally good spans, one with the label counts."""
     best, labelled = 0.0, False
     for span in filter(None, spans):
         size, other = len(span), len(document)
-        # No pair of such lengths does better.
+        # No pair of these lengths scores higher.
         if 2 * min(size, other) / (size + other) < best:
             continue
         f1 = copy_f1(span, document)
@@ -114,7 +116,7 @@ def _hit(spans: Sequence[str], document: str, label: str, threshold: float) -> f
 
 
 def _holds(span: str, label: str) -> bool:
-    """Return whether a span has a label in it, "label: 7" not within "label: 77"."""
+    """Return whether a span holds a label; "label: 77" does not hold "label: 7"."""
     return not label or stands_alone(label, span)
 
 
