@@ -43,6 +43,7 @@ from recallm_jax.training.restore import (
     saved_checkpoints,
 )
 from recallm_jax.training.stages import START, policy_label
+from storage.errors import InputError
 from storage.files import Path, open_folder
 
 ALL = "all"
@@ -162,7 +163,7 @@ def _several(
                 context.console.say(f"{evaluated.label}: all rows are there")
             else:
                 done = _one(config, context, load(), evaluated, shard)
-        except UserError as error:
+        except InputError as error:
             context.console.say(f"{evaluated.label}: not evaluated: {error}")
             failures.append(f"{name}: {error}")
             continue

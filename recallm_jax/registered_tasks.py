@@ -15,6 +15,7 @@ from recallm_jax.config.load import load_config
 from recallm_jax.data.records import register_tasks
 from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.errors import UserError
+from storage.errors import InputError
 
 CONFIG, NUM_TRAIN = "RECALLM_CONFIG", "RECALLM_NUM_TRAIN"
 
@@ -33,7 +34,7 @@ def register() -> None:
             raise UserError(f"{NUM_TRAIN} = {count!r} must be how many training examples to cache")
         config = load_config(shlex.split(os.environ[CONFIG]))
         register_tasks(config, load_tokenizer(config), num_train=int(count))
-    except UserError as error:
+    except InputError as error:
         raise SystemExit(f"error: {error}") from None
 
 

@@ -9,6 +9,7 @@ from recallm_jax.config.load import check_evaluation_mesh, check_training_mesh, 
 from recallm_jax.planning.sizes import preset_sizes
 from recallm_jax.policy.setup import check_lengths
 from recallm_jax.runtime.errors import UserError
+from storage.errors import InputError
 
 CONFIGS = sorted(
     path.as_posix()
@@ -133,7 +134,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("argument", MISTAKES)
 def test_a_mistaken_override_is_explained(argument):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(InputError) as caught:
         load_config([QUICKSTART, argument])
     assert MISTAKES[argument] in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -2,7 +2,7 @@
 
     --config=configs/quickstart.py:tiny --config.optimizer.learning_rate=1e-5
 
-A config that passed has every field of `config_fields.FIELDS`, no other, each of its type and
+A config that passed has every field of `config/fields.py`, no other, each of its type and
 within bounds, and sizes that fit together; so readers write `config.grpo.steps` and nothing else.
 """
 
@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from recallm_jax.config.fields import FIELDS, check_field, find_field
 from recallm_jax.config.reference import columns
 from recallm_jax.runtime.errors import UserError
-from tasks.errors import TaskInputError
+from storage.errors import naming
 from tasks.suites.registry import suite_tasks
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
@@ -65,7 +65,7 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
         raise UserError(
             f"--config={path}: there is no such file; give one of configs/, and run from the clone"
         )
-    config = _parse([f"--config={path}"])
+    config = _execute(f"--config={path}")
     check_config(config)
     for override in overrides:
         find_field(_named(override))
@@ -76,7 +76,7 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
         for one in overrides
         if not all(map(str.isidentifier, _named(one).split("."))) or _named(one) not in FIELDS
     ]
-    config = _parse([f"--config={path}", *(one for one in overrides if one not in odd)])
+    config = _overridden(config, [one for one in overrides if one not in odd])
     for override in odd:
         _set(config, _named(override), override.partition("=")[2])
     check_config(config)
@@ -131,31 +131,44 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
     return path, overrides
 
 
-def _parse(argv: list[str]) -> ConfigDict:
+def _execute(argument: str) -> ConfigDict:
+    """Return the config that the file of `--config=FILE[:variant]` makes."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
-        "config", lock_config=True, flag_values=values, sys_argv=["", *argv]
+        "config", lock_config=True, flag_values=values, sys_argv=["", argument]
     )
     try:
-        values(["", *argv])
+        values(["", argument])
         config = values.config
     except Exception as error:
-        # The file is the user's code: it may raise anything.
-        raise _reason(error, argv) from None
+        # The file is the user's code: it may raise anything. Its own error stands at the end of
+        # the traceback that the message quotes.
+        raise UserError(f"{argument}: {_last_line(error)}") from None
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
-        raise UserError(f"{argv[0]}: get_config must return a ConfigDict, not {kind}")
+        raise UserError(f"{argument}: get_config must return a ConfigDict, not {kind}")
     return config
 
 
-def _reason(error: Exception, argv: list[str]) -> UserError:
-    """Return in one line what ml_collections or the file itself raised."""
+def _overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
+    """Return the config with fields that it has set to other values."""
+    values = flags.FlagValues()
+    argv = ["", *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
+        return values.config
+    except Exception as error:
+        override = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error).strip(), re.DOTALL)
+        if override is None:
+            raise UserError(_last_line(error)) from None
+        raise _wrong_type(override[1], override[2]) from None
+
+
+def _last_line(error: Exception) -> str:
     message = str(error).strip() or type(error).__name__
-    if override := re.match(r"flag --config\.([\w.]+)=(.*?): ", message, re.DOTALL):
-        return _wrong_type(override[1], override[2])
-    # The file's own error stands at the end of the traceback that the message quotes.
     last = [line for line in message.splitlines() if line.strip()][-1].strip()
-    return UserError(f"{argv[0]}: {last.removeprefix('ValueError: ')}")
+    return last.removeprefix("ValueError: ")
 
 
 def check_config(config: ConfigDict) -> None:
@@ -215,10 +228,8 @@ def _check_sizes(config: ConfigDict) -> None:
         )
     if not sum(config.data.mixture.values()) and not config.evaluation.suites:
         raise UserError("config.data.mixture has only zeros; give a data set a share above 0")
-    try:
+    with naming("config.evaluation.suites"):
         suite_tasks(config.evaluation.suites)
-    except TaskInputError as error:
-        raise UserError(f"config.evaluation.suites: {error}") from None
     if len(set(config.stages)) < len(config.stages):
         raise UserError(f"config.stages = {tuple(config.stages)} names a stage twice; name it once")
     if list(config.stages) != sorted(config.stages, key=FIELDS["stages"].choices.index):

@@ -15,6 +15,7 @@ from recallm_jax.config.kept import RECORDS, hold_to_config
 from recallm_jax.data.arrays import check_prompt
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.quiet import hidden_stderr
+from storage.errors import naming
 from storage.files import Path, as_path
 from tasks import generate
 from tasks.datasets.registry import find
@@ -261,10 +262,8 @@ def _prepared(
                 f"{path} was tokenised by another tokenizer than the model's; "
                 "prepare it anew with this model's weights"
             )
-        try:
+        with naming(f"{path}, line {number}"):
             _check_record(config, tokenizer, record, max_length)
-        except (UserError, TaskInputError) as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
         yield record
 
 

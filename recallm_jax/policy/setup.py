@@ -16,7 +16,7 @@ from recallm_jax.runtime import processes
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.source import load_policy
-from tasks.errors import TaskInputError
+from storage.errors import naming
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.suites.registry import suite_tasks
 
@@ -83,15 +83,13 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
             rope_scaling=ROPE_SCALINGS.get(config.model.rope_scaling),
             seed=config.seed,
         )
-    try:
+    with naming(config.model.weights):
         tokenizer = Tokenizer(
             loaded.tokenizer_json,
             chat_template=loaded.chat_template,
             eos_token=loaded.eos_token,
             bos_token=loaded.bos_token,
         )
-    except TaskInputError as error:
-        raise UserError(f"{config.model.weights}: {error}") from None
     if tokenizer.size > loaded.model.config.vocab_rows:
         raise UserError(
             f"{config.model.weights}: the tokenizer has {tokenizer.size} entries, the embedding "

@@ -69,7 +69,7 @@ def load_run(workdir: str | Path) -> Run:
     folder = as_path(workdir)
     rows = [row for path in sorted(folder.glob("eval/*/*.jsonl")) for row in read_rows(path)]
     metrics: dict[str, list[dict[str, Any]]] = {}
-    for row in _read_metrics(folder / METRICS_FILE):
+    for row in read_metrics(folder / METRICS_FILE):
         metrics.setdefault(row["stage"], []).append(row)
     paths = sorted(folder.glob(f"probe/*/{PROBE_SUMMARY}"))
     probes = {path.parent.name: read_summary(path) for path in paths}
@@ -108,13 +108,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _damaged(path: Path, reason: str) -> UserError:
     return UserError(f"{path} is damaged ({reason}); restore it, or delete it to report without it")
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    try:
-        return read_metrics(path)
-    except ValueError as error:
-        raise _damaged(path, str(error)) from None
 
 
 def _ordered(names: set[str], known: Sequence[str]) -> list[str]:

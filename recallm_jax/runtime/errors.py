@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-from decoding.errors import DecodingInputError
 from recallm_jax.runtime import peers
 from recallm_jax.runtime.termination import Terminated
 from storage import faults
-from tasks.errors import TaskInputError
+from storage.errors import InputError
 
 EXIT_BAD_INPUT = 2
 # As sysexits.h has it: nothing is wrong with the input, and another attempt may succeed.
@@ -47,8 +46,8 @@ _UNUSABLE_PATH = (
 )
 
 
-class UserError(Exception):
-    """Bad input; one line that says what is wrong, with which value, and how to mend it."""
+class UserError(InputError):
+    """Bad input to a job: an argument, a field of its config, or a file of a run."""
 
 
 class TryAgain(Exception):
@@ -72,7 +71,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
         job(arguments)
     except (peers.NotReached, TryAgain) as error:
         message, code = str(error), EXIT_TRY_AGAIN
-    except (UserError, DecodingInputError, TaskInputError, peers.NotJoined) as error:
+    except (InputError, peers.NotJoined) as error:
         message = str(error)
     except KeyboardInterrupt:
         return _stopped("interrupted", EXIT_INTERRUPTED, leave=argv is None)

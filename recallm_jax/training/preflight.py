@@ -11,7 +11,7 @@ from recallm_jax.data.records import JSONL, train_records, validation_records
 from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import SFT_STAGES, Stage
-from tasks.errors import TaskInputError
+from storage.errors import naming
 from tasks.prompts.record import read_jsonl
 from tasks.prompts.vocabulary import Tokenizer
 
@@ -50,18 +50,14 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
     """
     for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
         for length in config.evaluation.lengths:
-            try:
+            with naming(f"config.evaluation.lengths = {length}"):
                 records = validation_records(
                     config, tokenizer, dataset, length, most=VALIDATION_RECORDS
                 )
                 prompts_and_texts(records, length)
-            except (UserError, TaskInputError) as error:
-                raise UserError(f"config.evaluation.lengths = {length}: {error}") from None
     for task in evaluation_tasks(config, tokenizer, suites_only=True, most=1):
-        try:
+        with naming("config.evaluation.suites"):
             task.records()
-        except TaskInputError as error:
-            raise UserError(f"config.evaluation.suites: {error}") from None
     length = config.data.target_length
     total = sum(stage.steps * stage.batch_size for stage in stages)
     shown = sum(stage.steps * stage.batch_size for stage in stages if stage.name in SFT_STAGES)

@@ -16,8 +16,8 @@ from recallm_jax.weights.added_tokens import add_tokens
 from recallm_jax.weights.fetch import fetch
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
+from storage.errors import naming
 from storage.files import as_path
-from tasks.errors import TaskInputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +88,10 @@ def load_policy(
         )
     if rope_scaling is not None:
         model = _rescaled(model, config, rope_scaling)
-    try:
+    with naming(str(path)):
         model, tokenizer_json = add_tokens(
             model, tokenizer.tokenizer_json, seed=seed, rows_multiple=rows_multiple
         )
-    except (UserError, TaskInputError) as error:
-        raise UserError(f"{path}: {error}") from None
     return LoadedPolicy(
         model,
         tokenizer_json,

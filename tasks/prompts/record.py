@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
+from storage.errors import naming
 from storage.files import Path, as_path, make_folder, written_whole
 from tasks.errors import TaskInputError
 from tasks.prompts.vocabulary import Tokenizer
@@ -185,10 +186,8 @@ def read_jsonl(path: str | Path) -> Iterator[Record]:
     # As bytes, so that invalid UTF-8 is an error of its own line.
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            try:
+            with naming(f"{path}, line {number}"):
                 yield from_json(line)
-            except TaskInputError as error:
-                raise TaskInputError(f"{path}, line {number}: {error}") from None
 
 
 def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:

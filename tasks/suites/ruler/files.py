@@ -7,6 +7,7 @@ import json
 import unicodedata
 from typing import Any
 
+from storage.errors import naming
 from storage.files import reading
 from tasks.errors import TaskInputError
 from tasks.sources import table
@@ -43,7 +44,7 @@ def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
         )
     prompts, longest = [], 0
     for number, line in enumerate(lines[:count], 1):
-        try:
+        with naming(f"{path}, line {number}"):
             row = _fields(line)
             longest = max(longest, row["length"])
             if longest > length:
@@ -51,8 +52,6 @@ def read_prompts(path: str, task: str, length: int, count: int) -> list[Prompt]:
                     f"length = {longest} is above the target length {length}; {_LENGTH_REMEDY}"
                 )
             prompts.append(_prompt(row, task))
-        except TaskInputError as error:
-            raise TaskInputError(f"{path}, line {number}: {error}") from None
     # Rows of essays may be half as long as the name of their folder says.
     if f"/{length}/" not in path and longest <= length // 2:
         raise TaskInputError(

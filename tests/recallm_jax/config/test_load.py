@@ -132,6 +132,13 @@ def test_a_broken_config_file_is_explained(tmp_path, body, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_config_file_is_executed_once(tmp_path, capsys):
+    argument = write(tmp_path / "own.py", "print('executed')")
+    config = load_config([argument, "--config.seed=5", "--config.data.mixture.2wikimultihopqa=1"])
+    assert (config.seed, config.data.mixture["2wikimultihopqa"]) == (5, 1.0)
+    assert capsys.readouterr().out == "executed\n"
+
+
 def test_a_config_made_by_hand_is_checked_too():
     with pytest.raises(UserError, match=r"config\.topology is missing; set it"):
         check_config(ConfigDict({"seed": 0}))

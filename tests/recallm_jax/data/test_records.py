@@ -13,6 +13,7 @@ from recallm_jax.data.arrays import check_demonstrations, demonstrations, prompt
 from recallm_jax.data.records import train_records, validation_records
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
+from storage.errors import InputError
 from tasks.prompts.record import Record, write_jsonl
 from tasks.prompts.vocabulary import Tokenizer
 
@@ -125,7 +126,7 @@ def test_a_record_that_does_not_fit_the_model_is_named(
         for name, value in change.items()
     }
     write_jsonl(tmp_path / "train.jsonl", [records[0], dataclasses.replace(records[1], **fields)])
-    with pytest.raises(UserError, match=rf"train\.jsonl, line 2: .*{message}"):
+    with pytest.raises(InputError, match=rf"train\.jsonl, line 2: .*{message}"):
         next(train_records(config_of(f"jsonl:{tmp_path}/train.jsonl"), tokenizer, 0))
 
 
