@@ -6,10 +6,10 @@ Hardware: meant for one GPU; not tried on one.
     python -m recallm_jax.evaluate --config=configs/eval_helmet.py --workdir=runs/eval_helmet \
         --label=start --config.data.dir=DATA
 
-`data.dir` is the folder that HELMET's data were unpacked to. SmolLM2's context is 8,192 tokens: of
-the benchmark's lengths (8192, 16384, 32768, 65536, 131072) it reads the first. A single task:
-`--config.evaluation.suites=helmet_kilt_nq`. In the form with thought and recall, `helmet_chat`,
-responses go past the length: that wants a model with a longer context in `model.weights`. Metrics
+`data.dir` is the folder with HELMET's unpacked data. SmolLM2's context is 8,192 tokens, so it reads
+the first of the benchmark's lengths (8192, 16384, 32768, 65536, 131072). A single task:
+`--config.evaluation.suites=helmet_kilt_nq`. In `helmet_chat`, the form with thought and recall,
+responses go past the length, which needs a model with a longer context in `model.weights`. Metrics
 that need a judge model are left out, and the table names them. `:tiny` is a random model on two
 rows of each task.
 """
@@ -27,12 +27,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.dtype = "bfloat16"
     # Nothing is trained.
     config.data.mixture = common.mixture()
-    # Of the form with thought and recall; the benchmark's form has limits of its own.
+    # The limit in the form with thought and recall; the benchmark's form has limits of its own.
     config.decoding.max_new_tokens = 2048
 
     config.evaluation.suites = ("helmet",)
     config.evaluation.lengths = (8192,)
-    # Of every task as many as it has: 100, or 500 of in-context learning.
+    # No task has more: 100 examples, or 500 of in-context learning.
     config.evaluation.num_examples = 600
     config.evaluation.batch_size = 8
     config.evaluation.modes = ("unconstrained-greedy",)

@@ -6,9 +6,9 @@ Hardware: meant for one GPU, not tried on one; or 2 CPU cores with patience.
     python -m recallm_jax.evaluate --config=configs/eval_ruler.py --workdir=runs/eval_ruler \
         --label=start --config.data.dir=DATA
 
-Five tasks need essays, two need SQuAD and HotpotQA: `data.dir` is the folder that holds them (it
-may hold the benchmark's own files instead). Without files, name the six others in
-`evaluation.suites`. Longer: `--config.evaluation.lengths=8192`; in the chat-with-recall form:
+Five tasks need essays, two need SQuAD and HotpotQA: `data.dir` is the folder with these files, or
+with the benchmark's own. Without files, name the six other tasks in `evaluation.suites`. For longer
+prompts: `--config.evaluation.lengths=8192`. For the form with thought and recall:
 `--config.evaluation.suites=ruler_chat`. `:tiny` is a minute with a random model and no files.
 """
 

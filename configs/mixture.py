@@ -6,11 +6,12 @@ Hardware: meant for one GPU of 80 GB; not tried on one.
     python -m recallm_jax.train --config=configs/mixture.py --workdir=runs/mixture
     python -m recallm_jax.report --workdir=runs/mixture
 
-Variants: `:of=synthetic` (the default) needs no files; `:of=all` is the paper's seventeen data sets
-in equal shares and wants their files in `--config.data.dir` (docs/tasks.md), as does `:of=CATEGORY`
-for most, and `:of=own` for questions of your own; `:tiny` is a minute or two with a random model on
-a CPU; `:length=4096` trains on longer contexts than 2,048 tokens, or other ones than 7,168 where
-whole documents are in the mixture (QuALITY's, or your own); `:algorithm=ppo` as in quickstart.py.
+Variants: `:of=synthetic` (the default) needs no files. `:of=all` is the paper's seventeen data sets
+in equal shares, and needs their files in `--config.data.dir` (docs/tasks.md); so do most single
+categories, `:of=CATEGORY`, and `:of=own`, questions of your own. `:tiny` is a minute or two with a
+random model on a CPU. `:length=4096` sets the length of the prompts: the default is 2,048 tokens,
+or 7,168 if whole documents are in the mixture (QuALITY's, or your own). `:algorithm=ppo` as in
+quickstart.py.
 Shares: `--config.data.mixture.hotpotqa=2.0`, `--config.data.temperature=2.0`.
 """
 
@@ -26,12 +27,12 @@ def get_config(arg: str = "") -> ConfigDict:
     choices = {"synthetic": common.SYNTHETIC, "all": common.PAPER, **common.CATEGORIES}
     if options.of not in choices:
         raise ValueError(
-            f"variant of={options.of!r} is no mixture; use any of {', '.join(choices)}"
+            f"variant of={options.of!r} is not a mixture; use any of {', '.join(choices)}"
         )
     config.data.mixture = common.mixture(*choices[options.of])
 
     config.model.dtype = "bfloat16"
-    # With its response a prompt must fit SmolLM2's context of 8,192 tokens.
+    # A prompt and its response must fit SmolLM2's context of 8,192 tokens.
     whole_documents = {"quality", "own_questions"} & set(choices[options.of])
     config.data.target_length = options.length or (7168 if whole_documents else 2048)
     config.decoding.max_new_tokens = 512

@@ -7,7 +7,7 @@ Hardware: 2 CPU cores, 12 GiB (8.5 GB were used).
     python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
     python -m recallm_jax.report --workdir=runs/quickstart
 
-Variants: `:tiny` is a minute with a random model; `:algorithm=rloo` trains with another algorithm
+Variants: `:tiny` is a minute with a random model; `:algorithm=rloo` trains with an algorithm other
 than GRPO: dr_grpo, rloo, dapo, gspo or ppo (configs/common.py).
 """
 
@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.grpo.micro_batch = 2
     config.grpo.overlong_buffer = 0
     config.optimizer.learning_rate = 1e-5
-    # A read-out of the policy's states that starts at 0, and has few steps.
+    # The critic starts at 0 and has few steps.
     config.ppo.value_learning_rate = 1e-4
 
     config.evaluation.lengths = (224,)

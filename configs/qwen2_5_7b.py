@@ -1,6 +1,6 @@
 """Qwen2.5-7B-Instruct with the paper's hyperparameters (arXiv 2604.09494): 131,072 tokens by YaRN.
 
-Result: not yet run. It fits the TPUs named here, by their compiler: docs/plan.md.
+Result: not yet run. It fits the TPUs named here, as their compiler says: docs/plan.md.
 Hardware: a TPU slice v5p:4x4x4 (the default), or another of TOPOLOGIES.
 
     python -m recallm_jax.plan --config=configs/qwen2_5_7b.py --topology=v5p:4x4x4
@@ -10,8 +10,8 @@ Hardware: a TPU slice v5p:4x4x4 (the default), or another of TOPOLOGIES.
         --label=grpo --config.data.dir=DATA
 
 The weights are a Hugging Face folder, `--config.model.weights=FOLDER`; `plan` needs none. The
-mixture is all seventeen data sets in equal shares, and wants their files in `data.dir`
-(docs/tasks.md). Prompts are filled up to the 16,000 tokens that are the paper's limit.
+mixture is all seventeen data sets in equal shares, and needs their files in `data.dir`
+(docs/tasks.md). Prompts are filled up to 16,000 tokens, the paper's limit.
 
 Variants: `:topology=v6e:8x8` has the sizes for another slice; `:tiny` is a minute or two with a
 random model on a CPU, on tasks that need no files; `:algorithm=dapo` as in quickstart.py.
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# Each chip of `sequence` has an equal part of a prompt's tokens, and of its 16 continuations.
+# The chips along `sequence` share a prompt's tokens, and its 16 continuations, equally.
 TOPOLOGIES = {
     "v5p:4x4x4": {"fsdp": 16, "sequence": 4, "rollout_parts": 1, "logits_chunk": 256},
     "v6e:8x8": {"fsdp": 8, "sequence": 8, "rollout_parts": 1, "logits_chunk": 512},
