@@ -196,8 +196,8 @@ def test_impossible_requests_are_refused():
         "copyable of prompt 0 has 3 entries for 4 tokens; give one a": [unequal],
         "prompt 0 has 0 keys, .* and at least one": [request(group_size=0)],
         "prompt 0 holds token 500, not an id of a tokenizer with": [request(token=500)],
-        "prompt 0 holds token -1, no id": [request(token=-1)],
-        "prefix of prompt 0 holds token 500, no id": [request(prefix=np.full(2, 500))],
+        "prompt 0 holds token -1, not an id": [request(token=-1)],
+        "prefix of prompt 0 holds token 500, not an id": [request(prefix=np.full(2, 500))],
         "prompt 1 has 2 keys, the first prompt 3; give all": [request(), request(group_size=2)],
         "prefix of prompt 0 has 5 tokens, max_prefix is 4": [request(prefix=np.zeros(5, int))],
     }
