@@ -11,7 +11,7 @@ from tasks.sources.table import find, read_rows
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
-    """Let gcsfs not wait between its tries: how long is the smaller of two numbers."""
+    """Make gcsfs wait for no time between its tries; the wait is the smaller of two numbers."""
     monkeypatch.setattr(gcsfs.retry, "min", lambda *seconds: 0.0, raising=False)
 
 
@@ -46,7 +46,7 @@ def test_a_bucket_that_is_not_there(gcs, capsys):
 def test_each_fault_is_named_with_its_path_and_remedy(status, remedy, where, bucket, gcs, capsys):
     name = bucket.removeprefix("gs://")
     gcs.faults[where.format(bucket=name)] = [status, None]
-    # What may pass by itself is worth another attempt.
+    # A fault that may pass by itself is worth another attempt.
     line = run(f"{bucket}/run", capsys, code=75 if status == 503 else 2)
     assert f"error: {bucket}" in line and remedy in line
 
@@ -57,7 +57,7 @@ def test_a_fault_that_passes_is_not_seen(bucket, gcs):
     assert gcs.faults["/upload/"] == gcs.faults["/download/"] == []
 
 
-def test_no_server_at_all(bucket, monkeypatch, capsys):
+def test_an_unreachable_server_is_a_fault_of_the_network(bucket, monkeypatch, capsys):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     line = run(f"{bucket}/run", capsys, code=75)
     assert f"error: {bucket}/run can't be reached; when the network is back" in line
@@ -68,12 +68,12 @@ def test_no_server_at_all(bucket, monkeypatch, capsys):
     [
         ('PERMISSION_DENIED: Error writing "gs://bucket/x"', faults.PERMISSION),
         ('UNAVAILABLE: Error reading "gs://bucket/x": CURL error', faults.NETWORK),
-        # A part of a checkpoint that is missing is damage, and no fault of the way there.
+        # A missing part of a checkpoint is damage, not a fault of gs://.
         ('NOT_FOUND: Error opening "zarr" driver: gs://bucket/x', None),
         ("UNAVAILABLE: a file of this machine", None),
     ],
 )
-def test_what_tensorstore_says(text, kind):
+def test_errors_of_tensorstore_are_told_apart(text, kind):
     assert faults.kind(ValueError(text)) == kind
 
 
@@ -86,7 +86,7 @@ def test_an_error_of_another_origin_keeps_its_traceback():
 
 
 def test_a_fault_on_the_way_to_data_is_the_datas_error(bucket, gcs):
-    """Data may be read where only its own errors are known, as below TensorFlow."""
+    """A caller such as TensorFlow may know only the errors of the data itself."""
     path = f"{bucket}/data/train.jsonl"
     files.write_whole(files.as_path(path), "{}\n")
     gcs.faults["train.jsonl"] = [401, None]

@@ -30,7 +30,7 @@ def test_a_text_comes_back_and_replaces_the_one_before(folder):
     assert [child.name for child in folder.iterdir()] == ["summary.json"]
 
 
-def test_what_is_interrupted_leaves_the_file_before(folder):
+def test_an_interrupted_write_leaves_the_old_file(folder):
     path = folder / "train.jsonl"
     files.write_whole(path, "before")
     with pytest.raises(KeyboardInterrupt), files.written_whole(path) as file:
@@ -51,7 +51,7 @@ def test_text_is_added_at_the_end(folder):
     assert (folder / "empty.jsonl").exists()
 
 
-def test_what_was_added_before_an_error_is_kept(folder):
+def test_text_that_was_added_before_an_error_is_kept(folder):
     path = folder / "rows.jsonl"
     with pytest.raises(ZeroDivisionError), files.appending(path) as add:
         add("one\n")
@@ -66,7 +66,7 @@ def test_a_file_that_grows_on_gs_is_written_as_often_as_said(bucket, monkeypatch
         assert not path.exists()
         monkeypatch.setattr(files, "REWRITE_SECONDS", 0.0)
         add("two\n")
-        # So a program that is killed here has lost nothing.
+        # A program that is killed here has lost nothing.
         assert files.read_text(path) == "one\ntwo\n"
         monkeypatch.setattr(files, "REWRITE_SECONDS", 30.0)
         add("three\n")
@@ -92,11 +92,11 @@ def test_data_sets_are_found_and_read_on_gs(bucket, gcs):
     assert path == f"{bucket}/data/qa_train.jsonl"
     assert list(read_rows(path)) == [{"id": 1}, {"id": 2}]
     gcs.write(name, "data/qa_train.jsonl", b'{"id": 3}\n')
-    # Nothing is remembered of a folder: others write there, too.
+    # Listings are not cached, because others write to the folder too.
     assert list(read_rows(path)) == [{"id": 3}]
 
 
-def test_records_on_gs_that_are_missing_or_none_are_named(bucket):
+def test_missing_and_malformed_records_on_gs_are_named(bucket):
     path = files.as_path(bucket) / "train.jsonl"
     with pytest.raises(TaskInputError, match=f"{path} does not exist; write it with"):
         list(read_jsonl(path))

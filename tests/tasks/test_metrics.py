@@ -8,7 +8,7 @@ CASE = {case.truth.dataset: case for case in CASES}
 
 
 def fields(dataset):
-    """The truth as it stands in a record."""
+    """Return the truth in the form of a record."""
     truth = CASE[dataset].truth
     return {
         "answers": list(truth.answers),

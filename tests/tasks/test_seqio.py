@@ -1,4 +1,4 @@
-"""The SeqIO face of the tasks: equal to the plain functions, mixed, scored."""
+"""SeqIO's tasks give the examples of the plain functions, mixed and scored."""
 
 import collections
 
@@ -91,7 +91,7 @@ def test_parts_of_the_mixture_are_the_mixtures_own_examples(registered):
 
     assert part(0, [0], 1) == whole[:9]
     assert part(20, [0, 1, 2, 3], 4) == whole[20:29]
-    # Batches of four from the sixth example on, of which another host makes the other half.
+    # Batches of four from the sixth example on; another host makes the other half of each.
     assert (
         part(5, [1, 3], 4)
         == [whole[5 + 4 * batch + row] for batch in range(5) for row in (1, 3)][:9]

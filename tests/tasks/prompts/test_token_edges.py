@@ -1,4 +1,4 @@
-"""How tokens begin and end, against the flags of a text that holds them."""
+"""The edges of tokens, compared with the flags of a text that holds them."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Tokenizer files and chat templates: what they must hold, and what a broken one is told."""
+"""Tokenizer files and chat templates: required contents, and errors for broken ones."""
 
 import pytest
 

@@ -30,7 +30,7 @@ from tasks.scoring.answers import (
         ("", ""),
     ],
 )
-def test_the_answer_follows_the_last_answer_behind_the_last_thought(response, answer):
+def test_the_answer_follows_the_last_answer_mark_after_the_last_thought(response, answer):
     assert extract_answer(response) == answer
 
 
@@ -79,11 +79,11 @@ def test_a_number_is_found_beside_marks_and_words(answer):
     assert contains_value(answer, "12") == 1.0
 
 
-def test_a_number_as_long_as_a_value_of_letters_and_digits_is_no_rival():
+def test_a_number_as_long_as_a_value_of_letters_and_digits_is_not_a_candidate():
     assert contains_value("Key 4821: aB3d", "aB3d") == 1.0
 
 
-def test_ordinary_words_are_no_rivals():
+def test_ordinary_words_are_not_candidates():
     assert contains_value("That Code READ: aB3d", "aB3d") == 1.0
 
 
@@ -116,7 +116,7 @@ def test_our_rule_is_never_more_generous_than_the_papers(answer, value):
         ("...", ".", 0.0),
     ],
 )
-def test_exact_match_forgives_what_surrounds_the_value_only(answer, value, score):
+def test_exact_match_ignores_quotes_around_the_value_only(answer, value, score):
     assert exact_match(answer, value) == score
 
 
@@ -156,7 +156,7 @@ def test_token_f1_is_symmetric(first, second):
         ("17", "7", 0.0, 0.0),
         ("7 17", "7", 0.0, 0.0),
         ("", "7", 0.0, 0.0),
-        # Nothing is left of the label: the paper takes every such answer for it.
+        # Normalising leaves nothing of the label, and by the paper's rule nothing equals nothing.
         ("", "The", 0.0, 1.0),
         ("an", "The", 0.0, 1.0),
         ('"the"', "The", 1.0, 1.0),

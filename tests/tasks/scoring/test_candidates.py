@@ -17,7 +17,7 @@ OTHERS = ["Mill Road", "Oak Avenue", "Elm Street North", "Option 12"]
         ("C. A cat", "C", "C"),
         ("The answer is C: A man went home", "C", "C"),
         ("Option C", "C", "C"),
-        # The paper takes the C of "Certainly", and the article.
+        # The paper reads the C of "Certainly", and the article "A".
         ("Certainly D", "D", "C"),
         ("A close call: C", "C", "A"),
         ("A is right", "A", "A"),
@@ -51,7 +51,7 @@ def test_without_options_the_letters_are_a_to_d():
         ("The winner is Elm Street with 12 votes", 1.0, 1.0),
         ("Street", 1.0, 1.0),
         ("Street wins", 1.0, 1.0),
-        # The paper takes an identifier in front or behind only.
+        # The paper accepts an identifier at the beginning or the end only.
         ("It is Street by far", 1.0, 0.0),
         ("Mill Road", 0.0, 0.0),
         ("Elm Street, Mill Road, Oak Avenue", 0.0, 1.0),
@@ -75,10 +75,10 @@ def test_the_majority_is_the_only_option_named(answer, ours, papers):
         # Two right, one wrong.
         ("Elm Street, Harbor Lane, Mill Road", 1 / 3, 1 / 3),
         ("Street, Lane, 7", 1.0, 1.0),
-        # Numbers of votes are no options where options are named.
+        # A number of votes does not count as an option if options are named.
         ("Elm Street 12, Harbor Lane 7", 2 / 3, 2 / 3),
         ("Mill Road", 0.0, 0.0),
-        # A longer name is not the shorter one too: none right, one wrong.
+        # A longer name does not count as the shorter one: none right, one wrong.
         ("Elm Street North", 0.0, 0.0),
         # Three right, three of four wrong.
         ("Elm Street, Harbor Lane, Option 7, Mill Road, Oak Avenue, Option 12", 0.0, 0.0),
@@ -105,7 +105,7 @@ def test_listing_few_wrong_options_with_all_right_ones_scores_by_the_papers_rule
         # Two hits, one miss of three.
         ("1234567 7654321 5555555", 0.5, 0.5),
         ("1234567 5555555", 0.0, 0.0),
-        # Two of three wrong ones: a listing, though hits and misses balance in neither rule.
+        # Two of three wrong values make it a listing.
         ("1234567 7654321 5555555 6666666", 0.0, 0.0),
         ("91234567 7654321", 0.5, 1.0),
         ("word " * 40 + "1234567 7654321", 0.0, 1.0),

@@ -149,7 +149,7 @@ PARTS = [("Paris", "Lutetia"), ("New York",), ("The",)]
 @pytest.mark.parametrize(
     ("answer", "ours", "papers"),
     [
-        # "The" is left with nothing: in any text by the paper's rule, in none by ours.
+        # Normalising leaves nothing of "The", which the paper finds in any text and ours in none.
         ("Paris [1], New York [2]", 2 / 3, 1.0),
         ("lutetia", 1 / 3, 2 / 3),
         ("Paris, Lutetia", 1 / 3, 2 / 3),

@@ -100,7 +100,7 @@ def test_threads_may_ask_at_the_same_time():
     assert verdicts == {number: float(number < 5) for number in range(10)}
 
 
-def test_a_process_that_was_killed_is_started_anew():
+def test_a_killed_process_is_started_again():
     assert equal_expressions(r"\frac{6}{2}", "3") == 1.0
     mathematics._worker.process.kill()
     mathematics._worker.process.wait()
@@ -112,7 +112,7 @@ class Interrupted(BaseException):
     pass
 
 
-def test_who_stops_waiting_for_a_verdict_leaves_none_for_the_next_question():
+def test_a_caller_that_stops_waiting_leaves_no_verdict_for_the_next_question():
     def stop(number, frame):
         raise Interrupted
 
@@ -170,5 +170,5 @@ def test_an_option_is_chosen_by_letter_or_text(answer, letter, papers):
         assert paper.chosen_option(answer, name, OPTIONS) == (name in papers)
 
 
-def test_an_empty_answer_chooses_no_option_whatever_is_left_of_its_text():
+def test_an_empty_answer_chooses_no_option_even_one_with_a_blank_text():
     assert chosen_option("", "A", {"A": "'", "B": "2"}) == 0.0

@@ -1,4 +1,4 @@
-"""Passages, their layouts, and a corpus: what is near, and what may be a distractor."""
+"""Passages, their layouts, and a corpus: nearest passages and distractors."""
 
 import contextlib
 import gzip
@@ -59,7 +59,7 @@ WORDS = [
 
 
 def bm25(query: list[str], words: list[list[str]], k1=1.5, b=0.75) -> list[float]:
-    """Lucene's BM25 as it is in the books."""
+    """Compute Lucene's BM25 by its formula."""
     mean = sum(map(len, words)) / len(words)
     scores = []
     for document in words:
@@ -96,7 +96,7 @@ def test_a_corpus_without_words_that_count_has_no_neighbours(texts):
 
 @given(st.lists(st.text(max_size=12), max_size=4), st.text(max_size=12))
 @limits(max_examples=60, deadline=None)
-def test_any_texts_make_a_corpus_and_any_query_finds_what_it_shares_words_with(texts, query):
+def test_any_query_finds_the_texts_that_share_a_word_with_it(texts, query):
     passages = []
     for text in texts:
         with contextlib.suppress(UnfitRowError):
@@ -131,7 +131,7 @@ def test_kinds_are_drawn_by_their_rates():
         assert counts[kind] / 4000 == pytest.approx(rate, abs=0.03)
 
 
-def test_distractors_hold_no_answer_are_no_gold_passage_and_come_once():
+def test_distractors_hold_no_answer_are_not_gold_and_come_once():
     gold = [Passage("Mice", "Mice eat cheese.")]
     version = Passage("Mice", f"{'x' * 90} one")
     candidates = [*CORPUS.passages, *CORPUS.passages, version, Passage("M", f"{'x' * 90} two")]
@@ -140,7 +140,7 @@ def test_distractors_hold_no_answer_are_no_gold_passage_and_come_once():
     assert [p.title for p in taken] == ["Cats", "Dogs", "Cheese"]
 
 
-def test_distractors_are_enough_for_the_target_and_no_more_than_that():
+def test_distractors_fill_the_target_and_are_not_many_more():
     many = [Passage("", f"number {n} " + "word " * 20) for n in range(500)]
     taken = take(many, lambda p: False, [], 100)
     assert sum(len(p.text) for p in taken[:-1]) < 1200 <= sum(len(p.text) for p in taken)
@@ -155,7 +155,7 @@ def test_supervision_takes_the_best_passage_with_an_answer_and_half_of_the_words
     assert supporting(CORPUS, "Who chases cats?", needles(["cows"])) is None
 
 
-def test_needles_are_words_in_normal_form_and_judgements_are_none():
+def test_needles_are_words_in_normal_form_and_judgements_have_none():
     passage = Passage("The Art", "A party at noon; U.S. troops.")
     assert holds(passage, needles(["art"])) and holds(passage, needles(["U.S. Troops!"]))
     assert not holds(passage, needles(["part"])) and not holds(passage, needles(["oon"]))
@@ -181,7 +181,7 @@ def test_the_support_is_the_sentence_with_the_answer_or_the_known_fact():
     assert text[low:high] == "Three has St. Louis in it."
     low, high = support(passage, ["nothing"], facts=[1, 99])
     assert text[low:high].startswith("Two asks")
-    # The sentence known to support it comes before one that only has the answer too.
+    # A sentence that is known to support the answer is preferred to one that only has it.
     parts = sentence_ranges("Ann won. Bea came in. Ann lost in the final round.", PASSAGE)
     low, high = support(
         Passage("", "Ann won. Bea came in. Ann lost in the final round."), ["Ann"], [2], parts
@@ -198,7 +198,7 @@ def test_the_support_of_a_number_is_no_longer_one_and_of_yes_a_known_fact():
         return text[low:high]
 
     assert supported("5").startswith("The fee is 5 crowns.")
-    # "no" stands in another sentence than the fact.
+    # "no" stands in a sentence that is not the fact.
     assert supported("no", facts=[3]).endswith("Pets are welcome.")
     assert not supported("no").startswith("There is no lift.")
 
@@ -246,7 +246,7 @@ def test_layouts_are_drawn_by_their_rates_and_without_titles_only_where_they_are
     assert all(question_layout(rng, plain, wanted).titled for _ in range(100))
 
 
-def test_passages_are_cleaned_and_what_is_none_is_refused():
+def test_passages_are_cleaned_and_malformed_ones_are_refused():
     assert read_passage(None, " e\u0301 \n\n x ") == Passage("", "é x")
     assert read_passage(" ", "x") == Passage("", "x")
     for title, text in [
@@ -267,7 +267,7 @@ def test_passages_are_cleaned_and_what_is_none_is_refused():
     assert read_passages("no list") == []
 
 
-def test_answers_keep_what_has_a_word():
+def test_answers_without_a_word_are_dropped():
     assert read_answers([" the ", "A  b", "A b", 3, "x" * 301, "c"]) == ("A b", "c")
     assert read_answers("one") == ("one",)
     with pytest.raises(UnfitRowError, match="no answer"):
@@ -288,7 +288,7 @@ def test_a_corpus_is_read_from_jsonl_tsv_and_folders(tmp_path):
     assert corpus_of(settings, ()).passages == (Passage("T", "one two"),)
 
 
-def test_a_corpus_that_is_none_is_one_clear_error(tmp_path):
+def test_a_path_that_is_not_a_corpus_is_one_clear_error(tmp_path):
     with pytest.raises(TaskInputError, match=r"config\.data\.corpus = .* holds no passage"):
         read_corpus(str(tmp_path))
     with pytest.raises(TaskInputError, match=r"absent\.jsonl can't be read"):

@@ -1,4 +1,4 @@
-"""Files of data sets: what is damaged is one clear error or one row that is left out."""
+"""Damaged files of data sets are one clear error, or one row that is left out."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ def test_damaged_archives_are_one_clear_error(tmp_path):
             list(read_rows(str(path)))
 
 
-def test_compressed_files_are_found_behind_plain_ones(tmp_path):
+def test_compressed_files_are_found_if_there_are_no_plain_ones(tmp_path):
     (tmp_path / "b_train.csv.gz").write_bytes(gzip.compress(b"text,category\nhello,on\n"))
     (path,) = find(str(tmp_path), ["a*.csv", "b_train*.csv"])
     assert list(read_rows(path)) == [{"text": "hello", "category": "on"}]
@@ -32,7 +32,7 @@ def test_compressed_files_are_found_behind_plain_ones(tmp_path):
     assert path.endswith("b_train.csv")
 
 
-def test_bottomless_json_is_no_row(tmp_path):
+def test_json_nested_too_deep_is_not_a_row(tmp_path):
     (tmp_path / "a.jsonl").write_text("[" * 200_000 + '\n{"text": "b"}\n')
     first, second = read_rows(str(tmp_path / "a.jsonl"))
     assert isinstance(first, UnfitRowError) and second == {"text": "b"}
@@ -41,7 +41,7 @@ def test_bottomless_json_is_no_row(tmp_path):
         list(read_rows(str(tmp_path / "a.json")))
 
 
-def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_a_column(tmp_path):
     (tmp_path / "a.csv").write_text("text,category\nhello,on\n", encoding="utf-8-sig")
     assert list(read_rows(str(tmp_path / "a.csv"))) == [{"text": "hello", "category": "on"}]
 

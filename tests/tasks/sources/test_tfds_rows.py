@@ -1,4 +1,4 @@
-"""Data sets that TFDS has prepared: found in the data folder, read, never downloaded."""
+"""Data sets that TFDS has prepared are read from the data folder and never downloaded."""
 
 import json
 import os
@@ -39,7 +39,7 @@ SOURCE = Source(
 
 
 def prepare(folder, name, version, features, rows):
-    """Write rows as TFDS would, without its builders."""
+    """Write rows as TFDS does, without its builders."""
     import tensorflow_datasets as tfds
 
     place = folder / name / version
@@ -68,7 +68,7 @@ def data_dir(tmp_path_factory):
     return str(folder)
 
 
-def test_a_data_set_of_the_mixture_is_drawn_from_what_tfds_prepared(tmp_path):
+def test_a_data_set_of_the_mixture_is_drawn_from_a_copy_of_tfds(tmp_path):
     import tensorflow_datasets as tfds
 
     names = ("question", "answer", "annotation", "short_answer")
@@ -86,7 +86,7 @@ def test_a_data_set_of_the_mixture_is_drawn_from_what_tfds_prepared(tmp_path):
         assert example.demonstrate(np.random.default_rng(0)).thought == (f"It is {answer}.",)
 
 
-def test_questions_and_their_passages_are_drawn_from_what_tfds_prepared(tmp_path):
+def test_questions_and_their_passages_are_drawn_from_a_copy_of_tfds(tmp_path):
     import tensorflow_datasets as tfds
 
     text, texts = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
@@ -150,7 +150,7 @@ def test_each_split_of_a_source_reads_its_own(data_dir):
     assert read_table(SOURCE, data_dir, "validation").rows == (("What is 1 + 1?", ("2",)),)
 
 
-def test_files_come_before_what_tfds_prepared(data_dir, tmp_path):
+def test_files_come_before_a_copy_of_tfds(data_dir, tmp_path):
     (tmp_path / "sums").symlink_to(f"{data_dir}/sums")
     line = json.dumps({"question": "Another?", "answers": {"text": ["yes"]}})
     (tmp_path / "sums.jsonl").write_text(line, encoding="utf-8")
@@ -188,7 +188,7 @@ def test_parquet_files_and_lone_json_objects_hold_rows(tmp_path):
         list(read_rows(str(tmp_path / "2.json")))
 
 
-# In a process of its own: TensorFlow's client keeps what it read of the environment.
+# In a separate process, because TensorFlow's client reads the environment only once.
 PRINT_ROWS = """
 import json, sys
 from tasks.tfds_rows import tfds_rows
@@ -197,7 +197,7 @@ print(json.dumps(list(tfds_rows(sys.argv[1], "train"))))
 
 
 @pytest.mark.slow
-def test_what_tfds_prepared_is_read_from_a_bucket(data_dir, gcs, bucket, tmp_path):
+def test_a_copy_of_tfds_is_read_from_a_bucket(data_dir, gcs, bucket, tmp_path):
     place = "sums/1.2.0"
     for path in pathlib.Path(data_dir, place).iterdir():
         files.as_path(f"{bucket}/{place}/{path.name}").write_bytes(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The probe's thoughts and what stands behind them: exact lengths, right keys, no value given."""
+"""The probe's thoughts: their lengths are exact, their keys right, and they give no value away."""
 
 import json
 import re
@@ -79,7 +79,7 @@ def test_the_pairs_are_those_that_a_json_reader_finds(index):
     assert pairs_of(item.record) == list(json.loads(context[0]).items())
 
 
-def test_the_thought_stands_behind_the_prompt_and_may_not_be_copied():
+def test_the_thought_follows_the_prompt_and_may_not_be_copied():
     item = make(tokens=64)
     plain = make(tokens=0).record
     assert item.record.prompt == plain.prompt + item.thought
@@ -135,7 +135,7 @@ def test_a_context_of_one_key_needs_no_others():
     assert number_of(thought) == {"12"}
 
 
-def test_what_cannot_be_written_is_refused():
+def test_a_thought_that_cannot_be_written_is_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(TaskInputError, match="no thought of exactly 5 tokens about key 12"):
         write_thought(TOKENIZER, "12", ["3", "45"], [], 5, rng)
@@ -181,6 +181,6 @@ def test_a_choice_adds_up_wherever_one_exists(total):
         ("recall_unaided", "Key 7:\naB3dE\nKey 8:\nZz9yX", "Key 7:\naB3dE\nKey 8:\nZz9yX", 0),
     ],
 )  # fmt: skip
-def test_what_is_read_as_the_value(variant, response, read, right):
+def test_the_value_is_read_by_variant(variant, response, read, right):
     assert read_value(variant, response, "Key 7:\n") == read
     assert is_right(read, "aB3dE") == right

@@ -1,4 +1,4 @@
-"""HELMET's files with anything in any place: a prompt, a row left out, or one clear error."""
+"""Any value at any place of HELMET's files makes a prompt, a skipped row, or one clear error."""
 
 import json
 import logging

@@ -48,9 +48,7 @@ from tasks.suites.helmet.text_metrics import (
         ("Corresponding value:x-1", "Corresponding value:", "x-1"),
     ],
 )
-def test_the_parsed_output_is_the_line_behind_the_lead_in_or_the_first_line(
-    output, lead_in, parsed
-):
+def test_the_parsed_output_is_the_line_after_the_lead_in_or_the_first_line(output, lead_in, parsed):
     assert parse(output, lead_in) == parsed
 
 
@@ -63,7 +61,7 @@ def test_a_substring_is_looked_for_after_normalisation_and_inside_words_too():
     assert substring_exact_match("It was THE Beatles'", "the beatles") == 1
     assert substring_exact_match("paradise", "Para") == 1
     assert substring_exact_match("Paris", "Paris, France") == 0
-    # The benchmark's rule, not ours: a reference that normalises to nothing is in every text.
+    # By the benchmark's rule a reference that normalises to nothing is in every text.
     assert substring_exact_match("", "The") == 1
 
 
@@ -188,7 +186,7 @@ def test_str_em_is_the_share_of_sub_questions_answered():
     output = "In 1999 [1],\nPrince sang."
     assert answer_recall(output, [["1999"], ["Queen", "The Prince"]]) == 1
     assert answer_recall(output, [["1998"], ["Queen", "The Prince"]]) == 0.5
-    # A citation's number is no answer.
+    # The number of a citation is not an answer.
     assert answer_recall("It is so [7].", [["7"]]) == 0
 
 
@@ -213,7 +211,7 @@ def entails(premise: str, hypothesis: str) -> bool:
     return all(word in premise.split() for word in words if word != "and")
 
 
-def test_claims_are_sentences_that_are_no_numbers_of_a_list():
+def test_claims_are_sentences_and_not_the_numbers_of_a_list():
     assert sentence_claims("1. Yes it is.\nSo") == ["Yes it is."]
 
 
@@ -247,7 +245,7 @@ def test_citations_of_an_answer_are_pooled_over_its_claims():
     assert citation_scores([], DOCUMENTS, entails) == {}
 
 
-def test_a_list_is_judged_by_items_behind_their_question():
+def test_a_list_is_judged_by_its_question_with_each_item():
     assert list_claims("Tom [1], Ed [2].", "Who purrs?") == [
         "Who purrs? Tom [1]",
         "Who purrs? Ed [2]",

@@ -1,4 +1,4 @@
-"""HELMET's prompts from rows written here in each of its layouts, and draws made a second time."""
+"""HELMET's prompts from rows in each of its layouts, and its draws repeated."""
 
 import hashlib
 import random
@@ -52,7 +52,7 @@ def test_json_kv_has_its_form_letter_by_letter(tmp_path):
     assert copied(record) == '{"key-7": "value-7", "other": "thing"}'
 
 
-def test_rows_are_those_of_the_benchmarks_shuffle_and_no_more_than_a_hundred(tmp_path):
+def test_rows_are_the_first_hundred_of_the_benchmarks_shuffle(tmp_path):
     write(tmp_path / "json_kv/test_k105_dep6.jsonl", map(kv_row, range(130)))
     records = make(tmp_path, "helmet_json_kv")
     order = np.random.default_rng(42).permutation(130)[:100]

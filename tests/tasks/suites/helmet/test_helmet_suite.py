@@ -1,4 +1,4 @@
-"""HELMET's prompts fitted to a length, its forms, the scoring of whole responses, and the means."""
+"""HELMET's fitted prompts, its forms, the scores of whole responses, and the means."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_a_question_that_leaves_no_room_for_context_is_refused_not_cut():
 
 
 def test_a_cut_goes_on_where_its_edge_costs_more_tokens():
-    # Digits are tokens of their own; at two places of the cut the prompt takes some more.
+    # Each digit is a token; two places of the cut make the prompt longer by some tokens.
     def count(context: str) -> int:
         return len(context) + {8: 3, 5: 4}.get(len(context), 0)
 
@@ -116,18 +116,18 @@ def test_a_length_without_data_is_refused():
         OWN["helmet_json_kv"].records(TOKENIZER, SETTINGS, 4096, 1, 0)
 
 
-def test_a_plain_output_is_scored_behind_its_lead_in():
+def test_a_plain_output_is_scored_with_its_lead_in():
     truth = {"answers": ["7"]}
     score = OWN["helmet_icl_trec_fine"].score
     assert score(" 7\n\nnext text\nlabel: 8", truth)["exact_match"] == 1
-    # Without the lead-in in front, the second label would be parsed.
+    # Without the lead-in before it, the second label would be parsed.
     assert score("8\nlabel: 7", truth)["exact_match"] == 0
     assert next(iter(OWN["helmet_kilt_nq"].score(" It is 7.", truth))) == "substring_exact_match"
     ranked = OWN["helmet_msmarco_rerank_psg"].score(" 2 > 1", {"grades": {"1": 0, "2": 1}})
     assert next(iter(ranked.items())) == ("NDCG@10", 1.0)
 
 
-def test_marks_of_spans_are_no_part_of_an_output():
+def test_marks_of_spans_are_not_part_of_an_output():
     score = OWN["helmet_icl_trec_fine"].score
     response = "<|start_recall|>7<|end_recall|>"
     assert score(response, {"answers": ["7"]})["exact_match"] == 1
@@ -141,14 +141,14 @@ def test_marks_of_spans_are_no_part_of_an_output():
         ("Answer: 8</think>Answer: 7", 1),
         ("It may be 7.</think>Answer: 8", 0),
         ("So</think>label: 7", 1),
-        # An unfinished thought is no output.
+        # An unfinished thought is not an output.
         ("So Answer: 7", 0),
         ("It is 7", 0),
         ("label: 7", 0),
         ("", 0),
     ],
 )
-def test_the_recall_form_is_scored_behind_the_thought(response, score):
+def test_the_recall_form_is_scored_after_the_thought(response, score):
     task = CHAT["helmet_icl_nlu_chat"]
     assert task.score(response, {"answers": ["7"]})["exact_match"] == score
 
@@ -203,7 +203,7 @@ def test_grades_of_answers_and_summaries_come_from_their_judges():
     assert aggregate["missing without a judge: gpt-4-f1"] == 1
 
 
-def test_the_mean_is_that_of_seven_categories_whatever_their_tasks():
+def test_the_mean_is_over_seven_categories_not_over_tasks():
     everything = Judges(
         entailment=lambda a, b: True, answer=lambda *a: (1, 1), summary=lambda *a: (1, 1, 1)
     )
@@ -223,9 +223,9 @@ def test_the_mean_is_that_of_seven_categories_whatever_their_tasks():
     }
 
 
-def test_a_mean_without_judges_says_what_it_lacks():
+def test_a_mean_without_judges_names_the_missing_metrics():
     scores = {f"helmet_{task.name}_chat": 50.0 for task in TASKS}
-    # What stands in for judged metrics in a task's own row counts for nothing.
+    # The placeholder for judged metrics in a task's own row has no weight.
     scores |= {"helmet_narrativeqa_chat": 0.0, "helmet_multi_lexsum_chat": 0.0}
     result = overall(scores)
     assert result == {

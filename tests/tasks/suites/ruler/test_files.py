@@ -1,4 +1,4 @@
-"""The benchmark's own files: rows as they are, and each malformed line one clear error."""
+"""The benchmark's own files: rows are unchanged, and a malformed line is one clear error."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ def niah_row(value="1234567", **fields):
         "mentioned in the provided text?"
     )
     return {
-        # In these files a character offset, the same in each row.
+        # In these files `index` is a character offset, equal in each row.
         "index": text.index(value),
         "input": text,
         "outputs": [value],
@@ -137,7 +137,7 @@ def test_a_malformed_line_is_named(line, tmp_path):
     write(tmp_path, "niah_single_1", [niah_row(), line, niah_row()])
     with pytest.raises(TaskInputError, match=MALFORMED[line]):
         read(tmp_path, "ruler_niah_single_1", 3)
-    # Lines that are not asked for are not judged.
+    # Lines after the requested ones are not checked.
     assert len(read(tmp_path, "ruler_niah_single_1", 1)) == 1
 
 

@@ -1,4 +1,4 @@
-"""RULER's questions: exact templates, and where the gold documents stand."""
+"""RULER's questions: exact templates, and the places of gold documents."""
 
 import collections
 import re
@@ -10,7 +10,7 @@ from tests.oracles.ruler_files import CAPITALS, context_of, fact, made, row_spec
 
 
 @pytest.mark.parametrize("task", QA)
-def test_questions_stand_behind_numbered_documents(task, data_dir):
+def test_questions_follow_numbered_documents(task, data_dir):
     seen = set()
     for index in range(8):
         prompt = made(task, data_dir, index=index, length=700)

@@ -18,7 +18,7 @@ def test_every_reference_counts_its_share():
     row = task.score("\tthey are 333 and 221!\n", truth)
     assert row == {"string_match_all": 0.75, "empty": 0.0}
     assert task.score("\x00", truth) == {"string_match_all": 0.0, "empty": 1.0}
-    # Thinking is no exception on the benchmark's prompt.
+    # With the benchmark's prompt a thought is scored like any text.
     assert task.score("1 22 333 4444</think>", truth)["string_match_all"] == 1.0
     assert find_task("ruler_fwe").score("ABC", {"parts": [["aBc"]]})["string_match_all"] == 1.0
 
@@ -30,7 +30,7 @@ def test_any_reference_is_enough_for_a_question():
     assert task.score("the Elbe", truth) == {"string_match_part": 0.0, "empty": 0.0}
 
 
-def test_the_chat_form_scores_what_follows_the_thought():
+def test_the_chat_form_scores_the_text_after_the_thought():
     task = find_task("ruler_qa_1_chat")
     truth = {"answers": ["Rhine"]}
     assert task.score("Rhine?</think>\nAnswer: the Rhine", truth)["string_match_part"] == 1.0

@@ -91,7 +91,7 @@ def test_records_hold_exact_ranges_and_only_the_context_is_copyable(name, form, 
     for phrase in ("Question", "memorize", "Memorize", "given documents", "quiz", "they are"):
         assert phrase not in copied
     if name == "ruler_vt":
-        # The worked example's names are no part of what is asked about.
+        # The worked example is not part of the context.
         assert not re.search(r"VAR [A-Z]{3} ", copied)
 
 

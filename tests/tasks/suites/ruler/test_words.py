@@ -30,7 +30,7 @@ def vt_prefix(value):
 
 
 @for_each("index", range(3))
-def test_a_chain_is_five_assignments_behind_a_worked_example(index):
+def test_a_chain_is_five_assignments_after_a_worked_example(index):
     prompt = made("vt", index=index, length=2000)
     lines = context_of(prompt).split("\n")
     names = prompt.outputs
