@@ -1,102 +1,101 @@
 """What an update of GRPO's family or of PPO adds to a rollout: advantages and the like."""
 
+import dataclasses
 import functools
 from typing import cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.rollout import Rollout
-from decoding.span_scores import Scoring
-from recallm_jax.policy.context import Context
-from recallm_jax.training.stages import Stage
+from recallm_jax.training.policy_stage import PolicyStage
 from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
 from rl.batch import Batch, ScoredRollout
-from rl.learner import LearnerState, score_and_value_in_parts, score_in_parts
+from rl.learner import LearnerState, Metrics, score_and_value_in_parts, score_in_parts
 from rl.losses import kl_k1
 
 
 def make_batch(
-    config: ConfigDict,
-    context: Context,
-    stage: Stage,
-    state: LearnerState,
-    reference: Policy,
-    scored: ScoredRollout,
-    scoring: Scoring,
-) -> tuple[Batch, dict[str, float]]:
-    """Return the batch of an update, with log-probabilities, advantages and values."""
-    options, rollout = config[stage.name], scored.rollout
-    parts = {"scoring": scoring, "num_parts": options.prompts_per_step // options.micro_batch}
-    totals, known = context.place((scored.totals, scored.known))
-    reference_log_probs = None
-    if options.kl_coefficient:
-        reference_log_probs = score_in_parts(reference, rollout, **parts)
+    run: PolicyStage, state: LearnerState, reference: Policy, scored: ScoredRollout
+) -> tuple[Batch, Metrics]:
+    """Return the batch of a step and the metrics of its KL penalty, if that is in the reward."""
+    totals, known = run.context.place((scored.totals, scored.known))
+    scored = dataclasses.replace(scored, totals=totals, known=known)
+    return batch_of(run, state, reference, scored)
+
+
+def batch_of(
+    run: PolicyStage, state: LearnerState, reference: Policy, scored: ScoredRollout
+) -> tuple[Batch, Metrics]:
+    """Do what `make_batch` does, with rewards that are on the devices."""
+    parts = {"scoring": run.scoring, "num_parts": run.score_parts}
+    of_reference = None
+    if run.options.kl_coefficient:
+        of_reference = score_in_parts(reference, scored.rollout, **parts)
     if state.critic is not None:
-        old, values = score_and_value_in_parts(state.policy, state.critic, rollout, **parts)
-        return ppo_batch(options, rollout, totals, old, values, reference_log_probs)
+        old, values = score_and_value_in_parts(state.policy, state.critic, scored.rollout, **parts)
+        of_reference = old if of_reference is None else of_reference
+        return ppo_batch(run.options, scored, OldScores(old, of_reference, values))
     old = None
     # At the only update of a batch the old policy is the one at hand.
-    if options.minibatches * options.epochs > 1:
-        old = score_in_parts(state.policy, rollout, **parts)
-    return group_batch(options, rollout, totals, known, old, reference_log_probs)
+    if not run.updates_once:
+        old = score_in_parts(state.policy, scored.rollout, **parts)
+    return group_batch(run.options, scored, old, of_reference)
 
 
 def group_batch(
     options: ConfigDict,
-    rollout: Rollout,
-    totals: Float[Array, "B G"],
-    known: Bool[Array, "B G"],
+    scored: ScoredRollout,
     old: Float[Array, "B G T"] | None,
     reference: Float[Array, "B G T"] | None,
-) -> tuple[Batch, dict[str, float]]:
+) -> tuple[Batch, Metrics]:
     """Return the batch of a group-relative update: an advantage for each response."""
-    metrics = {}
+    totals, metrics = scored.totals, {}
     if options.kl_in == "reward" and reference is not None:
-        penalty = _sequence_kl(rollout, reference)
+        penalty = _sequence_kl(scored.rollout, reference)
         totals = totals - options.kl_coefficient * penalty
-        metrics["kl_penalty"] = float(penalty.mean())
+        metrics["kl_penalty"] = penalty.mean()
         reference = None
     batch = Batch(
-        rollout=rollout,
-        advantages=OF_GROUPS[options.advantage](totals, known)[..., None],
+        rollout=scored.rollout,
+        advantages=OF_GROUPS[options.advantage](totals, scored.known)[..., None],
         old_log_probs=old,
         reference_log_probs=reference,
     )
     return batch, metrics
 
 
-def ppo_batch(
-    options: ConfigDict,
-    rollout: Rollout,
-    totals: Float[Array, "B G"],
-    old: Float[Array, "B G T"],
-    values: Float[Array, "B G T"],
-    reference: Float[Array, "B G T"] | None,
-) -> tuple[Batch, dict[str, float]]:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OldScores:
+    """What is known of each token before the first update of PPO on it.
+
+    Attributes:
+      log_probs: of the policy.
+      reference_log_probs: of the reference; the policy's own where there is no KL penalty.
+      values: the critic's, of the state before the token.
+    """
+
+    log_probs: Float[Array, "B G T"]
+    reference_log_probs: Float[Array, "B G T"]
+    values: Float[Array, "B G T"]
+
+
+def ppo_batch(options: ConfigDict, scored: ScoredRollout, old: OldScores) -> tuple[Batch, Metrics]:
     """Return the batch of a PPO update: an advantage and a return for each token."""
-    advantages, returns, kl = _ppo_targets(
-        totals,
-        old,
-        old if reference is None else reference,
-        values,
-        rollout,
-        coefficient=options.kl_coefficient,
-        discount=options.discount,
-        trace_decay=options.trace_decay,
-    )
+    settings = TargetSettings(options.kl_coefficient, options.discount, options.trace_decay)
+    advantages, returns, kl = _ppo_targets(scored, old, settings)
     batch = Batch(
-        rollout=rollout,
+        rollout=scored.rollout,
         advantages=advantages,
-        old_log_probs=old,
-        reference_log_probs=None,
-        old_values=values,
+        old_log_probs=old.log_probs,
+        old_values=old.values,
         returns=returns,
     )
-    return batch, {"kl_penalty": float(kl)}
+    return batch, {"kl_penalty": kl}
 
 
 @jax.jit
@@ -109,22 +108,29 @@ def _sequence_kl(
     return jnp.where(rollout.mask, kl, 0.0).sum(axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames=("coefficient", "discount", "trace_decay"))
+@dataclasses.dataclass(frozen=True)
+class TargetSettings:
+    """The coefficient of the KL penalty in the rewards, and the two decays of GAE; static."""
+
+    kl_coefficient: float
+    discount: float
+    trace_decay: float
+
+
+@functools.partial(jax.jit, static_argnames="settings")
 def _ppo_targets(
-    totals: Float[Array, "B G"],
-    old: Float[Array, "B G T"],
-    reference: Float[Array, "B G T"],
-    values: Float[Array, "B G T"],
-    rollout: Rollout,
-    *,
-    coefficient: float,
-    discount: float,
-    trace_decay: float,
+    scored: ScoredRollout, old: OldScores, settings: TargetSettings
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"], Float[Array, ""]]:
     """Return whitened advantages and returns of the tokens, and the mean KL of a response."""
-    mask = rollout.mask
-    kl = jnp.where(mask, kl_k1(old, reference), 0.0)
-    rewards = token_rewards(totals, kl, rollout.lengths, coefficient=coefficient)
-    advantages = generalized(rewards, values, mask, discount=discount, trace_decay=trace_decay)
-    returns = jnp.where(mask, advantages + values, 0.0)
+    rollout, mask = scored.rollout, scored.rollout.mask
+    kl = jnp.where(mask, kl_k1(old.log_probs, old.reference_log_probs), 0.0)
+    rewards = token_rewards(scored.totals, kl, rollout.lengths, coefficient=settings.kl_coefficient)
+    advantages = generalized(
+        rewards,
+        old.values,
+        mask,
+        discount=settings.discount,
+        trace_decay=settings.trace_decay,
+    )
+    returns = jnp.where(mask, advantages + old.values, 0.0)
     return whiten(advantages, mask), returns, kl.sum(axis=-1).mean()

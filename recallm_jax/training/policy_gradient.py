@@ -1,9 +1,11 @@
 """The policy-gradient stages: the GRPO family and PPO, from step to step of a learner's state.
 
-A step samples groups, rewards them, and updates: one batch of `prompts_per_step` whole groups, in
-`minibatches` updates, `epochs` times over.
+One step, from top to bottom: `sample` groups of responses, `reward` them, give them advantages
+(`make_batch`), and `update` the policy. A batch is `prompts_per_step` whole groups; an update
+learns from all of them, or from a minibatch, and they are gone through `epochs` times.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -11,19 +13,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
+from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.policy.context import Context
+from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.bad_batch import Inspected
 from recallm_jax.training.batch import make_batch
-from recallm_jax.training.rollouts import collect
-from recallm_jax.training.stages import PPO, Loop, Stage, finite, scoring_of, training_rules
-from rl.batch import Batch
-from rl.learner import (
-    LearnerState,
-    PolicyLoss,
-    policy_update,
-)
+from recallm_jax.training.policy_stage import PolicyStage, policy_stage
+from recallm_jax.training.rollout_metrics import DrawReport, rollout_metrics
+from recallm_jax.training.rollouts import first_with_spread, keys_of, reward, sample
+from recallm_jax.training.stages import PPO, Loop, Stage, finite
+from rl.batch import Batch, ScoredRollout
+from rl.learner import LearnerState, Metrics, policy_update
+from tasks.prompts.record import Record
 
 
 def run_policy(
@@ -40,17 +43,12 @@ def run_policy(
       reference: the frozen policy of the KL penalty.
 
     Raises:
-      UserError: of all that a step has sampled, no response has a reward; the state before that
-        step is saved.
+      UserError: no response that a step has sampled has a reward; the state before that step is
+        saved.
     """
-    options = config[stage.name]
-    scoring = scoring_of(config, training_rules(config, context), temperature=options.temperature)
-    loss = policy_loss(config, stage)
-    num_parts = options.prompts_per_step // options.minibatches // options.micro_batch
-    drawn = loop.drawn
+    run, drawn = policy_stage(config, context, stage), loop.drawn
     for step in loop.steps:
-        collected = collect(config, context, stage, state.policy, scoring.rules, loop.data, drawn)
-        scored = collected.scored
+        collected = collect(run, state.policy, loop.data, drawn)
         for problem in collected.problems:
             context.console.say(f"{stage.name} {step}: no reward for {problem}")
         if not collected.rewarded:
@@ -60,69 +58,120 @@ def run_policy(
                 f"{collected.problems[0]}. Step {step} is saved; mend the reward, then start the "
                 "same command again"
             )
+        scored = collected.scored
         if stage.name != PPO and not scored.spread.any():
-            ids = processes.texts_of_all(
-                [one.example_id for one in collected.records], context.mesh
-            )
+            ids = [record.example_id for record in collected.records]
+            few = _few(processes.texts_of_all(ids, context.mesh))
             context.console.say(
-                f"{stage.name} {step}: rewards differ in no group; they teach nothing: {_few(ids)}"
+                f"{stage.name} {step}: rewards differ in no group; they teach nothing: {few}"
             )
         drawn += collected.draws * stage.batch_size
-        batch, metrics = make_batch(config, context, stage, state, reference, scored, scoring)
-        updates = []
-        for rows in _minibatches(config, stage, step):
-            part = batch if rows is None else context.place(_rows(batch, rows))
-            state, found = policy_update(
-                state,
-                part,
-                optimizer=stage.optimizer,
-                scoring=scoring,
-                loss=loss,
-                num_parts=num_parts,
-            )
-            updates.append(found)
-        means = jax.tree.map(lambda *values: sum(values) / len(values), *updates)
+        batch, penalties = make_batch(run, state, reference, scored)
+        state, metrics = update(run, state, batch, step)
         rewards = np.where(scored.known, scored.totals, np.nan)
         seen = Inspected(collected.records, scored.rollout, batch, rewards)
-        loop.write(step, finite(means, stage, step, seen) | metrics | collected.metrics)
+        found = finite(metrics, stage, step, seen)
+        found |= {name: float(value) for name, value in penalties.items()}
+        loop.write(step, found | collected.metrics)
         loop.save(step + 1, state, drawn)
     return state
 
 
-def policy_loss(config: ConfigDict, stage: Stage) -> PolicyLoss:
-    """Return the loss that a stage's section of the config asks for."""
-    options = config[stage.name]
-    shared = {
-        name: options[name] for name in ("clip_low", "clip_high", "importance_cap", "aggregation")
-    }
-    if stage.name == PPO:
-        return PolicyLoss(
-            kl_coefficient=0.0,
-            value_coefficient=options.value_coefficient,
-            value_clip=options.value_clip,
-            **shared,
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """The groups that a step learns from, and a report of each draw that led to them.
+
+    Attributes:
+      records: those of all draws; the prompts of `scored` are among them.
+    """
+
+    scored: ScoredRollout
+    reports: list[DrawReport]
+    records: list[Record]
+
+    @property
+    def draws(self) -> int:
+        """How many batches of prompts were sampled."""
+        return len(self.reports)
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether any sampled response has a reward, kept or not."""
+        return any(bool(report.known.any()) for report in self.reports)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over all sampled responses, kept or not."""
+        return rollout_metrics(self.reports)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why responses have no reward."""
+        return [problem for report in self.reports for problem in report.problems]
+
+
+def collect(
+    run: PolicyStage, policy: Policy, data: Iterator[list[Record]], drawn: int
+) -> Collected:
+    """Sample and reward batches of groups until enough rewards differ, or draws run out.
+
+    The groups without a spread that fill up a batch teach nothing (DAPO, arXiv 2503.14476, section
+    3.2, which draws on).
+
+    Args:
+      data: the records of each draw.
+      drawn: records that the stage has drawn before.
+    """
+    kept: ScoredRollout | None = None
+    reports: list[DrawReport] = []
+    records: list[Record] = []
+    # Resharded once for all draws; let go of before the update.
+    policy = for_rollout(policy)
+    while kept is None or (len(reports) < run.max_draws and not kept.spread.all()):
+        # Numbered over the whole stage, so that no two draws share their random numbers.
+        draw = drawn // run.stage.batch_size + len(reports)
+        batch = next(data)
+        records += batch
+        prompts, texts = prompts_and_texts(batch, run.prompt_length)
+        rollout = sample(run, policy, prompts, keys_of(run, texts, draw))
+        scored, report = reward(run, rollout, texts)
+        reports.append(report)
+        kept = scored if kept is None else first_with_spread(kept, scored, run.context)
+    return Collected(kept, reports, records)
+
+
+def update(
+    run: PolicyStage, state: LearnerState, batch: Batch, step: int
+) -> tuple[LearnerState, Metrics]:
+    """Learn from a batch, in as many updates as the stage asks for; return their mean metrics."""
+    found = []
+    for rows in minibatches(run, step):
+        part = batch if rows is None else run.context.place(rows_of(batch, rows))
+        state, metrics = policy_update(
+            state,
+            part,
+            optimizer=run.stage.optimizer,
+            scoring=run.scoring,
+            loss=run.loss,
+            num_parts=run.update_parts,
         )
-    return PolicyLoss(
-        kl_coefficient=options.kl_coefficient if options.kl_in == "loss" else 0.0,
-        kl_estimator=options.kl_estimator,
-        ratio=options.ratio,
-        **shared,
-    )
+        found.append(metrics)
+    return state, jax.tree.map(lambda *values: sum(values) / len(values), *found)
 
 
-def _minibatches(config: ConfigDict, stage: Stage, step: int) -> Iterator[np.ndarray | None]:
+def minibatches(run: PolicyStage, step: int) -> Iterator[np.ndarray | None]:
     """Yield the prompts of each update, drawn anew in each epoch; None for all in their order."""
-    options = config[stage.name]
-    for epoch in range(options.epochs):
-        if options.minibatches == 1:
+    for epoch in range(run.options.epochs):
+        if run.options.minibatches == 1:
             yield None
             continue
-        place = [config.seed, stage.number, step, epoch]
-        order = np.random.default_rng(place).permutation(stage.batch_size)
-        yield from np.split(order, options.minibatches)
+        place = [run.seed, run.stage.number, step, epoch]
+        order = np.random.default_rng(place).permutation(run.stage.batch_size)
+        yield from np.split(order, run.options.minibatches)
 
 
-def _rows(batch: Batch, rows: np.ndarray) -> Batch:
+def rows_of(batch: Batch, rows: np.ndarray) -> Batch:
+    """Return some prompts of a batch."""
     return jax.tree.map(lambda x: x[rows], batch)
 
 

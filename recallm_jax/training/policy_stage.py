@@ -1,0 +1,94 @@
+"""A policy-gradient stage with all that its steps share: how it samples, scores and learns."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from decoding.decode_loop import Limits
+from decoding.sampling import Sampling
+from decoding.span_scores import Scoring
+from recallm_jax.policy.context import Context
+from recallm_jax.training.stages import PPO, Stage, scoring_of, training_rules
+from rl.learner import PolicyLoss
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyStage:
+    """A stage of the GRPO family or of PPO.
+
+    Attributes:
+      options: the stage's section of the config.
+      seed: the run's.
+      prompt_length: tokens that prompts are padded to.
+      sampling, limits: how responses are sampled.
+      scoring: how their tokens are scored, under the sampler's own span mask.
+      loss: what an update minimises.
+    """
+
+    context: Context
+    stage: Stage
+    options: ConfigDict
+    seed: int
+    prompt_length: int
+    sampling: Sampling
+    limits: Limits
+    scoring: Scoring
+    loss: PolicyLoss
+
+    @property
+    def max_draws(self) -> int:
+        """Batches of groups that one step may sample."""
+        return self.options.max_draws if self.stage.name != PPO else 1
+
+    @property
+    def score_parts(self) -> int:
+        """Micro-batches in which a batch is scored."""
+        return self.stage.batch_size // self.options.micro_batch
+
+    @property
+    def update_parts(self) -> int:
+        """Micro-batches of one update."""
+        return self.stage.batch_size // self.options.minibatches // self.options.micro_batch
+
+    @property
+    def updates_once(self) -> bool:
+        """Whether a batch is learned from in a single update."""
+        return self.options.minibatches * self.options.epochs == 1
+
+
+def policy_stage(config: ConfigDict, context: Context, stage: Stage) -> PolicyStage:
+    """Return a stage with the settings that the config gives it."""
+    options = config[stage.name]
+    rules = training_rules(config, context)
+    return PolicyStage(
+        context=context,
+        stage=stage,
+        options=options,
+        seed=config.seed,
+        prompt_length=config.data.target_length,
+        sampling=Sampling(temperature=options.temperature),
+        limits=Limits(rules, config.decoding.max_new_tokens, (context.tokenizer.eos_id,)),
+        scoring=scoring_of(config, rules, temperature=options.temperature),
+        loss=policy_loss(config, stage),
+    )
+
+
+def policy_loss(config: ConfigDict, stage: Stage) -> PolicyLoss:
+    """Return the loss that a stage's section of the config asks for."""
+    options = config[stage.name]
+    shared = {
+        name: options[name] for name in ("clip_low", "clip_high", "importance_cap", "aggregation")
+    }
+    if stage.name == PPO:
+        return PolicyLoss(
+            kl_coefficient=0.0,
+            value_coefficient=options.value_coefficient,
+            value_clip=options.value_clip,
+            **shared,
+        )
+    return PolicyLoss(
+        kl_coefficient=options.kl_coefficient if options.kl_in == "loss" else 0.0,
+        kl_estimator=options.kl_estimator,
+        ratio=options.ratio,
+        **shared,
+    )
