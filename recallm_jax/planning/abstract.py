@@ -1,18 +1,26 @@
-"""What the programs of a run are given, described instead of made: shapes, types and shardings."""
+"""What the programs of a run are given, described instead of made: shapes, types and shardings.
 
+The shapes are those that the run's own functions give (`jax.eval_shape`): records become prompts,
+prompts a rollout, a rollout a batch, as in training.
+"""
+
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from decoding.decode_loop import Limits, decode, decode_program, start
+from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
-from decoding.span_copy import SpanRules, index_prompts
+from decoding.sampling import Sampling, row_keys
+from recallm_jax.data.arrays import demonstrations, prompts_and_texts
 from recallm_jax.models.transformer import CACHE, PROMPT_CACHE, Transformer, random_transformer
 from recallm_jax.planning.sizes import model_sizes
 from recallm_jax.policy import partitioning
@@ -20,9 +28,14 @@ from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import check_lengths
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.console import Console
+from recallm_jax.training.batch import batch_of
+from recallm_jax.training.policy_gradient import minibatches, rows_of
+from recallm_jax.training.policy_stage import PolicyStage
 from recallm_jax.training.restore import first_state
-from recallm_jax.training.stages import Stage
-from rl.batch import Batch
+from recallm_jax.training.rollouts import interleaved
+from recallm_jax.training.sft import demonstrated
+from recallm_jax.training.stages import Stage, training_rules
+from rl.batch import Batch, ScoredRollout
 from rl.learner import LearnerState
 
 
@@ -54,122 +67,131 @@ def learner_state(policy: Transformer, stage: Stage, context: Context) -> Learne
 
 
 def prompts(context: Context, count: int, length: int) -> Prompts:
-    """Return a batch of padded prompts."""
-
-    def make() -> Prompts:
-        flags = jnp.zeros((count, length), bool)
-        return Prompts(
-            tokens=jnp.zeros((count, length), jnp.int32),
-            lengths=jnp.zeros(count, jnp.int32),
-            copyable=flags,
-            span_start=flags,
-            span_end=flags,
-        )
-
-    return _placed(context, make)
+    """Return a batch of padded prompts, of the types that a batch of records has."""
+    of_no_record, _ = prompts_and_texts([], length)
+    return _placed(context, _many(of_no_record, count))
 
 
-def keys(context: Context, count: int, group_size: int) -> jax.ShapeDtypeStruct:
-    """Return the keys of the rows of a batch."""
-    dtype = jax.random.key(0).dtype
-    sharding = context.batch_sharding(count)
-    return jax.ShapeDtypeStruct((count, group_size), dtype, sharding=sharding)
+def shown(config: ConfigDict, context: Context, stage: Stage) -> Rollout:
+    """Return the demonstrations of a step of the cold start."""
+    arrays = demonstrations([], config.decoding.max_new_tokens)
+    make = functools.partial(
+        demonstrated,
+        rules=training_rules(config, context),
+        num_rows=context.policy.vocab_rows,
+    )
+    given = prompts(context, stage.batch_size, config.data.target_length)
+    return _placed(context, jax.eval_shape(make, given, *_many(arrays, stage.batch_size)))
 
 
-def rollout(
-    context: Context,
-    rules: SpanRules,
-    *,
-    count: int,
-    group_size: int,
-    length: int,
-    new_tokens: int,
-    sampled: bool,
-) -> Rollout:
-    """Return groups of responses under their prompts."""
-    of_prompts = prompts(context, count, length)
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """A call of `decode` on a mesh.
 
-    def make(of_prompts: Prompts) -> Rollout:
-        return Rollout(
-            prompts=of_prompts,
-            index=index_prompts(of_prompts, rules, context.policy.vocab_rows),
-            tokens=jnp.zeros((count, group_size, new_tokens), jnp.int32),
-            lengths=jnp.zeros((count, group_size), jnp.int32),
-            log_probs=jnp.zeros((count, group_size, new_tokens)) if sampled else None,
-        )
-
-    return _placed(context, make, of_prompts)
-
-
-def batch(context: Context, rollout: Rollout, options: ConfigDict, *, critic: bool) -> Batch:
-    """Return what an update of a policy-gradient stage reads (`policy_batch.make_batch`)."""
-    shape = rollout.tokens.shape
-
-    def make(rollout: Rollout) -> Batch:
-        tokens = jnp.zeros(shape, jnp.float32)
-        several = options.minibatches * options.epochs > 1
-        in_loss = bool(options.kl_coefficient) and not critic and options.kl_in == "loss"
-        return Batch(
-            rollout=rollout,
-            advantages=tokens if critic else tokens[..., :1],
-            old_log_probs=tokens if critic or several else None,
-            reference_log_probs=tokens if in_loss else None,
-            old_values=tokens if critic else None,
-            returns=tokens if critic else None,
-        )
-
-    return _placed(context, make, rollout)
-
-
-def caches(
-    policy: Transformer,
-    context: Context,
-    *,
-    count: int,
-    group_size: int,
-    length: int,
-    new_tokens: int,
-) -> dict[str, Any]:
-    """Return the keys and values of a rollout's prompts and responses.
-
-    Args:
+    Attributes:
       policy: as decoding reads it.
     """
-    of_prompts = prompts(context, count, length)
 
-    def make(policy: Transformer, of_prompts: Prompts) -> Any:
-        _, cache = policy.prefill(of_prompts.tokens, of_prompts.lengths)
-        return policy.start(cache, group_size, new_tokens)
+    context: Context
+    policy: Transformer
+    prompts: Prompts
+    keys: jax.ShapeDtypeStruct
+    sampling: Sampling
+    limits: Limits
 
-    cache = jax.eval_shape(make, policy, of_prompts)
-    placement = policy.placement
-    assert placement is not None
+    def lower(self) -> Any:
+        """Trace the program."""
+        return decode_program.lower(
+            self.policy, self.prompts, self.keys, self.sampling, self.limits
+        )
 
-    def lying(tree: Any, axes: tuple[str | None, ...]) -> Any:
-        def one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            full = (None,) * (len(x.shape) - len(axes)) + axes
-            spec = placement.spec(full, x.shape)
-            return x.update(sharding=NamedSharding(placement.mesh, spec))
+    def rollout(self) -> Rollout:
+        """Return what it samples."""
+        call = functools.partial(decode, sampling=self.sampling, limits=self.limits)
+        return _placed(self.context, jax.eval_shape(call, self.policy, self.prompts, self.keys))
 
-        return jax.tree.map(one, tree)
+    def caches(self) -> dict[str, Any]:
+        """Return the keys and values of its prompts and responses."""
+        begin = functools.partial(start, sampling=self.sampling, limits=self.limits)
+        cache = jax.eval_shape(begin, self.policy, self.prompts, self.keys).cache
+        placement = self.policy.placement
+        assert placement is not None
 
-    return {
-        "prompts": lying((cache.prompt_keys, cache.prompt_values), PROMPT_CACHE),
-        "responses": lying((cache.keys, cache.values), CACHE),
-    }
+        def lying(tree: Any, axes: tuple[str | None, ...]) -> Any:
+            def one(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+                full = (None,) * (len(x.shape) - len(axes)) + axes
+                spec = placement.spec(full, x.shape)
+                return x.update(sharding=NamedSharding(placement.mesh, spec))
+
+            return jax.tree.map(one, tree)
+
+        return {
+            "prompts": lying((cache.prompt_keys, cache.prompt_values), PROMPT_CACHE),
+            "responses": lying((cache.keys, cache.values), CACHE),
+        }
 
 
-def _placed(context: Context, make: Callable, *given: Any) -> Any:
-    """Return the arrays that a function makes, placed as `Context.place` does."""
-    shapes = jax.eval_shape(make, *given)
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """How many prompts are decoded together, of how many tokens, and how often each."""
+
+    prompts: int
+    length: int
+    size: int
+
+
+def decoding(
+    context: Context, policy: Policy, group: Group, sampling: Sampling, limits: Limits
+) -> Decoding:
+    """Return a call of `decode` on prompts of a length.
+
+    Args:
+      policy: as training holds it.
+    """
+    numbers = jax.ShapeDtypeStruct((group.prompts,), np.uint32)
+    keys = jax.eval_shape(lambda numbers: row_keys(0, 0, numbers, group.size), numbers)
+    return Decoding(
+        context,
+        partitioning.for_rollout(policy),
+        prompts(context, group.prompts, group.length),
+        _placed(context, keys),
+        sampling,
+        limits,
+    )
+
+
+def sampled(run: PolicyStage, part: Decoding) -> Rollout:
+    """Return the rollout of a step from that of one of its parts."""
+    parts = [part.rollout()] * run.options.rollout_parts
+    return _placed(run.context, jax.eval_shape(lambda *parts: interleaved(parts), *parts))
+
+
+def batch(run: PolicyStage, state: LearnerState, reference: Policy, rollout: Rollout) -> Batch:
+    """Return what `make_batch` makes of a rollout."""
+
+    def make(state: LearnerState, reference: Policy, rollout: Rollout) -> Batch:
+        # Rewards come from the host, in float32, with a flag each.
+        totals = jnp.zeros(rollout.lengths.shape, jnp.float32)
+        scored = ScoredRollout(rollout, totals, jnp.ones(totals.shape, bool))
+        return batch_of(run, state, reference, scored)[0]
+
+    return _placed(run.context, jax.eval_shape(make, state, reference, rollout))
+
+
+def minibatch(run: PolicyStage, whole: Batch) -> Batch:
+    """Return what one update reads of a batch."""
+    rows = next(minibatches(run, 0))
+    if rows is None:
+        return whole
+    return _placed(run.context, jax.eval_shape(lambda batch: rows_of(batch, rows), whole))
+
+
+def _many(arrays: Any, count: int) -> Any:
+    """Describe `count` rows of arrays, whatever number the arrays have."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), arrays)
+
+
+def _placed(context: Context, shapes: Any) -> Any:
+    """Return described arrays placed as `Context.place` does."""
     sharding = context.batch_sharding(*{x.shape[0] for x in jax.tree.leaves(shapes)})
     return jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
-
-
-def part(tree: Any, size: int) -> Any:
-    """Return arrays with the first `size` prompts of a batch."""
-
-    def one(x: Array) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=x.sharding)
-
-    return jax.tree.map(one, tree)

@@ -15,16 +15,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import Limits, decode_program
-from decoding.sampling import Sampling
-from decoding.span_copy import SpanRules
+from decoding.decode_loop import Limits
+from decoding.rollout import Rollout
 from recallm_jax.planning import abstract, flops
 from recallm_jax.planning.flops import Work
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
-from recallm_jax.policy.modes import sampling_of, span_rules
-from recallm_jax.training.policy_gradient import policy_loss
-from recallm_jax.training.stages import SFT_STAGES, Stage, plan_stages, scoring_of, training_rules
+from recallm_jax.policy.modes import decoding_mode
+from recallm_jax.training.policy_stage import PolicyStage, policy_stage
+from recallm_jax.training.sft import sft_options
+from recallm_jax.training.stages import SFT_STAGES, Stage, plan_stages
 from rl.learner import (
     LearnerState,
     policy_update,
@@ -77,46 +77,35 @@ def programs(config: ConfigDict, context: Context) -> Iterator[Program]:
         if stage.name in SFT_STAGES:
             yield _sft(config, context, stage, state, others)
         else:
-            yield from _policy_gradient(config, context, stage, state, others)
+            yield from _policy_gradient(policy_stage(config, context, stage), state, others)
     yield from _evaluations(config, context, start, (start,) if others else ())
 
 
-def _sizes(config: ConfigDict, *, prompts: int, group_size: int, length: int) -> dict[str, int]:
+def _sizes(rollout: Rollout) -> dict[str, int]:
+    """Return the sizes of a rollout, as `planning/flops.py` counts by them."""
+    prompts, group_size, new_tokens = rollout.tokens.shape
+    length = rollout.prompts.tokens.shape[1]
     return {
         "prompts": prompts,
         "group_size": group_size,
         "length": length,
-        "new_tokens": config.decoding.max_new_tokens,
+        "new_tokens": new_tokens,
     }
 
 
 def _sft(
     config: ConfigDict, context: Context, stage: Stage, state: LearnerState, others: tuple[Any, ...]
 ) -> Program:
-    rules = training_rules(config, context)
-    sizes = _sizes(config, prompts=stage.batch_size, group_size=1, length=config.data.target_length)
-    batch = abstract.rollout(context, rules, **_of_batch(sizes), sampled=False)
-    lower = functools.partial(
-        sft_update.lower,
-        state,
-        batch,
-        optimizer=stage.optimizer,
-        scoring=scoring_of(config, rules, temperature=1.0),
-        num_parts=stage.batch_size // config[stage.name].micro_batch,
-    )
-    work = flops.update_flops(context.policy.config, **sizes)
+    shown = abstract.shown(config, context, stage)
+    options = sft_options(config, context, stage)
     return Program(
         f"{stage.name}.update",
         "update",
-        lower,
-        _of_state(state) | {BATCH: batch},
+        functools.partial(sft_update.lower, state, shown, **options),
+        _of_state(state) | {BATCH: shown},
         {OTHERS: others},
-        work,
+        flops.update_flops(context.policy.config, **_sizes(shown)),
     )
-
-
-def _of_batch(sizes: Mapping[str, int]) -> dict[str, int]:
-    return {"count" if name == "prompts" else name: size for name, size in sizes.items()}
 
 
 def _of_state(state: LearnerState) -> dict[str, Any]:
@@ -127,80 +116,54 @@ def _of_state(state: LearnerState) -> dict[str, Any]:
 
 
 def _policy_gradient(
-    config: ConfigDict, context: Context, stage: Stage, state: LearnerState, others: tuple[Any, ...]
+    run: PolicyStage, state: LearnerState, others: tuple[Any, ...]
 ) -> Iterator[Program]:
-    options = config[stage.name]
-    rules = training_rules(config, context)
-    sizes = _sizes(
-        config,
-        prompts=stage.batch_size,
-        group_size=options.group_size,
-        length=config.data.target_length,
-    )
+    name, options, sizes = run.stage.name, run.options, run.context.policy.config
     held = _of_state(state) | {OTHERS: others}
-    whole = abstract.rollout(context, rules, **_of_batch(sizes), sampled=True)
-    batch = abstract.batch(context, whole, options, critic=state.critic is not None)
     parts = options.rollout_parts
-    yield _reshard(stage.name, state.policy, held)
+    group = abstract.Group(run.stage.batch_size // parts, run.prompt_length, options.group_size)
+    decoding = abstract.decoding(run.context, state.policy, group, run.sampling, run.limits)
+    rollout = abstract.sampled(run, decoding)
+    batch = abstract.batch(run, state, others[-1], rollout)
+    yield _reshard(name, state.policy, held)
     # What the parts before have sampled lies beside the last one's rollout.
-    sampled = whole if parts > 1 else ()
-    yield _decode(
-        f"{stage.name}.rollout",
-        context,
-        state.policy,
-        sizes | {"prompts": sizes["prompts"] // parts},
-        rules,
-        Sampling(temperature=options.temperature),
-        {**held, BATCH: sampled},
-        runs=parts,
-    )
-    scoring = scoring_of(config, rules, temperature=options.temperature)
-    in_parts = {"scoring": scoring, "num_parts": stage.batch_size // options.micro_batch}
+    before = {**held, BATCH: rollout if parts > 1 else ()}
+    yield _decode(f"{name}.rollout", decoding, before, runs=parts)
     # A program that scores does not read the sampler's scores.
-    read = dataclasses.replace(whole, log_probs=None)
-    work = flops.score_flops(context.policy.config, **sizes)
+    read = dataclasses.replace(rollout, log_probs=None)
+    work = flops.score_flops(sizes, **_sizes(rollout))
     if options.kl_coefficient:
         yield Program(
-            f"{stage.name}.reference",
+            f"{name}.reference",
             "score",
-            functools.partial(score_in_parts.lower, others[-1], whole, **in_parts),
+            functools.partial(score_in_parts.lower, others[-1], rollout, **run.score_options),
             {OTHERS: others[-1], BATCH: read},
-            {**held, OTHERS: others[:-1], BATCH: whole.log_probs},
+            {**held, OTHERS: others[:-1], BATCH: rollout.log_probs},
             work,
         )
-    updates = options.minibatches
-    if state.critic is not None or updates * options.epochs > 1:
+    if state.critic is not None or not run.updates_once:
         given: tuple[Any, ...] = (state.policy,)
         score = score_in_parts
         if state.critic is not None:
             given, score = (state.policy, state.critic), score_and_value_in_parts
-        beside = (whole.log_probs, batch.reference_log_probs)
+        beside = (rollout.log_probs, batch.reference_log_probs)
         yield Program(
-            f"{stage.name}.old",
+            f"{name}.old",
             "score",
-            functools.partial(score.lower, *given, whole, **in_parts),
+            functools.partial(score.lower, *given, rollout, **run.score_options),
             {PARAMETERS: given, BATCH: read},
             {**held, PARAMETERS: (), BATCH: beside},
             work,
         )
-    size = stage.batch_size // updates
-    part = batch if updates == 1 else abstract.part(batch, size)
+    part = abstract.minibatch(run, batch)
     yield Program(
-        f"{stage.name}.update",
+        f"{name}.update",
         "update",
-        functools.partial(
-            policy_update.lower,
-            state,
-            part,
-            optimizer=stage.optimizer,
-            scoring=scoring,
-            loss=policy_loss(config, stage),
-            num_parts=size // options.micro_batch,
-        ),
+        functools.partial(policy_update.lower, state, part, **run.update_options),
         {**_of_state(state), BATCH: part},
-        {OTHERS: others, BATCH: batch if updates > 1 else ()},
-        flops.update_flops(context.policy.config, **{**sizes, "prompts": size}),
-        runs=updates * options.epochs,
+        {OTHERS: others, BATCH: batch if part is not batch else ()},
+        flops.update_flops(sizes, **_sizes(part.rollout)),
+        runs=options.minibatches * options.epochs,
     )
 
 
@@ -213,23 +176,13 @@ def _evaluations(
     """
     held = {PARAMETERS: policy, OTHERS: others}
     yield _reshard("evaluation", policy, held)
-    modes = [sampling_of(mode, config) for mode in config.evaluation.modes]
-    sampling, constrained, group_size = max(modes, key=lambda mode: (mode[2], mode[1]))
+    modes = [decoding_mode(name, config, context.tokenizer) for name in config.evaluation.modes]
+    mode = max(modes, key=lambda mode: (mode.group_size, mode.rules.constrained))
+    limits = Limits(mode.rules, config.decoding.max_new_tokens, (context.tokenizer.eos_id,))
     for length in sorted(config.evaluation.lengths):
-        yield _decode(
-            f"evaluation.{length}",
-            context,
-            policy,
-            _sizes(
-                config,
-                prompts=config.evaluation.batch_size,
-                group_size=group_size,
-                length=length,
-            ),
-            span_rules(config, context.tokenizer, constrained=constrained),
-            sampling,
-            held,
-        )
+        group = abstract.Group(config.evaluation.batch_size, length, mode.group_size)
+        decoding = abstract.decoding(context, policy, group, mode.sampling, limits)
+        yield _decode(f"evaluation.{length}", decoding, held)
 
 
 def _reshard(name: str, policy: Any, held: Parts) -> Program:
@@ -243,29 +196,15 @@ def _reshard(name: str, policy: Any, held: Parts) -> Program:
     )
 
 
-def _decode(
-    name: str,
-    context: Context,
-    policy: Any,
-    sizes: Mapping[str, int],
-    rules: SpanRules,
-    sampling: Sampling,
-    held: Parts,
-    *,
-    runs: int = 1,
-) -> Program:
-    moved = partitioning.for_rollout(policy)
-    prompts = abstract.prompts(context, sizes["prompts"], sizes["length"])
-    keys = abstract.keys(context, sizes["prompts"], sizes["group_size"])
-    limits = Limits(rules, sizes["new_tokens"], stop_tokens=(context.tokenizer.eos_id,))
+def _decode(name: str, decoding: abstract.Decoding, held: Parts, *, runs: int = 1) -> Program:
     return Program(
         name,
         "decode",
-        functools.partial(decode_program.lower, moved, prompts, keys, sampling, limits),
-        {ROLLOUT: moved, BATCH: (prompts, keys)},
+        decoding.lower,
+        {ROLLOUT: decoding.policy, BATCH: (decoding.prompts, decoding.keys)},
         held,
-        flops.rollout_flops(context.policy.config, **sizes),
-        rounds=sizes["new_tokens"],
-        caches=abstract.caches(moved, context, **_of_batch(sizes)),
+        flops.rollout_flops(decoding.policy.config, **_sizes(decoding.rollout())),
+        rounds=decoding.limits.max_new_tokens,
+        caches=decoding.caches(),
         runs=runs,
     )

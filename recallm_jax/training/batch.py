@@ -31,7 +31,7 @@ def batch_of(
     run: PolicyStage, state: LearnerState, reference: Policy, scored: ScoredRollout
 ) -> tuple[Batch, Metrics]:
     """Do what `make_batch` does, with rewards that are on the devices."""
-    parts = {"scoring": run.scoring, "num_parts": run.score_parts}
+    parts = run.score_options
     of_reference = None
     if run.options.kl_coefficient:
         of_reference = score_in_parts(reference, scored.rollout, **parts)

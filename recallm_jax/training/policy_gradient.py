@@ -147,14 +147,7 @@ def update(
     found = []
     for rows in minibatches(run, step):
         part = batch if rows is None else run.context.place(rows_of(batch, rows))
-        state, metrics = policy_update(
-            state,
-            part,
-            optimizer=run.stage.optimizer,
-            scoring=run.scoring,
-            loss=run.loss,
-            num_parts=run.update_parts,
-        )
+        state, metrics = policy_update(state, part, **run.update_options)
         found.append(metrics)
     return state, jax.tree.map(lambda *values: sum(values) / len(values), *found)
 

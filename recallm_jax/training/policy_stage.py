@@ -1,6 +1,7 @@
 """A policy-gradient stage with all that its steps share: how it samples, scores and learns."""
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -41,14 +42,21 @@ class PolicyStage:
         return self.options.max_draws if self.stage.name != PPO else 1
 
     @property
-    def score_parts(self) -> int:
-        """Micro-batches in which a batch is scored."""
-        return self.stage.batch_size // self.options.micro_batch
+    def score_options(self) -> dict[str, Any]:
+        """The options with which a batch is scored (`score_in_parts`)."""
+        num_parts = self.stage.batch_size // self.options.micro_batch
+        return {"scoring": self.scoring, "num_parts": num_parts}
 
     @property
-    def update_parts(self) -> int:
-        """Micro-batches of one update."""
-        return self.stage.batch_size // self.options.minibatches // self.options.micro_batch
+    def update_options(self) -> dict[str, Any]:
+        """The options of one update (`policy_update`)."""
+        prompts = self.stage.batch_size // self.options.minibatches
+        return {
+            "optimizer": self.stage.optimizer,
+            "scoring": self.scoring,
+            "loss": self.loss,
+            "num_parts": prompts // self.options.micro_batch,
+        }
 
     @property
     def updates_once(self) -> bool:

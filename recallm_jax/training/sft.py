@@ -1,42 +1,57 @@
 """The cold start's stages: fine-tuning on demonstrations, under the span mask."""
 
+from typing import Any
+
 import jax
 from ml_collections import ConfigDict
 
+from decoding.arrays import AnyArray
+from decoding.prompts import Prompts
 from decoding.rollout import Rollout
-from decoding.span_copy import index_prompts
+from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
 from recallm_jax.policy.context import Context
 from recallm_jax.training.bad_batch import Inspected
 from recallm_jax.training.stages import Loop, Stage, finite, scoring_of, training_rules
 from rl.learner import LearnerState, sft_update
 
-_index_prompts = jax.jit(index_prompts, static_argnames=("rules", "num_rows"))
-
 
 def run_sft(
     config: ConfigDict, context: Context, stage: Stage, state: LearnerState, loop: Loop
 ) -> LearnerState:
     """Fine-tune on demonstrations, under the span mask (arXiv 2604.09494, section 4.1)."""
-    rules = training_rules(config, context)
-    scoring = scoring_of(config, rules, temperature=1.0)
-    num_parts = stage.batch_size // config[stage.name].micro_batch
+    options = sft_options(config, context, stage)
+    rules = options["scoring"].rules
     for step in loop.steps:
         records = next(loop.data)
         prompts, _ = prompts_and_texts(records, config.data.target_length)
         tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
         prompts, tokens, lengths = context.place_rows((prompts, tokens, lengths), stage.batch_size)
-        index = _index_prompts(prompts, rules=rules, num_rows=state.policy.vocab_rows)
-        rollout = Rollout(prompts, index, tokens, lengths)
-        state, metrics = sft_update(
-            state,
-            rollout,
-            optimizer=stage.optimizer,
-            scoring=scoring,
-            num_parts=num_parts,
-        )
+        num_rows = state.policy.vocab_rows
+        rollout = demonstrated(prompts, tokens, lengths, rules=rules, num_rows=num_rows)
+        state, metrics = sft_update(state, rollout, **options)
         share = float((lengths > 0).mean())
         seen = Inspected(records, rollout)
         loop.write(step, finite(metrics, stage, step, seen) | {"demonstrated": share})
         loop.save(step + 1, state, (step + 1) * stage.batch_size)
     return state
+
+
+def sft_options(config: ConfigDict, context: Context, stage: Stage) -> dict[str, Any]:
+    """Return the options of a stage's updates (`sft_update`)."""
+    return {
+        "optimizer": stage.optimizer,
+        "scoring": scoring_of(config, training_rules(config, context), temperature=1.0),
+        "num_parts": stage.batch_size // config[stage.name].micro_batch,
+    }
+
+
+def demonstrated(
+    prompts: Prompts, tokens: AnyArray, lengths: AnyArray, *, rules: SpanRules, num_rows: int
+) -> Rollout:
+    """Return demonstrations [B, 1, T] as a rollout that nothing was sampled for."""
+    index = _index_prompts(prompts, rules=rules, num_rows=num_rows)
+    return Rollout(prompts, index, tokens, lengths)
+
+
+_index_prompts = jax.jit(index_prompts, static_argnames=("rules", "num_rows"))

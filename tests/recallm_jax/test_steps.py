@@ -1,5 +1,7 @@
 """Single steps of training: the same on one device as on eight, and in parts as in one piece."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.partitioning import make_mesh, place_model
 from recallm_jax.policy.setup import set_up
-from recallm_jax.training import policy_gradient, rollouts, sft, stages
+from recallm_jax.training import policy_gradient, policy_stage, rollouts, sft, stages
 from recallm_jax.training.restore import placed_state
 from recallm_jax.training.stages import Loop, plan_stages
 from rl.batch import Batch
@@ -52,7 +54,7 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
 
     stages_scoring = stages.scoring_of
     monkeypatch.setattr(sft, "scoring_of", scoring)
-    monkeypatch.setattr(policy_gradient, "scoring_of", scoring)
+    monkeypatch.setattr(policy_stage, "scoring_of", scoring)
     monkeypatch.setattr(sft, "sft_update", stop)
     monkeypatch.setattr(rollouts, "decode", stop)
 
@@ -126,17 +128,17 @@ def test_eight_devices_sample_score_and_update_as_one_does():
     config = load_config([*CONFIG, "--config.optimizer.learning_rate=0.1", LARGE_EPSILON])
     alone = set_up(config)
     one, eight = grpo_step(config, alone), grpo_step(config, on_eight_devices(alone))
-    responses, sampled, scored, metrics, policy = one
-    np.testing.assert_array_equal(eight[0].tokens, responses.tokens)
-    real = np.arange(24) < np.asarray(responses.lengths)[..., None]
-    np.testing.assert_allclose(eight[2][real], scored[real], rtol=1e-5, atol=1e-5)
+    rollout, scored, metrics, policy = one
+    np.testing.assert_array_equal(eight[0].tokens, rollout.tokens)
+    real = np.arange(24) < np.asarray(rollout.lengths)[..., None]
+    np.testing.assert_allclose(eight[1][real], scored[real], rtol=1e-5, atol=1e-5)
     # The sampler's own log-probabilities are those that the trainer finds.
-    np.testing.assert_allclose(sampled[real], scored[real], atol=2e-5)
+    np.testing.assert_allclose(rollout.log_probs[real], scored[real], atol=2e-5)
     assert metrics["importance_weight"] == pytest.approx(1.0, abs=1e-4)
     for name in ("loss", "policy_loss", "kl", "entropy", "grad_norm"):
         assert abs(metrics[name]) > 1e-3
-        np.testing.assert_allclose(eight[3][name], metrics[name], rtol=2e-4)
-    assert_moved_alike(eight[4], policy, jax.device_get(alone.policy))
+        np.testing.assert_allclose(eight[2][name], metrics[name], rtol=2e-4)
+    assert_moved_alike(eight[3], policy, jax.device_get(alone.policy))
 
 
 @pytest.mark.parametrize(
@@ -147,14 +149,15 @@ def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
     """The old log-probabilities and the update's own come from two programs, in other parts."""
     config = load_config([*CONFIG, f"--config.model.dtype={dtype}"])
     context = set_up(config)
-    responses, _, old, *_ = grpo_step(config, context)
+    rollout, old, *_ = grpo_step(config, context)
     scoring = Scoring(
         rules=span_rules(config, context.tokenizer), budget=24, temperature=1.0, chunk=10
     )
     stage = plan_stages(config, context)[2]
 
     def share_outside(old):
-        batch = Batch(responses, jnp.ones((8, 2, 1)), old, old, None)
+        sampled = dataclasses.replace(rollout, log_probs=old)
+        batch = Batch(sampled, jnp.ones((8, 2, 1)), old_log_probs=old)
         _, metrics = policy_update(
             placed_state(context.policy, stage, context),
             batch,

@@ -417,6 +417,28 @@ def test_a_critic_learns_the_returns_and_leaves_the_policy(rollout, own_trunk):
     np.testing.assert_array_equal(state.policy.table, before)
 
 
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+def test_the_value_loss_is_a_mean_over_tokens_whatever_the_aggregation(rollout, aggregation):
+    state = critic_state()
+    real, lengths = real_tokens(rollout), np.asarray(rollout.lengths)
+    # The critic says 0, and the first response of each prompt returns 1: 1/2 for each of its
+    # tokens, 0 for those of the second. Means over responses would be 1/4.
+    returns = np.zeros(real.shape)
+    returns[:, 0] = 1.0
+    expected = lengths[:, 0].sum() / lengths.sum() / 2
+    assert abs(expected - 0.25) > 0.01
+    _, metrics = policy_update(
+        state,
+        ppo_batch(state, rollout, np.zeros(real.shape), returns),
+        optimizer=OPTIMIZER_OF_BOTH,
+        scoring=SCORING,
+        loss=dataclasses.replace(PPO_LOSS, aggregation=aggregation, value_coefficient=3.0),
+        num_parts=2,
+    )
+    assert metrics["value_loss"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["loss"] == pytest.approx(3 * expected, rel=1e-5)
+
+
 def test_ppo_raises_the_tokens_of_high_advantage(rollout):
     state = critic_state()
     before = expected_log_probs(state.policy, rollout)

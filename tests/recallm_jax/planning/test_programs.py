@@ -14,6 +14,7 @@ from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, 
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
+from recallm_jax.training.policy_stage import policy_stage
 from recallm_jax.training.restore import placed_state
 from recallm_jax.training.stages import plan_stages
 
@@ -77,7 +78,11 @@ def test_a_described_batch_lies_as_those_of_a_job():
         )
         assert_the_same(abstract.prompts(described, count, 64), context.place(real))
     keys = row_keys(0, 0, np.arange(8, dtype=np.uint32), 4)
-    assert abstract.keys(described, 8, 4).dtype == keys.dtype
+    stage = plan_stages(config, described)[-1]
+    run = policy_stage(config, described, stage)
+    group = abstract.Group(8, 64, 4)
+    decoding = abstract.decoding(described, described.policy, group, run.sampling, run.limits)
+    assert (decoding.keys.shape, decoding.keys.dtype) == (keys.shape, keys.dtype)
 
 
 @needs_eight

@@ -1,4 +1,4 @@
-"""What an update reads beside the responses: advantages, penalties and returns by hand."""
+"""What an update reads beside its rollout: advantages, penalties and returns by hand."""
 
 import math
 
@@ -10,7 +10,8 @@ from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.suffix_index import build_index
 from recallm_jax.config.load import load_config
-from recallm_jax.training.batch import group_batch, ppo_batch
+from recallm_jax.training.batch import OldScores, group_batch, ppo_batch
+from rl.batch import ScoredRollout
 
 
 def by_hand(tokens_of):
@@ -34,9 +35,8 @@ def test_a_penalty_in_the_reward_lowers_what_the_reference_finds_unlikely():
     options = load_config(["--config=configs/quickstart.py:algorithm=rloo"]).grpo
     rollout = by_hand([2, 1])
     reference = jnp.log(jnp.array([[[0.25, 0.25, 0.1], [0.25, 0.1, 0.1]]]))
-    totals = jnp.array([[0.6, 0.6]])
-    known = jnp.array([[True, True]])
-    batch, metrics = group_batch(options, rollout, totals, known, None, reference)
+    scored = ScoredRollout(rollout, jnp.array([[0.6, 0.6]]), jnp.array([[True, True]]))
+    batch, metrics = group_batch(options, scored, None, reference)
     # Two tokens half as likely: k1 is 2 log 2, and 0 for the other response, whose second position
     # is none of its tokens. Each against the other, times the coefficient.
     penalty = 0.001 * 2 * math.log(2)
@@ -46,8 +46,9 @@ def test_a_penalty_in_the_reward_lowers_what_the_reference_finds_unlikely():
     # With a third that has no reward, and no tokens: nothing else changes.
     three = by_hand([2, 1, 0])
     reference = jnp.concatenate([reference, reference[:, :1]], axis=1)
-    totals, known = jnp.array([[0.6, 0.6, 0.0]]), jnp.array([[True, True, False]])
-    batch, _ = group_batch(options, three, totals, known, None, reference)
+    known = jnp.array([[True, True, False]])
+    scored = ScoredRollout(three, jnp.array([[0.6, 0.6, 0.0]]), known)
+    batch, _ = group_batch(options, scored, None, reference)
     np.testing.assert_allclose(batch.advantages[..., 0], [[-penalty, penalty, 0]], rtol=1e-3)
 
 
@@ -56,9 +57,11 @@ def test_the_targets_of_ppo_by_hand():
     options = options.copy_and_resolve_references().unlock()
     options.kl_coefficient, options.discount, options.trace_decay = 0.5, 1.0, 0.5
     rollout = by_hand([2, 1])
-    old, values = rollout.log_probs, jnp.array([[[0.2, 0.4, 7.0], [0.1, 7.0, 7.0]]])
+    values = jnp.array([[[0.2, 0.4, 7.0], [0.1, 7.0, 7.0]]])
     reference = jnp.log(jnp.array([[[0.25, 0.5, 0.1], [0.5, 0.1, 0.1]]]))
-    batch, metrics = ppo_batch(options, rollout, jnp.array([[1.0, 0.3]]), old, values, reference)
+    scored = ScoredRollout(rollout, jnp.array([[1.0, 0.3]]), jnp.ones((1, 2), bool))
+    old = OldScores(rollout.log_probs, reference, values)
+    batch, metrics = ppo_batch(options, scored, old)
     half = 0.5 * math.log(2)
     # Rewards -half, 1 and 0.3 + half; deltas r + v' - v; A_0 = delta_0 + A_1 / 2.
     second = 1.0 - 0.4

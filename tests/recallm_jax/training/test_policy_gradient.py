@@ -6,6 +6,7 @@ import itertools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +16,8 @@ from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.metrics import read_metrics
 from recallm_jax.training import policy_gradient, rollouts
-from recallm_jax.training.policy_gradient import policy_loss, run_policy
+from recallm_jax.training.policy_gradient import run_policy
+from recallm_jax.training.policy_stage import policy_loss, policy_stage
 from recallm_jax.training.restore import placed_state, restore_policy
 from recallm_jax.training.stages import Loop, batches, plan_stages
 from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
@@ -103,15 +105,14 @@ def dapo():
 
 
 def test_the_updates_of_a_batch_are_on_all_its_prompts_in_every_epoch(dapo):
-    config, _, stage = dapo
+    run = policy_stage(*dapo)
     for step in range(2):
-        parts = list(policy_gradient._minibatches(config, stage, step))
+        parts = list(policy_gradient.minibatches(run, step))
         assert [len(part) for part in parts] == [2] * 4
         epochs = [np.concatenate(parts[:2]).tolist(), np.concatenate(parts[2:]).tolist()]
         assert [sorted(epoch) for epoch in epochs] == [[0, 1, 2, 3]] * 2
     orders = {
-        tuple(np.concatenate(list(policy_gradient._minibatches(config, stage, step))))
-        for step in range(8)
+        tuple(np.concatenate(list(policy_gradient.minibatches(run, step)))) for step in range(8)
     }
     assert len(orders) > 4
 
@@ -160,7 +161,7 @@ def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_s
     config = config.copy_and_resolve_references()
     config.grpo.max_draws = config.grpo.minibatches = config.grpo.epochs = 1
     spoilt.setattr(
-        policy_gradient, "policy_update", lambda state, part, **_: (state, {"loss": 0.0})
+        policy_gradient, "policy_update", lambda state, part, **_: (state, {"loss": jnp.zeros(())})
     )
     state, said, saved = placed_state(context.policy, stage, context), console.said, []
 

@@ -6,8 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from recallm_jax.data.arrays import prompts_and_texts
+from recallm_jax.training import policy_gradient
 from recallm_jax.training import rollouts as collecting
-from recallm_jax.training.stages import batches, training_rules
+from recallm_jax.training.policy_stage import policy_stage
+from recallm_jax.training.stages import batches
 from tests.oracles import even_tokens, policy_runs
 
 
@@ -46,8 +49,9 @@ def collect(dapo, spreads, *, most, drawn=0, known=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(collecting, "reward_groups", changed)
-        rules, data = training_rules(config, context), batches(config, context, stage, drawn)
-        found = collecting.collect(config, context, stage, context.policy, rules, data, drawn)
+        data = batches(config, context, stage, drawn)
+        run = policy_stage(config, context, stage)
+        found = policy_gradient.collect(run, context.policy, data, drawn)
         data.close()
     return found
 
@@ -133,18 +137,21 @@ def test_a_reward_that_another_process_knows_is_no_problem(dapo, monkeypatch):
 def test_a_rollout_in_parts_is_the_same_rollout(dapo):
     """A row's keys are those of its example, whatever else is sampled beside it."""
     config, context, stage = dapo
-    rules, data = training_rules(config, context), batches(config, context, stage, 0)
-    records = next(data)
+    data = batches(config, context, stage, 0)
+    prompts, texts = prompts_and_texts(next(data), config.data.target_length)
     data.close()
 
     def sampled(parts):
         changed = config.copy_and_resolve_references()
         changed.grpo.rollout_parts = parts
-        return collecting.sample(changed, context, stage, context.policy, rules, records, 3)
+        run = policy_stage(changed, context, stage)
+        keys = collecting.keys_of(run, texts, 3)
+        rollout = collecting.sample(run, context.policy, prompts, keys)
+        return rollout, collecting.reward(run, rollout, texts)[1]
 
-    whole, scored, means = sampled(1)
+    whole, report = sampled(1)
     for parts in (2, 4):
-        rollout, scored_in_parts, means_in_parts = sampled(parts)
+        rollout, report_in_parts = sampled(parts)
         assert rollout.completions == whole.completions
         np.testing.assert_array_equal(rollout.tokens, whole.tokens)
         assert rollout.spans == whole.spans
@@ -152,6 +159,6 @@ def test_a_rollout_in_parts_is_the_same_rollout(dapo):
         for one, other in zip(*map(jax.tree.leaves, both), strict=True):
             np.testing.assert_array_equal(one, other)
         np.testing.assert_allclose(rollout.rollout.log_probs, whole.rollout.log_probs, atol=1e-5)
-        np.testing.assert_array_equal(scored_in_parts.totals, scored.totals)
-        np.testing.assert_array_equal(means_in_parts, means)
+        np.testing.assert_array_equal(report_in_parts.totals, report.totals)
+        np.testing.assert_array_equal(report_in_parts.means, report.means)
     assert len({completion.text for group in whole.completions for completion in group}) > 4

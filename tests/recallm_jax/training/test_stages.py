@@ -13,7 +13,7 @@ from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training import sft
 from recallm_jax.training.restore import placed_state
-from recallm_jax.training.rollout_metrics import prompt_means, rollout_metrics
+from recallm_jax.training.rollout_metrics import DrawReport, prompt_means, rollout_metrics
 from recallm_jax.training.stages import Loop, batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
 from rl.rollout import NO_REWARD, GroupRewards, RolloutText
@@ -128,7 +128,8 @@ def test_the_metrics_of_a_step_by_hand():
     object.__setattr__(rollout, "completions", groups)
     known = np.array([[True, True], [True, False]])
     scored = GroupRewards(totals, rewards, known, problems=["example/3, response 1: it raised"])
-    assert rollout_metrics([(scored, prompt_means(rollout, scored))]) == pytest.approx(
+    report = DrawReport(totals, known, scored.problems, prompt_means(rollout, scored))
+    assert rollout_metrics([report]) == pytest.approx(
         {
             # Of those that have one.
             "reward": 1.6 / 3,
