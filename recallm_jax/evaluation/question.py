@@ -15,7 +15,7 @@ from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime.errors import UserError
-from rl.rollout import read_rollout
+from rl.rollout_text import read_rollout
 from tasks.prompts.record import Record, span_flags
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.vocabulary import START_RECALL, Tokenizer

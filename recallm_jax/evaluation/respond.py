@@ -17,7 +17,7 @@ from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import Mode
 from recallm_jax.runtime import processes
 from rl.batch import PromptText
-from rl.rollout import read_rollout
+from rl.rollout_text import read_rollout
 from tasks.prompts.record import Record
 
 # The beginnings of the responses to a record, G of them, by its example id.

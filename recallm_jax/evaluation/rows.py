@@ -10,7 +10,7 @@ from decoding.spans import CopiedSpan
 from recallm_jax.evaluation.summaries import Row
 from rl.batch import PromptText
 from rl.rewards.composite import Completion, score
-from rl.rollout import RolloutText
+from rl.rollout_text import RolloutText
 from tasks.datasets.registry import find
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from rl.advantages import has_spread
-from rl.rollout import GroupRewards, RolloutText
+from rl.rollout_text import GroupRewards, RolloutText
 
 # Components of the reward, and what else is averaged over the responses of a step.
 REWARDS = ("format", "answer", "retrieval", "overlap", "usage", "density")

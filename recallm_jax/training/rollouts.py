@@ -22,7 +22,7 @@ from recallm_jax.training.policy_stage import PolicyStage
 from recallm_jax.training.rollout_metrics import DrawReport, prompt_means
 from recallm_jax.training.stages import KEY_STRIDE
 from rl.batch import PromptText, ScoredRollout
-from rl.rollout import RolloutText, read_rollout, reward_groups
+from rl.rollout_text import RolloutText, read_rollout, reward_groups
 from tasks.datasets import registry
 from tasks.scoring.reward import SETTINGS
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from rl.rollout import GroupRewards, RolloutText
+from rl.rollout_text import GroupRewards, RolloutText
 
 
 def rewarded(rollout: RolloutText, found: GroupRewards) -> GroupRewards:

@@ -21,8 +21,8 @@ from recallm_jax.policy.modes import sampling_of, span_rules
 from recallm_jax.policy.setup import set_up
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
-from rl import rollout
-from rl.rollout import read_rollout
+from rl import rollout_text
+from rl.rollout_text import read_rollout
 from tests.oracles.consoles import Listening, toy_context
 from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
 
@@ -202,8 +202,8 @@ def test_no_more_programs_are_compiled_for_more_prompts(tmp_path):
         load_config([*CONFIG, f"--config.evaluation.num_examples={count}"]) for count in (3, 5)
     )
     said = []
-    rollout._read_back.clear_cache()
-    with count_compilations(rollout._read_back) as compiled:
+    rollout_text._read_back.clear_cache()
+    with count_compilations(rollout_text._read_back) as compiled:
         run(tmp_path / "few", few)
         programs = compiled()
         assert run(tmp_path / "more", more, said=said) == 20

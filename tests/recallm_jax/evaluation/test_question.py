@@ -22,7 +22,7 @@ from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
-from rl.rollout import read_rollout
+from rl.rollout_text import read_rollout
 from tests.oracles.consoles import toy_context
 from tests.oracles.toy_policy import ToyPolicy
 

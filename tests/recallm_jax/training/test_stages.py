@@ -16,7 +16,7 @@ from recallm_jax.training.restore import placed_state
 from recallm_jax.training.rollout_metrics import DrawReport, prompt_means, rollout_metrics
 from recallm_jax.training.stages import Loop, batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
-from rl.rollout import NO_REWARD, GroupRewards, RolloutText
+from rl.rollout_text import NO_REWARD, GroupRewards, RolloutText
 
 CONFIG = [
     "--config=configs/quickstart.py:tiny",

@@ -18,11 +18,11 @@ from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
 from decoding.spans import CopiedSpan
-from rl import rollout
+from rl import rollout_text
 from rl.batch import PromptText
 from rl.rewards import guarded
 from rl.rewards.composite import Completion
-from rl.rollout import RolloutText, read_rollout, reward_groups
+from rl.rollout_text import RolloutText, read_rollout, reward_groups
 from tasks.datasets.registry import find
 from tasks.scoring.reward import SETTINGS
 from tasks.scoring.truth import GroundTruth
@@ -149,14 +149,14 @@ def test_long_responses_lose_reward_but_keep_their_components(sampled):
 
 def spoil(monkeypatch, spoilt, *, only):
     """Have `spoilt` make the reward of response `only` of the second prompt."""
-    score = rollout.score
+    score = rollout_text.score
     calls = itertools.count()
 
     def changed(*arguments):
         reward = score(*arguments)
         return spoilt(reward) if next(calls) == 3 + only else reward
 
-    monkeypatch.setattr(rollout, "score", changed)
+    monkeypatch.setattr(rollout_text, "score", changed)
 
 
 def never_returns(reward):
