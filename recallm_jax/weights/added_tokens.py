@@ -12,7 +12,7 @@ from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
 from tasks.prompts.vocabulary import ADDED_TOKENS, read_tokenizer
 
-# Standard deviation of the noise on a new row, in those of the existing rows' entries.
+# The standard deviation of the noise on new rows, relative to that of the existing rows' entries.
 NOISE = 0.1
 ROWS_MULTIPLE = 128
 
@@ -25,23 +25,23 @@ def add_tokens(
     tokens: Sequence[str] = ADDED_TOKENS,
     rows_multiple: int = ROWS_MULTIPLE,
 ) -> tuple[Transformer, str]:
-    """Give the tokens that the tokenizer lacks an id, and the model a row for each.
+    """Add missing tokens to the tokenizer, and a row for each to the model.
 
-    A new row is the mean of the tokenizer's existing rows plus small noise, in the embedding and,
-    where it is apart, in the output matrix. Rows past the tokenizer's last id (padding to a
-    multiple, for sharding) keep their values or are zero; the decoder never allows them.
+    A new row is the mean of the tokenizer's existing rows plus small noise, in the embedding and in
+    an untied output matrix. Rows past the tokenizer's last id, which pad to a multiple for
+    sharding, keep their values or are zero; the decoder never allows them.
 
     Args:
-      tokenizer_json: text of tokenizer.json.
-      seed: of the noise.
+      tokenizer_json: the text of tokenizer.json.
+      seed: the seed of the noise.
       rows_multiple: the model's rows are padded to a multiple of this.
 
     Returns:
-      The model and the tokenizer's text; the same ones where nothing was to be added.
+      The model and the tokenizer's text, unchanged if nothing was missing.
 
     Raises:
       UserError: the tokenizer has ids past the embedding's rows.
-      TaskInputError: its text is no tokenizer.
+      TaskInputError: the text is not a tokenizer.
     """
     tokenizer = read_tokenizer(tokenizer_json)
     size = tokenizer_size(tokenizer)

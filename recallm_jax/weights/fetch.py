@@ -1,4 +1,4 @@
-"""Weights that lie on gs://, brought to a local folder: safetensors and GGUF are read from disk."""
+"""Copying weights from gs:// to a local folder: safetensors and GGUF are read from disk."""
 
 import hashlib
 import os
@@ -8,17 +8,17 @@ import uuid
 from recallm_jax.runtime.errors import UserError
 from storage.files import GS, Path, is_remote, store
 
-# Of a Hugging Face folder; others, such as weights in other formats, are left where they are.
+# The files to copy of a Hugging Face folder; others, such as other formats, are not copied.
 _SUFFIXES = (".safetensors", ".json", ".jinja")
 
 
 def fetch(path: Path) -> pathlib.Path:
-    """Return a local file or folder with what `path` holds; a local path is returned as it is.
+    """Return a local copy of the file or folder at `path`; a local path is returned unchanged.
 
     Copies stay in `cache_folder()`, one for each state of the source, and are used again.
 
     Raises:
-      UserError: there is nothing at the path, or no room for it.
+      UserError: there is nothing at the path, or no room for a copy.
     """
     if not is_remote(path):
         return pathlib.Path(path)
@@ -54,7 +54,7 @@ def fetch(path: Path) -> pathlib.Path:
 
 
 def cache_folder() -> pathlib.Path:
-    """Return where copies are kept: `recallm-jax` in XDG_CACHE_HOME, or else in ~/.cache."""
+    """Return the folder of copies: `recallm-jax` in XDG_CACHE_HOME, or else in ~/.cache."""
     parent = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(parent) / "recallm-jax"
 

@@ -1,4 +1,4 @@
-"""A GGUF file (llama.cpp's format) in: weights, tokenizer and chat template of SmolLM2."""
+"""Reading GGUF, llama.cpp's format: weights, tokenizer and chat template of SmolLM2."""
 
 import json
 import os
@@ -28,7 +28,7 @@ _LAYER = {
 }
 # llama.cpp's token types.
 _CONTROL, _USER_DEFINED = 3, 4
-# What the reader and `dequantize` raise on bytes that are no GGUF, or are cut short.
+# The errors of the reader and of `dequantize` on bytes that are not GGUF, or are cut short.
 _BROKEN = (ValueError, IndexError, KeyError, OverflowError, struct.error, UnicodeDecodeError)
 
 
@@ -41,10 +41,10 @@ def load(
 ) -> tuple[Transformer, ModelConfig, TokenizerFiles]:
     """Load a Llama-architecture GGUF; quantised tensors become float32 values.
 
-    Args: as of `hugging_face.load`.
+    Args: those of `hugging_face.load`.
 
     Raises:
-      UserError: the file is missing or truncated, or holds what we do not support.
+      UserError: the file is missing or truncated, or something in it is not supported.
     """
     path = pathlib.Path(path)
     if not path.exists():
@@ -69,7 +69,9 @@ def load(
         model = assemble(config, read, param_dtype, str(path))
         return model, config, _tokenizer(fields, str(path))
     except _BROKEN as error:
-        raise UserError(f"{path} is truncated or no GGUF file ({error}): fetch it again") from error
+        raise UserError(
+            f"{path} is truncated or not a GGUF file ({error}): fetch it again"
+        ) from error
 
 
 def _config(fields, tensors, origin, dtype, remat) -> ModelConfig:
@@ -101,7 +103,7 @@ def _config(fields, tensors, origin, dtype, remat) -> ModelConfig:
         mlp_dim=field("llama.feed_forward_length"),
         max_positions=field("llama.context_length"),
         rope_theta=float(field("llama.rope.freq_base")),
-        # The file holds a float32; the shortest decimal that gives it is what was meant.
+        # The file holds a float32; the value that was meant is its shortest decimal.
         norm_eps=float(str(np.float32(field("llama.attention.layer_norm_rms_epsilon")))),
         tie_embeddings="output.weight" not in tensors,
         dtype=dtype,
@@ -122,8 +124,8 @@ def _stored_names(config: ModelConfig) -> dict[str, str]:
 def _unpermute(matrix: np.ndarray, num_heads: int) -> np.ndarray:
     """Undo llama.cpp's reordering of rotary rows.
 
-    It interleaves each head's halves, so that row 2i + j of a head is row i of half j; ours, as
-    Hugging Face's, keeps the halves apart.
+    llama.cpp interleaves the halves of each head: row 2i + j of a head is row i of half j. Here, as
+    in Hugging Face's layout, the halves are apart.
     """
     rows, columns = matrix.shape
     pairs = matrix.reshape(num_heads, rows // num_heads // 2, 2, columns)
@@ -131,7 +133,7 @@ def _unpermute(matrix: np.ndarray, num_heads: int) -> np.ndarray:
 
 
 def _tokenizer(fields: dict, origin: str) -> TokenizerFiles:
-    """Rebuild tokenizer.json from a byte-level BPE's tokens, types and merges."""
+    """Rebuild tokenizer.json from the tokens, types and merges of a byte-level BPE."""
     kind = (fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Hugging Face folders in and out: config.json, safetensors (one file or sharded), tokenizer."""
+"""Reading and writing Hugging Face folders: config.json, safetensors, sharded or not, tokenizer."""
 
 import dataclasses
 import json
@@ -27,13 +27,13 @@ INDEX_FILE = "model.safetensors.index.json"
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """What a checkpoint says of its tokenizer.
+    """The tokenizer of a checkpoint, with its chat template and special tokens.
 
     Attributes:
-      tokenizer_json: text of tokenizer.json.
+      tokenizer_json: the text of tokenizer.json.
       chat_template: the Jinja template of a chat.
       eos_token: the token that ends a turn.
-      bos_token: the token that begins a prompt, for the template; "" where there is none.
+      bos_token: the token that begins a prompt, for the template; "" without one.
     """
 
     tokenizer_json: str
@@ -52,8 +52,8 @@ def load(
     """Load the model of a Hugging Face folder.
 
     Args:
-      dtype: of activations and matrix products.
-      param_dtype: that parameters are kept in.
+      dtype: the type of activations and matrix products.
+      param_dtype: the type of stored parameters.
       remat: see `ModelConfig`.
 
     Raises:
@@ -94,7 +94,7 @@ def _tensor_reader(folder: pathlib.Path, stack: ExitStack) -> Callable[[str], np
             opened = stack.enter_context(safe_open(path, framework="numpy"))
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{path} is truncated or no safetensors file ({error}): fetch it again"
+                f"{path} is truncated or not a safetensors file ({error}): fetch it again"
             ) from None
         files.update(dict.fromkeys(opened.keys(), opened))
     return lambda name: files[name].get_tensor(name)
@@ -103,10 +103,10 @@ def _tensor_reader(folder: pathlib.Path, stack: ExitStack) -> Callable[[str], np
 def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     """Read tokenizer.json, the chat template and the special tokens of a folder.
 
-    The template is chat_template.jinja if there is one, else that of tokenizer_config.json.
+    The template is chat_template.jinja if there is one, else the one of tokenizer_config.json.
 
     Raises:
-      UserError: a file, the template or the end-of-turn token is missing, or no text.
+      UserError: a file, the template or the end-of-turn token is missing or not a text.
     """
     folder = pathlib.Path(folder)
     tokenizer_path = folder / "tokenizer.json"
@@ -137,7 +137,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
 
 
 def _special_token(settings: dict, name: str) -> str:
-    """Return a token that tokenizer_config.json names, as text or object; "" if it does not."""
+    """Return a token that tokenizer_config.json names, as text or object; "" if there is none."""
     token = settings.get(name)
     return (token.get("content") if isinstance(token, dict) else token) or ""
 
@@ -149,11 +149,11 @@ def save(
     *,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Write a folder that transformers and vLLM load; whole or not at all.
+    """Write a folder that transformers and vLLM load, whole or not at all.
 
     Args:
-      folder: must not exist, or be empty.
-      max_shard_bytes: a safetensors file holds no more than this, unless one tensor alone does.
+      folder: a folder that does not exist or is empty.
+      max_shard_bytes: the most bytes of a safetensors file, unless a single tensor has more.
 
     Raises:
       UserError: the folder has contents, or the disk is full or not writable.
@@ -182,7 +182,7 @@ def save(
 def _save_remote(
     model: Transformer, folder: Path, tokenizer: TokenizerFiles, max_shard_bytes: int
 ) -> None:
-    """Write a folder to gs:// by way of a local one; without its config.json, the last, it is none.
+    """Write a folder locally, then copy it to gs://, its config.json last to make it complete.
 
     Raises:
       UserError: see `save`.
@@ -232,12 +232,12 @@ def _ids(tokenizer_json: str) -> dict[str, int]:
 
 def _write_weights(model: Transformer, folder: pathlib.Path, max_shard_bytes: int) -> None:
     shards = _shards(disassemble(model), max_shard_bytes)
-    # The number of shards stands in every name, so the names come last.
+    # Every name contains the number of shards, so names are given last.
     weight_map, total, count = {}, 0, 0
     for number, shard in enumerate(shards):
         path = folder / f"{number}.safetensors"
         save_file(shard, path, metadata={"format": "pt"})
-        # safetensors writes for its owner alone; the other files of the folder are readable.
+        # safetensors makes files for their owner only; the other files of the folder are readable.
         path.chmod(0o644)
         weight_map.update(dict.fromkeys(shard, number))
         total += sum(tensor.nbytes for tensor in shard.values())
@@ -276,7 +276,7 @@ def _read_text(path: pathlib.Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text ({error}); fetch it again") from None
+        raise UserError(f"{path} is not UTF-8 text ({error}); fetch it again") from None
 
 
 def _read_json(path: pathlib.Path) -> dict:
@@ -285,7 +285,7 @@ def _read_json(path: pathlib.Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; fetch the checkpoint again") from None
     except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); fetch it again") from None
+        raise UserError(f"{path} is not JSON ({error}); fetch it again") from None
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:

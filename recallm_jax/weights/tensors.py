@@ -1,6 +1,7 @@
-"""Checkpoint tensors under their Hugging Face names, to and from a Transformer.
+"""Converting checkpoint tensors with Hugging Face names to a Transformer, and back.
 
-Checkpoints store matrices [out, in] and one tensor a layer; ours are [in, out] and stacked.
+Checkpoints store matrices [out, in] and one tensor a layer. A Transformer has matrices [in, out],
+and stacks the layers.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,12 +47,12 @@ def assemble(
     """Build the model from a reader of checkpoint tensors.
 
     Args:
-      read: tensor of that name as the checkpoint holds it; raises KeyError where it has none.
-      param_dtype: data type that the parameters are kept in.
-      origin: file or folder named in errors.
+      read: returns the checkpoint's tensor of a name, or raises KeyError.
+      param_dtype: the data type of stored parameters.
+      origin: the file or folder to name in errors.
 
     Raises:
-      UserError: a tensor is missing or has another shape than the sizes ask for.
+      UserError: a tensor is missing, or its shape does not fit the sizes.
     """
     dtype = jnp.dtype(param_dtype)
 

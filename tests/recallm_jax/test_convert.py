@@ -73,7 +73,7 @@ def test_a_truncated_tokenizer_is_one_line_and_exit_code_2(tmp_path, capsys):
     whole = tokenizer.read_bytes()
     for broken, message in (
         (whole[:-9], "tokenizer.json can't be read"),
-        (b"\xff" + whole, "is no UTF-8 text"),
+        (b"\xff" + whole, "is not UTF-8 text"),
     ):
         tokenizer.write_bytes(broken)
         assert main([f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"]) == 2

