@@ -1,12 +1,13 @@
-"""Prompts that enter as others finish, against fixed batches that wait for their longest response.
+"""Continuous batching against fixed batches, which wait for their longest response.
 
     python -m benchmarks.continuous_batching --out=runs/continuous_batching.json
 
 SmolLM2-135M's sizes with random weights, float32: 24 prompts of 256 tokens with 2 continuations
-each, 6 groups at a time. The responses of a prompt have one length, drawn evenly from 8 to 128: the
-stop token is given at that place, and sampled nowhere else. Fixed batches take the prompts in the
-same order. Prefill is within both, of one prompt at a time or of six; compilation is not. Medians
-of pairs of runs, of which each takes some two minutes on 2 cores; and the steps of each way.
+each, 6 groups at a time. The responses of a prompt have one length, drawn evenly from 8 to 128: a
+prefix gives the stop token at that place, and no other is sampled. Fixed batches take the prompts
+in the same order. Times include prefill, of one prompt or of six at a time, and leave compilation
+out. The table has the medians of pairs of runs, each of some two minutes on 2 cores, and the number
+of steps.
 """
 
 import argparse
@@ -36,7 +37,7 @@ LOW = -1e6
 
 
 def never_stop(logits):
-    """Leave out the stop token, and spans, within which it would not stop."""
+    """Forbid the stop token, and spans, inside which the stop token would not stop."""
     return logits.at[..., STOP].add(LOW).at[..., RULES.start_token].add(LOW)
 
 
@@ -44,7 +45,7 @@ LIMITS = Limits(RULES, LONGEST, stop_tokens=(STOP,), processor=never_stop)
 
 
 def make_requests(lengths: Sequence[int]) -> list[Request]:
-    """Return a prompt for each length, whose responses stop there."""
+    """Return one prompt a length, whose responses stop at that length."""
     prompts = jax.device_get(prompts_of(len(lengths), PROMPT))
     keys = row_keys(0, 0, np.arange(len(lengths)), GROUP)
     return [
@@ -61,7 +62,7 @@ def make_requests(lengths: Sequence[int]) -> list[Request]:
 
 
 def scheduled(model: Transformer, requests: Sequence[Request]) -> dict[int, np.ndarray]:
-    """Return the responses of each request, decoded as slots fall free."""
+    """Return the responses of each request, decoded by continuous batching."""
     finished = decode_all(
         model,
         requests,
@@ -75,7 +76,7 @@ def scheduled(model: Transformer, requests: Sequence[Request]) -> dict[int, np.n
 
 
 def in_batches(model: Transformer, requests: Sequence[Request]) -> dict[int, np.ndarray]:
-    """Return the responses of each request, decoded in batches as they come."""
+    """Return the responses of each request, decoded in fixed batches."""
     prompts = prompts_of(len(requests), PROMPT)
     responses: dict[int, np.ndarray] = {}
     for start in range(0, len(requests), SLOTS):
@@ -97,7 +98,7 @@ def in_batches(model: Transformer, requests: Sequence[Request]) -> dict[int, np.
 
 
 def steps_of(lengths: Sequence[int]) -> dict[str, int]:
-    """Return the steps that each way takes, counted without a model."""
+    """Count the steps of both ways without a model."""
     batches = [max(lengths[start : start + SLOTS]) for start in range(0, len(lengths), SLOTS)]
     left: list[int] = []
     waiting, steps = list(lengths), 0
@@ -111,17 +112,17 @@ def steps_of(lengths: Sequence[int]) -> dict[str, int]:
 
 
 def seconds_of(decode_them: Callable[[], dict[int, np.ndarray]]) -> float:
-    """Return the time of one run, compiled before."""
+    """Return the time of one run, compilation left out."""
     start = time.perf_counter()
     decode_them()
     return time.perf_counter() - start
 
 
 def check(found: dict[int, np.ndarray], lengths: Sequence[int]) -> None:
-    """Refuse responses that do not stop where they should.
+    """Check that responses stop where they should.
 
     Raises:
-      RuntimeError: one does not.
+      RuntimeError: a response does not.
     """
     for number, length in enumerate(lengths):
         if (found[number][:, length - 1] != STOP).any() or found[number][:, length:].any():
@@ -129,7 +130,7 @@ def check(found: dict[int, np.ndarray], lengths: Sequence[int]) -> None:
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--repeats", type=int, default=1)

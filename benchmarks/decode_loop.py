@@ -1,14 +1,14 @@
-"""The whole decode loop of SmolLM2-135M: what the constraint costs it, and what groups save.
+"""The whole decode loop of SmolLM2-135M: the cost of the constraint, and the savings of groups.
 
     python -m benchmarks.decode_loop --out=runs/decode_loop.json
 
-Random weights of the true sizes, float32. Every row opens a span at once and copies to its maximum,
-again and again, so that the constraint is at work in every step. The prompts' keys and values are
-random too and given: what is timed is the loop, not the prefill, whose share is timed beside it.
-Tokens a second of 1 prompt with 16 continuations, of the same loop without the constraint, and of
-16 prompts with one continuation each. Medians of runs taken turn and turn about; the ratio is the
-median over pairs of runs that follow each other, with the quartiles of these pairs. `--layers=1`
-tells the constraint's own time, in ms a step, from the scatter of the model's.
+Random weights of the true sizes, float32. Every row opens a span at once, copies to the maximum,
+and opens the next, so that the constraint works in every step. The prompts' keys and values are
+random too: only the loop is timed, and the prefill apart from it. The table has tokens a second of
+1 prompt with 16 continuations, of the same loop without the constraint, and of 16 prompts with one
+continuation each: medians of alternating runs. The ratio is the median over pairs of successive
+runs, with the quartiles of these pairs. With `--layers=1` the constraint's time, in ms a step, is
+not hidden by the scatter of the model's.
 """
 
 import argparse
@@ -36,21 +36,21 @@ CONFIG = dataclasses.replace(PRESETS["smollm2-135m"], unstack_decode=True)
 ROWS = CONFIG.vocab_rows
 RULES = SpanRules(ROWS - 2, ROWS - 1, ROWS, barriers=(0,))
 GROUP = 16
-# Pairs to one run of 16 prompts, which takes several times as long.
+# Pairs of runs for each run of 16 prompts, which takes several times as long.
 SEPARATE_EVERY = 5
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Prefilled:
-    """A policy whose prompts are computed already."""
+    """A policy with given keys and values of its prompts."""
 
     model: Transformer
     hidden: jax.Array
     cache: PromptCache
 
     def prefill(self, prompts, lengths):
-        """Return what is there."""
+        """Return the given keys and values."""
         del prompts, lengths
         return self.hidden, self.cache
 
@@ -59,7 +59,7 @@ class Prefilled:
 
 
 def wish(logits):
-    """Open a span wherever one may be, and close it where it must be."""
+    """Let spans open as soon as they may, and end only where they must."""
     return logits.at[..., RULES.start_token].add(1e6).at[..., RULES.end_token].add(-1e6)
 
 
@@ -83,7 +83,7 @@ def prefilled(model: Transformer, prompts: Prompts) -> Prefilled:
 
 
 def loop_seconds(policy: Prefilled, prompts: Prompts, group: int, new_tokens: int, rules) -> float:
-    """Return the time of one call of the loop, compiled before."""
+    """Return the time of one call of the loop, compilation left out."""
     keys = row_keys(0, 0, np.arange(prompts.tokens.shape[0]), group)
     run = functools.partial(
         decode,
@@ -91,7 +91,7 @@ def loop_seconds(policy: Prefilled, prompts: Prompts, group: int, new_tokens: in
         prompts,
         keys,
         sampling=Sampling(temperature=1.0),
-        # No row ever stops: spans follow one another, and the barrier can't be copied.
+        # No row stops: each span is followed by the next, and the barrier can't be copied.
         limits=Limits(rules, new_tokens, stop_tokens=(0,), processor=wish),
     )
     start = time.perf_counter()
@@ -112,7 +112,7 @@ def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> d
     for arguments in programs.values():
         loop_seconds(*arguments)
     for repeat in range(repeats):
-        # Forwards and backwards, so that a machine that slows down favours neither.
+        # In both orders, so that a machine that slows down favours neither.
         pair = ("constrained", "unconstrained")[:: 1 - 2 * (repeat % 2)]
         for name in pair if repeat % SEPARATE_EVERY else (*pair, "separate"):
             times[name].append(loop_seconds(*programs[name]))
@@ -139,7 +139,7 @@ def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> d
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192])

@@ -3,10 +3,11 @@
     python -m venv /tmp/peer && /tmp/peer/bin/pip install torch==2.13.0 transformers
     python -m benchmarks.generation --peer=/tmp/peer/bin/python --out=runs/generation.json
 
-SmolLM2-135M's sizes with random weights, float32, temperature 1, as many threads as cores in both.
-Ours decodes under the span constraint, with a span open in every row from the second token on, and
-computes the prompt once for all its continuations; transformers has no such thing and gets the
-prompt once a row. Medians, in one run, one after the other; compilation and warm-up left out.
+SmolLM2-135M's sizes with random weights, float32, temperature 1; both use as many threads as there
+are cores. We decode under the span constraint, with a span open in every row from the second token
+on, and compute the prompt once for all its continuations. transformers has neither, and gets the
+prompt once a row. Medians of one run, one library after the other; compilation and warm-up are left
+out.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.models.transformer import Transformer, random_transformer
 
-# Rows of one prompt, its tokens, new tokens. The second tells what a prompt costs by itself.
+# Rows of one prompt, its tokens, new tokens. The second case measures the prompt alone.
 CASES = ((1, 256, 64), (1, 1024, 1), (16, 256, 64), (16, 1024, 64))
 SIZES = {
     "vocab_size": CONFIG.vocab_rows,
@@ -37,7 +38,7 @@ SIZES = {
     "num_key_value_heads": CONFIG.num_kv_heads,
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
-    # No token ends a response before its time.
+    # No token ends a response early.
     "eos_token_id": None,
     "bos_token_id": None,
 }
@@ -66,7 +67,7 @@ def our_seconds(model: Transformer, rows: int, prompt: int, new: int, repeats: i
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", type=Path, help="a Python with torch and transformers")
     parser.add_argument("--out", type=Path, help="JSON file to write")

@@ -2,12 +2,12 @@
 
     python -m benchmarks.grouped_update --out=runs/grouped_update.json
 
-One GRPO update, gradient and AdamW, of one prompt with G responses, all rows full, float32: once as
-in training, a group that shares its prompt, once as G groups of one. Both compute the same loss. A
-Llama of 4 layers and width 256, so that the longest case fits a small machine; `expected` is the
-ratio of the tokens, G (S + T) / (S + G T), which attention moves either way. Medians, compilation
-left out; memory is what XLA allots beside arguments and results. Repeated prompts that take more
-than the machine has free are run in as many micro-batches as it takes, the fewest (`parts`).
+One GRPO update, gradient and AdamW, of one prompt with G responses, all rows full, float32, in two
+layouts: as in training, one group that shares its prompt, and G groups of one. Both compute the
+same loss. The model is a Llama of 4 layers and width 256, so that the longest case fits a small
+machine. `expected` is the ratio of tokens, G (S + T) / (S + G T); attention changes it either way.
+Medians, compilation left out. Memory is XLA's temporary memory, without arguments and results.
+Repeated prompts that don't fit into free memory run in as few micro-batches as fit (`parts`).
 """
 
 import argparse
@@ -47,7 +47,7 @@ CONFIG = ModelConfig(
     rope_theta=1e4,
     norm_eps=1e-5,
     tie_embeddings=True,
-    # Small enough that nothing need be computed twice.
+    # The model is small enough to compute nothing again in the backward pass.
     remat="none",
 )
 RULES = SpanRules(VOCAB - 2, VOCAB - 1, VOCAB, barriers=(0,))
@@ -58,7 +58,7 @@ OPTIMIZER = adamw(
 
 
 def batch_of(group: int, prompt: int, new: int, *, shared: bool) -> Batch:
-    """Return full rows of free text; without `shared`, G prompts with a response each."""
+    """Return full rows of free text: one group if `shared`, else G groups of one."""
     prompts = jax.tree.map(jnp.asarray, zipf_prompts(prompt))
     prompts = dataclasses.replace(prompts, tokens=1 + prompts.tokens % (VOCAB - 3))
     rng = np.random.default_rng(0)
@@ -69,14 +69,14 @@ def batch_of(group: int, prompt: int, new: int, *, shared: bool) -> Batch:
         tokens, advantages = tokens.swapaxes(0, 1), advantages.swapaxes(0, 1)
     index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, VOCAB)
     lengths = jnp.full(tokens.shape[:2], new, jnp.int32)
-    # Far from the sampler's, so that every importance weight is at its cap: 2 for all tokens.
+    # The sampler's log-probabilities, so small that every importance weight is at its cap of 2.
     far = jnp.full(tokens.shape, -1e3, jnp.float32)
     return Batch(Rollout(prompts, index, tokens, lengths, log_probs=far), advantages)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """An update's micro-batches, temporary memory, time, and loss at first."""
+    """The micro-batches of an update, its temporary memory, its time, and its first loss."""
 
     parts: int
     temporary_mb: float
@@ -85,7 +85,7 @@ class Measured:
 
 
 def measure(batch: Batch, new: int, repeats: int) -> Measured | None:
-    """Measure an update on a batch of responses of `new` tokens; None where it finds no room."""
+    """Measure an update on a batch of responses of `new` tokens; None if it does not fit."""
     options = {
         "optimizer": OPTIMIZER,
         "scoring": Scoring(rules=RULES, budget=new + 1, temperature=1.0, chunk=64),
@@ -114,14 +114,14 @@ def measure(batch: Batch, new: int, repeats: int) -> Measured | None:
 
 
 def free_mb() -> float:
-    """Return the memory that programs may still take, as Linux says."""
+    """Return the memory that Linux calls available."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     return int(kilobytes) / 1e3
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--prompts", type=int, nargs="+", default=[256, 1024, 4096])

@@ -1,13 +1,13 @@
-"""A whole GRPO step of a small Llama: rollout, rewards left out, and update.
+"""A whole GRPO step of a small Llama, rollout and update, without rewards.
 
     python -m venv /tmp/tunix && /tmp/tunix/bin/pip install google-tunix==0.1.7 jax==0.10.2
     python -m benchmarks.grpo_step --peer=/tmp/tunix/bin/python --out=runs/grpo_step.json
 
 4 layers, width 256, 4 heads, FFN 1,024, vocabulary 512, float32; 4 prompts x 8 continuations of 64
 tokens that never stop, under the span constraint; no KL penalty, one update a batch, nothing
-computed again in the backward pass. Tunix takes the same steps with its Llama3 class and its own
-sampler, without a constraint, each prompt once a continuation; length by length after ours.
-Medians; compilation left out.
+computed again in the backward pass. Tunix takes the same steps with its Llama3 class and its
+sampler, without a constraint, each prompt once a continuation. For each length it runs after us.
+Medians; compilation is left out.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from rl.learner import init_state, policy_update
 
 PROMPTS, GROUP, NEW = 4, 8, 64
 LIMITS = Limits(RULES, NEW, stop_tokens=())
-# The same sizes as its ModelConfig names them.
+# The same sizes by the names of Tunix's ModelConfig.
 TUNIX_SIZES = {
     "num_layers": CONFIG.num_layers,
     "vocab_size": CONFIG.vocab_rows,
@@ -51,7 +51,7 @@ SCORING = Scoring(rules=RULES, budget=NEW, temperature=1.0, chunk=64)
 
 
 def prompts_of(length: int) -> Prompts:
-    """Return the prompts, all of whose tokens may be copied."""
+    """Return the prompts; all of their tokens may be copied."""
     rows = [zipf_prompts(length, seed=number) for number in range(PROMPTS)]
     prompts = jax.tree.map(lambda *fields: jnp.concatenate([*map(jnp.asarray, fields)]), *rows)
     return dataclasses.replace(prompts, tokens=1 + prompts.tokens % (VOCAB - 3))
@@ -82,7 +82,7 @@ def our_seconds(length: int, repeats: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", type=Path, help="a Python with google-tunix")
     parser.add_argument("--out", type=Path, help="JSON file to write")

@@ -1,8 +1,8 @@
-"""The same spans under llguidance's substring automaton, where it is installed.
+"""The same spans under llguidance's substring automaton, if it is installed.
 
 Each token of the vocabulary is a word of three letters, and the context a list of such words, so
-that the automaton allows the very tokens that we do. Its masks are made by its own executor, one
-row a task, and applied in NumPy as words of 32 tokens.
+that the automaton allows the same tokens as we do. llguidance's executor makes the masks, one row a
+task; NumPy applies them as words of 32 tokens.
 """
 
 import json
@@ -13,12 +13,12 @@ from importlib import metadata, util
 import numpy as np
 
 LETTERS = string.digits + string.ascii_letters + "-_"
-# Of work that a grammar may cost; by default a context of 128K tokens is refused.
+# A limit on the work of a grammar; the default limit refuses a context of 128K tokens.
 LIMIT = 1_000_000_000
 
 
 def installed() -> str | None:
-    """Return the version that is installed, None where there is none."""
+    """Return the installed version, or None."""
     return metadata.version("llguidance") if util.find_spec("llguidance") else None
 
 
@@ -28,7 +28,7 @@ def word(token: int) -> str:
 
 
 class WordTokenizer:
-    """What llguidance asks of a tokenizer: the bytes of each token, and its inverse."""
+    """The interface of a tokenizer for llguidance: the bytes of each token, and the inverse."""
 
     bos_token_id = None
 
@@ -76,10 +76,10 @@ class SubstringPeer:
         return matchers
 
     def step_seconds(self, matchers: list, logits: np.ndarray) -> tuple[float, np.ndarray]:
-        """Take one step in rows that have taken none from here: masks, applied, and a token.
+        """Take one step in fresh rows: make masks, apply them, take a token.
 
         Returns:
-          Its time, and the flags [rows, tokens] of what each row allows, its end apart.
+          The time, and flags [rows, tokens] of the tokens that each row allows, end left out.
         """
         import llguidance.numpy
 

@@ -1,4 +1,4 @@
-"""Writing what a benchmark has measured."""
+"""Writing the results of a benchmark."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from recallm_jax.runtime.machine import describe_machine
 
 
 def write_report(path: Path | None, rows: list[dict], **settings: Any) -> None:
-    """Write a benchmark's rows with the machine, its versions and the date; None writes nothing."""
+    """Write rows with the machine, versions and the date; do nothing if the path is None."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,12 @@
 
     python -m benchmarks.rewards --out=runs/rewards.json
 
-Prompts of about 8K tokens in each category's form, 16 completions a prompt as in training: thoughts
-of random words around ten spans, most of them a part of a gold document, some from elsewhere, then
-an answer that is right, wrong, or a list of candidates. The whole reward is timed, with gold
-documents of the size and number that the category has. Of the mathematical answers half are plain
-numbers; the others go through math-verify, anew in every repeat, in a process of its own: the
-clock counts that, the processor time of this process does not.
+Prompts of about 8K tokens in the form of each category, with 16 completions each, as in training: a
+thought of random words around ten spans, most of them parts of gold documents, then an answer that
+is right, wrong, or a list of candidates. The whole reward is timed, with gold documents of the
+category's size and number. Half of the mathematical answers are plain numbers. The others go
+through math-verify, again in every repeat, in a separate process: wall time includes it, the
+processor time of this process does not.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def words(rng: random.Random, count: int) -> str:
 
 
 def code(rng: random.Random) -> str:
-    """Return a value as `retrieval` has them."""
+    """Return a value in the form of `retrieval`."""
     return "".join(rng.choices("abcdefghABCDEFGH0123456789", k=10))
 
 
@@ -174,7 +174,7 @@ def completion(rng: random.Random, truth: GroundTruth, answer: str) -> Completio
         document = rng.choice(truth.gold_documents or (words(rng, 60),))
         first = rng.randrange(max(1, len(document) // 2))
         span = document[first : first + rng.randint(12, 500)]
-        # A span that overlaps the document's end, as one that runs into the next document does.
+        # A span that overlaps the document's end, as if it ran into the next document.
         tail = f"{document[-len(document) // 3 :]}\n\n{words(rng, 10)}"
         spans.append(tail if number % 4 == 3 else words(rng, 20) if number % 5 == 4 else span)
     thought = " ".join(f"{words(rng, 40)} <|start_recall|>{span}<|end_recall|>" for span in spans)
@@ -183,7 +183,7 @@ def completion(rng: random.Random, truth: GroundTruth, answer: str) -> Completio
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--repeats", type=int, default=3)
@@ -199,7 +199,7 @@ def main() -> None:
             work += [
                 (completion(rng, truth, answers[i % len(answers)]), truth) for i in range(GROUP)
             ]
-        # Starting math-verify's process is no part of the rate.
+        # The rate does not include the start of math-verify's process.
         mathematics.equal_expressions("x", "y")
         rates, processor_rates = [], []
         for _ in range(arguments.repeats):

@@ -1,4 +1,4 @@
-"""Running another library's side of a benchmark, under a Python of its own."""
+"""Running another library's side of a benchmark, under another Python."""
 
 import json
 import subprocess
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def run_peer(python: Path, script: str, **options: Any) -> dict:
-    """Return what a script of this folder measured: the JSON in its last line.
+    """Run a script of this folder, and return the JSON of its last line.
 
     Args:
-      options: its flags; what is neither text nor number is given as JSON.
+      options: the script's flags; values that are neither text nor number are given as JSON.
 
     Raises:
-      SystemExit: it failed; with the last thing that it said.
+      SystemExit: the script failed; the message is its last line.
     """
     command = [str(python), str(Path(__file__).with_name(script))]
     for name, value in options.items():

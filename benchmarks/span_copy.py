@@ -1,16 +1,16 @@
-"""What the span constraint costs a decoding step, and an index its prompt.
+"""The cost of the span constraint in a decoding step, and of a prompt's index.
 
     python -m benchmarks.span_copy --out=runs/span_copy.json
 
 A jitted loop that masks, samples greedily, scores the token and moves the state machine, against
-the same loop that only samples and scores; the difference is the constraint's. Logits are random,
-so that no model is timed. 16 rows, vocabulary 152,064, Zipf-distributed ids. Every row is held
-where it stands: free, opening a span, some tokens deep, or behind the commonest token of the
-context, whose next tokens are the most numerous.
+the same loop that only samples and scores; the difference is the cost of the constraint. Logits are
+random, so no model is timed. 16 rows, vocabulary 152,064, Zipf-distributed ids. Every row stays in
+one state: outside a span, opening a span, some tokens deep, or after the commonest token of the
+context, which has the most next tokens.
 
-Beside it, for the same rows: a vector of the places that still match, in NumPy (O(n) a step, and no
-search), and llguidance's substring automaton where that is installed (`pip install llguidance`),
-the first time that it comes to these states and again, when it has them in its cache. Medians.
+The table also has, for the same rows, a vector of the places that still match, in NumPy (O(n) a
+step, without a search), and llguidance's substring automaton if it is installed (`pip install
+llguidance`): the first time in these states, and again with the states in its cache. Medians.
 """
 
 import argparse
@@ -49,16 +49,16 @@ ROWS = 16
 STEPS = 16
 RULES = SpanRules(start_token=START, end_token=END, vocab_size=VOCAB, max_length=128)
 DEPTHS = (1, 4, 16, 64)
-# Tokens of a response, and so places beside the prompt's where one may be copied as well.
+# Tokens of a response, from which spans may also copy.
 RESPONSE = 1024
-# Every token begins with a character of its own.
+# Every token begins a new character.
 EDGES = {"prompt": b"", "prompt+response": bytes([1] * VOCAB)}
 
 
 def zipf_prompts(length: int, seed: int = 0) -> Prompts:
     """Return one prompt whose tokens may all be copied."""
     tokens = np.random.default_rng(seed).zipf(1.2, length)
-    # Ids past the vocabulary are drawn anew, evenly.
+    # Ids past the vocabulary are drawn again, evenly.
     spare = np.random.default_rng(seed + 1).integers(0, START, length)
     return copyable_prompt(np.where(tokens < START, tokens, spare))
 
@@ -76,14 +76,14 @@ def copyable_prompt(tokens: np.ndarray) -> Prompts:
 
 
 def build_milliseconds(tokens: np.ndarray) -> tuple[float, SuffixIndex]:
-    """Return the time to index a context, all of it copyable, and its index."""
+    """Return the time to index a context, and the index; all of the context may be copied."""
     prompts = jax.tree.map(jnp.asarray, copyable_prompt(tokens))
     build = jax.jit(functools.partial(build_index, num_rows=VOCAB, max_length=RULES.max_length))
     return 1e3 * seconds(build, prompts), build(prompts)
 
 
 def other_contexts(length: int) -> dict[str, np.ndarray]:
-    """Return contexts of other kinds, those that are hard to sort among them."""
+    """Return contexts of other kinds, some of which are hard to sort."""
     rng = np.random.default_rng(3)
     return {
         "uniform ids": rng.integers(0, START, length),
@@ -120,10 +120,10 @@ def scenarios(
 
 @functools.partial(jax.jit, static_argnames=("rules", "constrained"))
 def decoding_loop(source: CopySource, state: SpanState, logits, keys, rules, constrained: bool):
-    """Take STEPS steps from the same state; return a sum, so that nothing is optimised away."""
+    """Take STEPS steps from the same state; return a sum, so that no work is optimised away."""
 
     def step(_, total):
-        # Zero, but not to the compiler: logits and state are new each step, and stay in the loop.
+        # Zero, which the compiler can't know: so each step depends on logits and state in the loop.
         zero = total // 1024
         moved = logits + zero.astype(jnp.float32)
         here = jax.tree.map(
@@ -147,7 +147,7 @@ def decoding_loop(source: CopySource, state: SpanState, logits, keys, rules, con
 
 
 def still_matching_seconds(text: np.ndarray, copied: np.ndarray) -> float:
-    """Return the time of one step of ROWS rows in NumPy: narrow, name the tokens, mask."""
+    """Return the time of one step of ROWS rows in NumPy: narrow, collect the tokens, mask."""
     depth = copied.shape[1]
     logits = np.zeros((ROWS, VOCAB), np.float32)
     matching = []
@@ -193,7 +193,7 @@ def measure(length: int, copy_source: str) -> list[dict]:
     peer = llguidance_peer.SubstringPeer(text, VOCAB) if llguidance_peer.installed() else None
     rows = []
     for name, (state, copied) in scenarios(prompts, source, rules).items():
-        # Turn and turn about, so that what else the machine does falls on both.
+        # Both alternate, so that other work of the machine affects both.
         pairs = [
             [
                 seconds(
@@ -239,7 +239,7 @@ def measure(length: int, copy_source: str) -> list[dict]:
 def llguidance_ms(
     peer, copied: np.ndarray, logits: np.ndarray, allowed: np.ndarray
 ) -> tuple[float, float]:
-    """Return its time of the first step from these rows, and the median of those after it.
+    """Return llguidance's time of the first step from these rows, and the median of later ones.
 
     Raises:
       ValueError: it allows other tokens than we do, so that the times can't be compared.
@@ -258,12 +258,12 @@ def llguidance_ms(
 
 
 def cell(value: float | None) -> str:
-    """Return a figure of the table, or blanks."""
+    """Format a figure of the table, or blanks for None."""
     return " " * 7 if value is None else f"{value:7.2f}"
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1_024, 8_192, 32_768, 131_072])

@@ -4,9 +4,9 @@
 
 One response of 5,120 tokens over a vocabulary of 152,064 (Qwen2.5), two fifths of it inside recall
 spans, scored from its hidden states by an output matrix of Qwen2.5-0.5B's width: no model is timed.
-`chunked` is `decoding/span_scores.py`; `whole` the same without its short cut, the vocabulary
-unfolded at every position; `dense` a masked softmax over all [T, V] logits, compiled for its memory
-only. Memory is what XLA allots beside arguments and results.
+`chunked` is `decoding/span_scores.py`. `whole` is the same without the short cut, with the logits
+of the whole vocabulary at every position. `dense` is a masked softmax over all [T, V] logits, only
+compiled, for its memory. Memory is XLA's temporary memory, without arguments and results.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def dense(scoring, head, hidden, rollout):
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--length", type=int, default=5_120)
@@ -115,7 +115,7 @@ def main() -> None:
     head = Head(jnp.asarray(0.02 * rng.standard_normal((VOCAB, WIDTH), np.float32)))
 
     programs = [("chunked", chunk, span_scores.FEW) for chunk in arguments.chunks]
-    # Those two know the prompt's text alone.
+    # `whole` and `dense` can copy from the prompt only.
     if arguments.copy_source == "prompt":
         programs += [("whole", chunk, 0) for chunk in arguments.chunks] + [("dense", None, 0)]
     rows = []

@@ -1,10 +1,10 @@
-"""How fast examples are made, and whether memory stays flat.
+"""The speed of making examples, and whether memory stays flat.
 
     python -m benchmarks.tasks --out=runs/tasks.json
 
-One process, SmolLM2's tokenizer: examples a second of each synthetic data set, from nothing to
-tokens with offsets, flags and a demonstration; and what the tokenizer alone takes for their
-prompts, once. Then resident memory over many short examples.
+One process, SmolLM2's tokenizer: examples a second of each synthetic data set, up to tokens with
+offsets, flags and a demonstration, and the time that the tokenizer alone takes for their prompts,
+once. Then resident memory over many short examples.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LENGTHS = {8_192: 40, 131_072: 6}
 
 
 def measure(tokenizer: Tokenizer, dataset: str, length: int, count: int) -> dict:
-    """Return the rates of one data set at one length."""
+    """Measure one data set at one length."""
     wanted = TaskSettings(length)
     record(dataset, tokenizer, wanted, "train", 0, count)
     start = time.perf_counter()
@@ -57,7 +57,7 @@ def memory_mb(tokenizer: Tokenizer, count: int) -> list[float]:
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--examples", type=int, default=10_000, help="of the memory's measurement")

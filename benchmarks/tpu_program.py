@@ -1,13 +1,13 @@
-"""The decode loop as the TPU compiler makes it: what one step holds, and the memory it takes.
+"""The decode loop as the TPU compiler makes it: the operations of one step, and its memory.
 
     pip install libtpu==0.0.42.1
     python -m benchmarks.tpu_program --topology=v5e:2x2 --preset=smollm2-135m --prompt=8192
 
-No TPU is needed: libtpu compiles for a topology that is only described. The program is `decode`
-itself, with the constraint and without, its weights and prompts given as shapes. Of everything that
-runs once a step (the loop's body and all that it calls) the table counts sorts and transfers to the
-host, and names the largest gather and scatter; memory is per device, as the compiler allots it,
-beside what the arrays that the loop carries take when they are laid in the TPU's tiles.
+No TPU is needed: libtpu compiles for a described topology. The program is `decode`, with the
+constraint and without, on the shapes of weights and prompts. For one step (the loop's body and all
+that it calls) the table counts sorts and transfers to the host, and has the sizes of the largest
+gather and scatter. Memory is the compiler's, per device. The table also has the memory of the
+arrays that the loop carries, in the TPU's tiles.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import random_transformer
 
 HOST = ("infeed", "outfeed", "send", "recv")
-# The host's memory, as a layout names it.
+# The name of the host's memory in layouts.
 HOST_MEMORY = "S(5)"
 CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.-]+)"
@@ -48,7 +48,7 @@ SAMPLING = Sampling(temperature=1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What is compiled: a preset, how many prompts and continuations, and their lengths."""
+    """The sizes of a program: a preset, and the numbers of prompts, continuations and tokens."""
 
     preset: str
     num_prompts: int
@@ -93,9 +93,9 @@ def compiled_decode(topology: str, sizes: Sizes):
 
 
 def carried_bytes(sizes: Sizes) -> int:
-    """Return the bytes of what the decode loop carries, its arrays laid in tiles of 8 x 128 words.
+    """Return the bytes of the arrays that the decode loop carries, in tiles of 8 x 128 words.
 
-    The floor of the temporary memory: the caches of keys and values above all, whose heads of 64
+    Temporary memory can't be less. Most of it is the caches of keys and values, whose heads of 64
     fill half a tile.
     """
     groups = jax.eval_shape(
@@ -114,9 +114,9 @@ def tiled_bytes(shape: tuple[int, ...], dtype) -> int:
 
 
 def loop_operations(hlo: str) -> list[tuple[str, str]]:
-    """Return (operation, result type) of all that the decode loop runs in a step.
+    """Return (operation, result type) of all operations in a step of the decode loop.
 
-    The decode loop is the while loop of the entry computation with the most beneath it.
+    The decode loop is the largest while loop of the entry computation.
     """
     computations: dict[str, list[str]] = {}
     name = entry = ""
@@ -157,10 +157,10 @@ def num_elements(result: str) -> int:
 
 
 def describe(compiled) -> dict:
-    """Return what a step of the compiled program holds, and its memory in MB.
+    """Count the operations in a step of a compiled program, and read its memory in MB.
 
     Raises:
-      SystemExit: jaxlib can't read the program that this libtpu has made.
+      SystemExit: jaxlib can't read the programs of this libtpu.
     """
     try:
         operations = loop_operations(compiled.as_text())
@@ -189,7 +189,7 @@ def describe(compiled) -> dict:
 
 
 def main() -> None:
-    """Print the table; write it as JSON where `--out` says so."""
+    """Print the table, and write it as JSON to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--topology", nargs="+", default=["v5e:2x2", "v5p:2x2x1"])
     parser.add_argument("--preset", default="smollm2-135m", choices=sorted(PRESETS))

@@ -1,7 +1,7 @@
-"""Generate with Hugging Face transformers, and print how long that takes as JSON.
+"""Generate with Hugging Face transformers, and print the times as JSON.
 
-Run by `benchmarks.generation` under another Python, which has PyTorch and transformers; imports
-nothing of ours. SmolLM2-135M's sizes with random weights, float32.
+`benchmarks.generation` runs this script under another Python, which has PyTorch and transformers,
+so it imports nothing of this project. SmolLM2-135M's sizes with random weights, float32.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import transformers
 
 
 def main() -> None:
-    """Time each case, repeatedly; the medians go to stdout."""
+    """Time each case several times, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=json.loads, required=True, help="fields of LlamaConfig")
     parser.add_argument("--cases", type=json.loads, required=True, help="[[rows, prompt, new]]")

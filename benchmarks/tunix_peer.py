@@ -1,9 +1,9 @@
-"""Take GRPO steps with Tunix, and print how long they take as JSON.
+"""Take GRPO steps with Tunix, and print the times as JSON.
 
-Run by `benchmarks.grpo_step` under another Python, which has google-tunix; imports nothing of ours.
-Tunix's Llama3 with random weights in float32, its vanilla rollout on the trainer's mesh, all
-prompts in one micro-batch, no KL penalty. Prompts come as text, so a tokenizer that reads numbers
-stands between; its end token is past the vocabulary, and never sampled.
+`benchmarks.grpo_step` runs this script under another Python, which has google-tunix, so it imports
+nothing of this project. Tunix's Llama3 has random weights in float32, its vanilla rollout is on the
+trainer's mesh, all prompts are in one micro-batch, and there is no KL penalty. Tunix takes prompts
+as text, so a tokenizer reads numbers; its end token is past the vocabulary and never sampled.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Numbers:
         return " ".join(map(str, np.asarray(ids).tolist()))
 
     def pad_id(self) -> int:
-        """Return the token that no prompt has."""
+        """Return the padding token, which no prompt has."""
         return 0
 
     def bos_id(self) -> int:
@@ -106,18 +106,18 @@ def step_seconds(
         reward_fns=reward,
     )
     rng = np.random.default_rng(0)
-    # The sampler puts a first token before each.
+    # The sampler adds a first token to each prompt.
     rows = rng.integers(2, sizes["vocab_size"], (repeats + 2, prompts, length - 1))
     learner.train(
         [{"prompts": np.array([" ".join(map(str, row)) for row in step])} for step in rows]
     )
-    # From reward to reward: an update and the next rollout. The first two steps compile.
+    # A step is from reward to reward: an update and the next rollout. The first two steps compile.
     steps = np.diff(ends)[1:]
     return statistics.median(sampled[2:]), statistics.median(steps)
 
 
 def main() -> None:
-    """Time the steps; the medians go to stdout."""
+    """Time the steps, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=json.loads, required=True, help="fields of ModelConfig")
     for name in ("--prompts", "--group", "--length", "--new", "--repeats"):
