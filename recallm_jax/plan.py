@@ -1,16 +1,16 @@
-"""Compile a run for TPUs that are not there: does it fit, and what would make it fit.
+"""Compile a run for TPUs that need not be here: does it fit, and what would make it fit?
 
     python -m recallm_jax.plan --config=configs/qwen2_5_7b.py --topology=v5p:4x4x4
 
-The programs are those that `train` and `evaluate` run, compiled by the TPU's own compiler (libtpu,
-`pip install -e '.[tpu-plan]' -c constraints.txt`) for the named topology: `v5e:4x4`, `v5p:4x4x4`,
-`v6e:8x8` and so on. Weights need not be at hand. Of each program the tables show what lies in a
-chip's HBM while it runs, what else the run keeps there included, its arithmetic, what the chips
-send to each other, and how long it took to compile. The exit code is 1 if something does not fit.
+The TPU's own compiler (libtpu, `pip install -e '.[tpu-plan]' -c constraints.txt`) compiles the
+programs of `train` and `evaluate` for the named topology: `v5e:4x4`, `v5p:4x4x4`, `v6e:8x8` and so
+on. The weights need not be here. The tables show for each program the memory in a chip's HBM while
+it runs, including all else that the run keeps there, its arithmetic, the bytes that chips send to
+each other, and the time to compile it. The exit code is 1 if something does not fit.
 
-A config that has sizes for several topologies (its variant `topology`) is given those for this
-one, unless `--config.mesh.…` sets them. `--slices=2` is two slices of the topology, over which
-`config.mesh.data` is split.
+If a config has sizes for several topologies (its variant `topology`), the job takes the sizes for
+this topology, unless `--config.mesh.…` sets them. `--slices=2` plans for two slices of the
+topology; `config.mesh.data` is split over them.
 """
 
 import importlib.metadata
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> bool:
     parser = JobParser("python -m recallm_jax.plan", __doc__)
-    parser.add_argument("--topology", help="such as v5p:4x4x4; the config's own if left out")
-    parser.add_argument("--slices", type=int, default=1, help="slices of that topology")
+    parser.add_argument("--topology", help="such as v5p:4x4x4; default: the config's own")
+    parser.add_argument("--slices", type=int, default=1, help="number of slices with that topology")
     parser.add_argument(
-        "--only", default="", help="programs, or beginnings of their names: grpo,evaluation.4096"
+        "--only", default="", help="only programs whose names begin so: grpo,evaluation.4096"
     )
-    parser.add_argument("--json", help="file to write, local or on gs://")
+    parser.add_argument("--json", help="write the plan to this file, local or on gs://")
     arguments, config = parse_config(parser, argv)
     topology = arguments.topology or config.topology
     if not topology:
@@ -66,7 +66,7 @@ def _run(argv: Sequence[str]) -> bool:
         _, config = parse_config(parser, _with_topology(argv, topology))
     check_training_mesh(config)
     check_evaluation_mesh(config)
-    # Whatever this machine has is left alone.
+    # The devices of this machine are not used.
     jax.config.update("jax_platforms", "cpu")
     devices = topology_devices(topology, arguments.slices)
     slices = f"{arguments.slices} slices of " if arguments.slices > 1 else ""
@@ -81,7 +81,7 @@ def _run(argv: Sequence[str]) -> bool:
         f"{dict(config.mesh)}; {num_parameters(sizes) / 1e9:.2f}e9 parameters",
         flush=True,
     )
-    # What fits with the longest prompts fits with shorter ones.
+    # If the longest prompts fit, shorter ones fit too.
     shorter = [f"evaluation.{length}" for length in sorted(config.evaluation.lengths)[:-1]]
     beginnings = tuple(arguments.only.split(",")) if arguments.only else ()
     wanted = [
@@ -90,7 +90,7 @@ def _run(argv: Sequence[str]) -> bool:
         if (program.name.startswith(beginnings) if beginnings else program.name not in shorter)
     ]
     if not wanted:
-        raise UserError(f"--only={arguments.only} begins no program's name; leave it out")
+        raise UserError(f"no program's name begins with --only={arguments.only}; leave it out")
     head = {
         "machine": describe_machine() | {"libtpu": importlib.metadata.version("libtpu")},
         "command": "python -m recallm_jax.plan " + " ".join(argv),
@@ -108,7 +108,7 @@ def _run(argv: Sequence[str]) -> bool:
         _say(planned, table.verdict(planned, chip, notes[program.name]), planned.missing(chip))
         rows.append(table.row(planned, chip, num_chips, notes[program.name]))
         if path is not None:
-            # After each program, which may have taken an hour.
+            # The file is complete after each program, because one may take an hour.
             complete, fits = len(rows) == len(wanted), all(row["fits"] for row in rows)
             report = head | {"complete": complete, "fits": fits, "programs": rows}
             write_whole(path, json.dumps(report, indent=1) + "\n")
@@ -132,7 +132,7 @@ def _sets_mesh(argv: Sequence[str]) -> bool:
 
 
 def _with_topology(argv: Sequence[str], topology: str) -> list[str]:
-    """Return the arguments with the topology as a variant of the config's file."""
+    """Return the arguments, with the topology as a variant of the config's file."""
     changed = list(argv)
     for place, argument in enumerate(changed):
         name, equals, path = argument.partition("=")
@@ -148,10 +148,10 @@ def _with_topology(argv: Sequence[str], topology: str) -> list[str]:
 
 
 def _check_chips(config: ConfigDict, topology: str, available: int) -> int:
-    """Return the chips that the mesh takes.
+    """Return the number of chips in the mesh.
 
     Raises:
-      UserError: they are more than there are.
+      UserError: the topology has fewer chips.
     """
     count = math.prod(config.mesh.values())
     if count > available:

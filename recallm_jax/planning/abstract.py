@@ -1,7 +1,7 @@
-"""What the programs of a run are given, described instead of made: shapes, types and shardings.
+"""Descriptions of the arrays that a run's programs read: shapes, types and shardings.
 
-The shapes are those that the run's own functions give (`jax.eval_shape`): records become prompts,
-prompts a rollout, a rollout a batch, as in training.
+The run's own functions give the shapes (`jax.eval_shape`): as in training, records become prompts,
+prompts become a rollout, and a rollout becomes a batch. No array is made.
 """
 
 import dataclasses
@@ -40,13 +40,13 @@ from rl.learner import LearnerState
 
 
 def abstract_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Context:
-    """Return the context of a job on these devices, its policy described.
+    """Return the context of a job on these devices, with a description of its policy.
 
-    The tokenizer is a small one that stands in for the model's own: its ids are constants in the
-    programs, and change none of their sizes.
+    A small tokenizer stands in for the model's own: its ids are constants in the programs and do
+    not change their sizes.
 
     Raises:
-      UserError: the model's sizes are not known, or don't fit the mesh or the lengths.
+      UserError: the model's sizes are unknown, or do not fit the mesh or the lengths.
     """
     sizes = model_sizes(config)
     check_lengths(config, sizes)
@@ -67,13 +67,13 @@ def learner_state(policy: Transformer, stage: Stage, context: Context) -> Learne
 
 
 def prompts(context: Context, count: int, length: int) -> Prompts:
-    """Return a batch of padded prompts, of the types that a batch of records has."""
+    """Describe a batch of padded prompts, with the types that records give it."""
     of_no_record, _ = prompts_and_texts([], length)
     return _placed(context, _many(of_no_record, count))
 
 
 def shown(config: ConfigDict, context: Context, stage: Stage) -> Rollout:
-    """Return the demonstrations of a step of the cold start."""
+    """Describe the demonstrations of one step of the cold start."""
     arrays = demonstrations([], config.decoding.max_new_tokens)
     make = functools.partial(
         demonstrated,
@@ -86,10 +86,10 @@ def shown(config: ConfigDict, context: Context, stage: Stage) -> Rollout:
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-    """A call of `decode` on a mesh.
+    """A call of `decode` on a mesh; all arrays are descriptions.
 
     Attributes:
-      policy: as decoding reads it.
+      policy: the policy with decoding's layout and types (`for_rollout`).
     """
 
     context: Context
@@ -106,12 +106,12 @@ class Decoding:
         )
 
     def rollout(self) -> Rollout:
-        """Return what it samples."""
+        """Describe the rollout that the call returns."""
         call = functools.partial(decode, sampling=self.sampling, limits=self.limits)
         return _placed(self.context, jax.eval_shape(call, self.policy, self.prompts, self.keys))
 
     def caches(self) -> dict[str, Any]:
-        """Return the keys and values of its prompts and responses."""
+        """Describe the keys and values of the prompts and of the responses."""
         begin = functools.partial(start, sampling=self.sampling, limits=self.limits)
         cache = jax.eval_shape(begin, self.policy, self.prompts, self.keys).cache
         placement = self.policy.placement
@@ -133,7 +133,13 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """How many prompts are decoded together, of how many tokens, and how often each."""
+    """The sizes of a batch that is decoded together.
+
+    Attributes:
+      prompts: the number of prompts.
+      length: tokens of each padded prompt.
+      size: responses to each prompt.
+    """
 
     prompts: int
     length: int
@@ -143,10 +149,10 @@ class Group:
 def decoding(
     context: Context, policy: Policy, group: Group, sampling: Sampling, limits: Limits
 ) -> Decoding:
-    """Return a call of `decode` on prompts of a length.
+    """Describe a call of `decode`.
 
     Args:
-      policy: as training holds it.
+      policy: the policy with training's layout and types.
     """
     numbers = jax.ShapeDtypeStruct((group.prompts,), np.uint32)
     keys = jax.eval_shape(lambda numbers: row_keys(0, 0, numbers, group.size), numbers)
@@ -161,16 +167,16 @@ def decoding(
 
 
 def sampled(run: PolicyStage, part: Decoding) -> Rollout:
-    """Return the rollout of a step from that of one of its parts."""
+    """Describe the rollout of a step, given the call that decodes one part of it."""
     parts = [part.rollout()] * run.options.rollout_parts
     return _placed(run.context, jax.eval_shape(lambda *parts: interleaved(parts), *parts))
 
 
 def batch(run: PolicyStage, state: LearnerState, reference: Policy, rollout: Rollout) -> Batch:
-    """Return what `make_batch` makes of a rollout."""
+    """Describe the batch that `make_batch` returns for a rollout."""
 
     def make(state: LearnerState, reference: Policy, rollout: Rollout) -> Batch:
-        # Rewards come from the host, in float32, with a flag each.
+        # The host makes the rewards: a float32 number and a flag for each response.
         totals = jnp.zeros(rollout.lengths.shape, jnp.float32)
         scored = ScoredRollout(rollout, totals, jnp.ones(totals.shape, bool))
         return batch_of(run, state, reference, scored)[0]
@@ -179,7 +185,7 @@ def batch(run: PolicyStage, state: LearnerState, reference: Policy, rollout: Rol
 
 
 def minibatch(run: PolicyStage, whole: Batch) -> Batch:
-    """Return what one update reads of a batch."""
+    """Describe the part of a batch that one update reads."""
     rows = next(minibatches(run, 0))
     if rows is None:
         return whole
@@ -187,11 +193,11 @@ def minibatch(run: PolicyStage, whole: Batch) -> Batch:
 
 
 def _many(arrays: Any, count: int) -> Any:
-    """Describe `count` rows of arrays, whatever number the arrays have."""
+    """Describe arrays with `count` rows, of the given arrays' types."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype), arrays)
 
 
 def _placed(context: Context, shapes: Any) -> Any:
-    """Return described arrays placed as `Context.place` does."""
+    """Give descriptions the sharding that `Context.place` gives arrays."""
     sharding = context.batch_sharding(*{x.shape[0] for x in jax.tree.leaves(shapes)})
     return jax.tree.map(lambda x: x.update(sharding=sharding), shapes)

@@ -1,4 +1,4 @@
-"""What would make a program fit: fields to change, chosen by what takes most of the memory."""
+"""Advice for a program that does not fit: config fields to change."""
 
 from ml_collections import ConfigDict
 
@@ -7,12 +7,12 @@ from recallm_jax.planning.chips import GIB
 from recallm_jax.planning.compiling import Planned
 from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT
 
-# Of what a program asks for, the share from which on a part of it is worth a word.
+# Parts below this share of a program's memory get no advice.
 _LARGE = 0.15
 
 
 def advice(planned: Planned, config: ConfigDict, sizes: ModelConfig) -> list[str]:
-    """Return changes of the config that make a program smaller, the most useful first."""
+    """List changes of the config that make a program smaller, the most useful first."""
     memory, program = planned.memory, planned.program
     held: dict[str, int] = {}
     for parts in (memory.arguments, memory.resident):

@@ -1,4 +1,4 @@
-"""The TPU chips that a plan is made for, and the devices of a topology of them."""
+"""TPU chips, and the devices of a topology of chips."""
 
 import dataclasses
 import importlib.util
@@ -17,18 +17,18 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip has, by Google's published figures (cloud.google.com/tpu/docs/v5e, v5p, v6e).
+    """The properties of one chip, published by Google (cloud.google.com/tpu/docs/v5e, v5p, v6e).
 
     Attributes:
-      hbm: bytes that the compiler lets a program use, arguments included; what is published
-        (16, 95 and 32 GB) is a little more.
+      hbm: bytes that the compiler lets a program use, arguments included; the published sizes
+        (16, 95 and 32 GB) are a little larger.
       peak_flops: bfloat16 floating-point operations a second.
       hbm_bandwidth: bytes a second.
-      ici_bandwidth: bytes a second that the chip sends to others: half of what is published, which
-        counts both ways.
-      shapes: those that Google rents out, by name.
-      described: these in words.
-      example: a topology's name.
+      ici_bandwidth: bytes a second that the chip sends to others. The published rate is twice as
+        high because it counts both directions.
+      shapes: the names of the shapes that Google rents out.
+      described: the shapes in words.
+      example: the name of a topology.
     """
 
     hbm: int
@@ -41,7 +41,7 @@ class Chip:
 
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-# Below a cube of 4 x 4 x 4 parts of one; above it cubes side by side.
+# Up to 4 x 4 x 4: parts of one cube. Beyond: several cubes side by side.
 _PARTS = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _CUBES = frozenset(
     "x".join(map(str, sides))
@@ -70,13 +70,12 @@ def chip_of(topology: str) -> Chip:
     """Return the chip of a topology such as "v5p:4x4x4".
 
     Raises:
-      UserError: it is no topology's name, of a chip that is not known, or of a shape that it does
-        not come in.
+      UserError: the name is malformed, the chip is unknown, or it does not come in that shape.
     """
     match = _NAME.fullmatch(topology)
     if match is None or match[1] not in CHIPS:
         raise UserError(
-            f"--topology={topology} is no topology; give a chip and its shape, such as "
+            f"--topology={topology} does not name a topology; give a chip and its shape, such as "
             f"{', '.join(chip.example for chip in CHIPS.values())}"
         )
     chip = CHIPS[match[1]]
@@ -89,13 +88,13 @@ def chip_of(topology: str) -> Chip:
 
 
 def topology_devices(topology: str, slices: int = 1) -> list[jax.Device]:
-    """Return the devices of a topology, described to the TPU compiler; none need be at hand.
+    """Return the devices of a topology for the TPU compiler; this machine need not have any.
 
     Args:
-      slices: how many of the topology there are, each with its own interconnect.
+      slices: the number of slices with this topology, each with its own interconnect.
 
     Raises:
-      UserError: there is no such topology, or no compiler.
+      UserError: the topology does not exist, or the compiler is not installed.
     """
     chip = chip_of(topology)
     if slices < 1:
@@ -105,7 +104,7 @@ def topology_devices(topology: str, slices: int = 1) -> list[jax.Device]:
             "libtpu, the TPU's compiler, is not installed; "
             "run pip install -e '.[tpu-plan]' -c constraints.txt"
         )
-    # Nothing is asked of the machine: it need be no TPU's, and others may compile beside this.
+    # The compiler must not look for a TPU here, and several compilers may run at the same time.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")

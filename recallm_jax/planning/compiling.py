@@ -1,4 +1,4 @@
-"""Compiling the programs of a plan, and what the compiler says of each."""
+"""Compile the programs of a plan, and read what the compiler reports about each."""
 
 import dataclasses
 import tempfile
@@ -28,12 +28,13 @@ class Planned:
     """A program, compiled or refused.
 
     Attributes:
-      memory: in bytes a chip.
-      caches: bytes a chip of the keys and values among the temporaries, by what they belong to.
-      refused: whether the compiler says that the program alone is too large.
-      largest: its largest temporary arrays.
-      compiler_flops: operations a chip as the compiler counts them, loops once; None if refused.
-      traffic: what a chip sends.
+      memory: the bytes on each chip.
+      caches: bytes a chip of the keys and values among the temporaries, for prompts and responses.
+      refused: whether the compiler finds the program alone too large.
+      largest: the largest temporary arrays.
+      compiler_flops: operations a chip by the compiler's count, which takes each loop once; None
+        if refused.
+      traffic: the bytes that a chip sends.
     """
 
     program: Program
@@ -57,8 +58,8 @@ def plan_program(program: Program) -> Planned:
     caches = {name: bytes_per_chip(tree) for name, tree in (program.caches or {}).items()}
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        # The compiler writes the text itself: asked of the compiled program (`as_text`), it can't
-        # be read back where operations run beside others (JAX 0.10.2, libtpu 0.0.52).
+        # The compiler writes the text to files. `as_text` of the compiled program fails when
+        # operations run in parallel (JAX 0.10.2, libtpu 0.0.52).
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled, refusal = None, None
         try:
@@ -88,7 +89,7 @@ def plan_program(program: Program) -> Planned:
 
 
 def _dumped(folder: str, kind: str) -> str:
-    """Return a text that the compiler wrote about a program; "" if it gave up before."""
+    """Return a text that the compiler wrote about a program; "" if it stopped before."""
     return "".join(path.read_text(encoding="utf-8") for path in Path(folder).glob(f"*.{kind}"))
 
 

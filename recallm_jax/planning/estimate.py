@@ -1,7 +1,7 @@
-"""How long a program takes at least, if its chip did nothing but what it must: a roofline.
+"""A lower bound on a program's run time: a roofline.
 
-An estimate, not a measurement: it takes the published peaks, and each of arithmetic, memory and
-interconnect as if the others cost no time.
+This is an estimate, not a measurement. It assumes the published peak rates, and that arithmetic,
+memory and interconnect work fully in parallel.
 """
 
 import dataclasses
@@ -14,12 +14,13 @@ from recallm_jax.planning.programs import ROLLOUT
 
 @dataclasses.dataclass(frozen=True)
 class AtLeast:
-    """Seconds of one run of a program.
+    """Least seconds of one run of a program.
 
     Attributes:
-      arithmetic: at the chip's peak.
-      memory: of reading parameters, and caches half full, for each token; 0 if nothing is decoded.
-      interconnect: of sending what the program sends.
+      arithmetic: the time of its operations at the chip's peak rate.
+      memory: the time to read the parameters and half-full caches for each token; 0 for a program
+        that does not decode.
+      interconnect: the time to send its traffic.
     """
 
     arithmetic: float
@@ -33,12 +34,12 @@ class AtLeast:
 
 
 def at_least(planned: Planned, chip: Chip, num_chips: int) -> AtLeast:
-    """Return the bound of a program."""
+    """Return the lower bound for a program."""
     program = planned.program
     read = planned.memory.arguments.get(ROLLOUT, 0)
     read += planned.caches.get("prompts", 0) + planned.caches.get("responses", 0) // 2
     sent = planned.traffic.total(program.rounds)
-    # Over another network, of which no rate is published for a chip.
+    # Slices are joined by another network, which has no published rate for a chip.
     sent.pop(BETWEEN_SLICES, None)
     return AtLeast(
         arithmetic=program.work.executed / num_chips / chip.peak_flops,

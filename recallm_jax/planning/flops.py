@@ -1,7 +1,7 @@
-"""Floating-point operations of a model, counted by hand: two for each multiplication and addition.
+"""Floating-point operations of a model, by formula: a multiplication and an addition are two.
 
-The compiler's own count (`cost_analysis`) takes a loop's body once, however often it runs, so it
-says little of programs that loop over layers, micro-batches and tokens.
+The compiler's count (`cost_analysis`) includes the body of each loop only once, so it is far too
+low for programs that loop over layers, micro-batches and tokens.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ class Work:
     """Operations of a program on all chips.
 
     Attributes:
-      model: what the mathematics needs; the usual "model FLOPs".
-      executed: with what is computed again in the backward pass.
+      model: the operations that the mathematics needs, the usual "model FLOPs".
+      executed: these, and the operations that the backward pass repeats.
     """
 
     model: float
@@ -25,7 +25,7 @@ class Work:
 
 
 def num_parameters(config: ModelConfig) -> int:
-    """Return how many numbers a model has."""
+    """Return the number of a model's parameters."""
     specs = [*top_specs(config).values(), *layer_specs(config).values()]
     return sum(math.prod(spec.shape) for spec in specs)
 
@@ -47,9 +47,9 @@ def attention_flops(config: ModelConfig, pairs: float) -> float:
 
 
 def prefill_flops(config: ModelConfig, prompts: int, length: int) -> float:
-    """Return the operations of reading prompts of so many tokens, each token seeing those before.
+    """Return the operations of prefilling prompts of `length` tokens under causal attention.
 
-    Only the last token of a prompt has logits.
+    Logits are computed for the last token of each prompt only.
     """
     tokens = prompts * length
     pairs = prompts * length * (length + 1) / 2
@@ -63,7 +63,7 @@ def prefill_flops(config: ModelConfig, prompts: int, length: int) -> float:
 def rollout_flops(
     config: ModelConfig, *, prompts: int, group_size: int, length: int, new_tokens: int
 ) -> Work:
-    """Return the operations of sampling `new_tokens` of each response under full prompts."""
+    """Return the operations of sampling responses of `new_tokens` tokens to full-length prompts."""
     rows = prompts * group_size
     pairs = rows * (new_tokens * length + new_tokens * (new_tokens + 1) / 2)
     decoded = rows * new_tokens * (layer_flops(config) + unembed_flops(config))
@@ -74,7 +74,7 @@ def rollout_flops(
 def score_flops(
     config: ModelConfig, *, prompts: int, group_size: int, length: int, new_tokens: int
 ) -> Work:
-    """Return the operations of scoring full responses, a group's prompt computed once."""
+    """Return the operations of scoring full-length responses; a group's prompt is computed once."""
     rows = prompts * group_size
     tokens = prompts * length + rows * new_tokens
     pairs = prompts * length * (length + 1) / 2
@@ -88,10 +88,10 @@ def score_flops(
 
 
 def update_flops(config: ModelConfig, **sizes: int) -> Work:
-    """Return the operations of an update: forward, backward (twice as much), and what it repeats.
+    """Return the operations of an update: forward, backward (twice as many), and recomputation.
 
-    With `remat` "full" the layers run forward twice; logits always do (they exist a chunk at a
-    time).
+    Logits are always computed twice, because only a chunk of them is kept at a time. With `remat`
+    "full" the layers run forward twice as well.
     """
     forward = score_flops(config, **sizes).model
     rows = sizes["prompts"] * sizes["group_size"]

@@ -1,8 +1,8 @@
-"""What a compiled program sends between chips, read from its text.
+"""The bytes that a compiled program sends between chips, read from the program's text.
 
-A collective in a loop runs as often as the loop, whose trips the text tells where they are a
-number: of layers, or of micro-batches. What a loop sends that ends when its data say so, such as
-decoding, is given for one round.
+A collective in a loop counts once for each trip. The text gives the number of trips if that is
+fixed, such as the number of layers or of micro-batches. For a loop whose data decide when it ends,
+such as decoding, the bytes of one round are given.
 """
 
 import collections
@@ -19,7 +19,7 @@ COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# Over the network that joins slices: what the compiler hands to the host for it.
+# Bytes over the network that joins slices; the compiler hands them to the host.
 BETWEEN_SLICES = "between slices"
 _TO_OTHER_SLICES = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
 _BITS = {"pred": 8, "token": 0}
@@ -31,7 +31,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _LOOP = re.compile(r"condition=%?([\w.-]+), body=%?([\w.-]+)")
 _TRIPS = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)"?')
 _LESS = re.compile(r"ROOT .* compare\(%?[\w.-]+, %?([\w.-]+)\), direction=LT")
-# An operation that runs beside others is in several fusions, all of one chain.
+# An operation that runs in parallel with others stands in several fusions, which share a chain.
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 # Groups of chips, in the three ways of writing them.
@@ -46,26 +46,26 @@ class Traffic:
     """Bytes that a chip sends, by kind of collective.
 
     Attributes:
-      once: in the whole program, but for what is in loops of unknown length.
-      each_round: in one round of these loops.
+      once: bytes of one run of the program, without the loops of unknown length.
+      each_round: bytes of one round of these loops.
     """
 
     once: dict[str, int]
     each_round: dict[str, int]
 
     def total(self, rounds: int) -> dict[str, int]:
-        """Return what is sent if the loops of unknown length have so many rounds."""
+        """Return the bytes of a run in which the loops of unknown length have `rounds` rounds."""
         kinds = sorted({*self.once, *self.each_round})
         return {k: self.once.get(k, 0) + rounds * self.each_round.get(k, 0) for k in kinds}
 
 
 def traffic(hlo: str) -> Traffic:
-    """Return what the chips send to each other in a compiled program.
+    """Return the bytes that each chip sends to others in a compiled program.
 
-    Counted as on a ring: of n chips each sends (n - 1)/n of what is gathered, scattered or
-    exchanged, twice that of what is reduced for all, and once what is passed on. Of a conditional's
-    branches all are counted. What goes to other slices is a kind of its own, and counted once, as
-    between two.
+    The count assumes a ring of n chips: each chip sends (n - 1)/n of an array that is gathered,
+    scattered or exchanged, twice as much of an all-reduced one, and all of a permuted one. All
+    branches of a conditional count. Bytes to other slices are a kind of their own and count once,
+    as between two slices.
     """
     computations, entry = _computations(hlo)
     once: collections.Counter[str] = collections.Counter()
@@ -100,7 +100,7 @@ def traffic(hlo: str) -> Traffic:
 
 
 def _is_new(line: str, seen: set[str]) -> bool:
-    """Note a collective, and return whether it is the first of its chain in a loop's body."""
+    """Note a collective; return whether it is the first of its chain in a loop's body."""
     chain = _CHAIN.search(line)
     if chain is None:
         return True
@@ -113,7 +113,7 @@ def _is_new(line: str, seen: set[str]) -> bool:
 
 
 def _trips(line: str, condition: Sequence[str]) -> int | None:
-    """Return how often a loop runs; None if its data say so."""
+    """Return the number of a loop's trips; None if its data decide."""
     noted = _TRIPS.search(line)
     if noted:
         return int(noted[1])
@@ -163,7 +163,7 @@ def _sent(kind: str, result: str, started: bool, line: str) -> int:
 
 
 def _result_bytes(result: str, with_operands: bool) -> int:
-    """Return the bytes of a result; a started collective's holds its operands first."""
+    """Return the bytes of a result; the result of a started collective begins with its operands."""
     parts = _elements(result)
     if with_operands and len(parts) >= 2:
         parts = [parts[1]]
@@ -171,7 +171,7 @@ def _result_bytes(result: str, with_operands: bool) -> int:
 
 
 def _elements(result: str) -> list[str]:
-    """Return the elements of a tuple type, which may be tuples; a type that is none, alone."""
+    """Return the elements of a tuple type, which may be tuples; any other type is one element."""
     text = result.strip()
     if not text.startswith("("):
         return [text]
@@ -188,7 +188,7 @@ def _elements(result: str) -> list[str]:
 
 
 def array_bytes(text: str) -> int:
-    """Return the bytes of all arrays that a type names, without their padding."""
+    """Return the bytes of all arrays in a type, without padding."""
     total = 0
     for kind, dims in _ARRAY.findall(text):
         count = math.prod(int(size) for size in dims.split(",") if size)

@@ -1,6 +1,6 @@
-"""Bytes on each chip: of arrays that are only described, of compiled programs, and of refused ones.
+"""Bytes on each chip: of described arrays, of compiled programs, and of refused ones.
 
-The compiler reports what a program takes, or says how much a program that does not fit would take.
+The compiler reports the memory of a program, even of one that it refuses as too large.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 GIB = 1 << 30
 _UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
 _SIZE = r"([\d.]+)([BKMGT])"
-# Of libtpu 0.0.52, whose "temporaries" hold the arguments too; and an older form.
+# The message of libtpu 0.0.52, whose "temporaries" include the arguments, and an older one.
 _REFUSALS = (
     re.compile(rf"memory required for HLO temporaries \({_SIZE}\) exceeds .* HBM \({_SIZE}\)"),
     re.compile(rf"memory space hbm\. Used {_SIZE} of {_SIZE} hbm"),
@@ -26,10 +26,10 @@ _VALUE = re.compile(
 
 
 def bytes_per_chip(tree: Any) -> int:
-    """Return the bytes that each chip holds of abstract arrays, without the layout's padding.
+    """Return the bytes of described arrays on each chip, without the layout's padding.
 
     Args:
-      tree: of `jax.ShapeDtypeStruct`s with shardings.
+      tree: a tree of `jax.ShapeDtypeStruct`s with shardings.
     """
     return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
@@ -44,7 +44,7 @@ def _leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Allocation:
-    """One of the largest temporary arrays of a program: bytes, type, and what makes it."""
+    """A large temporary array of a program: its bytes, its type, and the operator that makes it."""
 
     size: int
     shape: str
@@ -52,12 +52,12 @@ class Allocation:
 
 
 def largest_temporaries(assignment: str, hlo: str, count: int = 4) -> tuple[Allocation, ...]:
-    """Return the largest arrays of a program that are no arguments.
+    """Return the largest temporary arrays of a program.
 
     Args:
-      assignment: the compiler's dump of where arrays lie; arrays that take turns in one place are
-        counted once.
-      hlo: the program's text, which says what makes them.
+      assignment: the compiler's dump of buffer addresses; arrays that share an address in turn
+        count once.
+      hlo: the program's text, which names the operators.
     """
     places: dict[tuple[str, str], tuple[str, str]] = {}
     temporary = False
@@ -79,11 +79,11 @@ def largest_temporaries(assignment: str, hlo: str, count: int = 4) -> tuple[Allo
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """What the compiler says of a program that takes more than the chip has, in bytes.
+    """The compiler's report, in bytes, on a program that needs more memory than the chip has.
 
     Attributes:
-      used: what it takes, arguments included.
-      limit: what it may take.
+      used: the memory that the program needs, arguments included.
+      limit: the memory that it may use.
     """
 
     used: int
@@ -91,7 +91,7 @@ class Refusal:
 
 
 def parse_refusal(message: str) -> Refusal | None:
-    """Return what a RESOURCE_EXHAUSTED error says about HBM; None if it says something else."""
+    """Parse a RESOURCE_EXHAUSTED error about HBM; return None for any other message."""
     for pattern in _REFUSALS:
         if found := pattern.search(message):
             return Refusal(_bytes(found[1], found[2]), _bytes(found[3], found[4]))
@@ -104,16 +104,16 @@ def _bytes(number: str, unit: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What lies in a chip's HBM while a program runs, in bytes.
+    """The bytes in a chip's HBM while a program runs.
 
     Attributes:
-      arguments: of the program, by part; without the layout's padding.
-      resident: what the job holds meanwhile and the program does not read, by part.
-      padding: of the arguments, as the compiler lays them out; 0 where it refused the program.
-      outputs: those that take no argument's place.
-      temporaries: or, where the compiler refused the program, all that it takes beside its
-        arguments, the outputs and the code among it.
-      code: of the program.
+      arguments: the program's arguments, by part, without the layout's padding.
+      resident: arrays that the job keeps and the program does not read, by part.
+      padding: the padding of the arguments in the compiler's layout; 0 for a refused program.
+      outputs: outputs that do not reuse an argument's memory.
+      temporaries: temporary arrays; for a refused program everything but its arguments, so outputs
+        and code too.
+      code: the program itself.
     """
 
     arguments: Mapping[str, int]
@@ -125,7 +125,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """All bytes."""
         held = sum(self.arguments.values()) + sum(self.resident.values())
         return held + self.padding + self.outputs + self.temporaries + self.code
 
@@ -133,7 +133,7 @@ class Memory:
 def compiled_memory(
     analysis: Any, arguments: Mapping[str, int], resident: Mapping[str, int]
 ) -> Memory:
-    """Return the memory of a program from the compiler's `memory_analysis`."""
+    """Return a program's memory by the compiler's `memory_analysis`."""
     return Memory(
         arguments=arguments,
         resident=resident,
@@ -147,7 +147,7 @@ def compiled_memory(
 def refused_memory(
     refusal: Refusal, arguments: Mapping[str, int], resident: Mapping[str, int]
 ) -> Memory:
-    """Return the memory that a program asks for which the compiler refused."""
+    """Return the memory that a refused program needs."""
     return Memory(
         arguments=arguments,
         resident=resident,

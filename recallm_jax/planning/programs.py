@@ -1,9 +1,9 @@
-"""The programs that a run compiles, in their order, and what is in memory while each runs.
+"""The programs that a run compiles, in order, and the arrays in memory while each runs.
 
-They are the jitted functions that `train` and `evaluate` call, given shapes instead of arrays:
-`sft_update`, then for each step of GRPO or PPO the reshard of the policy for decoding, `decode`,
-the scores of the reference and the old policy, and `policy_update`; and `decode` at each length of
-the evaluation. What runs beside these is small: the index of demonstrations, reading spans back,
+These are the jitted functions that `train` and `evaluate` call, with descriptions instead of
+arrays: `sft_update`; for GRPO or PPO the reshard of the policy for decoding, `decode`, the scores
+of the reference and the old policy, and `policy_update`; and `decode` at each length of the
+evaluation. Small programs are left out: the index of demonstrations, the reading of spans, the
 advantages.
 """
 
@@ -33,7 +33,7 @@ from rl.learner import (
     sft_update,
 )
 
-# Parts of the memory, as the table has them.
+# Parts of the memory: the columns of the table.
 PARAMETERS, OPTIMISER, OTHERS, BATCH = "parameters", "optimiser", "other policies", "batch"
 ROLLOUT = "rollout parameters"
 Parts = Mapping[str, Any]
@@ -46,13 +46,13 @@ class Program:
     Attributes:
       name: such as "grpo.rollout", or "evaluation.4096".
       kind: "update", "score", "reshard" or "decode".
-      lower: traces it for the context's mesh.
-      arguments: what it is given, by part; trees of `ShapeDtypeStruct` with shardings.
-      resident: what else the job holds while it runs, by part.
+      lower: traces the program for the context's mesh.
+      arguments: its arguments, by part; trees of `ShapeDtypeStruct` with shardings.
+      resident: other arrays that the job keeps while the program runs, by part.
       work: its arithmetic, on all chips.
-      rounds: of its loop of unknown length, at most: the tokens of a response where it decodes.
-      caches: keys and values, which are temporaries of a program that decodes.
-      runs: how often a step, or a batch of the evaluation, runs it.
+      rounds: the most rounds of its loop of unknown length: a response's tokens, if it decodes.
+      caches: the keys and values of a program that decodes, which are temporaries of it.
+      runs: the number of runs in a step, or in a batch of the evaluation.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Program:
 
 
 def programs(config: ConfigDict, context: Context) -> Iterator[Program]:
-    """Yield the programs of the config's stages, then those of its evaluation."""
+    """Yield the programs of the config's stages, then the programs of its evaluation."""
     start = context.policy
     others: tuple[Any, ...] = ()
     for stage in plan_stages(config, context):
@@ -82,7 +82,7 @@ def programs(config: ConfigDict, context: Context) -> Iterator[Program]:
 
 
 def _sizes(rollout: Rollout) -> dict[str, int]:
-    """Return the sizes of a rollout, as `planning/flops.py` counts by them."""
+    """Return a rollout's sizes, the arguments of the counts in `planning/flops.py`."""
     prompts, group_size, new_tokens = rollout.tokens.shape
     length = rollout.prompts.tokens.shape[1]
     return {
@@ -126,10 +126,10 @@ def _policy_gradient(
     rollout = abstract.sampled(run, decoding)
     batch = abstract.batch(run, state, others[-1], rollout)
     yield _reshard(name, state.policy, held)
-    # What the parts before have sampled lies beside the last one's rollout.
+    # The last part is decoded while the rollouts of the parts before it are in memory.
     before = {**held, BATCH: rollout if parts > 1 else ()}
     yield _decode(f"{name}.rollout", decoding, before, runs=parts)
-    # A program that scores does not read the sampler's scores.
+    # The scores of other policies do not need the sampler's.
     read = dataclasses.replace(rollout, log_probs=None)
     work = flops.score_flops(sizes, **_sizes(rollout))
     if options.kl_coefficient:
@@ -170,9 +170,10 @@ def _policy_gradient(
 def _evaluations(
     config: ConfigDict, context: Context, policy: Any, others: tuple[Any, ...]
 ) -> Iterator[Program]:
-    """Yield the programs of an evaluation, in the mode with the most responses a prompt.
+    """Yield the programs of an evaluation, in its mode with the most responses to a prompt.
 
-    A mesh that does not split prompts decodes the same groups in slots (decoding/scheduler.py).
+    On a mesh that does not split prompts the same groups are decoded in slots
+    (`decoding/scheduler.py`).
     """
     held = {PARAMETERS: policy, OTHERS: others}
     yield _reshard("evaluation", policy, held)

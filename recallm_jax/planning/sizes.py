@@ -1,4 +1,4 @@
-"""The sizes of the model that a config names, where its weights may be elsewhere."""
+"""The sizes of the model that a config names, whether or not its weights are here."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from recallm_jax.weights.source import load_policy, rescaled_sizes
 from storage.files import Path, as_path, read_text
 from tasks.prompts.vocabulary import ADDED_TOKENS, read_tokenizer
 
-# Ids of the presets' published tokenizers, the last plus one, by how the presets' names begin.
+# The number of ids in the published tokenizer of each family of presets, by the names' beginning.
 TOKENIZER_SIZES = {
     "smollm2": 49_152,
     "qwen2.5": 151_665,
@@ -25,13 +25,13 @@ TOKENIZER_SIZES = {
 
 
 def model_sizes(config: ConfigDict) -> ModelConfig:
-    """Return the sizes of the policy as a job would load it, the four added tokens included.
+    """Return the sizes of the policy that a job would load, the four added tokens included.
 
-    They are read from the weights where these are at hand (of a Hugging Face folder config.json
-    and tokenizer.json are enough), else from the preset.
+    They come from the weights if these are here, and else from the preset. A Hugging Face folder
+    with config.json and tokenizer.json is enough.
 
     Raises:
-      UserError: there are no weights, and the config names no preset.
+      UserError: the weights are missing, and the config names no preset.
     """
     weights = config.model.weights
     if weights == RANDOM:
@@ -82,5 +82,5 @@ def _of_folder(folder: Path, config: ConfigDict) -> ModelConfig:
 
 
 def _with_rows(sizes: ModelConfig, entries: int) -> ModelConfig:
-    """Return the sizes with a row for each entry of the tokenizer, as loading pads them."""
+    """Return the sizes with a row for each entry of the tokenizer, padded as in loading."""
     return dataclasses.replace(sizes, vocab_rows=padded_rows(max(sizes.vocab_rows, entries)))

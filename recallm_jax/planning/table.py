@@ -1,4 +1,4 @@
-"""A plan as Markdown tables for people, and as rows for programs."""
+"""A plan as Markdown tables and as rows of JSON."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ PARTS = (PARAMETERS, OPTIMISER, OTHERS, ROLLOUT, BATCH)
 
 
 def memory_table(plan: Sequence[Planned], chip: Chip) -> str:
-    """Return a row a program: what lies in a chip's HBM, in GiB."""
+    """Return a table of the memory in a chip's HBM, in GiB, with a row for each program."""
     head = ("program", *PARTS, "outputs", "temporaries", "of these caches", "code", "total", "HBM")
     rows = []
     for planned in plan:
         memory = planned.memory
         held = _held(planned)
-        # Padding belongs to no part in particular.
+        # Padding does not belong to one part.
         sizes = [held[name] for name in PARTS]
         sizes += [memory.outputs, memory.temporaries + memory.padding]
         sizes += [sum(planned.caches.values()), memory.code, memory.total, chip.hbm]
@@ -28,7 +28,7 @@ def memory_table(plan: Sequence[Planned], chip: Chip) -> str:
 
 
 def work_table(plan: Sequence[Planned], chip: Chip, num_chips: int) -> str:
-    """Return a row a program: its arithmetic, what it sends, and how long it took to compile."""
+    """Return a table of arithmetic, traffic and compile time, with a row for each program."""
     head = (
         "program",
         "runs a step",
@@ -60,7 +60,7 @@ def work_table(plan: Sequence[Planned], chip: Chip, num_chips: int) -> str:
 
 
 def row(planned: Planned, chip: Chip, num_chips: int, advice: Sequence[str]) -> dict[str, Any]:
-    """Return all that is known of a program, for JSON; sizes in bytes a chip."""
+    """Return everything about a program for JSON; sizes are bytes on each chip."""
     program, memory = planned.program, planned.memory
     bound = at_least(planned, chip, num_chips)
     sent = planned.traffic
@@ -108,7 +108,7 @@ def row(planned: Planned, chip: Chip, num_chips: int, advice: Sequence[str]) -> 
 
 
 def verdict(planned: Planned, chip: Chip, advice: Sequence[str]) -> str:
-    """Return one line on a program that does not fit."""
+    """Return one line about a program that does not fit."""
     missing = f"{planned.missing(chip) / GIB:.2f}"
     line = f"{planned.program.name} does not fit: needs {missing} GiB more a chip"
     if planned.largest:

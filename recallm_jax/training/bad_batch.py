@@ -1,9 +1,9 @@
-"""The batch that a run stopped at, for inspection: what led to a metric that is no number.
+"""The batch of a step whose metrics are not finite, written to files for inspection.
 
 WORKDIR/bad_batch/STAGE_STEP.json holds the metrics, and each prompt with its example id, responses
-and rewards; STAGE_STEP.npz beside it the arrays of the update, such as `advantages` [B, G, 1] and
+and rewards. STAGE_STEP.npz holds the arrays of the update, such as `advantages` [B, G, 1] and
 `sampler_log_probs` [B, G, T], with `prompt_tokens` [B, S] and `response_tokens` [B, G, T]. A
-response that has no reward is empty in both; its reward is null in the one, NaN in the other.
+response without a reward is empty in both files; its reward is null in JSON and NaN in the arrays.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from storage.files import Path, make_folder, write_whole, written_whole
 from tasks.prompts.record import Record
 
 FOLDER = "bad_batch"
-# What an update read beside its rollout; None where the stage has none.
+# The fields of a batch beside its rollout; a stage has some of them.
 _ARRAYS = (
     "advantages",
     "old_log_probs",
@@ -35,13 +35,13 @@ _ARRAYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Inspected:
-    """What a step learned from.
+    """The records and arrays that a step learned from.
 
     Attributes:
-      records: that the step drew; the B prompts are of these.
-      rollout: the demonstrations or sampled responses.
-      batch: with log-probabilities and advantages; None in a cold start.
-      rewards: [B, G], NaN where a response has none; None in a cold start.
+      records: all records that the step drew; they include those of the B prompts.
+      rollout: the demonstrations, or the sampled responses.
+      batch: the batch of the update; None in a cold start.
+      rewards: [B, G], NaN for a response without a reward; None in a cold start.
     """
 
     records: Sequence[Record]
@@ -51,7 +51,7 @@ class Inspected:
 
 
 class NotFinite(UserError):
-    """A metric of a step is no number: the run stops before that step is saved."""
+    """A metric of a step is not finite: the run stops before it saves that step."""
 
     def __init__(self, stage: str, step: int, metrics: Mapping[str, float], seen: Inspected):
         name, value = next((n, v) for n, v in metrics.items() if not math.isfinite(v))
@@ -65,9 +65,9 @@ _REMEDY = "start again with a lower learning rate and another --workdir"
 def write_bad_batch(
     error: NotFinite, workdir: Path, decode: Callable[[list[int]], str], mesh: Mesh | None = None
 ) -> Path:
-    """Write what the module says; return the path of the JSON file.
+    """Write the two files (see the module); return the path of the JSON file.
 
-    All processes of the mesh call this; the leading one writes, and the others wait for it.
+    All processes of the mesh call this. The leading process writes, and the others wait for it.
     """
     arrays, example_ids = _arrays(error.seen), _example_ids(error.seen.records, mesh)
     path = workdir / FOLDER / f"{error.stage}_{error.step}.json"
@@ -88,7 +88,7 @@ def _write(
     texts = {
         "stage": error.stage,
         "step": error.step,
-        # As text where they are no JSON.
+        # JSON has no NaN or infinity: they become text.
         "metrics": {n: v if math.isfinite(v) else str(v) for n, v in error.metrics.items()},
         "prompts": [
             {
@@ -115,7 +115,7 @@ def _write(
 
 
 def _example_ids(records: Sequence[Record], mesh: Mesh | None) -> dict[tuple[int, ...], str]:
-    """Return the example ids of all processes' records by their prompts' tokens."""
+    """Return the example ids of all processes' records, by the tokens of their prompts."""
     drawn = [json.dumps([record.example_id, record.inputs.tolist()]) for record in records]
     found = map(json.loads, processes.texts_of_all(drawn, mesh))
     return {tuple(inputs): example_id for example_id, inputs in found}

@@ -1,4 +1,4 @@
-"""What an update of GRPO's family or of PPO adds to a rollout: advantages and the like."""
+"""The batch of an update of the GRPO family or of PPO: a scored rollout with its advantages."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from rl.losses import kl_k1
 def make_batch(
     run: PolicyStage, state: LearnerState, reference: Policy, scored: ScoredRollout
 ) -> tuple[Batch, Metrics]:
-    """Return the batch of a step and the metrics of its KL penalty, if that is in the reward."""
+    """Return the batch of a step, and metrics of the KL penalty if the reward includes it."""
     totals, known = run.context.place((scored.totals, scored.known))
     scored = dataclasses.replace(scored, totals=totals, known=known)
     return batch_of(run, state, reference, scored)
@@ -30,7 +30,7 @@ def make_batch(
 def batch_of(
     run: PolicyStage, state: LearnerState, reference: Policy, scored: ScoredRollout
 ) -> tuple[Batch, Metrics]:
-    """Do what `make_batch` does, with rewards that are on the devices."""
+    """Return what `make_batch` returns, for rewards that are already on the devices."""
     parts = run.score_options
     of_reference = None
     if run.options.kl_coefficient:
@@ -40,7 +40,7 @@ def batch_of(
         of_reference = old if of_reference is None else of_reference
         return ppo_batch(run.options, scored, OldScores(old, of_reference, values))
     old = None
-    # At the only update of a batch the old policy is the one at hand.
+    # In the only update of a batch the old policy is the present one.
     if not run.updates_once:
         old = score_in_parts(state.policy, scored.rollout, **parts)
     return group_batch(run.options, scored, old, of_reference)
@@ -71,12 +71,12 @@ def group_batch(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OldScores:
-    """What is known of each token before the first update of PPO on it.
+    """The scores of each token before PPO's first update on a batch.
 
     Attributes:
-      log_probs: of the policy.
-      reference_log_probs: of the reference; the policy's own where there is no KL penalty.
-      values: the critic's, of the state before the token.
+      log_probs: log-probabilities by the policy.
+      reference_log_probs: by the reference, or by the policy if there is no KL penalty.
+      values: the critic's values of the states before the tokens.
     """
 
     log_probs: Float[Array, "B G T"]

@@ -1,8 +1,9 @@
 """The policy-gradient stages: the GRPO family and PPO, from step to step of a learner's state.
 
-One step, from top to bottom: `sample` groups of responses, `reward` them, give them advantages
-(`make_batch`), and `update` the policy. A batch is `prompts_per_step` whole groups; an update
-learns from all of them, or from a minibatch, and they are gone through `epochs` times.
+A step does four things in turn: `sample` draws groups of responses, `reward` rewards them,
+`make_batch` computes their advantages, and `update` changes the policy. A batch has
+`prompts_per_step` whole groups. It is split into `minibatches`, with an update on each, and this is
+done `epochs` times.
 """
 
 import dataclasses
@@ -43,8 +44,7 @@ def run_policy(
       reference: the frozen policy of the KL penalty.
 
     Raises:
-      UserError: no response that a step has sampled has a reward; the state before that step is
-        saved.
+      UserError: no response of a step has a reward; the state before that step is saved.
     """
     run, drawn = policy_stage(config, context, stage), loop.drawn
     for step in loop.steps:
@@ -79,10 +79,10 @@ def run_policy(
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """The groups that a step learns from, and a report of each draw that led to them.
+    """The groups that a step learns from, with a report of each draw.
 
     Attributes:
-      records: those of all draws; the prompts of `scored` are among them.
+      records: the records of all draws, so those of the prompts in `scored` too.
     """
 
     scored: ScoredRollout
@@ -91,7 +91,7 @@ class Collected:
 
     @property
     def draws(self) -> int:
-        """How many batches of prompts were sampled."""
+        """The number of batches that were sampled."""
         return len(self.reports)
 
     @property
@@ -106,17 +106,17 @@ class Collected:
 
     @property
     def problems(self) -> list[str]:
-        """Why responses have no reward."""
+        """The reasons why responses have no reward."""
         return [problem for report in self.reports for problem in report.problems]
 
 
 def collect(
     run: PolicyStage, policy: Policy, data: Iterator[list[Record]], drawn: int
 ) -> Collected:
-    """Sample and reward batches of groups until enough rewards differ, or draws run out.
+    """Sample and reward batches until enough groups have rewards that differ, or draws run out.
 
-    The groups without a spread that fill up a batch teach nothing (DAPO, arXiv 2503.14476, section
-    3.2, which draws on).
+    An update learns nothing from a group whose rewards are equal, so more groups are drawn (DAPO,
+    arXiv 2503.14476, section 3.2).
 
     Args:
       data: the records of each draw.
@@ -125,10 +125,10 @@ def collect(
     kept: ScoredRollout | None = None
     reports: list[DrawReport] = []
     records: list[Record] = []
-    # Resharded once for all draws; let go of before the update.
+    # One resharded copy serves all draws; it is freed before the update.
     policy = for_rollout(policy)
     while kept is None or (len(reports) < run.max_draws and not kept.spread.all()):
-        # Numbered over the whole stage, so that no two draws share their random numbers.
+        # The number of the draw in the stage, so that no two draws share their random numbers.
         draw = drawn // run.stage.batch_size + len(reports)
         batch = next(data)
         records += batch
@@ -143,7 +143,7 @@ def collect(
 def update(
     run: PolicyStage, state: LearnerState, batch: Batch, step: int
 ) -> tuple[LearnerState, Metrics]:
-    """Learn from a batch, in as many updates as the stage asks for; return their mean metrics."""
+    """Make all updates on a batch; return the state after them and their mean metrics."""
     found = []
     for rows in minibatches(run, step):
         part = batch if rows is None else run.context.place(rows_of(batch, rows))
@@ -153,7 +153,7 @@ def update(
 
 
 def minibatches(run: PolicyStage, step: int) -> Iterator[np.ndarray | None]:
-    """Yield the prompts of each update, drawn anew in each epoch; None for all in their order."""
+    """Yield the rows of each update, shuffled in each epoch; None stands for the whole batch."""
     for epoch in range(run.options.epochs):
         if run.options.minibatches == 1:
             yield None
@@ -164,7 +164,7 @@ def minibatches(run: PolicyStage, step: int) -> Iterator[np.ndarray | None]:
 
 
 def rows_of(batch: Batch, rows: np.ndarray) -> Batch:
-    """Return some prompts of a batch."""
+    """Return some prompts of a batch, with all their responses."""
     return jax.tree.map(lambda x: x[rows], batch)
 
 

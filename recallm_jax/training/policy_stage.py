@@ -1,4 +1,4 @@
-"""A policy-gradient stage with all that its steps share: how it samples, scores and learns."""
+"""A policy-gradient stage with the settings that its steps share."""
 
 import dataclasses
 from typing import Any
@@ -19,11 +19,11 @@ class PolicyStage:
 
     Attributes:
       options: the stage's section of the config.
-      seed: the run's.
-      prompt_length: tokens that prompts are padded to.
-      sampling, limits: how responses are sampled.
-      scoring: how their tokens are scored, under the sampler's own span mask.
-      loss: what an update minimises.
+      seed: the seed of the run.
+      prompt_length: the number of tokens that prompts are padded to.
+      sampling, limits: the settings of the sampler.
+      scoring: the settings of the trainer's scores, with the sampler's span mask.
+      loss: the loss of an update.
     """
 
     context: Context
@@ -38,18 +38,18 @@ class PolicyStage:
 
     @property
     def max_draws(self) -> int:
-        """Batches of groups that one step may sample."""
+        """The most batches of groups that a step samples."""
         return self.options.max_draws if self.stage.name != PPO else 1
 
     @property
     def score_options(self) -> dict[str, Any]:
-        """The options with which a batch is scored (`score_in_parts`)."""
+        """The options of `score_in_parts` for a whole batch."""
         num_parts = self.stage.batch_size // self.options.micro_batch
         return {"scoring": self.scoring, "num_parts": num_parts}
 
     @property
     def update_options(self) -> dict[str, Any]:
-        """The options of one update (`policy_update`)."""
+        """The options of `policy_update` for one update."""
         prompts = self.stage.batch_size // self.options.minibatches
         return {
             "optimizer": self.stage.optimizer,
@@ -60,12 +60,12 @@ class PolicyStage:
 
     @property
     def updates_once(self) -> bool:
-        """Whether a batch is learned from in a single update."""
+        """Whether there is only one update on a batch."""
         return self.options.minibatches * self.options.epochs == 1
 
 
 def policy_stage(config: ConfigDict, context: Context, stage: Stage) -> PolicyStage:
-    """Return a stage with the settings that the config gives it."""
+    """Return a stage with its settings from the config."""
     options = config[stage.name]
     rules = training_rules(config, context)
     return PolicyStage(
@@ -82,7 +82,7 @@ def policy_stage(config: ConfigDict, context: Context, stage: Stage) -> PolicySt
 
 
 def policy_loss(config: ConfigDict, stage: Stage) -> PolicyLoss:
-    """Return the loss that a stage's section of the config asks for."""
+    """Return the loss that a stage's section of the config defines."""
     options = config[stage.name]
     shared = {
         name: options[name] for name in ("clip_low", "clip_high", "importance_cap", "aggregation")

@@ -1,4 +1,4 @@
-"""What is reported of a step's rollouts: means of rewards, lengths and spans."""
+"""Metrics of a step's rollouts: means of rewards, lengths and spans."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,13 +18,15 @@ PromptMeans = Float[np.ndarray, "B means"]
 
 @dataclasses.dataclass(frozen=True)
 class DrawReport:
-    """One draw of groups as every process knows it, for the metrics and messages of a step.
+    """The rewards and means of one draw, for the metrics and messages of a step.
+
+    Every process has the same report, of all prompts.
 
     Attributes:
-      totals: rewards, 0 where there is none.
+      totals: the rewards; 0 for a response without a reward.
       known: which responses have a reward.
-      problems: why the others have none.
-      means: the means over each prompt's responses of what `MEANS` names.
+      problems: the reasons why the others have none.
+      means: for each prompt the means in `MEANS` over its responses.
     """
 
     totals: Float[np.ndarray, "B G"]
@@ -34,7 +36,7 @@ class DrawReport:
 
 
 def prompt_means(rollout: RolloutText, rewards: GroupRewards) -> PromptMeans:
-    """Return the means over each prompt's responses of what `MEANS` names."""
+    """Return for each prompt the means in `MEANS` over its responses."""
     means = [
         [
             [
@@ -52,15 +54,15 @@ def prompt_means(rollout: RolloutText, rewards: GroupRewards) -> PromptMeans:
 
 
 def rollout_metrics(reports: Sequence[DrawReport]) -> dict[str, float]:
-    """Return a step's means: lengths and spans of all responses, rewards of those that have one."""
+    """Return a step's metrics: means over all responses, of rewards over those that have one."""
     totals = np.concatenate([report.totals for report in reports])
     known = np.concatenate([report.known for report in reports])
     means = np.concatenate([report.means for report in reports]).mean(axis=0)
-    # Where there is no reward its components are 0.
+    # The components are 0 for a response without a reward.
     means[: len(OF_REWARDS)] /= max(known.mean(), 1 / known.size)
     return {
         "reward": float(totals[known].mean()) if known.any() else 0.0,
-        # Groups whose rewards are all equal teach nothing.
+        # Updates learn nothing from the other groups.
         "groups_with_spread": float(has_spread(totals, known).mean()),
         "draws": float(len(reports)),
         "without_reward": float((~known).sum()),

@@ -1,6 +1,7 @@
-"""Sampling and rewarding the groups of a step, on one process or several.
+"""Sampling and rewarding the groups of a step, on one process or on several.
 
-Every process has the rewards of all prompts, and the same ones: `Context.gather_rows`.
+A process samples and rewards its own prompts. Then all processes exchange the rewards, so that each
+has the same rewards for all prompts (`Context.gather_rows`).
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from tasks.scoring.reward import SETTINGS
 
 
 def keys_of(run: PolicyStage, texts: Sequence[PromptText], draw: int) -> Key[Array, "rows G"]:
-    """Return the random keys of a draw's responses, which no other draw of the run has."""
+    """Return a random key for each response of a draw; no two draws of a run share keys."""
     numbers = np.array([text.number for text in texts], np.uint32)
     number = run.stage.number * KEY_STRIDE + draw
     return row_keys(run.seed, number, numbers, run.options.group_size)
@@ -37,11 +38,11 @@ def keys_of(run: PolicyStage, texts: Sequence[PromptText], draw: int) -> Key[Arr
 def sample(
     run: PolicyStage, policy: Policy, prompts: Prompts, keys: Key[Array, "rows G"]
 ) -> RolloutText:
-    """Sample the responses of a step's prompts and read them.
+    """Sample a group of responses for each prompt, and read their texts.
 
     Args:
-      policy: as decoding reads it (`for_rollout`).
-      prompts, keys: those of this process.
+      policy: the policy with decoding's layout and types (`for_rollout`).
+      prompts, keys: this process's own.
     """
     context, parts = run.context, run.options.rollout_parts
     read = []
@@ -56,7 +57,7 @@ def sample(
 def reward(
     run: PolicyStage, rollout: RolloutText, texts: Sequence[PromptText]
 ) -> tuple[ScoredRollout, DrawReport]:
-    """Reward the responses of all prompts, whichever process scores them; report the draw."""
+    """Reward the responses; return the rewards of all processes' prompts, and a report of them."""
     context, count = run.context, run.stage.batch_size
     own = reward_groups(
         rollout,
@@ -67,7 +68,7 @@ def reward(
         overlong_buffer=run.options.overlong_buffer,
     )
     known = context.gather_rows(own.known, count)
-    # Where another process's reward stands for a response, this one's problem is none.
+    # If another process has a reward for the response, that counts, and there is no problem.
     still = ~known[context.own_rows(count)][~own.known]
     problems = [problem for problem, is_one in zip(own.problems, still, strict=True) if is_one]
     report = DrawReport(
@@ -81,9 +82,9 @@ def reward(
 
 
 def first_with_spread(kept: ScoredRollout, drawn: ScoredRollout, context: Context) -> ScoredRollout:
-    """Return as many groups as before, those with a spread first, the earlier before the later.
+    """Return the first groups whose rewards differ, filled up with others to as many as before.
 
-    All shapes are those of one draw or of two, so that nothing is compiled anew from step to step.
+    All arrays have the shape of one draw or of two, so that no step compiles anew.
     """
     flat = ~np.concatenate([kept.spread, drawn.spread])
     rows = np.argsort(flat, kind="stable")[: len(kept.totals)]
@@ -99,15 +100,15 @@ def first_with_spread(kept: ScoredRollout, drawn: ScoredRollout, context: Contex
 
 
 def _with_reward(rollout: Rollout, known: Bool[Array, "B G"]) -> Rollout:
-    """Empty the responses that have no reward, so that they are in no loss and no mean."""
+    """Empty the responses without a reward, so that losses and means leave them out."""
     lengths = rollout.lengths * known.astype(rollout.lengths.dtype)
     return dataclasses.replace(rollout, lengths=lengths)
 
 
 def interleaved(parts: Sequence[Rollout]) -> Rollout:
-    """Return the rollout of all prompts from n parts, of which part p has prompts p, p + n, …
+    """Join n parts of a rollout; part p has the prompts p, p + n, …
 
-    So every device has as many prompts of each part, and those that it has of the whole.
+    Every device then has equally many prompts of each part, and keeps them in the whole.
     """
 
     def whole(*fields: Array) -> Array:
@@ -117,7 +118,7 @@ def interleaved(parts: Sequence[Rollout]) -> Rollout:
 
 
 def _in_order(parts: Sequence[RolloutText], context: Context) -> RolloutText:
-    """Return the rollout of all prompts, texts and spans too, from its parts."""
+    """Join the parts of a rollout with their texts and spans."""
     if len(parts) == 1:
         return parts[0]
     rollout = context.place(interleaved([part.rollout for part in parts]))

@@ -31,10 +31,11 @@ def error_of(capsys, *arguments):
     [
         (
             "v9z:2x2",
-            "--topology=v9z:2x2 is no topology; give a chip and its shape, such as v5e:4x4",
+            "--topology=v9z:2x2 does not name a topology; give a chip and its shape, such as "
+            "v5e:4x4",
         ),
-        ("v5p", "--topology=v5p is no topology; give a chip and its shape"),
-        ("v5e:4by4", "--topology=v5e:4by4 is no topology"),
+        ("v5p", "--topology=v5p does not name a topology; give a chip and its shape"),
+        ("v5e:4by4", "--topology=v5e:4by4 does not name a topology"),
         ("v5e:2x2x2", "v5e:2x2x2 does not exist: v5e comes as 1x1, 2x2, 2x4, 4x4, 4x8, 8x8, "),
         ("v5e:2x8", "does not exist: v5e comes as"),
         ("v5e:08x8", "does not exist: v5e comes as"),
