@@ -1,4 +1,4 @@
-"""Records of all data sets, as pure functions of (settings, split, seed, index)."""
+"""Make the records of all data sets, as pure functions of (settings, split, seed, index)."""
 
 import collections
 import logging
@@ -14,22 +14,22 @@ from tasks.prompts.tokenised import refuse_added, tokenised
 from tasks.prompts.vocabulary import Tokenizer
 
 SPLITS = ("train", "validation")
-# Rows of a data set that are tried for one example before its settings are given up.
+# How many rows of a data set are tried for one example before the settings are refused.
 MAX_ATTEMPTS = 32
-# How many rows of each data set have given way to others in this process.
+# How many rows of each data set were left out for others in this process.
 gave_way: collections.Counter[str] = collections.Counter()
 
 
 def record(
     dataset: str, tokenizer: Tokenizer, settings: TaskSettings, split: str, seed: int, index: int
 ) -> Record:
-    """Return one example of a data set, tokenised, with its demonstration where there is one.
+    """Make the record of one example, with its demonstration if the data set has one.
 
     The splits draw from disjoint streams of random numbers.
 
     Raises:
-      TaskInputError: an unknown data set or split, a target length that holds no example, or a
-        data set whose files are missing.
+      TaskInputError: the data set or split is unknown, no example fits into the target length, or
+        the data set's files are missing.
     """
     make_draft = find(dataset).draft
     if split not in SPLITS:
@@ -49,11 +49,11 @@ def record(
             rng = generator(f"{dataset}/demonstration", stream, index)
             return tokenised(name, dataset, prompted, tokenizer, settings, rng)
         except (UnfitRowError, DemonstrationError) as error:
-            # A row may quote what no span may hold.
+            # A row's demonstration may quote a text that no span may hold; try another row.
             if isinstance(error, DemonstrationError) and not draft.from_row:
                 raise
             reason = error
             gave_way[dataset] += 1
-            # Rows that don't fit are common where the target is short.
+            # With a short target length many rows do not fit.
             logging.getLogger(__name__).info("%s: a row is left out: %s", name, reason)
     raise TaskInputError(f"{dataset}: no row of {MAX_ATTEMPTS} could be used; the last: {reason}")

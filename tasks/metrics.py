@@ -1,4 +1,4 @@
-"""SeqIO metric functions of the data sets: means over whole responses, thought included."""
+"""SeqIO metric functions of the data sets: means over whole responses, including the thought."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from tasks.scoring.answers import extract_answer
 from tasks.scoring.reward import SETTINGS
 from tasks.scoring.truth import GroundTruth, ground_truth
 
-# (ground truths as they stand in records, whole responses) -> means in percent by name.
+# (ground truths in the form of records, whole responses) -> means in percent by name.
 MetricFunction = Callable[[Sequence[Mapping[str, Any]], Sequence[str]], dict[str, float]]
 
 
 def recall_spans(response: str) -> list[str]:
-    """Return the texts of a response's recall spans, one left open among them."""
+    """Return the texts of a response's recall spans, including one left open."""
     return [part.partition(END_RECALL)[0] for part in response.split(START_RECALL)[1:]]
 
 
@@ -29,7 +29,7 @@ def metric_functions(dataset: Dataset) -> list[MetricFunction]:
             for name, score in dataset.metrics.items()
         }
 
-    # SeqIO calls by these names.
+    # SeqIO passes these arguments by name.
     def means(targets: Sequence[Mapping[str, Any]], predictions: Sequence[str]) -> dict[str, float]:
         rows = [
             scores(response, ground_truth(dataset.name, fields))

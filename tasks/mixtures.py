@@ -1,4 +1,4 @@
-"""Registration of the SeqIO tasks and their mixture. Nothing registers on import."""
+"""Register the SeqIO tasks and their mixture. Importing this module registers nothing."""
 
 import dataclasses
 import functools
@@ -19,17 +19,17 @@ from tasks.prompts.seqio_vocabulary import RecallVocabulary
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
 
-# The mixture of places: which example of which data set comes when, none of them made yet. The
+# The mixture of places says which example of which data set comes when, without making any. The
 # names of its tasks begin so that no cache of "recallm_.*" has them.
 ORDER = f"order_of_{MIXTURE}"
-# Training never runs out: an example is a function of its index. A cache holds as many as asked.
+# Training never runs out of examples, since each is a function of its index. A cache has fewer.
 NUM_TRAIN = 2**31 - 1
 _FLAGS = ("copyable", "span_start", "span_end")
 _STRINGS = ("example_id", "dataset", "prompt", "ground_truth")
-# What a mixture's `get_dataset` has to be asked for beside the output features.
+# The fields to ask a mixture's `get_dataset` for beside the output features.
 PASSTHROUGH = ("offsets", *_STRINGS)
 _registered: dict[str, object] = {}
-# Of the mixture's data sets, in its order: what makes the example of an index.
+# For each data set of the mixture, in order, a function from an index to an example.
 _makers: list[Callable[[int], Record]] = []
 
 
@@ -53,11 +53,11 @@ class Mixture:
 def register(tokenizer: Tokenizer, settings: TaskSettings, mixture: Mixture) -> None:
     """Register the tasks of some data sets, and their mixture, with SeqIO.
 
-    Calling it again with the same arguments changes nothing; with others it replaces what stands
-    under the same names.
+    Calling it again with the same arguments changes nothing; with others it replaces the tasks that
+    have the same names.
 
     Args:
-      settings: of the training tasks; validation replaces the target length.
+      settings: the settings of the training tasks; validation replaces the target length.
     """
     rates, seed, num_train = mixture.rates, mixture.seed, mixture.num_train
     wanted = (
@@ -88,10 +88,10 @@ def register(tokenizer: Tokenizer, settings: TaskSettings, mixture: Mixture) -> 
 
 
 def train_examples(seed: int, start: int, rows: Sequence[int], size: int) -> tf.data.Dataset:
-    """Return the registered mixture's training examples from number `start` on, without end.
+    """Yield the registered mixture's training examples from number `start` on, without end.
 
-    Equal to the mixture's own, but of each `size` of them only `rows` are made, and none before
-    `start`: so every host makes its own part of every batch, and a resumed run begins at once.
+    They equal the mixture's own, but only `rows` of each `size` examples are made, and none before
+    `start`. So every host makes its own part of every batch, and a resumed run begins at once.
     """
     order = seqio.MixtureRegistry.get(ORDER).get_dataset(
         None, split="train", shuffle=False, seed=seed, num_epochs=None, try_in_mem_cache=False
@@ -108,7 +108,7 @@ def train_examples(seed: int, start: int, rows: Sequence[int], size: int) -> tf.
 def only_rows(
     examples: tf.data.Dataset, start: int, rows: Sequence[int], size: int
 ) -> tf.data.Dataset:
-    """Return the examples from number `start` on, and of each `size` of them only `rows`."""
+    """Return `rows` of each `size` examples, from number `start` on."""
     rest = examples.skip(start)
     if len(rows) == size:
         return rest
@@ -118,7 +118,7 @@ def only_rows(
 
 
 def _must_register(name: str, wanted: object, registry=seqio.TaskRegistry) -> bool:
-    """Return whether a name must be registered, once the registry has room for it."""
+    """Return whether a name must be registered; remove an outdated entry of that name."""
     if _registered.get(name) == wanted:
         return False
     if name in _registered:
@@ -138,7 +138,7 @@ def _add(name, tokenizer, make_record, split, num_examples, metric_fns) -> None:
     seqio.TaskRegistry.add(
         name,
         source=_indices(split, num_examples),
-        # All that is worth caching (`seqio_cache_tasks`) is done by then.
+        # All work that is worth caching (`seqio_cache_tasks`) is done before this step.
         preprocessors=[
             functools.partial(_made, make=make, given="index"),
             seqio.CacheDatasetPlaceholder(),
@@ -150,7 +150,7 @@ def _add(name, tokenizer, make_record, split, num_examples, metric_fns) -> None:
 
 
 def _add_order(name: str, number: int, num_examples: int) -> None:
-    """Register the task whose examples are only the number of a data set, and an index."""
+    """Register the task whose examples are the number of a data set and an index, nothing else."""
     place = seqio.Feature(seqio.PassThroughVocabulary(NUM_TRAIN), add_eos=False, dtype=tf.int32)
 
     def places(ds: tf.data.Dataset) -> tf.data.Dataset:
@@ -175,7 +175,7 @@ def _indices(split: str, num_examples: int) -> seqio.FunctionDataSource:
 
 
 def _made(ds: tf.data.Dataset, make: Callable[[Any], list], given: str) -> tf.data.Dataset:
-    """Return the examples that Python makes of the feature `given`."""
+    """Map the feature `given` to examples by a Python function."""
     return ds.map(
         lambda row: _named(tf.numpy_function(make, [row[given]], _DTYPES)),
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -184,7 +184,7 @@ def _made(ds: tf.data.Dataset, make: Callable[[Any], list], given: str) -> tf.da
 
 
 def _postprocess(decoded, example=None, is_target=False):
-    """Return the ground truth of a target, and a prediction as it is."""
+    """Return the ground truth of a target, and a prediction unchanged."""
     return json.loads(example["ground_truth"].decode()) if is_target else decoded
 
 
@@ -209,7 +209,7 @@ def _named(values: list[tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def to_record(features: Mapping[str, Any]) -> Record:
-    """Return the record of a task's example, as it comes from `as_numpy_iterator`."""
+    """Return the record of a task's example, which comes from `as_numpy_iterator`."""
     return Record(
         example_id=features["example_id"].decode(),
         dataset=features["dataset"].decode(),

@@ -1,4 +1,4 @@
-"""Names of the registered tasks; no TensorFlow.
+"""The names of the registered tasks.
 
 `recallm_<dataset>_train` and `recallm_<dataset>_val_<length>`, with lengths such as `512` or `4k`;
 the mixture is `recallm_train`.
@@ -8,7 +8,7 @@ MIXTURE = "recallm_train"
 
 
 def length_name(length: int) -> str:
-    """Return `4k` for 4096 tokens, `512` for 512."""
+    """Return the name of a length: `4k` for 4096 tokens, `512` for 512."""
     return f"{length // 1024}k" if length % 1024 == 0 else str(length)
 
 

@@ -1,15 +1,15 @@
 """Category `aggregation`: count votes (datasets `majority_vote`, `top_n_vote`).
 
-The votes of an example are the first ones of an endless sequence, so that one more vote leaves the
-others as they are. Of every such beginning, from the shortest offered on,
+The votes of an example are the beginning of an endless sequence, so that one more vote does not
+change the others. Every beginning, from the shortest one that is offered on, has these properties:
 
 * majority_vote: the winner's share lies within its level's bounds, and it alone has the most votes;
-* top_n_vote: every one of the top N has more votes than any other option, and the shares approach
-  those of the level's Zipf law as votes are added.
+* top_n_vote: each of the top N has more votes than any other option, and the shares approach those
+  of the level's Zipf law as votes are added.
 
-Below some 1,650 tokens a prompt may be too short for the harder levels: easier ones stand in.
+A prompt below some 1,650 tokens may be too short for the harder levels; then an easier one is used.
 
-Nothing needs to be recalled: the model learns when not to (arXiv 2604.09494, appendix B).
+Nothing needs to be recalled: the model learns when not to recall (arXiv 2604.09494, appendix B).
 """
 
 import collections
@@ -31,18 +31,18 @@ from tasks.scoring import candidates
 from tasks.scoring.reward import RewardRow, full, of_answer
 from tasks.scoring.truth import GroundTruth
 
-# Easy, medium, hard.
+# The rates of the levels easy, medium and hard.
 LEVEL_RATES = (0.45, 0.45, 0.10)
 MOST_VOTES = 12_000
-# Tokens that a vote, and all but votes, may take: a short prompt gets an easier level.
+# The most tokens of one vote, and of all the rest: a short prompt gets an easier level.
 VOTE_TOKENS, OTHER_TOKENS = 30, 450
-# An other option has at most this part of the winner's share, but for rounding.
+# Another option has at most this part of the winner's share, apart from rounding.
 RUNNER_UP = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
 class MajorityLevel:
-    """The number of options, and the winner's share of the votes in percent: from, to."""
+    """The range of the number of options, and of the winner's share of the votes in percent."""
 
     options: tuple[int, int]
     percent: tuple[int, int]
@@ -50,12 +50,12 @@ class MajorityLevel:
 
 @dataclasses.dataclass(frozen=True)
 class TopLevel:
-    """How many are asked for, of how many options, and how far the votes are apart.
+    """How many options are asked for, of how many, and how far their votes are apart.
 
     Attributes:
       zipf: the option of rank r has a share in proportion to 1 / r^zipf.
-      separation: the last of the top has this many times the votes of the next; those below it
-        have their shares scaled down together.
+      separation: the last of the top options has this many times the votes of the next one; the
+        shares of all options below the top are scaled down together.
     """
 
     top: int
@@ -162,7 +162,7 @@ def top_n_vote(settings: TaskSettings, split: str, stream: int, index: int, atte
 
 
 def _drawn_level(rng: np.random.Generator, settings: TaskSettings, fewest: Sequence[int]) -> int:
-    """Draw a level, or the hardest below it whose fewest votes fit; the easiest if none does."""
+    """Draw a level; if its fewest votes do not fit, take the hardest that fits, or the easiest."""
     room = (settings.target_length - OTHER_TOKENS) // VOTE_TOKENS
     hardest = max([level for level, votes in enumerate(fewest) if votes <= room], default=0)
     return min(int(rng.choice(len(fewest), p=LEVEL_RATES)), hardest)
@@ -185,7 +185,7 @@ def option_names(rng: np.random.Generator, number: int) -> list[str]:
 
 
 def delegate_names(rng: np.random.Generator, number: int) -> Callable[[int], str]:
-    """Draw so many different delegates: people, or numbers; return their names by place."""
+    """Draw different delegates, people or numbers, and return a function from place to name."""
     if rng.random() < 0.5:
         numbers = 10_000 + rng.choice(90_000, number, replace=False)
         return lambda place: f"Delegate {numbers[place]}"
@@ -202,9 +202,9 @@ def delegate_names(rng: np.random.Generator, number: int) -> Callable[[int], str
 
 
 def _others(rng: np.random.Generator, number: int, most: float) -> list[float]:
-    """Draw the shares that the other options have of the others' votes, none above `most`.
+    """Draw the other options' shares of the votes that the winner does not get, none above `most`.
 
-    They are drawn freely and moved towards equal shares as far as it takes.
+    The shares are drawn freely, and moved towards equal shares as far as needed.
     """
     drawn = rng.uniform(0.5, 1.5, number)
     shares, equal = drawn / drawn.sum(), 1 / number
@@ -226,16 +226,16 @@ def majority_sequence(
 ) -> Iterator[int]:
     """Yield the option of each vote, 0 for the winner.
 
-    After v votes the winner has the number nearest to share * v within the bounds; from 10 votes on
-    there is one. The others stay behind it.
+    After v votes the winner has the number of votes within the bounds that is nearest to share * v;
+    there is such a number from 10 votes on. The others always have fewer.
 
     Args:
-      others: shares that the other options have of the others' votes.
+      others: the other options' shares of the votes that the winner does not get.
     """
     low, high = percent
     counts, winners = [0] * len(others), 0
     for votes in itertools.count(1):
-        # The middle one of three, each of which grows by at most 1 a vote.
+        # The middle of three numbers, each of which grows by at most 1 for a vote.
         wanted = sorted([-(-low * votes // 100), round(share * votes), high * votes // 100])[1]
         if wanted > winners:
             winners += 1
@@ -248,9 +248,9 @@ def majority_sequence(
 
 
 def top_sequence(shares: Sequence[float], top: int) -> Iterator[int]:
-    """Yield the option of each vote: twice the `top` first ones, once the others, then by share.
+    """Yield the option of each vote: the `top` first options twice, the others once, then by share.
 
-    The others stay behind each of the top ones, and wait for a vote until they do.
+    The others always have fewer votes than each of the top ones, and wait for a vote if they must.
     """
     yield from (*range(top), *range(len(shares)))
     counts = [2] * top + [1] * (len(shares) - top)
@@ -263,7 +263,7 @@ def top_sequence(shares: Sequence[float], top: int) -> Iterator[int]:
 
 
 def _neediest(shares: Sequence[float], counts: Sequence[int], places: Sequence[int]) -> int:
-    """Return the place that lacks most of its share of the votes, the next one included.
+    """Return the place that lacks the most votes of its share, counting the next vote.
 
     Places without a vote come first.
     """
@@ -284,7 +284,7 @@ def _ballot(
     """Return an example of at least `fewest` votes, in random order.
 
     Args:
-      truth, demonstrate: from the options and their votes, the most votes first.
+      truth, demonstrate: functions of the options and their votes, most votes first.
     """
     system = SYSTEMS[rng.integers(len(SYSTEMS))]
     introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))]
@@ -304,7 +304,7 @@ def _ballot(
         )
         document = "\n".join([lines[place] for place in np.argsort(order[:number])])
         counts = collections.Counter(votes[:number])
-        # The sort keeps the order of equal ones.
+        # The sort is stable: options with equal votes keep their order.
         ranked = sorted(range(len(options)), key=lambda option: -counts[option])
         tally = [(options[option], counts[option]) for option in ranked]
         return Example(
@@ -320,7 +320,7 @@ def _ballot(
 
 
 def _tallied(tally: Tally, rng: np.random.Generator) -> str:
-    """Return a thought that gives the options' totals in any order: short at any length."""
+    """Return a thought that gives the totals of the options, in a drawn order."""
     shuffled = [tally[place] for place in rng.permutation(len(tally))]
     counted = "\n".join(f"{name}: {count}" for name, count in shuffled)
     return f"{TALLIES[rng.integers(len(TALLIES))]}\n{counted}\n"
@@ -343,7 +343,7 @@ def _demonstrate_top(top: int, tally: Tally, rng: np.random.Generator) -> Demons
 
 @of_answer
 def majority(answer: str, truth: GroundTruth) -> float:
-    """Return 1 where the answer names the winner and no other option."""
+    """Return 1 if the answer names the winner and no other option."""
     return candidates.majority(answer, truth.answers, truth.wrong)
 
 
@@ -353,7 +353,7 @@ def top_votes(answer: str, truth: GroundTruth) -> float:
     return candidates.top_votes(answer, truth.all_parts, truth.wrong)
 
 
-# No gold documents: the threshold 1 is never used.
+# There are no gold documents, so the threshold 1 is never used.
 ROW = RewardRow(hit_threshold=1.0, min_span=5, gold_mode="always_1", free_spans=2)
 MAJORITY_VOTE = Dataset(
     name="majority_vote",

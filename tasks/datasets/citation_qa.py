@@ -1,4 +1,4 @@
-"""Category `citation_qa`: many answers, each with a document that holds it (data set `qampari`)."""
+"""Category `citation_qa`: many answers, each with a document that holds it (dataset `qampari`)."""
 
 import dataclasses
 import functools
@@ -89,7 +89,7 @@ CLOSINGS = (
     "These are the answers in the documents.",
     "The documents support these answers.",
 )
-# The reward counts five; more spans would make the response dense with them.
+# The reward counts five citations; more spans would only cost span density.
 RECALLED = 5
 
 
@@ -98,9 +98,9 @@ class ManyAnswers:
     """A question with several answers.
 
     Attributes:
-      answers: the aliases of each answer, also of those that no gold passage holds.
-      gold: passages that hold an answer.
-      others: passages that come with it and hold none.
+      answers: the aliases of each answer, even if no gold passage holds it.
+      gold: the passages that hold an answer.
+      others: passages that come with the question and hold no answer.
     """
 
     name: str
@@ -119,7 +119,7 @@ def parse_qampari(raw: Any) -> ManyAnswers:
     """Return a row of QAMPARI, in its own layout or in ALCE's.
 
     Raises:
-      UnfitRowError: it is malformed, or no passage holds an answer.
+      UnfitRowError: the row is malformed, or no passage holds an answer.
     """
     if not isinstance(raw, Mapping):
         raise UnfitRowError("a row that is not an object")
@@ -144,7 +144,7 @@ def parse_qampari(raw: Any) -> ManyAnswers:
 
 
 def _each(values: Sequence[Any]) -> tuple[tuple[str, ...], ...]:
-    """Return the aliases of each answer; one that is malformed is left out."""
+    """Return the aliases of each answer; malformed answers are left out."""
     found = []
     for value in values:
         try:
@@ -155,7 +155,7 @@ def _each(values: Sequence[Any]) -> tuple[tuple[str, ...], ...]:
 
 
 def _original(values: list) -> tuple[tuple[tuple[str, ...], ...], list[Passage]]:
-    """Return the answers of QAMPARI's own layout, and for each its first proof that holds it."""
+    """Return the answers in QAMPARI's own layout, and the first proof of each that holds it."""
     answers: list[tuple[str, ...]] = []
     passages: dict[str, Passage] = {}
     for value in values[:MAX_PARTS]:
@@ -184,7 +184,7 @@ def _original(values: list) -> tuple[tuple[tuple[str, ...], ...], list[Passage]]
 
 
 def _title(url: Any) -> str:
-    """Return the title of a Wikipedia article by its address, "" where that is none."""
+    """Return the title of a Wikipedia article from its address, or "" for another address."""
     if not isinstance(url, str):
         return ""
     name = posixpath.basename(url.partition("?")[0].partition("#")[0])
@@ -212,11 +212,11 @@ SOURCE = Source(
 def qampari(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
     """Draw a question with several answers in documents to cite (arXiv 2604.09494, appendix B).
 
-    All gold documents stand in the prompt at any length, and at most 70 % of the documents are
-    gold, so that no prompt is without its share of distractors; none of these holds an answer.
+    All gold documents are in the prompt at any length. At most 70 % of the documents are gold, so
+    that every prompt has distractors, and no distractor holds an answer.
 
     Raises:
-      UnfitRowError: there are too few distractors for so many gold documents.
+      UnfitRowError: there are too few distractors for the gold documents.
     """
     row = pick(read_table(SOURCE, settings.data_dir, split).rows, stream, index, attempt)
     corpus = corpus_of(settings, (*MULTI_HOP.values(), SOURCE))
@@ -233,7 +233,7 @@ def qampari(settings: TaskSettings, split: str, stream: int, index: int, attempt
     if len(distractors) < least:
         raise UnfitRowError(
             f"{len(row.gold)} gold documents and {len(distractors)} distractors; set "
-            "config.data.corpus to a larger one"
+            "config.data.corpus to a larger corpus"
         )
     order = rng.random(len(distractors))
     depths = rng.random(len(row.gold)).tolist()
@@ -241,7 +241,7 @@ def qampari(settings: TaskSettings, split: str, stream: int, index: int, attempt
     question = QUESTIONS[rng.integers(len(QUESTIONS))].format(question=row.text)
     introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))]
     before, after = around(question, introduction, question_place(rng, PLACE_RATES))
-    # The answers that stand in the documents, each with the gold documents that hold it.
+    # The answers that are in the documents, each with the gold documents that hold it.
     held = [
         (aliases, places)
         for aliases in row.answers
@@ -279,9 +279,9 @@ def qampari(settings: TaskSettings, split: str, stream: int, index: int, attempt
 
 
 def _cited(held: Sequence[tuple[tuple[str, ...], list[int]]]) -> list[int]:
-    """Return for each answer a gold document that holds it, another one each as far as it goes.
+    """Return a gold document for each answer that holds it, a different one each if possible.
 
-    Those that stand in few documents choose first.
+    Answers that are in few documents choose first.
     """
     cited: dict[int, int] = {}
     for number in sorted(range(len(held)), key=lambda number: len(held[number][1])):
@@ -292,7 +292,7 @@ def _cited(held: Sequence[tuple[tuple[str, ...], list[int]]]) -> list[int]:
 
 
 def _demonstrate(rng: np.random.Generator, *, found: list[tuple[str, int, Range]]) -> Demonstration:
-    """Draw a demonstration: recall some documents, name what each gives, then list and cite all."""
+    """Draw a demonstration: recall some documents, name their answers, then list and cite all."""
     thought: list[str | Range] = [BEGINNINGS[rng.integers(len(BEGINNINGS))]]
     recalled: list[int] = []
     further = []
@@ -315,14 +315,14 @@ def _demonstrate(rng: np.random.Generator, *, found: list[tuple[str, int, Range]
 def citation_f1(
     answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
 ) -> float:
-    """Return the F1 of the cited documents, which weigh less where no span recalls them."""
+    """Return the F1 of the cited documents, which weigh less if no span recalls them."""
     del settings
     return ids.citation_f1(answer, spans, truth.grades)
 
 
 @of_answer
 def answer_coverage(answer: str, truth: GroundTruth) -> float:
-    """Return the share of the answers that are given, counted up to five."""
+    """Return the share of the answers that the response gives, counted up to five."""
     return ids.answer_coverage(answer, truth.all_parts)
 
 
@@ -330,11 +330,11 @@ def cited_answers(
     cited: Callable[[str, Sequence[str], Mapping[str, int]], float],
     covered: Callable[[str, Sequence[Sequence[str]]], float],
 ) -> Score:
-    """Return the mean of citations and covered answers, by the settings' weight of the latter.
+    """Return the mean of the scores of citations and of coverage, weighted by the settings.
 
     Args:
-      cited: the score of the citations, from the answer, the spans and the documents' grades.
-      covered: the share of the answers that are given.
+      cited: scores the citations, from the answer, the spans and the documents' grades.
+      covered: returns the share of the answers that are given.
     """
 
     def score(

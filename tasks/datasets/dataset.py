@@ -1,4 +1,4 @@
-"""The type of a data set: all that this project knows of one, declared in one place."""
+"""The type of a data set, which declares all that this project knows about it in one place."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,15 +18,15 @@ class Dataset:
     """One data set.
 
     Attributes:
-      name: stands in the names of its tasks, in configs (`data.mixture.<name>`) and in records.
+      name: its name in the names of tasks, in configs (`data.mixture.<name>`) and in records.
       category: one of the paper's ten, or the user's own.
       draft: makes an example.
-      score: the score of an answer, in the reward of training and of evaluation alike.
+      score: scores an answer for the reward, in training and in evaluation.
       reward: its row of the reward's table.
       metrics: the scores that evaluations report as means in percent, the main one first. They
         are computed under `SETTINGS["eval"]`.
-      exact_match: 1 where the answer is the reference, else 0; None: where `score` is full.
-      source: the files that its rows come from; None where it is made up.
+      exact_match: returns 1 if the answer is the reference, else 0; None: if `score` is full.
+      source: the files of its rows; None if its examples are made up.
       has_context: whether its prompts have a text to recall from.
     """
 

@@ -16,7 +16,7 @@ from tasks.scoring import answers
 from tasks.scoring.reward import RewardRow, best_of
 from tasks.sources.table import Source, pick, plain_text, read_table
 
-# A demo's layout, its share, and what stands between two demos.
+# The layout of a demo, its rate, and the text between two demos.
 STYLES = (
     ("{text}\nlabel: {label}", 0.80, "\n\n"),
     ("{text} | label: {label}", 0.05, "\n"),
@@ -24,7 +24,7 @@ STYLES = (
     ("{text} (label: {label})", 0.10, "\n"),
 )
 NUMBERED = 0.5
-# A request of a user is shorter; a longer one is no row of these data sets.
+# The requests of these data sets are shorter; a longer text is not one.
 MAX_CHARACTERS = 2_000
 
 INTRODUCTIONS = (
@@ -65,8 +65,8 @@ class Utterance:
     """A labelled request.
 
     Attributes:
-      part: the split that the row itself names ("train" or "validation"; others are not used), ""
-        where its file says it.
+      part: the split that the row names, "train" or "validation" (others are not used), or "" if
+        its file names the split.
     """
 
     text: str
@@ -75,7 +75,7 @@ class Utterance:
 
 
 def _utterance(raw: Any, text: str, label: str, part: str = "") -> Utterance:
-    """Read a row; its text becomes one line, so that demos end where they seem to."""
+    """Read a row. Its text becomes one line, so that a demo cannot contain the end of one."""
     name = " ".join(plain_text(raw, label, most=200).split())
     if not any(map(str.isalnum, name)):
         raise UnfitRowError(f"{label} has no letter")
@@ -129,7 +129,7 @@ SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class _Pool:
-    """The rows of a split, the names of their labels, and each row's place among these."""
+    """The rows of a split, the names of their labels, and each row's label as a number."""
 
     rows: tuple[Utterance, ...]
     labels: tuple[str, ...]
@@ -146,7 +146,7 @@ def _pool(dataset: str, data_dir: str, split: str) -> _Pool:
     if len(labels) < least:
         raise TaskInputError(
             f"dataset {dataset} has rows of {len(labels)} labels for {split} under "
-            f"config.data.dir = {data_dir!r}, and needs at least {least}; get it whole from "
+            f"config.data.dir = {data_dir!r}, but needs at least {least}; get all of it from "
             f"{SOURCES[dataset].where}"
         )
     place = {label: number for number, label in enumerate(labels)}
@@ -159,9 +159,9 @@ def _pool(dataset: str, data_dir: str, split: str) -> _Pool:
 
 
 def rounds(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    """Return an order of the rows in rounds, in each of which every label occurs once, shuffled.
+    """Return an order of the rows in shuffled rounds, in each of which every label occurs once.
 
-    No row comes twice: a label drops out of the rounds when its rows are used up.
+    No row comes twice: a label is left out of the rounds when its rows are used up.
 
     Args:
       labels: the label of each row, from 0.
@@ -178,19 +178,20 @@ def rounds(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
 def _draft(
     dataset: str, settings: TaskSettings, split: str, stream: int, index: int, attempt: int
 ) -> Draft:
-    """Draw an item to be labelled, below demos from the training rows (never its own text).
+    """Draw an item to be labelled, after demos from the training rows, never with its own text.
 
     Each label occurs once in every round of demos, as long as it has rows left, and no demo is
-    repeated: a set with fewer demos than the target holds makes a shorter prompt (SLURP's 2,033
-    of the development file, the stand-in for MASSIVE's 11,514, end at some 30K tokens). One demo
-    at least carries the item's label, at a uniform depth where the first round is not complete.
-    Half of the examples name labels by integers, drawn anew for each, half by the data's names.
+    repeated. A data set with fewer demos than the target length has room for makes a shorter prompt
+    (SLURP's development file of 2,033 rows, the stand-in for MASSIVE's 11,514, ends at some 30K
+    tokens). At least one demo has the item's label, at a uniform depth if the first round is not
+    complete. Half of the examples name labels by integers, drawn for each example, half by the data
+    set's names.
 
     Raises:
       UnfitRowError: no demo has the item's label.
-      TaskInputError: files are missing or hold no two labels.
+      TaskInputError: files are missing, or have fewer than two labels.
     """
-    # The demos are drawn anew too: it may be the item's gold demo that is too long.
+    # Each attempt draws other demos too, since the item's gold demo may be the one too long.
     rng = generator(f"{dataset}/{attempt}", stream, index)
     pool = _pool(dataset, settings.data_dir, "train")
     item = pick(_pool(dataset, settings.data_dir, split).rows, stream, index, attempt)
@@ -253,11 +254,11 @@ def _demonstrate(
     label: str,
     most: int,
 ) -> Demonstration:
-    """Recall the two gold demos that share most words with the text (or the only one).
+    """Recall the two gold demos that share the most words with the text (or the only one).
 
     Args:
-      most: tokens of a span. Demos that may be longer are taken last, for a cut one would lack its
-        label.
+      most: the most tokens of a span. Demos that may be longer are taken last, because a cut demo
+        would lack its label.
     """
     words = set(text.casefold().split())
 

@@ -26,13 +26,14 @@ OPTION_STYLES = (
     "{letter}) {text}",
     "Option {letter}: {text}",
 )
-# English prose has 4 to 4.5 characters a token; an article with more than this can't fit.
+# English prose has 4 to 4.5 characters a token; an article with more than this is not tried.
 MOST_CHARACTERS_A_TOKEN = 6
-# What did not fit gives way to articles of at most this share of that length, and so on.
+# After an article that did not fit, one of at most this share of its length is tried.
 SHORTER = 0.9
-# Down to this multiple of the shortest: fewest characters need not be fewest tokens.
+# The shortest length that is tried, as a multiple of the shortest article's characters, because
+# the fewest characters are not always the fewest tokens.
 SHORTEST = 1.25
-# What an option shows of a summary, where options are made of summaries.
+# How many characters of a summary an option shows, if options are made from summaries.
 SUMMARY_CHARACTERS = 300
 
 INTRODUCTIONS = (
@@ -57,8 +58,8 @@ class ChoiceQuestion:
     """A question with its options.
 
     Attributes:
-      right: texts of which each is a right answer.
-      wrong: three wrong ones; () where they are to be drawn from other articles.
+      right: texts that are each a right answer.
+      wrong: three wrong options; () if they are to be drawn from other articles.
     """
 
     text: str
@@ -68,7 +69,7 @@ class ChoiceQuestion:
 
 @dataclasses.dataclass(frozen=True)
 class Article:
-    """A text with its questions; `left_out` names what was wrong with the unusable ones."""
+    """A text with its questions; `left_out` has a reason for each unusable question."""
 
     article_id: str
     set_id: str
@@ -177,7 +178,7 @@ def _articles(data_dir: str, split: str) -> tuple[Article, ...]:
 def _questions(
     data_dir: str, split: str, target_length: int, attempt: int
 ) -> tuple[tuple[Article, ChoiceQuestion], ...]:
-    """Return the questions about articles that may fit, each attempt about shorter ones."""
+    """Return the questions about articles that may fit, shorter ones at each attempt."""
     articles = _articles(data_dir, split)
     shortest = min(len(article.text) for article in articles)
     most = target_length * MOST_CHARACTERS_A_TOKEN
@@ -197,24 +198,24 @@ def _questions(
 
 
 def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
-    """Draw a question about one whole article, its four options shuffled; there is no filler.
+    """Draw a question about one whole article, with its four options shuffled and no filler.
 
-    Prompts are as long as their articles (mostly 2K to 9K tokens): at most the target, and far
-    below a long one. Articles that are plainly longer than the target are not drawn; for others
-    the tokens decide, and one that is too long gives way to a shorter one.
+    Prompts are as long as their articles (mostly 2K to 9K tokens), at most the target length and
+    far below a long one. Articles that are plainly longer than the target are not drawn. For the
+    others the tokens decide: if one is too long, a shorter one is drawn.
 
-    Where there is no QuALITY but SQuALITY, options are made of its summaries, a stand-in of our
-    own: one by a reader of this story, and three of other stories (for validation also of training
-    ones), written for the question most like this one. They are told apart more easily than
-    QuALITY's, by names for instance. An option shows the first sentences of a summary.
+    If there are files of SQuALITY but not of QuALITY, options are made from its summaries as our
+    own stand-in: one by a reader of this story, and three of other stories (in validation also of
+    training stories), each written for the question most like this one. They are easier to tell
+    apart than QuALITY's, for instance by names. An option shows the first sentences of a summary.
 
-    There is no demonstration: the data do not say where the evidence stands.
+    There is no demonstration, because the data do not say where the evidence is.
 
     Raises:
-      TaskInputError: files are missing, or no article is so short.
-      UnfitRowError: no three other stories to draw options from.
+      TaskInputError: files are missing, or no article is short enough.
+      UnfitRowError: there are not three other stories to draw options from.
     """
-    # Wordings and the question's place are drawn anew too: with both places few articles may fit.
+    # Each attempt draws other wordings and places too: with both places few articles may fit.
     rng = generator(f"quality/{attempt}", stream, index)
     questions = _questions(settings.data_dir, split, settings.target_length, attempt)
     article, question = pick(questions, stream, index, attempt)
@@ -267,7 +268,7 @@ def _others(
 
 @of_answer
 def chosen_letter(answer: str, truth: GroundTruth) -> float:
-    """Return 1 where the answer chooses the right option by its letter."""
+    """Return 1 if the answer chooses the right option by its letter."""
     return candidates.chosen_letter(answer, truth.answers[0], truth.choices)
 
 
@@ -277,7 +278,7 @@ QUALITY = Dataset(
     draft=quality,
     score=chosen_letter,
     metrics={"accuracy": chosen_letter},
-    # No gold documents: the threshold 1 is never used.
+    # There are no gold documents, so the threshold 1 is never used.
     reward=RewardRow(hit_threshold=1.0, min_span=7, gold_mode="used_recall", free_spans=4),
     source=SOURCE,
 )

@@ -37,7 +37,7 @@ def parse_context(raw: Any) -> Question:
     """Return a row in HotpotQA's layout, which 2WikiMultihopQA has too.
 
     Raises:
-      UnfitRowError: it is malformed, or no gold passage holds the answer.
+      UnfitRowError: the row is malformed, or no gold passage holds the answer.
     """
     facts = _facts(list_field(raw, "supporting_facts"))
     steps = list(facts)
@@ -58,8 +58,8 @@ def parse_context(raw: Any) -> Question:
             gold = Evidence(passage, support(passage, answers, numbers, parts))
             evidence.append((steps.index(title), gold))
     if facts:
-        raise UnfitRowError("a supporting fact of no paragraph")
-    # The facts come in the order of the reasoning, as far as they have one; the answer is its end.
+        raise UnfitRowError("a supporting fact without its paragraph")
+    # The facts come in the order of the reasoning, if they have one; it ends in the answer.
     wanted = needles(answers)
     evidence.sort(key=lambda item: (holds(item[1].passage, wanted), item[0]))
     return _question(raw, "_id", answers, [item for _, item in evidence], others)
@@ -93,7 +93,7 @@ def _joined(paragraph: Any) -> tuple[Passage, list[Range]]:
     ranges: list[Range] = []
     end = 0
     for sentence in paragraph[1][:MAX_SENTENCES]:
-        # An empty sentence has the place of the one before: the numbers of the others must hold.
+        # An empty sentence has the range of the one before, so that the others keep their numbers.
         text = clean(sentence, "sentence", most=len(sentence)) if sentence.strip() else ""
         start = end + bool(text and end)
         ranges.append((start, start + len(text)))
@@ -107,7 +107,7 @@ def parse_musique(raw: Any) -> Question:
     """Return a row of MuSiQue-Ans.
 
     Raises:
-      UnfitRowError: it is malformed or marked as unanswerable, or no gold passage holds the answer.
+      UnfitRowError: the row is malformed or unanswerable, or no gold passage holds the answer.
     """
     paragraphs = list_field(raw, "paragraphs")[:MAX_PARAGRAPHS]
     if raw.get("answerable") is False:
@@ -136,7 +136,7 @@ def parse_musique(raw: Any) -> Question:
 
 
 def _steps(values: Any) -> dict[int, tuple[int, tuple[str, ...]]]:
-    """Return the number and the answers of the reasoning's step by the paragraph it rests on."""
+    """Return, for each paragraph, the number and the answers of the step that rests on it."""
     steps: dict[int, tuple[int, tuple[str, ...]]] = {}
     for number, value in enumerate(values if isinstance(values, list) else ()):
         place = value.get("paragraph_support_idx") if isinstance(value, Mapping) else None
@@ -208,7 +208,7 @@ SOURCES = {
 def multi_hop(
     dataset: str, settings: TaskSettings, split: str, stream: int, index: int, attempt: int
 ) -> Draft:
-    """Draw a question whose answer takes several gold passages (arXiv 2604.09494, appendix B)."""
+    """Draw a question that needs several gold passages (arXiv 2604.09494, appendix B)."""
     rows = read_table(SOURCES[dataset], settings.data_dir, split).rows
     corpus = corpus_of(settings, tuple(SOURCES.values()))
     row = pick(rows, stream, index, attempt)

@@ -28,7 +28,7 @@ from tasks.scoring.truth import GroundTruth
 from tasks.sources.haystack import essay_text, haystack
 
 MOST_KEYS, MOST_VALUES, MOST_ASKED, MOST_NEEDLES = 10, 5, 6, 16
-# Tokens that a needle, and all but needles, may take: a short prompt has fewer of them.
+# The most tokens of one needle, and of all the rest: a short prompt has fewer needles.
 NEEDLE_TOKENS, OTHER_TOKENS = 80, 450
 MOST_SENTENCES = 12_000
 
@@ -91,11 +91,11 @@ class Parts:
 
 
 def multi_niah(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
-    """Draw an example: 1 to 10 keys of 1 to 5 values, 1 to 6 keys asked, at most 16 needles.
+    """Draw an example: 1 to 10 keys of 1 to 5 values, 1 to 6 keys asked for, at most 16 needles.
 
-    Each needle stands at a depth of its own between the sentences of the text. The answer has the
-    values of the keys in the order asked, those of one key in the order of the text. A target
-    length below about 1,800 tokens has room for fewer needles, and gets no more.
+    Each needle stands at its own depth between the sentences of the text. The answer gives the keys
+    in the order of the question, and the values of one key in the order of the text. A target
+    length below about 1,800 tokens has room for fewer needles.
     """
     del split, attempt
     rng = generator("multi_niah", stream, index)
@@ -200,7 +200,7 @@ def _demonstrate(
 
 @of_answer
 def several_values(answer: str, truth: GroundTruth) -> float:
-    """Return max(0, values found - wrong values) over the values asked for."""
+    """Return max(0, values found - wrong values) over the values that are asked for."""
     return candidates.several_values(answer, truth.all_parts, truth.wrong)
 
 

@@ -1,14 +1,15 @@
-"""Category `own`: a user's own questions, on whole documents or on passages (`own_questions`).
+"""Category `own`: a user's own questions about whole documents or passages (`own_questions`).
 
 A row of JSONL has `question`, `answers` (aliases of one answer, or `answer` alone) and one of
 
-* `document`: a text that is shown whole, as it is written, and `evidence`: verbatim quotes from it
-  that lead to the answer, in the order of the reasoning. Without quotes the sentence that holds an
-  answer counts, of several the one with most of the question's words;
-* `passages`: objects with `title`, `text` and, where it is known, `gold`: whether the passage leads
-  to the answer. Without that the first that holds an answer does. Distractors fill the prompt.
+* `document`, a text that is shown whole and unchanged, with `evidence`: verbatim quotes from it
+  that lead to the answer, in the order of the reasoning. Without quotes the evidence is the
+  sentence that holds an answer and has the most words of the question;
+* `passages`, objects with `title`, `text` and, if it is known, `gold`: whether the passage leads to
+  the answer. Without `gold` the first passage that holds an answer does. Distractors fill the
+  prompt.
 
-A field that is null counts as absent, and a number as its digits.
+A field that is null counts as absent, and a number counts as its digits.
 """
 
 import dataclasses
@@ -64,17 +65,17 @@ from tasks.sources.table import Source, list_field, pick, plain_text, read_table
 
 DATASET = "own_questions"
 MAX_DOCUMENT, MAX_PASSAGES = 10_000_000, 1_000
-# The reward lets so many spans pass freely, and none that is so long is too short for it.
+# The reward does not count this many spans as dense, nor a span of this length as too short.
 MAX_QUOTES, MIN_QUOTE = 8, 7
-# Places of an answer that are looked at, and characters around one.
+# How many places of an answer are tried, and how many characters around each are read.
 MAX_PLACES, REACH = 200, 600
-# A sentence with more characters may be a table: then the lines of the answer count.
+# A sentence with more characters may be a table: then the lines around the answer count.
 LONG_SENTENCE = 300
-# Few tokens are shorter, so that a span of so many characters a token is hardly ever cut.
+# Few tokens are shorter, so that a span with this many characters a token is rarely cut.
 CHARACTERS_A_TOKEN = 2
 # Prose has 4 to 4.5 characters a token; a document with more than this is not tried.
 MOST_CHARACTERS_A_TOKEN = 6
-# What did not fit gives way to documents of at most this share of that length, and so on.
+# After a document that did not fit, one of at most this share of its length is tried.
 SHORTER = 0.9
 
 INTRODUCTIONS = (
@@ -111,12 +112,12 @@ CLOSINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """A question on a whole document.
+    """A question about a whole document.
 
     Attributes:
       answers: aliases of one answer.
       evidence: the ranges of the document's characters that lead to it, in order.
-      passages: none; distractors are drawn from passages alone.
+      passages: always empty, so that no document becomes a distractor.
     """
 
     text: str
@@ -127,10 +128,10 @@ class Reading:
 
 
 def parse(raw: Any) -> Reading | Question:
-    """Return a row.
+    """Parse a row.
 
     Raises:
-      UnfitRowError: it is malformed, or nothing in it leads to the answer.
+      UnfitRowError: the row is malformed, or nothing in it leads to the answer.
     """
     if not isinstance(raw, Mapping):
         raise UnfitRowError("a row that is not an object")
@@ -138,14 +139,14 @@ def parse(raw: Any) -> Reading | Question:
     text = clean(raw.get("question"), "question", most=MAX_QUESTION)
     answers = _answers(raw.get("answers", raw.get("answer")))
     if ("document" in raw) == ("passages" in raw):
-        raise UnfitRowError("not one of document and passages")
+        raise UnfitRowError("not exactly one of document and passages")
     if "document" not in raw:
         return _of_passages(raw, text, answers)
     document = plain_text(raw, "document", most=MAX_DOCUMENT)
     quotes = raw.get("evidence") or []
     quotes = [quotes] if isinstance(quotes, str) else quotes
     if not isinstance(quotes, list) or len(quotes) > MAX_QUOTES:
-        raise UnfitRowError(f"evidence that is no list of at most {MAX_QUOTES} quotes")
+        raise UnfitRowError(f"evidence that is not a list of at most {MAX_QUOTES} quotes")
     if quotes:
         evidence = tuple(_quoted(document, quote) for quote in quotes)
     else:
@@ -163,7 +164,7 @@ def _answers(raw: Any) -> tuple[str, ...]:
 
 
 def _quoted(document: str, quote: Any) -> Range:
-    """Return where a quote stands, in whole words; line breaks and spaces count as equal."""
+    """Return the range of a quote, in whole words; line breaks and spaces count as equal."""
     parts = clean(quote, "evidence", most=MAX_DOCUMENT).split()
     found = re.search(r"\s+".join(map(re.escape, parts)), document)
     if found is None:
@@ -199,7 +200,7 @@ def _sentence(document: str, question: str, answers: Sequence[str]) -> Range:
 
 
 def _around(document: str, place: Range) -> Range:
-    """Return the sentence around a place, or its lines where it has none of a sentence's length."""
+    """Return the sentence around a place, or the lines around it if the sentence is too long."""
     before = document[max(0, place[0] - REACH) : place[0]]
     behind = document[place[1] : place[1] + REACH]
     low = place[0] - len(before) + max(sentence_ends(before, DOCUMENT), default=0)
@@ -214,7 +215,7 @@ def _around(document: str, place: Range) -> Range:
 
 
 def _shortened(row: Reading, part: Range, most: int) -> Range:
-    """Return evidence of at most about `most` characters: those around the answer, or the first."""
+    """Cut evidence to about `most` characters: those around the answer, or the first ones."""
     low, high = part
     if high - low <= most:
         return part
@@ -222,7 +223,7 @@ def _shortened(row: Reading, part: Range, most: int) -> Range:
     place = next((found for answer in row.answers for found in places(text, answer)), (0, 0))
     start = low + max(0, min((sum(place) - most) // 2, len(text) - most))
     first, last = start, min(start + most, high)
-    # A word that is cut goes, at both ends, but for the answer's.
+    # Drop cut words at both ends, unless they belong to the answer.
     while first > low and first < low + place[0] and not row.document[first - 1].isspace():
         first += 1
     while last < high and last > low + place[1] and not row.document[last].isspace():
@@ -262,7 +263,7 @@ SOURCE = Source(
     where="rows of your own: docs/tasks.md says how they are written",
     parse=parse,
     key=lambda row: (row.text, _on(row)),
-    # Questions on one document stay together.
+    # Questions about one document stay in one split.
     group=lambda row: _on(row),
 )
 
@@ -275,14 +276,14 @@ def _on(row: Reading | Question) -> str:
 def _rows(
     data_dir: str, split: str, target_length: int, attempt: int
 ) -> tuple[Reading | Question, ...]:
-    """Return the rows whose documents may fit, of attempt after attempt shorter ones."""
+    """Return the rows whose documents may fit, shorter ones at each attempt."""
     rows = read_table(SOURCE, data_dir, split).rows
     most = MOST_CHARACTERS_A_TOKEN * target_length * SHORTER**attempt
     most = max(most, min(map(_length, rows)))
     found = tuple(row for row in rows if _length(row) <= most)
     if not attempt and len(found) < len(rows):
         logging.getLogger(__name__).warning(
-            "%s %s: %d of %d documents are plainly longer than %d tokens, and left out",
+            "%s %s: %d of %d documents are plainly longer than %d tokens and are left out",
             *(DATASET, split, len(rows) - len(found), len(rows), target_length),
         )
     return found
@@ -295,7 +296,7 @@ def _length(row: Reading | Question) -> int:
 def own_questions(
     settings: TaskSettings, split: str, stream: int, index: int, attempt: int
 ) -> Draft:
-    """Draw one of the user's questions; a document too long for the target gives way to others."""
+    """Draw one of the user's questions; if its document is too long, another one is drawn."""
     rows = _rows(settings.data_dir, split, settings.target_length, attempt)
     row = pick(rows, stream, index, attempt)
     if isinstance(row, Question):
@@ -327,7 +328,7 @@ def own_questions(
 
 
 def _stated(row: Reading) -> str:
-    """Return the alias that the evidence has, or else the document, or the first."""
+    """Return the first alias that the evidence has, or else the document, or else the first one."""
     texts = [row.document[low:high] for low, high in row.evidence] + [row.document]
     known = (answer for text in texts for answer in row.answers if any(places(text, answer)))
     return next(known, row.answers[0])
@@ -348,7 +349,7 @@ OWN_QUESTIONS = Dataset(
     score=reference,
     exact_match=alias,
     metrics=REFERENCE_METRICS,
-    # As multi-hop questions, with more places to recall.
+    # The row of multi-hop questions, with more free spans.
     reward=RewardRow(
         hit_threshold=0.4, min_span=MIN_QUOTE, gold_mode="standard", free_spans=MAX_QUOTES
     ),

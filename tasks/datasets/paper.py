@@ -1,4 +1,4 @@
-"""The paper's own scores of answers, beside ours (arXiv 2604.09494, appendix D.3)."""
+"""The paper's own scores of answers, to be used in place of ours (arXiv 2604.09494, D.3)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tasks.scoring import paper
 from tasks.scoring.reward import Score, best_of, of_answer
 
 _label, _reference = best_of(paper.is_equal_normalised), best_of(paper.matches_reference)
-# By the names of the data sets.
+# The paper's score of each data set, by name.
 PAPER: Mapping[str, Score] = {
     "retrieval": best_of(paper.contains_value),
     "multi_niah": of_answer(
@@ -33,7 +33,7 @@ PAPER: Mapping[str, Score] = {
     "top_n_vote": of_answer(
         lambda answer, truth: paper.top_votes(answer, truth.all_parts, truth.wrong)
     ),
-    # Ours is the paper's.
+    # Our score is the paper's.
     "msmarco_v2": ndcg,
     "qampari": cited_answers(paper.citation_f1, paper.answer_coverage),
     "hotpotqa": _reference,
@@ -41,17 +41,17 @@ PAPER: Mapping[str, Score] = {
     "2wikimultihopqa": _reference,
     "nq": _reference,
     "triviaqa": _reference,
-    # The paper has no such data set: scored as its questions.
+    # The paper does not have this data set; it is scored like the paper's questions.
     "own_questions": _reference,
 }
-# The halves of the format reward that differ from ours.
+# The tasks' halves of the format reward that differ from ours.
 FORMATS: Mapping[str, Score] = {
     "qampari": of_answer(lambda answer, truth: paper.citation_format(answer, truth.grades)),
 }
 
 
 def paper_dataset(dataset: Dataset) -> Dataset:
-    """Return the data set with the paper's score in the place of ours.
+    """Return the data set with the paper's score in place of ours.
 
     Raises:
       KeyError: the paper has no score for it.

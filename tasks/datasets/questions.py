@@ -64,7 +64,7 @@ CLOSINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """A gold passage, and the range of its text that is worth recalling."""
+    """A gold passage, and the range of its text to recall."""
 
     passage: Passage
     support: Range
@@ -76,8 +76,8 @@ class Question:
 
     Attributes:
       answers: aliases of one answer.
-      evidence: the gold passages in the order of the reasoning; none where the data set has none.
-      others: passages that come with it and are not gold.
+      evidence: the gold passages in the order of the reasoning; empty if the data set has none.
+      others: passages that come with the question and are not gold.
     """
 
     name: str
@@ -95,10 +95,10 @@ class Question:
 def question_draft(
     dataset: str, row: Question, corpus: Corpus, settings: TaskSettings, stream: int, index: int
 ) -> Draft:
-    """Return an example that asks a question of its gold passages among distractors.
+    """Return the draft of a question about its gold passages among distractors.
 
-    No distractor holds an answer, none comes twice; where the corpus has too few, the prompt is
-    shorter than the target length. All gold passages stand in it at any number of fillers.
+    No distractor holds an answer or comes twice. If the corpus has too few, the prompt is shorter
+    than the target length. All gold passages are in the prompt at any number of fillers.
     """
     rng = generator(dataset, stream, index)
     gold = [item.passage for item in row.evidence]
@@ -116,7 +116,7 @@ def question_draft(
         gold,
         settings.target_length,
     )
-    # The nearest are taken first, and stand anywhere.
+    # The nearest are taken first, but their places are drawn.
     order = rng.random(len(distractors))
     before, after = around(question, introduction, place)
     answer = stated(row.answers, gold)
@@ -142,7 +142,7 @@ def question_draft(
 
 
 def stated(answers: Sequence[str], gold: Sequence[Passage]) -> str:
-    """Return the alias that the passages have, as it is or else normalised, or the first."""
+    """Return the first alias that the passages have, unchanged or normalised, or the first one."""
     texts = [text for passage in gold for text in (passage.title, passage.text)]
     as_it_is = (answer for answer in answers if any(answer in text for text in texts))
     normalised = (answer for answer in answers if any(holds(p, needles([answer])) for p in gold))
@@ -150,7 +150,7 @@ def stated(answers: Sequence[str], gold: Sequence[Passage]) -> str:
 
 
 def demonstrate(rng: np.random.Generator, *, recalled: list[Range], answer: str) -> Demonstration:
-    """Draw a demonstration: recall what supports the answer, passage by passage, then answer."""
+    """Draw a demonstration: recall the support of each gold passage in turn, then answer."""
     thought = recalled_in_turn(rng, recalled, beginnings=BEGINNINGS, links=LINKS)
     thought.append(f"\n{CONCLUSIONS[rng.integers(len(CONCLUSIONS))].format(answer=answer)}")
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)

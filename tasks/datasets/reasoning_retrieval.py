@@ -24,10 +24,10 @@ EQUATION_QUESTIONS = (
     "Find x with ${problem}$ and give the value stored under key x.",
     "Let x satisfy ${problem}$. Which value belongs to key x?",
 )
-# Keys are drawn around the solution: at least this far on both sides.
+# Keys are drawn around the solution, at least this far on both sides.
 MIN_KEY_SPREAD = 50
 MAX_KEY_SPREAD = 20_000
-# Draws of a problem before its settings are given up; common ones need a few.
+# How many problems are drawn before the settings are refused; usual settings need a few.
 MAX_DRAWS = 2_000
 
 
@@ -40,7 +40,7 @@ def arithmetic(
       The problem in LaTeX, its worked steps, and the result.
 
     Raises:
-      TaskInputError: hardly any such expression has a whole result below 10,000.
+      TaskInputError: hardly any such expression has an integer result below 10,000.
     """
     for _ in range(MAX_DRAWS):
         size = int(rng.integers(terms[0], terms[1] + 1))
@@ -59,7 +59,7 @@ def arithmetic(
 
 
 def _work_out(numbers: list[int], signs: list[str]) -> tuple[list[str], int] | None:
-    """Evaluate products and quotients first, then sums, each from the left; None if not whole."""
+    """Evaluate products and quotients, then sums, each from the left; None if not an integer."""
     values, signs, steps = [Fraction(n) for n in numbers], list(signs), []
     for level in ("*/", "+-"):
         place = 0
@@ -88,7 +88,7 @@ def equation(rng: np.random.Generator, terms: tuple[int, int]) -> tuple[str, str
       The problem in LaTeX, its worked steps, and the solution.
 
     Raises:
-      TaskInputError: hardly any equation of this size has no coefficient 0.
+      TaskInputError: hardly any equation of this size is without a coefficient 0.
     """
     solution = int(rng.integers(-100, 100))
     for _ in range(MAX_DRAWS):
@@ -146,7 +146,8 @@ def math_retrieval(
         problem, working, result = equation(rng, settings.terms)
         wordings = EQUATION_QUESTIONS
     question = wordings[rng.integers(len(wordings))].format(problem=problem)
-    # Nearest keys first: any number of them lies as close as it can, at least MIN_KEY_SPREAD wide.
+    # The nearest keys come first, so that any number of keys lies close to the solution. The keys
+    # within MIN_KEY_SPREAD come in random order.
     near = rng.permutation([d for d in range(-MIN_KEY_SPREAD, MIN_KEY_SPREAD + 1) if d])
     far = np.arange(MIN_KEY_SPREAD + 1, MAX_KEY_SPREAD)
     far = np.stack([far, -far], axis=1).ravel()

@@ -14,7 +14,7 @@ from tasks.prompts.system_prompts import SYSTEMS
 from tasks.scoring import answers
 from tasks.scoring.reward import RewardRow, best_of
 
-# What stands before the pairs, a pair, what stands between two, and behind the last.
+# The text before the pairs, of a pair, between two pairs, and after the last one.
 LAYOUTS: dict[str, tuple[str, Callable[[int, str], str], str, str]] = {
     "lines": ("", lambda key, value: f"Key {key}:\n{value}", "\n", ""),
     "json": ("{\n  ", lambda key, value: f'"{key}": "{value}"', ",\n  ", "\n}"),
@@ -61,7 +61,7 @@ def lookup(
     working: str,
     math_answer: str,
 ) -> Draft:
-    """Return an example that asks for the value of `keys[0]` among pairs with the other keys."""
+    """Return the draft of a lookup of the value of `keys[0]` among pairs with the other keys."""
     layout = settings.formats[int(rng.integers(len(settings.formats)))]
     letters = rng.integers(len(ALPHANUMERIC), size=(len(keys), settings.value_length))
     system = SYSTEMS[rng.integers(len(SYSTEMS))]

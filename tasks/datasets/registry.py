@@ -1,4 +1,4 @@
-"""All data sets by name, and how one is added. Every other list of data sets derives from this."""
+"""All data sets by name, and a function to add one. All lists of data sets derive from this one."""
 
 import re
 
@@ -39,17 +39,17 @@ PAPERS = (
     single_hop_qa.NQ,
     single_hop_qa.TRIVIAQA,
 )
-# Those of this project: the paper's, and a user's own rows.
+# The data sets of this project: the paper's, and a user's own rows.
 DECLARED = (*PAPERS, own_questions.OWN_QUESTIONS)
-# Those, and the ones that scripts have registered.
+# The data sets of this project and those that scripts have registered.
 DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in DECLARED}
 
 
 def register(dataset: Dataset) -> None:
-    """Add a data set, or put another in the place of one; then a config may give it a share.
+    """Add or replace a data set, so that a config may give it a share.
 
     Raises:
-      TaskInputError: the name has other characters than letters, digits and underscores.
+      TaskInputError: the name has characters other than letters, digits and underscores.
     """
     if not re.fullmatch("[A-Za-z0-9_]+", dataset.name):
         raise TaskInputError(
@@ -62,7 +62,7 @@ def find(name: str) -> Dataset:
     """Return the data set of this name.
 
     Raises:
-      TaskInputError: there is none.
+      TaskInputError: there is no such data set.
     """
     if name not in DATASETS:
         raise TaskInputError(f"dataset {name!r} is unknown; use one of {', '.join(DATASETS)}")

@@ -32,7 +32,7 @@ from tasks.sources.table import Source, list_field, pick, read_table
 from tasks.sources.trec_files import read_judgements
 
 MAX_PASSAGES = 5_000
-# The share of relevant passages, where the row has so many; always one at least.
+# The range of the share of relevant passages; the row may have fewer, but always has one.
 RELEVANT_SHARE = (0.01, 0.10)
 NEGATIVE_RATES = {"judged": 0.4, "bm25": 0.3, "random": 0.3}
 
@@ -78,13 +78,13 @@ CLOSINGS = (
     "That is the order by relevance.",
     "Here is the ranking.",
 )
-# More recalls than the reward counts would only make the response longer.
+# More recalls than the reward counts would only lengthen the response.
 RECALLED = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """A query with its judged passages: those of grade 1 and more are relevant."""
+    """A query with its judged passages, which are relevant from grade 1 on."""
 
     name: str
     text: str
@@ -92,17 +92,17 @@ class Query:
 
     @property
     def passages(self) -> tuple[Passage, ...]:
-        """All passages that were judged for it."""
+        """All passages that were judged for the query."""
         return tuple(passage for passage, _ in self.judged)
 
 
 def parse_query(raw: Any) -> Query:
-    """Return a row in HELMET's layout: qid, query, ctxs of id, text, label and maybe title.
+    """Parse a row in HELMET's layout: qid, query, and ctxs with id, text, label and maybe title.
 
-    A passage that is malformed or comes twice is left out; of copies the best grade counts.
+    Malformed passages are left out. A passage that comes twice is kept once, with its best grade.
 
     Raises:
-      UnfitRowError: the row is malformed, a label is no number, or no passage is relevant.
+      UnfitRowError: the row is malformed, a label is not a number, or no passage is relevant.
     """
     judged: dict[str, tuple[Passage, int]] = {}
     for value in list_field(raw, "ctxs")[:MAX_PASSAGES]:
@@ -128,13 +128,13 @@ def parse_query(raw: Any) -> Query:
 
 
 def _grade(value: Any) -> int:
-    """Return a label as a grade from 0 up; TREC writes junk as -1 or -2."""
+    """Return a label as a grade of at least 0; TREC marks junk by -1 or -2."""
     if isinstance(value, str) and re.fullmatch(r"\s*-?[0-9]{1,9}\s*", value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or not -10 <= value <= 100:
-        raise UnfitRowError("a label that is no grade")
+        raise UnfitRowError("a label that is not a grade")
     return max(0, int(value))
 
 
@@ -167,10 +167,10 @@ SOURCE = Source(
 def msmarco(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
     """Draw a query with passages to rank (arXiv 2604.09494, appendix B).
 
-    1 to 10 % of the passages are relevant where the row has so many, one at least. The others are
-    of one source: judged as irrelevant (where these run out: BM25's), BM25's neighbours, or random,
-    both among the data set's own passages and none judged relevant to the query. Where there are
-    too few the prompt is shorter than the target length.
+    1 to 10 % of the passages are relevant if the row has so many, and at least one is. The others
+    come from one source: passages that were judged irrelevant (then BM25's neighbours), BM25's
+    neighbours, or random passages. The last two are passages of the data set that were not judged
+    relevant to the query. If there are too few, the prompt is shorter than the target length.
     """
     row = pick(read_table(SOURCE, settings.data_dir, split).rows, stream, index, attempt)
     corpus = pool_corpus((SOURCE,), settings.data_dir)
@@ -214,9 +214,9 @@ def msmarco(settings: TaskSettings, split: str, stream: int, index: int, attempt
 def _items(
     row: Query, corpus: Corpus, target_length: int, rng: np.random.Generator
 ) -> list[tuple[Passage, int]]:
-    """Return the passages and their grades, of which any first ones have their share of relevant.
+    """Order the passages, with their grades, so that any beginning has its share of relevant ones.
 
-    The first is relevant.
+    The first passage is relevant.
     """
     relevant = [item for item in row.judged if item[1] > 0]
     relevant = [relevant[i] for i in rng.permutation(len(relevant))]

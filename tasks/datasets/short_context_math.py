@@ -1,15 +1,15 @@
 """Category `short_context_math`: problems without a context (datasets `dapo_math`, `mcqa_math`).
 
-There is nothing to recall: the model learns to reason without (arXiv 2604.09494, appendix B). The
-problems come from files, of which 200 rows (a tenth of small files) are kept for validation:
+There is nothing to recall: the model learns to reason without it (arXiv 2604.09494, appendix B).
+The problems come from files, of which 200 rows (a tenth of small files) are kept for validation:
 
-* dapo_math: DAPO-Math-17k, without duplicates and Chinese; or GSM8K, whose answers are whole
-  numbers as well.
-* mcqa_math: MATH of the levels 2 to 4 as far as its answers are numbers, or GSM8K, each with three
-  wrong numbers near the right one.
+* dapo_math: DAPO-Math-17k, without duplicates and Chinese problems, or GSM8K, whose answers are
+  whole numbers as well.
+* mcqa_math: the problems of MATH of levels 2 to 4 whose answers are numbers, or GSM8K; each with
+  three wrong numbers near the right one.
 
-A prompt holds a problem as it is, whatever the target length; one that is too long for it gives way
-to another row.
+A prompt holds an unchanged problem, whatever the target length; if the problem is too long for it,
+another row is drawn.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ from tasks.sources.table import VALIDATION_SHARE, Source, pick, read_table, text
 
 NUM_VALIDATION = 200
 LEVELS = ("Level 2", "Level 3", "Level 4")
-# A token of such texts has more bytes than this, with any tokenizer that knows English.
+# Tokens of such texts have more bytes than this on average, with any tokenizer for English.
 BYTES_PER_TOKEN = 1.5
-# Longer solutions make no demonstration.
+# Longer solutions are not used as demonstrations.
 LONGEST_WORKING = 3_000
 
 QUESTIONS = (
@@ -72,7 +72,7 @@ CLOSINGS = (
 
 _MARK = re.compile(r"<<[^<>]*>>")
 _CHINESE = re.compile(r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]")
-# The wording around a problem of DAPO's original file.
+# The wording around a problem in DAPO's original file.
 _DAPO_LEAD = re.compile(r"^Solve the following math problem step by step\.[^\n]*\n\n")
 _DAPO_TAIL = re.compile(r"\n\nRemember to put your answer on its own line[^\n]*$")
 
@@ -82,7 +82,7 @@ class Problem:
     """A problem with its answer.
 
     Attributes:
-      working: the worked solution, "" where the data set has none.
+      working: the worked solution, "" if the data set has none.
     """
 
     text: str
@@ -91,24 +91,24 @@ class Problem:
 
 
 def parse_gsm8k(raw: Mapping[str, Any]) -> Problem:
-    """Return a row of GSM8K: its solution without the calculator's marks, and what follows `####`.
+    """Parse a row of GSM8K: the solution without calculator marks, and the answer after `####`.
 
     Raises:
-      UnfitRowError: a field is missing, or no number follows.
+      UnfitRowError: a field is missing, or there is no number after `####`.
     """
     question = text_field(raw, "question")
     working, found, answer = text_field(raw, "answer").rpartition("####")
     answer = answer.strip().replace(",", "")
     if not found or not re.fullmatch(r"-?\d+(?:\.\d+)?", answer):
-        raise UnfitRowError("no number behind ####")
+        raise UnfitRowError("no number after ####")
     return Problem(question, answer, _MARK.sub("", working).strip())
 
 
 def parse_dapo(raw: Mapping[str, Any]) -> Problem:
-    """Return a row of DAPO-Math-17k, as published or with its prompt as plain text.
+    """Parse a row of DAPO-Math-17k, as published or with its prompt as plain text.
 
     Raises:
-      UnfitRowError: a field is missing, or it is in Chinese.
+      UnfitRowError: a field is missing, or the problem is in Chinese.
     """
     prompt = raw.get("prompt")
     if isinstance(prompt, list):
@@ -129,15 +129,15 @@ def parse_dapo(raw: Mapping[str, Any]) -> Problem:
 
 
 def parse_math(raw: Mapping[str, Any]) -> Problem:
-    """Return a row of MATH, its answer being the last `\\boxed{}` of the solution.
+    """Parse a row of MATH; its answer is the last `\\boxed{}` of the solution.
 
     Raises:
-      UnfitRowError: a field is missing, another level than LEVELS, or a drawing that is code.
+      UnfitRowError: a field is missing, the level is not in LEVELS, or the problem has a drawing.
     """
     text, working = text_field(raw, "problem"), text_field(raw, "solution")
     level = raw.get("level")
     if level not in LEVELS and f"Level {level}" not in LEVELS:
-        raise UnfitRowError(f"of another level than {', '.join(LEVELS)}")
+        raise UnfitRowError(f"not of the levels {', '.join(LEVELS)}")
     if "[asy]" in text:
         raise UnfitRowError("a drawing")
     answer, plain = last_boxed(working)
@@ -145,10 +145,10 @@ def parse_math(raw: Mapping[str, Any]) -> Problem:
 
 
 def last_boxed(text: str) -> tuple[str, str]:
-    """Return what the last `\\boxed{}` holds, and the text without that command.
+    """Return the content of the last `\\boxed{}`, and the text without that command.
 
     Raises:
-      UnfitRowError: there is none.
+      UnfitRowError: there is no `\\boxed{}`, or it is not closed.
     """
     start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
     if start < 0:
@@ -165,7 +165,7 @@ def last_boxed(text: str) -> tuple[str, str]:
 
 
 def _parse_any(raw: Any) -> Problem:
-    """Return a row of any of the data sets, told apart by their fields."""
+    """Parse a row of any of the data sets, which are recognised by their fields."""
     if not isinstance(raw, Mapping):
         raise UnfitRowError("a row that is not an object")
     if "prompt" in raw:
@@ -177,7 +177,7 @@ def _parse_choice(raw: Any) -> tuple[Problem, Number]:
     problem = _parse_any(raw)
     number = parse_number(problem.answer)
     if number is None:
-        raise UnfitRowError("an answer that is no number")
+        raise UnfitRowError("an answer that is not a number")
     return problem, number
 
 
@@ -220,16 +220,16 @@ MATH: Source[tuple[Problem, Number]] = Source(
 
 @functools.lru_cache(maxsize=8)
 def _rows(source: Source, data_dir: str, split: str) -> tuple:
-    """Return the rows of a split: those with the lowest hashes are for validation.
+    """Return the rows of a split; the rows with the lowest hashes are for validation.
 
     Raises:
-      TaskInputError: there are no files, or hardly a row in them.
+      TaskInputError: there are no files, or fewer than two rows in them.
     """
     rows = read_table(source, data_dir, "train").rows
     if len(rows) < 2:
         raise TaskInputError(
-            f"config.data.dir = {data_dir!r} holds one usable row for {source.dataset}; two are "
-            f"the fewest, one of them for validation: get all of {source.where}"
+            f"config.data.dir = {data_dir!r} holds one usable row for {source.dataset}; at least "
+            f"two are needed, one of them for validation: get all of {source.where}"
         )
     ranked = sorted(rows, key=lambda row: zlib.crc32(source.key(row).encode()))
     kept = min(NUM_VALIDATION, -(-len(rows) // VALIDATION_SHARE))
@@ -237,7 +237,7 @@ def _rows(source: Source, data_dir: str, split: str) -> tuple:
 
 
 def dapo_math(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
-    """Draw a problem whose answer is asked for as `\\boxed{}`.
+    """Draw a problem that asks for its answer in `\\boxed{}`.
 
     Raises:
       TaskInputError: there are no files.
@@ -289,7 +289,7 @@ def mcqa_math(settings: TaskSettings, split: str, stream: int, index: int, attem
 
 
 def _shown(text: str) -> str:
-    """Return an option as it stands in a prompt: LaTeX between dollar signs."""
+    """Return an option as the prompt shows it, with LaTeX between dollar signs."""
     return f"${text}$" if "\\" in text or "^" in text else text
 
 
@@ -321,11 +321,11 @@ equal_expression = best_of(mathematics.equal_expressions)
 
 @of_answer
 def chosen_option(answer: str, truth: GroundTruth) -> float:
-    """Return 1 where the answer chooses the right option by its letter or its text."""
+    """Return 1 if the answer chooses the right option by its letter or its text."""
     return mathematics.chosen_option(answer, truth.answers[0], truth.choices)
 
 
-# No gold documents: the threshold 1 is never used.
+# There are no gold documents, so the threshold 1 is never used.
 ROW = RewardRow(hit_threshold=1.0, min_span=5, gold_mode="always_1", free_spans=2)
 DAPO_MATH = Dataset(
     name="dapo_math",

@@ -1,8 +1,8 @@
 """Category `single_hop_qa`: Natural Questions and TriviaQA, with or without passages of their own.
 
-Rows come from DPR's files (with passages), from the open versions (questions and answers alone:
-the gold passage is found by distant supervision), or in SQuAD's layout (paragraphs that the
-questions were written on), which stands in for nq where no file of its own is there.
+Rows come from DPR's files, which have passages; from the open versions, which have questions and
+answers alone, so that the gold passage is found by distant supervision; or from files in SQuAD's
+layout, whose questions were written about paragraphs, and which stand in for nq if it has no file.
 """
 
 import dataclasses
@@ -39,12 +39,12 @@ from tasks.sources.passages import (
 )
 from tasks.sources.table import Source, list_field, pick, read_rows, read_table
 
-# DPR's rows bring a hundred negatives; the nearest are the hard ones.
+# DPR's rows have a hundred negatives; the nearest ones are the hard ones.
 MAX_NEGATIVES = 30
 
 
 def read_questions(path: str) -> Iterator[Any]:
-    """Yield the raw rows of a file; an article in SQuAD's layout gives one for each question."""
+    """Yield the raw rows of a file, one for each question of an article in SQuAD's layout."""
     for raw in read_rows(path):
         if isinstance(raw, Mapping) and isinstance(raw.get("paragraphs"), list):
             yield from _of_article(raw)
@@ -53,7 +53,7 @@ def read_questions(path: str) -> Iterator[Any]:
 
 
 def _of_article(raw: Mapping) -> Iterator[Any]:
-    """Yield questions in the flat layout that TFDS has of SQuAD."""
+    """Yield the questions of an article in TFDS's flat layout of SQuAD."""
     title = raw.get("title")
     for paragraph in raw["paragraphs"]:
         questions = paragraph.get("qas") if isinstance(paragraph, Mapping) else None
@@ -68,12 +68,12 @@ def _of_article(raw: Mapping) -> Iterator[Any]:
 
 
 def parse_question(raw: Any) -> Question:
-    """Return a row of DPR's, of an open data set, or of SQuAD's flat layout.
+    """Parse a row of DPR's files, of an open data set, or in SQuAD's flat layout.
 
-    Its evidence is empty where it brings no passage that holds an answer.
+    The evidence is empty if the row has no passage that holds an answer.
 
     Raises:
-      UnfitRowError: it is malformed, has no answer, or in SQuAD's layout a passage without one.
+      UnfitRowError: the row is malformed or has no answer, or its SQuAD passage does not hold it.
     """
     if not isinstance(raw, Mapping):
         raise UnfitRowError("a row that is not an object")
@@ -89,7 +89,7 @@ def parse_question(raw: Any) -> Question:
 
 
 def _answers(value: Any) -> Any:
-    """Return a raw answer or list of them; TFDS gives TriviaQA's as an object."""
+    """Return the raw answer or list of answers; TFDS has TriviaQA's as an object."""
     if not isinstance(value, Mapping):
         return value
     aliases = value.get("aliases")
@@ -129,7 +129,7 @@ def _source(
         where=where,
         parse=parse_question,
         key=lambda row: row.name,
-        # Questions on one paragraph stay together.
+        # Questions about one paragraph stay in one split.
         group=lambda row: row.evidence[0].passage.key if row.evidence else row.name,
         read=read_questions,
         tfds={split: (prepared, split) for split in ("train", "validation")},
@@ -176,11 +176,11 @@ SOURCES = {
 def answered(dataset: str, settings: TaskSettings, split: str) -> tuple[Question, ...]:
     """Return the rows that have a gold passage, their own or one of the corpus.
 
-    The one of the corpus is the question's best BM25 passage, of a hundred, that holds an answer.
-    Rows without are left out and counted.
+    From the corpus it is the first of the question's hundred best BM25 passages that holds an
+    answer. Rows without a gold passage are left out and counted.
 
     Args:
-      settings: those of `_files`, so that rows are looked up once for all target lengths.
+      settings: as returned by `_files`, so that rows are looked up once for all target lengths.
 
     Raises:
       TaskInputError: the files are missing, or no row has a gold passage.
@@ -218,14 +218,14 @@ def _pooled(dataset: str) -> tuple[Source, ...]:
 
 
 def _files(settings: TaskSettings) -> TaskSettings:
-    """Return settings that differ only where the files do."""
+    """Return the settings with all fields but those of the files at fixed values."""
     return TaskSettings(target_length=0, data_dir=settings.data_dir, corpus=settings.corpus)
 
 
 def single_hop(
     dataset: str, settings: TaskSettings, split: str, stream: int, index: int, attempt: int
 ) -> Draft:
-    """Draw a question whose answer stands in one gold passage (arXiv 2604.09494, appendix B)."""
+    """Draw a question with its answer in one gold passage (arXiv 2604.09494, appendix B)."""
     row = pick(answered(dataset, _files(settings), split), stream, index, attempt)
     corpus = corpus_of(settings, _pooled(dataset))
     return question_draft(dataset, row, corpus, settings, stream, index)

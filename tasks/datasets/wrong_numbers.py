@@ -1,4 +1,4 @@
-"""Numbers as answers are written, and wrong ones near them that look alike."""
+"""Read numbers as answers write them, and draw wrong numbers near them that look alike."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-# Steps away from the right number, on its grid.
+# The distances of wrong numbers from the right one, in its steps.
 STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 20)
 MOST_DIGITS = 12
 
@@ -26,10 +26,10 @@ class Number:
     """A number with the way it is written.
 
     Attributes:
-      step: the smallest difference between numbers written like this and as round.
-      style: "plain", with `places` behind the point and commas between thousands where `commas`;
+      step: the smallest difference between numbers that are written alike and equally round.
+      style: "plain", with `places` after the point and, if `commas`, commas between thousands;
         "frac", a LaTeX fraction; or "slash", such as 3/4.
-      before, after: a dollar sign, and a unit.
+      before, after: a dollar sign and a unit, "" for none.
     """
 
     value: Fraction
@@ -59,7 +59,7 @@ class Number:
 
 
 def parse_number(text: str) -> Number | None:
-    """Return the number that a LaTeX text is, None where it is anything else."""
+    """Read a LaTeX text as a number; None if it is anything else."""
     text = text.strip()
     if text.startswith("$") and text.endswith("$") and len(text) > 1:
         text = text[1:-1].strip()
@@ -91,7 +91,7 @@ def parse_number(text: str) -> Number | None:
 
 
 def _grid(number: int) -> Fraction:
-    """Return the power of ten that a whole number is round to, two digits left: 10 for 240."""
+    """Return the power of ten to which a number is round, two digits left: 10 for 240."""
     grid = 1
     while number >= 100 * grid and number % (10 * grid) == 0:
         grid *= 10
@@ -101,8 +101,9 @@ def _grid(number: int) -> Fraction:
 def wrong_numbers(rng: np.random.Generator, number: Number) -> list[Number]:
     """Draw three other numbers that are written alike, in any order.
 
-    How many of them are smaller is drawn first, from 0 to 3, so that the right one is as often the
-    smallest as the second; what is positive stays so, and may have few smaller ones.
+    The count of smaller ones is drawn first, from 0 to 3, so that the right number has each rank
+    equally often. Wrong numbers for a positive number are positive, so there may be fewer smaller
+    ones.
     """
     value, step = number.value, number.step
     steps = {Fraction(n) * step for n in STEPS}

@@ -1,4 +1,4 @@
-"""What a data set gives to the reward: its score of an answer and its row of the paper's table.
+"""The part of the reward that a data set declares: its score of an answer and its table row.
 
 arXiv 2604.09494, section 4.3 and appendix D.3; `rl/rewards/` computes the reward from them.
 """
@@ -14,13 +14,14 @@ GoldMode = Literal["standard", "top_k_gold", "always_1", "used_recall"]
 
 @dataclasses.dataclass(frozen=True)
 class RewardSettings:
-    """What differs between the rewards of training and of evaluation.
+    """The settings in which the rewards of training and of evaluation differ.
 
     Attributes:
-      density_limit: spans per 1,024 response tokens that cost nothing.
-      math_answer_credit: score for finding the number but not the value (math_retrieval).
+      density_limit: the number of spans per 1,024 response tokens that cost nothing.
+      math_answer_credit: the score for finding the number but not the value (math_retrieval).
       many_shot_gold_mode: the gold mode of many-shot classification (see `RewardRow.gold_mode`).
-      coverage_weight: share of the answers in the score of cited answers; citations have the rest.
+      coverage_weight: the weight of the answers given in the score of cited answers; the citations
+        have the rest.
     """
 
     density_limit: float
@@ -29,7 +30,7 @@ class RewardSettings:
     coverage_weight: float
 
 
-# The paper's training configurations, and the defaults that its evaluation script uses.
+# The paper's training configurations, and the defaults of its evaluation script.
 SETTINGS = {
     "train": RewardSettings(
         density_limit=4.0,
@@ -45,8 +46,8 @@ SETTINGS = {
     ),
 }
 
-# The score in [0, 1] of an answer, from the answer, the texts of the response's recall spans, the
-# truth and the settings.
+# (answer, texts of the response's recall spans, truth, settings) -> the score of the answer, in
+# [0, 1].
 Score = Callable[[str, Sequence[str], GroundTruth, RewardSettings], float]
 
 
@@ -55,14 +56,14 @@ class RewardRow:
     """One row of the paper's table.
 
     Attributes:
-      hit_threshold: copy-F1 from which a gold document counts as recalled in full.
-      min_span: characters; shorter spans are errors of usage.
+      hit_threshold: the copy-F1 from which a gold document counts as recalled in full.
+      min_span: the least characters of a span; shorter spans are errors of usage.
       gold_mode: "standard" (all gold documents), "top_k_gold" (the k best), "always_1", or
         "used_recall" (1 if there is any span).
-      free_spans: spans that the density does not count.
-      top_k: gold documents that count in the mode "top_k_gold".
+      free_spans: the number of spans that the density does not count.
+      top_k: the number of gold documents that count in the mode "top_k_gold".
       many_shot: whether the settings choose the gold mode (many-shot classification).
-      task_format: the task's own half of the format reward; None leaves it whole.
+      task_format: the task's half of the format reward; None if the general format is all of it.
     """
 
     hit_threshold: float
@@ -74,19 +75,19 @@ class RewardRow:
     task_format: Score | None = None
 
     def under(self, settings: RewardSettings) -> "RewardRow":
-        """Return the row with the gold mode that it has under these settings."""
+        """Return the row with the gold mode that the settings choose."""
         if not self.many_shot:
             return self
         return dataclasses.replace(self, gold_mode=settings.many_shot_gold_mode)
 
 
 def is_full(score: float) -> float:
-    """Return 1 where a score is full: none of the grades, parts and choices is missing."""
+    """Return 1 if a score is full, up to rounding, else 0."""
     return float(score >= 1.0 - 1e-9)
 
 
 def full(score: Score) -> Score:
-    """Return the score that is 1 where the given one is full, else 0."""
+    """Turn a score into one that is 1 if the given score is full, else 0."""
 
     def whole(
         answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
@@ -97,7 +98,7 @@ def full(score: Score) -> Score:
 
 
 def best_of(score: Callable[[str, str], float]) -> Score:
-    """Return the best score of an answer over the accepted answers."""
+    """Turn a comparison into the best score of an answer over the accepted answers."""
 
     def best(
         answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
@@ -109,7 +110,7 @@ def best_of(score: Callable[[str, str], float]) -> Score:
 
 
 def of_answer(score: Callable[[str, GroundTruth], float]) -> Score:
-    """Return the score that reads the answer and the truth alone."""
+    """Turn a function of the answer and the truth into a score."""
 
     def scored(
         answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings

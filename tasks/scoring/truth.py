@@ -1,4 +1,4 @@
-"""What a right response to a prompt is."""
+"""The ground truth: what a right response to a prompt contains."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,18 +7,18 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """What a right response to one prompt is.
+    """What a right response to one prompt contains.
 
     Attributes:
-      answers: accepted answers, at least one, none blank: the aliases of one right answer.
+      answers: the accepted answers, aliases of one right answer: at least one, and no blank one.
       gold_documents: the documents that a faithful response recalls, as rendered in the prompt.
-      gold_labels: for each gold document the label that stands in it, such as "[3]" or
-        "label: 7"; () or "" where there is none.
-      math_answer: the number that leads to the answer, "" where there is none.
-      parts: where several things are asked for, each with its aliases; then `answers` holds them
-        as one text.
+      gold_labels: for each gold document the label in its text, such as "[3]" or "label: 7", or ""
+        if it has none; () if no document has one.
+      math_answer: the number that leads to the answer, "" if there is none.
+      parts: the things asked for, if there are several, each with its aliases; then `answers` holds
+        them as one text.
       wrong: candidates of the context that are not asked for.
-      grades: relevance of each document of the prompt by its id (reranking), 0 for none.
+      grades: the relevance of each document of the prompt by its id (reranking); 0 is irrelevant.
       choices: the text of each option by its letter (multiple choice).
 
     Raises:
@@ -39,7 +39,7 @@ class GroundTruth:
         if not self.answers or not all(answer.strip() for answer in self.answers):
             raise ValueError(
                 f"the ground truth of {self.dataset!r} has the answers {self.answers!r}; "
-                "give at least one, and none blank"
+                "give at least one, and no blank one"
             )
 
     @property
@@ -49,7 +49,7 @@ class GroundTruth:
 
 
 def ground_truth(dataset: str, fields: Mapping[str, Any]) -> GroundTruth | None:
-    """Return the ground truth from the fields of a record; None where the record has none."""
+    """Read the ground truth from the fields of a record; None if the record has none."""
     if not fields:
         return None
     return GroundTruth(

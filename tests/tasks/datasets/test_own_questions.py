@@ -210,7 +210,7 @@ def test_eight_quotes_are_recalled_for_the_full_reward_and_nine_refused(tmp_path
     example = only(tmp_path, row | {"evidence": lines[:8]})
     assert [span.strip() for span in recalled(example)] == lines[:8]
     check_demonstration_is_right(example, TOKENIZER)
-    with pytest.raises(UnfitRowError, match="no list of at most 8 quotes"):
+    with pytest.raises(UnfitRowError, match="not a list of at most 8 quotes"):
         parse(row | {"evidence": lines})
 
 
@@ -230,7 +230,7 @@ MISTAKES = {
     "no question": {"question": " "},
     "no answer": {"answers": []},
     "an answer of more than 300 characters": {"answers": "very long " * 40},
-    "not one of document and passages": {"passages": []},
+    "not exactly one of document and passages": {"passages": []},
     "no document": {"document": ""},
     "evidence that is not in the document": {"evidence": ["Notice is given 4 months ahead."]},
     "no evidence, and an answer that is not in the document": {"answers": ["a year"]},

@@ -294,7 +294,7 @@ def test_rows_as_tfds_has_them_are_read():
     [
         ({"supporting_facts": []}, "no supporting_facts"),
         ({"supporting_facts": [["Ardel"]]}, "malformed supporting_facts"),
-        ({"supporting_facts": [["Nowhere", 0]]}, "a supporting fact of no paragraph"),
+        ({"supporting_facts": [["Nowhere", 0]]}, "a supporting fact without its paragraph"),
         ({"context": []}, "no context"),
         ({"context": [["Ardel", "text"]]}, "malformed paragraph"),
         ({"context": [["Ardel", [" "]], files.mayor(0)]}, "no passage"),

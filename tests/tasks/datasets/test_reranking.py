@@ -225,9 +225,12 @@ def test_copies_count_once_with_their_best_grade():
     [
         ({"ctxs": []}, "no ctxs"),
         ({"ctxs": [{"id": "1", "text": "x", "label": 0}]}, "no relevant passage"),
-        ({"ctxs": [{"id": "1", "text": "x", "label": "good"}]}, "a label that is no grade"),
-        ({"ctxs": [{"id": "1", "text": "x", "label": float("inf")}]}, "a label that is no grade"),
-        ({"ctxs": [{"id": "1", "text": "x", "label": "--1"}]}, "a label that is no grade"),
+        ({"ctxs": [{"id": "1", "text": "x", "label": "good"}]}, "a label that is not a grade"),
+        (
+            {"ctxs": [{"id": "1", "text": "x", "label": float("inf")}]},
+            "a label that is not a grade",
+        ),
+        ({"ctxs": [{"id": "1", "text": "x", "label": "--1"}]}, "a label that is not a grade"),
         ({"ctxs": [{"id": "1", "text": "", "label": 1}]}, "no passage"),
         ({"query": " "}, "no query"),
         ({"qid": None}, "no qid"),

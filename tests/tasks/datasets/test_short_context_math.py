@@ -177,16 +177,16 @@ def test_math_is_read_from_its_folders_levels_2_to_4_as_far_as_answers_are_numbe
     skipped = read_table(SOURCE, str(tmp_path), "train").skipped
     wrong_level = sum(row["level"] in ("Level 1", "Level 5") for row in MATH)
     assert skipped == {
-        "an answer that is no number": 1,
-        "of another level than Level 2, Level 3, Level 4": wrong_level,
+        "an answer that is not a number": 1,
+        "not of the levels Level 2, Level 3, Level 4": wrong_level,
     }
 
 
 @pytest.mark.parametrize(
     ("parse", "row", "reason"),
     [
-        (parse_gsm8k, {"question": "q", "answer": "It is 3."}, "no number behind ####"),
-        (parse_gsm8k, {"question": "q", "answer": "#### three"}, "no number behind ####"),
+        (parse_gsm8k, {"question": "q", "answer": "It is 3."}, "no number after ####"),
+        (parse_gsm8k, {"question": "q", "answer": "#### three"}, "no number after ####"),
         (parse_gsm8k, {"answer": "#### 3"}, "no question"),
         (parse_dapo, {"prompt": [], "reward_model": {"ground_truth": "1"}}, "no content"),
         (parse_dapo, {"prompt": ["x"], "reward_model": {"ground_truth": "1"}}, "no content"),
@@ -194,7 +194,7 @@ def test_math_is_read_from_its_folders_levels_2_to_4_as_far_as_answers_are_numbe
         (parse_math, {**MATH[1], "solution": "It is 4."}, "no .*boxed"),
         (parse_math, {**MATH[1], "solution": "It is \\boxed{4."}, "not closed"),
         (parse_math, {**MATH[1], "problem": "[asy]draw(x);[/asy]"}, "a drawing"),
-        (parse_math, {**MATH[1], "level": None}, "another level"),
+        (parse_math, {**MATH[1], "level": None}, "not of the levels"),
     ],
 )
 def test_malformed_rows_are_left_out_by_name(parse, row, reason):
