@@ -202,9 +202,9 @@ def _sentence(document: str, question: str, answers: Sequence[str]) -> Range:
 def _around(document: str, place: Range) -> Range:
     """Return the sentence around a place, or the lines around it if the sentence is too long."""
     before = document[max(0, place[0] - REACH) : place[0]]
-    behind = document[place[1] : place[1] + REACH]
+    after = document[place[1] : place[1] + REACH]
     low = place[0] - len(before) + max(sentence_ends(before, DOCUMENT), default=0)
-    high = place[1] + next(sentence_ends(behind, DOCUMENT), len(behind))
+    high = place[1] + next(sentence_ends(after, DOCUMENT), len(after))
     if high - low > LONG_SENTENCE:
         low = max(low, document.rfind("\n", 0, place[0]) + 1)
         line = document.find("\n", place[1])

@@ -1,4 +1,4 @@
-"""Votes: counted anew from the prompt's text, at many sizes."""
+"""Votes are counted from the prompt's text, at many sizes."""
 
 import re
 from collections import Counter

@@ -161,7 +161,7 @@ def test_alces_documents_are_gold_where_they_hold_an_answer(tmp_path):
     files.write_json(tmp_path / "qampari_eval_gtr_top100.json", [files.alce(i) for i in range(9)])
     assert len(read_table(SOURCE, str(tmp_path), "train").rows) >= 5
     example = draft(tmp_path).example(0)
-    # An answer of no document is not asked for.
+    # An answer that no document holds is not asked for.
     assert ["Nowhere"] not in example.truth["parts"] and len(example.truth["parts"]) == 2
 
 

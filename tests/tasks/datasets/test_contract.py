@@ -1,4 +1,4 @@
-"""What every data set must keep, tried on each that is declared."""
+"""The contract of all data sets, tested on each that is declared."""
 
 import dataclasses
 import functools

@@ -92,7 +92,7 @@ def test_gold_items_labels_and_offsets_are_exact(data_dir, dataset, split, index
     demos, item = read(example.prompt)
     answer = example.ground_truth["answers"][0]
     assert len(demos) > 4
-    # All demos with the item's label are gold, and no others.
+    # Exactly the demos with the item's label are gold.
     gold = [text for _, text, label in demos if label == answer]
     assert gold == [text for _, text, _ in demos if true_label(text) == true_label(item)]
     documents = example.ground_truth["gold_documents"]
@@ -122,7 +122,7 @@ def test_an_item_is_never_among_its_own_demos_and_no_demo_comes_twice(data_dir):
         assert item not in texts
 
 
-def test_integers_are_permuted_anew_for_each_example_and_hold_within_it(data_dir):
+def test_integers_are_permuted_for_each_example_and_constant_in_it(data_dir):
     seen = collections.Counter()
     for index in range(80):
         wanted = draft(data_dir, index=index)
@@ -189,7 +189,7 @@ def test_a_larger_context_has_the_same_demos_and_one_more(data_dir):
             held = more
 
 
-def test_a_gold_demo_stands_at_a_uniform_depth_where_the_first_round_is_cut(tmp_path):
+def test_a_gold_demo_stands_at_a_uniform_depth_if_the_first_round_is_cut(tmp_path):
     lines = ["text,category"]
     lines += [f"train request {n} to {k},label_{k}" for k in range(60) for n in range(3)]
     (tmp_path / "banking77_train.csv").write_text("\n".join(lines))

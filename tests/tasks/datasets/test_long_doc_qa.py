@@ -1,4 +1,4 @@
-"""Multiple choice over whole articles, and the stand-in that makes options of summaries."""
+"""Multiple choice over whole articles, and the stand-in with summaries as options."""
 
 import collections
 import functools

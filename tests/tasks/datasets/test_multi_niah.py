@@ -1,4 +1,4 @@
-"""Needles in running text: each in its place once, the values asked for and no others gold."""
+"""Needles in running text: each stands once at its place; the values asked for are gold."""
 
 import itertools
 import re
@@ -124,7 +124,7 @@ def test_needles_stand_between_whole_sentences_at_any_depth():
 
 
 def haystack_of(made, size):
-    """Return the filler sentences of a draft: what its example has beside the needles."""
+    """Return the filler sentences of a draft, without the needles."""
     return " ".join(made.example.args[0].beginning(size))
 
 
@@ -208,7 +208,7 @@ def test_sentences_are_split_where_they_end_and_absurd_ones_left_out():
     ]
 
 
-def test_essays_follow_each_other_and_begin_anew(tmp_path):
+def test_essays_follow_each_other_and_start_again(tmp_path):
     (tmp_path / "haystack_essays.txt").write_text("A a. B b. C c.", encoding="utf-8")
     seen = set()
     for seed in range(20):

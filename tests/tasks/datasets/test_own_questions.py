@@ -93,7 +93,7 @@ def test_a_document_is_shown_and_may_be_copied_as_it_is_written(folder):
     assert len(seen) == 4
 
 
-def test_the_evidence_is_the_quotes_in_their_order_whatever_their_line_breaks():
+def test_the_evidence_is_the_quotes_in_their_order_with_any_line_breaks():
     row = contract(1, evidence=["Notice is given 3 months ahead.", "Pets: none."])
     assert quoted(parse(row)) == ["Notice is given\n   3 months ahead.", "Pets: none."]
     backwards = contract(1, evidence=row["evidence"][::-1])
@@ -144,7 +144,7 @@ def test_answers_are_found_as_words_and_whole_numbers():
     assert evidence_of("甲方是王先生。租金为五千元。", "五千元") == ["租金为五千元。"]
 
 
-def test_of_a_table_the_line_counts_and_of_a_long_line_what_is_near():
+def test_the_evidence_is_the_line_of_a_table_or_the_near_part_of_a_long_line():
     table = "\n".join(f"item {number}\t{number * 7}\tred" for number in range(100))
     assert evidence_of(table, "350") == ["item 50\t350\tred"]
     (near,) = evidence_of("word " * 2000 + "the key is teal " + "word " * 2000, "teal")
@@ -165,7 +165,7 @@ def test_a_quote_is_taken_in_whole_words_and_a_short_one_with_its_sentence():
     assert evidence_of(text, "yes", evidence=["9"]) == ["Item 7 costs 9 crowns."]
 
 
-def test_numbers_and_what_is_null_are_read():
+def test_numbers_count_as_texts_and_null_as_absent():
     row = {"question": "When?", "answer": 1801, "answers": None, "document": "In 1801 it was."}
     assert parse(row | {"passages": None, "evidence": None}).answers == ("1801",)
     marked = lake(1)
@@ -286,7 +286,7 @@ def test_one_document_for_both_splits_is_an_error_that_asks_for_a_file_for_the_o
         record("own_questions", TOKENIZER, settings(tmp_path), "validation", 0, 0)
 
 
-def test_missing_files_are_named_with_where_their_layout_stands(tmp_path):
+def test_missing_files_are_named_with_the_page_of_their_layout(tmp_path):
     with pytest.raises(TaskInputError, match=r"has no own_questions_train\*.jsonl .*docs/tasks.md"):
         record("own_questions", TOKENIZER, settings(tmp_path), "train", 0, 0)
 

@@ -80,7 +80,7 @@ def test_a_context_grows_by_one_passage_at_a_time(dataset, data_dir):
         (new,) = set(after) - set(before)
         assert set(before) < set(after)
         places.append(after.index(new) / len(after))
-    # The nearest are taken first, and stand anywhere: no place tells how near a passage is.
+    # The nearest are taken first, but their places are drawn: a place does not tell how near it is.
     assert min(places) < 0.4 and max(places) > 0.6
     assert places != sorted(places)
 
@@ -125,7 +125,7 @@ def test_gold_passages_stand_anywhere(data_dir):
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
-def test_a_demonstration_recalls_what_supports_the_answer_and_gives_it(dataset, data_dir):
+def test_a_demonstration_recalls_the_support_of_the_answer_and_gives_it(dataset, data_dir):
     for index in range(3):
         example = find(dataset).draft(settings(data_dir), "train", 0, index, 0).example(3)
         shown = example.demonstrate(generator("words", 0, index))
@@ -232,7 +232,7 @@ def test_missing_files_are_named(tmp_path):
         find("nq").draft(TaskSettings(500), "train", 0, 0, 0)
 
 
-def test_squad_stands_in_for_nq_where_nothing_else_is_there(tmp_path):
+def test_squad_stands_in_for_nq_if_there_is_no_other_file(tmp_path):
     files.write_json(tmp_path / "dev-v2.0.json", files.squad())
     table = read_table(SINGLE_HOP["nq"], str(tmp_path), "train")
     assert table.skipped == {"not answerable": 9}
@@ -267,7 +267,7 @@ def test_dprs_passages_and_answers_are_read():
     assert row.answers == ("Port1 Harbour", "Harbour 1")
     assert [item.passage.title for item in row.evidence] == ["Oskel Holt"]
     assert [p.title for p in row.others] == ["Ferry 1", "Brimo", files.FILLERS[2][0]]
-    # The first positive that holds an answer is gold, whatever stands before it.
+    # The first positive that holds an answer is gold, even if others come before it.
     mixed = {
         **files.dpr(1),
         "positive_ctxs": [files.passage(files.town(1)), files.passage(files.mayor(1))],

@@ -26,7 +26,7 @@ def test_the_paper_has_seventeen_data_sets_in_ten_categories():
     assert len({dataset.category for dataset in PAPERS}) == 10
 
 
-def test_every_name_stands_once_and_is_the_one_of_its_files():
+def test_every_name_is_declared_once_and_equals_that_of_its_files():
     assert len(DATASETS) == len(DECLARED)
     for dataset in DECLARED:
         assert find(dataset.name) is dataset

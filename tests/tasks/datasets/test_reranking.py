@@ -51,7 +51,7 @@ def shown(example) -> list[tuple[str, str]]:
 
 
 def asked(example) -> str:
-    """Return the name that the query asks for, which stands outside the documents."""
+    """Return the name that the query asks for, read outside the documents."""
     ((low, high),) = example.documents
     return re.search(r"\w+ Holt", example.user[:low] + example.user[high:])[0]
 
@@ -63,7 +63,7 @@ def grade_of(text: str, example) -> int:
     return next((grade for start, grade in GRADES.items() if start in text), 0)
 
 
-def test_grades_ids_and_ranking_are_those_of_the_passages_shown(data_dir):
+def test_grades_ids_and_ranking_belong_to_the_passages_shown(data_dir):
     forms = set()
     for index in range(20):
         example = draft(data_dir, index).example(15)

@@ -27,7 +27,7 @@ def exact_match(answer, spans, truth, score):
     return is_full(score) if exact is None else exact(answer, spans, truth, SETTINGS["train"])
 
 
-# METHOD's table, row by row: threshold, shortest span, gold mode, free spans, k. None: unused.
+# The paper's table, row by row: threshold, shortest span, gold mode, free spans, k. None: unused.
 TABLE = {
     "retrieval": (0.9, 5, "standard", 2, None),
     "multi_niah": (0.9, 7, "standard", 6, None),

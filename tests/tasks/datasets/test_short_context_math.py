@@ -264,7 +264,7 @@ def test_wrong_numbers_differ_and_look_alike(text, seed):
     assert len({right.value, *values}) == 4
     assert len({right.text, *(other.text for other in wrong)}) == 4
     for other in wrong:
-        # What is written is what is meant.
+        # The text that is written equals the number that is meant.
         assert parse_number(other.text).value == other.value
         assert ("." in other.text) == ("." in text)
         assert right.value <= 0 or other.value >= 0
