@@ -23,7 +23,7 @@ from recallm_jax.reporting.probe import write_probe_figure
 from recallm_jax.runtime import peers
 from recallm_jax.runtime.errors import run_job
 from recallm_jax.runtime.machine import write_machine
-from recallm_jax.training.restore import START_WEIGHTS, hold_to_run, restore_policy
+from recallm_jax.training.restore import START_WEIGHTS, Saved, hold_to_run, restore_policy
 from recallm_jax.training.stages import START, policy_label
 from storage.files import Path, open_folder
 
@@ -60,7 +60,7 @@ def _probe(config: ConfigDict, workdir: Path, *, checkpoint: bool) -> list[Row]:
     label = made_by = START
     if checkpoint:
         policy, stage, step = restore_policy(config, context, workdir)
-        label, made_by = policy_label(config, stage, step), f"{stage.name} step {step}"
+        label, made_by = policy_label(config, stage, step), Saved(stage, step).made_by
     else:
         hold_to_run(config, workdir, fields=START_WEIGHTS)
     probed = Evaluated(label, made_by, workdir / "probe" / label)

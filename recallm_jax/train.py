@@ -2,12 +2,24 @@
 
     python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
 
-The same command goes on with a run that was interrupted. On SIGTERM the step that is running is
-finished and saved, and the exit code is 143. A run is a function of its config: what a
-step samples depends on the seed, the step and the examples alone.
+The same command goes on with a run that was interrupted. On SIGTERM the job finishes and saves the
+step that is running, and exits with code 143. A run is a function of its config: what a step
+samples depends on the seed, the step and the examples alone.
 
 With `--distributed` several processes train one policy, on one host or many, all started with the
 same command and a WORKDIR that all of them see (docs/training.md).
+
+One step of GRPO, each part with its function; `run_policy` (training/policy_gradient.py) is the
+loop around them:
+
+    1. Draw a batch of prompts.               training/stages.py     batches
+    2. Sample G responses of each prompt.     training/rollouts.py   sample
+    3. Read their texts and recall spans.     rl/rollout.py          read_rollout
+    4. Reward each response.                  rl/rollout.py          reward_groups
+    5. Draw on while groups have no spread.   training/rollouts.py   collect
+    6. Turn rewards into advantages.          training/batch.py      make_batch
+    7. Update the policy.                     rl/learner.py          policy_update
+    8. Write the metrics; save the state.     training/saving.py     Saver
 """
 
 import contextlib
@@ -45,7 +57,7 @@ from recallm_jax.runtime.termination import Termination, on_sigterm
 from recallm_jax.training.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.training.policy_gradient import run_policy
 from recallm_jax.training.preflight import check_precision, check_records
-from recallm_jax.training.restore import CHECKPOINTS, placed_state
+from recallm_jax.training.restore import CHECKPOINTS, Saved, placed_state
 from recallm_jax.training.saving import open_saver
 from recallm_jax.training.sft import run_sft
 from recallm_jax.training.stages import (
@@ -103,7 +115,7 @@ def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
             policy = _run_stage(config, context, stage, policy, writer, workdir, termination)
             label = policy_label(config, stage, stage.steps)
             if label in (COLD_START, GRPO, PPO):
-                made_by = f"{stage.name} step {stage.steps}"
+                made_by = Saved(stage, stage.steps).made_by
                 _evaluate(config, context, policy, label, made_by, workdir)
 
 
@@ -116,7 +128,7 @@ def _run_stage(
     workdir: Path,
     termination: Termination,
 ) -> Policy:
-    """Train a stage's policy from `policy`, which behind the cold start is the reference too."""
+    """Train a stage's policy from `policy`, which is the reference after the cold start."""
     with open_saver(config, context, stage, workdir, termination) as saver:
         state, first_step, drawn = saver.restore(placed_state(policy, stage, context))
         writer.resume(stage.name, first_step)
@@ -137,7 +149,7 @@ def _run_stage(
 
 @contextlib.contextmanager
 def _bad_batch_kept(context: Context, workdir: Path) -> Iterator[None]:
-    """Write the batch of a step whose loss is no number, and say where it is."""
+    """Write the batch of a step whose loss is not a number, and say where it is."""
     try:
         yield
     except NotFinite as error:

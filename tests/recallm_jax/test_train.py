@@ -1,7 +1,9 @@
 """The training job from end to end, tiny: what it writes, and resume."""
 
+import importlib
 import itertools
 import json
+import re
 import shutil
 
 import jax
@@ -116,3 +118,12 @@ def test_a_failed_start_leaves_its_folder_free(tmp_path, capsys):
     assert train.main([*CONFIG, f"--workdir={workdir}", "--config.model.weights=none.whl"]) == 2
     assert "none.whl does not exist" in capsys.readouterr().err
     assert not workdir.exists()
+
+
+def test_the_eight_parts_of_a_step_name_functions_that_exist():
+    parts = re.findall(r"^ +(\d)\. .+?  +(\S+)\.py +(\w+)$", train.__doc__, re.MULTILINE)
+    assert [number for number, _, _ in parts] == list("12345678")
+    for _, file, name in parts:
+        package = "" if file.startswith("rl/") else "recallm_jax."
+        module = importlib.import_module(package + file.replace("/", "."))
+        assert callable(getattr(module, name)), name
