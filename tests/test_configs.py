@@ -89,13 +89,13 @@ def test_an_override_may_stand_before_the_config():
 
 
 MISTAKES = {
-    "--config.optimizer.learning_rte=1": "optimizer.learning_rte is no field; did you mean "
+    "--config.optimizer.learning_rte=1": "optimizer.learning_rte is not a field; did you mean "
     "config.optimizer.learning_rate?",
     "--config.learning_rate=1": "did you mean config.sft1.learning_rate or config.sft2."
     "learning_rate or config.optimizer.learning_rate?",
     "--config.grpo=1": "config.grpo is a section; set one of its fields: grpo.steps",
-    "--config.xyz=1": "config.xyz is no field; see recallm_jax/config/fields.py",
-    "--config.data.source=generate": "'generate' is no source; use 'seqio', 'generated' or",
+    "--config.xyz=1": "config.xyz is not a field; see recallm_jax/config/fields.py",
+    "--config.data.source=generate": "'generate' is not a source; use 'seqio', 'generated' or",
     "--config.seed=abc": "config.seed = 'abc' has the wrong type; give int",
     "--config.data.mixture.2wikimultihopqa=all": "2wikimultihopqa = 'all' has the wrong type; give "
     "float",
@@ -111,18 +111,18 @@ MISTAKES = {
     "--config.optimizer.learning_rate=0": "give more than 0",
     "--config.optimizer.learning_rate=nan": "is out of bounds",
     "--config.grpo.steps=0": "config.grpo.steps = 0 is out of bounds; give at least 1",
-    "--config.model.dtype=fp16": "'fp16' is no choice; use 'float32' or 'bfloat16'",
+    "--config.model.dtype=fp16": "'fp16' is not one of 'float32', 'bfloat16'",
     "--config.model.weights=": "config.model.weights is empty; give a text",
-    "--config.stages=sft3": "config.stages = 'sft3' is no choice; use 'sft1' or 'sft2' or 'grpo'",
+    "--config.stages=sft3": "config.stages = 'sft3' is not one of 'sft1', 'sft2', 'grpo'",
     "--config.stages=('grpo','sft2')": "is out of order; the order is sft1, sft2, grpo",
-    "--config.model.attention=flash": "'flash' is no choice; use 'auto' or 'xla' or 'splash'",
+    "--config.model.attention=flash": "'flash' is not one of 'auto', 'xla', 'splash'",
     "--config.stages=()": "config.stages = () must be a tuple with at least one str",
     "--config.evaluation.lengths=long": "evaluation.lengths = 'long' has the wrong type; give int",
     "--config.decoding.min_recall_length=200": "min_recall_length = 200 exceeds "
     "max_recall_length = 128; lower it",
     "--config.decoding.max_new_tokens=2": "no room for the shortest recall span; give at least 3",
     "--config.grpo.overlong_buffer=9999": "exceeds decoding.max_new_tokens",
-    "--config.grpo.micro_batch=3": "is no multiple of grpo.micro_batch = 3",
+    "--config.grpo.micro_batch=3": "is not a multiple of grpo.micro_batch = 3",
     "--config.data.terms=(300,300)": "data.terms = 300 is out of bounds; give at least 1",
     "--config.data.terms=(3,1)": "config.data.terms = (3, 1) must be a range such as (3, 5)",
     "--config.evaluation.suites=rular": "config.evaluation.suites: evaluation suite 'rular' is "

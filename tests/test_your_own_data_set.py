@@ -76,7 +76,7 @@ def test_its_examples_keep_what_every_data_set_must(script):
 def test_its_share_is_a_field_once_it_is_registered_and_not_before(script):
     share = "--config.data.mixture.bins"
     quickstart = "--config=configs/quickstart.py:tiny"
-    with pytest.raises(UserError, match=r"config\.data\.mixture\.bins is no field"):
+    with pytest.raises(UserError, match=r"config\.data\.mixture\.bins is not a field"):
         load_config([quickstart, f"{share}=2"])
     registry.register(runpy.run_path(str(script))["BINS"])
     assert "bins" not in load_config([quickstart]).data.mixture

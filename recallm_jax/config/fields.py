@@ -19,7 +19,7 @@ from tasks.datasets.registry import DATASETS, DECLARED
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What a field may hold.
+    """The type of a field, and the values that it may have.
 
     Attributes:
       kind: type of the value, or of the items where `many`. An int may stand for a float.
@@ -339,7 +339,7 @@ def _unknown_field(name: str) -> UserError:
     near = near or difflib.get_close_matches(name, FIELDS, n=1)
     names = " or ".join(f"config.{field}" for field in near)
     remedy = f"did you mean {names}?" if near else "see recallm_jax/config/fields.py"
-    return UserError(f"config.{name} is no field; {remedy}")
+    return UserError(f"config.{name} is not a field; {remedy}")
 
 
 def check_field(name: str, value: Any) -> None:
@@ -371,7 +371,7 @@ def _check_value(name: str, field: Field, value: Any) -> None:
         raise UserError(f"config.{name} = {value!r} has the wrong type; give {field.kind.__name__}")
     if field.choices and value not in field.choices:
         raise UserError(
-            f"config.{name} = {value!r} is no choice; use {' or '.join(map(repr, field.choices))}"
+            f"config.{name} = {value!r} is not one of {', '.join(map(repr, field.choices))}"
         )
     if field.kind is str:
         if not value and not field.blank:

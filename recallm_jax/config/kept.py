@@ -40,9 +40,9 @@ MAY_CHANGE = (
     "probe.",
 )
 STAGES = ("stages", "sft1.", "sft2.", "grpo.", "ppo.", "optimizer.")
-# What an evaluation of given weights does not depend on either.
+# Fields that an evaluation of given weights does not depend on either.
 TRAINING = (*STAGES, "data.mixture.", "data.temperature", "data.target_length")
-# What prepared records depend on, beside the seed and the tokenizer.
+# Fields that prepared records depend on, as they do on the seed and the tokenizer.
 RECORDS = (
     "data.mixture.",
     "data.temperature",
@@ -100,7 +100,7 @@ def check_kept(
 
 
 def kept_policy(folder: Path) -> str | None:
-    """Return which policy made a folder's results, as `keep_config` wrote it; None if none did."""
+    """Return the policy that made a folder's results, as `keep_config` wrote it, or None."""
     path = folder / FILE
     return _values(read_text(path), path).get("policy") if path.exists() else None
 

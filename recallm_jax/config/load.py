@@ -84,7 +84,7 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
 
 
 def _named(override: str) -> str:
-    """Return which field an override sets, such as "grpo.steps"."""
+    """Return the name of the field that an override sets, such as "grpo.steps"."""
     match = _OVERRIDE.match(override)
     assert match is not None
     return match[1]
@@ -223,7 +223,7 @@ def _check_sizes(config: ConfigDict) -> None:
     source = config.data.source
     if source not in ("seqio", "generated") and not source.startswith("jsonl:"):
         raise UserError(
-            f"config.data.source = {source!r} is no source; use 'seqio', 'generated' or "
+            f"config.data.source = {source!r} is not a source; use 'seqio', 'generated' or "
             "'jsonl:FILE'"
         )
     if not sum(config.data.mixture.values()) and not config.evaluation.suites:
@@ -245,8 +245,8 @@ def _check_sizes(config: ConfigDict) -> None:
         name = f"config.{stage}.prompts_per_step"
         if prompts % parts:
             raise UserError(
-                f"{name} = {prompts} is no multiple of {stage}.minibatches = {parts}; change one "
-                "of them"
+                f"{name} = {prompts} is not a multiple of {stage}.minibatches = {parts}; change "
+                "one of them"
             )
         part_name = name + (f" / minibatches = {prompts} / {parts}" if parts > 1 else "")
         _check_parts(part_name, prompts // parts, section)
@@ -258,10 +258,10 @@ def _check_sizes(config: ConfigDict) -> None:
 
 
 def _check_parts(name: str, batch: int, section: ConfigDict) -> None:
-    """Refuse micro-batches of whole prompts that a batch can't be parted into."""
+    """Refuse micro-batches of whole prompts that don't divide a batch."""
     if batch % section.micro_batch:
         raise UserError(
-            f"{name} = {batch} is no multiple of {name.split('.')[1]}.micro_batch = "
+            f"{name} = {batch} is not a multiple of {name.split('.')[1]}.micro_batch = "
             f"{section.micro_batch}; change one of them"
         )
 

@@ -25,7 +25,7 @@ _SECTIONS = {
 
 
 def values(name: str) -> str:
-    """Return what a field may hold, such as "int, at least 1"."""
+    """Describe the values that a field may have, such as "int, at least 1"."""
     field = FIELDS[name]
     kind = field.kind.__name__
     if field.many:

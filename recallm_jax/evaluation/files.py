@@ -37,7 +37,7 @@ def read_rows(path: Path) -> list[Row]:
     """Return the rows of a file, without a last line that an interruption cut short.
 
     Raises:
-      UserError: another line is no whole row.
+      UserError: another line is not a whole row.
     """
     rows = []
     for number, row in enumerate(jsonl.read_rows(path, _FIELDS), 1):

@@ -32,7 +32,7 @@ from tasks.prompts.vocabulary import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """Which policy is evaluated, and where its rows go.
+    """A policy that is evaluated, and the folder of its rows.
 
     Attributes:
       label: the name of the policy in the rows, such as "start" or "grpo".

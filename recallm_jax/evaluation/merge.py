@@ -20,17 +20,17 @@ from storage.files import Path
 def merge(folder: Path, config: ConfigDict, *, by: str = "") -> tuple[list[Row], list[str]]:
     """Write the rows of all shards as an evaluation in one process would have, and its summary.
 
-    Nothing is written before everything is there, and nothing in the shards' folders is changed.
-    Whoever does it at the same time writes the same.
+    Nothing is written before all rows are there, and the shards' folders stay as they are. Several
+    processes may join at the same time: they write the same.
 
     Args:
-      by: who does it, where several may.
+      by: a name of this process, where several may join.
 
     Returns:
-      The summaries, and what is missing, a line each; one of the two is empty.
+      The summaries, and a line for each thing that is missing; one of the two is empty.
 
     Raises:
-      UserError: there are no shards, or those of several configs or policies.
+      UserError: there are no shards, or several configs or policies made them.
     """
     shards = shard_folders(folder)
     if not shards:
@@ -44,7 +44,7 @@ def merge(folder: Path, config: ConfigDict, *, by: str = "") -> tuple[list[Row],
         for mode in config.evaluation.modes:
             path = folder / f"{task}.{mode}.jsonl"
             samples = sampling_of(mode, config)[2]
-            # What stands in the evaluation's own file comes first: it may have been rescored.
+            # The rows of the evaluation's own file come first: they may have been rescored.
             rows = rows_elsewhere(folder, shards[0] / "none" / path.name, samples=samples, known=())
             ids = examples.get(task, [])
             left = set(ids) - {row["example_id"] for row in rows}

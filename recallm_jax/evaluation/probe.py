@@ -141,7 +141,7 @@ def _sheet(
     reasoning_tokens: int,
     probed: Evaluated,
 ) -> Sheet:
-    """Return what is asked after thoughts of one length: a group of variants for each example."""
+    """Make the sheet of thoughts of one length: each example is answered in a group of variants."""
     by_id = {item.record.example_id: item for item in probes}
     prefixes = {name: list(item.prefixes.values()) for name, item in by_id.items()}
     longest = max(len(prefix) for group in prefixes.values() for prefix in group)

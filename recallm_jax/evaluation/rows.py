@@ -78,7 +78,7 @@ def row_scores(completion: Completion, dataset: str, truth: dict[str, Any]) -> R
 
 
 def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row | None:
-    """Return what a row says of a suite's response; None where the data set is no suite's task.
+    """Return the scores of a suite's response; None where the data set is not a task of a suite.
 
     The suite's main metric is the score, and the reward; its metrics are the components.
     """
@@ -98,7 +98,7 @@ def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row |
 def _span_row(
     span: CopiedSpan, copied: str, tokens: np.ndarray, text: PromptText, tokenizer: Tokenizer
 ) -> Row:
-    """Return where a span stands in the response and where it comes from in the prompt."""
+    """Locate a span in the response, and its occurrences in the prompt."""
     start = len(tokenizer.decode(tokens[: span.start].tolist()))
     places = [
         {

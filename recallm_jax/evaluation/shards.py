@@ -1,4 +1,4 @@
-"""Parts of one evaluation, made by processes that know nothing of each other.
+"""Parts of one evaluation, made by processes that do not talk to each other.
 
 Shard i of n answers the records i, i + n, i + 2n, … of every task. Its rows lie in a folder of its
 own below the evaluation's, with the config that made them and the list of all records:
@@ -62,7 +62,7 @@ def shard_folders(folder: Path) -> list[Path]:
 
 
 def note_examples(folder: Path, task: str, records: Sequence[Record]) -> None:
-    """Write into a shard's folder which records a task has, for those who join the shards."""
+    """Write the ids of a task's records into a shard's folder; the join reads them."""
     ids = [record.example_id for record in records]
     examples = read_examples(folder)
     if examples.get(task) != ids:
@@ -70,7 +70,7 @@ def note_examples(folder: Path, task: str, records: Sequence[Record]) -> None:
 
 
 def read_examples(folder: Path) -> Examples:
-    """Return what `note_examples` has written.
+    """Return the records of each task, as `note_examples` wrote them.
 
     Raises:
       UserError: it is damaged.
@@ -81,7 +81,7 @@ def read_examples(folder: Path) -> Examples:
     try:
         examples = json.loads(read_text(path))
         if not isinstance(examples, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}); delete it, and run its shard again"

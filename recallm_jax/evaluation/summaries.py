@@ -60,7 +60,7 @@ def task_metrics(rows: Sequence[Row]) -> Row:
 
 
 def overall_rows(summaries: Sequence[Row]) -> list[Row]:
-    """Return what the tasks of each suite come to by length and mode, where all are there."""
+    """Return the metrics of each whole suite, by length and mode."""
     scores: dict[tuple, dict[str, float]] = {}
     for row in summaries:
         if "metrics" in row:

@@ -1,4 +1,4 @@
-"""What an evaluation asks: the mixture's validation tasks, and the suites of a config."""
+"""The tasks of an evaluation: the mixture's validation tasks, and the suites of a config."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ class EvaluationTask:
 
 
 def task_names(config: ConfigDict) -> list[str]:
-    """Return the names of the tasks of a config at all its lengths, in their order."""
+    """Return the names of a config's tasks at all its lengths, in order."""
     datasets = sorted(name for name, rate in config.data.mixture.items() if rate > 0)
     lengths = config.evaluation.lengths
     named = [validation_task(dataset, length) for dataset in datasets for length in lengths]
@@ -46,7 +46,7 @@ def evaluation_tasks(
     suites_only: bool = False,
     most: int | None = None,
 ) -> list[EvaluationTask]:
-    """Return the tasks of a config at all its lengths; records are made when they are asked for.
+    """Return a config's tasks at all its lengths; a task makes its records on demand.
 
     Args:
       suites_only: leave out the mixture's validation tasks.

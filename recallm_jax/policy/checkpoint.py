@@ -40,9 +40,9 @@ State = Any
 
 
 def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
-    """Return the manager of a folder of checkpoints, of which the newest `keep` stay.
+    """Open a folder of checkpoints for writing; the newest `keep` of them stay.
 
-    What an interrupted save left behind is removed. Use as a context, or call `close`.
+    The remains of an interrupted save are removed. Use it in `with`, or call `close`.
     """
     path = _absolute(folder)
     make_folder(path)
@@ -55,7 +55,7 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
 
 
 def open_reader(folder: str | Path) -> ocp.CheckpointManager:
-    """Return a manager that changes nothing in its folder: a run may be writing there."""
+    """Open a folder of checkpoints for reading; a run may be writing there."""
     # Given as a reader has them, so that Orbax does not warn of setting them.
     options = ocp.CheckpointManagerOptions(
         read_only=True,
@@ -175,23 +175,23 @@ def _reader_of(
     if not processes.several(mesh):
         yield manager
         return
-    # One that waits for no other process, which may have found damage and given up.
+    # This reader waits for no other process: another may have found damage and given up.
     with open_reader(_folder(manager)) as reader:
         yield reader
 
 
 class Damaged(Exception):
-    """A checkpoint can't be read, and won't be another time."""
+    """A checkpoint can't be read, now or later."""
 
 
-# What a file system says of files that are lost; all else that it says may pass.
+# Error numbers of files that are lost; any other may pass.
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _TENSORSTORE_ERRNO = re.compile(r"\[os_error_code='(\d+)'")
 
 
 @contextlib.contextmanager
 def _damage(folder: Path) -> Iterator[None]:
-    """Take an error for damage, unless it is the machine's, or the way's to gs://.
+    """Treat an error as damage unless the machine or the network caused it.
 
     Raises:
       TryAgain: the file system failed, whichever library said so.

@@ -1,4 +1,4 @@
-"""What every job starts from: a policy and its tokenizer, the mesh they lie on, and the console."""
+"""The context of a job: its policy, tokenizer, mesh and console."""
 
 import dataclasses
 from typing import Any
@@ -17,7 +17,12 @@ from tasks.prompts.vocabulary import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every job starts from."""
+    """The policy of a job, its tokenizer, the mesh that it lies on, and the job's console.
+
+    Attributes:
+      policy: the starting weights, placed on the mesh.
+      console: silent where this process does not lead.
+    """
 
     policy: Transformer
     tokenizer: Tokenizer
@@ -32,25 +37,25 @@ class Context:
     def place(self, batch: Any) -> Any:
         """Put arrays that have a leading prompt axis on the mesh, split over it.
 
-        What can't be split evenly, such as one prompt alone, every device holds whole. Where
-        several processes share the mesh, each gives the whole batch.
+        A batch that can't be split evenly, such as one prompt alone, is held whole by every device.
+        Where several processes share the mesh, each gives the whole batch.
         """
         counts = {x.shape[0] for x in jax.tree.leaves(batch)}
         return processes.put_all(batch, self.batch_sharding(*counts))
 
     def batch_sharding(self, *counts: int) -> NamedSharding:
-        """Return where batches of so many prompts lie."""
+        """Return the sharding of batches of so many prompts."""
         parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         whole = any(count % parts for count in counts)
         kind = partitioning.replicated if whole else partitioning.batch_sharding
         return kind(self.mesh)
 
     def own_rows(self, count: int) -> Int[np.ndarray, " rows"]:
-        """Return which prompts of a batch of `count` this process makes and reads."""
+        """Return the places in a batch of `count` prompts that this process makes and reads."""
         return processes.own_rows(count, self.batch_sharding(count))
 
     def place_rows(self, batch: Any, count: int) -> Any:
-        """Put a batch of `count` prompts on the mesh, of which each process gives its own."""
+        """Put a batch of `count` prompts on the mesh; each process gives its own prompts."""
         return processes.put_rows(batch, count, self.batch_sharding(count))
 
     def fetch_rows(self, batch: Any) -> Any:
@@ -59,8 +64,8 @@ class Context:
         return processes.fetch_rows(batch, self.batch_sharding(count))
 
     def gather_rows(self, batch: np.ndarray, count: int) -> np.ndarray:
-        """Return a batch of `count` prompts whole, of which each process gives its own.
+        """Gather a whole batch of `count` prompts; each process gives its own prompts.
 
-        All have the same numbers then, those of prompts that several hold included.
+        All processes get the same numbers, also for prompts that several of them hold.
         """
         return processes.gather_rows(batch, count, self.batch_sharding(count))

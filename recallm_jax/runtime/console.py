@@ -1,4 +1,4 @@
-"""What a job shows while it runs: lines and progress bars, of the process that leads alone."""
+"""The console of a job: lines and progress bars, shown by the process that leads."""
 
 import dataclasses
 import sys

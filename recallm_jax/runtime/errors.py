@@ -24,7 +24,7 @@ _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
 }
-# What a file system may say that is well again a little later.
+# Error numbers of a file system that may pass by themselves.
 _PASSING = (
     errno.EIO,
     errno.ENOTCONN,
@@ -51,16 +51,16 @@ class UserError(InputError):
 
 
 class TryAgain(Exception):
-    """Nothing is wrong with the input; one line that says what may go well another time."""
+    """Nothing is wrong with the input, and another attempt may succeed; the message is one line."""
 
 
 def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a job on its arguments; return the exit code of the process.
 
-    An error that the user can mend is printed as one line, `error: …`, and gives code 2; what may
-    pass by itself, such as processes that did not meet and a network that is down, one line and
-    75. Ctrl-C, and SIGTERM where the job handles it, end with one line too, and codes 130 and 143.
-    Anything else is a fault of the program and keeps its traceback.
+    An error that the user can mend is printed as one line, `error: …`, and gives code 2. One that
+    may pass by itself, such as processes that did not meet or a network that is down, is one line
+    and code 75. Ctrl-C, and SIGTERM where the job handles it, end with one line and codes 130 and
+    143. Any other error is a fault of the program and keeps its traceback.
 
     Args:
       argv: arguments without the program's name; None takes the command line's.
@@ -103,7 +103,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
 
 
 def _of_storage(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
-    """Return what to say of a fault of gs://, and the exit code; raise any other."""
+    """Return the message of a fault of gs://, and the exit code; raise any other error."""
     message = faults.describe(error, arguments)
     if message is None:
         _leave_after_fault(error)
@@ -113,7 +113,7 @@ def _of_storage(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
 
 
 def _leave_after_fault(error: Exception) -> None:
-    """Where other processes wait for this one, show its fault and end all of them."""
+    """Show a fault and end all processes, where others wait for this one."""
     if peers.are_joined():
         traceback.print_exception(error)
         peers.leave(1, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0]}")
@@ -132,7 +132,7 @@ def _stopped(how: str, code: int, *, leave: bool) -> int:
 
 
 def full_disk(error: Exception, path: Path) -> OSError | None:
-    """Return the full disk that a library reports by an error of its own; None if it is another."""
+    """Return the `OSError` of a full disk that a library reports by its own error, or None."""
     text = f"{error} {error.__cause__ or ''}"
     for number in _FULL:
         if os.strerror(number) in text:

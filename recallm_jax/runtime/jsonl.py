@@ -8,7 +8,7 @@ from recallm_jax.runtime.errors import UserError
 from storage.files import Path
 
 NUMBER = (int, float)
-# What each field of a row must be.
+# The type of each field of a row.
 Fields = Mapping[str, type | tuple[type, ...]]
 
 
@@ -16,15 +16,15 @@ def read_rows(path: Path, fields: Fields) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSONL file, without a last line that was cut short; none if no file.
 
     Args:
-      fields: what a row must hold; others are not looked at.
+      fields: those that a row must have; others are ignored.
 
     Raises:
-      UserError: another line is no such row; names the line.
+      UserError: another line is not such a row; names the line.
     """
     if not path.exists():
         return
-    # Behind the last newline stands nothing, or what an interruption left. As bytes, so that what
-    # is no UTF-8 is an error of its line.
+    # After the last newline stands nothing, or part of a row that an interruption cut. Read as
+    # bytes, so that a line that is not UTF-8 is an error of that line.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             row = json.loads(line)
@@ -37,13 +37,13 @@ def read_rows(path: Path, fields: Fields) -> Iterator[dict[str, Any]]:
 
 
 def check_fields(row: Any, fields: Fields) -> None:
-    """Refuse what is no object with these fields.
+    """Refuse anything but an object with these fields.
 
     Raises:
       ValueError: names the field.
     """
     if not isinstance(row, dict):
-        raise ValueError(f"{str(row)[:40]!r} is no row")
+        raise ValueError(f"{str(row)[:40]!r} is not a row")
     for name, kind in fields.items():
         if name not in row:
             raise ValueError(f"it has no {name!r}")

@@ -1,4 +1,4 @@
-"""What a run ran on, and of which commit, for those who read its numbers."""
+"""The machine and the commit of a run, for the readers of its numbers."""
 
 import datetime
 import json
@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def write_machine(workdir: str | Path) -> None:
     """Write `machine.json`: processor, devices, versions, commit, and the date of the run's start.
 
-    What stands there is kept, so that a restart does not change the date.
+    A file that is there stays, so that a restart does not change the date.
     """
     path = as_path(workdir) / FILE
     if path.exists():
@@ -48,7 +48,7 @@ def commit_of(root: pathlib.Path) -> str:
     archived = root / "COMMIT"
     if archived.exists() and not (text := archived.read_text().strip()).startswith("$"):
         return text
-    # Of a folder above, no repository is this code's.
+    # A repository in a folder above is not this code's.
     alone = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)}
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:

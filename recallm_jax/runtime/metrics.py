@@ -79,7 +79,7 @@ class MetricWriter:
 
 
 class SilentWriter:
-    """A `MetricWriter`'s place in processes that write nothing, since another does."""
+    """Takes the place of `MetricWriter` in processes that do not lead."""
 
     def __enter__(self) -> "SilentWriter":
         return self
@@ -102,7 +102,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Return the rows of a metrics file, without a last one that was cut short; [] if none.
 
     Raises:
-      UserError: another line is no row of metrics.
+      UserError: another line is not a row of metrics.
     """
     return list(read_rows(as_path(path), {"stage": str, "step": int, "time": NUMBER}))
 

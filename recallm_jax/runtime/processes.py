@@ -1,4 +1,4 @@
-"""Arrays over several processes: whose rows are whose, and what all of them know.
+"""Arrays over several processes: who has which rows, and how all get the same values.
 
 The only home of process counts. All processes run the same program; each makes the rows of a batch
 that its own devices hold, and reads those. Functions that communicate are called by all processes,
@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from recallm_jax.runtime.errors import UserError
 
-# Of what this process has, the part of a global array at an index.
+# The part of a global array at an index, from this process's shards.
 Part = Callable[[np.ndarray, tuple[slice, ...]], np.ndarray]
 
 
@@ -42,7 +42,7 @@ def meet(mesh: Mesh | None) -> None:
 
 
 def leads(mesh: Mesh | None) -> bool:
-    """Return whether this process is the one that writes files and talks, of those on a mesh."""
+    """Return whether this process of a mesh is the one that writes files and uses the console."""
     return not several(mesh) or jax.process_index() == 0
 
 
@@ -61,12 +61,12 @@ def check_mesh(mesh: Mesh) -> None:
 
 
 def number_and_count() -> tuple[int, int]:
-    """Return which process this is, counted from 0, and how many there are."""
+    """Return the number of this process, counted from 0, and the number of processes."""
     return jax.process_index(), jax.process_count()
 
 
 def each_has_room(size: int) -> bool:
-    """Return whether there are several processes, and each has devices for a mesh of that size."""
+    """Return whether there are several processes, each with devices for a mesh of that size."""
     return jax.process_count() > 1 and size <= jax.local_device_count()
 
 
@@ -111,13 +111,13 @@ def _mover(sharding: Sharding):
 
 
 def own_rows(count: int, sharding: Sharding) -> Int[np.ndarray, " rows"]:
-    """Return which rows of a batch this process's devices hold, in order."""
+    """Return the rows of a batch that this process's devices hold, in order."""
     held = sharding.addressable_devices_indices_map((count,)).values()
     return np.unique(np.concatenate([np.arange(count)[index] for index in held]))
 
 
 def put_rows(tree: Any, count: int, sharding: Sharding) -> Any:
-    """Place a batch of `count` rows, of which each process gives its own."""
+    """Place a batch of `count` rows; each process gives its own rows."""
     if sharding.is_fully_addressable:
         return put_all(tree, sharding)
     rows = own_rows(count, sharding)
@@ -143,10 +143,10 @@ def fetch_rows(tree: Any, sharding: Sharding) -> Any:
 
 
 def gather_rows(values: np.ndarray, count: int, sharding: Sharding) -> np.ndarray:
-    """Return a batch of `count` rows whole, the same in every process, of which each gives its own.
+    """Gather a whole batch of `count` rows, the same in every process; each gives its own rows.
 
-    Of a row that several have, the first one's is taken: what a host measures, such as a reward
-    with a time limit, may differ from host to host.
+    If several processes have a row, the first one's counts: a number that a host measures, such as
+    a reward with a time limit, may differ from host to host.
     """
     if sharding.is_fully_addressable:
         return values
@@ -171,7 +171,7 @@ def fetch(tree: Any) -> Any:
 
 
 def any_of(flag: bool, mesh: Mesh | None) -> bool:
-    """Return whether a process of the mesh says so."""
+    """Return whether the flag is set in any process of the mesh."""
     if not several(mesh):
         return flag
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
@@ -195,7 +195,7 @@ def texts_of_all(texts: Sequence[str], mesh: Mesh | None) -> list[str]:
 
 
 def text_of_leader(text: str, mesh: Mesh | None) -> str:
-    """Return, in every process, what the leading process gives."""
+    """Return the text of the leading process, in every process."""
     if not several(mesh):
         return text
     found = texts_of_all([text] if leads(mesh) else [], mesh)

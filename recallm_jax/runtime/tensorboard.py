@@ -13,7 +13,7 @@ from storage.files import REWRITE_SECONDS, Path, is_remote, store
 
 @runtime_checkable
 class SummaryWriter(Protocol):
-    """What is used of clu's writer."""
+    """The methods of clu's writer that are used."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add a point to each curve."""

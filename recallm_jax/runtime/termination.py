@@ -1,4 +1,4 @@
-"""SIGTERM, which a machine sends before it is taken away: stop where nothing is lost."""
+"""SIGTERM, which a machine gets before it is taken away: stop where nothing is lost."""
 
 import contextlib
 import signal
@@ -7,11 +7,11 @@ from types import FrameType
 
 
 class Terminated(BaseException):
-    """SIGTERM came. No `Exception`: whoever catches those must not take it for a fault."""
+    """SIGTERM came. It is not an `Exception`, so that no handler of faults catches it."""
 
 
 class Termination:
-    """Turns SIGTERM into `Terminated`: at once, or where it is deferred, when that is over."""
+    """Turns SIGTERM into `Terminated`: at once, or at the end of a block that defers it."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -41,7 +41,7 @@ class Termination:
 
 @contextlib.contextmanager
 def on_sigterm() -> Iterator[Termination]:
-    """Handle SIGTERM within the block; what handled it before does so again behind it."""
+    """Handle SIGTERM within the block; after it the handler from before is in place again."""
     termination = Termination()
     before = signal.signal(signal.SIGTERM, termination.handle)
     try:

@@ -17,7 +17,7 @@ from tasks.prompts.vocabulary import Tokenizer
 
 # At most so many training records, and of so many tokens, are looked at: a few seconds.
 MOST_RECORDS, MOST_TOKENS = 256, 1 << 18
-# Of each validation task.
+# Records of each validation task.
 VALIDATION_RECORDS = 4
 
 
@@ -38,9 +38,9 @@ def check_precision(config: ConfigDict) -> None:
 def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Stage]) -> None:
     """Refuse a run whose prompts or demonstrations have no room.
 
-    Looked at are the run's own first training records, `MOST_RECORDS` or all of them, fewer where
-    prompts are long, and the first of every validation task. A record takes milliseconds, so this
-    takes some seconds; a later record may still be refused when its step comes.
+    The check reads the run's first training records (`MOST_RECORDS`, or fewer where prompts are
+    long) and the first of every validation task. A record takes milliseconds, so this takes some
+    seconds; a later record may still be refused when its step comes.
 
     Raises:
       UserError: a prompt is longer than its length, or a demonstration than

@@ -19,27 +19,28 @@ from rl.learner import LearnerState, init_state
 from storage.files import Path
 
 CHECKPOINTS = "checkpoints"
-# What decides the policy beside a checkpoint's arrays: sizes that are no shapes, and the tokenizer.
+# Fields that decide the policy beside a checkpoint's arrays: sizes that are not shapes, and the
+# tokenizer.
 WEIGHTS = ("model.weights", "model.rope_scaling")
-# And without a checkpoint: the seed draws the new rows, and all of a random model.
+# Without a checkpoint also these: the seed draws the new rows, and all of a random model.
 START_WEIGHTS = (*WEIGHTS, "model.param_dtype", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A checkpoint of a run: that of a stage after so many of its steps."""
+    """A checkpoint of a run: a stage, and the number of its steps."""
 
     stage: Stage
     step: int
 
     @property
     def name(self) -> str:
-        """How a user names it: "grpo/20"."""
+        """The name that users give it: "grpo/20"."""
         return f"{self.stage.name}/{self.step}"
 
     @property
     def made_by(self) -> str:
-        """How an evaluation's config does: "grpo step 20"."""
+        """The name in an evaluation's config: "grpo step 20"."""
         return f"{self.stage.name} step {self.step}"
 
 
@@ -75,7 +76,7 @@ def hold_to_run(config: ConfigDict, workdir: Path, *, fields: Sequence[str]) -> 
 def restore_policy(
     config: ConfigDict, context: Context, workdir: Path
 ) -> tuple[Policy, Stage, int]:
-    """Return the policy that a run has come to: its newest stage's, after how many steps of it.
+    """Return the newest policy of a run, its stage, and the number of steps of that stage.
 
     Nothing in the folder is changed: the run may still be going on.
 
@@ -101,7 +102,7 @@ def restore_policy(
 def saved_checkpoints(config: ConfigDict, context: Context, workdir: Path) -> list[Saved]:
     """Return the complete checkpoints of a run, in the order they were made in.
 
-    One that is being written is none yet, and is left alone.
+    One that is still being written is left out.
     """
     found = []
     for stage in plan_stages(config, context):

@@ -107,9 +107,9 @@ def make_optimizer(config: ConfigDict, context: Context, name: str) -> optax.Gra
 def batches(
     config: ConfigDict, context: Context, stage: Stage, drawn: int
 ) -> Generator[list[Record], None, None]:
-    """Yield the records of each draw behind the first `drawn` of the stage; close it when done.
+    """Yield the records of each draw after the first `drawn` of the stage; close it when done.
 
-    Where several processes train, each makes those of its own prompts.
+    Where several processes train, each makes the records of its own prompts.
     """
     start, size = stage.first_record + drawn, stage.batch_size
     rows = context.own_rows(size).tolist()
@@ -134,7 +134,7 @@ class Save(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """What a stage's steps read and write.
+    """The steps of a stage, their data, and where their results go.
 
     Attributes:
       steps: numbers of the steps to make.
@@ -171,7 +171,7 @@ def finite(metrics: dict, stage: Stage, step: int, seen: Inspected) -> dict[str,
     """Return the metrics as floats.
 
     Raises:
-      NotFinite: one of them is no number; with what the step learned from.
+      NotFinite: one of them is not a number; the error holds the data of the step.
     """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not all(map(math.isfinite, values.values())):

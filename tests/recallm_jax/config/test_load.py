@@ -111,7 +111,10 @@ def write(path, body: str) -> str:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("config.grpo.step = 3", "config.grpo.step is no field; did you mean config.grpo.steps?"),
+        (
+            "config.grpo.step = 3",
+            "config.grpo.step is not a field; did you mean config.grpo.steps?",
+        ),
         ("del config.grpo.steps", "config.grpo.steps is missing"),
         ("config.grpo.steps = 'many'", "many"),
         ("config.seed = True", "config.seed = True has the wrong type; give int"),

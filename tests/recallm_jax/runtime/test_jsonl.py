@@ -29,7 +29,7 @@ def spoil(folder, line):
     ("line", "message"),
     [
         (lambda row: "{", "is damaged (Expecting property name"),
-        (lambda row: "5", "is damaged ('5' is no row)"),
+        (lambda row: "5", "is damaged ('5' is not a row)"),
         (lambda row: '{"example_id": 3}', "is damaged ('example_id' can't be '3')"),
         (lambda row: json.dumps(row | {"completion": None}), "'completion' can't be 'None'"),
         (lambda row: json.dumps(row | {"spans": [{}]}), "has a damaged span (it has no 'text')"),

@@ -72,7 +72,7 @@ def test_a_row_cut_short_is_dropped_on_restart(tmp_path):
         (b'{"step": 1, "time": 2.0}', "it has no 'stage'"),
         (b'{"stage": "grpo", "step": "1", "time": 2.0}', "'step' can't be '1'"),
         (b'{"stage": "grpo\xff", "step": 1, "time": 2.0}', "can't decode byte 0xff"),
-        (b"5", "'5' is no row"),
+        (b"5", "'5' is not a row"),
     ],
 )
 def test_a_damaged_row_is_named(line, message, tmp_path):

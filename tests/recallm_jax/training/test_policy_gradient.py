@@ -203,8 +203,11 @@ def test_a_batch_without_rewards_stops_the_run_with_what_it_has_learnt(spoilt, t
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["grpo.minibatches=3"], "prompts_per_step = 4 is no multiple of grpo.minibatches = 3"),
-        (["grpo.minibatches=4"], "minibatches = 4 / 4 = 1 is no multiple of grpo.micro_batch = 2"),
+        (["grpo.minibatches=3"], "prompts_per_step = 4 is not a multiple of grpo.minibatches = 3"),
+        (
+            ["grpo.minibatches=4"],
+            "minibatches = 4 / 4 = 1 is not a multiple of grpo.micro_batch = 2",
+        ),
         (
             ["ppo.overlong_buffer=9999", "stages=('ppo',)"],
             "config.ppo.overlong_buffer = 9999 exceeds",
@@ -213,7 +216,7 @@ def test_a_batch_without_rewards_stops_the_run_with_what_it_has_learnt(spoilt, t
             ["grpo.rollout_parts=3"],
             "prompts_per_step = 4 cannot be sampled in rollout_parts = 3 equal parts",
         ),
-        (["grpo.advantage=best"], "'best' is no choice; use 'group' or 'centred' or"),
+        (["grpo.advantage=best"], "'best' is not one of 'group', 'centred',"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):
