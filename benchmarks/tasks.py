@@ -15,11 +15,12 @@ from pathlib import Path
 from benchmarks.report import write_report
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import load_tokenizer
+from tasks.datasets.registry import DECLARED
 from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
 
-DATASETS = ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote")
+DATASETS = tuple(dataset.name for dataset in DECLARED if dataset.source is None)
 LENGTHS = {8_192: 40, 131_072: 6}
 
 
