@@ -4,7 +4,7 @@
 
 A prompt is four pairs of a key and a value of two tokens, then one of the keys. The right response
 is START value END STOP. The policy starts at random; in half a minute on a CPU the reward rises
-from about 0.1 to above 0.9. Only `decoding` and `rl` are used: nothing here knows of text.
+from 0 to above 0.99. It uses `decoding` and `rl` alone: nothing here knows of text.
 """
 
 import dataclasses
