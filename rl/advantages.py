@@ -5,7 +5,6 @@ mean or spread, and its advantage is 0.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +136,6 @@ def token_rewards(
     return jnp.where(inside, -coefficient * kl, 0.0) + jnp.where(last, totals[..., None], 0.0)
 
 
-Advantage = Literal["group", "centred", "leave_one_out"]
 OF_GROUPS: dict[str, Callable[[Array, Array], Array]] = {
     "group": group_relative,
     "centred": mean_centred,

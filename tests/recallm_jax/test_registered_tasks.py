@@ -93,10 +93,10 @@ def test_a_cache_in_a_bucket_is_written_and_read(gcs, bucket, tmp_path):
 # In a process of its own: TensorFlow's client keeps what it read of the environment.
 PRINT_RECORDS = f"""
 import itertools, sys
-from recallm_jax.config import load_config
-from recallm_jax.inputs import train_records, validation_records
+from recallm_jax.config.load import load_config
+from recallm_jax.data.records import train_records, validation_records
 from recallm_jax.policy.setup import load_tokenizer
-from tasks.record import to_json
+from tasks.prompts.record import to_json
 
 bucket, *arguments = sys.argv[1:]
 config = load_config([*arguments, f"--config.data.cache_dir={{bucket}}/cache"])

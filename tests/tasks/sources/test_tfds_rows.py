@@ -191,7 +191,7 @@ def test_parquet_files_and_lone_json_objects_hold_rows(tmp_path):
 # In a separate process, because TensorFlow's client reads the environment only once.
 PRINT_ROWS = """
 import json, sys
-from tasks.tfds_rows import tfds_rows
+from tasks.sources.tfds_rows import tfds_rows
 print(json.dumps(list(tfds_rows(sys.argv[1], "train"))))
 """
 
