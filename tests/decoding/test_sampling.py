@@ -55,6 +55,16 @@ def test_frequencies_follow_the_filtered_softmax(temperature, top_k, top_p):
     assert chi_square < 27.9
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_tokens_with_exactly_the_probability_of_top_p_are_enough(count):
+    logits = jnp.broadcast_to(jnp.log(jnp.array([8.0, 4.0, 2.0, 1.0])), (1, 500, 4))
+    top_p = jax.nn.softmax(logits, axis=-1)[..., :count].sum(axis=-1)
+    keys = jax.random.split(jax.random.key(0), (1, 500))
+    # Not compiled as one program, so that the sums are the same to the last bit.
+    tokens, _ = sample(logits, keys, RowSampling(jnp.ones((1, 500)), top_p=top_p))
+    assert np.unique(tokens).tolist() == list(range(count))
+
+
 def test_a_large_vocabulary_is_drawn_from_as_its_softmax_says():
     # Several blocks, the last one partial; nine tokens of ten are forbidden.
     rng = np.random.default_rng(0)

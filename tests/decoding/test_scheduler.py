@@ -94,15 +94,23 @@ def unstacked_transformer():
     return policy.with_config(dataclasses.replace(policy.config, unstack_decode=True))
 
 
-@pytest.mark.parametrize("make_policy", [span_loving_policy, transformer, unstacked_transformer])
-@pytest.mark.parametrize("num_slots", [1, 4])
-def test_every_request_gets_what_it_gets_alone(num_slots, make_policy):
+@pytest.mark.parametrize(
+    ("make_policy", "num_slots", "buckets"),
+    [
+        (span_loving_policy, 1, BUCKETS),
+        (span_loving_policy, 4, BUCKETS),
+        (transformer, 4, BUCKETS),
+        (unstacked_transformer, 2, BUCKETS[1:]),
+    ],
+)
+def test_every_request_gets_what_it_gets_alone(make_policy, num_slots, buckets):
     policy, requests = make_policy(), make_requests(11)
-    found = run(policy, requests, num_slots)
+    found = run(policy, requests, num_slots, buckets=buckets)
     assert sorted(found) == list(range(11))
     lengths = set()
     for number, request in enumerate(requests):
-        expected = alone(policy, request)
+        size = min(bucket for bucket in buckets if bucket >= len(request.tokens))
+        expected = alone(policy, request, size)
         got = found[number].rollout
         assert_same(got, expected)
         lengths.add(int(np.asarray(got.lengths).max()))

@@ -25,11 +25,11 @@ QUEUED = ["compute", "tpus", "queued-resources"]
 TYPE = "--accelerator-type=v6e-8"
 DELETE = "launch/tpu_vm.sh delete --name=n --zone=us-east5-a"
 TRAIN = ("python", "-m", "recallm_jax.train", "--config=configs/quickstart.py")
-# What supervise.sh is given, and what a VM and its job take.
+# The arguments of supervise.sh, of a VM and of its job.
 JOB = ("--", *TRAIN, "--workdir=gs://b/runs/a", "--config.stages=('grpo',)")
 FLAGS = ("--accelerator-type=v6e-16", "--spot", "--queued", "--poll=0", "--pause=0")
 UP = ["create", "scp", "bootstrap", "status", "check", "start"]
-# What gcloud 528 says without a network, when its token has run out.
+# The message of gcloud 528 without a network, when its token has run out.
 OFFLINE = (
     "ERROR: (gcloud.compute.tpus.tpu-vm.describe) There was a problem refreshing your current auth "
     "tokens: HTTPSConnectionPool(host='oauth2.googleapis.com', port=443): Max retries exceeded "
@@ -129,7 +129,7 @@ class Cloud:
         )
 
     def commit(self) -> None:
-        """Make what the clone holds its only commit."""
+        """Commit the files of the clone as its only commit."""
         shutil.rmtree(self.clone / ".git", ignore_errors=True)
         self.run_git("init", "-q", "--template=")
         self.run_git("add", ".")
@@ -144,11 +144,11 @@ class Cloud:
         )
 
     def changes(self) -> list[list[str]]:
-        """The calls that don't only look."""
+        """The calls that change something."""
         return [call for call in self.calls() if "describe" not in call]
 
     def verbs(self) -> list[str]:
-        """What was done, in order: create, delete, and the commands for workers by their script."""
+        """The changes in order: create, delete, and the commands for workers by their script."""
         verbs = []
         for call in self.changes():
             script = re.findall(r"launch/(bootstrap|job\.sh \w+)", call[-1])
@@ -157,7 +157,7 @@ class Cloud:
         return verbs
 
     def job_arguments(self, worker: int = 0) -> list[str]:
-        """What the jobs of a worker were called with, one after the other."""
+        """The arguments of each job of a worker, one after the other."""
         return (self.home(worker) / "argv").read_text().split("\0")[:-1]
 
 
@@ -166,7 +166,7 @@ VERBS = ("create", "delete", "scp", "ssh", "rsync", "buckets")
 
 @functools.cache
 def first_clone() -> pathlib.Path:
-    """Return a cloud's folder with nothing but a small clone; made once a process, to be copied."""
+    """Return a cloud's folder that holds a small clone only; made once a process, to be copied."""
     folder = pathlib.Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     cloud = Cloud(folder)

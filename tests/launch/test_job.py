@@ -173,7 +173,7 @@ def test_a_machine_that_restarted_is_told_from_a_job_that_runs(worker):
     assert worker.wait_for("dead") == "worker=w-0 state=dead code=- restarts=0"
 
 
-def test_what_a_job_leaves_behind_is_ended_before_the_next_attempt(worker):
+def test_processes_that_a_job_leaves_are_ended_before_the_next_attempt(worker):
     worker.start("sleep 60 & echo $! >>left; ((N > 1))", "--restarts=1")
     worker.wait_for("ended")
     for pid in (worker.home / "left").read_text().split():

@@ -9,7 +9,7 @@ from tests.launch.stand_ins import make_cloud
 
 TEXT = pathlib.Path("launch/README.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL))
-# Of the troubleshooting table, what gcloud says; the tests of tpu_vm.sh know what becomes of it.
+# Messages of gcloud in the troubleshooting table; the tests of tpu_vm.sh cover the reactions.
 OF_GCLOUD = {"Quota … exceeded", "no more capacity in the zone"}
 EXPORTS = [line for line in BLOCKS.splitlines() if line.startswith("export ")]
 COMMANDS = [line for line in BLOCKS.splitlines() if line.startswith("launch/")]
@@ -28,7 +28,7 @@ def test_there_are_commands_to_test():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_can_be_run(cloud, line):
-    """As the README has it, but dry: pasted behind its exports."""
+    """Pasted after its exports, each command of the README does a dry run."""
     script, space, rest = re.match(r"(\S+(?: [a-z]+)?)( ?)(.*)", line).groups()
     text = "\n".join([*EXPORTS, f"cd {cloud.clone}", f"{script} --dry-run{space}{rest}"])
     done = cloud.run_shell(text)

@@ -44,7 +44,7 @@ def test_setup_again_replaces_the_code_and_keeps_what_runs_wrote(vm):
     assert (vm.home(1) / "pip").read_text() == 2 * before
 
 
-def test_setup_of_what_is_there_installs_nothing(vm):
+def test_a_second_setup_installs_nothing(vm):
     before = (vm.home() / "pip").read_text()
     done = vm.tpu_vm("setup")
     assert "worker-0: already set up" in done.stdout

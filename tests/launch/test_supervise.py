@@ -73,7 +73,7 @@ def test_an_evaluation_of_all_checkpoints_goes_on_after_a_preemption(cloud):
 
 
 def hang(cloud, *workers):
-    """Let the first attempt of these workers' jobs, or of all, run until it is ended."""
+    """Let the first attempt of these workers' jobs run until it is ended; by default of all."""
     for worker in workers or range(cloud.model()["workers"]):
         (cloud.home(worker) / "codes").write_text("hang\n")
 
@@ -135,7 +135,7 @@ def test_an_hour_of_work_clears_the_count_of_losses(alone):
     alone.tpu_vm("stop")
 
 
-def test_what_is_waited_for_is_said_at_each_change(alone):
+def test_each_change_of_the_awaited_state_is_printed(alone):
     states = ["ACCEPTED", "WAITING_FOR_RESOURCES", "WAITING_FOR_RESOURCES", "ACTIVE"]
     coming = [
         {"match": "tpu-vm describe", "set": {"vm": vm}, "skip": skip}
@@ -297,7 +297,7 @@ def test_it_takes_up_a_job_that_runs_and_refuses_another(alone):
     assert alone.verbs().count("start") == 2
 
 
-def test_what_another_job_left_does_not_count(alone):
+def test_the_end_of_another_job_does_not_count(alone):
     alone.change(vm="READY")
     assert alone.tpu_vm("setup").returncode == 0
     assert alone.tpu_vm("run", "--", *TRAIN, "--workdir=gs://b/runs/b").returncode == 0

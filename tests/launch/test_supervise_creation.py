@@ -44,7 +44,7 @@ def test_a_request_whose_answer_was_lost_is_waited_for(alone):
     assert without_looks(alone) == UP
 
 
-def test_a_request_that_fails_while_it_is_watched_is_no_loss_of_a_vm(alone):
+def test_a_request_that_fails_while_it_is_watched_is_not_the_loss_of_a_vm(alone):
     waiting = "WAITING_FOR_RESOURCES"
     made = {"queued": waiting, "states": [waiting, waiting, "FAILED", "FAILED"]}
     lost = {"match": "queued-resources create", "stderr": OFFLINE, "code": 1, "set": made}

@@ -88,13 +88,13 @@ def test_delete_removes_the_request_and_its_vm_and_looks_again(cloud):
     ]
 
 
-def test_delete_removes_a_vm_that_was_in_no_queue(cloud):
+def test_delete_removes_a_vm_that_was_never_queued(cloud):
     cloud.change(vm="PREEMPTED")
     assert cloud.tpu_vm("delete").returncode == 0
     assert cloud.changes() == [[*VM, "delete", "n", *PLACE, "--quiet"]]
 
 
-def test_delete_of_what_was_never_there_says_how_to_look_in_all_zones(cloud):
+def test_delete_of_a_vm_that_never_existed_says_how_to_look_in_all_zones(cloud):
     done = cloud.tpu_vm("delete", "--project=my-project")
     assert done.returncode == 0 and cloud.verbs() == []
     assert done.stderr == (
@@ -119,7 +119,7 @@ def test_a_zone_that_does_not_exist_is_not_one_without_the_vm(cloud, stderr):
         one_error(done, "gcloud compute tpus locations list --project=my-project")
 
 
-def test_delete_says_what_is_still_there(cloud):
+def test_delete_names_what_still_exists(cloud):
     cloud.change(vm="READY", rules=[{"match": "delete", "times": 1, "code": 0}])
     done = cloud.tpu_vm("delete", "--tries=1", "--poll=0")
     one_error(done, "n is still there (queued resource: none, VM: READY)", DELETE, code=1)
@@ -154,7 +154,7 @@ def test_a_dry_run_prints_the_commands_and_runs_none(cloud, step):
     assert printed and all(line.startswith("gcloud ") for line in printed)
 
 
-def test_what_a_dry_run_prints_is_what_the_run_does(vm):
+def test_a_dry_run_prints_the_commands_of_the_run(vm):
     """Pasted into a shell, the printed commands do the same calls."""
     job = ["run", "--accelerator-type=v6e-16", "--", *TRAIN, "--workdir=gs://b/a", *OVERRIDES[:4]]
     printed = vm.tpu_vm(job[0], "--dry-run", *job[1:]).stdout

@@ -61,7 +61,7 @@ class Emulator:
             self.storage.create_file(bucket, name, content, about | unknown)
 
     def move(self, path: str) -> bytes | None:
-        """Do what a request to move an object asks for; None where there is none."""
+        """Move an object as a request asks; return None if it does not exist."""
         place, _, target = urllib.parse.urlsplit(path).path.partition("/moveTo/o/")
         bucket, _, name = place.partition("/b/")[2].partition("/o/")
         name, target = urllib.parse.unquote(name), urllib.parse.unquote(target)
@@ -73,7 +73,7 @@ class Emulator:
         return json.dumps(about).encode()
 
     def create_empty(self, path: str) -> bytes | None:
-        """Do what a request to upload nothing asks for; None where it asks for something else."""
+        """Answer a request to upload an empty object; return None for any other request."""
         url = urllib.parse.urlsplit(path)
         query = urllib.parse.parse_qs(url.query)
         if not url.path.startswith("/upload/") or query.get("uploadType") != ["media"]:
@@ -103,7 +103,7 @@ class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request, client_address) -> None:
-        """Say nothing of a client that went away before it had its answer."""
+        """Ignore a client that went away before it had its answer."""
 
 
 class Handler(RequestHandler):
@@ -129,7 +129,7 @@ class Handler(RequestHandler):
             if status is None:
                 handle()
                 return
-        # What was sent is read first, or the client would see a broken pipe.
+        # Read the request first, or the client sees a broken pipe.
         self.rfile.read(length)
         fault = {"error": {"code": status, "message": f"ordered: {status}"}}
         body = done or json.dumps(fault).encode()

@@ -39,7 +39,7 @@ class _Proxy(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Tunnel)
 
     def handle_error(self, request, client_address) -> None:
-        """Say nothing of a client that went away."""
+        """Ignore a client that went away."""
 
 
 class _Tunnel(socketserver.BaseRequestHandler):

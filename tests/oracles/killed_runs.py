@@ -1,4 +1,4 @@
-"""Runs of `tests/oracles/killed_train.py`, and all that they are to end with."""
+"""Runs of `tests/oracles/killed_train.py`, and the results that they must end with."""
 
 import os
 import subprocess
@@ -59,7 +59,7 @@ class Run:
 
 
 def results(workdir) -> dict:
-    """Return all that a run is to end with: metrics without their times, rows, and arrays."""
+    """Return the results of a run: metrics without their times, rows, and arrays."""
     folder = as_path(str(workdir))
     metrics = read_metrics(folder / "metrics.jsonl")
     files = {

@@ -21,7 +21,7 @@ from storage import files
 from tests.oracles import even_tokens
 
 SEQIO = "--config.data.source=seqio"
-# What a step does in turn, and the moments between.
+# The parts of a step in their order, and the moments between.
 POINTS = (
     "config",
     "evaluation",
@@ -95,7 +95,7 @@ def patch(countdown: Countdown) -> None:
         return run
 
     class HalfRow:
-        """Adds the first half of a row, if it is to be the last."""
+        """Adds the first half of the row at which the process is killed."""
 
         def __init__(self, path):
             self.context = appending(path)
@@ -138,7 +138,7 @@ def patch(countdown: Countdown) -> None:
         return rows(*arguments)
 
     class Config:
-        """Kills between the writing of the config and its being in its place."""
+        """Kills after the config is written and before it is renamed."""
 
         def __init__(self, path, **options):
             self.context, self.path = written_whole(path, **options), path

@@ -26,7 +26,7 @@ def mayor(i: int) -> list:
 
 
 def trap(i: int) -> list:
-    """A passage that has the answer to question i and is no evidence for it."""
+    """A passage with the answer to question i that is not evidence for it."""
     return [f"Ferry {i}", [f"Ferry {i} is slow.", f" It calls at Port{i} Harbour on weekdays."]]
 
 

@@ -30,7 +30,7 @@ def arguments(algorithm: str) -> list[str]:
 
 
 def dapo() -> tuple[ConfigDict, Context, Stage]:
-    """Return what a stage of DAPO, of at most three draws a step, starts from."""
+    """Return config, context and stage of DAPO, with at most three draws a step."""
     config = load_config([*arguments("dapo"), "--config.grpo.max_draws=3"])
     context = set_up(config)
     (stage,) = plan_stages(config, context)

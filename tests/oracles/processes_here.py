@@ -60,6 +60,6 @@ def finish(started: Sequence[subprocess.Popen], seconds: float) -> list[tuple[in
 
 
 def _without_gloo(out: str) -> str:
-    """Drop what the library below JAX prints of every connection, from threads that interrupt."""
+    """Drop the lines that the library below JAX prints about every connection."""
     gloo = re.compile(r"Gloo|peer ranks|^[\s\d]*$")
     return "".join(line for line in out.splitlines(True) if not gloo.search(line))

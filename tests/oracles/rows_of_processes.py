@@ -39,7 +39,7 @@ def check() -> None:
     np.testing.assert_array_equal(processes.fetch_rows(2 * placed, split), 2 * WHOLE[rows])
     np.testing.assert_array_equal(processes.fetch_rows(placed, whole), WHOLE)
     np.testing.assert_array_equal(processes.gather_rows(WHOLE[rows], 8, split), WHOLE)
-    # What both hold is the first one's, whatever the other says.
+    # An array that both hold is the first one's, whatever the other has.
     np.testing.assert_array_equal(processes.gather_rows(WHOLE + number, 8, whole), WHOLE)
     expected = jax.random.key_data(jax.random.split(jax.random.key(7), 8))
     np.testing.assert_array_equal(processes.fetch(jax.random.key_data(keys)), expected)
@@ -51,7 +51,7 @@ def check() -> None:
 
     assert processes.any_of(number == 1, mesh) and not processes.any_of(False, mesh)
     assert processes.texts_of_all([], mesh) == []
-    # Of two lengths; what both say is said once.
+    # The lists have two lengths; a text of both appears once.
     own = ["only one", *WORDS] if number else WORDS
     assert processes.texts_of_all(own, mesh) == [*WORDS, "only one"]
     assert processes.text_of_leader(f"from {number}", mesh) == "from 0"
@@ -74,7 +74,7 @@ def check() -> None:
 
 
 def check_checkpoints(mesh: Mesh, placed: jax.Array, number: int, folder: pathlib.Path) -> None:
-    """Save two checkpoints together; what one process can't read none of them uses."""
+    """Save two checkpoints together; all ignore one that a single process can't read."""
     state = {"w": placed, "step": jax.device_put(np.int32(3), NamedSharding(mesh, PartitionSpec()))}
     with checkpoint.open_manager(folder, keep=2) as manager:
         for step in (1, 2):

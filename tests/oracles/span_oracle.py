@@ -16,7 +16,7 @@ class OraclePrompt:
 
 
 def with_response(prompt: OraclePrompt, response: list[int], rules, before: int) -> OraclePrompt:
-    """Return the prompt with a response behind it, as something to copy from.
+    """Return the prompt followed by a response, as a text to copy from.
 
     Args:
       before: the token that stands for the last of a prompt that has none.

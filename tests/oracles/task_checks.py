@@ -1,4 +1,4 @@
-"""What must hold of every example of every data set, checked without the code that made it."""
+"""Checks of every example of every data set, without the code that made it."""
 
 import numpy as np
 import pytest

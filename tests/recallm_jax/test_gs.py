@@ -175,7 +175,7 @@ def test_weights_go_to_gs_and_come_back(weights, bucket, gcs, tmp_path, monkeypa
     assert f"{out} exists already; give a new folder" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"{bucket}/none holds no weights; give a Hugging Face"):
         load_policy(f"{bucket}/none")
-    # What a conversion that was killed leaves is refused.
+    # The unfinished folder of a killed conversion is refused.
     (files.as_path(out) / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json is missing"):
         load_policy(out)

@@ -16,7 +16,7 @@ from tests.oracles import killed_train
 from tests.oracles.killed_runs import STEPS, Run, assert_same, results
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-# In the steps of training; those before and behind come on top.
+# Kills during training steps; those before and after come on top.
 KILLS = 20
 IN_STEPS = ("rollout", "reward", "update", "metrics", "save", "next step")
 _STEP = re.compile(rf"({'|'.join(STEPS)}) \d+: ")
@@ -29,7 +29,7 @@ def scratch(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(scratch):
-    """Return the results of a run that nothing happens to."""
+    """The results of a run that is not interrupted."""
     run = Run(scratch / "whole", scratch / "cache", scratch)
     run.finish()
     found = results(run.workdir)

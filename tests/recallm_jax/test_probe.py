@@ -112,7 +112,7 @@ def test_every_example_has_a_row_of_each_variant_and_spans_are_verbatim(probed):
 
 
 def test_a_policy_that_copies_on_is_right_behind_a_copied_key_alone(probed):
-    """Its span goes on with what stands behind the copied key; elsewhere it writes token 0."""
+    """Its span goes on with the text after the copied key; elsewhere it writes token 0."""
     folder, summaries = probed
     for tokens in (0, 64, 96):
         for row in rows_of(folder, tokens):

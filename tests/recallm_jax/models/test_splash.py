@@ -29,7 +29,7 @@ def in_blocks(mask, block):
     return np.block([[mask[i : i + block, j : j + block] for j in columns] for i in rows])
 
 
-def test_masks_are_what_their_blocks_say():
+def test_masks_follow_their_blocks():
     lower = np.tril(np.ones((12, 12), bool))
     np.testing.assert_array_equal(in_blocks(_Causal(12, (0,)), 4), lower)
     np.testing.assert_array_equal(in_blocks(_Causal(12, (2, 0, 1)), 4), np.roll(lower, 4, axis=0))

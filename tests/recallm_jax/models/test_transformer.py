@@ -189,7 +189,7 @@ def test_parameters_of_another_size_are_refused(model):
 
 
 @pytest.mark.parametrize("name", ["qwen2_yarn", "llama_plain"])
-def test_logits_of_some_tokens_are_those_of_the_vocabulary(name):
+def test_logits_of_some_tokens_equal_those_of_the_whole_vocabulary(name):
     model = tiny_model(name)
     hidden = jax.random.normal(jax.random.key(0), (2, 5, model.config.width))
     tokens = jax.random.randint(jax.random.key(1), (2, 5, 3), 0, model.config.vocab_rows)

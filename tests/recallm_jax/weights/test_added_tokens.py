@@ -1,4 +1,4 @@
-"""The added tokens get ids behind the tokenizer's own, and rows near the mean."""
+"""The added tokens get the ids after the tokenizer's own, and rows near the mean."""
 
 import jax
 import numpy as np

