@@ -50,14 +50,19 @@ def test_a_mixture_trains_from_end_to_end(of, data_dir, tmp_path, capsys):
         "--config.evaluation.num_examples=1",
         "--config.evaluation.batch_size=1",
     ]
+    stages = ["sft1", "sft2", "grpo"]
+    if of == "synthetic":
+        # The run that other tests share has all stages.
+        stages = stages[1:]
+        arguments += [f"--config.stages={tuple(stages)}", "--config.decoding.max_new_tokens=160"]
     assert train.main([*arguments, f"--workdir={tmp_path}"]) == 0, capsys.readouterr().err
     names = SYNTHETIC if of == "synthetic" else tuple(sorted(PAPER))
     for label in ("start", "cold_start", "grpo"):
         rows = json.loads((tmp_path / "eval" / label / "summary.json").read_text())
         assert [row["dataset"] for row in rows] == list(names)
         assert all(row["metric"] in row["metrics"] for row in rows)
-    stages = [row["stage"] for row in read_metrics(tmp_path / "metrics.jsonl")]
-    assert stages == ["sft1"] * 2 + ["sft2"] * 2 + ["grpo"] * 2
+    found = [row["stage"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert found == [stage for stage in stages for _ in range(2)]
 
 
 @pytest.mark.slow
