@@ -81,8 +81,8 @@ def assert_moved_alike(got, expected, start):
         np.testing.assert_allclose(after - before, way, rtol=0, atol=1e-3 * abs(way).max())
 
 
-def grpo_step(config, context):
-    """Return what a step samples, scores and updates."""
+def sampled_and_scored(config, context):
+    """Return the rollout of a step, how it is scored, and its log-probabilities."""
     records = train_records(config, context.tokenizer, 0)
     prompts, texts = prompts_and_texts([next(records) for _ in range(8)], 256)
     rules = span_rules(config, context.tokenizer)
@@ -94,7 +94,12 @@ def grpo_step(config, context):
         limits=Limits(rules, 24, (context.tokenizer.eos_id,)),
     )
     scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
-    scored = score_in_parts(context.policy, rollout, scoring=scoring, num_parts=2)
+    return rollout, scoring, score_in_parts(context.policy, rollout, scoring=scoring, num_parts=2)
+
+
+def grpo_step(config, context):
+    """Return what a step samples, scores and updates."""
+    rollout, scoring, scored = sampled_and_scored(config, context)
     # Another policy than the one that is trained, so that the KL penalty is not 0.
     smaller = jax.tree.map(lambda x: 0.5 * x, context.policy)
     reference = score_in_parts(smaller, rollout, scoring=scoring, num_parts=2)
@@ -149,10 +154,7 @@ def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
     """The old log-probabilities and the update's own come from two programs, in other parts."""
     config = load_config([*CONFIG, f"--config.model.dtype={dtype}"])
     context = set_up(config)
-    rollout, old, *_ = grpo_step(config, context)
-    scoring = Scoring(
-        rules=span_rules(config, context.tokenizer), budget=24, temperature=1.0, chunk=10
-    )
+    rollout, scoring, old = sampled_and_scored(config, context)
     stage = plan_stages(config, context)[2]
 
     def share_outside(old):
