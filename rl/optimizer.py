@@ -41,7 +41,7 @@ def adamw(
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
-    """Return AdamW behind a global-norm clip, its state and arithmetic in float32."""
+    """Return AdamW after a global-norm clip, with state and arithmetic in float32."""
     return _in_float32(
         optax.chain(
             optax.clip_by_global_norm(clip_norm),
