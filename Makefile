@@ -24,7 +24,7 @@ $(BIN)/python:
 	  exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-# Each stamp says that an installation of just these requirements went through.
+# Each stamp says that an installation of exactly these requirements succeeded.
 $(VENV)/installed: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[report]' --constraint constraints.txt
 	@touch $@
@@ -48,13 +48,14 @@ quickstart: $(VENV)/installed $(WHEEL)
 	$(BIN)/python -m recallm_jax.train --config=configs/quickstart.py --workdir=$(WORKDIR)
 	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
 
-# Programs that one of these compiles are there for the next; those not compiled for a week go.
+# These targets share compiled programs; programs that were compiled over a week ago are deleted.
 smoke test test-slow: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/programs
 
 SMOKE := runs/smoke
 ON_A_TINY_MODEL := --config=configs/quickstart.py:tiny --config.data.source=generated \
 	--config.stages="('grpo',)" --config.evaluation.modes=constrained-greedy --workdir=$(SMOKE)
-# What compiles fast is enough. Each test asks for what a job may leave out without failing.
+# Fast compilation matters more than fast programs here. Each `test` and `grep` checks an output
+# that a job could leave out without failing.
 smoke: export JAX_PLATFORMS := cpu
 smoke: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 smoke: export XLA_FLAGS := --xla_backend_optimization_level=0
@@ -70,7 +71,7 @@ smoke: $(VENV)/installed-test
 	$(BIN)/python -m recallm_jax.report --workdir=$(SMOKE)
 	grep -q '>smoke<' $(SMOKE)/report.html
 
-# File by file in their order: the last ones take seconds, so that both processes end together.
+# Whole files, in order: the last ones take seconds, so that both processes end together.
 IN_TWO := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test: smoke
@@ -95,7 +96,7 @@ bench: $(VENV)/installed
 	set -e; for benchmark in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$benchmark; done
 
 # Compiles for TPUs that are only described; none is needed. The jaxlib of constraints.txt can't read
-# what the libtpu of constraints.txt compiles for v5p.
+# the programs that the libtpu of constraints.txt compiles for v5p.
 LIBTPU := .cache/libtpu-0.0.42.1
 $(LIBTPU): | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ libtpu==0.0.42.1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Each with its sub-packages.
+# Each pattern below includes the sub-packages.
 PACKAGES = ("benchmarks", "configs", "decoding", "recallm_jax", "rl", "storage", "tasks")
 JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "compare", "plan")
 
@@ -76,10 +76,10 @@ setup(
         "tpu-plan": ["libtpu>=0.0.42,<0.1"],
         "cache": [
             "apache-beam>=2.70,<3",
-            # What Beam needs for gs://, beside what gcsfs brings; its own extra holds far more.
+            # Beam needs these for gs:// beside those that gcsfs brings; its own extra has far more.
             "google-auth-httplib2>=0.2,<1",
             "google-crc32c>=1.5,<2",
-            # SeqIO's: 0.2.3 wants a newer protobuf than Beam allows, and 0.2.1 crashes at exit.
+            # For SeqIO: 0.2.3 needs a newer protobuf than Beam allows, and 0.2.1 crashes at exit.
             "sentencepiece==0.2.2",
         ],
     },

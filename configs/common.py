@@ -1,6 +1,6 @@
-"""What the configs share: the parser of their argument, and sections with the paper's values.
+"""Parts that the configs share: the parser of their argument, and sections with the paper's values.
 
-docs/config.md says what each field means; comments here say why a value is as it is.
+docs/config.md says what each field means; comments here give the reasons for values.
 """
 
 from ml_collections import ConfigDict
@@ -197,8 +197,8 @@ def ppo() -> dict:
         "value_coefficient": 0.5,
         "value_clip": 0.2,
         "discount": 1.0,
-        # The last token has the reward. With less than 1 little of it reaches the first tokens,
-        # which decide what is recalled (Open-Reasoner-Zero, arXiv 2503.24290, has 1 too).
+        # Only the last token has a reward. Below 1, little of it reaches the first tokens, which
+        # decide what is recalled (Open-Reasoner-Zero, arXiv 2503.24290, uses 1 too).
         "trace_decay": 1.0,
     }
 
@@ -227,7 +227,7 @@ def use_algorithm(config: ConfigDict, name: str) -> None:
     """
     if name == "ppo":
         config.stages = (*(stage for stage in config.stages if stage != "grpo"), "ppo")
-        # PPO samples as many responses, for as many prompts, as GRPO would.
+        # PPO samples as many responses, to as many prompts, as GRPO would.
         for field in (
             *("steps", "prompts_per_step", "group_size", "micro_batch", "overlong_buffer"),
             "rollout_parts",
@@ -291,7 +291,7 @@ def paper_scale() -> ConfigDict:
     config.grpo.prompts_per_step, config.grpo.group_size = 128, 16
     config.grpo.overlong_buffer = 1_024
     config.evaluation.lengths = (4_096, 8_192, 16_384, 32_768, 65_536, 98_304, 131_072)
-    # The longest prompts fill the model's context, and their responses go past it.
+    # The longest prompts fill the model's context, and their responses extend past it.
     config.model.extra_positions = config.decoding.max_new_tokens
     config.evaluation.num_examples = 64
     config.checkpoint.every_steps = 10

@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.evaluation.suites = ("helmet",)
     config.evaluation.lengths = (8192,)
-    # No task has more: 100 examples, or 500 of in-context learning.
+    # No task has more: they have 100 examples, or 500 in in-context learning.
     config.evaluation.num_examples = 600
     config.evaluation.batch_size = 8
     config.evaluation.modes = ("unconstrained-greedy",)

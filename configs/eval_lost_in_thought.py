@@ -1,8 +1,8 @@
 """The lost-in-thought probe: SmolLM2-135M-Instruct asked for values before and after reasoning.
 
 Result: asked in words, it is right in 2 of 48 without a thought and in 0 of 48 after 64 to 1,024
-tokens of thought. With the pair copied up to its value it is right in 13, then in 7 to 9 of 48; the
-same inside a recall span in 48 of 48, nearly by construction (2026-11-25,
+tokens of thought. With the pair copied up to its value it is right in 13 without a thought, and in
+7 to 9 of 48 after one; inside a recall span in 48 of 48, nearly by construction (2026-11-25,
 docs/results/lost_in_thought/README.md).
 Hardware: 2 CPU cores (3.2 GB were used), ten minutes.
 

@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.grpo.overlong_buffer = 64
     config.optimizer.learning_rate = 5e-6
 
-    # A document has one length.
+    # Whole documents have their own lengths, whatever the target.
     lengths = (config.data.target_length,) if whole_documents else (2048, 4096, 7168)
     config.evaluation.lengths = lengths
     config.evaluation.num_examples = 200

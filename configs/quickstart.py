@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.grpo.micro_batch = 2
     config.grpo.overlong_buffer = 0
     config.optimizer.learning_rate = 1e-5
-    # The critic starts at 0 and has few steps.
+    # The critic starts at 0 and has few steps to learn.
     config.ppo.value_learning_rate = 1e-4
 
     config.evaluation.lengths = (224,)

@@ -51,7 +51,7 @@ class TinyPolicy:
     def prefill(self, prompts, lengths):
         """Return the hidden state at each prompt's last token, and the cache: the read [B, D]."""
         embedded, last = self.embedding[prompts], prompts[:, -1]
-        # All prompts are of one length. A token is found by the one before it.
+        # All prompts have the same length. The query finds a token by the one before it.
         query, keys = embedded[:, -1] @ self.query, embedded[:, :-2] @ self.key
         weights = jax.nn.softmax(jnp.einsum("bd,bsd->bs", query, keys))
         read = jnp.einsum("bs,bsd->bd", weights, embedded[:, 1:-1])

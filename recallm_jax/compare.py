@@ -2,12 +2,12 @@
 
     python -m recallm_jax.compare --run GRPO=runs/grpo_0 --run GRPO=runs/grpo_1 --run PPO=runs/ppo_0
 
-Runs of one name, such as those of several seeds, are one setting, and are pooled. The first table
-compares the mean reward of the first third of the steps with that of the last third. The second
-compares, in each mode of decoding, the exact match of the starting weights with that of the last
-policy that was evaluated. All intervals are 95 % intervals. Both policies answer the same prompts,
-so the prompts gained and lost say more than two intervals do: p is the probability of so uneven a
-split by chance (the exact sign test; McNemar 1947).
+Runs with the same name, such as those of several seeds, are one setting and are pooled. The first
+table compares the mean reward of the first third of the steps with that of the last third. The
+second compares, in each mode of decoding, the exact match of the starting weights with that of the
+last policy that was evaluated. All intervals are 95 % intervals. Both policies answer the same
+prompts, so the prompts gained and lost say more than two intervals do: p is the probability of so
+uneven a split by chance (the exact sign test; McNemar 1947).
 """
 
 import sys

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.convert", __doc__)
-    parser.add_argument("--source", help="weights to convert that are not those of a run")
+    parser.add_argument("--source", help="weights to convert, if not those of a run")
     parser.add_argument("--workdir", help="folder of a run; with its --config")
     parser.add_argument("--out", required=True, help="a folder not there yet")
     parser.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
@@ -50,7 +50,7 @@ def _run(argv: Sequence[str]) -> None:
         )
     out = open_folder(arguments.out)
     if arguments.source is not None:
-        # With --source there are no further arguments.
+        # --source takes no further arguments.
         parser.parse_args(argv)
         loaded = load_policy(arguments.source, param_dtype=arguments.param_dtype)
         model, files, what = loaded.model, loaded.tokenizer_files(), ""
@@ -58,7 +58,7 @@ def _run(argv: Sequence[str]) -> None:
         config = load_config(rest)
         context = set_up(config)
         policy, stage, step = restore_policy(config, context, open_folder(arguments.workdir))
-        # A run trains a model of `set_up`'s, which is always a Transformer.
+        # A run trains the model that `set_up` made, which is always a Transformer.
         model = _cast(cast(Transformer, policy), arguments.param_dtype)
         files, what = _files_of(context.tokenizer), f": {stage.name} step {step}"
     hugging_face.save(model, out, files, max_shard_bytes=int(max_shard_bytes))

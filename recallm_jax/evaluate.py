@@ -2,14 +2,14 @@
 
     python -m recallm_jax.evaluate --config=configs/quickstart.py --workdir=runs/quickstart
 
-The policy is that of the run's newest checkpoint, and the label says which: "cold_start", "grpo",
-or "grpo_step20" while the run goes on. With `--label=start` it is the starting weights. Rows go to
-WORKDIR/eval/LABEL, and an interrupted evaluation goes on where it stopped. With `--rescore` no
-model is loaded: saved completions get their rewards anew.
+The job evaluates the run's newest checkpoint, and the label says which one it is: "cold_start",
+"grpo", or "grpo_step20" while the run goes on. `--label=start` evaluates the starting weights. Rows
+go to WORKDIR/eval/LABEL, and an interrupted evaluation goes on where it stopped. `--rescore` loads
+no model: it computes the rewards of saved completions again.
 
-With `--checkpoints=all`, or some such as `start,sft2/10,grpo/20`, policies are compared. With
-`--shard=i/n` this process answers every n-th prompt from the i-th on; shards know nothing of each
-other, and whoever is done last, or `--merge`, joins them. docs/evaluation.md says more.
+`--checkpoints=all`, or a list such as `start,sft2/10,grpo/20`, compares policies. With
+`--shard=i/n` this process answers every n-th prompt from the i-th on. Shards know nothing of each
+other; the last one to end joins them, or `--merge` does. docs/evaluation.md says more.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def _run(argv: Sequence[str]) -> None:
     if arguments.rescore or arguments.merge:
         name = "rescore" if arguments.rescore else "merge"
         if not label:
-            raise UserError(f"--{name} needs --label: the folder of WORKDIR/eval that it is about")
+            raise UserError(f"--{name} needs --label: the name of a folder in WORKDIR/eval")
         for other in ("merge", "checkpoints", "shard", "distributed"):
             if other != name and getattr(arguments, other):
                 raise UserError(
@@ -85,13 +85,13 @@ def _run(argv: Sequence[str]) -> None:
         return
     if label and arguments.checkpoints:
         raise UserError(
-            f"--label={label} is of one policy; those of --checkpoints have their own names"
+            f"--label={label} names one policy; leave it out, as --checkpoints names its own"
         )
     check_evaluation_mesh(config)
     shard = parse_shard(arguments.shard) if arguments.shard else None
     with peers.joined(arguments.distributed):
         summaries, failures = _evaluate(config, workdir, shard, label, arguments.checkpoints)
-    # After the block, so that what one process met ends no other.
+    # After the block, so that the failure of one process does not end the others.
     if summaries:
         print(f"\n{format_table(summaries)}")
     if failures:
@@ -99,7 +99,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def _saved_rows(config: ConfigDict, folder: Path, arguments: argparse.Namespace) -> list[Row]:
-    """Score saved rows again, or join those of shards; no device is asked for."""
+    """Score saved rows again, or join those of shards; this uses no device."""
     if arguments.rescore:
         return rescore(folder)
     summaries, missing = merge(folder, config)
@@ -111,7 +111,7 @@ def _saved_rows(config: ConfigDict, folder: Path, arguments: argparse.Namespace)
 def _evaluate(
     config: ConfigDict, workdir: Path, shard: Shard | None, label: str, checkpoints: str
 ) -> tuple[list[Row], list[str]]:
-    """Evaluate what is asked for; return the summaries, and which policies failed, and why."""
+    """Evaluate the policies asked for; return the summaries, and a line for each that failed."""
     devices = None
     if shard is not None or processes.each_has_room(math.prod(config.mesh.values())):
         devices = jax.local_devices()
@@ -138,14 +138,14 @@ def _one(
     evaluated: Evaluated,
     shard: Shard | None,
 ) -> list[Row]:
-    """Evaluate a policy; return its summaries, or none where shards of it are missing."""
+    """Evaluate a policy; return its summaries, or none if some of its shards are missing."""
     summaries = evaluate(config, context, policy, evaluated, shard)
     if shard is None:
         return summaries
     summaries, missing = merge(evaluated.folder, config, by=f".{shard.name}")
     if missing:
         context.console.say(
-            f"{evaluated.label}: shard {shard} is done; of the others: {'; '.join(missing)}"
+            f"{evaluated.label}: shard {shard} is done; the others: {'; '.join(missing)}"
         )
     return summaries
 
@@ -153,7 +153,7 @@ def _one(
 def _several(
     config: ConfigDict, context: Context, workdir: Path, shard: Shard | None, wanted: str
 ) -> tuple[list[Row], list[str]]:
-    """Evaluate policies of a run one after the other; say which of them can't be."""
+    """Evaluate policies of a run one after the other; say which of them can't be evaluated."""
     found: list[Row] = []
     failures = []
     for name, evaluated, load in _policies(config, context, workdir, wanted):
@@ -178,7 +178,7 @@ def _policies(
     """Return the name, the evaluation and the loader of each policy that `--checkpoints` asks for.
 
     Raises:
-      UserError: there is none of a name, or none at all.
+      UserError: a name has no checkpoint, or the run has none at all.
     """
 
     def start() -> Policy:

@@ -3,8 +3,8 @@
     python -m recallm_jax.generate --config=configs/quickstart.py --workdir=runs/quickstart \
         --document=README.md --question="What is a recall span?"
 
-Without `--workdir` the starting weights answer: they do not know recall spans yet, so
-`--quote_first` makes the response begin with one.
+Without `--workdir` the starting weights answer. They do not know recall spans yet, so let
+`--quote_first` begin the response with one.
 """
 
 import sys

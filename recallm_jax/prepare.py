@@ -1,9 +1,9 @@
-"""Write the prompts of a config as JSONL, to be read without TensorFlow or tokenising anew.
+"""Write the prompts of a config as JSONL, to be read without TensorFlow, already tokenised.
 
     python -m recallm_jax.prepare --config=configs/quickstart.py --out=prompts --num_train=256
 
-Writes OUT/train.jsonl, a file for each validation task, and the config. Train on them with
-`--config.data.source=jsonl:OUT/train.jsonl`, and the same data settings.
+The job writes OUT/train.jsonl, a file for each validation task, and the config. Train on them with
+`--config.data.source=jsonl:OUT/train.jsonl` and the same data settings.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def _run(argv: Sequence[str]) -> None:
             print(path, write_jsonl(path, validation_records(config, tokenizer, dataset, length)))
     if gave_way:
         counts = ", ".join(f"{dataset} {count}" for dataset, count in sorted(gave_way.items()))
-        print(f"rows that did not fit, and gave way to others: {counts}")
+        print(f"rows that did not fit and were replaced by others: {counts}")
 
 
 if __name__ == "__main__":

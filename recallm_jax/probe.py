@@ -2,9 +2,9 @@
 
     python -m recallm_jax.probe --config=configs/eval_lost_in_thought.py --workdir=runs/probe
 
-Needs no training: the starting weights are probed. With `--checkpoint` it is the newest checkpoint
-of the run in WORKDIR. Rows and a summary go to WORKDIR/probe/LABEL, where an interrupted probe goes
-on; `report` shows the curve. `tasks/suites/lost_in_thought.py` says what the variants are.
+No training is needed: the job probes the starting weights or, with `--checkpoint`, the newest
+checkpoint of the run in WORKDIR. Rows and a summary go to WORKDIR/probe/LABEL, where an interrupted
+probe goes on; `report` shows the curve. `tasks/suites/lost_in_thought.py` explains the variants.
 """
 
 import sys

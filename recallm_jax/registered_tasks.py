@@ -1,10 +1,10 @@
-"""Registers the tasks of a config when imported, for SeqIO's own programs and their workers.
+"""Tasks of a config, registered on import for SeqIO's own programs and their workers.
 
     RECALLM_CONFIG="--config=configs/quickstart.py" RECALLM_NUM_TRAIN=20000 \\
         seqio_cache_tasks --module_import=recallm_jax.registered_tasks --tasks="recallm_.*" \\
         --output_cache_dir=gs://bucket/cache --min_shards=8
 
-The config and its overrides stand in the environment, since workers import modules by name. Read
+The config and its overrides are in the environment, because workers import modules by name. Read
 the cache with `--config.data.cache_dir=gs://bucket/cache` and the same data settings.
 """
 
@@ -24,14 +24,16 @@ def register() -> None:
     """Register the tasks of the config that the environment names.
 
     Raises:
-      SystemExit: no config, or one that does not pass; the message is one line.
+      SystemExit: the config is missing or does not pass; the message is one line.
     """
     try:
         if CONFIG not in os.environ:
             raise UserError(f"{CONFIG} is not set; give it the arguments, such as --config=FILE")
         count = os.environ.get(NUM_TRAIN, "")
         if not count.isdecimal() or int(count) < 1:
-            raise UserError(f"{NUM_TRAIN} = {count!r} must be how many training examples to cache")
+            raise UserError(
+                f"{NUM_TRAIN} = {count!r} must be the number of training examples to cache"
+            )
         config = load_config(shlex.split(os.environ[CONFIG]))
         register_tasks(config, load_tokenizer(config), num_train=int(count))
     except InputError as error:

@@ -6,16 +6,16 @@ The same command goes on with a run that was interrupted. On SIGTERM the job fin
 step that is running, and exits with code 143. A run is a function of its config: what a step
 samples depends on the seed, the step and the examples alone.
 
-With `--distributed` several processes train one policy, on one host or many, all started with the
-same command and a WORKDIR that all of them see (docs/training.md).
+With `--distributed` several processes train one policy, on one host or many. Start all of them with
+the same command and a WORKDIR that all of them see (docs/training.md).
 
 One step of GRPO, each part with its function; `run_policy` (training/policy_gradient.py) is the
 loop around them:
 
     1. Draw a batch of prompts.               training/stages.py     batches
     2. Sample G responses of each prompt.     training/rollouts.py   sample
-    3. Read their texts and recall spans.     rl/rollout.py          read_rollout
-    4. Reward each response.                  rl/rollout.py          reward_groups
+    3. Read their texts and recall spans.     rl/rollout_text.py     read_rollout
+    4. Reward each response.                  rl/rollout_text.py     reward_groups
     5. Draw on while groups have no spread.   training/rollouts.py   collect
     6. Turn rewards into advantages.          training/batch.py      make_batch
     7. Update the policy.                     rl/learner.py          policy_update
@@ -92,10 +92,10 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
-    """Run the stages that the config lists, each from where its checkpoints stand.
+    """Run the stages that the config lists, each from its newest checkpoint on.
 
     Raises:
-      Terminated: SIGTERM came; the step it came in is done, and saved.
+      Terminated: SIGTERM came; the step that was running is done and saved.
     """
     check_precision(config)
     context = set_up(config)
@@ -149,16 +149,16 @@ def _run_stage(
 
 @contextlib.contextmanager
 def _bad_batch_kept(context: Context, workdir: Path) -> Iterator[None]:
-    """Write the batch of a step whose loss is not a number, and say where it is."""
+    """Write the batch of a step whose metrics are not finite, and say where it is."""
     try:
         yield
     except NotFinite as error:
         path = write_bad_batch(error, workdir, context.tokenizer.decode, context.mesh)
-        raise UserError(f"{error}; what led to it is in {path} and the .npz beside it") from None
+        raise UserError(f"{error}; its batch is in {path} and the .npz beside it") from None
 
 
 def _first_look(config: ConfigDict, context: Context) -> None:
-    """Show what a recall span is, before anything is trained."""
+    """Show a first recall span, before anything is trained."""
     config = config.copy_and_resolve_references()
     limits = config.decoding
     limits.max_new_tokens = min(48, limits.max_new_tokens)

@@ -1,4 +1,4 @@
-"""Records as arrays: padded prompts and demonstrations, and what the host keeps of a prompt."""
+"""Records as padded arrays of prompts and demonstrations, and the prompts' texts on the host."""
 
 import zlib
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from tasks.scoring.truth import ground_truth
 def prompts_and_texts(
     records: Sequence[Record], max_length: int
 ) -> tuple[Prompts, list[PromptText]]:
-    """Return a padded batch of prompts [B, S] and the host's side of them.
+    """Return a padded batch of prompts [B, S], and their texts.
 
     Raises:
-      UserError: a prompt is longer than S, or has nothing that may be copied.
+      UserError: a prompt is longer than S, or has no token that may be copied.
     """
     texts = [prompt_text(record, max_length) for record in records]
 
@@ -41,7 +41,7 @@ def prompts_and_texts(
 
 
 def check_prompt(record: Record, max_length: int) -> None:
-    """Refuse a prompt of more than `max_length` tokens, or that has nothing that may be copied.
+    """Refuse a prompt of more than `max_length` tokens, or without a token that may be copied.
 
     Raises:
       UserError: names the prompt.
@@ -61,10 +61,10 @@ def check_prompt(record: Record, max_length: int) -> None:
 
 
 def prompt_text(record: Record, max_length: int) -> PromptText:
-    """Return the host's side of a prompt of at most `max_length` tokens.
+    """Return the text of a prompt of at most `max_length` tokens, and its ground truth.
 
     Raises:
-      UserError: it is longer, or has nothing that may be copied.
+      UserError: the prompt is longer, or has no token that may be copied.
     """
     check_prompt(record, max_length)
     return PromptText(

@@ -1,4 +1,4 @@
-"""The records of a config's data: by way of SeqIO, made on the spot, or from JSONL files."""
+"""The records of a config's data: read by SeqIO, generated on demand, or read from JSONL files."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ def mixture_rates(config: ConfigDict) -> dict[str, float]:
     """Return the data sets of the mixture by name, each with its share^(1 / temperature).
 
     Raises:
-      UserError: there are none, as in a config that only evaluates suites.
+      UserError: the mixture is empty, as in a config that only evaluates suites.
     """
     rates = {
         name: rate ** (1.0 / config.data.temperature)
@@ -76,13 +76,15 @@ def train_records(
 ) -> Generator[Record, None, None]:
     """Yield the training records from number `start` on, without end; close it when done.
 
-    Of each `size` of them those of `rows`, counted from `start`; the others are hardly looked at.
-
-    SeqIO's threads work ahead; where they still do so when Python ends, it may crash or hang.
-
     `data.source` is "seqio", the registered mixture; "generated", the same data sets without
     TensorFlow, where record number i is a function of i alone; or "jsonl:FILE", read in its order,
     again and again.
+
+    SeqIO's threads read ahead. If they are still running when Python exits, it may crash or hang.
+
+    Args:
+      rows, size: from each `size` records, counted from `start`, only those at the places `rows`
+        are yielded; little work is done for the others.
     """
     source = config.data.source
     numbers = (first + row for first in itertools.count(start, size) for row in rows)
@@ -111,10 +113,10 @@ def validation_records(
 ) -> list[Record]:
     """Return the validation records of a data set at a target length.
 
-    With `data.source = "jsonl:DIR/train.jsonl"` they are those of `DIR/<task>.jsonl`.
+    With `data.source = "jsonl:DIR/train.jsonl"` they are read from `DIR/<task>.jsonl`.
 
     Args:
-      most: return the first of them, no more than this; None returns all.
+      most: return at most this many, the first ones; None returns all.
     """
     task = validation_task(dataset, length)
     count = config.evaluation.num_examples
@@ -137,7 +139,7 @@ def validation_records(
     with contextlib.closing(_seqio_records(config, tokenizer, task, "validation")) as examples:
         if not config.data.cache_dir:
             return list(itertools.islice(examples, wanted))
-        # A cache holds them in another order.
+        # A cache holds the records in another order.
         return sorted(examples, key=_number)[:wanted]
 
 
@@ -156,13 +158,13 @@ def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
 def register_tasks(config: ConfigDict, tokenizer: Tokenizer, **options: int):
     """Register a config's tasks with SeqIO.
 
-    TensorFlow comes with SeqIO; it is loaded here and nowhere else, and kept off accelerators.
+    SeqIO needs TensorFlow, which is loaded only here and kept off accelerators.
 
     Args:
-      options: `num_train`, for a cache of so many training examples.
+      options: `num_train`, the number of training examples in a cache.
 
     Returns:
-      The modules seqio and tasks.mixtures, and TensorFlow's error for what a task raised.
+      The modules seqio and tasks.mixtures, and the error in which TensorFlow wraps a task's own.
     """
     with hidden_stderr():
         import seqio
@@ -226,7 +228,7 @@ def _seqio_records(
         seed=config.seed,
         num_epochs=1 if split == "validation" else None,
         use_cached=bool(config.data.cache_dir),
-        # A task that is read in part would warn of its half-filled cache.
+        # A task that is only partly read would warn of its half-filled cache.
         try_in_mem_cache=False,
         **options,
     )
@@ -236,12 +238,12 @@ def _seqio_records(
 def _records_of(
     examples: Any, mixtures: ModuleType, invalid_argument: Any
 ) -> Generator[Record, None, None]:
-    """Yield the records of a dataset of TensorFlow's."""
+    """Yield the records of a TensorFlow dataset."""
     try:
         for features in examples.as_numpy_iterator():
             yield mixtures.to_record(features)
     except invalid_argument as error:
-        # TensorFlow wraps what a task raised in its own error, traceback and all.
+        # TensorFlow wraps a task's error, with its traceback, in an error of its own.
         raised = re.search(
             r"^tasks\.errors\.(?:TaskInput|Demonstration)Error: (.*)$", error.message, re.MULTILINE
         )
@@ -254,13 +256,13 @@ def _prepared(
     config: ConfigDict, tokenizer: Tokenizer, path: Path, max_length: int
 ) -> Iterator[Record]:
     """Yield the records of a file, each checked against the config and the tokenizer."""
-    remedy = "prepare it anew, or give that value"
+    remedy = "prepare it again, or give that value"
     hold_to_config(config, path.parent, fields=RECORDS, remedy=remedy)
     for number, record in enumerate(read_jsonl(path), 1):
         if number == 1 and tokenizer.encode(record.prompt) != record.inputs.tolist():
             raise UserError(
                 f"{path} was tokenised by another tokenizer than the model's; "
-                "prepare it anew with this model's weights"
+                "prepare it again with this model's weights"
             )
         with naming(f"{path}, line {number}"):
             _check_record(config, tokenizer, record, max_length)
@@ -275,8 +277,8 @@ def _check_record(
         wrong = [token for token in getattr(record, name) if not 0 <= token < tokenizer.size]
         if wrong:
             raise UserError(
-                f"{name} has the token {wrong[0]}, the model's tokenizer {tokenizer.size} entries; "
-                "prepare it anew with this model's weights"
+                f"{name} holds the token {wrong[0]}, but the model's tokenizer has only "
+                f"{tokenizer.size} entries; prepare it again with this model's weights"
             )
     check_prompt(record, max_length)
     if len(record.targets):

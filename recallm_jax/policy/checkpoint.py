@@ -1,11 +1,11 @@
-"""Checkpoints of a run, with Orbax: asynchronous, atomic, the newest complete one is used.
+"""Checkpoints of a run, by Orbax: saves are asynchronous and atomic; the newest whole one is used.
 
 A checkpoint holds a pytree of arrays (parameters, optimiser state, random keys, counters) and JSON
 metadata (stage, data position, whatever else the next step reads). On disk the arrays lie under
-their tree paths, so that nothing but names, shapes and dtypes has to agree when they are read.
+their tree paths, so that only names, shapes and dtypes have to agree when they are read.
 
-Where several processes train one policy, all of them save, each its own parts of the arrays, and
-read again; process 0 does the rest. The folder is one that all of them see.
+If several processes train one policy, each saves and restores its own parts of the arrays, in a
+folder that all of them see; process 0 does the rest.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ State = Any
 def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
     """Open a folder of checkpoints for writing; the newest `keep` of them stay.
 
-    The remains of an interrupted save are removed. Use it in `with`, or call `close`.
+    The remains of an interrupted save are removed. Use the result in `with`, or call `close`.
     """
     path = _absolute(folder)
     make_folder(path)
@@ -56,12 +56,12 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
 
 def open_reader(folder: str | Path) -> ocp.CheckpointManager:
     """Open a folder of checkpoints for reading; a run may be writing there."""
-    # Given as a reader has them, so that Orbax does not warn of setting them.
+    # Set to a reader's values here: Orbax would warn that it sets them itself.
     options = ocp.CheckpointManagerOptions(
         read_only=True,
         save_interval_steps=0,
         create=False,
-        # A reader waits for no other process: each may read another checkpoint, or fail.
+        # A reader does not wait for other processes: each may read another checkpoint, or fail.
         multiprocessing_options=_alone(),
     )
     return _manager(_absolute(folder), options)
@@ -97,12 +97,12 @@ def save(
     """Start to write a checkpoint; the state may be donated as soon as this returns.
 
     Raises:
-      UserError: the disk was full, now or when the save before went on in the background.
+      UserError: the disk was full, now or while the previous save ran in the background.
     """
     flat = _flatten(state)
     written = {"run": dict(metadata), _LAYOUT: _layout(flat), _CHECKSUMS: _checksums(flat)}
     try:
-        # Orbax itself waits for the save before; its failure is told here.
+        # Orbax would wait for the previous save anyway; here its failure is reported.
         manager.wait_until_finished()
         manager.save(
             step,
@@ -135,7 +135,7 @@ def restore_latest(
 ) -> tuple[State, dict[str, Any]] | None:
     """Return the newest complete checkpoint's state and metadata; None if there is none.
 
-    A damaged checkpoint is reported on stderr, and the one before is used.
+    A damaged checkpoint is reported on stderr, and the one before it is used.
 
     Args:
       template: arrays or `jax.ShapeDtypeStruct`s with the state's structure, shapes, dtypes and
@@ -148,7 +148,7 @@ def restore_latest(
     mesh = processes.mesh_of(template)
     folder = _folder(manager)
     manager.reload()
-    # Whatever a process sees of the folder, all of them read the same.
+    # All processes read the same checkpoint, even if they see different steps in the folder.
     steps = json.loads(processes.text_of_leader(json.dumps(sorted(manager.all_steps())), mesh))
     with _reader_of(manager, mesh) as reader:
         for step in reversed(steps):
@@ -164,7 +164,7 @@ def restore_latest(
                         file=sys.stderr,
                     )
     if steps or list(folder.glob(f"*{_DAMAGED}")):
-        raise UserError(f"every checkpoint in {folder} is damaged; delete the folder to start anew")
+        raise UserError(f"every checkpoint in {folder} is damaged; delete the folder to start over")
     return None
 
 
@@ -175,7 +175,7 @@ def _reader_of(
     if not processes.several(mesh):
         yield manager
         return
-    # This reader waits for no other process: another may have found damage and given up.
+    # This reader does not wait for other processes: one may have found damage and given up.
     with open_reader(_folder(manager)) as reader:
         yield reader
 
@@ -184,7 +184,7 @@ class Damaged(Exception):
     """A checkpoint can't be read, now or later."""
 
 
-# Error numbers of files that are lost; any other may pass.
+# Error numbers that mean a file is lost; any other error may pass by itself.
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _TENSORSTORE_ERRNO = re.compile(r"\[os_error_code='(\d+)'")
 
@@ -194,7 +194,7 @@ def _damage(folder: Path) -> Iterator[None]:
     """Treat an error as damage unless the machine or the network caused it.
 
     Raises:
-      TryAgain: the file system failed, whichever library said so.
+      TryAgain: the file system failed, whichever library reported it.
       PermissionError: the files may not be read.
     """
     try:
@@ -231,8 +231,8 @@ def restore_step(
     """Return a checkpoint's state and metadata; see `restore_latest`.
 
     Raises:
-      UserError: it is of another model.
-      Damaged: it can't be read, by this process or by another.
+      UserError: the checkpoint is of another model.
+      Damaged: this process or another can't read it.
     """
     mesh = processes.mesh_of(template)
     flat, damage = _flatten(template), []
@@ -337,8 +337,8 @@ def _bit_sum(x: Any) -> Any:
 
 
 def _checksums(flat: dict[str, Any]) -> dict[str, int]:
-    """Return the sum of each array's bits; what is on disk has no checksum of its own."""
-    # One by one, for they may lie on different devices; all started before one is waited for.
+    """Return the sum of each array's bits; the format on disk has no checksums of its own."""
+    # One by one, since they may lie on different devices; all start before the first is awaited.
     sums = {name: _bit_sum(value) for name, value in flat.items()}
     return {name: int(total) for name, total in sums.items()}
 

@@ -21,7 +21,7 @@ class Context:
 
     Attributes:
       policy: the starting weights, placed on the mesh.
-      console: silent where this process does not lead.
+      console: silent if this process does not lead.
     """
 
     policy: Transformer
@@ -38,13 +38,13 @@ class Context:
         """Put arrays that have a leading prompt axis on the mesh, split over it.
 
         A batch that can't be split evenly, such as one prompt alone, is held whole by every device.
-        Where several processes share the mesh, each gives the whole batch.
+        If several processes share the mesh, each gives the whole batch.
         """
         counts = {x.shape[0] for x in jax.tree.leaves(batch)}
         return processes.put_all(batch, self.batch_sharding(*counts))
 
     def batch_sharding(self, *counts: int) -> NamedSharding:
-        """Return the sharding of batches of so many prompts."""
+        """Return the sharding of batches with these numbers of prompts."""
         parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         whole = any(count % parts for count in counts)
         kind = partitioning.replicated if whole else partitioning.batch_sharding
@@ -66,6 +66,6 @@ class Context:
     def gather_rows(self, batch: np.ndarray, count: int) -> np.ndarray:
         """Gather a whole batch of `count` prompts; each process gives its own prompts.
 
-        All processes get the same numbers, also for prompts that several of them hold.
+        All processes get the same numbers, even for prompts that several of them hold.
         """
         return processes.gather_rows(batch, count, self.batch_sharding(count))

@@ -16,7 +16,7 @@ MODES = FIELDS["evaluation.modes"].choices
 
 @dataclasses.dataclass(frozen=True)
 class Mode:
-    """How responses are decoded, `group_size` of them to each prompt."""
+    """How responses are decoded, with `group_size` responses to each prompt."""
 
     name: str
     sampling: Sampling
@@ -25,16 +25,16 @@ class Mode:
 
 
 def decoding_mode(name: str, config: ConfigDict, tokenizer: Tokenizer) -> Mode:
-    """Return the mode of an evaluation that a name such as "constrained-greedy" stands for."""
+    """Return the mode of an evaluation with a name such as "constrained-greedy"."""
     sampling, constrained, group_size = sampling_of(name, config)
     return Mode(name, sampling, span_rules(config, tokenizer, constrained=constrained), group_size)
 
 
 def sampling_of(mode: str, config: ConfigDict) -> tuple[Sampling, bool, int]:
-    """Return a mode's sampling, whether spans are constrained, and its responses to a prompt.
+    """Return a mode's sampling, whether spans are constrained, and its responses per prompt.
 
     Raises:
-      UserError: there is no such mode.
+      UserError: the mode is unknown.
     """
     if mode not in MODES:
         raise UserError(f"evaluation mode {mode!r} is unknown; use any of {', '.join(MODES)}")

@@ -1,12 +1,12 @@
-"""Meshes, and where the axes of parameters and activations lie on them.
+"""Meshes, and the rules by which parameters and activations are split over their axes.
 
-The only home of mesh axis names. Models name the axes of their arrays logically
-(`models/transformer.py`); a table of rules a use maps logical axes to mesh axes.
+Mesh axes are named in this file only. Models name the axes of their arrays logically
+(`models/transformer.py`); for each use a table of rules maps logical axes to mesh axes.
 
     data      batches are split; parameters are whole
-    fsdp      batches are split, and so are parameters, gathered where they are used
-    sequence  the tokens of a prompt are split, and the continuations of a group; parameters as
-              over fsdp
+    fsdp      batches are split, and so are parameters, which are gathered for use
+    sequence  the tokens of a prompt are split, and the continuations of a group; parameters are
+              split as over fsdp
     tensor    heads, MLP and vocabulary are split
 """
 
@@ -33,12 +33,12 @@ ACTIVATIONS: Rules = {
     # Prompt tokens, and continuations of a prompt.
     "length": ("sequence",),
     "group": ("sequence",),
-    # The same between a layer's two halves, where no head or MLP axis is split.
+    # The same two between the halves of a layer, where no head or MLP axis is split.
     "residual_length": ("sequence", "tensor"),
     "residual_group": ("sequence", "tensor"),
     # Continuations while their next tokens are sampled.
     "sampled": ("tensor", "sequence"),
-    # Batches, and the width, of embeddings on their way from where their matrix lies.
+    # Embeddings on their way from the devices that hold their matrix: batch and width.
     "looked_up": ("data",),
     "looked_up_width": ("fsdp",),
 }
@@ -51,9 +51,9 @@ TRAIN_RULES: Rules = {
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
 }
-# Decoding reads every weight for every token, so gathering them each step would cost more than
-# keeping them. Where only single tokens are multiplied, none of them is split over `sequence`, so
-# that the largest matrices can be.
+# Decoding reads every weight for every token, so gathering weights at each step would cost more
+# than keeping them. It multiplies single tokens, which are not split over `sequence`, so that the
+# largest matrices can be.
 ROLLOUT_RULES: Rules = {
     **TRAIN_RULES,
     "embed": (),
@@ -62,10 +62,10 @@ ROLLOUT_RULES: Rules = {
     "vocab": ("tensor", "sequence"),
     "mlp": ("tensor", "sequence"),
 }
-# Between these two: split over `sequence` as decoding wants it, and not yet gathered over `fsdp`.
-# In one step XLA would gather a whole matrix everywhere, and then drop most of it.
+# Between these two: split over `sequence` as for decoding, and not yet gathered over `fsdp`. In one
+# step XLA would gather the whole matrix on every device, and then drop most of it.
 HALFWAY_RULES: Rules = {**ROLLOUT_RULES, "embed": ("fsdp",)}
-# Parameters while many tokens, which are split over `sequence`, are multiplied by them.
+# Parameters while they multiply many tokens, which are split over `sequence`.
 GATHERED_RULES: Rules = {**TRAIN_RULES, "embed": ()}
 
 
@@ -77,15 +77,15 @@ def make_mesh(
     tensor: int = 1,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """Return a mesh with these sizes, over the first devices where fewer than all are asked for.
+    """Return a mesh with these sizes, over the first devices if it needs fewer than all.
 
     `tensor` varies fastest, so that its neighbours are the best connected devices; on TPU the axes
-    follow the wires of the slice. Over several slices `data` alone crosses from one to another:
-    along it only gradients are sent, once a micro-batch.
+    follow the wires of the slice. Only `data` crosses from one slice to another, because along it
+    only gradients are sent, once a micro-batch.
 
     Raises:
-      UserError: a size below one, more devices asked for than there are, or slices that `data`
-        can't be split over.
+      UserError: a size is below one, there are too few devices, or `data` can't be split over the
+        slices.
     """
     sizes = {"data": data, "fsdp": fsdp, "sequence": sequence, "tensor": tensor}
     for name, size in sizes.items():
@@ -137,8 +137,8 @@ def model_shardings(model: Transformer, mesh: Mesh, rules: Rules = TRAIN_RULES) 
 def state_shardings(state: Any, config: ModelConfig, mesh: Mesh, rules: Rules = TRAIN_RULES) -> Any:
     """Return the shardings of a pytree that mirrors the model, such as an optimiser's moments.
 
-    A leaf lies as the parameter that its path names; a leaf that is no parameter's, or has not its
-    shape (a step count, a masked moment), is whole on every device.
+    A leaf is split like the parameter that its path names. A leaf whose path names none, or whose
+    shape differs (a step count, a masked moment), is whole on every device.
     """
     specs = {**top_specs(config), **layer_specs(config)}
 
@@ -167,16 +167,16 @@ def batch_sharding(mesh: Mesh, rules: Rules = TRAIN_RULES) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of what every device holds whole."""
+    """Return the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def placement(mesh: Mesh, rules: Rules = TRAIN_RULES, *, attention: str = "auto") -> Placement:
-    """Return what a model needs to know to keep its arrays where the rules say.
+    """Return the placement by which a model keeps its arrays where the rules say.
 
     Args:
-      attention: "xla", "splash", or "auto": splash where the mesh is of TPUs, also of ones that are
-        only described.
+      attention: "xla", "splash", or "auto": splash if the mesh has TPUs, even ones that are only
+        described.
     """
     on_tpu = mesh.devices.flat[0].platform == "tpu"
     splash = on_tpu if attention == "auto" else attention == "splash"
@@ -196,7 +196,7 @@ def place_model(
 
 
 def abstract(tree: Any, shardings: Any) -> Any:
-    """Return the shapes and types of arrays, which may be abstract themselves, with shardings."""
+    """Return abstract arrays: the shapes and types of arrays, abstract or not, with shardings."""
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         tree,
@@ -211,9 +211,10 @@ def _is_abstract(tree: Any) -> bool:
 def for_rollout(policy: Any) -> Any:
     """Return the policy as decoding reads it: under ROLLOUT_RULES, in its compute dtype.
 
-    One program reshards it, so that no step of decoding gathers a parameter. What lies so already
-    is not copied; what does not is held twice until the caller lets one of them go. A policy
-    without a placement, such as a toy, is returned as it is; one of abstract arrays stays abstract.
+    One program reshards it, so that no step of decoding gathers a parameter. A policy that lies so
+    already is returned without a copy; any other is held twice until the caller drops one of the
+    two. A policy without a placement, such as a toy, is returned as it is; one of abstract arrays
+    stays abstract.
     """
     placed: Placement | None = getattr(policy, "placement", None)
     if placed is None:
@@ -231,7 +232,7 @@ def for_rollout(policy: Any) -> Any:
 
 
 def as_rollout(policy: Transformer) -> Transformer:
-    """As `for_rollout`, inside a program."""
+    """Do the same as `for_rollout`, inside a program."""
 
     def laid(path: tuple, x: jax.Array, *shardings: NamedSharding) -> jax.Array:
         x = x.astype(_rollout_dtype(policy, path, x))
@@ -254,7 +255,7 @@ def _rollout_shardings(policy: Transformer) -> Any:
 
 
 def _rollout_dtype(policy: Transformer, path: tuple, x: Any) -> Any:
-    # Norms are computed in float32, whatever the products are.
+    # Norms are computed in float32, whatever the type of the products.
     norm = any(str(_key_name(key)).endswith("norm") for key in path)
     return x.dtype if norm else jnp.dtype(policy.config.dtype)
 
@@ -268,11 +269,11 @@ def _under_rollout_rules(policy: Transformer) -> Transformer:
 def check_config(config: ModelConfig, mesh: Mesh, rules: Rules = TRAIN_RULES) -> None:
     """Refuse a mesh that would split less than its rules promise.
 
-    Key and value heads may be fewer than `tensor` devices (they are then kept whole on each), and
-    rollouts drop a mesh axis that does not divide; everything else must.
+    There may be fewer key and value heads than `tensor` devices (each then keeps them whole), and
+    rollouts drop a mesh axis that does not divide; all other axes must divide.
 
     Raises:
-      UserError: a parameter axis that its mesh axes do not divide.
+      UserError: the mesh axes of a parameter's axis do not divide it.
     """
     sizes = {
         "embed": ("width", config.width),

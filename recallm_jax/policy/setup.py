@@ -28,7 +28,7 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
     tokenizer trained on the tasks' own wordings, for tests and tours.
 
     Args:
-      devices: of the mesh; None for those of all processes.
+      devices: the devices of the mesh; None takes those of all processes.
 
     Raises:
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
@@ -57,7 +57,7 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
 
 
 def with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
-    """Return a loaded model's sizes with the options that are the config's alone."""
+    """Return a loaded model's sizes with the options that only the config sets."""
     return dataclasses.replace(
         sizes,
         unstack_decode=config.model.unstack_decode,
@@ -73,7 +73,7 @@ def load_tokenizer(config: ConfigDict) -> Tokenizer:
 def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
     if config.model.weights == RANDOM:
         return random_transformer(tiny_sizes(config), jax.random.key(config.seed)), tiny_tokenizer()
-    # No one device need have room for all of the weights.
+    # On the host, since a single device may lack room for all of the weights.
     with jax.default_device(_host()):
         loaded = load_policy(
             config.model.weights,
@@ -92,14 +92,14 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
         )
     if tokenizer.size > loaded.model.config.vocab_rows:
         raise UserError(
-            f"{config.model.weights}: the tokenizer has {tokenizer.size} entries, the embedding "
-            f"{loaded.model.config.vocab_rows} rows; take both from the same model"
+            f"{config.model.weights}: the tokenizer has {tokenizer.size} entries, but the "
+            f"embedding {loaded.model.config.vocab_rows} rows; take both from the same model"
         )
     return loaded.model, tokenizer
 
 
 def _host() -> jax.Device | None:
-    """Return the host as a device; None where JAX_PLATFORMS leaves it out."""
+    """Return the host as a device; None if JAX_PLATFORMS leaves it out."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
@@ -116,7 +116,7 @@ def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
     lengths = {"data.target_length": [config.data.target_length]} if trains else {}
     lengths["evaluation.lengths"] = list(config.evaluation.lengths)
     suites = suite_tasks(config.evaluation.suites)
-    # The lengths of suites that limit their responses themselves hold these too.
+    # In suites that limit their responses themselves, the length includes the response.
     on_top = trains or any(task.max_new_tokens is None for task in suites)
     for name, values in lengths.items():
         for value in values:

@@ -1,4 +1,4 @@
-"""A small random model and its tokenizer, made on the spot, for tests and tours."""
+"""A small random model and its tokenizer, made on demand, for tests and demonstrations."""
 
 import dataclasses
 

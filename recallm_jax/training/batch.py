@@ -30,7 +30,7 @@ def make_batch(
 def batch_of(
     run: PolicyStage, state: LearnerState, reference: Policy, scored: ScoredRollout
 ) -> tuple[Batch, Metrics]:
-    """Return what `make_batch` returns, for rewards that are already on the devices."""
+    """Return the same as `make_batch`, from rewards that are already on the devices."""
     parts = run.score_options
     of_reference = None
     if run.options.kl_coefficient:
@@ -40,7 +40,7 @@ def batch_of(
         of_reference = old if of_reference is None else of_reference
         return ppo_batch(run.options, scored, OldScores(old, of_reference, values))
     old = None
-    # In the only update of a batch the old policy is the present one.
+    # If a batch has only one update, the old policy is the current one.
     if not run.updates_once:
         old = score_in_parts(state.policy, scored.rollout, **parts)
     return group_batch(run.options, scored, old, of_reference)
@@ -75,7 +75,7 @@ class OldScores:
 
     Attributes:
       log_probs: log-probabilities by the policy.
-      reference_log_probs: by the reference, or by the policy if there is no KL penalty.
+      reference_log_probs: those by the reference, or by the policy if there is no KL penalty.
       values: the critic's values of the states before the tokens.
     """
 

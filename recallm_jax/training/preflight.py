@@ -15,7 +15,7 @@ from storage.errors import naming
 from tasks.prompts.record import read_jsonl
 from tasks.prompts.vocabulary import Tokenizer
 
-# At most so many training records, and of so many tokens, are looked at: a few seconds.
+# The most training records, and the most tokens of them, that are looked at: a few seconds.
 MOST_RECORDS, MOST_TOKENS = 256, 1 << 18
 # Records of each validation task.
 VALIDATION_RECORDS = 4
@@ -25,8 +25,8 @@ def check_precision(config: ConfigDict) -> None:
     """Refuse to train parameters that can't hold what they learn.
 
     Raises:
-      UserError: they are kept in bfloat16, whose neighbours are 0.4 % apart: a hundred steps of
-        policy gradients move a parameter by less.
+      UserError: they are kept in bfloat16, whose neighbouring numbers are 0.4 % apart: a hundred
+        steps of policy gradients move a parameter by less.
     """
     if config.model.param_dtype == "bfloat16":
         raise UserError(
@@ -36,16 +36,16 @@ def check_precision(config: ConfigDict) -> None:
 
 
 def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Stage]) -> None:
-    """Refuse a run whose prompts or demonstrations have no room.
+    """Refuse a run whose prompts or demonstrations don't fit.
 
     The check reads the run's first training records (`MOST_RECORDS`, or fewer where prompts are
     long) and the first of every validation task. A record takes milliseconds, so this takes some
     seconds; a later record may still be refused when its step comes.
 
     Raises:
-      UserError: a prompt is longer than its length, or a demonstration than
-        `decoding.max_new_tokens`, and names the record; or a step's prompts are more than there
-        are examples.
+      UserError: a prompt is longer than its length, or a demonstration longer than
+        `decoding.max_new_tokens` (the error names the record); or a step has more prompts than
+        there are examples.
       TaskInputError: no example fits `data.target_length`, or none can be drawn.
     """
     for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
@@ -72,7 +72,7 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
 
 
 def _check_distinct(config: ConfigDict, stages: Sequence[Stage]) -> None:
-    """Refuse a step that holds a prompt twice: its responses would be the same ones twice."""
+    """Refuse a step that holds a prompt twice: its responses would be sampled twice alike."""
     path = config.data.source.removeprefix(JSONL)
     count = len({record.example_id for record in read_jsonl(path)})
     for stage in stages:

@@ -19,16 +19,16 @@ from rl.learner import LearnerState, init_state
 from storage.files import Path
 
 CHECKPOINTS = "checkpoints"
-# Fields that decide the policy beside a checkpoint's arrays: sizes that are not shapes, and the
+# Fields that, with a checkpoint's arrays, decide the policy: sizes that are not shapes, and the
 # tokenizer.
 WEIGHTS = ("model.weights", "model.rope_scaling")
-# Without a checkpoint also these: the seed draws the new rows, and all of a random model.
+# Without a checkpoint these too: the seed draws the new rows, or a whole random model.
 START_WEIGHTS = (*WEIGHTS, "model.param_dtype", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A checkpoint of a run: a stage, and the number of its steps."""
+    """A checkpoint of a run: the stage, and the number of steps made in it."""
 
     stage: Stage
     step: int
@@ -47,7 +47,7 @@ class Saved:
 def placed_state(policy: Policy, stage: Stage, context: Context) -> LearnerState:
     """Return the state before a stage's first update, on the mesh, in buffers of its own.
 
-    Updates give their argument's buffers away, and the policy before a stage is read again.
+    Updates donate the buffers of their argument, and the policy before a stage is still needed.
     """
     state = jax.tree.map(jnp.copy, first_state(policy, stage))
     shardings = partitioning.state_shardings(state, context.policy.config, context.mesh)
@@ -81,7 +81,7 @@ def restore_policy(
     Nothing in the folder is changed: the run may still be going on.
 
     Raises:
-      UserError: the run has no checkpoint, or one of another model, or started from other weights.
+      UserError: the run has no checkpoint, has one of another model, or began with other weights.
     """
     hold_to_run(config, workdir, fields=WEIGHTS)
     for stage in reversed(plan_stages(config, context)):
@@ -100,9 +100,9 @@ def restore_policy(
 
 
 def saved_checkpoints(config: ConfigDict, context: Context, workdir: Path) -> list[Saved]:
-    """Return the complete checkpoints of a run, in the order they were made in.
+    """Return the complete checkpoints of a run, in the order in which they were made.
 
-    One that is still being written is left out.
+    A checkpoint that is still being written is left out.
     """
     found = []
     for stage in plan_stages(config, context):
@@ -117,7 +117,7 @@ def restore_saved(config: ConfigDict, context: Context, workdir: Path, saved: Sa
     """Return the policy of one checkpoint; nothing in the folder is changed.
 
     Raises:
-      UserError: it can't be read, or is of another model, or started from other weights.
+      UserError: it can't be read, is of another model, or began with other weights.
     """
     hold_to_run(config, workdir, fields=WEIGHTS)
     folder = workdir / CHECKPOINTS / saved.stage.name

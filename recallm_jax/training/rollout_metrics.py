@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from rl.advantages import has_spread
 from rl.rollout_text import GroupRewards, RolloutText
 
-# Components of the reward, and what else is averaged over the responses of a step.
+# Components of the reward, and other quantities that are averaged over the responses of a step.
 REWARDS = ("format", "answer", "retrieval", "overlap", "usage", "density")
 OF_REWARDS = (*(f"reward_{name}" for name in REWARDS), "exact_match")
 MEANS = (*OF_REWARDS, "response_tokens", "finished", "spans")
@@ -20,13 +20,13 @@ PromptMeans = Float[np.ndarray, "B means"]
 class DrawReport:
     """The rewards and means of one draw, for the metrics and messages of a step.
 
-    Every process has the same report, of all prompts.
+    Every process has the same report on all prompts.
 
     Attributes:
       totals: the rewards; 0 for a response without a reward.
       known: which responses have a reward.
       problems: the reasons why the others have none.
-      means: for each prompt the means in `MEANS` over its responses.
+      means: for each prompt, the means in `MEANS` over its responses.
     """
 
     totals: Float[np.ndarray, "B G"]
@@ -36,7 +36,7 @@ class DrawReport:
 
 
 def prompt_means(rollout: RolloutText, rewards: GroupRewards) -> PromptMeans:
-    """Return for each prompt the means in `MEANS` over its responses."""
+    """Return, for each prompt, the means in `MEANS` over its responses."""
     means = [
         [
             [

@@ -42,7 +42,7 @@ def sample(
 
     Args:
       policy: the policy with decoding's layout and types (`for_rollout`).
-      prompts, keys: this process's own.
+      prompts, keys: those of this process.
     """
     context, parts = run.context, run.options.rollout_parts
     read = []
@@ -57,7 +57,7 @@ def sample(
 def reward(
     run: PolicyStage, rollout: RolloutText, texts: Sequence[PromptText]
 ) -> tuple[ScoredRollout, DrawReport]:
-    """Reward the responses; return the rewards of all processes' prompts, and a report of them."""
+    """Reward the responses; return the rewards of all processes' prompts, and a report on them."""
     context, count = run.context, run.stage.batch_size
     own = reward_groups(
         rollout,
@@ -68,7 +68,7 @@ def reward(
         overlong_buffer=run.options.overlong_buffer,
     )
     known = context.gather_rows(own.known, count)
-    # If another process has a reward for the response, that counts, and there is no problem.
+    # If another process has a reward for the response, that reward counts: there is no problem.
     still = ~known[context.own_rows(count)][~own.known]
     problems = [problem for problem, is_one in zip(own.problems, still, strict=True) if is_one]
     report = DrawReport(
@@ -82,9 +82,9 @@ def reward(
 
 
 def first_with_spread(kept: ScoredRollout, drawn: ScoredRollout, context: Context) -> ScoredRollout:
-    """Return the first groups whose rewards differ, filled up with others to as many as before.
+    """Return the first groups whose rewards differ, and as many others as make up a full batch.
 
-    All arrays have the shape of one draw or of two, so that no step compiles anew.
+    All arrays have the shape of one draw or of two, so that no step compiles again.
     """
     flat = ~np.concatenate([kept.spread, drawn.spread])
     rows = np.argsort(flat, kind="stable")[: len(kept.totals)]
@@ -108,7 +108,7 @@ def _with_reward(rollout: Rollout, known: Bool[Array, "B G"]) -> Rollout:
 def interleaved(parts: Sequence[Rollout]) -> Rollout:
     """Join n parts of a rollout; part p has the prompts p, p + n, …
 
-    Every device then has equally many prompts of each part, and keeps them in the whole.
+    Every device has equally many prompts of each part, and keeps them in the joined rollout.
     """
 
     def whole(*fields: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The checkpoints of one stage: where it goes on, and when it saves."""
+"""The checkpoints of one stage: the step at which it resumes, and when it saves."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ class Saver:
 
     Attributes:
       every_steps: steps from one checkpoint to the next; the last step is saved too.
-      termination: whether SIGTERM came, upon which the step is saved and the run stops.
+      termination: whether SIGTERM came; if so, the step is saved and the run stops.
     """
 
     manager: ocp.CheckpointManager
@@ -34,9 +34,9 @@ class Saver:
     mesh: Mesh
 
     def restore(self, state: LearnerState) -> tuple[LearnerState, int, int]:
-        """Return the state to go on from, its step, and the records that were drawn before it.
+        """Return the state to go on from, its step, and the number of records drawn before it.
 
-        Where nothing is saved that is the given state, before the first step.
+        If nothing is saved, this is the given state, before the first step.
         """
         restored = checkpoint.restore_latest(self.manager, state, set_aside=True)
         if restored is None:
@@ -46,15 +46,15 @@ class Saver:
         return state, step, metadata.get("drawn", step * self.stage.batch_size)
 
     def save(self, step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
-        """Save the state before a step, where a checkpoint is due, SIGTERM came, or `now`.
+        """Save the state before a step if a checkpoint is due, SIGTERM came, or `now`.
 
         Args:
-          drawn: records that the stage has drawn before that step.
+          drawn: number of records that the stage has drawn before that step.
 
         Raises:
           Terminated: SIGTERM came; the state is saved.
         """
-        # All processes stop at the step in which one is asked to.
+        # All processes stop at the step in which one of them is asked to.
         asked = self.termination.requested = processes.any_of(self.termination.requested, self.mesh)
         due = step % self.every_steps == 0 or step == self.stage.steps
         saved = False

@@ -49,7 +49,7 @@ def sft_options(config: ConfigDict, context: Context, stage: Stage) -> dict[str,
 def demonstrated(
     prompts: Prompts, tokens: AnyArray, lengths: AnyArray, *, rules: SpanRules, num_rows: int
 ) -> Rollout:
-    """Return demonstrations [B, 1, T] as a rollout that nothing was sampled for."""
+    """Return demonstrations [B, 1, T] as a rollout without log-probabilities of a sampler."""
     index = _index_prompts(prompts, rules=rules, num_rows=num_rows)
     return Rollout(prompts, index, tokens, lengths)
 

@@ -1,4 +1,4 @@
-"""The training stages of a run, and what the loops of all of them share."""
+"""The training stages of a run, and the parts that their loops share."""
 
 import contextlib
 import dataclasses
@@ -32,9 +32,9 @@ class Stage:
     """One stage of a run, built from the config.
 
     Attributes:
-      first_record: training records that the stages before have used.
+      first_record: number of training records that earlier stages use.
       batch_size: records of a step, or of one draw of a step that draws several times.
-      critic: whose hidden states PPO's critic reads, "shared" or "own"; "" where there is none.
+      critic: whose hidden states PPO's critic reads, "shared" or "own"; "" without a critic.
     """
 
     name: str
@@ -61,7 +61,7 @@ def plan_stages(config: ConfigDict, context: Context) -> list[Stage]:
 
 
 def policy_label(config: ConfigDict, stage: Stage, step: int) -> str:
-    """Return the name under which a stage's policy is evaluated after so many of its steps."""
+    """Return the name under which a stage's policy is evaluated after `step` of its steps."""
     if step < stage.steps:
         return f"{stage.name}_step{step}"
     if stage.name not in SFT_STAGES:
@@ -109,7 +109,7 @@ def batches(
 ) -> Generator[list[Record], None, None]:
     """Yield the records of each draw after the first `drawn` of the stage; close it when done.
 
-    Where several processes train, each makes the records of its own prompts.
+    If several processes train, each yields the records of its own prompts.
     """
     start, size = stage.first_record + drawn, stage.batch_size
     rows = context.own_rows(size).tolist()
@@ -126,10 +126,10 @@ Write = Callable[[int, dict[str, float]], None]
 
 @runtime_checkable
 class Save(Protocol):
-    """Saves the state before a step, where a checkpoint is due, or `now`."""
+    """Saves the state before a step, if a checkpoint is due or `now`."""
 
     def __call__(self, step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
-        """Args: drawn: records that the stage has used before that step."""
+        """Args: drawn: number of records that the stage has drawn before that step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Loop:
     Attributes:
       steps: numbers of the steps to make.
       data: records of each draw.
-      drawn: records that the stage has drawn before.
+      drawn: number of records that the stage has drawn before.
       write: takes a step and its metrics.
       save: takes the state after a step.
     """
@@ -157,7 +157,7 @@ def training_rules(config: ConfigDict, context: Context) -> SpanRules:
 
 
 def scoring_of(config: ConfigDict, rules: SpanRules, *, temperature: float) -> Scoring:
-    """Return how a config has responses scored; `temperature` is that of the sampler."""
+    """Return the settings of scores for a config; `temperature` is that of the sampler."""
     return Scoring(
         rules=rules,
         budget=config.decoding.max_new_tokens,
@@ -171,7 +171,7 @@ def finite(metrics: dict, stage: Stage, step: int, seen: Inspected) -> dict[str,
     """Return the metrics as floats.
 
     Raises:
-      NotFinite: one of them is not a number; the error holds the data of the step.
+      NotFinite: one of them is NaN or infinite; the error holds the data of the step.
     """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     if not all(map(math.isfinite, values.values())):

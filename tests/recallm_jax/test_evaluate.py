@@ -28,14 +28,14 @@ def test_a_label_that_leaves_the_folder_of_evaluations_is_refused(label, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--merge"], "--merge needs --label: the folder of WORKDIR/eval that it is about"),
+        (["--merge"], "--merge needs --label: the name of a folder in WORKDIR/eval"),
         (["--rescore"], "--rescore needs --label"),
         (["--label=a", "--rescore", "--merge"], "in one process; leave --merge out"),
         (["--label=a", "--merge", "--checkpoints=all"], "of one label, in one process; leave"),
         (["--label=a", "--rescore", "--shard=0/2"], "leave --shard out"),
         (["--merge", "--label=x"], "holds no shards; evaluate with --shard=i/n first"),
         (["--shard=2/2"], "--shard=2/2 must be i/n with i from 0 to n - 1"),
-        (["--label=x", "--checkpoints=all"], "--label=x is of one policy; those of --checkpoints"),
+        (["--label=x", "--checkpoints=all"], "--label=x names one policy; leave it out, as"),
         (["--checkpoints=all"], "holds no checkpoint; train first"),
         (["--checkpoints=start,grpo/7"], "has no checkpoint 'grpo/7'; it has start"),
         (["--label=x", "--rescore"], "holds no rows; evaluate first"),

@@ -244,7 +244,7 @@ def test_the_batch_of_several_processes_that_led_to_no_number_is_kept_once(one, 
         path = folder / "bad_batch" / "grpo_1.json"
         assert any(
             f"loss of grpo at step 1 is nan; start again with a lower learning rate and another "
-            f"--workdir; what led to it is in {path}" in err
+            f"--workdir; its batch is in {path}" in err
             for *_, err in ended
         )
         assert checkpoints(folder) == ["checkpoints/grpo/1"]

@@ -94,7 +94,7 @@ def test_files_of_another_tokenizer_are_refused(prepared, tokenizer):
 def test_prepared_files_are_read_with_the_data_settings_that_made_them(prepared, tokenizer):
     source = f"--config.data.source=jsonl:{prepared}/train.jsonl"
     config = load_config([ARGUMENTS[0], source, "--config.data.value_length=9"])
-    with pytest.raises(UserError, match=r"config\.data\.value_length = 6, not 9; prepare it anew"):
+    with pytest.raises(UserError, match=r"config\.data\.value_length = 6, not 9; prepare it again"):
         next(train_records(config, tokenizer, 0))
     # What the records do not depend on may differ.
     others = ["--config.seed=5", "--config.decoding.max_new_tokens=90", "--config.grpo.steps=1"]
@@ -112,8 +112,8 @@ def test_prepare_never_mixes_two_configs_in_a_folder(prepared, capsys):
     ("change", "message"),
     [
         ({"dataset": "nqx"}, "dataset 'nqx' is unknown; use one of retrieval"),
-        ({"inputs": np.array([99_999])}, "inputs has the token 99999, the model's tokenizer"),
-        ({"targets": np.array([-1])}, "targets has the token -1"),
+        ({"inputs": np.array([99_999])}, "inputs holds the token 99999, but the model's tokenizer"),
+        ({"targets": np.array([-1])}, "targets holds the token -1"),
         ({"copyable": np.zeros(1, bool)}, "has no copyable token"),
         ({"span_end": np.zeros(1, bool)}, "can't be trained on: .* is not in the copyable"),
     ],

@@ -72,7 +72,7 @@ def test_a_cold_starts_batch_is_kept_with_its_demonstrations(context, tmp_path, 
     monkeypatch.setattr(sft, "sft_update", spoilt)
     config = load_config(CONFIG)
     stage, done = plan_stages(config, context)[0], []
-    message = r"loss of sft1 at step 1 is inf; start again .*; what led to it is in (\S+) and the "
+    message = r"loss of sft1 at step 1 is inf; start again .*; its batch is in (\S+) and the "
     loop = Loop(
         steps=range(1, 2),
         data=batches(config, context, stage, stage.batch_size),
@@ -173,7 +173,7 @@ def test_the_batch_is_kept_and_the_checkpoint_before_too(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     path = tmp_path / "bad_batch" / f"{stage}_1.json"
     assert error.startswith("error: ") and f" of {stage} at step 1 is nan; start again" in error
-    assert error.endswith(f"what led to it is in {path} and the .npz beside it")
+    assert error.endswith(f"its batch is in {path} and the .npz beside it")
     # The step before is saved, and nothing of this one.
     assert [folder.name for folder in (tmp_path / "checkpoints" / stage).iterdir()] == ["1"]
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
