@@ -24,7 +24,7 @@ def test_a_trained_run_is_compared(trained_run, capsys):
     assert compare.main([f"--run=A={trained_run}"]) == 0
     _, steps, _, _, answers = (line.split() for line in capsys.readouterr().out.splitlines())
     assert steps == ["A", "1", "2", "too", "few", "steps"]
-    # Greedy answers of the start and of the end to two prompts of each of two data sets.
+    # Greedy answers by the first and the last policy to two prompts of each of two data sets.
     assert answers[:3] == ["A", "constrained-greedy", "4"]
 
 

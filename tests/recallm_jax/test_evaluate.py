@@ -1,4 +1,4 @@
-"""The evaluate job: its own arguments, and what it does with the checkpoints of a run."""
+"""The evaluate job: its own arguments, and its use of the checkpoints of a run."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ from recallm_jax import evaluate
 from recallm_jax.policy import tiny
 from tests.oracles.tiny_run import CONFIG
 
-# TensorBoard's writer and Orbax warn about their own insides.
+# TensorBoard's writer and Orbax warn about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize("label", ["..", ".", "a/b", "a/"])
-def test_a_label_that_leaves_the_folder_of_evaluations_is_refused(label, tmp_path, capsys):
+def test_a_label_outside_the_folder_of_evaluations_is_refused(label, tmp_path, capsys):
     assert evaluate.main([*CONFIG, f"--workdir={tmp_path}", f"--label={label}"]) == 2
     error = capsys.readouterr().err
     assert f"error: --label={label} must be the name of a folder, without a path" in error
@@ -42,13 +42,13 @@ def test_a_label_that_leaves_the_folder_of_evaluations_is_refused(label, tmp_pat
         ([], "holds no checkpoint of the stages"),
     ],
 )
-def test_arguments_that_say_nothing_are_refused(arguments, message, tmp_path, capsys):
+def test_arguments_that_make_no_sense_are_refused(arguments, message, tmp_path, capsys):
     assert evaluate.main([*CONFIG, f"--workdir={tmp_path}", *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
 
 
-def test_saved_rows_are_scored_again_where_there_is_no_device(tmp_path):
+def test_saved_rows_are_scored_again_without_a_device(tmp_path):
     row = {
         **dict.fromkeys(("example_id", "task", "label", "mode", "prompt"), "x"),
         "dataset": "retrieval",
@@ -67,7 +67,7 @@ def test_saved_rows_are_scored_again_where_there_is_no_device(tmp_path):
             *(sys.executable, "-m", "recallm_jax.evaluate", *CONFIG, f"--workdir={tmp_path}"),
             *("--label=grpo", "--rescore"),
         ],
-        # Whoever asks JAX for a device fails.
+        # Asking JAX for a device raises.
         env={**os.environ, "JAX_PLATFORMS": "none"},
         capture_output=True,
         text=True,
@@ -112,7 +112,7 @@ def test_a_prompt_without_all_its_responses_is_evaluated_again(copied_run):
     assert path.read_text() == rows
 
 
-def test_fewer_prompts_are_summed_up_without_losing_the_others(trained_run, copied_run):
+def test_a_summary_of_fewer_prompts_keeps_the_rows_of_the_others(trained_run, copied_run):
     fewer = ["--config.evaluation.num_examples=1", f"--workdir={copied_run}"]
     assert evaluate.main([*CONFIG, *fewer]) == 0
     summary = json.loads((copied_run / "eval" / "grpo" / "summary.json").read_text())
@@ -126,7 +126,7 @@ def test_a_policy_in_the_middle_of_its_stage_has_a_label_of_its_own(copied_run, 
     before = (copied_run / "eval" / "grpo" / "summary.json").read_text()
     assert evaluate.main([*CONFIG, f"--workdir={copied_run}"]) == 0
     assert (copied_run / "eval" / "grpo_step1" / "summary.json").exists()
-    # The folder of another policy's rows is never added to.
+    # Rows are never added to those of another policy.
     assert evaluate.main([*CONFIG, f"--workdir={copied_run}", "--label=grpo"]) == 2
     error = capsys.readouterr().err
     assert "was made with policy = 'grpo step 2', not 'grpo step 1'" in error
@@ -135,7 +135,7 @@ def test_a_policy_in_the_middle_of_its_stage_has_a_label_of_its_own(copied_run, 
 
 def test_checkpoints_are_compared_in_one_table(copied_run, capsys):
     folder = copied_run / "checkpoints" / "grpo"
-    # One is damaged, and its evaluation lost; the run is writing another.
+    # One checkpoint is damaged, and its evaluation is lost; the run is writing another.
     (folder / "2" / "metadata" / "metadata").write_text("{")
     shutil.rmtree(copied_run / "eval" / "grpo")
     (folder / "3.orbax-checkpoint-tmp").mkdir()
@@ -155,7 +155,7 @@ def test_checkpoints_are_compared_in_one_table(copied_run, capsys):
     made = json.loads((copied_run / "eval" / "grpo_step1" / "config.json").read_text())
     assert made["policy"] == "grpo step 1"
     assert sorted(copied_run.glob("checkpoints/**/*")) == before
-    # Without the damaged one nothing is left to do, and a shard has none either.
+    # Without the damaged checkpoint nothing is left to do, for a shard neither.
     names = "--checkpoints=grpo/1,start"
     assert evaluate.main([*CONFIG, f"--workdir={copied_run}", names, "--shard=1/2"]) == 0
     assert "start: all rows are there" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The generate job: a question about a document, its spans beside their places."""
+"""The generate job: the answer to a question about a document, its spans beside their places."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
 
 
 @for_each("seed", range(4))
-def test_a_spans_places_hold_its_text_to_the_character(seed):
+def test_the_places_of_a_span_hold_exactly_its_text(seed):
     limits = ("--config.decoding.max_new_tokens=40", "--config.decoding.max_recall_length=16")
     config = load_config([*CONFIG, f"--config.seed={seed}", *limits])
     context = set_up(config)

@@ -72,7 +72,7 @@ def test_a_checkpoint_that_was_being_written_is_not_used(bucket):
     save(folder, [1, 2])
     (files.as_path(folder) / "2" / "commit_success.txt").unlink()
     assert restore(folder, set_aside=False)[1] == {"at": 1}
-    # Who writes there clears it away, and saves the step again.
+    # A writer removes it, and saves the step again.
     save(folder, [2])
     assert restore(folder)[1] == {"at": 2}
 
@@ -93,7 +93,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(bucket, gcs, 
     assert restore(folder)[1] == {"at": 2}
 
 
-def test_a_fault_of_the_way_is_no_damage(bucket, gcs):
+def test_a_fault_of_the_network_is_not_taken_for_damage(bucket, gcs):
     folder = f"{bucket}/run/checkpoints/grpo"
     save(folder, [1, 2])
     gcs.faults["%2F2%2Farrays"] = [403, None]
@@ -104,7 +104,7 @@ def test_a_fault_of_the_way_is_no_damage(bucket, gcs):
     assert restore(folder)[1] == {"at": 2}
 
 
-def test_a_report_and_new_scores_are_those_of_the_same_run_in_a_local_folder(
+def test_a_report_and_new_scores_equal_those_of_the_same_run_in_a_local_folder(
     bucket, gcs, tmp_path, capsys
 ):
     write_run(tmp_path / "run", examples=2)
@@ -117,7 +117,7 @@ def test_a_report_and_new_scores_are_those_of_the_same_run_in_a_local_folder(
     for path in sorted((tmp_path / "run").rglob("*")):
         remote = files.as_path(f"{bucket}/run/{path.relative_to(tmp_path / 'run')}")
         if path.is_file():
-            # The page tells the minute it was made in.
+            # The page states the minute in which it was made.
             same = len if path.name == "report.html" else bytes
             assert same(remote.read_bytes()) == same(path.read_bytes()), path
     assert evaluate.main([*arguments[:1], "--label=none", "--rescore", f"--workdir={bucket}"]) == 2
@@ -163,7 +163,7 @@ def test_weights_go_to_gs_and_come_back(weights, bucket, gcs, tmp_path, monkeypa
     def fetched() -> int:
         return len([path for _, path in gcs.requests if "alt=media" in path])
 
-    # The copy is used again, and fetched anew where the source has changed.
+    # The copy is used again, and fetched again if the source has changed.
     before = fetched()
     load_policy(out)
     assert fetched() == before > 0
@@ -182,7 +182,7 @@ def test_weights_go_to_gs_and_come_back(weights, bucket, gcs, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_run_on_gs_that_is_killed_ends_as_one_in_a_local_folder(bucket, gcs, tmp_path, capsys):
+def test_a_killed_run_on_gs_ends_like_a_whole_one_in_a_local_folder(bucket, gcs, tmp_path, capsys):
     local = Run(tmp_path / "local", tmp_path / "cache", tmp_path)
     local.finish()
     remote = Run(f"{bucket}/run", tmp_path / "cache", tmp_path)

@@ -34,16 +34,16 @@ def whole(scratch):
     run.finish()
     found = results(run.workdir)
     rewards = [row for row in found["metrics"] if row["stage"] == "grpo"]
-    # Or the last stage would learn nothing, and prove nothing.
+    # Otherwise the last stage would learn nothing, and the test would prove nothing.
     assert all(row["groups_with_spread"] > 0 and row["grad_norm"] > 1e-4 for row in rewards)
     return found
 
 
 def kill_at_random(run: Run, rng: random.Random) -> str | None:
-    """Start a run and kill it some time after some steps; return what it did; None if it ended."""
+    """Start a run and kill it after a random time; return what it was doing, None if it ended."""
     process = run.start()
     assert process.stdout is not None
-    # Often in the first steps, so that many kills fit into a run; sometimes before them.
+    # Mostly in the first steps, so that many kills fit into a run; sometimes before them.
     steps, delay = rng.choice([0, 1, 1, 1, 2, 2]), rng.random()
     try:
         seen = 0
@@ -51,7 +51,7 @@ def kill_at_random(run: Run, rng: random.Random) -> str | None:
             seen += _STEP.match(line) is not None
             if seen == steps:
                 break
-        # A step takes about half a second, the way to the first one several.
+        # A step takes about half a second, the start before the first one several seconds.
         time.sleep(delay * (0.6 if steps else 8.0))
         doing = run.doing()
         if process.poll() is None:
@@ -68,7 +68,7 @@ def kill_at_random(run: Run, rng: random.Random) -> str | None:
         process.stdout.close()
 
 
-def test_killed_twenty_times_at_random_a_run_ends_as_if_nothing_had_been(whole, scratch, capsys):
+def test_a_run_killed_twenty_times_at_random_ends_as_if_uninterrupted(whole, scratch, capsys):
     seed = random.SystemRandom().randrange(1 << 16)
     rng = random.Random(seed)
     kills: collections.Counter[str] = collections.Counter()
@@ -84,13 +84,13 @@ def test_killed_twenty_times_at_random_a_run_ends_as_if_nothing_had_been(whole, 
 
 
 @pytest.mark.parametrize("point", killed_train.POINTS)
-def test_killed_at_a_point_a_run_ends_as_if_nothing_had_been(point, whole, scratch):
+def test_a_run_killed_at_a_point_ends_as_if_uninterrupted(point, whole, scratch):
     run = Run(scratch / point, scratch / "cache", scratch)
-    # The first evaluation's config; the second of its rows' tasks; all else in GRPO, which comes
+    # The first evaluation's config; the second task with its rows; all else is in GRPO, which comes
     # after 7 steps and 4 saves.
     early = {"config": 2, "evaluation": 3, "rollout": 3, "reward": 3, "save": 6, "commit": 6}
     count = early.get(point, 10)
-    # Metrics are ahead of the checkpoint by up to a step.
+    # The metrics are up to a step ahead of the checkpoint.
     every_two = "--config.checkpoint.every_steps=2"
     process = run.start(point, count, every_two)
     out, _ = process.communicate(timeout=1800)
@@ -99,7 +99,7 @@ def test_killed_at_a_point_a_run_ends_as_if_nothing_had_been(point, whole, scrat
         assert list(Path(run.workdir, CHECKPOINTS, "grpo").glob("*.orbax-checkpoint-tmp*"))
     run.finish("none", 1, every_two)
     found = results(run.workdir)
-    # It differs from the whole run's in the one field.
+    # The config differs from that of the uninterrupted run in this field only.
     config = json.loads(found["files"]["/config.json"])
     assert config["checkpoint"].pop("every_steps") == 2
     found["files"] = {n: c for n, c in found["files"].items() if not n.endswith("config.json")}
@@ -107,7 +107,7 @@ def test_killed_at_a_point_a_run_ends_as_if_nothing_had_been(point, whole, scrat
     assert_same(found, whole | {"files": wanted})
 
 
-def test_killed_a_run_that_reads_from_seqio_reads_on_where_it_stopped(whole, scratch):
+def test_a_killed_run_that_reads_from_seqio_reads_on_where_it_stopped(whole, scratch):
     runs = [Run(scratch / f"seqio_{name}", scratch / "cache", scratch) for name in ("whole", "cut")]
     runs[0].finish("none", 1, killed_train.SEQIO)
     for point, count in (("update", 3), ("rollout", 4)):
@@ -117,5 +117,5 @@ def test_killed_a_run_that_reads_from_seqio_reads_on_where_it_stopped(whole, scr
     runs[1].finish("none", 1, killed_train.SEQIO)
     read, cut = (results(run.workdir) for run in runs)
     assert_same(cut, read)
-    # The stream is another than the one that is made without SeqIO, or nothing was tried here.
+    # The stream must differ from the one without SeqIO, or this would test nothing.
     assert read["metrics"] != whole["metrics"]

@@ -1,4 +1,4 @@
-"""The paper's whole mixture, and the one without files: made, trained on, evaluated, reported."""
+"""The paper's whole mixture, and the one without files: read, trained on, evaluated, reported."""
 
 import json
 
@@ -13,7 +13,7 @@ from recallm_jax.runtime.metrics import read_metrics
 from tests.oracles.all_files import write_all
 from tests.oracles.task_checks import check_record
 
-# TensorBoard's writer and Orbax warn about their own insides.
+# TensorBoard's writer and Orbax warn about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore")
 SYNTHETIC = ("majority_vote", "math_retrieval", "multi_niah", "retrieval", "top_n_vote")
 

@@ -1,4 +1,4 @@
-"""The plan job: bad input is one line, and the TPU's compiler answers for real topologies."""
+"""The plan job: bad input is one line, and the TPU compiler answers for real topologies."""
 
 import importlib.util
 import json
@@ -48,7 +48,7 @@ def error_of(capsys, *arguments):
         ("v6e:0x4", "does not exist"),
     ],
 )
-def test_a_name_that_is_no_topologys_is_refused(topology, message, capsys):
+def test_a_name_of_no_topology_is_refused(topology, message, capsys):
     assert message in error_of(capsys, TINY, f"--topology={topology}")
 
 
@@ -56,7 +56,7 @@ def test_a_name_that_is_no_topologys_is_refused(topology, message, capsys):
     "topology",
     ["v5e:1x1", "v5e:16x16", "v6e:2x4", "v5p:2x2x1", "v5p:4x20x20", "v5p:4x4x28", "v5p:16x16x24"],
 )
-def test_what_google_rents_out_is_a_topology(topology):
+def test_slices_that_google_rents_out_are_topologies(topology):
     assert chips.chip_of(topology) is chips.CHIPS[topology[:3]]
 
 
@@ -64,7 +64,7 @@ def test_a_topology_must_be_named(capsys):
     assert "--topology is missing; give one, such as" in error_of(capsys, TINY)
 
 
-def test_a_config_has_sizes_for_its_topologies_only(capsys):
+def test_a_config_refuses_topologies_that_it_has_no_sizes_for(capsys):
     found = error_of(capsys, QWEN, "--topology=v5e:2x2")
     assert "variant topology='v5e:2x2' has no sizes here; use any of v5p:4x4x4, " in found
     assert "or set --config.mesh.data, fsdp, sequence and tensor" in found
@@ -91,7 +91,7 @@ def test_a_topology_becomes_a_variant_of_the_config():
 
 
 def run_plan(*arguments):
-    """Run the job in a process of its own, in which arrays may be described."""
+    """Run the job in a process of its own, in which arrays may be abstract."""
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "recallm_jax.plan", *arguments]
     return subprocess.run(
@@ -118,7 +118,7 @@ def run_plan(*arguments):
         ),
     ],
 )
-def test_what_no_topology_can_hold_is_refused(arguments, message):
+def test_meshes_that_a_topology_cannot_hold_are_refused(arguments, message):
     done = run_plan(*arguments)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -135,7 +135,7 @@ def test_what_no_topology_can_hold_is_refused(arguments, message):
         ("v5e:2x2", 2, ["data=2", "sequence=2", "tensor=2"]),
     ],
 )
-def test_a_tiny_run_is_compiled_whole(topology, slices, mesh, tmp_path):
+def test_all_programs_of_a_tiny_run_compile(topology, slices, mesh, tmp_path):
     sizes = ["grpo.group_size=4", "grpo.rollout_parts=1", "evaluation.batch_size=2"]
     path = tmp_path / "plan.json"
     done = run_plan(
@@ -165,7 +165,7 @@ def test_a_tiny_run_is_compiled_whole(topology, slices, mesh, tmp_path):
     # Gradients are summed over the parts of the mesh that split prompts.
     sent = rows["grpo.update"]["sent"]["once"]
     assert sum(sent.values()) > 0
-    # Between slices go the gradients.
+    # The gradients are sent between slices.
     assert ("between slices" in sent) == (slices > 1)
     assert slices == 1 or sent["between slices"] >= held["parameters"]
 
@@ -177,7 +177,7 @@ def test_a_tiny_run_is_compiled_whole(topology, slices, mesh, tmp_path):
 def test_the_policies_of_the_papers_sizes_fit_every_chip_beside_what_training_keeps(
     name, topology, tmp_path
 ):
-    """Of the programs that train them, those that compile in seconds; docs/plan.md has the rest."""
+    """The programs of training that compile in seconds; docs/plan.md has the rest."""
     path = tmp_path / "plan.json"
     config = f"--config=configs/{name}.py"
     done = run_plan(config, f"--topology={topology}", "--only=grpo.reshard", f"--json={path}")
@@ -195,7 +195,7 @@ def test_the_policies_of_the_papers_sizes_fit_every_chip_beside_what_training_ke
 
 @needs_compiler
 @pytest.mark.slow
-def test_what_does_not_fit_is_said_with_a_remedy():
+def test_a_program_that_does_not_fit_is_reported_with_a_remedy():
     done = run_plan(
         TINY,
         "--topology=v5e:2x2",

@@ -37,9 +37,9 @@ TOKENIZER = tiny_tokenizer()
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndifferentPolicy(ToyPolicy):
-    """All tokens are equally likely, so that greedy takes the allowed one of the lowest number.
+    """A policy to which all tokens are equally likely: greedy takes the lowest allowed number.
 
-    The end of a span has a high number: spans go on as long as there is something to copy.
+    The token that ends a span has a high number, so spans go on while there is something to copy.
     """
 
     @property
@@ -48,7 +48,7 @@ class IndifferentPolicy(ToyPolicy):
 
 
 def config_of(*overrides):
-    """Return the tiny config with three examples in batches of two: the last one is filled up."""
+    """Return the tiny config with three examples in batches of two: the last batch is padded."""
     return load_config([CONFIG, "--config.probe.num_examples=3", *overrides])
 
 
@@ -69,7 +69,7 @@ def rows_of(folder, tokens):
     return [json.loads(line) for line in lines]
 
 
-def test_forced_beginnings_of_spans_are_copies_that_the_rules_allow():
+def test_forced_starts_of_spans_are_copies_that_the_rules_allow():
     config = config_of()
     rules = span_rules(config, TOKENIZER)
     records = [
@@ -111,7 +111,7 @@ def test_every_example_has_a_row_of_each_variant_and_spans_are_verbatim(probed):
                 assert row["response"][low:high] == span["text"]
 
 
-def test_a_policy_that_copies_on_is_right_behind_a_copied_key_alone(probed):
+def test_a_policy_that_copies_on_is_right_only_after_a_copied_key(probed):
     """Its span goes on with the text after the copied key; elsewhere it writes token 0."""
     folder, summaries = probed
     for tokens in (0, 64, 96):
@@ -172,7 +172,7 @@ def test_an_interrupted_probe_goes_on_where_it_stopped(probed, tmp_path):
     path = tmp_path / "thought_64.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == 8
-    # Two whole rows of the last example and a part of its third, as if written when it stopped.
+    # Two whole rows of the last example and part of a third, as if it stopped while writing.
     following = (folder / "thought_64.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line.replace("{", '{"kept": true, ', 1) for line in lines]
     path.write_text("".join([*kept, *following[8:10], following[10][:80]]), encoding="utf-8")
@@ -197,7 +197,7 @@ def test_an_interrupted_probe_goes_on_where_it_stopped(probed, tmp_path):
         ("--config.probe.reasoning_tokens=(400,)", "exceeds the model's context of 512; lower"),
     ],
 )
-def test_what_cannot_be_probed_in_this_folder_is_refused(probed, override, message):
+def test_a_config_that_does_not_fit_the_folder_is_refused(probed, override, message):
     folder, _ = probed
     with pytest.raises(UserError) as caught:
         run(folder, config_of(override))
@@ -227,7 +227,7 @@ def test_the_curve_shows_each_point_and_its_length(probed, tmp_path):
     chart = probe_chart(summaries, "start")
     svg = draw_svg(chart)
     assert len(chart.series) == 5
-    # One of `direct`, two of `thought`, three of each other.
+    # One point of `direct`, two of `thought`, three of each other variant.
     assert svg.count("<circle") == svg.count('class="whisker"') == 12
     assert "after a thought, 64: 0.0 %" in svg
     assert "in a recall span, key copied, 96: 100.0 %" in svg

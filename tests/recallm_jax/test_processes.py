@@ -1,4 +1,4 @@
-"""Several processes train, save and evaluate as one does, and end together."""
+"""Several processes train, save and evaluate like a single one, and end together."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from recallm_jax.runtime.metrics import read_metrics
 from recallm_jax.training.restore import restore_policy
 from tests.oracles.processes_here import FOLDER, finish, start
 
-# TensorBoard's writer and Orbax warn about their own insides.
+# TensorBoard's writer and Orbax warn about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore")
 CONFIG = [
     "--config=configs/quickstart.py:tiny",
@@ -26,14 +26,14 @@ CONFIG = [
     "--config.decoding.max_new_tokens=24",
     "--config.grpo.prompts_per_step=4",
     "--config.grpo.micro_batch=4",
-    # As training samples, so that nothing more is compiled.
+    # The mode in which training samples, so that nothing more is compiled.
     "--config.evaluation.modes=('constrained-sampled',)",
     "--config.evaluation.temperature=1.0",
     "--config.evaluation.top_p=1.0",
     "--config.evaluation.samples=2",
     "--config.evaluation.num_examples=3",
     "--config.evaluation.batch_size=4",
-    # High enough that a step's policy is measurably another; and Adam's steps are then proportional
+    # High enough that a step changes the policy measurably; and Adam's steps are then proportional
     # to small gradients, so that rounding does not decide the sign of whole steps.
     "--config.optimizer.learning_rate=0.1",
     "--config.optimizer.eps=1e-2",
@@ -65,7 +65,7 @@ def assert_same_run(got: pathlib.Path, expected: pathlib.Path, arguments) -> Non
         assert row["stage"] == other["stage"]
         numbers = {name: value for name, value in other.items() if name != "stage"}
         assert {name: row[name] for name in numbers} == pytest.approx(numbers, rel=1e-5, abs=1e-7)
-    # The last policy is another than the first.
+    # The last policy differs from the first.
     assert wanted[-1]["grad_norm"] > 1e-3 and wanted[-1]["groups_with_spread"] > 0
     config = load_config([*arguments, "--config.mesh.data=1", "--config.mesh.fsdp=1"])
     context = set_up(config)
@@ -110,7 +110,7 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_as_one_does(one, two):
+def test_two_processes_train_and_evaluate_like_one(one, two):
     assert_same_run(two, one, GRPO)
     assert checkpoints(two) == ["checkpoints/grpo/1", "checkpoints/grpo/2"]
     assert json.loads((two / "machine.json").read_text())["devices"] == "2 x cpu"
@@ -120,20 +120,20 @@ def test_two_processes_train_and_evaluate_as_one_does(one, two):
 @pytest.mark.parametrize(
     ("algorithm", "stages", "overrides", "count", "devices"),
     [
-        # Draws on until groups differ, of which the hosts have different ones.
+        # Draws on until groups differ; the hosts have different groups.
         ("dapo", ("grpo",), ["mesh.data=2", "mesh.fsdp=2"], 4, 1),
         ("ppo", ("ppo",), ["mesh.fsdp=2", "mesh.tensor=2"], 2, 2),
         # Both processes hold all prompts.
         ("grpo", ("sft2", "grpo"), ["mesh.tensor=2"], 2, 1),
-        # The prompts of each part are of both.
+        # Each part has prompts of both.
         ("grpo", ("grpo",), ["mesh.fsdp=2", "grpo.rollout_parts=2"], 2, 1),
-        # Of SeqIO's mixture each makes its own examples only.
+        # From SeqIO's mixture each makes only its own examples.
         ("grpo", ("grpo",), ["mesh.fsdp=2", "data.source=seqio"], 2, 1),
-        # Two and two hold the same prompts, of which each has a part of the tokens.
+        # Two pairs of processes: both of a pair hold the same prompts, each a part of the tokens.
         ("grpo", ("grpo",), ["mesh.fsdp=2", "mesh.sequence=2", "data.source=seqio"], 4, 1),
     ],
 )
-def test_several_processes_train_as_one_does_on_any_mesh(
+def test_several_processes_train_like_one_on_any_mesh(
     algorithm, stages, overrides, count, devices, tmp_path
 ):
     arguments = [
@@ -153,7 +153,7 @@ def test_several_processes_train_as_one_does_on_any_mesh(
 
 
 @pytest.mark.slow
-def test_two_processes_train_into_a_bucket_as_one_does_into_a_folder(one, gcs, bucket, tmp_path):
+def test_two_processes_train_into_a_bucket_like_one_into_a_folder(one, gcs, bucket, tmp_path):
     succeed([*GRPO, f"--workdir={bucket}/run"], count=2)
     for name in gcs.names(bucket.removeprefix("gs://")):
         path = tmp_path / name
@@ -163,13 +163,13 @@ def test_two_processes_train_into_a_bucket_as_one_does_into_a_folder(one, gcs, b
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_has_all_save_the_same_step(one, tmp_path):
+def test_after_sigterm_to_one_process_all_save_the_same_step(one, tmp_path):
     given = [*GRPO, f"--workdir={tmp_path}", "--config.checkpoint.every_steps=9"]
     ended = run(given, count=2, TEST_SIGTERM="1 grpo 0")
     assert [code for code, *_ in ended] == [143, 143], ended
     assert all(err.endswith("terminated; the same command goes on\n") for *_, err in ended)
     assert checkpoints(tmp_path) == ["checkpoints/grpo/1"]
-    # One process on other devices goes on.
+    # One process, on other devices, continues the run.
     succeed(given, count=1, devices=2)
     assert_same_run(tmp_path, one, GRPO)
 
@@ -177,7 +177,7 @@ def test_sigterm_to_one_process_has_all_save_the_same_step(one, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_interrupted_run_ends_with_the_same_bits_on_the_same_mesh(count, one, two, tmp_path):
-    """On two devices, of one process or of two; between meshes only roundings are the same."""
+    """On two devices, of one process or of two; other meshes would round differently."""
     given, devices = [*GRPO, f"--workdir={tmp_path}"], 3 - count
     ended = run(given, count=count, devices=devices, TEST_SIGTERM=f"{count - 1} grpo 0")
     assert [code for code, *_ in ended] == [143] * count, ended
@@ -197,7 +197,7 @@ def test_an_interrupted_run_ends_with_the_same_bits_on_the_same_mesh(count, one,
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_set_aside_by_one_for_all(one, two, tmp_path):
+def test_one_process_sets_a_damaged_checkpoint_aside_for_all(one, two, tmp_path):
     folder = shutil.copytree(two, tmp_path / "run")
     shutil.rmtree(folder / "eval" / "grpo")
     (folder / "checkpoints" / "grpo" / "2" / "metadata" / "metadata").write_text("{")
@@ -212,20 +212,20 @@ def test_a_damaged_checkpoint_is_set_aside_by_one_for_all(one, two, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_evaluation_of_several_processes_is_sharded_among_them(two, tmp_path):
+def test_several_processes_shard_an_evaluation_among_them(two, tmp_path):
     folder = shutil.copytree(two, tmp_path / "run")
     expected = folder / "eval" / "grpo"
     rows = {path.name: path.read_text() for path in expected.glob("*.jsonl")}
     shutil.rmtree(expected)
     given = [*CONFIG, "--config.stages=('grpo',)", f"--workdir={folder}"]
-    # A model that fits a process: each answers its own prompts.
+    # A model that fits the devices of a process: each answers its own prompts.
     ended = run([*given, "--checkpoints=grpo/1,grpo/2"], count=2, job="recallm_jax.evaluate")
     assert [code for code, *_ in ended] == [0, 0], ended
     assert {path.name for path in (expected / "shards").iterdir()} == {"0_of_2", "1_of_2"}
     assert (folder / "eval" / "grpo_step1" / "summary.json").exists()
     assert any("grpo_step1" in out and "95 % interval" in out for _, out, _ in ended)
     assert {path.name: path.read_text() for path in expected.glob("*.jsonl")} == rows
-    # One that does not: both answer together.
+    # A model that does not: both answer together.
     shutil.rmtree(expected)
     succeed([*given, "--config.mesh.fsdp=2"], count=2, job="recallm_jax.evaluate")
     assert not (expected / "shards").exists()
@@ -233,7 +233,7 @@ def test_an_evaluation_of_several_processes_is_sharded_among_them(two, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_batch_of_several_processes_that_led_to_no_number_is_kept_once(one, tmp_path):
+def test_the_batch_of_several_processes_with_a_loss_of_nan_is_kept_once(one, tmp_path):
     kept = []
     for count in (1, 2):
         folder = tmp_path / str(count)
@@ -255,13 +255,13 @@ def test_the_batch_of_several_processes_that_led_to_no_number_is_kept_once(one, 
     assert arrays.keys() == wanted.keys() > {"advantages", "sampler_log_probs", "prompt_tokens"}
     for name, array in arrays.items():
         np.testing.assert_allclose(array, wanted[name], rtol=1e-5, atol=1e-6)
-    # That step of `one`, whose loss was a number.
+    # The same step in `one`, whose loss was finite.
     reward = read_metrics(one / "metrics.jsonl")[1]["reward"]
     assert np.mean(arrays["rewards"]) == pytest.approx(reward, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_several_processes_probe_as_one_does(tmp_path):
+def test_several_processes_probe_like_one(tmp_path):
     given = [
         "--config=configs/eval_lost_in_thought.py:tiny",
         "--config.probe.num_examples=3",
@@ -279,7 +279,7 @@ def test_several_processes_probe_as_one_does(tmp_path):
         machine = json.loads(rows[-1].pop("machine.json"))
         assert machine["devices"] == "2 x cpu"
     assert rows[0] == rows[1] and len(rows[0]) > 2
-    # Nothing is left to do, and both know it.
+    # Nothing is left to do, and both processes know it.
     succeed(given_here, count=2, job="recallm_jax.probe")
 
 
@@ -290,13 +290,13 @@ ENVIRONMENT = {
 }
 
 
-def test_processes_are_told_who_they_are():
+def test_processes_read_their_number_from_the_environment():
     assert peers._from_environment(ENVIRONMENT) == {
         "coordinator_address": "host0:8476",
         "num_processes": 4,
         "process_id": 3,
     }
-    # On a TPU pod JAX finds out by itself.
+    # On a TPU pod JAX finds these out by itself.
     assert peers._from_environment({"PATH": "/bin"}) == {}
 
 
@@ -309,7 +309,7 @@ def test_processes_are_told_who_they_are():
         ({"JAX_PROCESS_ID": "4"}, "JAX_PROCESS_ID = 4 must be below JAX_NUM_PROCESSES = 4; proc"),
     ],
 )
-def test_processes_that_are_told_nonsense_say_so(change, message, monkeypatch, capsys):
+def test_nonsense_in_the_environment_is_refused(change, message, monkeypatch, capsys):
     for name, value in (ENVIRONMENT | change).items():
         monkeypatch.setenv(name, value)
 
@@ -322,7 +322,7 @@ def test_processes_that_are_told_nonsense_say_so(change, message, monkeypatch, c
 
 
 def test_processes_that_did_not_meet_may_try_again(monkeypatch, capsys):
-    """No bad input: launch/job.sh starts what ended with 75 again, and what ended with 2 never."""
+    """This is not bad input: launch/job.sh restarts a job that ends with 75, but not with 2."""
 
     def initialize(**options):
         raise RuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
@@ -330,7 +330,7 @@ def test_processes_that_did_not_meet_may_try_again(monkeypatch, capsys):
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host0:8476")
     monkeypatch.setenv("XLA_FLAGS", "--given=1")
-    # It would stay for the tests behind this one.
+    # It would stay set for the tests after this one.
     monkeypatch.setattr(jax.config, "update", lambda name, value: None)
 
     def job(argv):
@@ -339,7 +339,7 @@ def test_processes_that_did_not_meet_may_try_again(monkeypatch, capsys):
 
     assert run_job(job, []) == 75
     assert capsys.readouterr().err.startswith("error: --distributed: host0:8476 was not reached (")
-    # Beside what was given: gloo's collectives keep one order in all processes.
+    # Beside the given flags: gloo's collectives keep one order in all processes.
     assert os.environ["XLA_FLAGS"] == (
         "--given=1 --xla_cpu_enable_concurrency_optimized_scheduler=false"
     )

@@ -1,4 +1,4 @@
-"""SeqIO's own caching program, run as a user runs it, and jobs that read its cache."""
+"""SeqIO's own caching program, run as users run it, and jobs that read its cache."""
 
 import importlib.util
 import itertools
@@ -20,7 +20,7 @@ CONFIG = ["--config=configs/quickstart.py:tiny", "--config.evaluation.num_exampl
 NUM_TRAIN = 6
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
-    # Looked for and not loaded: beside TensorFlow it may crash a process at its end.
+    # Found but not loaded: beside TensorFlow it may crash a process at its exit.
     pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="no Beam here"),
 ]
 
@@ -65,7 +65,7 @@ def test_cached_examples_are_the_uncached_ones(tmp_path):
         found = validation_records(cached, tokenizer, dataset, 256)
         assert [*map(to_json, found)] == [*map(to_json, expected)]
         assert len(found) == 3
-    # Both tasks hold 6 examples; the mixture has begun neither anew before it has given 6.
+    # Both tasks hold 6 examples; the mixture repeats neither before it has given 6.
     training = first(cached, tokenizer, NUM_TRAIN)
     assert len(set(training)) == NUM_TRAIN
     assert set(training) <= set(first(plain, tokenizer, 8 * NUM_TRAIN))
@@ -90,7 +90,7 @@ def test_a_cache_in_a_bucket_is_written_and_read(gcs, bucket, tmp_path):
     assert set(lines[3:]) <= set(first(plain, tokenizer, 8 * NUM_TRAIN))
 
 
-# In a process of its own: TensorFlow's client keeps what it read of the environment.
+# In a process of its own, because TensorFlow's client reads the environment only once.
 PRINT_RECORDS = f"""
 import itertools, sys
 from recallm_jax.config.load import load_config

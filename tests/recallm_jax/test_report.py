@@ -1,4 +1,4 @@
-"""The report: self-contained, escaped; links lead somewhere, and claims follow from the rows."""
+"""The report: self-contained and escaped, with links that work and claims that the rows support."""
 
 import html.parser
 import json
@@ -69,7 +69,7 @@ def test_the_page_of_a_trained_run_holds_its_stages_and_rows(copied_run):
     assert "after cold start" in found and "after GRPO" in found
 
 
-def test_the_page_loads_nothing_and_its_links_lead_somewhere(page):
+def test_the_page_loads_nothing_and_its_links_work(page):
     tags = Tags(page)
     assert tags.loads == []
     assert tags.links
@@ -114,7 +114,7 @@ def test_the_page_says_whether_grpo_moved_its_reward(tmp_path, gain, sentence):
 
 
 @pytest.mark.parametrize("reward", [0.0, 0.1, 1.0])
-def test_a_reward_that_never_changes_is_no_change(tmp_path, reward):
+def test_a_constant_reward_counts_as_no_change(tmp_path, reward):
     rows = [{"stage": "grpo", "step": n, "time": n, "reward": reward} for n in range(9)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = report.build_report(tmp_path).read_text(encoding="utf-8")
@@ -140,7 +140,7 @@ def headline(page):
     return re.search("<h3>Exact match, .*?</div>", page, re.DOTALL)[0]
 
 
-def test_other_labels_stand_in_the_tables_but_not_in_the_headline(labelled, workdir, page):
+def test_other_labels_are_in_the_tables_but_not_in_the_headline(labelled, workdir, page):
     text = report.build_report(labelled).read_text(encoding="utf-8")
     assert headline(text) == headline(page)
     assert '<option value="grpo" selected>' in text
@@ -151,7 +151,7 @@ def test_other_labels_stand_in_the_tables_but_not_in_the_headline(labelled, work
     assert ids[0] == ids[1]
 
 
-def test_a_run_on_its_way_is_judged_by_the_stages_it_has_ended(labelled):
+def test_a_run_in_progress_is_judged_by_its_finished_stages(labelled):
     shutil.rmtree(labelled / "eval" / "grpo")
     page = report.build_report(labelled).read_text(encoding="utf-8")
     assert "after cold start [" in headline(page) and "grpo_step20" not in headline(page)
@@ -161,7 +161,7 @@ def test_a_run_on_its_way_is_judged_by_the_stages_it_has_ended(labelled):
 def test_every_label_has_a_colour_in_page_and_picture(labelled):
     run = load_run(labelled)
     numbers = [colour(run, label) for label in run.labels]
-    # Ends of stages keep theirs; of the others, the fifth shares that of the first.
+    # Labels of finished stages keep their colours; the fifth other label shares that of the first.
     assert numbers == [0, 1, 2, 4, 5, 6, 7, 4, 5]
     page = report.build_report(labelled).read_text(encoding="utf-8")
     for number in numbers:
@@ -180,7 +180,7 @@ def test_a_run_in_progress_has_a_page(tmp_path):
     assert "No evaluation has been written yet" in page
 
 
-def test_short_grpo_is_told_as_too_short(tmp_path):
+def test_a_short_grpo_is_called_too_short(tmp_path):
     rows = [{"stage": "grpo", "step": n, "time": n, "reward": 0.5} for n in range(4)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = report.build_report(tmp_path).read_text(encoding="utf-8")
@@ -236,7 +236,7 @@ def test_a_config_without_a_runs_fields_is_named_with_its_remedy(tmp_path, capsy
     assert report.main([f"--workdir={tmp_path}"]) == 0
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match="holds neither metrics"):
         report.build_report(tmp_path)
     assert report.main([f"--workdir={tmp_path}"]) == 2

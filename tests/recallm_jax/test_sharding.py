@@ -1,6 +1,6 @@
-"""What is computed does not depend on the mesh: every axis alone and mixed, against one device.
+"""Results do not depend on the mesh: every axis alone, and all mixed, against one device.
 
-Numbers are compared by the norm of what they belong to: the difference of two arrays, in float32,
+Numbers are compared by the norm of their array: the difference of two arrays, in float32,
 is at most 1e-5 of the norm of the expected one. Its elements are sums of terms that may cancel, so
 that single small ones keep fewer digits, on one device as on eight.
 """
@@ -72,7 +72,7 @@ MIXED = {"fsdp": 2, "sequence": 2, "tensor": 2}
 
 @pytest.fixture(autouse=True)
 def _programs_of_one_mesh_at_a_time():
-    """Let go of compiled programs; of eight devices a few modules' worth is more than fits."""
+    """Drop compiled programs: for eight devices, those of a few modules don't fit in memory."""
     yield
     jax.clear_caches()
 
@@ -93,7 +93,7 @@ OPTIMIZER = recording(0.1)
 @pytest.fixture(scope="module")
 def model():
     model = random_transformer(CONFIG, jax.random.key(0))
-    # Larger than a start for training: attention and logits are far from flat.
+    # Larger weights than training would start from: attention and logits are far from flat.
     return jax.tree.map(lambda x: 4.0 * x, model)
 
 
@@ -130,7 +130,7 @@ def scoring_on(mesh) -> Scoring:
 
 
 def arrays(found, mesh):
-    """Return every array of a result by its name; new states lie as they did."""
+    """Return every array of a result by its name; check that new states lie like the old ones."""
     after = [x for x in jax.tree.leaves(found, is_leaf=is_state) if is_state(x)]
     for state in after if mesh is not None else ():
         wanted = jax.tree.leaves(state_shardings(state, CONFIG, mesh))
@@ -145,7 +145,7 @@ def is_state(x):
 
 
 def grpo(model, prompts, mesh, *, num_parts=1):
-    """Sample groups, score them and update once; return what was computed, and how it decoded."""
+    """Sample groups, score them and update once; return the results, and the decoding program."""
     keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
     advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP, 1)).astype(np.float32)
     policy, (prompts, keys, advantages) = placed(model, (prompts, keys, advantages), mesh)
@@ -154,7 +154,7 @@ def grpo(model, prompts, mesh, *, num_parts=1):
     def decode_leaves(*leaves):
         return decode_program(*jax.tree.unflatten(tree, leaves), SAMPLING, LIMITS)
 
-    # Compiled once, to be run and to be read.
+    # Compiled once, both to run it and to read its text.
     decoding = jax.jit(decode_leaves).lower(*leaves).compile()
     rollout = Rollout(prompts, *decoding(*leaves))
     scoring = scoring_on(mesh)
@@ -172,14 +172,14 @@ def grpo(model, prompts, mesh, *, num_parts=1):
         loss=LOSS,
         num_parts=num_parts,
     )
-    # Rounding, and nothing else.
+    # They differ by rounding only.
     assert metrics.pop("sampler_log_prob_error") < 1e-5
     found = {"rollout": rollout, "scores": scores, "state": state, "metrics": metrics}
     return arrays(found, mesh), decoding.as_text()
 
 
 def sft(model, prompts, mesh, *, num_parts=1):
-    """Learn from a demonstration of each prompt; return what was computed."""
+    """Learn from a demonstration of each prompt; return the results."""
     rng = np.random.default_rng(2)
     tokens = rng.integers(1, 58, (NUM_PROMPTS, 1, LENGTH)).astype(np.int32)
     lengths = rng.integers(1, LENGTH + 1, (NUM_PROMPTS, 1)).astype(np.int32)
@@ -211,7 +211,7 @@ def mixed(model, prompts):
 
 
 def assert_same(found, expected):
-    """Hold every array of two results to each other, as the head of this file says."""
+    """Compare every array of two results, as the head of this file says."""
     assert found.keys() == expected.keys()
     for name, wanted in expected.items():
         if np.issubdtype(wanted.dtype, np.integer):
@@ -233,20 +233,20 @@ def test_a_mixed_mesh_changes_no_sample_score_loss_or_gradient(mixed, expected):
     assert_every_gradient_counts(expected)
     lengths = expected["['rollout'].lengths"]
     assert lengths.min() < lengths.max()
-    # Spans were opened, by chance.
+    # Some spans were opened, by chance.
     assert (expected["['rollout'].tokens"] == RULES.start_token).any()
 
 
 def largest_gather(hlo: str) -> int:
-    """Return how many numbers a step of the decode loop gathers at most."""
+    """Return the size of the largest array that a step of the decode loop gathers."""
     operations = loop_operations(hlo)
     return max(
         (num_elements(result) for name, result in operations if name == "all-gather"), default=0
     )
 
 
-# The matrix of a layer's queries, as a device multiplies by it: no activation of a step that is
-# gathered has so many numbers.
+# A device's part of the matrix of a layer's queries; no activation that a step gathers
+# has so many numbers.
 QUERY_MATRIX = CONFIG.width * CONFIG.num_heads * CONFIG.head_dim // MIXED["tensor"]
 
 
@@ -264,7 +264,7 @@ def test_on_the_way_to_decoding_no_device_gathers_more_than_it_keeps():
 
 
 @pytest.mark.slow
-def test_it_would_if_the_policy_lay_as_for_training(model, prompts, monkeypatch):
+def test_it_would_if_the_policy_lay_as_in_training(model, prompts, monkeypatch):
     monkeypatch.setitem(globals(), "for_rollout", lambda policy: policy)
     assert largest_gather(grpo(model, prompts, make_mesh(**MIXED))[1]) >= QUERY_MATRIX
 
@@ -289,7 +289,7 @@ def test_no_mesh_changes_samples_scores_losses_or_gradients(model, prompts, expe
     [{axis: 8} for axis in ("data", "fsdp", "sequence", "tensor")] + [MIXED],
     ids=str,
 )
-def test_demonstrations_are_learnt_alike_on_every_mesh(model, prompts, expected_sft, sizes):
+def test_demonstrations_teach_the_same_on_every_mesh(model, prompts, expected_sft, sizes):
     assert_every_gradient_counts(expected_sft)
     assert_same(sft(model, prompts, make_mesh(**sizes)), expected_sft)
 
@@ -308,7 +308,7 @@ def test_micro_batches_change_nothing_either(
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [None, MIXED], ids=str)
 @pytest.mark.parametrize("remat", ["none", "attention", "dots"])
-def test_what_is_computed_again_changes_nothing(model, prompts, expected, sizes, remat):
+def test_rematerialisation_changes_nothing(model, prompts, expected, sizes, remat):
     assert CONFIG.remat == "full"
     other = jax.tree.map(jnp.copy, model)
     other.config = dataclasses.replace(CONFIG, remat=remat)
@@ -317,7 +317,7 @@ def test_what_is_computed_again_changes_nothing(model, prompts, expected, sizes,
 
 
 @pytest.mark.slow
-def test_prompts_that_enter_one_by_one_are_answered_alike(model, prompts, expected):
+def test_prompts_that_enter_one_by_one_get_the_same_answers(model, prompts, expected):
     policy = for_rollout(place_model(model, make_mesh(sequence=2, tensor=2)))
     keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
     requests = [
@@ -342,7 +342,7 @@ def test_the_policy_that_samples_is_the_policy_that_learns(model):
     for rollout in (for_rollout(policy), jax.jit(as_rollout)(policy)):
         for got, wanted in zip(jax.tree.leaves(rollout), jax.tree.leaves(model), strict=True):
             np.testing.assert_array_equal(got, wanted)
-    # A second time there is nothing to be done.
+    # The second time there is nothing to do.
     again = for_rollout(rollout)
     for got, wanted in zip(jax.tree.leaves(again), jax.tree.leaves(rollout), strict=True):
         assert got is wanted

@@ -1,4 +1,4 @@
-"""Single steps of training: the same on one device as on eight, and in parts as in one piece."""
+"""Single steps of training: the same on one device as on eight, and in parts as in one."""
 
 import dataclasses
 
@@ -28,13 +28,13 @@ CONFIG = [
     "--config.data.source=generated",
     "--config.evaluation.modes=('constrained-greedy',)",
 ]
-# With it Adam's step is proportional to the gradient where that is small, so that rounding does not
+# It makes Adam's step proportional to the gradient where that is small, so that rounding does not
 # decide the sign of whole steps.
 LARGE_EPSILON = "--config.optimizer.eps=1e-2"
 
 
 class Seen(Exception):
-    """The arguments were seen; the step itself is not to run."""
+    """The test has seen the arguments; the step itself is not to run."""
 
 
 @pytest.mark.parametrize("constrained", [True, False])
@@ -68,13 +68,13 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
     with pytest.raises(Seen):
         state = placed_state(context.policy, grpo, context)
         policy_gradient.run_policy(config, context, grpo, state, context.policy, loop(grpo))
-    # Of the cold start's loss, of the policy's loss, and of the sampler.
+    # The rules of the cold start's loss, of the policy's loss, and of the sampler.
     assert [one.constrained for one in rules] == [constrained] * 3
 
 
 def assert_moved_alike(got, expected, start):
-    """Compare the ways that parameters went; each array must have gone one."""
-    # As leaves: the trees differ in the mesh that they know of.
+    """Compare the changes of parameters; each array must have changed."""
+    # As leaves, since the trees differ in the mesh of their static fields.
     for after, wanted, before in zip(*map(jax.tree.leaves, (got, expected, start)), strict=True):
         way = wanted - before
         assert abs(way).max() > 1e-4
@@ -98,12 +98,12 @@ def sampled_and_scored(config, context):
 
 
 def grpo_step(config, context):
-    """Return what a step samples, scores and updates."""
+    """Return the samples, scores and updated state of a step."""
     rollout, scoring, scored = sampled_and_scored(config, context)
-    # Another policy than the one that is trained, so that the KL penalty is not 0.
+    # A policy other than the trained one, so that the KL penalty is not 0.
     smaller = jax.tree.map(lambda x: 0.5 * x, context.policy)
     reference = score_in_parts(smaller, rollout, scoring=scoring, num_parts=2)
-    # They don't sum to 0 over a group, so that the loss is not 0 either.
+    # They don't sum to 0 over a group, so that the loss is not 0.
     advantages = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     batch = Batch(
         rollout,
@@ -129,7 +129,7 @@ def on_eight_devices(alone):
 
 
 @pytest.mark.slow
-def test_eight_devices_sample_score_and_update_as_one_does():
+def test_eight_devices_sample_score_and_update_like_one():
     config = load_config([*CONFIG, "--config.optimizer.learning_rate=0.1", LARGE_EPSILON])
     alone = set_up(config)
     one, eight = grpo_step(config, alone), grpo_step(config, on_eight_devices(alone))
@@ -137,7 +137,7 @@ def test_eight_devices_sample_score_and_update_as_one_does():
     np.testing.assert_array_equal(eight[0].tokens, rollout.tokens)
     real = np.arange(24) < np.asarray(rollout.lengths)[..., None]
     np.testing.assert_allclose(eight[1][real], scored[real], rtol=1e-5, atol=1e-5)
-    # The sampler's own log-probabilities are those that the trainer finds.
+    # The trainer finds the sampler's own log-probabilities.
     np.testing.assert_allclose(rollout.log_probs[real], scored[real], atol=2e-5)
     assert metrics["importance_weight"] == pytest.approx(1.0, abs=1e-4)
     for name in ("loss", "policy_loss", "kl", "entropy", "grad_norm"):
@@ -151,7 +151,7 @@ def test_eight_devices_sample_score_and_update_as_one_does():
     [("float32", 1e-4), pytest.param("bfloat16", 1e-2, marks=pytest.mark.slow)],
 )
 def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
-    """The old log-probabilities and the update's own come from two programs, in other parts."""
+    """The old log-probabilities and those of the update come from two programs, in other parts."""
     config = load_config([*CONFIG, f"--config.model.dtype={dtype}"])
     context = set_up(config)
     rollout, scoring, old = sampled_and_scored(config, context)
@@ -191,7 +191,7 @@ def sft_step(config, context):
 
 
 @pytest.mark.slow
-def test_micro_batches_of_demonstrations_on_eight_devices_train_as_one_batch_on_one_does():
+def test_micro_batches_of_demonstrations_on_eight_devices_train_like_one_batch_on_one():
     sizes = ["--config.sft2.batch_size=8", "--config.sft2.learning_rate=0.1", LARGE_EPSILON]
     whole = load_config([*CONFIG, *sizes, "--config.sft2.micro_batch=8"])
     parts = load_config([*CONFIG, *sizes, "--config.sft2.micro_batch=4"])

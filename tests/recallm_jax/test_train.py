@@ -1,4 +1,4 @@
-"""The training job from end to end, tiny: what it writes, and resume."""
+"""The training job from end to end, tiny: its files, and how it resumes."""
 
 import importlib
 import itertools
@@ -20,7 +20,7 @@ from recallm_jax.training.stages import plan_stages
 from tests.oracles import tiny_run
 from tests.oracles.tiny_run import CONFIG
 
-# TensorBoard's writer and Orbax warn about their own insides.
+# TensorBoard's writer and Orbax warn about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -39,7 +39,7 @@ def test_a_run_leaves_metrics_and_evaluations_of_every_stage(trained_run):
         }
 
 
-def test_phase_one_trains_the_four_new_rows_alone(trained_run):
+def test_phase_one_trains_only_the_four_new_rows(trained_run):
     config = load_config(CONFIG)
     context = set_up(config)
     stage = plan_stages(config, context)[0]
@@ -74,7 +74,7 @@ def test_every_step_of_grpo_has_a_gradient_and_moves_the_parameters(trained_run,
 
 
 def test_an_interrupted_run_ends_with_the_same_parameters(trained_run, copied_run):
-    # As if killed after GRPO's first step: what came later is gone.
+    # As if killed after GRPO's first step: later files are gone.
     shutil.rmtree(copied_run / "checkpoints" / "grpo" / "2")
     shutil.rmtree(copied_run / "eval" / "grpo")
     with tiny_run.reward_with_spread():
@@ -82,7 +82,7 @@ def test_an_interrupted_run_ends_with_the_same_parameters(trained_run, copied_ru
     expected, got = tiny_run.newest_policy(trained_run), tiny_run.newest_policy(copied_run)
     assert got[1:] == expected[1:] == ("grpo", 2)
     jax.tree.map(np.testing.assert_array_equal, got[0], expected[0])
-    # What was sampled, rewarded and compared with the reference is the same, to the last bit.
+    # Samples, rewards and the comparison with the reference are the same, to the last bit.
     rows = tiny_run.metrics_of(copied_run, "grpo")
     assert rows == tiny_run.metrics_of(trained_run, "grpo")
     first, second = rows

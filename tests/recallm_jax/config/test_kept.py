@@ -1,4 +1,4 @@
-"""A folder of results keeps the config and the machine that made them."""
+"""A folder of results keeps the config and the description of the machine that made them."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def test_the_written_config_and_machine_are_json(tmp_path):
     ]
 
 
-def test_the_commit_is_told_by_a_clone_and_by_an_archive_of_it(tmp_path):
+def test_the_commit_is_found_in_a_clone_and_in_an_archive_of_it(tmp_path):
     clone, archive = tmp_path / "clone", tmp_path / "archive"
     archive.mkdir()
     clone.mkdir()
@@ -61,7 +61,7 @@ def test_the_commit_is_told_by_a_clone_and_by_an_archive_of_it(tmp_path):
     assert commit_of(clone) == f"{commit}-dirty"
     (archive / "COMMIT").unlink()
     assert commit_of(archive) == "unknown"
-    # Not the commit of a repository that it lies in.
+    # Not the commit of a repository that happens to contain it.
     (clone / "within").mkdir()
     assert commit_of(clone / "within") == "unknown"
 
@@ -87,7 +87,7 @@ def test_another_config_is_refused_and_the_first_kept(tmp_path, override, messag
     assert (tmp_path / "config.json").read_text() == before
 
 
-def test_what_changes_no_result_may_change(tmp_path):
+def test_fields_that_change_no_result_may_change(tmp_path):
     keep(tmp_path)
     keep(tmp_path, "--config.mesh.data=2", "--config.evaluation.num_examples=3")
     keep(tmp_path, "--config.grpo.steps=99", may_change=MAY_CHANGE + TRAINING)

@@ -1,4 +1,4 @@
-"""How a job parses its arguments and ends; config files of users' own."""
+"""How a job parses its arguments and ends, and how it loads config files of users' own."""
 
 import errno
 
@@ -77,7 +77,7 @@ def test_a_path_that_cannot_be_a_folder_is_one_line_and_code_2(make, reason, tmp
     assert error.startswith(f"error: {path}") and f"can't be used ({reason})" in error
 
 
-def test_a_folder_that_is_not_there_is_one_line_and_code_2(tmp_path, capsys):
+def test_a_missing_folder_is_one_line_and_code_2(tmp_path, capsys):
     path = tmp_path / "none" / "x.png"
     assert run_job(lambda argv: path.write_bytes(b""), []) == 2
     error = capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_a_fault_keeps_its_traceback(error):
         run_job(job, [])
 
 
-def test_a_job_that_ends_gives_code_0():
+def test_a_job_that_succeeds_gives_code_0():
     seen = []
     assert run_job(seen.append, ["--x"]) == 0
     assert seen == [["--x"]]

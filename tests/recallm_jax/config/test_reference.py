@@ -10,7 +10,7 @@ from recallm_jax.config.load import JobParser, flatten, parse_config
 from recallm_jax.config.reference import columns, page, values
 
 
-def test_the_page_is_what_its_generator_makes():
+def test_the_page_is_the_output_of_its_generator():
     committed = pathlib.Path("docs/config.md").read_text(encoding="utf-8")
     assert committed == page(flatten(base())), "run `make docs`"
 
@@ -52,5 +52,5 @@ def test_columns_fit_a_terminal():
         ("evaluation.lengths", "tuple of int, not empty, each at least 128"),
     ],
 )
-def test_what_a_field_may_hold_is_said_in_words(name, text):
+def test_the_values_of_a_field_are_described_in_words(name, text):
     assert values(name) == text

@@ -1,4 +1,4 @@
-"""Records from every source are the same, and what can't become a batch is refused by name."""
+"""Records from every source are the same, and those that fit no batch are refused by name."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ def test_prepared_files_hold_the_generated_records(prepared, records, tokenizer)
 
 
 @pytest.mark.parametrize("start", [1, 4])
-def test_records_from_a_place_on_are_those_of_the_whole(records, tokenizer, start):
+def test_a_stream_from_a_later_start_continues_the_whole(records, tokenizer, start):
     for got, expected in zip(
         train_records(load_config(ARGUMENTS), tokenizer, start), records[start:], strict=False
     ):
@@ -74,7 +74,7 @@ def test_hosts_make_their_own_rows_of_each_batch(source, prepared, tokenizer):
         records = islice(train_records(config, tokenizer, start, **part), 8)
         return [record.example_id for record in records]
 
-    # Batches of four from the third record on: 2 to 5, 6 to 9. The file begins anew after six.
+    # Batches of four from the third record on: 2 to 5, 6 to 9. The file starts over after six.
     whole = ids(2)
     assert ids(2, rows=[0, 2], size=4)[:4] == [whole[0], whole[2], whole[4], whole[6]]
     assert ids(2, rows=[1, 3], size=4)[:4] == [whole[1], whole[3], whole[5], whole[7]]
@@ -96,7 +96,7 @@ def test_prepared_files_are_read_with_the_data_settings_that_made_them(prepared,
     config = load_config([ARGUMENTS[0], source, "--config.data.value_length=9"])
     with pytest.raises(UserError, match=r"config\.data\.value_length = 6, not 9; prepare it again"):
         next(train_records(config, tokenizer, 0))
-    # What the records do not depend on may differ.
+    # Settings that the records do not depend on may differ.
     others = ["--config.seed=5", "--config.decoding.max_new_tokens=90", "--config.grpo.steps=1"]
     next(train_records(load_config([ARGUMENTS[0], source, *others]), tokenizer, 0))
 
@@ -137,7 +137,7 @@ def test_too_few_validation_records_are_refused(prepared, tokenizer):
         validation_records(config, tokenizer, "retrieval", 256)
 
 
-def test_a_prompt_without_room_or_without_anything_to_copy_is_refused(records):
+def test_a_prompt_that_is_too_long_or_has_nothing_to_copy_is_refused(records):
     with pytest.raises(UserError, match=r"has \d+ tokens, more than the 100 there is room for"):
         prompts_and_texts(records, 100)
     nothing = dataclasses.replace(records[1], copyable=np.zeros_like(records[1].copyable))
@@ -154,7 +154,7 @@ def test_padding_never_counts_as_a_token(records):
         assert not prompts.copyable[row, length:].any()
 
 
-def test_demonstrations_are_padded_and_those_without_room_are_left_out(records):
+def test_demonstrations_are_padded_and_long_ones_are_left_out(records):
     tokens, lengths = demonstrations(records, 200)
     for row, record in enumerate(records):
         np.testing.assert_array_equal(tokens[row, 0, : lengths[row, 0]], record.targets)
@@ -166,7 +166,7 @@ def test_demonstrations_are_padded_and_those_without_room_are_left_out(records):
     assert not tokens[lengths == 0].any()
 
 
-def test_a_cold_start_without_demonstrations_or_room_for_them_is_refused(records):
+def test_a_cold_start_without_demonstrations_or_with_long_ones_is_refused(records):
     check_demonstrations(records, 200)
     check_demonstrations([], 200)
     with pytest.raises(UserError, match=r"the 20 there is room for; raise decoding.max_new_tokens"):

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, on its shardings; nothing broken is taken for whole."""
+"""Checkpoints: a saved state comes back on its shardings, and a broken one is never used."""
 
 import errno
 import functools
@@ -151,7 +151,7 @@ def test_a_reader_changes_nothing_in_the_folder(tmp_path, capfd):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_machine_without_memory_is_no_damage(tmp_path, monkeypatch):
+def test_lack_of_memory_is_not_taken_for_damage(tmp_path, monkeypatch):
     write(tmp_path, [1])
 
     def fail(*args, **kwargs):
@@ -164,7 +164,7 @@ def test_a_machine_without_memory_is_no_damage(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-# As TensorStore tells of a file that can't be read.
+# TensorStore's message for a file that can't be read.
 STALE = "UNKNOWN: Error reading local file: Stale file handle [os_error_code='116']"
 
 
@@ -178,7 +178,7 @@ STALE = "UNKNOWN: Error reading local file: Stale file handle [os_error_code='11
         TimeoutError(),
     ],
 )
-def test_a_file_system_that_fails_is_no_damage(tmp_path, monkeypatch, fault):
+def test_a_failing_file_system_is_not_taken_for_damage(tmp_path, monkeypatch, fault):
     write(tmp_path, [1, 2])
 
     def fail(*args, **kwargs):
@@ -192,7 +192,7 @@ def test_a_file_system_that_fails_is_no_damage(tmp_path, monkeypatch, fault):
 
 
 def test_a_file_that_cannot_be_opened_is_the_file_systems_fault(tmp_path):
-    """By the libraries themselves, not by words that a test gives them."""
+    """The libraries raise this error themselves; the test does not make one up."""
     write(tmp_path, [1])
     file = largest_file(tmp_path / "1" / "arrays" / "d")
     file.unlink()
@@ -232,7 +232,7 @@ def test_a_half_written_checkpoint_is_not_used_and_soon_removed(tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["save", "wait_until_finished"])
-def test_a_full_disk_is_told_and_leaves_no_half_checkpoint(tmp_path, monkeypatch, moment):
+def test_a_full_disk_is_reported_and_leaves_no_half_checkpoint(tmp_path, monkeypatch, moment):
     write(tmp_path, [1])
 
     def fail(*args, **kwargs):

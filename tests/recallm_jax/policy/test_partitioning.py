@@ -1,4 +1,4 @@
-"""Meshes and shardings: what lies where, what is refused, and that results do not depend on it."""
+"""Meshes and shardings: where arrays lie, and which meshes are refused."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def test_parameters_lie_as_their_rules_say():
     assert train["embedding"] == PartitionSpec("tensor", split)
     assert train["query"] == PartitionSpec(None, split, "tensor")
     assert train["down"] == PartitionSpec(None, "tensor", split)
-    # Named as the field that every parameter has; it must not be mistaken for it.
+    # A parameter with the name of a field that every parameter has must not be mistaken for it.
     assert train["value"] == PartitionSpec(None, split, "tensor")
     assert train["final_norm"] == PartitionSpec(None)
     rollout = specs_of(model_shardings(model, mesh, ROLLOUT_RULES))
@@ -113,7 +113,7 @@ def test_collisions_and_unknown_axes_are_refused():
         partition_spec(("colour",), (4,), mesh, TRAIN_RULES)
 
 
-def test_meshes_that_cannot_be_are_refused():
+def test_impossible_meshes_are_refused():
     with pytest.raises(UserError, match="needs 4096 devices, but there are"):
         make_mesh(fsdp=4096)
     with pytest.raises(UserError, match="mesh axis tensor = 0; it must be at least 1"):
@@ -129,7 +129,7 @@ def test_a_model_that_its_mesh_cannot_split_is_refused():
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What meshes ask of a TPU; two slices of four."""
+    """The attributes of a TPU device that meshes read; two slices of four."""
 
     id: int
     platform: str = "tpu"
@@ -152,7 +152,7 @@ def test_only_data_crosses_from_slice_to_slice():
         mesh = make_mesh(**sizes, devices=chips)
         slices = np.vectorize(lambda chip: chip.slice_index)(mesh.devices)
         assert mesh.size == 8
-        # Along every other axis all chips are of one slice, and the halves of `data` of two.
+        # Along every other axis all chips are in one slice; the two halves of `data` are in two.
         assert (slices == slices[:, :1, :1, :1]).all()
         assert np.array_equal(slices[:, 0, 0, 0], np.repeat([0, 1], sizes["data"] // 2))
     with pytest.raises(UserError, match=r"data = 1 cannot be split over 2 slices; make it a mult"):
