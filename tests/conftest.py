@@ -14,11 +14,11 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
         # The tests compile far more than they compute.
         "--xla_backend_optimization_level=0",
-        # Eight devices take turns on two cores: one that is late isn't lost.
+        # Eight devices take turns on two cores: a late one isn't lost.
         "--xla_cpu_collective_call_terminate_timeout_seconds=300",
     ]
 ).strip()
-# XLA runs independent collectives of one program at once, each holding a thread until its peers
+# XLA runs independent collectives of a program at once, each holding a thread until its peers
 # come. By default there are no more threads than devices, which can all wait for different ones.
 os.environ["NPROC"] = "64"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -40,14 +40,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_of_one_module_at_a_time():
-    """Let go of compiled programs: each holds memory maps, of which a process has only so many."""
+    """Drop compiled programs: each holds memory maps, and their number in a process is limited."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
 def gcs():
-    """Google Cloud Storage on localhost, which every client in this process is told of."""
+    """Google Cloud Storage on localhost, which every client in this process uses."""
     from tests.oracles.gcs_emulator import environment, running
 
     with running() as emulator, pytest.MonkeyPatch.context() as patch:

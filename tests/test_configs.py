@@ -35,7 +35,7 @@ def test_a_config_says_its_result_hardware_and_command(path):
         assert part in text
 
 
-# What a user runs first, with the context of the model that it names.
+# The configs that users run first, with the context of their model.
 VARIANTS = [
     *CONFIGS,
     *(f"configs/mixture.py:of={of}" for of in ("all", "aggregation", "long_doc_qa", "own")),
@@ -78,13 +78,13 @@ def test_overrides_reach_the_fields_and_leave_the_others():
     }
 
 
-def test_every_share_can_be_overridden_whatever_the_data_set_is_called():
+def test_every_share_can_be_overridden_whatever_the_name_of_the_data_set():
     for dataset in common.DATASETS:
         config = load_config([QUICKSTART, f"--config.data.mixture.{dataset}=2"])
         assert config.data.mixture[dataset] == 2.0 and config.is_locked
 
 
-def test_an_override_may_stand_before_the_config():
+def test_an_override_may_come_before_the_config():
     assert load_config(["--config.seed=3", QUICKSTART]).seed == 3
 
 

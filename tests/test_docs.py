@@ -1,4 +1,4 @@
-"""Pages name modules and functions that exist, the API pages have every module, the site builds."""
+"""Pages name existing modules and functions, the API pages have every module, the site builds."""
 
 import importlib
 import pathlib
@@ -36,7 +36,7 @@ def exists(name: str) -> bool:
     return False
 
 
-def test_a_name_that_is_gone_is_noticed():
+def test_a_name_that_no_longer_exists_is_noticed():
     assert exists("rl.losses") and exists("rl.losses.kl_k3") and exists("decoding.policy.Policy")
     assert not exists("rl.gone") and not exists("rl.losses.gone")
 
@@ -58,7 +58,7 @@ def test_the_api_page_has_every_module(package):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=str)
-def test_pages_cite_nothing_that_users_do_not_have(path):
+def test_pages_cite_only_files_that_users_have(path):
     assert not re.search(r"\b(METHOD|DESIGN|LAYOUT|STYLE|FAULTS)\b", path.read_text("utf-8"))
 
 

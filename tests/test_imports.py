@@ -1,4 +1,4 @@
-"""Who may import whom, and that importing a package is free of TensorFlow."""
+"""Which files may import which, and that importing a package does not load TensorFlow."""
 
 import ast
 import pathlib
@@ -13,9 +13,9 @@ SCORING = {
     "tasks.scoring.reward",
     "tasks.scoring.truth",
 }
-# Loaded inside the functions that need them, and only there.
+# Imported only inside the functions that need them.
 LAZY = ("tensorflow", "seqio", "clu")
-# Registers tasks when imported: what it is for.
+# Its purpose is to register tasks on import.
 REGISTERS = "recallm_jax.registered_tasks"
 JOBS = {
     f"recallm_jax.{path.stem}"
@@ -64,7 +64,7 @@ def test_a_file_imports_only_what_its_floor_may():
 
 
 def test_no_files_import_each_other_in_a_circle():
-    """Imports inside functions and under TYPE_CHECKING count: they hide a circle, not mend it."""
+    """Imports inside functions and under TYPE_CHECKING count: they only hide a circle."""
     graph = {name: imports(path) & MODULES.keys() for name, path in MODULES.items()}
     assert circles(graph) == []
 
@@ -97,7 +97,7 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
 
 
 def test_nothing_imports_jobs():
-    """A module below that imported a job would tie the floors in a circle."""
+    """A module below the jobs that imported one would join the floors in a circle."""
     assert {"recallm_jax.train", "recallm_jax.evaluate"} < JOBS
     found = [f"{path} imports {name}" for path in FILES for name in sorted(imports(path) & JOBS)]
     assert found == []
@@ -108,7 +108,7 @@ def test_package_files_are_empty():
     assert full == []
 
 
-def test_tests_are_no_package():
+def test_tests_are_not_a_package():
     assert list(pathlib.Path("tests").rglob("__init__.py")) == []
 
 
@@ -125,7 +125,7 @@ def test_importing_everything_but_the_seqio_modules_loads_no_tensorflow():
         for name, path in MODULES.items()
         if {n.partition(".")[0] for n in imports(path, top_level=True)} & set(LAZY)
     }
-    # Modules that import one of these at their top are of that side too.
+    # Modules that import one of these at their top are on that side too.
     while more := {
         name
         for name, path in MODULES.items()

@@ -22,7 +22,7 @@ DOCUMENTS = [
     *pathlib.Path("docs").rglob("*.md"),
 ]
 SOURCES = [*pathlib.Path("configs").glob("*.py"), *pathlib.Path("recallm_jax").glob("*.py")]
-# Also after the launcher that runs it on a TPU VM.
+# A launcher for TPU VMs may come before the command.
 LAUNCHED = r"(?:launch/\S+\.sh .*? -- (?:env (?:\w+=\S* )+)?)?"
 COMMAND = re.compile(rf"^\s*{LAUNCHED}(?:\S*/)?(?:python3? -m (\S+)|recallm-(\S+))((?: .*)?)$")
 
@@ -45,7 +45,7 @@ def test_there_are_commands_to_test():
 
 
 class Parsed(Exception):
-    """The arguments were read; the job itself is not to run."""
+    """The arguments have been read; the job itself is not to run."""
 
 
 def stop_after(monkeypatch, owner, name):
@@ -84,7 +84,7 @@ def test_a_command_parses(path, line, monkeypatch, capsys):
 
 
 def check_as_the_job_does(name: str, given: list[str]) -> None:
-    """Check what a job looks at once it has the model, and the devices of all hosts."""
+    """Make the checks that a job makes when it has the model, and the devices of all hosts."""
     config = load_config([one for one in given if one.startswith("--config")])
     sizes = model_sizes if config.model.weights == RANDOM else preset_sizes
     check_lengths(config, sizes(config))
@@ -92,7 +92,7 @@ def check_as_the_job_does(name: str, given: list[str]) -> None:
         check_training_mesh(config)
     if name in ("recallm_jax.train", "recallm_jax.plan", "recallm_jax.evaluate"):
         check_evaluation_mesh(config)
-    # One device would leave the other processes without any.
+    # A mesh of one device would leave the other processes without any.
     assert "--distributed" not in given or math.prod(config.mesh.values()) > 1
 
 
@@ -108,7 +108,7 @@ def test_make_targets_exist(path):
     assert named <= make_targets()
 
 
-def test_the_targets_that_the_project_promises_exist():
+def test_the_promised_targets_exist():
     assert make_targets() >= {"quickstart", "test", "test-slow", "lint", "docs", "bench"}
 
 

@@ -18,7 +18,7 @@ from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
 from tests.oracles.task_checks import check_demonstration_is_right, check_fit, check_record
 
-# TensorBoard's writer and Orbax warn about their own insides.
+# TensorBoard's writer and Orbax warn about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore")
 PAGE = pathlib.Path("docs/your_own_data_set.md")
 TOKENIZER = tiny_tokenizer()
@@ -46,7 +46,7 @@ def test_the_script_trains_on_its_data_set(script, tmp_path, monkeypatch, capsys
     assert (program, name) == ("python", script.name)
     run = tmp_path / "run"
     arguments = [argument.replace("runs/bins", str(run)) for argument in arguments]
-    # What takes the time, and is tested elsewhere.
+    # These parts take the time, and are tested elsewhere.
     arguments += ["--config.evaluation.num_examples=1", "--config.evaluation.batch_size=1"]
     arguments += ["--config.evaluation.modes=constrained-greedy"]
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
@@ -62,7 +62,7 @@ def test_the_script_trains_on_its_data_set(script, tmp_path, monkeypatch, capsys
     assert kept["data"]["mixture"]["bins"] == 1.0
 
 
-def test_its_examples_keep_what_every_data_set_must(script):
+def test_its_examples_pass_the_checks_of_every_data_set(script):
     bins = runpy.run_path(str(script))["BINS"]
     registry.register(bins)
     wanted = TaskSettings(500)
@@ -73,7 +73,7 @@ def test_its_examples_keep_what_every_data_set_must(script):
         check_demonstration_is_right(example, TOKENIZER)
 
 
-def test_its_share_is_a_field_once_it_is_registered_and_not_before(script):
+def test_its_share_is_a_field_only_after_it_is_registered(script):
     share = "--config.data.mixture.bins"
     quickstart = "--config=configs/quickstart.py:tiny"
     with pytest.raises(UserError, match=r"config\.data\.mixture\.bins is not a field"):

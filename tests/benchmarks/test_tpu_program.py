@@ -1,4 +1,4 @@
-"""What the compiled decode loop is said to hold, from a program written by hand."""
+"""The operations and memory of a compiled decode loop, from a program written by hand."""
 
 import numpy as np
 
@@ -47,7 +47,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 """
 
 
-def test_all_that_the_larger_loop_calls_is_found_and_nothing_else():
+def test_only_the_operations_that_the_larger_loop_calls_are_found():
     names = [name for name, _ in loop_operations(PROGRAM)]
     assert sorted(set(names) - {"parameter"}) == [
         "compare",

@@ -1,4 +1,4 @@
-"""Compilations are counted for the functions that are named, and for no others."""
+"""Compilations are counted for the named functions, and for no others."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Both sources answer alike in all of their ways to say what continues a span."""
+"""In each source, all ways to ask for the tokens that continue a span give the same answer."""
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def test_few_tokens_their_bound_and_the_whole_set_agree(rules, kind):
         for b, g in np.argwhere(np.asarray(state.inside)):
             wanted = np.flatnonzero(sets[b, g]).tolist()
             found = np.asarray(tokens[b, g])[np.asarray(real[b, g])].tolist()
-            assert sorted(found) == wanted, "a token is missing, or stands there twice"
+            assert sorted(found) == wanted, "a token is missing, or is there twice"
             assert bool(going[b, g]) == bool(wanted)
             assert len(wanted) <= int(most[b, g])
             sizes.append(len(wanted))

@@ -1,4 +1,4 @@
-"""The decode loop: what it samples, and where its spans come from."""
+"""The decode loop: the tokens that it samples, and the sources of its spans."""
 
 import dataclasses
 
@@ -76,7 +76,7 @@ def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed, rules):
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
 def test_spans_are_closed_copies_whatever_the_logits_hold(values, rules):
     pattern = np.resize(np.asarray(values, np.float32), (1, GROUP, ROWS))
-    # Spans are opened, and the response goes on behind them.
+    # Spans are opened, and the response goes on after them.
     pattern[..., START] = np.inf if np.inf in values else 1.0
     pattern[..., EOS] = -np.inf
 
@@ -106,7 +106,7 @@ def test_a_step_sorts_nothing(rules):
     groups = jax.jit(start, static_argnames="limits")(policy, prompts, keys, sampling, limits)
     of_step = jax.make_jaxpr(lambda groups: step(policy, groups, sampling, limits))(groups)
     assert " sort[" not in str(of_step)
-    # What is looked for is called so.
+    # The name of the operation is right.
     assert " sort[" in str(jax.make_jaxpr(jnp.sort)(jnp.zeros(3)))
 
 
@@ -134,7 +134,7 @@ def test_rows_and_steps_draw_different_tokens_and_the_seed_decides_them():
     other = sample_responses(flat, prompts, seed=2)
     np.testing.assert_array_equal(first.tokens, again.tokens)
     assert not np.array_equal(first.tokens, other.tokens)
-    # Rows that soon draw the stop token may well be the same.
+    # Rows that soon draw the stop token may be equal by chance.
     longer = np.asarray(first.tokens)[np.asarray(first.lengths) > 5].tolist()
     assert len({tuple(row) for row in longer}) == len(longer) > GROUP
     assert all(len(set(row[:5])) > 1 for row in longer)
@@ -198,7 +198,7 @@ def test_a_response_ends_with_a_stop_sequence_but_not_inside_a_span():
     assert ended > 5 and quoted > 2
 
 
-def test_a_stop_token_that_may_be_copied_does_not_leave_a_span_open():
+def test_copying_a_stop_token_does_not_leave_a_span_open():
     prompts = make_prompts(9)
     rules = dataclasses.replace(RULES, barriers=(START, END))
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
@@ -291,13 +291,13 @@ def test_logits_of_less_precision_are_sampled_in_float32():
         ({"stop_tokens": (START,)}, "stop_tokens holds the start token 27, which opens a span"),
     ],
 )
-def test_limits_that_cannot_hold_are_refused(changes, message):
+def test_impossible_limits_are_refused(changes, message):
     with pytest.raises(DecodingInputError, match=message):
         Limits(**{"rules": RULES, "max_new_tokens": 4, "stop_tokens": (EOS,), **changes})
 
 
-def test_a_row_with_a_shorter_prefix_samples_behind_it():
-    """As if the whole batch had had that prefix: padding is neither emitted nor ends the row."""
+def test_a_row_with_a_shorter_prefix_samples_after_it():
+    """As if the whole batch had this prefix: padding is not emitted and does not end the row."""
     policy, prompts = span_loving_policy(17), make_prompts(17)
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
     limits = Limits(RULES, NEW, stop_tokens=(EOS,))
@@ -331,8 +331,8 @@ def test_a_prefix_without_room_is_refused():
         )
 
 
-def test_a_span_that_the_budget_cuts_short_keeps_the_mask_at_work_no_longer():
-    """By the release's rule a span may still be open in the last token of a response."""
+def test_after_a_span_that_the_budget_cuts_short_the_mask_stops_working():
+    """Under the rule of the paper's release a span may be open at the last token of a response."""
     prompts, limits = make_prompts(0), Limits(PAPER_PROMPT, NEW, stop_tokens=(EOS,))
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
     policy = span_loving_policy(0)

@@ -1,4 +1,4 @@
-"""Allowed sets at 131,072 tokens, tables of their true sizes, against one pass over the context."""
+"""Allowed sets at 131,072 tokens, with tables of full size, against a pass over the context."""
 
 import functools
 
@@ -25,7 +25,7 @@ RULES = SpanRules(START, END, VOCAB)
 
 @pytest.fixture(scope="module")
 def prompts():
-    """Two prompts of different lengths: Zipf's ids, two ids in turn, a passage said again, any."""
+    """Two prompts of different lengths: Zipf's ids, two ids, a repeated passage, uniform ids."""
     rng = np.random.default_rng(0)
     tokens = np.minimum(rng.zipf(1.2, (2, LENGTH)), START - 1).astype(np.int32)
     tokens[0, 40_000:80_000] = np.where(rng.random(40_000) < 0.5, 7, 11)
@@ -36,7 +36,7 @@ def prompts():
 
 
 def brute_force(prompts, row, copied):
-    """Return what may follow `copied`, by narrowing the places where it may have begun."""
+    """Return the tokens that may follow `copied`, by narrowing the places where it may start."""
     fields = (prompts.tokens, prompts.copyable, prompts.span_start, prompts.span_end)
     tokens, copyable, opens, closes = (field[row, : prompts.lengths[row]] for field in fields)
     tokens = np.where(copyable, tokens, -1)
@@ -52,7 +52,7 @@ def brute_force(prompts, row, copied):
     return allowed | ({END} if ends or not allowed else set())
 
 
-# Where each row copies from: Zipf's ids, the two ids, the passage, its second saying, uniform ids.
+# Each row copies from one of these: Zipf's ids, the two ids, the passage, its repetition, uniform.
 PLACES = np.array([[1_000, 45_000, 79_900], [5, 330, 99_990]])
 
 

@@ -65,7 +65,7 @@ def test_tokens_with_exactly_the_probability_of_top_p_are_enough(count):
     assert np.unique(tokens).tolist() == list(range(count))
 
 
-def test_a_large_vocabulary_is_drawn_from_as_its_softmax_says():
+def test_draws_from_a_large_vocabulary_follow_its_softmax():
     # Several blocks, the last one partial; nine tokens of ten are forbidden.
     rng = np.random.default_rng(0)
     logits = np.where(rng.random(3 * BLOCK + 17) < 0.1, rng.normal(size=3 * BLOCK + 17), -np.inf)
@@ -79,7 +79,7 @@ def test_a_large_vocabulary_is_drawn_from_as_its_softmax_says():
 
 
 @pytest.mark.parametrize("place", [0, BLOCK - 1, BLOCK, 3 * BLOCK])
-def test_the_one_possible_token_is_drawn_wherever_it_stands(place):
+def test_the_only_possible_token_is_drawn_at_any_place(place):
     logits = np.full(3 * BLOCK + 1, -np.inf)
     logits[place] = -1e30
     assert draw(logits, Sampling(1.0))[place] == DRAWS
@@ -121,7 +121,7 @@ def test_equal_logits_are_equally_likely_whatever_their_size(value):
     np.testing.assert_allclose(got, -np.log(10), rtol=1e-6)
 
 
-def test_an_id_that_no_row_has_is_impossible():
+def test_an_id_without_a_row_is_impossible():
     tokens = jnp.asarray([[3, -4, 2]])
     got = log_prob_of(jnp.zeros((1, 3, 3)), tokens, Sampling())
     np.testing.assert_allclose(got, [[-np.inf, -np.inf, -np.log(3)]], rtol=1e-6)
@@ -157,7 +157,7 @@ def test_impossible_settings_are_refused(options, message):
         Sampling(**options)
 
 
-def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest():
+def test_min_p_keeps_tokens_that_are_likely_enough_beside_the_likeliest():
     probs = np.array([0.5, 0.26, 0.24, 0.0])
     with np.errstate(divide="ignore"):
         counts = draw(np.log(probs), Sampling(1.0, min_p=0.51))
@@ -198,7 +198,7 @@ def test_each_row_is_drawn_by_its_own_settings():
         {"temperature": -1.0},
     ],
 )
-def test_the_likeliest_token_stays_however_little_is_asked_for(rows):
+def test_the_likeliest_token_stays_under_any_filter(rows):
     logits = jnp.asarray([[[1.0, 3.0, -jnp.inf, 2.0, 0.0]]])
     fields = {
         name: np.full((1, 1), value, np.int32 if name == "top_k" else np.float32)

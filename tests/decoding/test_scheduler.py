@@ -1,4 +1,4 @@
-"""Groups come and go; what each of them says does not depend on it."""
+"""Groups come and go without changing each other's responses."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def span_loving_policy(seed=0):
 
 
 def alone(policy, request, size=None):
-    """Return what `decode` makes of a request by itself, padded to `size` tokens."""
+    """Return `decode`'s responses to a request by itself, padded to `size` tokens."""
     size = size or min(bucket for bucket in BUCKETS if bucket >= len(request.tokens))
     fields = (request.tokens, request.copyable, request.span_start, request.span_end)
     tokens, *flags = (np.pad(field, (0, size - len(field)))[None] for field in fields)
@@ -103,7 +103,7 @@ def unstacked_transformer():
         (unstacked_transformer, 2, BUCKETS[1:]),
     ],
 )
-def test_every_request_gets_what_it_gets_alone(make_policy, num_slots, buckets):
+def test_every_request_gets_the_responses_it_gets_alone(make_policy, num_slots, buckets):
     policy, requests = make_policy(), make_requests(11)
     found = run(policy, requests, num_slots, buckets=buckets)
     assert sorted(found) == list(range(11))
@@ -152,7 +152,7 @@ def test_requests_begin_with_their_own_prefixes_beside_others():
     for number, request in enumerate(requests):
         got = found[number].rollout
         assert_same(got, alone(policy, request, 16))
-        # Before its first given token a response is what it is without a prefix.
+        # Before its first given token a response is the same as without a prefix.
         free = alone(policy, dataclasses.replace(request, prefix=None), 16).tokens
         for place, token in enumerate([] if request.prefix is None else request.prefix):
             expected = free[0, :, place] if token == SAMPLED else token
@@ -195,7 +195,7 @@ def test_impossible_requests_are_refused():
         return Request(np.full(size, token), *np.ones((3, size), bool), keys=keys, prefix=prefix)
 
     unequal = request()
-    # Types are checked when it is made, by the tests alone.
+    # Types are checked when the request is made, but only in tests.
     object.__setattr__(unequal, "copyable", np.ones(3, bool))
 
     refused = {

@@ -177,7 +177,7 @@ def test_the_worked_examples_of_the_docstring(changes, response, allowed):
     assert set(np.flatnonzero(np.isfinite(got[1, 1]))) == allowed
 
 
-def test_a_token_that_one_of_600_matches_goes_on_with_is_found():
+def test_a_token_that_follows_only_one_of_600_matches_is_found():
     # 600 suffixes begin with token 0; only the very last of them goes on with token 3.
     size = 1203
     tokens = [0, 1] * 600 + [0, 3, 2]
@@ -240,7 +240,7 @@ def test_unconstrained_rules_forbid_the_unused_rows_only():
     assert np.isfinite(got[0, 0]).tolist() == [True] * VOCAB + [False] * (VOCAB_ROWS - VOCAB)
 
 
-def test_rules_that_cannot_hold_are_refused():
+def test_impossible_rules_are_refused():
     with pytest.raises(DecodingInputError, match="min_recall_length 9 must lie between"):
         make_rules(min_length=9, max_length=8)
     with pytest.raises(DecodingInputError, match="max_recall_length 40000 is more than 32767"):
@@ -292,7 +292,7 @@ def next_ones(prompt, places, depth):
 
 @contextlib.contextmanager
 def small_tables():
-    """Let a few tokens be many: every search takes several rounds, every table several levels."""
+    """Shrink tables and blocks: every search takes several rounds, every table several levels."""
     sizes = {(suffix_index, "WIDE"): 2, (suffix_index, "BLOCK"): 2, (locus_module, "BLOCK"): 2}
     sizes |= {(locus_module, "WINDOW"): 1, (locus_module, "FANOUT"): 2}
     with pytest.MonkeyPatch.context() as patch:
@@ -301,7 +301,7 @@ def small_tables():
         yield
 
 
-# Compiled under `small_tables` alone.
+# Compiled only under `small_tables`.
 small_index_of = functools.partial(jax.jit, static_argnames="rules")(
     lambda prompts, rules: build_index(
         prompts, num_rows=VOCAB_ROWS, max_length=rules.max_length, barriers=rules.barriers
@@ -312,7 +312,7 @@ small_descend = jax.jit(lambda *arguments: descend(*arguments))
 small_may_close = jax.jit(lambda *arguments: may_close(*arguments))
 
 
-def test_ids_that_no_text_has_are_never_copied():
+def test_ids_that_occur_in_no_text_are_never_copied():
     # 8 and 9 are rows past the tokenizer, 11 is past the vocabulary.
     tokens = [0, 9, 2, 11, 3]
     prompt = OraclePrompt(tokens, [True] * 5, [True] * 5, [True] * 5)
@@ -326,7 +326,7 @@ def test_ids_that_no_text_has_are_never_copied():
         assert set(np.flatnonzero(np.isfinite(got[0, 0]))) == allowed
 
 
-def test_ids_that_no_text_has_are_never_copied_from_a_response():
+def test_ids_that_occur_in_no_text_are_never_copied_from_a_response():
     prompt = OraclePrompt([0, 2], [True] * 2, [True] * 2, [True] * 2)
     rules = make_rules(copy_source="prompt+response", edges=bytes([1] * VOCAB_ROWS))
     padded = pad_prompts([prompt] * NUM_PROMPTS)

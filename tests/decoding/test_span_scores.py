@@ -1,4 +1,4 @@
-"""The trainer scores responses as the sampler drew them, and as a dense softmax does."""
+"""The trainer scores responses like the sampler that drew them, and like a dense softmax."""
 
 import dataclasses
 
@@ -67,7 +67,7 @@ def test_thousands_of_sampled_tokens_score_as_they_were_sampled(rules):
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
 def test_tokens_of_large_logits_score_as_they_were_sampled(rules):
     policy, prompts = span_loving_policy(3), make_prompts(3)
-    # The logits are rows of the table, whichever product they come from: rounding is in the scores.
+    # The logits are exact rows of the table, however they are computed: only the scores round.
     policy = type(policy)(table=policy.table.at[:ROWS].add(300.0).at[ROWS:].set(0.0))
     rollout = sample_responses(policy, prompts, rules=rules)
     scores = score(policy, rollout, temperature=0.7, chunk=7, rules=rules)
@@ -125,7 +125,7 @@ def test_a_forbidden_token_has_log_probability_minus_infinity_and_nothing_follow
     assert (scores[:, :, 4:] == 0).all()
 
 
-def test_numbers_that_are_none_are_not_hidden_from_training():
+def test_nan_is_not_hidden_from_training():
     policy, prompts = span_loving_policy(13), make_prompts(13)
     rollout = sample_responses(policy, prompts)
     broken = type(policy)(table=policy.table * jnp.nan)

@@ -1,4 +1,4 @@
-"""Where spans of any response stand in their prompt, closed or not, against brute force."""
+"""The places of a response's spans in their prompt, closed or not, against brute force."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ ENDINGS = ([END], [END], [3, END], [5])
 
 
 def wild_responses(prompts, seed):
-    """Return responses that mostly copy: spans that end nowhere, or go on past their maximum."""
+    """Return responses that mostly copy: spans that never end, or go on past their maximum."""
     rng = np.random.default_rng(seed)
     responses = np.zeros((NUM_PROMPTS, GROUP, LENGTH), np.int32)
     for b, g in np.ndindex(NUM_PROMPTS, GROUP):
@@ -42,7 +42,7 @@ def wild_responses(prompts, seed):
 
 
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
-def test_spans_that_nothing_closed_or_bounded_are_found_where_they_stand(rules):
+def test_spans_that_were_never_closed_or_bounded_are_found(rules):
     unclosed = too_long = 0
     for seed in range(2):
         prompts = make_prompts(seed)
@@ -74,8 +74,8 @@ def test_spans_that_nothing_closed_or_bounded_are_found_where_they_stand(rules):
 
 
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
-def test_of_the_machines_states_only_what_is_read_is_kept(rules):
-    """What may follow a span is many numbers for each token, which no one reads back."""
+def test_only_the_fields_of_states_that_are_read_are_kept(rules):
+    """The tokens that may follow a span are many numbers a token, which nothing reads back."""
     prompts = make_prompts(0)
     index = index_prompts(prompts, rules, ROWS)
     responses = jnp.zeros((NUM_PROMPTS, 4, 4096), jnp.int32)
@@ -86,7 +86,7 @@ def test_of_the_machines_states_only_what_is_read_is_kept(rules):
         return span_trace(Rollout(prompts, index, responses, lengths), rules, LENGTH)
 
     memory = read_back.lower(responses).compile().memory_analysis()
-    # Of each token a flag and two numbers, before and after time moves behind the rows, and of the
-    # text where spans may be copied from it: some numbers more.
+    # For each token a flag and two numbers, before and after the axes are swapped, and some numbers
+    # more of the response's text if spans may be copied from it.
     per_token = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / responses.size
     assert per_token < 100

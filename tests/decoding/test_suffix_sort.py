@@ -19,7 +19,7 @@ def beginning(text: list[int], start: int, count: int) -> tuple[int, ...]:
 
 def texts():
     rng = np.random.default_rng(0)
-    # Two suffixes "1 |" whose texts behind the barrier differ.
+    # Two suffixes "1 |" whose texts differ after the barrier.
     yield [1, BARRIER, 7, 1, BARRIER, 8, 2, 3, 4, 2, 3, 5]
     yield [2] * 20
     for size, vocabulary, barriers in ((1, 2, 0), (40, 2, 0), (60, 3, 0.1), (60, 2, 0.3)):
@@ -28,13 +28,13 @@ def texts():
 
 
 @pytest.mark.parametrize("text", list(texts()))
-def test_ranks_are_equal_and_ordered_as_the_tokens_are(text):
+def test_ranks_are_equal_and_ordered_like_the_tokens(text):
     levels = np.asarray(jax.jit(prefix_ranks, static_argnums=1)(jnp.array(text), MAX_LENGTH))
     assert levels.shape == (4, len(text))
     for number, ranks in enumerate(levels):
         keys = [beginning(text, start, 2**number) for start in range(len(text))]
         places = {key: place for place, key in enumerate(sorted(set(keys)))}
-        # Ranks by more tokens are in the same order, once those by fewer are all different.
+        # Ranks by more tokens are in the same order, once ranks by fewer are all different.
         got = {rank: place for place, rank in enumerate(sorted(set(ranks.tolist())))}
         assert [got[rank] for rank in ranks.tolist()] == [places[key] for key in keys]
         assert all(
@@ -43,7 +43,7 @@ def test_ranks_are_equal_and_ordered_as_the_tokens_are(text):
 
 
 @pytest.mark.parametrize("text", list(texts()))
-def test_shared_tokens_are_counted_up_to_the_most(text):
+def test_shared_tokens_are_counted_up_to_a_limit(text):
     levels = jax.jit(prefix_ranks, static_argnums=1)(jnp.array(text), MAX_LENGTH)
     first, second = np.indices((len(text), len(text))).reshape(2, -1)
     counted = common_prefixes(levels, jnp.array(first), jnp.array(second))

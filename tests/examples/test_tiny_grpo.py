@@ -1,4 +1,4 @@
-"""The example learns, and stays small enough to be read in one go."""
+"""The example learns, and stays short enough to be read in one go."""
 
 import importlib.util
 import pathlib
@@ -42,7 +42,7 @@ def test_the_reward_of_responses_by_hand(tiny_grpo):
     np.testing.assert_allclose(found[0], list(responses.values()), rtol=1e-6)
 
 
-def test_it_is_short_and_stands_on_two_packages():
+def test_it_is_short_and_imports_two_packages_only():
     text = PATH.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     assert "tasks" not in text and "recallm_jax" not in text

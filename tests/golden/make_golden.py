@@ -1,4 +1,4 @@
-"""Write the golden data that our models are compared with, using PyTorch and transformers.
+"""Write the golden data for comparisons of our models, using PyTorch and transformers.
 
 Neither is a dependency of the project or its tests; run this in an environment of its own:
 
@@ -13,8 +13,8 @@ Writes beside this file:
                           `tokens` int32 [X], `full_positions` and `full` [4, V], `columns` and
                           `at_columns` [X, 64], `log_sum_exp` [X], `argmax` [X];
   smollm2_tokenizer.json  texts with the ids of transformers' own conversion of the GGUF's
-                          tokenizer, and a chat with the text its template makes of it;
-  versions.json           what made them.
+                          tokenizer, and a chat with the text that its template gives;
+  versions.json           the versions that made them.
 """
 
 import argparse

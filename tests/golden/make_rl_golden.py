@@ -1,4 +1,4 @@
-"""Write what TRL and RLax make of random numbers, to hold our losses and advantages to.
+"""Write the results of TRL and RLax on random numbers, to compare our losses and advantages.
 
 Neither is a dependency of the project or its tests; run this in an environment of its own:
 
@@ -29,13 +29,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROWS, LIMIT = 6, 5
 LENGTHS = [5, 2, 4, 1, 5, 3]
 CLIP_LOW, CLIP_HIGH, BETA, CAP = 0.1, 0.3, 0.4, 2.0
-# TRL's names of the means that are ours too.
+# TRL's names for our aggregations.
 LOSS_TYPES = {"token": "bnpo", "sequence": "grpo", "constant": "dr_grpo"}
 DISCOUNT, TRACE_DECAY = 0.9, 0.8
 
 
 def inputs() -> dict[str, np.ndarray]:
-    """Return log-probabilities [B, T] around each other, advantages [B], and what GAE reads."""
+    """Return log-probabilities [B, T] near each other, advantages [B], and the inputs of GAE."""
     rng = np.random.default_rng(0)
     new = rng.normal(-1.5, 0.5, (ROWS, LIMIT))
     near = {name: new + rng.normal(0, 0.3, new.shape) for name in ("old", "sampler", "reference")}
@@ -49,7 +49,7 @@ def inputs() -> dict[str, np.ndarray]:
 
 
 def trainer(log_probs: torch.Tensor, **settings) -> types.SimpleNamespace:
-    """Return what `_compute_loss` reads of a trainer, which scores with these log-probabilities."""
+    """Return the parts of a trainer that `_compute_loss` reads; its scores are `log_probs`."""
     return types.SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *args, **options: (
             log_probs,

@@ -1,4 +1,4 @@
-"""The trained run that the tests of several jobs share."""
+"""A trained run that the tests of several jobs share."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ def trained_run(tmp_path_factory):
     from tests.oracles import tiny_run
 
     folder = tmp_path_factory.getbasetemp()
-    # A worker's folder lies in that of the test run.
+    # A worker's folder is inside that of the test run.
     shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     return tiny_run.made_once(shared / "trained_run")
 

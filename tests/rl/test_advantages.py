@@ -17,7 +17,7 @@ REWARDS = jnp.array([[0.0, 0.5, 1.0, 0.5], [0.3, 0.3, 0.3, 0.3]])
 
 
 def test_group_relative_by_hand():
-    # Mean 0.5, squares 0.25 + 0.25; over G - 1 = 3 the spread is 0.408, over G it were 0.354 and
+    # Mean 0.5, squares 0.25 + 0.25: the spread over G - 1 = 3 is 0.408. Over G it would be 0.354, and
     # the first advantage -1.414.
     expected = [[-1.2247449, 0.0, 1.2247449, 0.0], [0.0, 0.0, 0.0, 0.0]]
     np.testing.assert_allclose(group_relative(REWARDS, epsilon=0.0), expected, atol=1e-6)
@@ -30,7 +30,7 @@ def test_a_group_of_equal_rewards_has_advantage_zero_exactly():
 
 
 def test_rewards_that_differ_by_rounding_alone_teach_next_to_nothing():
-    # The last differs by at most 1.2e-7, two steps of float32 there: the spread is at most 6.9e-8,
+    # The last differs by at most 1.2e-7, two float32 steps at 1: the spread is at most 6.9e-8,
     # which epsilon, 1e-6, outweighs. Without it the last advantage would be 3 / 2 or more.
     rewards = jnp.array([[0.5, 0.5, 0.5, 0.5000001]], jnp.float32)
     assert has_spread(rewards, jnp.ones(rewards.shape, bool)).all()
@@ -89,7 +89,7 @@ def test_a_response_without_a_reward_is_as_if_it_were_not_there(advantage):
     found = advantage(rewards, known)
     np.testing.assert_allclose(found[:, [0, 2, 3]], advantage(rewards[:, [0, 2, 3]]), atol=1e-6)
     assert found[:, 1].tolist() == [0.0, 0.0]
-    # One that is left alone is better than none, and none worse.
+    # A response left alone is neither better nor worse than the others.
     alone = advantage(rewards, jnp.array([[False, True, False, False], [False] * 4]))
     assert (np.asarray(alone) == 0).all()
 
@@ -151,9 +151,9 @@ def test_rewards_of_tokens_by_hand():
 def test_whitened_advantages_by_hand():
     advantages = jnp.array([[[1.0, 3.0, 100.0], [5.0, 7.0, np.nan]]])
     mask = jnp.array([[[True, True, False], [True, True, False]]])
-    # Mean 4, variance 5; what is no token of a response has no part, and gets 0.
+    # Mean 4, variance 5; padding does not count, and gets 0.
     spread = np.sqrt(5.0)
     expected = [[[-3 / spread, -1 / spread, 0.0], [1 / spread, 3 / spread, 0.0]]]
     np.testing.assert_allclose(whiten(advantages, mask), expected, rtol=1e-5)
-    # Equal advantages are no direction.
+    # Equal advantages give no direction.
     assert (np.asarray(whiten(jnp.full((1, 2, 3), 0.1), jnp.ones((1, 2, 3), bool))) == 0).all()

@@ -68,7 +68,7 @@ def batch_of(policy, rollout: Rollout, advantages) -> Batch:
 
 
 def expected_log_probs(policy, rollout: Rollout):
-    """Log-probabilities in NumPy: in free text all but the end token is allowed, and a span needs
+    """Log-probabilities in NumPy: in free text all but the end token are allowed, and a span needs
     room for its two marks and a token."""
     prompts = rollout.prompts
     hidden = policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
@@ -85,7 +85,7 @@ def real_tokens(rollout: Rollout):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_rows_that_are_split_over_devices_keep_their_own_scores(state, rollout, parts):
+def test_rows_split_over_devices_keep_their_scores(state, rollout, parts):
     scoring = dataclasses.replace(SCORING, parts=parts)
     scores = score_in_parts(state.policy, rollout, scoring=scoring, num_parts=1)
     real = real_tokens(rollout)
@@ -146,7 +146,7 @@ def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, rollo
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-def test_the_decision_to_end_is_learnt_as_any_other(state, rollout, aggregation):
+def test_the_decision_to_end_is_learnt_like_any_other(state, rollout, aggregation):
     stop, other = 0, 1
     tokens = rollout.tokens.at[:, :, 0].set(jnp.array([stop, other]))
     ended = dataclasses.replace(
@@ -190,7 +190,7 @@ def test_micro_batches_sum_to_the_whole_batch(rollout, num_parts, changes):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
 
 
-def test_what_follows_a_response_changes_nothing(rollout):
+def test_tokens_after_a_response_change_nothing(rollout):
     def update(tokens):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
         changed = dataclasses.replace(rollout, tokens=tokens)
@@ -228,7 +228,7 @@ def test_the_first_update_of_a_batch_weighs_tokens_as_its_aggregation_says(rollo
 
 @dataclasses.dataclass(frozen=True)
 class LaterUpdate:
-    """What an update that is not the first reads, as NumPy arrays of random numbers."""
+    """The inputs of an update after the first, as NumPy arrays of random numbers."""
 
     old: np.ndarray
     sampler: np.ndarray
@@ -356,7 +356,7 @@ def test_losses_and_gradients_of_a_later_update_are_the_papers_formulas(rollout,
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_the_penalty_in_the_loss_pulls_to_the_reference(rollout, estimator):
     state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
-    # Near by: far apart k3, an exponential, has no useful slope.
+    # A reference nearby: far away k3, an exponential, has no useful slope.
     other = jax.tree.map(lambda x, y: 0.9 * x + 0.1 * y, state.policy, random_toy_policy(1, VOCAB))
     reference = score_in_parts(other, rollout, scoring=SCORING, num_parts=1)
     batch = batch_of(state.policy, rollout, np.zeros((NUM_PROMPTS, GROUP)))
@@ -401,7 +401,7 @@ def test_a_critic_learns_the_returns_and_leaves_the_policy(rollout, own_trunk):
     state = critic_state(trunk)
     before = np.asarray(state.policy.table)
     real = real_tokens(rollout)
-    # What stands behind a response must not be learned.
+    # Tokens after a response must not be learnt from.
     returns = np.where(real, 0.7, np.nan)
     zeros = np.zeros(real.shape)
     errors = []

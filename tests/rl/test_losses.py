@@ -85,14 +85,14 @@ REFERENCE = jnp.array([0.2, 0.2, 0.6])
 
 
 @pytest.mark.parametrize("estimator", [kl_k1, kl_k3])
-def test_the_unbiased_estimators_have_the_kl_as_their_mean(estimator):
+def test_the_mean_of_the_unbiased_estimators_is_the_kl(estimator):
     # Under the policy, not the reference: KL(ref || pi) is 0.394.
     kl = float((POLICY * jnp.log(POLICY / REFERENCE)).sum())
     estimates = estimator(jnp.log(POLICY).reshape(1, 1, 3), jnp.log(REFERENCE).reshape(1, 1, 3))
     assert float((POLICY * estimates[0, 0]).sum()) == pytest.approx(kl, rel=1e-5)
 
 
-def test_the_gradient_of_k2_has_that_of_the_kl_as_its_mean():
+def test_the_mean_gradient_of_k2_is_that_of_the_kl():
     def kl(logits):
         log_probs = jax.nn.log_softmax(logits)
         return (jnp.exp(log_probs) * (log_probs - jnp.log(REFERENCE))).sum()
@@ -210,12 +210,12 @@ def test_the_ratio_of_a_sequence_by_hand():
     new = jnp.log(jnp.array([[[0.5, 0.2, 0.9], [0.3, 0.3, 0.3]]]))
     old = jnp.log(jnp.array([[[0.25, 0.4, 0.1], [0.1, 0.3, 0.3]]]))
     mask = jnp.array([[[True, True, False], [True, False, False]]])
-    # sqrt(2 * 1/2) = 1, and 3; what stands behind a response has no part in it.
+    # sqrt(2 * 1/2) = 1, and 3; tokens after a response don't count.
     ratios = jnp.exp(sequence_log_ratio(new, old, mask))
     np.testing.assert_allclose(ratios, [[[1.0] * 3, [3.0] * 3]], rtol=1e-5)
 
 
-def test_gspo_is_its_published_formula():
+def test_gspo_equals_its_published_formula():
     """Equations 5 to 7 of arXiv 2507.18071, in NumPy, and its gradient by differences."""
     rng = np.random.default_rng(0)
     new, old = rng.normal(-2.0, 0.02, (2, 3, 4)), rng.normal(-2.0, 0.02, (2, 3, 4))

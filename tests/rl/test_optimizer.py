@@ -43,7 +43,7 @@ def stepped(transformation, model, gradient, num_steps=1):
 def test_schedule_by_hand():
     schedule = Schedule(1.0, steps=10, warmup_fraction=0.2, final_fraction=0.1)
     rates = [float(schedule(step)) for step in (0, 1, 2, 6, 10, 11)]
-    # Half-way of the cosine is midway between 1 and 0.1; a cosine to 0 were at 0.5.
+    # Half-way the cosine is midway between 1 and 0.1; a cosine to 0 would be at 0.5.
     np.testing.assert_allclose(rates, [1 / 3, 2 / 3, 1.0, 0.55, 0.1, 0.1], rtol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_clipping_is_by_the_norm_of_all_leaves():
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
     gradient = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     moved = stepped(transformation, params, gradient)
-    # Clipped to 0.6 and 0.8; leaf by leaf it were 1 and 1.
+    # Clipped to 0.6 and 0.8; leaf by leaf it would be 1 and 1.
     np.testing.assert_allclose([moved["a"][0], moved["b"][0]], [-0.6 / 1.6, -0.8 / 1.8], rtol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Losses and advantages against what TRL's trainers and RLax give for the same numbers.
+"""Losses and advantages against those of TRL's trainers and RLax for the same numbers.
 
 tests/golden/make_rl_golden.py writes their figures.
 """
@@ -40,7 +40,7 @@ def mean_of(values, aggregation):
 @pytest.mark.parametrize(
     "case", GOLDEN["trl_grpo"], ids=lambda x: f"{x['ratio']}-{x['aggregation']}"
 )
-def test_the_loss_of_the_grpo_family_is_that_of_trl(case):
+def test_the_loss_of_the_grpo_family_equals_that_of_trl(case):
     def loss(new):
         if case["ratio"] == "sequence":
             log_ratio = sequence_log_ratio(new, ROWS["old"], MASK)
@@ -57,7 +57,7 @@ def test_the_loss_of_the_grpo_family_is_that_of_trl(case):
     np.testing.assert_allclose(gradient[:, 0], case["gradient"], rtol=1e-4, atol=1e-7)
 
 
-def test_the_gradient_of_rloo_is_that_of_trl_but_for_a_constant():
+def test_the_gradient_of_rloo_equals_that_of_trl_up_to_a_constant():
     """At the first update of a batch; TRL sums over a response, we divide by its limit too."""
     golden = GOLDEN["trl_rloo"]
 
@@ -69,14 +69,14 @@ def test_the_gradient_of_rloo_is_that_of_trl_but_for_a_constant():
     np.testing.assert_allclose(LIMIT * gradient[:, 0], golden["gradient"], rtol=1e-4, atol=1e-7)
 
 
-def test_generalized_advantages_are_those_of_rlax():
+def test_generalized_advantages_equal_those_of_rlax():
     settings = {name: SETTINGS[name] for name in ("discount", "trace_decay")}
     everywhere = jnp.ones_like(MASK)
     found = generalized(ROWS["rewards"], ROWS["values"], everywhere, **settings)
     np.testing.assert_allclose(found[:, 0], GOLDEN["rlax_advantages"], rtol=1e-4, atol=1e-6)
 
 
-def test_the_clipped_surrogate_is_that_of_rlax():
+def test_the_clipped_surrogate_equals_that_of_rlax():
     log_ratio = token_log_ratio(ROWS["new"], ROWS["old"])
     found = clipped_surrogate(log_ratio, ADVANTAGES, clip_low=0.2, clip_high=0.2)
     assert found.mean() == pytest.approx(GOLDEN["rlax_surrogate_0.2"], rel=1e-5)

@@ -38,12 +38,12 @@ RULES = SpanRules(
     start_token=START, end_token=END, vocab_size=8, barriers=(START, END, STOP), max_length=4
 )
 NEW = 10
-# What a response begins with decides how it goes on: see `policy`.
+# The first token of a response decides how it goes on: see `policy`.
 PREFIX = np.array([[START], [ANSWER], [OTHER_KEY]], np.int32)
 
 
 def policy() -> ToyPolicy:
-    """After each token one other has the logit 5; after the value END has 10, where allowed."""
+    """After each token one other has the logit 5; after the value, END has 10 if allowed."""
     table = np.zeros((10, 8), np.float32)
     table[START, KEY] = table[KEY, VALUE] = table[END, ANSWER] = table[ANSWER, VALUE] = 5
     table[OTHER_KEY, OTHER_KEY] = 5
@@ -85,9 +85,9 @@ def test_log_probabilities_are_those_under_the_span_mask(sampled):
     def likely(others, logit=5):
         return logit - math.log(math.exp(logit) + others)
 
-    # In free text END is forbidden: 7 tokens are left. Where the prompts end in the value, STOP is
-    # the likely one of them at first. A span opens on any token of the prompt, of which there are
-    # 4 or 3; after the key stand the value and END. The first prompt has nothing after the value,
+    # In free text END is forbidden: 7 tokens are left. As the prompts end in the value, STOP is
+    # the likely one of them at first. A span opens on any token of the prompt, which has
+    # 4 or 3; after the key come the value and END. The first prompt has nothing after the value,
     # so END is certain.
     begin, free = -math.log(math.exp(5) + 6), likely(6)
     opening, last = [likely(3), likely(2)], [0.0, likely(1, logit=10)]
@@ -129,8 +129,8 @@ def test_rewards_of_groups_by_hand(sampled):
     found = reward_groups(sampled, TEXTS, **OPTIONS, overlong_buffer=0)
     totals, rewards = found.totals, found.rewards
     assert found.problems == [] and found.known.all()
-    # Well formed is 0.2. Of answer and recall one alone gives 0.4 / 2 and 0.4 (sqrt(1.01 * 0.01)
-    # - 0.01) more. The second prompt's answer is another than the one that was given.
+    # Well formed gives 0.2. Answer or recall alone gives 0.4 / 2 and 0.4 (sqrt(1.01 * 0.01)
+    # - 0.01) more. The right answer to the second prompt differs from the one that was given.
     one = 0.2 + 0.2 + 0.4 * (math.sqrt(1.01 * 0.01) - 0.01)
     np.testing.assert_allclose(totals, [[1.0, one, 0.0], [one, 0.2, 0.0]], atol=1e-6)
     assert totals.dtype == np.float32
@@ -148,7 +148,7 @@ def test_long_responses_lose_reward_but_keep_their_components(sampled):
 
 
 def spoil(monkeypatch, spoilt, *, only):
-    """Have `spoilt` make the reward of response `only` of the second prompt."""
+    """Let `spoilt` make the reward of response `only` to the second prompt."""
     score = rollout_text.score
     calls = itertools.count()
 

@@ -1,4 +1,4 @@
-"""Evaluation: what a row says of a response, what a summary counts, and going on after a stop."""
+"""Evaluation: the content of rows, the counts of summaries, and going on after a stop."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ def record(config, tokenizer):
 
 
 def rows_of(texts, record, config, tokenizer):
-    """Return the rows of responses that are given, whatever the policy would write."""
+    """Return the rows of given responses, whatever the policy would write."""
     written = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
     length = max(map(len, written))
     padded = [tokens + [tokenizer.eos_id] * (length - len(tokens)) for tokens in written]
@@ -73,7 +73,7 @@ def rows_of(texts, record, config, tokenizer):
     return response_rows(Answered(record, text, read, 0), tokenizer)
 
 
-def test_a_row_tells_what_was_answered_and_where_it_was_copied_from(config, tokenizer, record):
+def test_a_row_holds_the_answer_and_the_places_it_was_copied_from(config, tokenizer, record):
     first, last = record.ground_truth["gold_ranges"][0]
     gold, (answer,) = record.prompt[first:last], record.ground_truth["answers"]
     before = "I recall <|start_recall|>"
@@ -92,8 +92,8 @@ def test_a_row_tells_what_was_answered_and_where_it_was_copied_from(config, toke
     assert (span["verbatim"], span["count"], span["occurrences"]) == (False, 0, [])
 
 
-def test_places_are_those_of_the_same_tokens_in_the_prompt(config, tokenizer, record):
-    # Tokens from the middle of the context: their text is a place's, whatever stands around it.
+def test_the_places_of_a_span_hold_its_tokens_in_the_prompt(config, tokenizer, record):
+    # Tokens from the middle of the context: the place holds their text, whatever is around it.
     copyable = np.flatnonzero(record.copyable)
     tokens = record.inputs[copyable[5:12]].tolist()
     text = f"<|start_recall|>{tokenizer.decode(tokens)}<|end_recall|>"
@@ -167,7 +167,7 @@ def test_a_row_is_written_for_each_response_of_each_task_and_mode(finished, conf
 
 @pytest.mark.parametrize(("stop_after", "parts"), [(0, 1), (1, 1), (4, 1), (4, 2)])
 def test_an_evaluation_goes_on_where_it_was_stopped(finished, tmp_path, stop_after, parts):
-    # Over two parts of a mesh prompts are decoded in batches of two: one is cut in the middle.
+    # On two parts of a mesh prompts are decoded in batches of two: the stop cuts one in the middle.
     config = load_config([*CONFIG, f"--config.mesh.data={parts}"])
     with pytest.raises(Stopped):
         run(tmp_path, config, stop_after=stop_after)
@@ -181,7 +181,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(finished, tmp_path, stop_aft
 
 
 @pytest.mark.slow
-def test_rows_do_not_depend_on_how_the_mesh_has_them_decoded(tmp_path):
+def test_rows_do_not_depend_on_the_mesh(tmp_path):
     meshes = {"one": [], "batches": ["--config.mesh.data=2"], "split": ["--config.mesh.tensor=2"]}
     rows, said = {}, []
     for name, mesh in meshes.items():
@@ -193,7 +193,7 @@ def test_rows_do_not_depend_on_how_the_mesh_has_them_decoded(tmp_path):
     assert rows["batches"] == rows["split"] == rows["one"]
     one, again, *split = (int(line.split()[-3]) for line in said)
     assert (one, again) == (4, 0)
-    # A program is compiled for each way that its arguments lie on two devices.
+    # A program is compiled for each sharding of its arguments over two devices.
     assert sum(split) <= 8
 
 
@@ -240,13 +240,13 @@ def test_a_summary_by_hand():
     ]
     summary = summarise(rows)
     assert (summary["n"], summary["samples"], summary["exact_match"]) == (2, 2, 0.75)
-    # Wilson's for 1.5 of 2 prompts, not for 3 of 4 responses, of which the low end were 0.30:
+    # Wilson's for 1.5 of 2 prompts; for 3 of 4 responses the low end would be 0.30:
     # (0.75 + 0.9604 ± 1.96 sqrt(0.09375 + 0.2401)) / 2.9208.
     interval = summary["exact_match_low"], summary["exact_match_high"]
     assert interval == pytest.approx((0.1979, 0.9733), abs=1e-4)
     assert summary["reward"] == pytest.approx(0.4)
     assert (summary["finished"], summary["completion_tokens"]) == (0.75, 17.5)
-    # A span that was left open counts as none.
+    # A span that was left open is not counted.
     assert (summary["spans"], summary["verbatim_spans"]) == (3, 2)
     assert summary["metric"] == "exact_match"
     assert summary["metrics"] == {"exact_match": 75.0, "answer_contained": 75.0}
@@ -274,7 +274,7 @@ def test_data_sets_without_an_exact_match_show_metrics_of_their_own():
     assert "exact_match 100.00" in table
 
 
-def test_modes_say_how_tokens_are_drawn(config):
+def test_modes_decide_how_tokens_are_drawn(config):
     assert sampling_of("constrained-greedy", config) == (Sampling(temperature=0.0), True, 1)
     drawn = Sampling(temperature=0.6, top_p=0.95)
     assert sampling_of("unconstrained-sampled", config) == (drawn, False, 2)

@@ -1,4 +1,4 @@
-"""A question about a document: what may be copied, what begins the response, what is shown."""
+"""A question about a document: the text to copy, the first span, and the printed places."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ QUESTION = "Who kept the lamp lit?"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndifferentPolicy(ToyPolicy):
-    """All tokens are equally likely, so that greedy takes the allowed one of the lowest number."""
+    """A policy to which all tokens are equally likely: greedy takes the lowest allowed number."""
 
     @property
     def max_positions(self):
@@ -64,7 +64,7 @@ def test_the_document_alone_may_be_copied(tokenizer):
     places = record.offsets[record.copyable]
     copyable = record.prompt[places[0, 0] : places[-1, 1]]
     assert copyable.strip() == DOCUMENT.strip()
-    # One run: nothing of the system prompt or the question, and no gap.
+    # One run without a gap, and without the system prompt and the question.
     assert np.diff(np.flatnonzero(record.copyable)).tolist() == [1] * (record.copyable.sum() - 1)
     assert record.ground_truth == {} and record.targets.size == 0
 
@@ -73,7 +73,7 @@ def test_a_response_begins_with_a_quotation_of_the_document(tokenizer):
     row = ask(DOCUMENT)
     assert row["completion"].startswith(QUOTE_FIRST)
     span = row["spans"][0]
-    # It opens with the document's token of the lowest number, and goes on to the longest span.
+    # It opens with the lowest token number of the document, and goes on to the longest span.
     record = question_record(tokenizer, DOCUMENT, QUESTION, "character")
     may_open = np.flatnonzero(record.copyable & record.span_start)
     lowest = record.inputs[may_open].min()
@@ -84,11 +84,11 @@ def test_a_response_begins_with_a_quotation_of_the_document(tokenizer):
     assert span["text"] in DOCUMENT
     for place in span["occurrences"]:
         assert row["prompt"][slice(*place["chars"])] == span["text"]
-    # There is no right answer to score it by.
+    # There is no right answer to score the response by.
     assert "reward" not in row and "exact_match" not in row
 
 
-def test_without_being_told_so_a_response_does_not_begin_with_a_quotation():
+def test_unless_asked_a_response_does_not_begin_with_a_quotation():
     row = ask(DOCUMENT, quote_first=False)
     assert QUOTE_FIRST not in row["completion"] and row["spans"] == []
 
@@ -104,9 +104,9 @@ def test_an_empty_question_is_refused(tokenizer):
         question_record(tokenizer, DOCUMENT, " \n", "character")
 
 
-def test_only_what_exceeds_the_context_is_refused(tokenizer):
+def test_only_prompts_that_exceed_the_context_are_refused(tokenizer):
     record = question_record(tokenizer, DOCUMENT, QUESTION, "character")
-    # Padding to a multiple of 64 takes no room from the response.
+    # Padding to a multiple of 64 does not take room from the response.
     room = CONTEXT - len(record.inputs)
     assert len(record.inputs) % 64
     assert ask(DOCUMENT, max_new_tokens=room)["prompt_tokens"] == len(record.inputs)
@@ -137,7 +137,7 @@ STRANGE = "Käse für Zoë: 日本語 🙂🙃 naïve ½ café — “x²” ok.
 
 @pytest.mark.parametrize("alignment", ["character", "word", "token"])
 @pytest.mark.parametrize("copy_source", ["prompt", "prompt+response"])
-def test_places_are_right_in_text_of_many_bytes_a_character(tokenizer, alignment, copy_source):
+def test_places_are_right_in_text_with_several_bytes_a_character(tokenizer, alignment, copy_source):
     options = [
         f"--config.decoding.span_alignment={alignment}",
         f"--config.decoding.copy_source={copy_source}",
@@ -166,7 +166,7 @@ def test_places_are_right_in_text_of_many_bytes_a_character(tokenizer, alignment
             copied = b"".join(tokenizer.token_bytes[t] for t in record.inputs[first:last])
             characters = row["prompt"][slice(*place["chars"])]
             # A span may begin and end inside a character with "token" alone, and end there where
-            # its end was forced; its range is then that of whole characters.
+            # its end was forced; its range is then one of whole characters.
             assert copied in characters.encode()
             if alignment != "token" and record.span_end[last - 1]:
                 assert characters == span["text"] and characters.encode() == copied

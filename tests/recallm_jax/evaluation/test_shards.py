@@ -1,4 +1,4 @@
-"""Evaluations in parts: rows, order and summary are those of one process, whatever was killed."""
+"""Evaluations in parts give the rows, order and summary of one process, even after kills."""
 
 import concurrent.futures
 import json
@@ -69,14 +69,14 @@ def whole(tmp_path_factory, config):
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory, config):
-    """Both shards of two, not joined; the second one was killed in its work and went on."""
+    """Both shards of two, not joined; the second one was killed at work and went on."""
     folder = tmp_path_factory.mktemp("parts")
     first = run(folder, config, Shard(0, 2))
     assert len(first) == 2 * 3 and {int(name[-1]) for name in first} == {0, 2, 4}
     with pytest.raises(Killed):
         run(folder, config, Shard(1, 2), stop_after=3)
     summaries, missing = merge(folder, config)
-    # Of two tasks the first is complete.
+    # The first of two tasks is complete.
     assert summaries == []
     assert missing == ["recallm_retrieval_val_256 constrained-sampled lacks 1 of 5 prompts"]
     assert contents(folder) == {}
@@ -92,19 +92,19 @@ def copy_of(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "copy")
 
 
-def test_joined_shards_are_the_whole_byte_for_byte(whole, parts, config, tmp_path):
+def test_joined_shards_equal_the_whole_byte_for_byte(whole, parts, config, tmp_path):
     folder = copy_of(parts, tmp_path)
     summaries, missing = merge(folder, config)
     assert missing == [] and summaries == json.loads((whole / "summary.json").read_text())
     assert contents(folder) == contents(whole)
-    # Again, and by another at once: the same.
+    # Joining again, by another process, gives the same.
     assert merge(folder, config, by=".1_of_2") == (summaries, [])
     assert contents(folder) == contents(whole)
     assert complete(folder, config) == summaries
 
 
-def test_shards_that_end_together_write_no_file_in_two(parts, config, tmp_path):
-    """Each may find everything there, and join it while others do."""
+def test_shards_that_end_together_leave_no_partial_file(parts, config, tmp_path):
+    """Each may find all shards complete, and join them while others do."""
     folder = copy_of(parts, tmp_path)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for _ in range(20):
@@ -112,17 +112,17 @@ def test_shards_that_end_together_write_no_file_in_two(parts, config, tmp_path):
     assert not list(folder.glob("*.partial"))
 
 
-def test_other_parts_go_on_with_what_is_there(whole, parts, config, tmp_path):
+def test_other_parts_go_on_with_the_rows_that_are_there(whole, parts, config, tmp_path):
     folder = copy_of(parts, tmp_path)
     shutil.rmtree(folder / "shards" / "1_of_2")
     # Every third prompt from the second on is 1 and 4; the first shard of two has answered 4.
     assert {int(name[-1]) for name in run(folder, config, Shard(1, 3))} == {1}
-    # One process does what is left.
+    # One process does the rest.
     assert {int(name[-1]) for name in run(folder, config)} == {3}
     assert contents(folder) == contents(whole)
 
 
-def test_a_missing_row_is_no_complete_evaluation(whole, config, tmp_path):
+def test_an_evaluation_with_a_missing_row_is_not_complete(whole, config, tmp_path):
     folder = copy_of(whole, tmp_path)
     assert complete(folder, config) is not None
     more = load_config([*CONFIG, "--config.evaluation.num_examples=6"])
@@ -158,7 +158,7 @@ def test_the_job_joins_shards_and_scores_again_without_a_device(parts, whole, tm
 
 
 @pytest.mark.parametrize("text", ["4/4", "1", "-1/2", "1/2/3", "a/b", "0/0"])
-def test_a_shard_that_is_none_is_refused(text):
+def test_an_impossible_shard_is_refused(text):
     with pytest.raises(UserError, match=rf"--shard={text} must be i/n with i from 0 to n - 1"):
         parse_shard(text)
 

@@ -22,7 +22,7 @@ def test_the_wilson_interval_by_hand():
 
 @pytest.mark.parametrize(("successes", "trials"), [(1.5, 3), (8.0, 10), (0.25, 144)])
 def test_the_wilson_bounds_are_196_standard_errors_from_the_share(successes, trials):
-    # They stand in the files of evaluations: a z of 1.95996, as SciPy has, would change them.
+    # The files of evaluations hold them: a z of 1.95996, as in SciPy, would change them.
     share = successes / trials
     for bound in wilson_interval(successes, trials):
         error = math.sqrt(bound * (1 - bound) / trials)
@@ -46,7 +46,7 @@ def test_welchs_interval_has_the_quantiles_of_the_published_tables(size, quantil
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.0])
 def test_a_sample_without_spread_leaves_the_freedom_of_the_other(value):
-    # t of 2 degrees of freedom is 4.303; the standard error of (0, 2, 4) is 2 / sqrt(3).
+    # t with 2 degrees of freedom is 4.303; the standard error of (0, 2, 4) is 2 / sqrt(3).
     found = welch_interval([value] * 3, [0.0, 2.0, 4.0])
     assert found.freedom == pytest.approx(2.0)
     half = 4.303 * 2 / math.sqrt(3)

@@ -1,4 +1,4 @@
-"""Suites in an evaluation: their rows, their own metrics, and no mixture at all."""
+"""Suites in an evaluation: their rows, their own metrics, and configs without a mixture."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def test_rows_of_suites_have_scores_and_limits_of_their_own(finished):
         "ruler_niah_multikey_2_chat_700.unconstrained-greedy.jsonl",
         "ruler_vt_700.unconstrained-greedy.jsonl",
     ]
-    # vt has 30 new tokens of its own; the chat form those of the config.
+    # vt sets 30 new tokens itself; the chat form has those of the config.
     for file, task, limit in zip(
         files, ("ruler_niah_multikey_2_chat", "ruler_vt"), (40, 30), strict=True
     ):
@@ -107,7 +107,7 @@ def test_tasks_are_those_of_the_mixture_and_of_the_suites(tokenizer):
     assert names == ["recallm_math_retrieval_val_256", "recallm_retrieval_val_256", "ruler_vt_256"]
 
 
-def test_only_suites_have_scores_of_their_own():
+def test_only_tasks_of_suites_have_scores_of_their_own():
     assert suite_scores("retrieval", "x", {"answers": ["x"]}) is None
     scores = suite_scores("ruler_qa_1", "X.", {"answers": ["x"]})
     assert scores["score"] == scores["reward"] == scores["exact_match"] == 1.0
@@ -128,7 +128,7 @@ def test_lengths_that_count_the_response_may_fill_the_models_context():
         check_lengths(chat, TINY)
 
 
-def test_a_suite_of_ones_own_takes_the_place_of_one(monkeypatch):
+def test_a_users_suite_takes_the_place_of_ours(monkeypatch):
     monkeypatch.setattr(registry, "SUITES", dict(registry.SUITES))
     monkeypatch.setattr(registry, "OVERALL", dict(registry.OVERALL))
     (vt,) = suite_tasks(["ruler_vt"])

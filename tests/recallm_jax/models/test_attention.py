@@ -136,7 +136,7 @@ def test_rows_of_a_group_attend_as_each_would_alone(monkeypatch, block):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_the_scores_of_long_rows_are_held_for_some_of_a_group_only():
+def test_the_scores_of_long_rows_are_held_for_part_of_a_group_only():
     length = 4 * attention.QUERY_BLOCK
     shapes = [jax.ShapeDtypeStruct((1, 16, length, 2, 8), jnp.float32)] * 3
 

@@ -10,7 +10,7 @@ import pytest
 from recallm_jax.weights.source import load_policy
 from tests.oracles.tiny_models import GOLDEN, TINY, expected, tiny_model, wheel
 
-# In logits of up to 25; machines differ by a little more than 2e-4 of them.
+# For logits of up to 25; machines differ by a little more than 2e-4.
 TOLERANCE = 3e-4
 
 
@@ -28,7 +28,7 @@ def prefixes_within(tokens):
 def all_logits(model, tokens, steps=None):
     """Return the logits of `prefill` after PREFIXES, [P, V]; of `score`; of `decode`, [2, T, V].
 
-    Only the first `steps` tokens of each response are decoded where that is given.
+    If `steps` is given, only the first `steps` tokens of each response are decoded.
     """
     prefixes = prefixes_within(tokens)
     repeated = jnp.broadcast_to(tokens[None], (len(prefixes), tokens.size))

@@ -1,6 +1,6 @@
 """The TPU kernel, interpreted, against attention in plain XLA: values and gradients.
 
-Compared by the norm of each array, to 1e-5 in float32, as meshes are in test_sharding.py.
+Results are compared by the norm of each array, to 1e-5 in float32, as in test_sharding.py.
 """
 
 import jax

@@ -35,7 +35,7 @@ def batch():
 def full_sequence_logits(model, prompt, response):
     """One row as one causal sequence without padding: logits that predict its response."""
     tokens = jnp.concatenate([prompt, response])
-    # All tokens as the response of their first one: no prompt part beyond it.
+    # All tokens are the response to the first one, which alone is the prompt.
     hidden = model.score(tokens[None, :1], jnp.array([1]), tokens[None, None, 1:])
     return model.unembed(hidden)[0, 0, prompt.size - 1 :]
 
@@ -108,7 +108,7 @@ def test_group_decode_equals_score_with_prompts_at_different_steps(model, batch,
         logits, cache = decode(model, tokens, steps, cache)
         for b in range(NUM_PROMPTS):
             np.testing.assert_allclose(logits[b], expected[b, :, steps[b] + 1], rtol=0, atol=5e-5)
-        # The second group stands still every other turn: its slot is written anew, as a
+        # The second group stands still every other turn: its slot is written again, as a
         # scheduler does with a group that waits.
         steps = steps + jnp.array([1, turn % 2])
 

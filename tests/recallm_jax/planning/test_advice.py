@@ -1,4 +1,4 @@
-"""Advice names fields, their values, and begins with what takes the most memory."""
+"""Advice names fields and their values, and begins with the largest part of the memory."""
 
 import dataclasses
 
@@ -107,7 +107,7 @@ def test_taken_advice_passes_the_checks_of_the_config():
     load_config([CONFIG, "--config.grpo.rollout_parts=8"])
 
 
-def test_what_does_not_fit_is_said_in_one_line():
+def test_a_program_that_does_not_fit_is_reported_in_one_line():
     one = planned("grpo.update", "update", arguments={PARAMETERS: 10}, temporaries=90.0)
     one = dataclasses.replace(
         one, refused=True, largest=(Allocation(12 * GIB, "f32[8,4096]", "jit(f)/dot"),)

@@ -21,7 +21,7 @@ UNTIED = dataclasses.replace(TINY, tie_embeddings=False)
 
 
 def counted(config, *, prompts, group_size, length, new_tokens, prompt_once, logits):
-    """Walk over all tokens: matrix products, and for each head two products a key that is seen."""
+    """Count over all tokens: matrix products, and for each head two products per visible key."""
     model = jax.eval_shape(lambda key: random_transformer(config, key), jax.random.key(0))
     of_layers = [x.shape for x in jax.tree.leaves(model.layers) if len(x.shape) == 3]
     per_token = 2 * sum(map(np.prod, of_layers))
@@ -43,7 +43,7 @@ def test_operations_agree_with_a_count_by_hand(config):
     sizes = {"prompts": 2, "group_size": 3, "length": 7, "new_tokens": 4}
     score = counted(config, **sizes, prompt_once=True, logits=0)
     assert score_flops(config, **sizes).model == score
-    # Decoding computes the logits of each prompt's last token besides.
+    # Decoding also computes the logits of each prompt's last token.
     rollout = rollout_flops(config, **sizes)
     assert rollout.model == rollout.executed == counted(config, **sizes, prompt_once=True, logits=2)
     no_tokens = {**sizes, "new_tokens": 0}
@@ -51,7 +51,7 @@ def test_operations_agree_with_a_count_by_hand(config):
     assert prefill_flops(config, 2, 7) == prompts
 
 
-def test_an_update_is_three_passes_and_what_remat_repeats():
+def test_an_update_is_three_passes_and_those_that_remat_repeats():
     sizes = {"prompts": 2, "group_size": 3, "length": 7, "new_tokens": 4}
     config = dataclasses.replace(TINY, remat="full")
     forward = score_flops(config, **sizes).model
@@ -63,7 +63,7 @@ def test_an_update_is_three_passes_and_what_remat_repeats():
     assert 3 * forward < kept.executed < full.executed
 
 
-def test_the_presets_have_as_many_parameters_as_their_makers_say():
+def test_the_presets_have_as_many_parameters_as_published():
     assert num_parameters(PRESETS["qwen2.5-7b"]) == pytest.approx(7.61e9, rel=2e-3)
     assert num_parameters(PRESETS["llama-3.1-8b"]) == pytest.approx(8.03e9, rel=2e-3)
     assert num_parameters(PRESETS["smollm2-135m"]) == pytest.approx(134.5e6, rel=2e-3)

@@ -1,4 +1,4 @@
-"""What a program sends is counted from its text: sizes, groups, loops and branches by hand."""
+"""Traffic is counted from a program's text: sizes, groups, loops and branches by hand."""
 
 import pytest
 
@@ -94,26 +94,26 @@ _xla_megascale_transfer_type="ALL_REDUCE"}
 
 def test_a_collective_in_a_loop_is_counted_as_often_as_the_loop_runs():
     found = traffic(PROGRAM)
-    # Of four chips each sends three quarters of the 8 x 100 bfloat16 numbers, in 28 layers; of the
-    # all-gather that is started apart, three quarters of 8 float32 numbers; and of the one that is
-    # in two fusions of a chain, three quarters of 64, once.
+    # Each of four chips sends three quarters of 8 x 100 bfloat16 numbers, in 28 layers; of the
+    # all-gather that is started apart, three quarters of 8 float32 numbers; and of the one that
+    # spans two fusions of a chain, three quarters of 64, once.
     assert found.once["all-gather"] == (28 * 8 * 100 * 2 + 8 * 4 + 64 * 4) * 3 // 4
     # The condition counts to two; the group is the whole mesh of eight.
     assert found.once["collective-broadcast"] == 2 * 400 * 7 // 8
     # Each chip is left with 4 x 4 numbers and sends as many to each of three others. The `done` of
     # the pair sends nothing more.
     assert found.once["reduce-scatter"] == 28 * 4 * 4 * 4 * 3
-    # What is received, not what is received and sent, and not the two counters.
+    # Only the received array counts, not the sent one beside it, nor the two counters.
     assert found.once["collective-permute"] == 8 * 4
-    # What goes to the host for other slices, and not what the host is to keep.
+    # The array that goes to the host for other slices counts; the one that the host keeps doesn't.
     assert found.once["between slices"] == 6 * 4
     # One chip in a group sends nothing.
     assert found.once.get("all-reduce", 0) == 0
 
 
-def test_a_loop_of_unknown_length_is_given_for_one_round():
+def test_traffic_of_a_loop_of_unknown_length_is_given_for_one_round():
     found = traffic(PROGRAM)
-    # Twice half of 10 numbers; both branches.
+    # Twice half of 10 numbers; both branches are counted.
     assert found.each_round["all-reduce"] == 2 * 40 // 2
     assert found.each_round["all-to-all"] == 40 // 2
     assert found.each_round["all-gather"] == 3 * 8 * 100 * 2 * 3 // 4

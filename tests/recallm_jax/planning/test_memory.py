@@ -1,4 +1,4 @@
-"""Memory of described arrays, of compiled programs, and of those that the compiler refuses."""
+"""Memory of abstract arrays, of compiled programs, and of programs that the compiler refuses."""
 
 import types
 
@@ -37,7 +37,7 @@ TEXT = """
 """
 
 
-def test_a_chip_holds_its_part_of_what_is_split_and_all_of_what_is_not():
+def test_a_chip_holds_its_part_of_split_arrays_and_all_of_others():
     mesh = make_mesh(fsdp=4, tensor=2)
 
     def lies(shape, dtype, *spec):
@@ -49,7 +49,7 @@ def test_a_chip_holds_its_part_of_what_is_split_and_all_of_what_is_not():
     whole = lies((3,), jnp.bfloat16)
     assert bytes_per_chip(split) == 2 * 3 * 4
     assert bytes_per_chip({"a": (split, None), "b": whole}) == 24 + 6
-    # A key is two words, whatever NumPy thinks that its type is.
+    # A key is two words, whatever type NumPy takes it for.
     assert bytes_per_chip(lies((4, 5), jax.random.key(0).dtype)) == 20 * 8
 
 
@@ -66,18 +66,18 @@ def test_a_refusal_says_how_much_was_asked_for(message):
     found = parse_refusal(message)
     assert (found.used, found.limit) == (20.5 * GIB, 15.75 * GIB)
     memory = refused_memory(found, {"parameters": 2 * GIB}, {"optimiser": GIB})
-    # What the compiler wants, arguments included, and what it does not know of.
+    # The memory that the compiler asks for, arguments included, and the memory it doesn't know of.
     assert memory.temporaries == 18.5 * GIB
     assert memory.total == 21.5 * GIB
 
 
-def test_another_refusal_is_none_of_hbm():
+def test_a_refusal_for_another_reason_is_not_one_of_hbm():
     assert parse_refusal("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem.") is None
 
 
-def test_the_largest_temporaries_are_named_by_what_makes_them():
+def test_the_largest_temporaries_are_named_by_the_operators_that_make_them():
     found = largest_temporaries(ASSIGNMENT, TEXT, count=3)
-    # No argument, no other memory, and one of the two that take turns.
+    # Arguments and other memory are left out, and so is one of the two that take turns.
     assert [(one.size, one.shape.partition("{")[0], one.operator) for one in found] == [
         (4000, "f32[10,100]", "jit(f)/layer/dot"),
         (4000, "bf16[20,100]", "while.body.4"),

@@ -1,4 +1,4 @@
-"""What is described is what a job holds: the same shapes, types and places on a mesh."""
+"""Abstract arrays are those that a job holds: the same shapes, types and places on a mesh."""
 
 import jax
 import jaxtyping
@@ -34,8 +34,8 @@ def config_of(*changes, algorithm="grpo"):
 
 
 @pytest.fixture(autouse=True)
-def _described_arrays_are_no_arrays():
-    """Fields of dataclasses are typed as arrays; here they hold descriptions."""
+def _without_checks_of_array_types():
+    """Fields of dataclasses are typed as arrays, but hold abstract arrays here."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -53,7 +53,7 @@ def assert_the_same(described, real):
 
 @needs_eight
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-def test_a_described_state_lies_as_the_states_of_training(algorithm):
+def test_an_abstract_state_lies_like_the_states_of_training(algorithm):
     config = config_of("ppo.critic=own", algorithm=algorithm)
     context, described = set_up(config), abstract.abstract_context(config, jax.devices())
     assert_the_same(described.policy, context.policy)
@@ -67,7 +67,7 @@ def test_a_described_state_lies_as_the_states_of_training(algorithm):
 
 
 @needs_eight
-def test_a_described_batch_lies_as_those_of_a_job():
+def test_an_abstract_batch_lies_like_those_of_a_job():
     config = config_of()
     context, described = set_up(config), abstract.abstract_context(config, jax.devices())
     for count in (8, 3):
@@ -95,17 +95,17 @@ def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
         *("grpo.update", "evaluation.reshard", "evaluation.256", "evaluation.512"),
     ]
     rollout, update = found["grpo.rollout"], found["grpo.update"]
-    # A part of the prompts at a time; everything else of the step stays where it is.
+    # A part of the prompts at a time; all other arrays of the step stay in memory.
     prompts, _ = rollout.arguments[BATCH]
     assert prompts.tokens.shape[0] == 4
     assert rollout.runs == 2
     held = {name: bytes_per_chip(tree) for name, tree in rollout.resident.items()}
     assert held[OPTIMISER] == bytes_per_chip(update.arguments[OPTIMISER])
     assert held[PARAMETERS] == bytes_per_chip(update.arguments[PARAMETERS])
-    # The policy of the start, and the one that GRPO starts from.
+    # The starting policy, and the one that GRPO starts from.
     assert held[OTHERS] == 2 * held[PARAMETERS]
     assert ROLLOUT not in held
-    # No parameter is split over `data`, and none over `fsdp` while decoding.
+    # Parameters are not split over `data`, nor, while decoding, over `fsdp`.
     assert bytes_per_chip(rollout.arguments[ROLLOUT]) > held[PARAMETERS]
     # Two layers, keys and values of 4 prompts of 2 heads of 16 float32 numbers: a head a chip, and
     # a prompt on each of four.
@@ -135,7 +135,7 @@ def test_ppo_scores_the_old_policy_and_keeps_the_batch_between_updates():
 @needs_eight
 @pytest.mark.slow
 def test_every_program_is_traced():
-    """The functions that training calls take what is described; compiled they are on TPUs only."""
+    """The functions of training take the abstract arguments; only TPUs compile them."""
     config = config_of("ppo.minibatches=2", algorithm="ppo")
     context = abstract.abstract_context(config, jax.devices())
     for program in programs(config, context):

@@ -1,4 +1,4 @@
-"""The recorded plans have the configs' meshes and programs, and are what docs/plan.md says."""
+"""The recorded plans have the configs' meshes and programs, and docs/plan.md shows them."""
 
 import json
 import pathlib
@@ -42,7 +42,7 @@ def test_every_topology_of_a_config_has_a_plan_that_fits(name, topology):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_table_of_the_docs_is_of_the_records(name):
+def test_the_table_of_the_docs_shows_the_records(name):
     text = (DOCS / "plan.md").read_text(encoding="utf-8")
     section = text.partition(f"### `configs/{name}.py`")[2].partition("\n### ")[0]
     header, *rows = (line for line in section.splitlines() if line.count("|") == 5)

@@ -1,4 +1,4 @@
-"""Sizes of a model that is not at hand are its preset's; of one that is, what loading gives."""
+"""The sizes of a model without its weights are its preset's; otherwise those of loading."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def test_a_preset_has_the_rows_that_loading_makes_and_the_configs_options():
 
 @pytest.mark.parametrize("with_tokenizer", [True, False])
 def test_a_folder_needs_no_weights(tmp_path, with_tokenizer):
-    """config.json says more than the preset; the tokenizer how many rows there will be."""
+    """config.json overrides the preset; the tokenizer gives the number of rows."""
     folder = tmp_path / "model"
     folder.mkdir()
     shutil.copy(tiny_folder("qwen2_yarn") / "config.json", folder)
@@ -40,7 +40,7 @@ def test_a_folder_needs_no_weights(tmp_path, with_tokenizer):
     if with_tokenizer:
         tokenizer = set_up(load_config(["--config=configs/quickstart.py:tiny"])).tokenizer
         (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-        # Its entries, the four among them, are more than the tiny model's rows.
+        # Its entries, with the four added ones, are more than the tiny model's rows.
         rows = -(-tokenizer.size // 128) * 128
         assert rows > fields["vocab_size"]
     else:

@@ -1,4 +1,4 @@
-"""Charts on the page and as pictures: the same lines, intervals and places, and nothing cut off."""
+"""Charts on the page and as pictures: the same lines, intervals and places, all in the frame."""
 
 import re
 
@@ -17,7 +17,7 @@ def chart_of(*series, **fields):
 
 
 def drawn(chart):
-    """Return the axes of matplotlib's that a chart is drawn on."""
+    """Return the matplotlib axes that a chart is drawn on."""
     axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
     draw_chart(axes, chart)
     return axes
@@ -33,7 +33,7 @@ def test_a_chart_of_any_values_has_finite_places_inside_the_frame(values):
 
 @pytest.mark.parametrize("number", [1, 2, 8, 20])
 @pytest.mark.parametrize("points", [1, 3])
-def test_whiskers_of_any_number_of_lines_stand_side_by_side_inside_the_frame(number, points):
+def test_whiskers_of_any_number_of_lines_are_side_by_side_inside_the_frame(number, points):
     values = [(x, 0.5) for x in range(points)]
     series = [Series("a", values, 0, [(0.0, 1.0)] * points) for _ in range(number)]
     svg = draw_svg(chart_of(*series, bounds=(0, 1)))
@@ -45,7 +45,7 @@ def test_whiskers_of_any_number_of_lines_stand_side_by_side_inside_the_frame(num
 def test_page_and_picture_show_the_same_points_and_intervals():
     chart = chart_of(ABOVE, BELOW, bounds=(0, 1), x_ticks={0: "none", 1: "much"}, percent=True)
     svg, axes = draw_svg(chart), drawn(chart)
-    # Whiskers stand 0.02 of the extent of x apart, around the x that they belong to.
+    # Whiskers are 0.02 of the extent of x apart, around their x.
     shown = [collection.get_segments() for collection in axes.collections]
     assert [[tuple(map(tuple, ends)) for ends in segments] for segments in shown] == [
         [((-0.01, 0.25), (-0.01, 0.625)), ((0.99, 0.5), (0.99, 1.0))],
@@ -86,14 +86,14 @@ def test_a_level_runs_across_at_the_first_point():
     assert set(level.get_ydata()) == {0.25} and level.get_color() == COLOURS[3]
 
 
-def test_only_a_lower_bound_leaves_the_upper_to_the_values():
+def test_with_only_a_lower_bound_the_values_decide_the_upper():
     axes = drawn(chart_of(ABOVE, bounds=(0, None)))
     assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= 1
     svg = draw_svg(chart_of(Series("a", [(0, 3.0), (1, 4.0)], 0), bounds=(0, None)))
     assert ">0</text>" in svg and ">4</text>" in svg
 
 
-def test_a_smooth_line_is_the_moving_mean_before_its_values():
+def test_a_smooth_line_is_the_moving_mean_in_front_of_its_values():
     values = [(x, float(x % 2)) for x in range(20)]
     chart = chart_of(Series("a", values, 1), smooth=True)
     means = moving_mean(values, 2)

@@ -1,4 +1,4 @@
-"""Comparing runs: what is pooled over seeds, by hand."""
+"""Comparing runs: pooling over seeds, by hand."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def write_rewards(folder, rewards, stage="grpo"):
 
 def test_the_steps_of_all_runs_of_a_setting_are_pooled(tmp_path):
     one = write_rewards(tmp_path / "one", [0.1, 0.3, 0.0, 0.0, 0.5, 0.7])
-    # Another length: its thirds are its own.
+    # A run of another length has thirds of its own.
     two = write_rewards(tmp_path / "two", [0.2, 0.2, 0.2, 0.0, 0.0, 0.0, 0.9, 0.8, 0.7], "ppo")
     (header, line) = comparison.reward_table({"both": [one, two]})
     assert header[:3] == ["setting", "runs", "steps"]
@@ -76,7 +76,7 @@ def test_prompts_are_compared_with_themselves(tmp_path):
         row["exact_match"] = right[row["label"] == "grpo"]
     run = dataclasses.replace(run, rows=kept)
     assert comparison.paired([run, run], mode) == (4, 2)
-    # What one of both has not answered is left out.
+    # A prompt that only one of the two has answered is left out.
     first = next(iter(names))
     answered = [
         row for row in kept if row["label"] == "start" or (row["task"], row["example_id"]) != first
@@ -89,7 +89,7 @@ def test_prompts_are_compared_with_themselves(tmp_path):
     assert comparison.score_table({"one": [start]})[1][-3:] == ["", "", ""]
 
 
-def test_a_run_whose_last_evaluation_is_not_done_is_shown_as_far_as_it_is(tmp_path):
+def test_a_run_with_an_unfinished_last_evaluation_is_shown_up_to_there(tmp_path):
     write_run(tmp_path / "a", examples=4)
     for path in (tmp_path / "a" / "eval" / "grpo").glob("*.unconstrained-greedy.jsonl"):
         path.unlink()

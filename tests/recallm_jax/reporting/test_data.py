@@ -11,7 +11,7 @@ from recallm_jax.reporting.data import change, count, curve
 def test_the_change_of_a_curve_by_hand():
     moved = change([0.0, 2.0, 5.0, 5.0, 4.0, 6.0])
     assert (moved.first, moved.last, moved.steps) == (1.0, 5.0, 2)
-    # The standard deviation of (0, 2), as of (4, 6), is sqrt(2); over sqrt(2) values it gives 1.
+    # The standard deviations of (0, 2) and (4, 6) are sqrt(2): by sqrt(2 values) they give 1.
     assert moved.first_error == pytest.approx(1.0)
     # Spreads are equal, so that two pairs leave 2 degrees of freedom: t = 4.303. Two standard
     # errors are 2.83, which 4 exceeds; the interval is 4 ± 6.085.
@@ -23,12 +23,12 @@ def test_the_change_of_a_curve_by_hand():
 
 
 def test_a_reward_that_only_scatters_seldom_counts_as_changed():
-    # By two standard errors 18 % of six steps would.
+    # With a bound of two standard errors 18 % of runs of six steps would.
     curves = np.random.default_rng(0).normal(size=(1000, 6))
     assert np.mean([not change(values.tolist()).within_noise for values in curves]) < 0.06
 
 
-def test_values_that_are_no_number_are_left_out_of_curves():
+def test_values_that_are_nan_are_left_out_of_curves():
     rows = [{"step": 0, "x": 1.0}, {"step": 1, "x": math.nan}, {"step": 2}]
     assert curve(rows, "x") == [(0, 1.0)]
 

@@ -17,7 +17,7 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def test_a_span_that_is_no_copy_is_told(workdir):
+def test_a_span_that_is_not_a_copy_is_marked(workdir):
     rows = load_run(workdir).rows
     row = next(r for r in rows if r["spans"] and not r["spans"][0]["verbatim"])
     example = make_example("k", row)

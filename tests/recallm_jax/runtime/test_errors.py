@@ -27,7 +27,7 @@ def test_a_fault_of_the_file_system_is_one_line(number, code, said, capsys):
     assert error.startswith("error: ") and error.count("\n") == 1 and said in error
 
 
-def test_what_may_go_well_another_time_is_one_line_and_75(capsys):
+def test_an_error_that_may_pass_is_one_line_and_75(capsys):
     def job(argv):
         raise TryAgain("/d/f can't be read now")
 

@@ -44,7 +44,7 @@ def test_a_damaged_row_is_named_with_its_line(folder, line, message):
         assert str(caught.value).endswith("; delete that line, or the file")
 
 
-def test_a_line_cut_short_is_no_row(folder):
+def test_a_line_cut_short_is_not_a_row(folder):
     path = sorted(folder.glob("*.jsonl"))[0]
     rows = read_rows(path)
     with open(path, "a", encoding="utf-8") as file:
@@ -53,7 +53,7 @@ def test_a_line_cut_short_is_no_row(folder):
 
 
 def test_scoring_again_counts_the_prompts_that_were_counted(folder):
-    """An evaluation of fewer examples leaves the rows of more in their files."""
+    """An evaluation of fewer examples leaves the other rows in their files."""
     summaries = rescore(folder)
     assert {row["n"] for row in summaries} == {2}
     first, *others = summaries
@@ -68,7 +68,7 @@ def test_scoring_again_counts_the_prompts_that_were_counted(folder):
     assert rescore(folder) == summaries
 
 
-def test_a_summary_that_cannot_be_written_leaves_the_one_before(folder, monkeypatch):
+def test_a_summary_that_cannot_be_written_leaves_the_previous_one(folder, monkeypatch):
     rescore(folder)
     before = (folder / "summary.json").read_text()
     real = Path.write_text

@@ -92,7 +92,7 @@ def test_tensorboard_gets_the_scalars(tmp_path):
     assert b"grpo/reward" in events.read_bytes()
 
 
-def test_a_disk_that_tensorboard_finds_full_is_said_once(tmp_path, monkeypatch):
+def test_a_disk_that_tensorboard_finds_full_is_reported_once(tmp_path, monkeypatch):
     class Full:
         def write_scalars(self, step, scalars):
             raise RuntimeError("events.out; No space left on device\n\tCould not flush events file")
@@ -108,7 +108,7 @@ def test_a_disk_that_tensorboard_finds_full_is_said_once(tmp_path, monkeypatch):
     )
 
 
-def test_another_error_of_tensorboard_stays_what_it_is(tmp_path, monkeypatch):
+def test_another_error_of_tensorboard_is_raised_unchanged(tmp_path, monkeypatch):
     class Broken:
         def close(self):
             raise RuntimeError("a fault")

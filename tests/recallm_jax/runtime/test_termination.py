@@ -32,7 +32,7 @@ def final_policy(workdir):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_terminated_run_has_saved_its_step_and_goes_on_as_if_nothing_had_been(
+def test_a_terminated_run_has_saved_its_step_and_goes_on_as_if_uninterrupted(
     trained_run, tmp_path, monkeypatch, capsys
 ):
     real = MetricWriter.write
@@ -42,7 +42,7 @@ def test_a_terminated_run_has_saved_its_step_and_goes_on_as_if_nothing_had_been(
         if step == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    # Evaluations take most of the time, and no part.
+    # Evaluations take most of the time, and play no part here.
     for name in ("_evaluate", "_first_look"):
         monkeypatch.setattr(train, name, lambda *arguments: None)
     ended = tmp_path / "ended"
@@ -64,7 +64,7 @@ def test_outside_of_training_steps_sigterm_ends_the_job_at_once():
         pytest.fail("the signal came and went")
 
 
-def test_a_deferred_signal_ends_the_job_behind_the_block():
+def test_a_deferred_signal_ends_the_job_after_the_block():
     reached = []
     with pytest.raises(Terminated), on_sigterm() as termination:
         with termination.deferred():
@@ -82,5 +82,5 @@ def test_ctrl_c_is_one_line_and_code_130(capsys):
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
 
 
-def test_no_handler_of_exceptions_takes_the_signal_for_a_fault():
+def test_handlers_of_exceptions_do_not_take_the_signal_for_a_fault():
     assert not issubclass(Terminated, Exception)

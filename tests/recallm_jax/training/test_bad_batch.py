@@ -1,4 +1,4 @@
-"""A loss that is no number: the run stops, its checkpoints stay, and the batch can be looked at."""
+"""A loss of NaN: the run stops, its checkpoints stay, and the batch is kept for inspection."""
 
 import json
 import math
@@ -39,14 +39,14 @@ CONFIG = [
 
 @pytest.fixture(autouse=True)
 def _training_alone(monkeypatch):
-    """Neither evaluations nor TensorBoard: they take most of the time, and no part."""
+    """Leave out evaluations and TensorBoard: they take most of the time, and play no part here."""
     for name in ("_evaluate", "_first_look"):
         monkeypatch.setattr(train, name, lambda *arguments: None)
     monkeypatch.setattr(metrics, "summary_writer", lambda folder: None)
 
 
 def poison(monkeypatch, module, name: str, *, after: int) -> None:
-    """Let an update see parameters that are no numbers, behind some that it sees as they are."""
+    """Make the parameters of an update NaN, after `after` updates that see them unchanged."""
     update, calls = getattr(module, name), []
 
     def run(state, *arguments, **options):
@@ -110,7 +110,7 @@ def record(example_id: str, inputs: list[int]) -> Record:
     )
 
 
-def test_a_groups_batch_is_kept_with_log_probabilities_and_the_rewards_that_there_are(tmp_path):
+def test_the_batch_of_groups_is_kept_with_log_probabilities_and_known_rewards(tmp_path):
     prompts = Prompts(
         tokens=jnp.array([[1, 2, 0], [3, 0, 0]]),
         lengths=jnp.array([2, 1]),
@@ -164,7 +164,7 @@ def test_a_groups_batch_is_kept_with_log_probabilities_and_the_rewards_that_ther
         ("ppo", policy_gradient, "policy_update"),
     ],
 )
-def test_the_batch_is_kept_and_the_checkpoint_before_too(
+def test_the_batch_and_the_previous_checkpoint_are_kept(
     stage, module, update, tmp_path, monkeypatch, capsys
 ):
     config = [*CONFIG, f"--config.stages=('{stage}',)"]
@@ -174,7 +174,7 @@ def test_the_batch_is_kept_and_the_checkpoint_before_too(
     path = tmp_path / "bad_batch" / f"{stage}_1.json"
     assert error.startswith("error: ") and f" of {stage} at step 1 is nan; start again" in error
     assert error.endswith(f"its batch is in {path} and the .npz beside it")
-    # The step before is saved, and nothing of this one.
+    # The step before is saved, and this one is not.
     assert [folder.name for folder in (tmp_path / "checkpoints" / stage).iterdir()] == ["1"]
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [0]
@@ -206,7 +206,7 @@ def test_the_batch_is_kept_and_the_checkpoint_before_too(
 
 
 @pytest.mark.slow
-def test_weights_that_are_no_numbers_stop_the_first_step(tmp_path, monkeypatch, capsys):
+def test_weights_of_nan_stop_the_first_step(tmp_path, monkeypatch, capsys):
     real = policy_setup.random_transformer
 
     def spoilt(*arguments):

@@ -1,4 +1,4 @@
-"""What an update reads beside its rollout: advantages, penalties and returns by hand."""
+"""The inputs of an update beside its rollout: advantages, penalties and returns by hand."""
 
 import math
 
@@ -38,12 +38,12 @@ def test_a_penalty_in_the_reward_lowers_what_the_reference_finds_unlikely():
     scored = ScoredRollout(rollout, jnp.array([[0.6, 0.6]]), jnp.array([[True, True]]))
     batch, metrics = group_batch(options, scored, None, reference)
     # Two tokens half as likely: k1 is 2 log 2, and 0 for the other response, whose second position
-    # is none of its tokens. Each against the other, times the coefficient.
+    # is not one of its tokens. Each against the other, times the coefficient.
     penalty = 0.001 * 2 * math.log(2)
     np.testing.assert_allclose(batch.advantages[..., 0], [[-penalty, penalty]], rtol=1e-3)
     assert metrics["kl_penalty"] == pytest.approx(math.log(2))
     assert batch.reference_log_probs is None
-    # With a third that has no reward, and no tokens: nothing else changes.
+    # A third response, without a reward or tokens, changes nothing else.
     three = by_hand([2, 1, 0])
     reference = jnp.concatenate([reference, reference[:, :1]], axis=1)
     known = jnp.array([[True, True, False]])

@@ -1,4 +1,4 @@
-"""The GRPO family and PPO as stages: each runs, and goes on where it stopped."""
+"""The GRPO family and PPO as stages: each one runs, and goes on where it stopped."""
 
 import contextlib
 import dataclasses
@@ -26,13 +26,13 @@ from tests.oracles import even_tokens, policy_runs
 from tests.oracles.consoles import Listening
 from tests.oracles.policy_runs import arguments
 
-# TensorBoard's writer and Orbax warn about their own insides.
+# TensorBoard's writer and Orbax warn about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(autouse=True)
 def reward_of_even_tokens(monkeypatch):
-    """Reward what a random model can do; one prompt in three gives all its responses the same."""
+    """Reward what a random model can do; all responses to one prompt in three get the same."""
     reward_groups = rollouts.reward_groups
 
     def changed(rollout, texts, *others, **options):
@@ -63,7 +63,7 @@ def metrics_of(workdir):
 def test_an_interrupted_run_ends_as_one_that_was_not(algorithm, tmp_path):
     given = arguments(algorithm)
     assert train.main([*given, f"--workdir={tmp_path / 'whole'}"]) == 0
-    # As if killed in its last step, after the metrics were written and before the checkpoint was.
+    # As if killed in its last step, between writing the metrics and saving the checkpoint.
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     (last,) = (tmp_path / "parts" / "checkpoints").glob("*/3")
     assert last.with_name("2").exists()
@@ -87,7 +87,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(algorithm, tmp_path):
         # A group without a spread is not learned from while another can be drawn.
         assert max(row["draws"] for row in found) > 1
     if algorithm.startswith("ppo"):
-        # It starts at 0 and goes where the rewards are.
+        # The critic starts at 0 and moves towards the rewards.
         assert 0 < found[0]["value"] < found[2]["value"] < found[2]["return"]
 
 
@@ -96,7 +96,7 @@ def dapo():
     return policy_runs.dapo()
 
 
-def test_the_updates_of_a_batch_are_on_all_its_prompts_in_every_epoch(dapo):
+def test_in_every_epoch_the_updates_of_a_batch_cover_all_its_prompts(dapo):
     run = policy_stage(*dapo)
     for step in range(2):
         parts = list(policy_gradient.minibatches(run, step))
@@ -109,7 +109,7 @@ def test_the_updates_of_a_batch_are_on_all_its_prompts_in_every_epoch(dapo):
     assert len(orders) > 4
 
 
-def test_algorithms_are_what_their_papers_say():
+def test_algorithms_have_the_settings_of_their_papers():
     losses, advantages = {}, {}
     for name in ("grpo", "dr_grpo", "rloo", "dapo", "gspo", "ppo"):
         config = load_config([f"--config=configs/quickstart.py:algorithm={name}"])
@@ -121,7 +121,7 @@ def test_algorithms_are_what_their_papers_say():
     grpo = losses["grpo"]
     assert (grpo.ratio, grpo.aggregation, grpo.kl_coefficient) == ("token", "token", 0.001)
     assert (losses["dr_grpo"].aggregation, losses["dr_grpo"].kl_coefficient) == ("constant", 0)
-    # Its penalty stands in the reward.
+    # Its penalty is part of the reward.
     assert (losses["rloo"].aggregation, losses["rloo"].kl_coefficient) == ("constant", 0)
     assert (losses["dapo"].clip_low, losses["dapo"].clip_high) == (0.2, 0.28)
     assert (losses["gspo"].ratio, losses["gspo"].aggregation) == ("sequence", "sequence")
@@ -146,7 +146,7 @@ def spoilt(monkeypatch):
         yield patch
 
 
-def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_stage(dapo, spoilt):
+def test_steps_that_teach_nothing_are_reported_and_one_without_rewards_ends_the_stage(dapo, spoilt):
     config, context, stage = dapo
     console = Listening()
     context = dataclasses.replace(context, console=console)
@@ -170,23 +170,23 @@ def test_steps_that_teach_nothing_are_told_of_and_one_without_rewards_ends_the_s
         r"grpo 0: rewards differ in no group; they teach nothing: \S+/0, \S+/1, ", said[0]
     )
     assert re.match(r"grpo 1: no reward for \S+/4, response 0: it raised", said[1])
-    # The step can be made again, with its prompts.
+    # The step can be repeated, with its prompts.
     assert len(said) == 1 + 4 * 2 and saved == [(1, 4, False), (1, 4, True)]
 
 
 @pytest.mark.slow
-def test_a_batch_without_rewards_stops_the_run_with_what_it_has_learnt(spoilt, tmp_path, capsys):
+def test_a_batch_without_rewards_stops_the_run_after_saving_it(spoilt, tmp_path, capsys):
     given = [*arguments("grpo"), "--config.checkpoint.every_steps=20", f"--workdir={tmp_path}"]
     assert train.main(given) == 2
     spoilt.undo()
     said, error = capsys.readouterr()
-    # Of the first step, whose rewards are all equal.
+    # A line about the first step, whose rewards are all equal.
     assert re.search(r"grpo 0: rewards differ in no group; they teach nothing: \S+/\d+, ", said)
     assert re.search(r"grpo 1: no reward for \S+/\d+, response 0: it raised", said)
     error = error.strip().splitlines()[-1]
     assert error.startswith("error: grpo 1: no response has a reward; the first: ")
     assert "Step 1 is saved" in error
-    # The step is made again, with the prompts that had no reward.
+    # The step is repeated, with the prompts that had no reward.
     assert [row["step"] for row in metrics_of(tmp_path)] == [0]
     assert train.main(given) == 0
     assert [row["step"] for row in metrics_of(tmp_path)] == [0, 1, 2]

@@ -34,14 +34,14 @@ def check(*overrides: str) -> None:
         ("model.param_dtype=bfloat16", "would round updates away; train with 'float32'"),
     ],
 )
-def test_sizes_without_room_are_refused_before_the_folder_is_claimed(
+def test_sizes_that_do_not_fit_are_refused_before_the_folder_is_claimed(
     override, message, tmp_path, capsys
 ):
     workdir = tmp_path / "run"
     assert train.main([*CONFIG, f"--config.{override}", f"--workdir={workdir}"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    # Behind the devices that the mesh leaves idle, if it came to that.
+    # A line about idle devices of the mesh may come first.
     *others, error = captured.err.splitlines()
     assert re.search(f"^error: .*{message}", error)
     assert all(line.startswith("config.mesh uses 1 of 8 devices; ") for line in others)
@@ -57,11 +57,11 @@ def test_records_of_every_stage_and_validation_task_are_looked_at(monkeypatch):
     assert [record.example_id.partition("/")[2] for record in training] == list(map(str, range(12)))
 
 
-def test_demonstrations_are_asked_for_where_a_stage_learns_from_them():
+def test_demonstrations_are_required_if_a_stage_learns_from_them():
     check("--config.decoding.max_new_tokens=20", "--config.stages=('grpo',)")
 
 
-def test_a_step_must_not_hold_a_prompt_twice(tmp_path):
+def test_a_step_that_would_hold_a_prompt_twice_is_refused(tmp_path):
     config = load_config(CONFIG)
     records = list(islice(train_records(config, tiny_tokenizer(), 0), 3))
     for name in ("train", *(f"recallm_{name}_val_256" for name in ("retrieval", "math_retrieval"))):
@@ -72,7 +72,7 @@ def test_a_step_must_not_hold_a_prompt_twice(tmp_path):
         check(source, "--config.grpo.prompts_per_step=4", "--config.grpo.micro_batch=4")
 
 
-def test_long_runs_and_long_prompts_have_a_bounded_look(monkeypatch):
+def test_the_look_at_long_runs_and_long_prompts_is_bounded(monkeypatch):
     monkeypatch.setattr(preflight, "MOST_TOKENS", 256 * 5)
     counts = []
     monkeypatch.setattr(

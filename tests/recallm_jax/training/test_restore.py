@@ -1,4 +1,4 @@
-"""The policy of a run is that of its own weights, also where the shapes of others agree."""
+"""A run's policy is restored with its own weights only, even if the shapes of others agree."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_other_weights_than_the_runs_are_refused(workdir, tmp_path, capsys):
         assert capsys.readouterr().err.splitlines()[-1] == message
 
 
-def test_the_seed_belongs_to_the_starting_weights_alone(workdir):
+def test_the_seed_matters_to_the_starting_weights_only(workdir):
     config = load_config([*CONFIG, "--config.model.weights=smollm2"])
     hold_to_run(config, workdir, fields=WEIGHTS)
     with pytest.raises(UserError, match=r"was made with config\.seed = 1, not 0; give the run's"):

@@ -1,4 +1,4 @@
-"""The groups that a step learns from: which are kept, and what they hold."""
+"""The groups that a step learns from: which ones are kept, and with which arrays."""
 
 import dataclasses
 
@@ -61,7 +61,7 @@ def collect(dapo, spreads, *, most, drawn=0, known=None):
     [
         (3, [[0.1, 0.2, 0.3, 0.4]], [0.1, 0.2, 0.3, 0.4]),
         (3, [[0.1, 0, 0.2, 0], [0, 0.3, 0.4, 0.45]], [0.1, 0.2, 0.3, 0.4]),
-        # At last those without a spread fill up what is left.
+        # At last, groups without a spread fill up the batch.
         (2, [[0, 0, 0, 0], [0, 0.3, 0, 0]], [0.3, 0, 0, 0]),
         # With one draw all groups are kept in their order.
         (1, [[0, 0.3, 0, 0.1]], [0, 0.3, 0, 0.1]),
@@ -74,7 +74,7 @@ def test_draws_go_on_until_enough_groups_have_a_spread(dapo, most, spreads, kept
     assert (found.scored.totals[:, 1] - 0.5).astype(float).round(2).tolist() == kept
 
 
-def test_the_responses_that_are_kept_are_those_of_the_rewards(dapo, monkeypatch):
+def test_kept_responses_stay_with_their_rewards(dapo, monkeypatch):
     rollouts, reward_groups = [], collecting.reward_groups
 
     def seen(rollout, *others, **options):
@@ -82,7 +82,7 @@ def test_the_responses_that_are_kept_are_those_of_the_rewards(dapo, monkeypatch)
         return reward_groups(rollout, *others, **options)
 
     monkeypatch.setattr(collecting, "reward_groups", seen)
-    # Of the second draw the last group is one too many.
+    # The last group of the second draw is one too many.
     groups = collect(dapo, [[0.1, 0, 0.2, 0], [0, 0.3, 0.4, 0.45]], most=3).scored.rollout
     places = [(0, 0), (0, 2), (1, 1), (1, 2)]
     for row, (draw, place) in enumerate(places):
@@ -113,13 +113,13 @@ def test_a_response_without_a_reward_is_empty_for_the_update(dapo):
     lengths = np.asarray(found.scored.rollout.lengths)
     assert (lengths > 0).tolist() == known == found.scored.known.tolist()
     assert found.rewarded and found.problems == ["1, response 0", "3, response 1"]
-    # Alone in its group a reward has no spread: those of two come first, also of the second draw.
+    # A single reward in a group has no spread: groups of two come first, even of the second draw.
     found = collect(dapo, [[0.1] * 4, [0.2] * 4], most=2, known=known)
     assert found.scored.known.tolist() == [[True, True]] * 4
     assert found.scored.totals[:, 1].round(2).tolist() == pytest.approx([0.6, 0.6, 0.7, 0.7])
 
 
-def test_a_reward_that_another_process_knows_is_no_problem(dapo, monkeypatch):
+def test_a_response_that_another_process_has_a_reward_for_is_not_a_problem(dapo, monkeypatch):
     config, context, stage = dapo
 
     def gather_rows(_, batch, count):
@@ -135,7 +135,7 @@ def test_a_reward_that_another_process_knows_is_no_problem(dapo, monkeypatch):
 
 
 def test_a_rollout_in_parts_is_the_same_rollout(dapo):
-    """A row's keys are those of its example, whatever else is sampled beside it."""
+    """The keys of a row depend on its example, not on the rows sampled beside it."""
     config, context, stage = dapo
     data = batches(config, context, stage, 0)
     prompts, texts = prompts_and_texts(next(data), config.data.target_length)

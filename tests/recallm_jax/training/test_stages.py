@@ -1,4 +1,4 @@
-"""The stages of a run: whose records they use, what they are called, what a step reports."""
+"""The stages of a run: their records, their labels, and the metrics of their steps."""
 
 import math
 from itertools import islice
@@ -80,12 +80,12 @@ def test_a_resumed_stage_reads_what_it_would_have_read(config, context):
         (("grpo",), 0, 2, "grpo"),
     ],
 )
-def test_a_policy_is_called_by_the_stage_it_has_come_to(context, names, number, step, label):
+def test_a_policy_has_the_label_of_the_stage_it_has_reached(context, names, number, step, label):
     config = load_config([*CONFIG, f"--config.stages={names}"])
     assert policy_label(config, plan_stages(config, context)[number], step) == label
 
 
-def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(config, context, monkeypatch):
+def test_a_loss_of_nan_stops_the_run_before_it_is_saved(config, context, monkeypatch):
     def spoilt(state, responses, **options):
         return state, {"loss": jnp.float32(math.nan)}
 
@@ -123,7 +123,7 @@ def test_the_metrics_of_a_step_by_hand():
     ]
     # Shaped for length: the second response lost half of its reward.
     totals = np.array([[0.8, 0.2], [0.6, 0.6]], np.float32)
-    # Nothing but its completions is read.
+    # Only its completions are read.
     rollout = object.__new__(RolloutText)
     object.__setattr__(rollout, "completions", groups)
     known = np.array([[True, True], [True, False]])
@@ -131,7 +131,7 @@ def test_the_metrics_of_a_step_by_hand():
     report = DrawReport(totals, known, scored.problems, prompt_means(rollout, scored))
     assert rollout_metrics([report]) == pytest.approx(
         {
-            # Of those that have one.
+            # The mean over the responses that have one.
             "reward": 1.6 / 3,
             "groups_with_spread": 0.5,
             "draws": 1.0,

@@ -38,7 +38,7 @@ def test_rows_are_appended_near_the_mean_and_padded(name):
 
 
 def test_spare_rows_are_used_and_tokens_that_exist_keep_theirs():
-    # As Qwen: more rows than ids, and as Qwen3: <think> is there already.
+    # Like Qwen, with more rows than ids; and like Qwen3, with <think> already there.
     model = tiny_model("qwen2_plain")
     grown, text = add_tokens(
         model, tokenizer_json(30, "<think>", "</think>"), seed=0, rows_multiple=8

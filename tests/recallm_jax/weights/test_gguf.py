@@ -32,7 +32,7 @@ TOKENS += ["Ġ", "a", "b", "1", "2", "ab", "Ġa", *(chr(0x100 + n) for n in rang
 
 
 def permuted(matrix, num_heads):
-    """The reordering of llama.cpp's converter for Llama's q and k."""
+    """Reorder Llama's q and k as llama.cpp's converter does."""
     rows, columns = matrix.shape
     halves = matrix.reshape(num_heads, 2, rows // num_heads // 2, columns)
     return halves.swapaxes(1, 2).reshape(rows, columns)

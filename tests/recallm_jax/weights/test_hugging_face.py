@@ -91,13 +91,13 @@ def test_the_token_that_begins_a_prompt_may_be_missing(tmp_path, stated, read):
     assert hugging_face.load_tokenizer(tmp_path / "out").bos_token == read
 
 
-def test_a_jinja_file_comes_before_the_template_in_the_settings(tmp_path):
+def test_a_jinja_file_is_preferred_to_the_template_in_the_settings(tmp_path):
     hugging_face.save(tiny_model("llama_plain"), tmp_path / "out", TOKENIZER)
     (tmp_path / "out" / "chat_template.jinja").write_text("from the file")
     assert hugging_face.load_tokenizer(tmp_path / "out").chat_template == "from the file"
 
 
-def test_saving_neither_replaces_a_folder_nor_leaves_half_of_one(tmp_path, monkeypatch):
+def test_saving_neither_replaces_a_folder_nor_leaves_half_a_folder(tmp_path, monkeypatch):
     model = tiny_model("llama_plain")
     out = tmp_path / "out"
     out.mkdir()

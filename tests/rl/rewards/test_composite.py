@@ -42,7 +42,7 @@ RIGHT = completion(
     ("text", "value"),
     [
         ("thought</think>\nAnswer: x", 1.0),
-        # `Answer:` in the thought is none of the final ones.
+        # `Answer:` in the thought is not a final one.
         ("Answer: draft</think>Answer: x", 1.0),
         ("Answer: x", 0.0),
         ("a</think>b</think>Answer: x", 0.0),
@@ -65,7 +65,7 @@ def test_format_by_hand(text, value):
         ((1.0, 0.0, 0.0), 0.2),
         ((1.0, 1.0, 1.0), 1.0),
         # Additive 0.5, product sqrt(1.01 * 0.01) - 0.01 = 0.0904988: without the smoothing
-        # the total were 0.4, without the last "- 0.01" 0.4402.
+        # the total would be 0.4, without the last "- 0.01" 0.4402.
         ((1.0, 1.0, 0.0), 0.2 + 0.2 + 0.4 * 0.0904988),
         ((1.0, 0.0, 1.0), 0.2 + 0.2 + 0.4 * 0.0904988),
         # Additive 0.375, product sqrt(0.26 * 0.51) - 0.01 = 0.3541428.
@@ -141,7 +141,7 @@ def test_training_and_evaluation_differ_in_density_and_in_the_number_found():
         ("qampari", "</think>Answer: Paris [99]", 0.5),
         ("qampari", "Answer: Paris [1]", 0.5),
         ("qampari", "Paris [1]", 0.0),
-        # 10 of 40 ids, 99 none of them: half of the root of a quarter.
+        # 10 of 40 ids, and 99 is not one of them: half of the root of a quarter.
         ("msmarco_v2", "</think>Answer: " + " > ".join(map(str, [99, *range(1, 11)])), 0.75),
         ("msmarco_v2", "</think>Answer: " + " > ".join(map(str, range(1, 41))), 1.0),
         ("msmarco_v2", "Answer: " + " > ".join(["7"] * 40), math.sqrt(1 / 40) / 2),

@@ -1,4 +1,4 @@
-"""Any response to any prompt has a reward in [0, 1], soon."""
+"""Any response to any prompt gets a reward in [0, 1], and fast."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ RULES = [
     for of in (find, lambda name: paper_dataset(find(name)))
     for rule in SETTINGS.values()
 ]
-# No expression that math-verify would work on for long: those are tested by themselves.
+# Without expressions that keep math-verify busy for long: they are tested by themselves.
 WORDS = """</think> <think> Answer: [ ] [1] > ( ) 7 42 - . , aB3dE6gH9k label: A B. the or é Paris
 ID38 Street Mill Elm Road 1234567 \\boxed{ } $"""
 JOINED = (" ", "\n", ", ", " > ", "[2, 3]", "label: 7", "Elm Street", "Mill Road", "\0", "\ud800")
@@ -37,7 +37,7 @@ def truths(draw) -> dict:
     documents = draw(st.lists(SOME, max_size=4))
     labels = draw(st.lists(SOME, min_size=len(documents), max_size=len(documents)))
     several = st.lists(st.lists(SOME, min_size=1, max_size=3).map(tuple), max_size=4)
-    # Fields, not the truth: its checked types draw random numbers, which no strategy may.
+    # Fields, not the truth itself: its type checks draw random numbers, which strategies may not.
     return {
         "dataset": dataset,
         "answers": tuple(draw(st.lists(ANSWERS, min_size=1, max_size=3))),

@@ -20,7 +20,7 @@ def row(gold_mode="standard", hit_threshold=0.9, top_k=0):
 
 
 def brute_force_f1(a, b):
-    """The definition, tried out for every length."""
+    """The definition, tried for every length."""
     if a in b or b in a:
         shared = min(len(a), len(b))
     else:
@@ -36,7 +36,7 @@ def brute_force_f1(a, b):
     ("span", "document", "f1"),
     [
         ("abcdef", "abcdef", 1.0),
-        # Contained: 2 * 4 / 10. Overlap of suffix and prefix alone would give 0.
+        # Contained: 2 * 4 / 10. Only overlaps of suffix and prefix would give 0.
         ("cdef", "abcdefgh"[1:7], 8 / 10),
         ("abcdefgh", "cdef", 8 / 12),
         # The span's end is the document's beginning: "def".
@@ -92,7 +92,7 @@ def test_copy_f1_of_long_strings_is_linear():
     # Quadratic work would be 10^10 steps.
     size = 50_000
     assert copy_f1("a" * size + "c", "b" + "a" * size) == pytest.approx(size / (size + 1))
-    # Each of many places holds the first characters, and none the rest.
+    # Many places hold the first characters, but none holds the rest.
     start = time.process_time()
     assert copy_f1("ab" * 4 * size + "c", "ab" * 4 * size + "d") == 0.0
     assert time.process_time() - start < 1.5
@@ -151,7 +151,7 @@ LABELLED = ["send money\nlabel: 7", "wire it\nlabel: 7"]
         ([LABELLED[0] + "7"], 0.5),
         # The better span decides, with or without the label.
         (["send money\nlabel:", "label: 7"], 34 / 36 / 0.95 / 2),
-        # Of two equally good ones that with the label.
+        # Of two equally good ones, the one with the label.
         (["send mon", "label: 7"], 16 / 27 / 0.95),
     ],
 )
