@@ -4,9 +4,9 @@
 
 The TPU compiler itself (libtpu, `pip install -e '.[tpu-plan]' -c constraints.txt`) compiles the
 programs of `train` and `evaluate` for the named topology: `v5e:4x4`, `v5p:4x4x4`, `v6e:8x8` and so
-on. The weights need not be here. For each program the tables show the HBM of a chip that is in use
-while it runs, including all else that the run keeps there; its arithmetic; the bytes that chips
-send to each other; and the time to compile it. The exit code is 1 if something does not fit.
+on. The weights need not be here. For each program the tables show how much of a chip's HBM is in
+use while it runs, with all else that the run keeps there; its arithmetic; the bytes that chips send
+to each other; and the time to compile it. The exit code is 1 if something does not fit.
 
 If a config has sizes for several topologies (its variant `topology`), the job takes the sizes for
 this topology, unless `--config.mesh.…` sets them. `--slices=2` plans for two slices of the

@@ -1,4 +1,4 @@
-"""Whether an evaluation has all its rows already; needs no model."""
+"""A check, without a model, whether an evaluation already has all its rows."""
 
 import json
 

@@ -13,14 +13,14 @@ from recallm_jax.runtime.errors import UserError
 from storage.files import Path, write_whole
 
 SUMMARY = "summary.json"
-# How a folder's rows are held to the config and the policy that made them.
+# Arguments of the check that a folder's rows have the same config and policy.
 HELD: dict[str, Any] = {
     "may_change": MAY_CHANGE + TRAINING,
     "remedy": "give the same config and checkpoint, or another --label",
 }
 _TEXTS = ("example_id", "dataset", "task", "label", "mode", "prompt", "completion")
 _NUMBERS = ("target_length", "completion_tokens", "exact_match", "reward")
-# The fields that are read of a row, and of its spans.
+# The fields of a row, and of its spans, that are read.
 _FIELDS: jsonl.Fields = {
     **dict.fromkeys(_TEXTS, str),
     **dict.fromkeys(_NUMBERS, jsonl.NUMBER),
@@ -53,7 +53,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Iterable[Row], *, by: str = "") -> None:
-    """Write a file of rows anew; `by` says who does it, where several may at the same time."""
+    """Replace a file of rows; `by` names the writer, if several may write at the same time."""
     write_whole(path, lines(rows), by=by)
 
 
@@ -66,8 +66,8 @@ def keep_whole(path: Path, rows: Sequence[Row], samples: int) -> list[Row]:
     """Write back a file's rows without those of prompts that lack some; return the rest.
 
     Args:
-      rows: those of the file.
-      samples: rows of a prompt that has all of them.
+      rows: the rows of the file.
+      samples: the number of rows of a complete prompt.
     """
     whole = whole_prompts(rows, samples)
     if path.exists():
@@ -76,7 +76,7 @@ def keep_whole(path: Path, rows: Sequence[Row], samples: int) -> list[Row]:
 
 
 def whole_prompts(rows: Sequence[Row], samples: int) -> list[Row]:
-    """Return the rows of the prompts that have so many of them."""
+    """Return the rows of the prompts that have `samples` of them."""
     counts = collections.Counter(row["example_id"] for row in rows)
     return [row for row in rows if counts[row["example_id"]] == samples]
 
@@ -85,7 +85,7 @@ def rows_elsewhere(folder: Path, path: Path, *, samples: int, known: Sequence[Ro
     """Return the rows of other prompts in the files of an evaluation and its shards like `path`.
 
     Args:
-      samples: responses that a prompt must have there.
+      samples: the number of responses that a prompt must have there.
       known: rows of `path` itself.
     """
     seen, found = {row["example_id"] for row in known}, []
@@ -101,9 +101,9 @@ def rows_elsewhere(folder: Path, path: Path, *, samples: int, known: Sequence[Ro
 def write_in_order(
     path: Path, ids: Sequence[str], rows: Sequence[Row], *, by: str = ""
 ) -> list[Row]:
-    """Write the rows in the order of their example ids, whoever was done first; return these rows.
+    """Write the rows in the order of the example ids; return the rows of these ids.
 
-    Rows of prompts that were not asked for come last.
+    Rows of other prompts come last.
     """
     numbers = {example_id: number for number, example_id in enumerate(ids)}
     ordered = sorted(rows, key=lambda row: numbers.get(row["example_id"], len(numbers)))

@@ -54,17 +54,17 @@ def evaluate(
 ) -> list[Row]:
     """Evaluate every data set at every length in every mode of the config.
 
-    Rows that the folder already holds are kept, so that an interrupted evaluation goes on. Those of
-    a prompt are written as soon as all its responses are there; in the end they stand in the order
-    of the records. Where several processes share the mesh, all evaluate together, and the leading
+    Rows that the folder already holds are kept, so that an interrupted evaluation goes on. Rows of
+    a prompt are written as soon as all its responses are there; in the end they are in the order
+    of the records. If several processes share the mesh, all evaluate together, and the leading
     one writes.
 
     Args:
       shard: the part of the records that this process answers alone, into a folder of its own.
 
     Returns:
-      A summary row for each task and mode; also written to `summary.json`. Nothing for a shard,
-      nor where another process leads.
+      A summary row for each task and mode; also written to `summary.json`. For a shard, and in
+      processes that do not lead, the list is empty.
 
     Raises:
       UserError: the folder holds rows that another config or policy made, or a task is empty.
@@ -87,7 +87,7 @@ def evaluate(
                 title=f"{evaluated.label}: {task.name} {mode.name}",
                 records=records if shard is None else shard.of(records),
                 mode=mode,
-                # Rows of a benchmark's files may be longer than its tokenizer said.
+                # A benchmark's rows may be longer in our tokens than in those of its tokenizer.
                 length=max(task.length, *(len(record.inputs) for record in records)),
                 max_new_tokens=task.max_new_tokens,
                 batch_size=config.evaluation.batch_size,

@@ -1,4 +1,4 @@
-"""Joining the shards of an evaluation, once all their rows are there; needs no model."""
+"""Joining the shards of an evaluation, without a model, once all their rows are there."""
 
 from ml_collections import ConfigDict
 
@@ -24,7 +24,7 @@ def merge(folder: Path, config: ConfigDict, *, by: str = "") -> tuple[list[Row],
     processes may join at the same time: they write the same.
 
     Args:
-      by: a name of this process, where several may join.
+      by: a name for this process, if several may join.
 
     Returns:
       The summaries, and a line for each thing that is missing; one of the two is empty.

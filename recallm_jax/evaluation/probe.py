@@ -39,7 +39,7 @@ from tasks.suites.lost_in_thought import (
 )
 
 DATASET = "retrieval"
-# How a folder's rows are held to the config and the policy that made them.
+# Arguments of the check that a folder's rows have the same config and policy.
 _SIZES = ("probe.reasoning_tokens", "probe.num_examples", "probe.batch_size")
 HELD: dict[str, Any] = {
     "may_change": (
@@ -52,7 +52,7 @@ HELD: dict[str, Any] = {
     "remedy": "give the same config and checkpoint, or another --workdir",
 }
 SUMMARY = "summary.json"
-# The fields that are read of a row, and of a row of the summary.
+# The fields of a row, and of a row of the summary, that are read.
 _FIELDS: jsonl.Fields = {
     **dict.fromkeys(("example_id", "label", "variant"), str),
     "reasoning_tokens": int,
@@ -71,14 +71,14 @@ SUMMARY_FIELDS: jsonl.Fields = {
 def run_probe(config: ConfigDict, context: Context, policy: Policy, probed: Evaluated) -> list[Row]:
     """Probe a policy without a thought and after thoughts of every length of the config.
 
-    The examples are the first of the validation task of `retrieval`, generated here whatever
+    The examples are the first ones of the validation task of `retrieval`, generated here whatever
     `data.source` is. All variants of an example are one group, whose prompt and thought are
     prefilled once. Decoding is greedy, under the constraint. Rows that the folder already holds
-    are kept, so that an interrupted probe goes on. Where several processes share the mesh, all
+    are kept, so that an interrupted probe goes on. If several processes share the mesh, all
     probe together, and the leading one writes.
 
     Returns:
-      A summary row for each length and variant; also written to `summary.json`. Nothing where
+      A summary row for each length and variant; also written to `summary.json`. Empty if
       another process leads.
 
     Raises:
@@ -121,7 +121,7 @@ def run_probe(config: ConfigDict, context: Context, policy: Policy, probed: Eval
 def make_probes(
     records: Sequence[Record], tokenizer: Tokenizer, config: ConfigDict, reasoning_tokens: int
 ) -> list[Probe]:
-    """Return the probe of each record, with a thought of that length."""
+    """Return the probe of each record, with a thought of the given length."""
     return [
         probe(
             record,
@@ -203,7 +203,7 @@ def _probe_rows(
     reasoning_tokens: int,
     answered: Answered,
 ) -> list[Row]:
-    """Return a row for each variant of an example: what it was given, wrote, and is read as."""
+    """Return a row for each variant of an example: its prefix, its response, and the value read."""
     found = []
     rows = response_rows(answered, tokenizer)
     tokens = answered.read.tokens[answered.number]

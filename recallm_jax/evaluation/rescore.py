@@ -1,4 +1,4 @@
-"""Scoring saved responses again, from their texts; needs no model."""
+"""Scoring saved responses again, from their texts, without a model."""
 
 import json
 
@@ -16,8 +16,8 @@ def rescore(folder: Path) -> list[Row]:
     """Score the saved rows of an evaluation again, from their texts, and write them back.
 
     Returns:
-      The new summary, of the tasks, modes and prompts that the old one counts: there may be rows of
-      more, which an evaluation of other lengths or of more examples has left.
+      The new summary of the tasks, modes and prompts that the old one counts: there may be more
+      rows, which an evaluation of other lengths or of more examples has left.
 
     Raises:
       UserError: the folder holds no rows.
@@ -42,9 +42,9 @@ def rescore(folder: Path) -> list[Row]:
 
 
 def _counted_prompts(folder: Path) -> dict[str, int]:
-    """Return the number of prompts that the summary counts of each file, by its stem.
+    """Return the number of prompts of each file, by its stem, that the summary counts.
 
-    Without a summary that is {}.
+    Without a summary the result is {}.
     """
     try:
         rows = json.loads(read_text(folder / SUMMARY))

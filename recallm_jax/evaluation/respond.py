@@ -26,14 +26,14 @@ Prefixes = Mapping[str, Sequence[Sequence[int]]]
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """Records that a policy answers, and how it does.
+    """Records that a policy answers, and the sizes of their prompts and responses.
 
     Attributes:
       title: the name of this work on the console.
-      length: tokens that all prompts are padded to.
-      max_new_tokens: of a response, its prefix included.
-      batch_size: prompts that are decoded at the same time.
-      prefixes: beginnings that responses are given; None for none.
+      length: the number of tokens that all prompts are padded to.
+      max_new_tokens: the longest response, its prefix included.
+      batch_size: the number of prompts that are decoded at the same time.
+      prefixes: given beginnings of responses; None leaves them out.
     """
 
     title: str
@@ -50,11 +50,11 @@ def respond(
 ) -> Iterator[Answered]:
     """Yield each record with its responses as soon as they are decoded, in any order.
 
-    The responses to a prompt depend on nothing else; on the way that it is decoded in only through
-    float rounding. Where the policy lies on several processes, all of them yield all records.
+    Responses depend on their prompt alone; on the way of decoding they depend only through float
+    rounding. If the policy lies on several processes, all of them yield all records.
 
     Raises:
-      UserError: a prompt is longer than `asked.length`, or has nothing that may be copied.
+      UserError: a prompt is longer than `asked.length`, or has no token that may be copied.
     """
     parts = context.mesh.shape["data"] * context.mesh.shape["fsdp"]
     if parts == 1 and not processes.several(context.mesh) and asked.prefixes is None:
@@ -94,7 +94,7 @@ def _in_batches(
     mode, size, limits = asked.mode, asked.batch_size, _limits(context, asked)
     for start in range(0, len(asked.records), size):
         batch = list(asked.records[start : start + size])
-        # A last, smaller batch is filled up, so that nothing is compiled for its size.
+        # A smaller last batch is filled up, so that nothing is compiled for its size.
         filled = batch + [batch[0]] * (size - len(batch))
         prompts, texts = prompts_and_texts(filled, asked.length)
         keys, prefix = _keys(config, texts, mode), _prefix(asked, filled)
@@ -117,7 +117,7 @@ def _keys(config: ConfigDict, texts: Sequence[PromptText], mode: Mode) -> Key[Ar
 
 
 def _prefix(asked: Asked, records: Sequence[Record]) -> Int[np.ndarray, "B G P"] | None:
-    """Return the prefixes of records, padded with SAMPLED to the longest of all that are asked."""
+    """Return the prefixes of records, padded with SAMPLED to the longest of all asked records."""
     if asked.prefixes is None:
         return None
     width = max(len(prefix) for group in asked.prefixes.values() for prefix in group)

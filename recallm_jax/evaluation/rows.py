@@ -63,7 +63,7 @@ def response_rows(answered: Answered, tokenizer: Tokenizer) -> list[Row]:
 
 
 def row_scores(completion: Completion, dataset: str, truth: dict[str, Any]) -> Row:
-    """Return a suite's own scores, or the reward; nothing where no right answer is known."""
+    """Return a suite's own scores, or the reward; empty if no right answer is known."""
     if truth and (scores := suite_scores(dataset, completion.text, truth)):
         return scores
     known = ground_truth(dataset, truth)
@@ -78,7 +78,7 @@ def row_scores(completion: Completion, dataset: str, truth: dict[str, Any]) -> R
 
 
 def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row | None:
-    """Return the scores of a suite's response; None where the data set is not a task of a suite.
+    """Return the scores of a suite's response; None if the data set is not a task of a suite.
 
     The suite's main metric is the score, and the reward; its metrics are the components.
     """

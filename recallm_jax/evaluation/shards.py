@@ -46,7 +46,7 @@ def parse_shard(text: str) -> Shard:
     """Return the shard that `--shard=i/n` names.
 
     Raises:
-      UserError: it names none.
+      UserError: the text does not name a shard.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or int(match[1]) >= int(match[2]):

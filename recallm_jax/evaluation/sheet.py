@@ -1,4 +1,4 @@
-"""A file of rows: answering the records that have none in it yet."""
+"""A file of rows: answering the records that have no rows in it yet."""
 
 import collections
 import dataclasses
@@ -25,7 +25,7 @@ class Sheet:
     Attributes:
       asked: the records, and how they are answered.
       rows_of: makes the rows of a record from its responses.
-      work: what the progress bar says before the title.
+      work: the words before the title on the progress bar.
     """
 
     path: Path
@@ -40,10 +40,10 @@ def answer_missing(
     """Answer the records that have no rows yet; write their rows as soon as they are there.
 
     Args:
-      rows: those that are there, in the leading process.
+      rows: the rows that are there, in the leading process.
 
     Returns:
-      All rows; none where another process leads.
+      All rows; none if another process leads.
     """
     asked = sheet.asked
     missing = _missing(context, asked, rows)

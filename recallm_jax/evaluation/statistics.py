@@ -9,7 +9,7 @@ import statistics
 import warnings
 from collections.abc import Sequence
 
-# Steps and scores may be whole, and a type checker at run time holds ints apart from floats.
+# Steps and scores may be whole, and type checks at run time tell ints from floats.
 Number = int | float
 
 
@@ -33,7 +33,7 @@ class WelchInterval:
     """The 95 % interval of the difference of two means, from low to high.
 
     Attributes:
-      freedom: degrees of freedom of the Student's t that it is made with.
+      freedom: degrees of freedom of the Student's t distribution.
     """
 
     low: float
@@ -50,7 +50,7 @@ def welch_interval(before: Sequence[Number], after: Sequence[Number]) -> WelchIn
     from scipy.stats import ttest_ind
 
     if len({*before}) == len({*after}) == 1:
-        # Welch's degrees of freedom are 0 / 0 where nothing scatters.
+        # Welch's degrees of freedom are 0 / 0 if neither sample scatters.
         difference = float(after[0] - before[0])
         return WelchInterval(difference, difference, float(len(before) + len(after) - 2))
     with warnings.catch_warnings():

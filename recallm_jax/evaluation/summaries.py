@@ -18,7 +18,7 @@ def summarise(rows: Sequence[Row]) -> Row:
     """Summarise one task and mode: means, and the 95 % interval of the exact match.
 
     Each prompt counts as one trial. The interval therefore holds however strongly the samples of a
-    prompt correlate, and is wider than it need be where they are independent.
+    prompt correlate, and is wider than necessary if they are independent.
     """
     spans = [span for row in rows for span in row["spans"] if span["closed"]]
     exact_match = float(np.mean([row["exact_match"] for row in rows]))
@@ -44,7 +44,7 @@ def summarise(rows: Sequence[Row]) -> Row:
 def task_metrics(rows: Sequence[Row]) -> Row:
     """Return the metrics of the rows of one task, the main one named: a suite's own, or SeqIO's.
 
-    Nothing where no right answer is known.
+    The result is empty if no right answer is known.
     """
     dataset = rows[0]["dataset"]
     task = registry.find_task(dataset)

@@ -19,7 +19,7 @@ class EvaluationTask:
     """One task at one length.
 
     Attributes:
-      max_new_tokens: of a response.
+      max_new_tokens: the longest response.
       records: makes the examples.
     """
 
@@ -50,7 +50,7 @@ def evaluation_tasks(
 
     Args:
       suites_only: leave out the mixture's validation tasks.
-      most: examples of a suite's task, no more than this; None for evaluation.num_examples.
+      most: the most examples of a suite's task; None takes evaluation.num_examples.
     """
     found = []
     new_tokens = config.decoding.max_new_tokens

@@ -10,8 +10,8 @@ from recallm_jax.evaluation.statistics import Number
 
 # A point is (x, y), and an interval is (low, high).
 Point = tuple[Number, Number]
-# How far apart the whiskers of neighbouring lines stand: a share of the extent of x, or an amount
-# where x has one value.
+# The distance between whiskers of neighbouring lines: a share of the extent of x, or an amount
+# if x has one value.
 _APART, _APART_AT_ONE_X = 0.02, 0.17
 # Lines with more points are drawn without dots.
 _MOST_DOTS = 40
@@ -42,11 +42,11 @@ class Chart:
     """Lines over one x axis.
 
     Attributes:
-      bounds: the lowest and the highest y; where None, the values give it.
+      bounds: the lowest and the highest y; None takes it from the values.
       percent: y is a share, and is labelled in percent.
-      x_ticks: the labels of the values of x; where None, round numbers are chosen.
+      x_ticks: the labels of the values of x; None chooses round numbers.
       smooth: draw the moving mean of each line in front of its values.
-      band: draw intervals as a band, and not as whiskers.
+      band: draw intervals as a band, not as whiskers.
     """
 
     title: str
@@ -64,7 +64,7 @@ class Chart:
         return not self.band and any(line.intervals for line in self.series)
 
     def places(self) -> list[list[Point]]:
-        """Return the points of each line, moved so that whiskers stand side by side."""
+        """Return the points of each line, moved so that whiskers are side by side."""
         if not self.has_whiskers:
             return [list(line.points) for line in self.series]
         xs = [x for line in self.series for x, _ in line.points]
@@ -77,7 +77,7 @@ class Chart:
         ]
 
     def line(self, points: Sequence[Point]) -> list[Point]:
-        """Return the points that a line is drawn through: their moving mean where smooth."""
+        """Return the points that a line is drawn through: their moving mean if `smooth`."""
         return moving_mean(points, len(points) // 10 if self.smooth else 0)
 
     def has_dots(self, series: Series) -> bool:

@@ -1,6 +1,6 @@
 """Settings compared: tables of rewards and scores, and the curves of training.
 
-A setting is the runs of one name, such as those of several seeds, which are pooled.
+A setting is the runs with one name, such as those of several seeds; they are pooled.
 """
 
 import collections
@@ -46,7 +46,7 @@ def policy_curve(run: Run, metric: str) -> list[tuple[int, Number]]:
 
 
 def reward_table(settings: Settings) -> list[list[str]]:
-    """Return how the reward changed: a header, and a row for each setting."""
+    """Return the changes of the reward: a header, and a row for each setting."""
     lines = [["setting", "runs", "steps", "reward, first third", "last third", "difference"]]
     for name, runs in settings.items():
         curves = [[value for _, value in policy_curve(run, "reward")] for run in runs]

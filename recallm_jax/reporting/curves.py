@@ -19,7 +19,7 @@ from recallm_jax.reporting.data import (
 )
 from recallm_jax.reporting.probe import probe_chart
 
-# The stages shown under one heading, and what their charts say of them.
+# The stages shown under one heading, with their names on its charts.
 STAGES = {
     "Cold start": {"sft1": "phase 1 (new rows)", "sft2": "phase 2 (all parameters)"},
     **{title: {stage: ""} for stage, title in POLICY_STAGES.items()},

@@ -1,4 +1,4 @@
-"""The files of a run, read, counted and compared; reports and comparisons draw these numbers."""
+"""The files of a run, read, counted and compared, for reports and comparisons."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ TITLES = {
 }
 # The titles of the stages that learn from rewards.
 POLICY_STAGES = {"grpo": "GRPO", "ppo": "PPO"}
-# How many colours the page and the pictures have.
+# The number of colours of the page and the pictures.
 NUM_COLOURS = 8
 
 
@@ -119,10 +119,10 @@ class Score:
     """The counts and means of evaluation rows.
 
     Attributes:
-      n: prompts. They alone count as independent, even where each has several responses.
+      n: prompts. Only they count as independent, even if each has several responses.
       exact_match, low, high: the share of right answers and its 95 % Wilson interval.
       reward, finished, tokens: means.
-      spans, verbatim: closed recall spans, and how many of them stand in the prompt.
+      spans, verbatim: closed recall spans, and how many of them are copies from the prompt.
     """
 
     n: int
@@ -203,7 +203,7 @@ class Change:
 
     Attributes:
       first, last: means; first_error, last_error: their standard errors.
-      steps: in each third.
+      steps: the number of steps in each third.
       interval: the 95 % interval of the difference, by Student's t: few steps make it wide.
     """
 
@@ -228,10 +228,10 @@ class Change:
 def change(*curves: Sequence[Number]) -> Change | None:
     """Compare the last third of a curve, or of several, with the first.
 
-    Steps count as independent, which consecutive ones nearly are: each draws its own prompts.
+    Steps count as independent, and consecutive ones nearly are: each draws its own prompts.
 
     Returns:
-      The comparison; None where a curve has fewer than 6 steps.
+      The comparison; None if a curve has fewer than 6 steps.
     """
     if any(len(values) < 6 for values in curves):
         return None

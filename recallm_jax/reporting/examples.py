@@ -12,7 +12,7 @@ from recallm_jax.reporting.data import Run, main_labels, select
 
 # Characters and lines shown on each side of a source, at most.
 AROUND, LINES_AROUND = 160, 2
-# How many places of a span are shown, at most.
+# The most places of a span that are shown.
 MOST_PLACES = 2
 _CONTROL = re.compile(r"<\|[^<>|]*\|>|</?think>")
 
@@ -23,7 +23,7 @@ class Mark:
 
     Attributes:
       number: the number of its span.
-      link: the target of a click; "" for none.
+      link: the target of a click; "" without one.
     """
 
     start: int
@@ -39,7 +39,7 @@ class Source:
     """One recall span and its places in the prompt.
 
     Attributes:
-      count: how many places of the prompt hold its text.
+      count: the number of places in the prompt that hold its text.
       excerpts: (character range, excerpt) of the first places.
     """
 
@@ -136,7 +136,7 @@ def make_example(key: str, row: Row) -> Example:
 def _places(prompt: str, span: dict) -> list[tuple[int, int]]:
     """Return the character ranges of a span's sources.
 
-    An unconstrained model may quote the text in other tokens; its text is searched for then.
+    An unconstrained model may quote the text in other tokens; then its text is searched for.
     """
     if span["occurrences"]:
         return [tuple(place["chars"]) for place in span["occurrences"]]

@@ -59,7 +59,7 @@ def write_charts(charts: Sequence[Chart], path: str | Path, *, caption: str = ""
 
 
 def draw_chart(axes: Axes, chart: Chart) -> None:
-    """Draw a chart on axes of matplotlib's."""
+    """Draw a chart on matplotlib axes."""
     for series, points in zip(chart.series, chart.places(), strict=True):
         colour = COLOURS[series.colour]
         xs, ys = zip(*points, strict=True)

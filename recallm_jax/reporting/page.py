@@ -60,7 +60,7 @@ def render(run: Run) -> str:
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    """Return the name and value of what was run, and on what machine."""
+    """Return names and values that describe the run and its machine."""
     facts = _config_facts(run) if run.config else []
     facts += [(name, str(value)) for name, value in run.machine.items()]
     times = [row["time"] for rows in run.metrics.values() for row in rows]

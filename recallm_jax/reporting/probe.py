@@ -16,14 +16,14 @@ _LOOKS = {
     CUED: ("key copied, no span", 3),
     UNAIDED: ("in a recall span, unaided", 4),
 }
-# Controls: they separate what the span does from what its beginning does.
+# Controls: they separate the effect of the span from that of its beginning.
 _CONTROLS = (CUED, UNAIDED)
 
 
 def probe_chart(summaries: Sequence[Row], title: str) -> Chart:
     """Return the curve of each variant that occurs.
 
-    Lengths stand evenly on x, as they mostly double.
+    Lengths are evenly spaced on x, as they mostly double.
     """
     lengths = sorted({row["reasoning_tokens"] for row in summaries})
     series = []
@@ -40,7 +40,7 @@ def probe_chart(summaries: Sequence[Row], title: str) -> Chart:
                     colour,
                     [(row["low"], row["high"]) for row in rows],
                     thin=variant in _CONTROLS,
-                    # It is asked at one length; the others are compared with it at all.
+                    # Asked at one length only; the others are compared with it at every length.
                     level=variant == DIRECT,
                 )
             )

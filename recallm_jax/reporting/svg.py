@@ -119,7 +119,7 @@ def _joined(places: Sequence[Point]) -> str:
 
 
 def _ticks(low: Number, high: Number, *, whole: bool = False) -> list[Number]:
-    """Return three to six round numbers that span low to high; with `whole`, that lie between."""
+    """Return three to six round numbers that span low to high or, with `whole`, lie between."""
     if high <= low:
         low, high = low - 0.5 * (abs(low) or 1), low + 0.5 * (abs(low) or 1)
     raw = (high - low) / 4

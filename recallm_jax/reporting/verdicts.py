@@ -1,4 +1,4 @@
-"""What the page says first: how far a run came, and whether its numbers can show that."""
+"""The headline of the page: how far a run came, and whether its numbers can show that."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ class Verdict:
     """One tile of the headline.
 
     Attributes:
-      style: "good", "bad", or "" where the numbers do not decide.
+      style: "good", "bad", or "" if the numbers do not decide.
     """
 
     title: str
@@ -47,7 +47,7 @@ def verdicts(run: Run) -> list[Verdict]:
 
 
 def _match_verdict(run: Run, mode: str) -> list[Verdict]:
-    """Compare the first and the last main policy in one mode; nothing where there is only one."""
+    """Compare the first and the last main policy in one mode; empty if there is only one."""
     labels = main_labels(run)
     first, last = (
         count(select(run.rows, label=label, mode=mode)) for label in (labels[0], labels[-1])

@@ -17,7 +17,7 @@ REWARDS = jnp.array([[0.0, 0.5, 1.0, 0.5], [0.3, 0.3, 0.3, 0.3]])
 
 
 def test_group_relative_by_hand():
-    # Mean 0.5, squares 0.25 + 0.25: the spread over G - 1 = 3 is 0.408. Over G it would be 0.354, and
+    # Mean 0.5, squares 0.25 + 0.25: the spread over G - 1 = 3 is 0.408; over G, 0.354 would make
     # the first advantage -1.414.
     expected = [[-1.2247449, 0.0, 1.2247449, 0.0], [0.0, 0.0, 0.0, 0.0]]
     np.testing.assert_allclose(group_relative(REWARDS, epsilon=0.0), expected, atol=1e-6)
