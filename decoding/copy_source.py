@@ -254,7 +254,7 @@ class PromptAndResponseSource:
     def may_open(self, places: PromptAndResponsePlaces) -> Bool[Array, "B R"]:
         """Return whether the prompt or the window has a place that a span may open on."""
         of_prompt = self.prompt.may_open(places.locus)
-        # Where every prompt has such a place, the windows need not be read.
+        # If every prompt has such a place, the windows need not be read.
         return lax.cond(
             of_prompt.all(),
             lambda: of_prompt,

@@ -143,7 +143,7 @@ def next_tokens(
     size = index.text.shape[1]
     rows = rows & (locus.low < locus.high)
     at_root = rows & (locus.depth == 0)
-    # Slot 0 is the root's. Unused slots name a place that is no locus's first branch.
+    # Slot 0 is the root's. Unused slots name a place that is not the first branch of any locus.
     match = index.wide_branch[:, None, :] == locus.first[..., None]
     match &= (locus.first < locus.last)[..., None]
     stored = at_root | (rows & match.any(axis=-1))

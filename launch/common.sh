@@ -17,7 +17,7 @@ readonly ACTIVE="starting|running|pausing"
 # gcloud tries ten times to reach a worker. By itself ssh waits minutes each time, and for ever if the
 # worker dies while it is connected.
 readonly SSH_OPTIONS=(-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=4)
-# Where the clone lies on each worker, relative to the home folder that ssh and scp begin in.
+# The folder of the clone on each worker, relative to the home folder that ssh and scp begin in.
 readonly REMOTE=recallm-jax
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly LAUNCH

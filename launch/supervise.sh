@@ -145,7 +145,7 @@ create_and_run() {
     set_up_and_run
     return
   fi
-  # Create has said why it failed. Where this look fails too, something may be left.
+  # Create has said why it failed. If this look fails too, something may be left.
   left=$(condition 2>/dev/null) || true
   [[ $left != absent ]] || LEFT=0
   passes "$code" || exit "$code"

@@ -22,7 +22,7 @@ class Field:
     """The type of a field, and the values that it may have.
 
     Attributes:
-      kind: type of the value, or of the items where `many`. An int may stand for a float.
+      kind: type of the value, or of the items if `many`. An int may stand for a float.
       about: a sentence for the user.
       many: a tuple of one or more values.
       empty: whether `many` may have none.
@@ -319,7 +319,7 @@ def find_field(name: str) -> Field:
     A data set that a script has registered has a share too, which a config may leave out.
 
     Raises:
-      UserError: there is none; names the nearest.
+      UserError: the field does not exist; the message names the nearest one.
     """
     dataset = name.removeprefix(SHARE)
     if name in FIELDS:
@@ -379,7 +379,7 @@ def _check_value(name: str, field: Field, value: Any) -> None:
     elif not (
         field.low <= value <= field.high
         and field.above < value < field.below
-        # An int may be past every float.
+        # An int may be too large for a float.
         and abs(value) <= sys.float_info.max
     ):
         raise UserError(f"config.{name} = {value!r} is out of bounds; give {bounds(field)}")

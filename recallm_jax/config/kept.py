@@ -1,4 +1,4 @@
-"""The config that a folder of results was made with: kept beside them, and held to.
+"""The config of a folder of results: kept beside them, and compared with later configs.
 
 A run is a function of its config; results of two configs are never mixed in one folder.
 """
@@ -40,7 +40,7 @@ MAY_CHANGE = (
     "probe.",
 )
 STAGES = ("stages", "sft1.", "sft2.", "grpo.", "ppo.", "optimizer.")
-# Fields that an evaluation of given weights does not depend on either.
+# Fields that an evaluation of given weights does not depend on, either.
 TRAINING = (*STAGES, "data.mixture.", "data.temperature", "data.target_length")
 # Fields that prepared records depend on, as they do on the seed and the tokenizer.
 RECORDS = (
@@ -69,11 +69,11 @@ def keep_config(
     """Write `config.json` into a folder of results, unless these were made with another config.
 
     Args:
-      may_change: beginnings of the names of fields that may differ from what stands there.
-      remedy: what the user can do where another field differs.
-      policy: which policy of a run made the results, such as "grpo step 20"; kept and compared
+      may_change: beginnings of the names of fields that may differ from the kept ones.
+      remedy: what the user can do if another field differs.
+      policy: the policy of a run that made the results, such as "grpo step 20"; kept and compared
         like a field.
-      by: who writes it, where several may at the same time (`storage.files.written_whole`).
+      by: the writer, if several may write at the same time (`storage.files.written_whole`).
 
     Raises:
       UserError: the folder holds results of another config; names the field and both values.
@@ -114,7 +114,7 @@ def hold_to_config(config: ConfigDict, folder: Path, *, fields: Sequence[str], r
 
     Args:
       fields: beginnings of the names of the fields that must agree.
-      remedy: what the user can do where one does not.
+      remedy: what the user can do if one does not.
 
     Raises:
       UserError: names the field and both values.

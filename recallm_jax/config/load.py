@@ -2,7 +2,7 @@
 
     --config=configs/quickstart.py:tiny --config.optimizer.learning_rate=1e-5
 
-A config that passed has every field of `config/fields.py`, no other, each of its type and
+A config that passed has exactly the fields of `config/fields.py`, each of its type and
 within bounds, and sizes that fit together; so readers write `config.grpo.steps` and nothing else.
 """
 
@@ -25,7 +25,7 @@ _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
 
 class JobParser(argparse.ArgumentParser):
-    """argparse whose errors are `UserError`s, and which knows no abbreviations."""
+    """An argparse parser whose errors are `UserError`s, and which knows no abbreviations."""
 
     def __init__(self, prog: str, description: str | None):
         super().__init__(
@@ -36,7 +36,7 @@ class JobParser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print below its usage."""
+        """Raise the message that argparse would print below its usage."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
@@ -44,7 +44,7 @@ def parse_config(parser: JobParser, argv: Sequence[str]) -> tuple[argparse.Names
     """Parse a job's own arguments with its parser, and the config with its overrides.
 
     Raises:
-      UserError: an argument that neither knows, or a config that does not pass.
+      UserError: neither of them knows an argument, or the config does not pass.
     """
     parser.epilog = (
         "--config=FILE.py[:variant] is required; --config.FIELD=value overrides a field:\n\n"
@@ -58,7 +58,7 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
     """Return the config that `--config=FILE[:variant]` and its overrides give, checked and locked.
 
     Raises:
-      UserError: a missing or broken file, an unknown field, a wrong type, sizes that can't work.
+      UserError: a file is missing or broken, a field unknown, a type wrong, or sizes can't work.
     """
     path, overrides = _split(argv)
     if not Path(path.split(":", 1)[0]).is_file():
@@ -91,7 +91,7 @@ def _named(override: str) -> str:
 
 
 def _set(config: ConfigDict, name: str, value: str) -> None:
-    """Set a field as its override would."""
+    """Set a field like its override."""
     *sections, field = name.split(".")
     for section in sections:
         config = config[section]
@@ -141,7 +141,7 @@ def _execute(argument: str) -> ConfigDict:
         values(["", argument])
         config = values.config
     except Exception as error:
-        # The file is the user's code: it may raise anything. Its own error stands at the end of
+        # The file is the user's code: it may raise anything. Its own error is at the end of
         # the traceback that the message quotes.
         raise UserError(f"{argument}: {_last_line(error)}") from None
     if not isinstance(config, ConfigDict):

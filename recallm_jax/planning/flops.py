@@ -42,7 +42,7 @@ def unembed_flops(config: ModelConfig) -> float:
 
 
 def attention_flops(config: ModelConfig, pairs: float) -> float:
-    """Return the operations of all layers' attention over so many pairs of query and key."""
+    """Return the operations of all layers' attention over `pairs` of query and key."""
     return 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
 
 

@@ -37,7 +37,7 @@ class Console:
         """Yield the items under a progress bar that shows the time left.
 
         Args:
-          total: number of items, those already done included; None where `items` has a length.
+          total: number of items, those already done included; None if `items` has a length.
           done: items that an earlier run did.
         """
         if self.silent:

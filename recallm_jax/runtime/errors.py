@@ -15,9 +15,9 @@ from storage import faults
 from storage.errors import InputError
 
 EXIT_BAD_INPUT = 2
-# As sysexits.h has it: nothing is wrong with the input, and another attempt may succeed.
+# From sysexits.h: nothing is wrong with the input, and another attempt may succeed.
 EXIT_TRY_AGAIN = 75
-# As the shell has them: 128 and the number of the signal.
+# The shell's codes: 128 plus the number of the signal.
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 _FULL = {
@@ -59,11 +59,11 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
 
     An error that the user can mend is printed as one line, `error: …`, and gives code 2. One that
     may pass by itself, such as processes that did not meet or a network that is down, is one line
-    and code 75. Ctrl-C, and SIGTERM where the job handles it, end with one line and codes 130 and
+    and code 75. Ctrl-C, and SIGTERM if the job handles it, end with one line and codes 130 and
     143. Any other error is a fault of the program and keeps its traceback.
 
     Args:
-      argv: arguments without the program's name; None takes the command line's.
+      argv: arguments without the program's name; None takes those of the command line.
     """
     arguments = sys.argv[1:] if argv is None else argv
     code = EXIT_BAD_INPUT
@@ -113,7 +113,7 @@ def _of_storage(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
 
 
 def _leave_after_fault(error: Exception) -> None:
-    """Show a fault and end all processes, where others wait for this one."""
+    """Show a fault and end all processes, if others wait for this one."""
     if peers.are_joined():
         traceback.print_exception(error)
         peers.leave(1, f"{type(error).__name__}: {str(error).strip().split(chr(10), 1)[0]}")

@@ -1,4 +1,4 @@
-"""The rows of JSON that a run writes, read back with care."""
+"""The rows of JSON that a run writes, read back and checked."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,14 +16,14 @@ def read_rows(path: Path, fields: Fields) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSONL file, without a last line that was cut short; none if no file.
 
     Args:
-      fields: those that a row must have; others are ignored.
+      fields: the fields that a row must have; others are ignored.
 
     Raises:
       UserError: another line is not such a row; names the line.
     """
     if not path.exists():
         return
-    # After the last newline stands nothing, or part of a row that an interruption cut. Read as
+    # After the last newline there is nothing, or part of a row that an interruption cut. Read as
     # bytes, so that a line that is not UTF-8 is an error of that line.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def write_machine(workdir: str | Path) -> None:
     """Write `machine.json`: processor, devices, versions, commit, and the date of the run's start.
 
-    A file that is there stays, so that a restart does not change the date.
+    An existing file stays as it is, so that a restart does not change the date.
     """
     path = as_path(workdir) / FILE
     if path.exists():
@@ -41,14 +41,14 @@ def describe_machine() -> dict[str, str]:
 
 
 def commit_of(root: pathlib.Path) -> str:
-    """Return the commit of a clone, with "-dirty" where its files differ; "unknown" if none is.
+    """Return the commit of a clone, with "-dirty" if its files differ, or "unknown".
 
     In an archive, such as `launch/` sends, git has written it into the file COMMIT.
     """
     archived = root / "COMMIT"
     if archived.exists() and not (text := archived.read_text().strip()).startswith("$"):
         return text
-    # A repository in a folder above is not this code's.
+    # A repository in a folder above is not that of this code.
     alone = {**os.environ, "GIT_CEILING_DIRECTORIES": str(root.parent)}
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
@@ -61,7 +61,7 @@ def commit_of(root: pathlib.Path) -> str:
 
 
 def _processor() -> str:
-    """Return the processor's name where the system tells it (Linux), else its architecture."""
+    """Return the processor's name if the system tells it (Linux), else its architecture."""
     about = pathlib.Path("/proc/cpuinfo")
     if about.exists():
         for line in about.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""Metrics: in `metrics.jsonl`, in TensorBoard where clu is installed, and on the console.
+"""Metrics: in `metrics.jsonl`, in TensorBoard if clu is installed, and on the console.
 
 A line of `metrics.jsonl` is {"stage": "grpo", "step": 3, "time": seconds, "reward": 0.5, …}; steps
 count from 0 in each stage.
@@ -23,7 +23,7 @@ FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
 class MetricWriter:
     """Writes metrics to every place at once; use it in `with`, or call `close`.
 
-    Only the process that leads has one.
+    Only the process that leads has a writer.
     """
 
     def __init__(self, workdir: str | Path):

@@ -1,14 +1,14 @@
-"""Starting with the other processes of a job, and ending with them: nobody waits for the dead.
+"""Starting and ending a job's processes together: none waits for one that has ended.
 
-`--distributed` joins the processes of one job, of which every host runs one or more, all with the
-same command. On TPU pods, and where Slurm or Open MPI starts them, JAX finds out by itself who they
-are. Elsewhere each is told by its environment:
+`--distributed` joins the processes of one job. Every host runs one or more of them, all with the
+same command. On TPU pods, and under Slurm or Open MPI, JAX finds the others by itself. Elsewhere
+the environment of each process says who they are:
 
     JAX_COORDINATOR_ADDRESS=host0:8476 JAX_NUM_PROCESSES=2 JAX_PROCESS_ID=0
 
 Process 0 is the coordinator, and listens at that address. A process that fails tells the others,
-which say so and end with its exit code. One that is killed can't: on CPU, and where it was process
-0, the broken connection ends the others; else JAX does, after `HEARTBEAT_SECONDS`.
+which report it and end with its exit code. One that is killed can't: on CPU, and if it was process
+0, the broken connection ends the others; otherwise JAX does, after `HEARTBEAT_SECONDS`.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ from recallm_jax.runtime import private_api
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 HEARTBEAT_SECONDS = 100
-# How long those that are told of a failure have to say so.
+# The time that processes have to report the failure of another.
 FAREWELL_SECONDS = 10
 # A process may have done its part of an evaluation days before another.
 _PATIENCE_SECONDS = 20 * 24 * 3600
 _FAILURE, _FAREWELL, _DONE = "recallm/failure", "recallm/farewell", "recallm/done"
-# Held by whoever ends this process.
+# Held by the thread that ends this process.
 _leaving = threading.Lock()
 
 
 class NotJoined(Exception):
-    """The other processes can't be found; one line that says why."""
+    """The other processes can't be found; the message is one line."""
 
 
 class NotReached(NotJoined):
-    """They did not come in time; the same command may meet them."""
+    """The other processes did not come in time; the same command may meet them."""
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def joined(wanted: bool) -> Iterator[None]:
     finally:
         stop.set()
         watch.join()
-    # Behind the last barrier, so that nobody waits here either.
+    # After the last barrier, so that no process waits here either.
     import jax
 
     jax.distributed.shutdown()
@@ -78,7 +78,7 @@ def are_joined() -> bool:
 
 
 def leave(code: int, message: str) -> None:
-    """Tell the other processes of a failure, and end this one; return at once where it is alone."""
+    """Tell the other processes of a failure, and end this one; return at once if it is alone."""
     client: Any = _client()
     if client is None:
         return
@@ -99,10 +99,10 @@ def _join() -> None:
     flags.update("jax_cpu_collectives_implementation", "gloo")
     if flags.jax_platforms == "cpu":
         # XLA may run collectives that do not depend on each other in any order, but gloo must come
-        # to the same one in every process. Read when JAX first looks for devices.
+        # to the same order in every process. The flag is read when JAX first looks for devices.
         xla_flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{xla_flags} {IN_ORDER}".strip()
-    # SIGTERM is `termination`'s, not JAX's.
+    # `termination` handles SIGTERM, not JAX.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**options, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
@@ -121,7 +121,7 @@ def _join() -> None:
 
 
 def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of `jax.distributed.initialize`; none where JAX is to find out."""
+    """Return the arguments of `jax.distributed.initialize`; empty if JAX finds them itself."""
     given = [name for name in (COUNT, NUMBER) if name in variables]
     if not given:
         return {}
@@ -148,7 +148,7 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _client() -> Any | None:
-    """Return the connection to the coordinator; None where no processes are joined."""
+    """Return the connection to the coordinator; None if no processes are joined."""
     if "jax" not in sys.modules:
         return None
     return private_api.coordinator_client()
@@ -172,7 +172,7 @@ def _end(client: Any, code: int) -> None:
     with contextlib.suppress(Exception):
         client.wait_at_barrier(_FAREWELL, FAREWELL_SECONDS * 1000)
     if private_api.process_number() == 0:
-        # The others' connections end with the coordinator, which they would take for a fault.
+        # The others' connections end with the coordinator, and they would take this for a fault.
         time.sleep(1.0)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,8 +1,8 @@
-"""Arrays over several processes: who has which rows, and how all get the same values.
+"""Arrays over several processes: which rows each has, and how all get the same values.
 
-The only home of process counts. All processes run the same program; each makes the rows of a batch
+Only this file counts processes. All processes run the same program; each makes the rows of a batch
 that its own devices hold, and reads those. Functions that communicate are called by all processes,
-in the same order. In a process alone they do what their names say without any of this.
+in the same order. In a single process they do the same without communicating.
 """
 
 import functools
@@ -28,7 +28,7 @@ def several(mesh: Mesh | None) -> bool:
 
 
 def mesh_of(tree: Any) -> Mesh | None:
-    """Return the mesh that arrays lie on; None where they lie on none."""
+    """Return the mesh that arrays lie on, or None."""
     for x in jax.tree.leaves(tree):
         sharding = getattr(x, "sharding", None)
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
@@ -71,10 +71,10 @@ def each_has_room(size: int) -> bool:
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Place arrays that every process holds whole, or that are placed already.
+    """Place arrays that every process holds whole, or that are already placed.
 
     Args:
-      shardings: of each array, in a pytree like theirs.
+      shardings: one for each array, in a pytree like theirs.
     """
     if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
         return jax.device_put(tree, shardings)
@@ -95,7 +95,7 @@ def _put(x: Any, sharding: Sharding) -> Any:
 
 
 def _made(x: Any, shape: tuple[int, ...], sharding: Sharding, part: Part) -> jax.Array:
-    """Return a global array of which this process makes its parts; keys by their integers."""
+    """Return a global array from the parts that this process makes; keys as their integers."""
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = jax.random.key_data(x)
         made = _made(data, (*shape, data.shape[-1]), sharding, part)
@@ -104,7 +104,7 @@ def _made(x: Any, shape: tuple[int, ...], sharding: Sharding, part: Part) -> jax
     return jax.make_array_from_callback(shape, sharding, functools.partial(part, values))
 
 
-# Programs that only move data: by shardings, of which there are few.
+# Programs that only move data, one for each sharding; there are few.
 @functools.lru_cache(maxsize=16)
 def _mover(sharding: Sharding):
     return jax.jit(lambda x: x, out_shardings=sharding)
@@ -131,7 +131,7 @@ def put_rows(tree: Any, count: int, sharding: Sharding) -> Any:
 
 
 def fetch_rows(tree: Any, sharding: Sharding) -> Any:
-    """Return this process's rows of arrays of one number of rows, on the host."""
+    """Return this process's rows of arrays with the same number of rows, on the host."""
     if sharding.is_fully_addressable:
         return jax.device_get(tree)
 
@@ -163,7 +163,7 @@ def fetch(tree: Any) -> Any:
     def whole(x: Any) -> Any:
         if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
             return x
-        # An array that lies on devices of several processes lies on a mesh.
+        # An array on devices of several processes lies on a mesh.
         sharding = cast(NamedSharding, x.sharding)
         return _mover(NamedSharding(sharding.mesh, PartitionSpec()))(x)
 
@@ -178,7 +178,7 @@ def any_of(flag: bool, mesh: Mesh | None) -> bool:
 
 
 def texts_of_all(texts: Sequence[str], mesh: Mesh | None) -> list[str]:
-    """Return the texts of all processes, in their order, none twice."""
+    """Return the texts of all processes, in their order, each once."""
     if not several(mesh):
         return list(texts)
     said = np.frombuffer(json.dumps(list(texts)).encode() if texts else b"", np.uint8)

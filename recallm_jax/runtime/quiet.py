@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def hidden_stderr() -> Iterator[None]:
-    """Drop what native code writes to standard error; what fails is raised all the same."""
+    """Drop the output of native code on standard error; errors are raised as ever."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, by clu's writer; on gs:// by way of a local folder."""
+"""TensorBoard's event files, by clu's writer; for gs:// through a local folder."""
 
 import pathlib
 import sys
@@ -26,7 +26,7 @@ class SummaryWriter(Protocol):
 
 
 def summary_writer(folder: Path) -> SummaryWriter | None:
-    """Return a writer to the folder, or None, saying so, where clu or TensorFlow is missing."""
+    """Return a writer to the folder; say so and return None if clu or TensorFlow is missing."""
     try:
         with hidden_stderr():
             import tensorflow as tf

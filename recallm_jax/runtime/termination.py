@@ -1,4 +1,4 @@
-"""SIGTERM, which a machine gets before it is taken away: stop where nothing is lost."""
+"""SIGTERM, which a machine gets before it is taken away: stop without losing anything."""
 
 import contextlib
 import signal
@@ -41,7 +41,7 @@ class Termination:
 
 @contextlib.contextmanager
 def on_sigterm() -> Iterator[Termination]:
-    """Handle SIGTERM within the block; after it the handler from before is in place again."""
+    """Handle SIGTERM within the block; restore the previous handler after it."""
     termination = Termination()
     before = signal.signal(signal.SIGTERM, termination.handle)
     try:

@@ -44,7 +44,7 @@ class OutOfTime(BaseException):
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
-    """Stop the block after so many seconds; yield a function that tells if it was in time."""
+    """Stop the block after `seconds`; yield a function that tells if it was in time."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: True
         return

@@ -1,4 +1,4 @@
-"""Where the sentences of a text are: one splitter, and the rule of each kind of text.
+"""The places of sentences in a text: one splitter, and the rule for each kind of text.
 
 A sentence ends at a mark, with what closes it and the white space that follows. The rules differ in
 what may close a sentence and in what must follow it. Each is fixed: the rows of data sets and
@@ -17,7 +17,7 @@ _LONGEST_ABBREVIATION = 4
 
 @dataclasses.dataclass(frozen=True)
 class SentenceRule:
-    """What ends a sentence.
+    """The rule for the end of a sentence.
 
     Attributes:
       end: the end of a sentence, from its mark to the white space that follows.

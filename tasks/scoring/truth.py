@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
-    """What a right response to one prompt contains.
+    """The contents of a right response to one prompt.
 
     Attributes:
       answers: the accepted answers, aliases of one right answer: at least one, and no blank one.

@@ -54,7 +54,7 @@ def executable(path: pathlib.Path, text: str) -> None:
 
 
 def output_of(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
-    """Return what a process has written when it ends; one that does not end in time is killed."""
+    """Return the output of a process when it ends; one that does not end in time is killed."""
     try:
         return process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -218,7 +218,7 @@ def supervise(
 
 
 def without_looks(cloud: Cloud) -> list[str]:
-    """Return what was done, without the looks at the job between."""
+    """Return the actions, without the looks at the job between them."""
     verbs = cloud.verbs()
     return [
         verb

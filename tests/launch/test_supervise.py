@@ -277,7 +277,7 @@ def test_it_takes_up_a_job_that_runs_and_refuses_another(alone):
     assert alone.tpu_vm("setup").returncode == 0
     hang(alone)
     assert alone.tpu_vm("run", *JOB).returncode == 0
-    # Of the second, the running job's command is the beginning.
+    # The running job's command is the beginning of the second one.
     for other in (["--workdir=gs://b/runs/b"], JOB[len(TRAIN) + 1 :][:1]):
         done = supervise(alone, job=("--", *TRAIN, *other))
         assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""A console that a test reads, and contexts around it for policies that are no transformers."""
+"""A console that a test reads, and contexts with it for policies other than transformers."""
 
 import dataclasses
 from collections.abc import Callable

@@ -69,7 +69,7 @@ def open_span(response: list[int], rules) -> list[int] | None:
 
 
 def context_of(prompt: OraclePrompt, response: list[int], rules, before: int) -> OraclePrompt:
-    """Return what the span that is open after `response`, or the next one, may copy from."""
+    """Return the text that the span open after `response`, or the next one, may copy from."""
     if rules.copy_source == "prompt":
         return prompt
     copied = open_span(response, rules)

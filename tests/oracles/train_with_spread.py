@@ -10,9 +10,9 @@ from recallm_jax.training import policy_gradient, rollouts
 from tests.oracles import even_tokens
 
 reward_groups = rollouts.reward_groups
-# "PROCESS STAGE STEP": who gets SIGTERM, and when.
+# "PROCESS STAGE STEP": the process that gets SIGTERM, and when.
 killed = os.environ.get("TEST_SIGTERM", "- - -").split()
-# "STAGE STEP": when the loss of every process is no number.
+# "STAGE STEP": when the loss of every process is NaN.
 spoilt = os.environ.get("TEST_NAN", "- -").split()
 
 

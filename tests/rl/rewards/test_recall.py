@@ -151,7 +151,7 @@ LABELLED = ["send money\nlabel: 7", "wire it\nlabel: 7"]
         ([LABELLED[0] + "7"], 0.5),
         # The better span decides, with or without the label.
         (["send money\nlabel:", "label: 7"], 34 / 36 / 0.95 / 2),
-        # Of two equally good ones, the one with the label.
+        # Among two equally good ones, the one with the label counts.
         (["send mon", "label: 7"], 16 / 27 / 0.95),
     ],
 )

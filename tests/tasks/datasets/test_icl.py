@@ -163,7 +163,7 @@ def test_rounds_are_shuffled_within_and_rows_within_their_label():
     assert all(20 <= firsts[label] <= 80 for label in range(4))
     assert len({int(order[0]) for order in orders}) > 60
     patterns = {tuple(labels[order[a : a + 4]]) for order in orders[:4] for a in range(0, 100, 4)}
-    assert len(patterns) > 20  # Of 24.
+    assert len(patterns) > 20  # There are 24.
 
 
 def test_styles_have_their_shares(data_dir):
