@@ -341,6 +341,6 @@ def test_after_a_span_that_the_budget_cuts_short_the_mask_stops_working():
     for _ in range(NEW):
         open_before_the_last = groups.span.inside & ~groups.done
         groups = advance(groups)
-    last = groups.rollout.tokens[:, :, NEW - 1]
+    last = groups.tokens[:, :, NEW - 1]
     assert (open_before_the_last & ~jnp.isin(last, jnp.array([END, EOS]))).any()
     assert not groups.span.inside.any()
