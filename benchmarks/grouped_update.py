@@ -27,26 +27,22 @@ from benchmarks.span_copy import zipf_prompts
 from decoding.rollout import Rollout
 from decoding.span_copy import SpanRules, index_prompts
 from decoding.span_scores import Scoring
-from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import random_transformer
+from recallm_jax.policy.tiny import TINY
 from rl.batch import Batch
 from rl.learner import PolicyLoss, init_state, policy_update
 from rl.optimizer import Schedule, adamw
 
 VOCAB = 512
-CONFIG = ModelConfig(
-    family="llama",
+CONFIG = dataclasses.replace(
+    TINY,
     vocab_rows=VOCAB,
     width=256,
     num_layers=4,
-    num_heads=4,
     num_kv_heads=4,
     head_dim=64,
     mlp_dim=1024,
     max_positions=8192,
-    rope_theta=1e4,
-    norm_eps=1e-5,
-    tie_embeddings=True,
     # The model is small enough to compute nothing again in the backward pass.
     remat="none",
 )

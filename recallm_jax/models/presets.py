@@ -104,6 +104,21 @@ def _qwen3(width, num_layers, num_heads, mlp_dim, tie) -> ModelConfig:
     )
 
 
+_LLAMA3_1_8B = ModelConfig(
+    family="llama",
+    vocab_rows=128256,
+    width=4096,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    mlp_dim=14336,
+    max_positions=131072,
+    rope_theta=5e5,
+    norm_eps=1e-5,
+    tie_embeddings=False,
+    rope_scaling=_LLAMA3_ROPE,
+)
 PRESETS = {
     "smollm2-135m": ModelConfig(
         family="llama",
@@ -124,34 +139,14 @@ PRESETS = {
     "qwen2.5-7b": _qwen2_5(3584, 28, 28, 4, 18944, 152064, False),
     "qwen3-0.6b": _qwen3(1024, 28, 16, 3072, True),
     "qwen3-8b": _qwen3(4096, 36, 32, 12288, False),
-    "llama-3.2-1b": ModelConfig(
-        family="llama",
-        vocab_rows=128256,
+    "llama-3.2-1b": dataclasses.replace(
+        _LLAMA3_1_8B,
         width=2048,
         num_layers=16,
-        num_heads=32,
-        num_kv_heads=8,
         head_dim=64,
         mlp_dim=8192,
-        max_positions=131072,
-        rope_theta=5e5,
-        norm_eps=1e-5,
         tie_embeddings=True,
         rope_scaling=dataclasses.replace(_LLAMA3_ROPE, factor=32.0),
     ),
-    "llama-3.1-8b": ModelConfig(
-        family="llama",
-        vocab_rows=128256,
-        width=4096,
-        num_layers=32,
-        num_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        mlp_dim=14336,
-        max_positions=131072,
-        rope_theta=5e5,
-        norm_eps=1e-5,
-        tie_embeddings=False,
-        rope_scaling=_LLAMA3_ROPE,
-    ),
+    "llama-3.1-8b": _LLAMA3_1_8B,
 }
