@@ -277,6 +277,36 @@ def probe() -> dict:
     }
 
 
+def one_gpu() -> ConfigDict:
+    """Return a config for SmolLM2-135M, with sizes meant for hours on one GPU of 80 GB."""
+    config = base()
+    config.model.dtype = "bfloat16"
+    config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 20, 32, 16
+    config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 100, 32, 16
+    config.sft1.learning_rate = 5e-3
+    config.sft2.learning_rate = 1e-4
+    config.grpo.steps = 150
+    config.grpo.prompts_per_step = 32
+    config.grpo.group_size = 16
+    config.grpo.micro_batch = 8
+    config.grpo.overlong_buffer = 64
+    config.optimizer.learning_rate = 5e-6
+    config.evaluation.num_examples = 200
+    config.evaluation.batch_size = 25
+    config.checkpoint.every_steps = 25
+    return config
+
+
+def evaluation_only() -> ConfigDict:
+    """Return a config that trains nothing, and evaluates SmolLM2-135M without the constraint."""
+    config = base()
+    config.model.dtype = "bfloat16"
+    config.data.mixture = mixture()
+    config.evaluation.batch_size = 8
+    config.evaluation.modes = ("unconstrained-greedy",)
+    return config
+
+
 def paper_scale() -> ConfigDict:
     """Return a config with the paper's sizes and stages, for a model of 7 or 8 billion parameters.
 
@@ -295,6 +325,26 @@ def paper_scale() -> ConfigDict:
     config.model.extra_positions = config.decoding.max_new_tokens
     config.evaluation.num_examples = 64
     config.checkpoint.every_steps = 10
+    return config
+
+
+def paper_variant(
+    config: ConfigDict, arg: str, topologies: dict[str, dict[str, int]]
+) -> ConfigDict:
+    """Return the variant of `paper_scale` that `arg` names: its topology, size and algorithm.
+
+    Args:
+      topologies: those of `use_topology`; the first one is the default.
+
+    Raises:
+      ValueError: a name or a value is unknown.
+    """
+    options = parse_arg(arg, tiny=False, topology=next(iter(topologies)), algorithm="grpo")
+    use_topology(config, options.topology, topologies)
+    if options.tiny:
+        config = shrink(config)
+        config.data.mixture = mixture(*SYNTHETIC)
+    use_algorithm(config, options.algorithm)
     return config
 
 

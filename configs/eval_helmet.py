@@ -22,11 +22,7 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
     options = common.parse_arg(arg, tiny=False)
-    config = common.base()
-
-    config.model.dtype = "bfloat16"
-    # Nothing is trained.
-    config.data.mixture = common.mixture()
+    config = common.evaluation_only()
     # The limit in the form with thought and recall; the benchmark's form has limits of its own.
     config.decoding.max_new_tokens = 2048
 
@@ -34,8 +30,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluation.lengths = (8192,)
     # No task has more: they have 100 examples, or 500 in in-context learning.
     config.evaluation.num_examples = 600
-    config.evaluation.batch_size = 8
-    config.evaluation.modes = ("unconstrained-greedy",)
 
     if options.tiny:
         config = common.shrink(config)

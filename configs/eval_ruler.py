@@ -29,17 +29,10 @@ WITHOUT_FILES = (
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
     options = common.parse_arg(arg, tiny=False)
-    config = common.base()
-
-    config.model.dtype = "bfloat16"
-    # Nothing is trained.
-    config.data.mixture = common.mixture()
-
+    config = common.evaluation_only()
     config.evaluation.suites = ("ruler",)
     config.evaluation.lengths = (4096,)
     config.evaluation.num_examples = 500
-    config.evaluation.batch_size = 8
-    config.evaluation.modes = ("unconstrained-greedy",)
 
     if options.tiny:
         config = common.shrink(config)

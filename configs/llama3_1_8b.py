@@ -31,16 +31,8 @@ TOPOLOGIES = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
-    options = common.parse_arg(arg, tiny=False, topology="v5p:4x4x4", algorithm="grpo")
     config = common.paper_scale()
-
     config.model.weights = "weights/Llama-3.1-8B-Instruct"
     config.model.preset = "llama-3.1-8b"
     config.grpo.steps = 60
-    common.use_topology(config, options.topology, TOPOLOGIES)
-
-    if options.tiny:
-        config = common.shrink(config)
-        config.data.mixture = common.mixture(*common.SYNTHETIC)
-    common.use_algorithm(config, options.algorithm)
-    return config
+    return common.paper_variant(config, arg, TOPOLOGIES)

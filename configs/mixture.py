@@ -23,7 +23,7 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
     options = common.parse_arg(arg, tiny=False, algorithm="grpo", length=0, of="synthetic")
-    config = common.base()
+    config = common.one_gpu()
     choices = {"synthetic": common.SYNTHETIC, "all": common.PAPER, **common.CATEGORIES}
     if options.of not in choices:
         raise ValueError(
@@ -31,30 +31,14 @@ def get_config(arg: str = "") -> ConfigDict:
         )
     config.data.mixture = common.mixture(*choices[options.of])
 
-    config.model.dtype = "bfloat16"
     # A prompt and its response must fit SmolLM2's context of 8,192 tokens.
     whole_documents = {"quality", "own_questions"} & set(choices[options.of])
     config.data.target_length = options.length or (7168 if whole_documents else 2048)
     config.decoding.max_new_tokens = 512
 
-    config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 20, 32, 16
-    config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 100, 32, 16
-    config.sft1.learning_rate = 5e-3
-    config.sft2.learning_rate = 1e-4
-
-    config.grpo.steps = 150
-    config.grpo.prompts_per_step = 32
-    config.grpo.group_size = 16
-    config.grpo.micro_batch = 8
-    config.grpo.overlong_buffer = 64
-    config.optimizer.learning_rate = 5e-6
-
     # Whole documents have their own lengths, whatever the target.
     lengths = (config.data.target_length,) if whole_documents else (2048, 4096, 7168)
     config.evaluation.lengths = lengths
-    config.evaluation.num_examples = 200
-    config.evaluation.batch_size = 25
-    config.checkpoint.every_steps = 25
 
     if options.tiny:
         config = common.shrink(config)

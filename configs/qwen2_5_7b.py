@@ -31,17 +31,9 @@ TOPOLOGIES = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """Return the config; see the module."""
-    options = common.parse_arg(arg, tiny=False, topology="v5p:4x4x4", algorithm="grpo")
     config = common.paper_scale()
-
     config.model.weights = "weights/Qwen2.5-7B-Instruct"
     config.model.preset = "qwen2.5-7b"
     config.model.rope_scaling = "qwen2.5-yarn"
     config.grpo.steps = 150
-    common.use_topology(config, options.topology, TOPOLOGIES)
-
-    if options.tiny:
-        config = common.shrink(config)
-        config.data.mixture = common.mixture(*common.SYNTHETIC)
-    common.use_algorithm(config, options.algorithm)
-    return config
+    return common.paper_variant(config, arg, TOPOLOGIES)

@@ -20,28 +20,12 @@ def get_config(arg: str = "") -> ConfigDict:
     options = common.parse_arg(arg, tiny=False, algorithm="grpo", length=1024)
     if options.tiny and "length" in arg:
         raise ValueError("variant 'tiny' has a length of its own; leave out length")
-    config = common.base()
+    config = common.one_gpu()
 
-    config.model.dtype = "bfloat16"
     config.data.target_length = options.length
     config.decoding.max_new_tokens = 256
-
-    config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 20, 32, 16
-    config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 60, 32, 16
-    config.sft1.learning_rate = 5e-3
-    config.sft2.learning_rate = 1e-4
-
-    config.grpo.steps = 150
-    config.grpo.prompts_per_step = 32
-    config.grpo.group_size = 16
-    config.grpo.micro_batch = 8
-    config.grpo.overlong_buffer = 64
-    config.optimizer.learning_rate = 5e-6
-
+    config.sft2.steps = 60
     config.evaluation.lengths = (512, 1024, 2048, 4096)
-    config.evaluation.num_examples = 200
-    config.evaluation.batch_size = 25
-    config.checkpoint.every_steps = 25
 
     if options.tiny:
         config = common.shrink(config)
