@@ -53,7 +53,7 @@ def _run(argv: Sequence[str]) -> None:
         # --source takes no further arguments.
         parser.parse_args(argv)
         loaded = load_policy(arguments.source, param_dtype=arguments.param_dtype)
-        model, files, what = loaded.model, loaded.tokenizer_files(), ""
+        model, files, what = loaded.model, loaded.tokenizer, ""
     else:
         config = load_config(rest)
         context = set_up(config)

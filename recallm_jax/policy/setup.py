@@ -84,12 +84,7 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
             seed=config.seed,
         )
     with naming(config.model.weights):
-        tokenizer = Tokenizer(
-            loaded.tokenizer_json,
-            chat_template=loaded.chat_template,
-            eos_token=loaded.eos_token,
-            bos_token=loaded.bos_token,
-        )
+        tokenizer = Tokenizer(**dataclasses.asdict(loaded.tokenizer))
     if tokenizer.size > loaded.model.config.vocab_rows:
         raise UserError(
             f"{config.model.weights}: the tokenizer has {tokenizer.size} entries, but the "

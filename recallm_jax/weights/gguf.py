@@ -38,7 +38,7 @@ def load(
     dtype: str = "float32",
     param_dtype: str = "float32",
     remat: str = "full",
-) -> tuple[Transformer, ModelConfig, TokenizerFiles]:
+) -> tuple[Transformer, TokenizerFiles]:
     """Load a Llama-architecture GGUF; quantised tensors become float32 values.
 
     Args: those of `hugging_face.load`.
@@ -66,8 +66,7 @@ def load(
                 return _unpermute(values, config.num_kv_heads)
             return values
 
-        model = assemble(config, read, param_dtype, str(path))
-        return model, config, _tokenizer(fields, str(path))
+        return assemble(config, read, param_dtype, str(path)), _tokenizer(fields, str(path))
     except _BROKEN as error:
         raise UserError(
             f"{path} is truncated or not a GGUF file ({error}): fetch it again"
@@ -157,33 +156,16 @@ def _tokenizer(fields: dict, origin: str) -> TokenizerFiles:
         for number, (token, token_type) in enumerate(zip(tokens, types, strict=True))
         if token_type in (_CONTROL, _USER_DEFINED)
     ]
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     content = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
         "added_tokens": added,
-        "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
         },
-        "post_processor": None,
         "decoder": byte_level,
         "model": {
             "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
             "vocab": {token: number for number, token in enumerate(tokens)},
             "merges": [merge.split(" ") for merge in fields["tokenizer.ggml.merges"]],
         },

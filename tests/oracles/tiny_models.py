@@ -18,8 +18,7 @@ def tiny_folder(name: str) -> pathlib.Path:
 
 
 def tiny_model(name: str, **options: str) -> Transformer:
-    model, _ = hugging_face.load(tiny_folder(name), **options)
-    return model
+    return hugging_face.load(tiny_folder(name), **options)
 
 
 def expected(name: str) -> tuple[np.ndarray, np.ndarray]:

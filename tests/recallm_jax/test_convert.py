@@ -32,8 +32,8 @@ def test_the_output_has_rows_and_ids_for_the_added_tokens(tmp_path, capsys):
     out = tmp_path / "out"
     assert main([f"--source={tmp_path / 'in'}", f"--out={out}", "--max-shard-gb=0.00002"]) == 0
     assert capsys.readouterr().out == f"wrote {out}\n"
-    model, config = hugging_face.load(out)
-    assert config.vocab_rows == model.embedding[...].shape[0] == 128
+    model = hugging_face.load(out)
+    assert model.config.vocab_rows == model.embedding[...].shape[0] == 128
     files = hugging_face.load_tokenizer(out)
     tokenizer = Tokenizer.from_str(files.tokenizer_json)
     assert [tokenizer.token_to_id(token) for token in ADDED_TOKENS] == [40, 41, 42, 43]

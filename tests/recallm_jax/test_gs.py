@@ -157,7 +157,7 @@ def test_weights_go_to_gs_and_come_back(weights, bucket, gcs, tmp_path, monkeypa
     out = f"{bucket}/converted"
     assert convert.main([f"--source={bucket}/model", f"--out={out}"]) == 0
     wanted, got = load_policy(weights), load_policy(out)
-    assert got.tokenizer_json == wanted.tokenizer_json
+    assert got.tokenizer == wanted.tokenizer
     jax.tree.map(np.testing.assert_array_equal, got.model, wanted.model)
 
     def fetched() -> int:
@@ -170,7 +170,7 @@ def test_weights_go_to_gs_and_come_back(weights, bucket, gcs, tmp_path, monkeypa
     settings = files.as_path(out) / "tokenizer_config.json"
     changed = json.loads(settings.read_bytes()) | {"chat_template": "{{ messages }}"}
     files.write_whole(settings, json.dumps(changed))
-    assert load_policy(out).chat_template == "{{ messages }}"
+    assert load_policy(out).tokenizer.chat_template == "{{ messages }}"
     assert convert.main([f"--source={bucket}/model", f"--out={out}"]) == 2
     assert f"{out} exists already; give a new folder" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"{bucket}/none holds no weights; give a Hugging Face"):

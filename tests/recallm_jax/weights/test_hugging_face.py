@@ -51,7 +51,7 @@ def test_saved_tensors_and_names_equal_those_of_transformers(tmp_path, name):
     assert saved.keys() == original.keys()
     for tensor_name, tensor in original.items():
         np.testing.assert_array_equal(saved[tensor_name], tensor, err_msg=tensor_name)
-    assert_equal_models(hugging_face.load(tmp_path / "out")[0], model)
+    assert_equal_models(hugging_face.load(tmp_path / "out"), model)
 
 
 def test_shards_hold_no_more_than_their_limit_and_load_again(tmp_path):
@@ -65,14 +65,14 @@ def test_shards_hold_no_more_than_their_limit_and_load_again(tmp_path):
         assert sum(sizes) <= 20_000
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert sorted(set(index["weight_map"].values())) == names
-    assert_equal_models(hugging_face.load(tmp_path / "out")[0], model)
+    assert_equal_models(hugging_face.load(tmp_path / "out"), model)
 
 
 def test_bfloat16_parameters_survive(tmp_path):
     model = tiny_model("llama_plain", param_dtype="bfloat16")
     hugging_face.save(model, tmp_path / "out", TOKENIZER)
     assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == "bfloat16"
-    loaded, _ = hugging_face.load(tmp_path / "out", param_dtype="bfloat16")
+    loaded = hugging_face.load(tmp_path / "out", param_dtype="bfloat16")
     assert_equal_models(loaded, model)
 
 
