@@ -13,7 +13,7 @@ from itertools import islice
 
 from recallm_jax.config.kept import MAY_CHANGE, STAGES, keep_config
 from recallm_jax.config.load import JobParser, parse_config
-from recallm_jax.data.records import train_records, validation_records
+from recallm_jax.data.records import mixture_datasets, train_records, validation_records
 from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError, run_job
@@ -43,7 +43,7 @@ def _run(argv: Sequence[str]) -> None:
         first = islice(stream, arguments.num_train)
         records = Console().progress(first, "train", total=arguments.num_train)
         print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
-    for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
+    for dataset in mixture_datasets(config):
         for length in config.evaluation.lengths:
             path = out / f"{validation_task(dataset, length)}.jsonl"
             print(path, write_jsonl(path, validation_records(config, tokenizer, dataset, length)))

@@ -47,23 +47,25 @@ def task_settings(config: ConfigDict) -> TaskSettings:
     )
 
 
+def mixture_datasets(config: ConfigDict) -> list[str]:
+    """Return the data sets that have a share in the mixture, by name."""
+    return sorted(name for name, rate in config.data.mixture.items() if rate > 0)
+
+
 def mixture_rates(config: ConfigDict) -> dict[str, float]:
     """Return the data sets of the mixture by name, each with its share^(1 / temperature).
 
     Raises:
       UserError: the mixture is empty, as in a config that only evaluates suites.
     """
-    rates = {
-        name: rate ** (1.0 / config.data.temperature)
-        for name, rate in sorted(config.data.mixture.items())
-        if rate > 0
-    }
-    if not rates:
+    datasets = mixture_datasets(config)
+    if not datasets:
         raise UserError(
             "config.data.mixture has only zeros: there is nothing to train on; give a data set a "
             "share above 0"
         )
-    return rates
+    temperature = config.data.temperature
+    return {name: config.data.mixture[name] ** (1.0 / temperature) for name in datasets}
 
 
 def train_records(

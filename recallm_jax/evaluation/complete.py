@@ -8,7 +8,7 @@ from recallm_jax.config.kept import check_kept
 from recallm_jax.evaluation.files import HELD, SUMMARY, read_rows, whole_prompts
 from recallm_jax.evaluation.loop import Evaluated
 from recallm_jax.evaluation.summaries import Row
-from recallm_jax.evaluation.tasks import task_names
+from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import sampling_of
 from recallm_jax.runtime import processes
@@ -38,9 +38,8 @@ def _complete(folder: Path, config: ConfigDict) -> list[Row] | None:
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
     samples = {mode: sampling_of(mode, config)[2] for mode in config.evaluation.modes}
-    if found != {
-        (task, mode): (count, samples[mode]) for task in task_names(config) for mode in samples
-    }:
+    tasks = [task.name for task in evaluation_tasks(config)]
+    if found != {(task, mode): (count, samples[mode]) for task in tasks for mode in samples}:
         return None
     for task, mode in found:
         there = whole_prompts(read_rows(folder / f"{task}.{mode}.jsonl"), samples[mode])

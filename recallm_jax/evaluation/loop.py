@@ -78,8 +78,8 @@ def evaluate(
     policy = for_rollout(policy)
     modes = [decoding_mode(name, config, context.tokenizer) for name in config.evaluation.modes]
     summaries = []
-    for task in evaluation_tasks(config, context.tokenizer):
-        records = _records(task)
+    for task in evaluation_tasks(config):
+        records = _records(task, context.tokenizer)
         if shard is not None:
             note_examples(kept_in, task.name, records)
         for mode in modes:
@@ -106,8 +106,8 @@ def evaluate(
     return summaries
 
 
-def _records(task: EvaluationTask) -> list[Record]:
-    records = task.records()
+def _records(task: EvaluationTask, tokenizer: Tokenizer) -> list[Record]:
+    records = task.records(tokenizer)
     if not records:
         raise UserError(
             f"task {task.name} has no prompts; leave its length out of config.evaluation."

@@ -11,7 +11,7 @@ from recallm_jax.evaluation.files import (
 )
 from recallm_jax.evaluation.shards import Examples, read_examples, shard_folders
 from recallm_jax.evaluation.summaries import Row, summarise
-from recallm_jax.evaluation.tasks import task_names
+from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.policy.modes import sampling_of
 from recallm_jax.runtime.errors import UserError
 from storage.files import Path
@@ -40,7 +40,7 @@ def merge(folder: Path, config: ConfigDict, *, by: str = "") -> tuple[list[Row],
         check_kept(config, shard, **HELD, policy=policy)
     examples = _examples(shards)
     joined, missing = {}, []
-    for task in task_names(config):
+    for task in (task.name for task in evaluation_tasks(config)):
         for mode in config.evaluation.modes:
             path = folder / f"{task}.{mode}.jsonl"
             samples = sampling_of(mode, config)[2]

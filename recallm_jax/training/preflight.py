@@ -7,13 +7,19 @@ from itertools import islice
 from ml_collections import ConfigDict
 
 from recallm_jax.data.arrays import check_demonstrations, prompts_and_texts
-from recallm_jax.data.records import JSONL, train_records, validation_records
-from recallm_jax.evaluation.tasks import evaluation_tasks
+from recallm_jax.data.records import (
+    JSONL,
+    mixture_datasets,
+    train_records,
+    validation_records,
+)
+from recallm_jax.evaluation.tasks import suite_records
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import SFT_STAGES, Stage
 from storage.errors import naming
 from tasks.prompts.record import read_jsonl
 from tasks.prompts.vocabulary import Tokenizer
+from tasks.suites.registry import suite_tasks
 
 # The most training records, and the most tokens of them, that are looked at: a few seconds.
 MOST_RECORDS, MOST_TOKENS = 256, 1 << 18
@@ -48,16 +54,17 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
         there are examples.
       TaskInputError: no example fits `data.target_length`, or none can be drawn.
     """
-    for dataset in sorted(name for name, rate in config.data.mixture.items() if rate > 0):
+    for dataset in mixture_datasets(config):
         for length in config.evaluation.lengths:
             with naming(f"config.evaluation.lengths = {length}"):
                 records = validation_records(
                     config, tokenizer, dataset, length, most=VALIDATION_RECORDS
                 )
                 prompts_and_texts(records, length)
-    for task in evaluation_tasks(config, tokenizer, suites_only=True, most=1):
-        with naming("config.evaluation.suites"):
-            task.records()
+    for task in suite_tasks(config.evaluation.suites):
+        for length in config.evaluation.lengths:
+            with naming("config.evaluation.suites"):
+                suite_records(config, tokenizer, task, length, most=1)
     length = config.data.target_length
     total = sum(stage.steps * stage.batch_size for stage in stages)
     shown = sum(stage.steps * stage.batch_size for stage in stages if stage.name in SFT_STAGES)

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer
 
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
@@ -198,7 +197,7 @@ def _save_remote(
 
 
 def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: TokenizerFiles) -> None:
-    vocabulary = Tokenizer.from_str(tokenizer.tokenizer_json).get_vocab()
+    vocabulary = _ids(tokenizer.tokenizer_json)
     if tokenizer.eos_token not in vocabulary:
         raise UserError(
             f"the tokenizer has no token {tokenizer.eos_token!r}, which should end a turn"
@@ -221,6 +220,13 @@ def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: Tokeniz
     _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer_config.json", settings)
     (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
+
+
+def _ids(tokenizer_json: str) -> dict[str, int]:
+    content = json.loads(tokenizer_json)
+    ids = dict(content["model"]["vocab"])
+    ids.update({token["content"]: token["id"] for token in content["added_tokens"]})
+    return ids
 
 
 def _write_weights(model: Transformer, folder: pathlib.Path, max_shard_bytes: int) -> None:

@@ -101,9 +101,9 @@ def test_a_whole_suite_has_a_line_of_its_own():
     assert row["metrics"] == {"mean": 90.0, "reaches_85_6": 1.0}
 
 
-def test_tasks_are_those_of_the_mixture_and_of_the_suites(tokenizer):
+def test_tasks_are_those_of_the_mixture_and_of_the_suites():
     arguments = ["--config=configs/quickstart.py:tiny", "--config.evaluation.suites=ruler_vt"]
-    names = [task.name for task in evaluation_tasks(load_config(arguments), tokenizer)]
+    names = [task.name for task in evaluation_tasks(load_config(arguments))]
     assert names == ["recallm_math_retrieval_val_256", "recallm_retrieval_val_256", "ruler_vt_256"]
 
 
