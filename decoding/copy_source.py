@@ -82,10 +82,6 @@ class CopySource(Protocol):
         """Return whether the text allows a span that has copied something to end here."""
         ...
 
-    def depth(self, places: Places) -> Int[Array, "*rows"]:
-        """Return the number of tokens that the open span has copied."""
-        ...
-
     def most_next_tokens(self, places: Places) -> Int[Array, "*rows"]:
         """Return a cheap upper bound of the number of tokens that continue the open span."""
         ...
@@ -103,8 +99,8 @@ class CopySource(Protocol):
         """Return the source for P positions a prompt, each of the response number `rows[b, p]`."""
         ...
 
-    def prompt_suffixes(self, places: Places) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
-        """Return the range [low, high) of the prompt's sorted suffixes among the places."""
+    def locus(self, places: Places) -> Locus:
+        """Return the places in the prompt. Its depth counts copied tokens even if it is empty."""
         ...
 
 
@@ -169,10 +165,6 @@ class PromptSource:
         """Return whether a span may close in some suffix of the locus."""
         return (places.low < places.high) & prompt_search.may_close(self.index, places)
 
-    def depth(self, places: Locus) -> Int[Array, "*rows"]:
-        """Return the depth of the locus."""
-        return places.depth
-
     def most_next_tokens(self, places: Locus) -> Int[Array, "*rows"]:
         """Return the number of branches, and one for the token of the first suffix."""
         return places.last - places.first + 1
@@ -188,9 +180,9 @@ class PromptSource:
         del rows
         return self
 
-    def prompt_suffixes(self, places: Locus) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
-        """Return the interval of the locus."""
-        return places.low, places.high
+    def locus(self, places: Locus) -> Locus:
+        """Return the places, which are all in the prompt."""
+        return places
 
 
 @jax.tree_util.register_dataclass
@@ -278,10 +270,6 @@ class PromptAndResponseSource:
         of_prompt = self.prompt.may_close(places.locus)
         return of_prompt | response_text.may_close(places.matches, self.text)
 
-    def depth(self, places: PromptAndResponsePlaces) -> Int[Array, "*rows"]:
-        """Return the depth of the locus, which counts copied tokens even where it is empty."""
-        return self.prompt.depth(places.locus)
-
     def most_next_tokens(self, places: PromptAndResponsePlaces) -> Int[Array, "*rows"]:
         """Return the bound of the prompt, and the number of matches in the window that go on."""
         of_prompt = self.prompt.most_next_tokens(places.locus)
@@ -306,8 +294,6 @@ class PromptAndResponseSource:
             self, text=jax.tree.map(lambda field: pick(field, rows), self.text)
         )
 
-    def prompt_suffixes(
-        self, places: PromptAndResponsePlaces
-    ) -> tuple[Int[Array, "*rows"], Int[Array, "*rows"]]:
-        """Return the interval of the locus."""
-        return self.prompt.prompt_suffixes(places.locus)
+    def locus(self, places: PromptAndResponsePlaces) -> Locus:
+        """Return the places in the prompt."""
+        return places.locus

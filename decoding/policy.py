@@ -24,7 +24,7 @@ class Unembedding(Protocol):
 
 
 @runtime_checkable
-class Policy(Protocol):
+class Policy(Unembedding, Protocol):
     """A causal language model over groups: B prompts, G continuations of each.
 
     A policy is itself a pytree, so that it passes through `jax.jit`, `jax.grad` and shardings as
@@ -86,20 +86,10 @@ class Policy(Protocol):
         """
         ...
 
-    def gathered(self, num_prompts: int, parts: int) -> "Unembedding":
+    def gathered(self, num_prompts: int, parts: int) -> Unembedding:
         """Gather the output matrix once for many calls of `unembed` and `unembed_at`.
 
         In these calls hidden states are [num_prompts, R, D], with the R rows split over devices
         into `parts` equal parts.
         """
-        ...
-
-    def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
-        """Return the float32 logits of hidden states."""
-        ...
-
-    def unembed_at(
-        self, hidden: Float[Array, "*rows D"], tokens: Int[Array, "*rows K"]
-    ) -> Float[Array, "*rows K"]:
-        """Return the float32 logits of K tokens a row, without computing all of V."""
         ...

@@ -273,7 +273,7 @@ def endings(
     state: SpanState, source: CopySource, rules: SpanRules
 ) -> tuple[Bool[Array, "B R"], Bool[Array, "B R"]]:
     """Return in which open spans only the end token is allowed, and in which it is allowed."""
-    depth = source.depth(state.places)
+    depth = source.locus(state.places).depth
     forced = ~source.goes_on(state.places) | (depth >= rules.max_length)
     if rules.paper_compatible:
         return forced, jnp.ones_like(forced)
@@ -301,8 +301,4 @@ def trace(
 
     first = initial_state(source, responses.shape[1], budget)
     _, states = lax.scan(step, first, jnp.moveaxis(responses, -1, 0))
-    return jax.tree.map(_time_after_rows, states)
-
-
-def _time_after_rows(field: Array) -> Array:
-    return jnp.moveaxis(field, 0, 2)
+    return jax.tree.map(lambda field: jnp.moveaxis(field, 0, 2), states)

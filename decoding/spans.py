@@ -65,7 +65,8 @@ def span_trace(rollout: Rollout, rules: SpanRules, budget: int) -> SpanTrace:
     """
     source = whole_source(rollout.prompts, rollout.index, rollout.tokens, rules)
     states = trace(rollout.tokens, source, rules, budget)
-    return SpanTrace(states.inside, *source.prompt_suffixes(states.places), source.text)
+    locus = source.locus(states.places)
+    return SpanTrace(states.inside, locus.low, locus.high, source.text)
 
 
 def find_spans(
