@@ -10,20 +10,18 @@ out. The table has the medians of pairs of runs, each of some two minutes on 2 c
 of steps.
 """
 
-import argparse
 import functools
 import operator
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.decode_loop import CONFIG, RULES, prompts_of
-from benchmarks.report import write_report
+from benchmarks.decode_loop import CONFIG, RULES
+from benchmarks.report import make_parser, median_seconds, write_report
+from benchmarks.span_copy import prompts_of
 from decoding.decode_loop import SAMPLED, Limits, decode
 from decoding.sampling import Sampling, row_keys
 from decoding.scheduler import Request, decode_all
@@ -46,7 +44,7 @@ LIMITS = Limits(RULES, LONGEST, stop_tokens=(STOP,), processor=never_stop)
 
 def make_requests(lengths: Sequence[int]) -> list[Request]:
     """Return one prompt a length, whose responses stop at that length."""
-    prompts = jax.device_get(prompts_of(len(lengths), PROMPT))
+    prompts = jax.device_get(prompts_of(len(lengths), PROMPT, CONFIG.vocab_rows))
     keys = row_keys(0, 0, np.arange(len(lengths)), GROUP)
     return [
         Request(
@@ -77,7 +75,7 @@ def scheduled(model: Transformer, requests: Sequence[Request]) -> dict[int, np.n
 
 def in_batches(model: Transformer, requests: Sequence[Request]) -> dict[int, np.ndarray]:
     """Return the responses of each request, decoded in fixed batches."""
-    prompts = prompts_of(len(requests), PROMPT)
+    prompts = prompts_of(len(requests), PROMPT, CONFIG.vocab_rows)
     responses: dict[int, np.ndarray] = {}
     for start in range(0, len(requests), SLOTS):
         batch = requests[start : start + SLOTS]
@@ -111,13 +109,6 @@ def steps_of(lengths: Sequence[int]) -> dict[str, int]:
     return {"batches": sum(batches), "scheduler": steps}
 
 
-def seconds_of(decode_them: Callable[[], dict[int, np.ndarray]]) -> float:
-    """Return the time of one run, compilation left out."""
-    start = time.perf_counter()
-    decode_them()
-    return time.perf_counter() - start
-
-
 def check(found: dict[int, np.ndarray], lengths: Sequence[int]) -> None:
     """Check that responses stop where they should.
 
@@ -131,8 +122,7 @@ def check(found: dict[int, np.ndarray], lengths: Sequence[int]) -> None:
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = make_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
     model = random_transformer(CONFIG, jax.random.key(0))
@@ -147,7 +137,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(arguments.repeats):
         for name, decode_them in ways.items():
-            times[name].append(seconds_of(decode_them))
+            times[name].append(median_seconds(decode_them))
     seconds = {name: statistics.median(values) for name, values in times.items()}
     ratios = [a / b for a, b in zip(times["batches"], times["scheduler"], strict=True)]
     ratio, steps = statistics.median(ratios), steps_of(lengths)

@@ -11,19 +11,16 @@ runs, with the quartiles of these pairs. With `--layers=1` the constraint's time
 not hidden by the scatter of the model's.
 """
 
-import argparse
 import dataclasses
 import functools
 import statistics
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.report import write_report
-from benchmarks.span_copy import zipf_prompts
+from benchmarks.report import make_parser, median_seconds, write_report
+from benchmarks.span_copy import prompts_of
 from decoding.decode_loop import Limits, decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
@@ -63,13 +60,6 @@ def wish(logits):
     return logits.at[..., RULES.start_token].add(1e6).at[..., RULES.end_token].add(-1e6)
 
 
-def prompts_of(count: int, length: int) -> Prompts:
-    """Return `count` prompts with ids of the vocabulary, all of them copyable."""
-    rows = [zipf_prompts(length, seed=number) for number in range(count)]
-    prompts = jax.tree.map(lambda *fields: jnp.concatenate([*map(jnp.asarray, fields)]), *rows)
-    return dataclasses.replace(prompts, tokens=1 + prompts.tokens % (ROWS - 3))
-
-
 def prefilled(model: Transformer, prompts: Prompts) -> Prefilled:
     """Return the model with random keys and values for the prompts."""
     count, length = prompts.tokens.shape
@@ -94,14 +84,12 @@ def loop_seconds(policy: Prefilled, prompts: Prompts, group: int, new_tokens: in
         # No row stops: each span is followed by the next, and the barrier can't be copied.
         limits=Limits(rules, new_tokens, stop_tokens=(0,), processor=wish),
     )
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start
+    return median_seconds(run)
 
 
 def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> dict:
     """Return the figures of one prompt length."""
-    shared, separate = prompts_of(1, length), prompts_of(GROUP, length)
+    shared, separate = prompts_of(1, length, ROWS), prompts_of(GROUP, length, ROWS)
     unconstrained = dataclasses.replace(RULES, constrained=False)
     programs = {
         "constrained": (prefilled(model, shared), shared, GROUP, new_tokens, RULES),
@@ -121,8 +109,7 @@ def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> d
     ratios = [a / b for a, b in pairs]
     prefill = jax.jit(lambda model, prompts: model.prefill(prompts.tokens, prompts.lengths)[0])
     jax.block_until_ready(prefill(model, shared))
-    start = time.perf_counter()
-    jax.block_until_ready(prefill(model, shared))
+    prefill_seconds = median_seconds(lambda: prefill(model, shared))
     generated = GROUP * new_tokens
     return {
         "prompt_tokens": length,
@@ -134,14 +121,13 @@ def measure(model: Transformer, length: int, new_tokens: int, repeats: int) -> d
         "shared_tokens_per_second": generated / seconds["constrained"],
         "separate_tokens_per_second": generated / seconds["separate"],
         "shared_over_separate": seconds["separate"] / seconds["constrained"],
-        "prefill_of_one_prompt_s": time.perf_counter() - start,
+        "prefill_of_one_prompt_s": prefill_seconds,
     }
 
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = make_parser(__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 8192])
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument(

@@ -10,19 +10,17 @@ prompt once a row. Medians of one run, one library after the other; compilation 
 out.
 """
 
-import argparse
 import functools
 import os
-import statistics
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from benchmarks.decode_loop import CONFIG, RULES, prompts_of, wish
-from benchmarks.report import write_report
+from benchmarks.decode_loop import CONFIG, RULES, wish
+from benchmarks.report import make_parser, median_seconds, write_report
 from benchmarks.run_peer import run_peer
+from benchmarks.span_copy import prompts_of
 from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.models.transformer import Transformer, random_transformer
@@ -46,7 +44,7 @@ SIZES = {
 
 def our_seconds(model: Transformer, rows: int, prompt: int, new: int, repeats: int) -> float:
     """Return the median time of a prefill and `new` tokens in each row."""
-    prompts = prompts_of(1, prompt)
+    prompts = prompts_of(1, prompt, CONFIG.vocab_rows)
     run = functools.partial(
         decode,
         model,
@@ -58,19 +56,13 @@ def our_seconds(model: Transformer, rows: int, prompt: int, new: int, repeats: i
     lengths = np.asarray(run().lengths)
     if (lengths != new).any():
         raise RuntimeError(f"responses of {lengths} tokens instead of {new}")
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return median_seconds(run, repeats)
 
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--peer", type=Path, help="a Python with torch and transformers")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     model = random_transformer(CONFIG, jax.random.key(0))

@@ -10,7 +10,6 @@ Medians, compilation left out. Memory is XLA's temporary memory, without argumen
 Repeated prompts that don't fit into free memory run in as few micro-batches as fit (`parts`).
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -22,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.report import write_report
-from benchmarks.span_copy import zipf_prompts
+from benchmarks.report import make_parser, write_report
+from benchmarks.span_copy import prompts_of
 from decoding.rollout import Rollout
 from decoding.span_copy import SpanRules, index_prompts
 from decoding.span_scores import Scoring
@@ -55,8 +54,7 @@ OPTIMIZER = adamw(
 
 def batch_of(group: int, prompt: int, new: int, *, shared: bool) -> Batch:
     """Return full rows of free text: one group if `shared`, else G groups of one."""
-    prompts = jax.tree.map(jnp.asarray, zipf_prompts(prompt))
-    prompts = dataclasses.replace(prompts, tokens=1 + prompts.tokens % (VOCAB - 3))
+    prompts = prompts_of(1, prompt, VOCAB)
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.integers(1, VOCAB - 2, (1, group, new)), jnp.int32)
     advantages = jnp.asarray(rng.standard_normal((1, group, 1)), jnp.float32)
@@ -118,8 +116,7 @@ def free_mb() -> float:
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = make_parser(__doc__)
     parser.add_argument("--prompts", type=int, nargs="+", default=[256, 1024, 4096])
     parser.add_argument("--responses", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--groups", type=int, nargs="+", default=[8, 16])

@@ -10,8 +10,6 @@ sampler, without a constraint, each prompt once a continuation. For each length 
 Medians; compilation is left out.
 """
 
-import argparse
-import dataclasses
 import statistics
 import time
 from pathlib import Path
@@ -21,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.grouped_update import CONFIG, LOSS, OPTIMIZER, RULES, VOCAB
-from benchmarks.report import write_report
+from benchmarks.report import make_parser, write_report
 from benchmarks.run_peer import run_peer
-from benchmarks.span_copy import zipf_prompts
+from benchmarks.span_copy import prompts_of
 from decoding.decode_loop import Limits, decode
-from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_scores import Scoring
 from recallm_jax.models.transformer import random_transformer
@@ -50,18 +47,11 @@ TUNIX_SIZES = {
 SCORING = Scoring(rules=RULES, budget=NEW, temperature=1.0, chunk=64)
 
 
-def prompts_of(length: int) -> Prompts:
-    """Return the prompts; all of their tokens may be copied."""
-    rows = [zipf_prompts(length, seed=number) for number in range(PROMPTS)]
-    prompts = jax.tree.map(lambda *fields: jnp.concatenate([*map(jnp.asarray, fields)]), *rows)
-    return dataclasses.replace(prompts, tokens=1 + prompts.tokens % (VOCAB - 3))
-
-
 def our_seconds(length: int, repeats: int) -> tuple[float, float]:
     """Return the median seconds of a rollout, and of a whole step."""
     advantages = jnp.asarray(np.random.default_rng(0).standard_normal((PROMPTS, GROUP, 1)))
     state = init_state(random_transformer(CONFIG, jax.random.key(0)), OPTIMIZER)
-    prompts = prompts_of(length)
+    prompts = prompts_of(PROMPTS, length, VOCAB)
     times = []
     for step in range(repeats + 1):
         keys = row_keys(0, step, np.arange(PROMPTS, dtype=np.uint32), GROUP)
@@ -83,9 +73,8 @@ def our_seconds(length: int, repeats: int) -> tuple[float, float]:
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--peer", type=Path, help="a Python with google-tunix")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--prompts", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()

@@ -10,14 +10,12 @@ through math-verify, again in every repeat, in a separate process: wall time inc
 processor time of this process does not.
 """
 
-import argparse
 import random
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from benchmarks.report import write_report
+from benchmarks.report import make_parser, write_report
 from rl.rewards.composite import Completion, score
 from tasks.datasets.registry import find
 from tasks.scoring import mathematics
@@ -184,8 +182,7 @@ def completion(rng: random.Random, truth: GroundTruth, answer: str) -> Completio
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = make_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     rows = []

@@ -13,13 +13,10 @@ step, without a search), and llguidance's substring automaton if it is installed
 llguidance`): the first time in these states, and again with the states in its cache. Medians.
 """
 
-import argparse
 import dataclasses
 import functools
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks import llguidance_peer
-from benchmarks.report import write_report
+from benchmarks.report import make_parser, median_seconds, write_report
 from decoding.copy_source import CopySource
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, sample
@@ -61,6 +58,13 @@ def zipf_prompts(length: int, seed: int = 0) -> Prompts:
     # Ids past the vocabulary are drawn again, evenly.
     spare = np.random.default_rng(seed + 1).integers(0, START, length)
     return copyable_prompt(np.where(tokens < START, tokens, spare))
+
+
+def prompts_of(count: int, length: int, num_rows: int) -> Prompts:
+    """Return `count` prompts with ids below `num_rows` - 2, all of them copyable."""
+    rows = [zipf_prompts(length, seed=number) for number in range(count)]
+    prompts = jax.tree.map(lambda *fields: jnp.concatenate([*map(jnp.asarray, fields)]), *rows)
+    return dataclasses.replace(prompts, tokens=1 + prompts.tokens % (num_rows - 3))
 
 
 def copyable_prompt(tokens: np.ndarray) -> Prompts:
@@ -171,12 +175,7 @@ def still_matching_seconds(text: np.ndarray, copied: np.ndarray) -> float:
 def seconds(function: Callable, *arguments, repeats: int = 9) -> float:
     """Return the median time of a call, compilation left out."""
     jax.block_until_ready(function(*arguments))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return median_seconds(lambda: function(*arguments), repeats)
 
 
 def measure(length: int, copy_source: str) -> list[dict]:
@@ -264,8 +263,7 @@ def cell(value: float | None) -> str:
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = make_parser(__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1_024, 8_192, 32_768, 131_072])
     parser.add_argument("--copy-source", default="prompt", choices=list(EDGES))
     arguments = parser.parse_args()

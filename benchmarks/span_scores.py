@@ -9,18 +9,14 @@ of the whole vocabulary at every position. `dense` is a masked softmax over all 
 compiled, for its memory. Memory is XLA's temporary memory, without arguments and results.
 """
 
-import argparse
 import dataclasses
 import functools
-import statistics
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.report import write_report
+from benchmarks.report import make_parser, median_seconds, write_report
 from benchmarks.span_copy import EDGES, END, RULES, START, VOCAB, zipf_prompts
 from decoding import span_scores
 from decoding.rollout import Rollout
@@ -93,8 +89,7 @@ def dense(scoring, head, hidden, rollout):
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = make_parser(__doc__)
     parser.add_argument("--length", type=int, default=5_120)
     parser.add_argument("--chunks", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--repeats", type=int, default=2, help="0 compiles for the memory alone")
@@ -136,12 +131,8 @@ def main() -> None:
         megabytes = memory.temp_size_in_bytes / 1e6
         seconds = None
         if chunk is not None and arguments.repeats:
-            times = []
-            for _ in range(arguments.repeats):
-                start = time.perf_counter()
-                jax.block_until_ready(program(head, hidden, rollout))
-                times.append(time.perf_counter() - start)
-            seconds = statistics.median(times)
+            call = functools.partial(program, head, hidden, rollout)
+            seconds = median_seconds(call, arguments.repeats)
         rows.append({"program": name, "chunk": chunk, "temporary_mb": megabytes, "s": seconds})
         print(
             f"{name:7s}  {chunk or '':>5}  {megabytes:12.0f}  "

@@ -7,12 +7,10 @@ offsets, flags and a demonstration, and the time that the tokenizer alone takes 
 once. Then resident memory over many short examples.
 """
 
-import argparse
 import resource
 import time
-from pathlib import Path
 
-from benchmarks.report import write_report
+from benchmarks.report import make_parser, write_report
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import load_tokenizer
 from tasks.datasets.registry import DECLARED
@@ -59,8 +57,7 @@ def memory_mb(tokenizer: Tokenizer, count: int) -> list[float]:
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser = make_parser(__doc__)
     parser.add_argument("--examples", type=int, default=10_000, help="of the memory's measurement")
     arguments = parser.parse_args()
     tokenizer = load_tokenizer(load_config(["--config=configs/quickstart.py"]))

@@ -10,7 +10,6 @@ gather and scatter. Memory is the compiler's, per device. The table also has the
 arrays that the loop carries, in the TPU's tiles.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -18,7 +17,6 @@ import math
 import os
 import re
 from importlib import metadata
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,21 +24,19 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.report import write_report
+from benchmarks.report import make_parser, write_report
 from decoding.decode_loop import Limits, decode_program, start
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import random_transformer
+from recallm_jax.planning.hlo import called, computations
 
 HOST = ("infeed", "outfeed", "send", "recv")
 # The name of the host's memory in layouts.
 HOST_MEMORY = "S(5)"
-CALLED = re.compile(
-    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.-]+)"
-)
-BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+LOOP = re.compile(r"(?:body|condition)=%?([\w.-]+)")
 OPERATION = re.compile(r"^\s*(?:ROOT )?%?\S+ = (.*?) ([a-z][a-z-]*)\(")
 SHAPE = re.compile(r"[a-z]+\d*\[([\d,]*)\]")
 SAMPLING = Sampling(temperature=1.0)
@@ -118,36 +114,21 @@ def loop_operations(hlo: str) -> list[tuple[str, str]]:
 
     The decode loop is the largest while loop of the entry computation.
     """
-    computations: dict[str, list[str]] = {}
-    name = entry = ""
-    for line in hlo.splitlines():
-        header = re.match(r"^(ENTRY )?%?([\w.-]+) .*\{$", line)
-        if header:
-            name = header[2]
-            computations[name] = []
-            entry = name if header[1] else entry
-        elif name and line.strip() != "}":
-            computations[name].append(line)
-
-    def called(line: str) -> list[str]:
-        names = CALLED.findall(line)
-        for group in BRANCHES.findall(line):
-            names += [part.strip().lstrip("%") for part in group.split(",")]
-        return [found for found in names if found in computations]
+    found, entry = computations(hlo)
 
     def beneath(root: str) -> list[str]:
         seen, waiting = {root}, [root]
         while waiting:
-            for line in computations[waiting.pop()]:
-                new = [found for found in called(line) if found not in seen]
-                seen.update(new)
+            for line in found[waiting.pop()]:
+                new = {*called(line), *LOOP.findall(line)} & found.keys() - seen
+                seen |= new
                 waiting += new
-        return [line for found in seen for line in computations[found]]
+        return [line for name in seen for line in found[name]]
 
-    bodies = re.findall(r" while\(.* body=%?([\w.-]+)", "\n".join(computations[entry]))
+    bodies = re.findall(r" while\(.* body=%?([\w.-]+)", "\n".join(found[entry]))
     lines = max((beneath(body) for body in bodies), key=len)
-    found = [OPERATION.match(line) for line in lines]
-    return [(match[2], match[1]) for match in found if match]
+    matches = [OPERATION.match(line) for line in lines]
+    return [(match[2], match[1]) for match in matches if match]
 
 
 def num_elements(result: str) -> int:
@@ -190,14 +171,13 @@ def describe(compiled) -> dict:
 
 def main() -> None:
     """Print the table, and write it as JSON to `--out`."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--topology", nargs="+", default=["v5e:2x2", "v5p:2x2x1"])
     parser.add_argument("--preset", default="smollm2-135m", choices=sorted(PRESETS))
     parser.add_argument("--prompt", type=int, default=8192, help="prompt tokens")
     parser.add_argument("--prompts", type=int, default=1)
     parser.add_argument("--group", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=256)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     rows = []

@@ -67,12 +67,12 @@ def traffic(hlo: str) -> Traffic:
     branches of a conditional count. Bytes to other slices are a kind of their own and count once,
     as between two slices.
     """
-    computations, entry = _computations(hlo)
+    found, entry = computations(hlo)
     once: collections.Counter[str] = collections.Counter()
     each_round: collections.Counter[str] = collections.Counter()
 
     def run(name: str, times: int, into: collections.Counter[str], seen: set[str]) -> None:
-        for line in computations.get(name, ()):
+        for line in found.get(name, ()):
             match = _OPERATION.match(line)
             if match is None:
                 continue
@@ -86,14 +86,14 @@ def traffic(hlo: str) -> Traffic:
             elif operation == "while":
                 loop = _LOOP.search(line)
                 assert loop is not None, line
-                trips = _trips(line, computations.get(loop[1], ()))
+                trips = _trips(line, found.get(loop[1], ()))
                 if trips is None:
                     run(loop[2], 1, each_round, set())
                 else:
                     run(loop[2], times * trips, into, set())
             elif not operation.endswith(("-done", "-update")):
-                for called in _called(line):
-                    run(called, times, into, set() if operation == "conditional" else seen)
+                for one in called(line):
+                    run(one, times, into, set() if operation == "conditional" else seen)
 
     run(entry, 1, once, set())
     return Traffic(dict(once), dict(each_round))
@@ -126,7 +126,7 @@ def _trips(line: str, condition: Sequence[str]) -> int | None:
     return None
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
+def computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     """Return the lines of each computation by its name, and the entry's name."""
     found: dict[str, list[str]] = {}
     name = entry = ""
@@ -141,7 +141,8 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _called(line: str) -> Iterator[str]:
+def called(line: str) -> Iterator[str]:
+    """Yield the names of the computations that an operation calls, loops left out."""
     yield from _CALLED.findall(line)
     for group in _BRANCHES.findall(line):
         yield from (part.strip().lstrip("%") for part in group.split(","))
