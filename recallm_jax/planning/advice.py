@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.planning.chips import GIB
 from recallm_jax.planning.compiling import Planned
-from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT
+from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT, Program
 
 # Parts below this share of a program's memory get no advice.
 _LARGE = 0.15
@@ -27,16 +27,20 @@ def advice(planned: Planned, config: ConfigDict, sizes: ModelConfig) -> list[str
         "caches": caches,
         "work": work,
     }
-    rules = {"state": _state, "rollout": _rollout, "caches": _caches, "work": _work}
+    rules = {
+        "state": lambda: _state(config),
+        "rollout": lambda: _rollout(config, sizes),
+        "caches": lambda: _fewer_prompts(program.name, config) or _rollout(config, sizes),
+        "work": lambda: _work(program, config, sizes),
+    }
     found: list[str] = []
     for name in sorted(shares, key=lambda name: -shares[name]):
         if shares[name] >= _LARGE * memory.total or not found:
-            found += rules[name](program.name, program.kind, config, sizes)
+            found += rules[name]()
     return list(dict.fromkeys(found))
 
 
-def _state(name: str, kind: str, config: ConfigDict, sizes: ModelConfig) -> list[str]:
-    del name, kind, sizes
+def _state(config: ConfigDict) -> list[str]:
     fsdp = config.mesh.fsdp
     found = [f"more chips: mesh.fsdp = {2 * fsdp} on a topology of twice the size"]
     if config.mesh.data > 1:
@@ -45,31 +49,25 @@ def _state(name: str, kind: str, config: ConfigDict, sizes: ModelConfig) -> list
     return found
 
 
-def _rollout(name: str, kind: str, config: ConfigDict, sizes: ModelConfig) -> list[str]:
-    del name, kind
-    tensor = config.mesh.tensor
-    wider = 2 * tensor
+def _rollout(config: ConfigDict, sizes: ModelConfig) -> list[str]:
+    wider = 2 * config.mesh.tensor
     if sizes.num_heads % wider or config.mesh.fsdp % 2:
         return []
     return [f"mesh.tensor = {wider} and mesh.fsdp = {config.mesh.fsdp // 2}: decoding splits more"]
 
 
-def _caches(name: str, kind: str, config: ConfigDict, sizes: ModelConfig) -> list[str]:
-    return _fewer_prompts(name, config) or _rollout(name, kind, config, sizes)
-
-
-def _work(name: str, kind: str, config: ConfigDict, sizes: ModelConfig) -> list[str]:
-    if kind == "decode":
-        return _fewer_prompts(name, config) or _longer_sequence(config)
-    if kind == "reshard":
-        return _rollout(name, kind, config, sizes)
-    section = name.partition(".")[0]
+def _work(program: Program, config: ConfigDict, sizes: ModelConfig) -> list[str]:
+    if program.kind == "decode":
+        return _fewer_prompts(program.name, config) or _longer_sequence(config)
+    if program.kind == "reshard":
+        return _rollout(config, sizes)
+    section = program.name.partition(".")[0]
     shards = config.mesh.data * config.mesh.fsdp
     micro_batch = config[section].micro_batch
     found = []
     if micro_batch > shards:
         found.append(f"{section}.micro_batch = {_smaller(micro_batch, shards)} (is {micro_batch})")
-    if config.model.remat != "full" and kind == "update":
+    if config.model.remat != "full" and program.kind == "update":
         found.append(f'model.remat = "full" (is "{config.model.remat}")')
     if not found:
         found += _longer_sequence(config)

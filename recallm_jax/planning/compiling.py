@@ -61,26 +61,26 @@ def plan_program(program: Program) -> Planned:
         # The compiler writes the text to files. `as_text` of the compiled program fails when
         # operations run in parallel (JAX 0.10.2, libtpu 0.0.52).
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        compiled, refusal = None, None
+        compiled, needed = None, None
         try:
             compiled = program.lower().compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
-            refusal = parse_refusal(str(error))
-            if refusal is None:
+            needed = parse_refusal(str(error))
+            if needed is None:
                 raise
         seconds = time.perf_counter() - started
         text = _dumped(folder, "after_optimizations.txt")
         assignment = _dumped(folder, "after_optimizations-buffer-assignment.txt")
     if compiled is None:
-        assert refusal is not None
-        memory = refused_memory(refusal, arguments, resident)
+        assert needed is not None
+        memory = refused_memory(needed, arguments, resident)
     else:
         memory = compiled_memory(compiled.memory_analysis(), arguments, resident)
     return Planned(
         program,
         memory,
         caches,
-        refused=refusal is not None,
+        refused=needed is not None,
         largest=largest_temporaries(assignment, text),
         compiler_flops=None if compiled is None else _flops(compiled.cost_analysis()),
         traffic=traffic(text),

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-GIB = 1 << 30
+from recallm_jax.planning.chips import GIB
+
 _UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": GIB, "T": 1 << 40}
 _SIZE = r"([\d.]+)([BKMGT])"
 # The message of libtpu 0.0.52, whose "temporaries" include the arguments, and an older one.
@@ -77,29 +78,16 @@ def largest_temporaries(assignment: str, hlo: str, count: int = 4) -> tuple[Allo
     return tuple(found)
 
 
-@dataclasses.dataclass(frozen=True)
-class Refusal:
-    """The compiler's report, in bytes, on a program that needs more memory than the chip has.
+def parse_refusal(message: str) -> int | None:
+    """Return the bytes that a refused program needs, arguments included.
 
-    Attributes:
-      used: the memory that the program needs, arguments included.
-      limit: the memory that it may use.
+    Args:
+      message: a RESOURCE_EXHAUSTED error about HBM; for any other message the result is None.
     """
-
-    used: int
-    limit: int
-
-
-def parse_refusal(message: str) -> Refusal | None:
-    """Parse a RESOURCE_EXHAUSTED error about HBM; return None for any other message."""
     for pattern in _REFUSALS:
         if found := pattern.search(message):
-            return Refusal(_bytes(found[1], found[2]), _bytes(found[3], found[4]))
+            return round(float(found[1]) * _UNITS[found[2]])
     return None
-
-
-def _bytes(number: str, unit: str) -> int:
-    return round(float(number) * _UNITS[unit])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,19 +97,19 @@ class Memory:
     Attributes:
       arguments: the program's arguments, by part, without the layout's padding.
       resident: arrays that the job keeps and the program does not read, by part.
-      padding: the padding of the arguments in the compiler's layout; 0 for a refused program.
-      outputs: outputs that do not reuse an argument's memory.
       temporaries: temporary arrays; for a refused program everything but its arguments, so outputs
         and code too.
+      padding: the padding of the arguments in the compiler's layout; 0 for a refused program.
+      outputs: outputs that do not reuse an argument's memory.
       code: the program itself.
     """
 
     arguments: Mapping[str, int]
     resident: Mapping[str, int]
-    padding: int
-    outputs: int
     temporaries: int
-    code: int
+    padding: int = 0
+    outputs: int = 0
+    code: int = 0
 
     @property
     def total(self) -> int:
@@ -145,14 +133,7 @@ def compiled_memory(
 
 
 def refused_memory(
-    refusal: Refusal, arguments: Mapping[str, int], resident: Mapping[str, int]
+    needed: int, arguments: Mapping[str, int], resident: Mapping[str, int]
 ) -> Memory:
-    """Return the memory that a refused program needs."""
-    return Memory(
-        arguments=arguments,
-        resident=resident,
-        padding=0,
-        outputs=0,
-        temporaries=max(0, refusal.used - sum(arguments.values())),
-        code=0,
-    )
+    """Return the memory of a refused program, which needs so many bytes."""
+    return Memory(arguments, resident, temporaries=max(0, needed - sum(arguments.values())))
