@@ -29,14 +29,9 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--figure", help="also draw a picture, such as docs/run.png")
     arguments = parser.parse_args(argv)
-    report(arguments.workdir, arguments.figure)
-
-
-def report(workdir: str, figure: str | None) -> None:
-    """Write the page, and the picture if a file is given for it; say where the page is."""
-    path = build_report(workdir)
-    if figure is not None:
-        write_run_figure(load_run(workdir), figure)
+    path = build_report(arguments.workdir)
+    if arguments.figure is not None:
+        write_run_figure(load_run(arguments.workdir), arguments.figure)
     print(f"report: {path if is_remote(path) else path.resolve().as_uri()}")
 
 

@@ -18,9 +18,6 @@ class SummaryWriter(Protocol):
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add a point to each curve."""
 
-    def flush(self) -> None:
-        """Write what is still buffered."""
-
     def close(self) -> None:
         """Flush, and write no more."""
 

@@ -86,8 +86,13 @@ class OldScores:
 
 def ppo_batch(options: ConfigDict, scored: ScoredRollout, old: OldScores) -> tuple[Batch, Metrics]:
     """Return the batch of a PPO update: an advantage and a return for each token."""
-    settings = TargetSettings(options.kl_coefficient, options.discount, options.trace_decay)
-    advantages, returns, kl = _ppo_targets(scored, old, settings)
+    advantages, returns, kl = _ppo_targets(
+        scored,
+        old,
+        kl_coefficient=options.kl_coefficient,
+        discount=options.discount,
+        trace_decay=options.trace_decay,
+    )
     batch = Batch(
         rollout=scored.rollout,
         advantages=advantages,
@@ -108,29 +113,19 @@ def _sequence_kl(
     return jnp.where(rollout.mask, kl, 0.0).sum(axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class TargetSettings:
-    """The coefficient of the KL penalty in the rewards, and the two decays of GAE; static."""
-
-    kl_coefficient: float
-    discount: float
-    trace_decay: float
-
-
-@functools.partial(jax.jit, static_argnames="settings")
+@functools.partial(jax.jit, static_argnames=("kl_coefficient", "discount", "trace_decay"))
 def _ppo_targets(
-    scored: ScoredRollout, old: OldScores, settings: TargetSettings
+    scored: ScoredRollout,
+    old: OldScores,
+    *,
+    kl_coefficient: float,
+    discount: float,
+    trace_decay: float,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"], Float[Array, ""]]:
     """Return whitened advantages and returns of the tokens, and the mean KL of a response."""
     rollout, mask = scored.rollout, scored.rollout.mask
     kl = jnp.where(mask, kl_k1(old.log_probs, old.reference_log_probs), 0.0)
-    rewards = token_rewards(scored.totals, kl, rollout.lengths, coefficient=settings.kl_coefficient)
-    advantages = generalized(
-        rewards,
-        old.values,
-        mask,
-        discount=settings.discount,
-        trace_decay=settings.trace_decay,
-    )
+    rewards = token_rewards(scored.totals, kl, rollout.lengths, coefficient=kl_coefficient)
+    advantages = generalized(rewards, old.values, mask, discount=discount, trace_decay=trace_decay)
     returns = jnp.where(mask, advantages + old.values, 0.0)
     return whiten(advantages, mask), returns, kl.sum(axis=-1).mean()

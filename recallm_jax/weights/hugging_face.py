@@ -114,16 +114,11 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     settings_path = folder / "tokenizer_config.json"
     settings = _read_json(settings_path)
     template_path = folder / "chat_template.jinja"
-    template: str | None
+    template = settings.get("chat_template")
     if template_path.exists():
         template = _read_text(template_path)
-    elif "chat_template" in settings:
-        template = settings["chat_template"]
-        if isinstance(template, list):
-            named = {entry["name"]: entry["template"] for entry in template}
-            template = named.get("default")
-    else:
-        template = None
+    elif isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
     if not template:
         raise UserError(
             f"{folder} has no chat template, neither {template_path.name} nor in "

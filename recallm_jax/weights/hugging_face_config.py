@@ -68,9 +68,7 @@ def read_config(fields: dict[str, Any], origin: str, *, dtype: str, remat: str) 
         rope_theta=theta,
         norm_eps=field("rms_norm_eps"),
         # If absent, the default of the architectures holds, which is untied.
-        tie_embeddings=bool(fields["tie_word_embeddings"])
-        if "tie_word_embeddings" in fields
-        else False,
+        tie_embeddings=bool(fields.get("tie_word_embeddings")),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
         rope_scaling=scaling,
