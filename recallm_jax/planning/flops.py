@@ -46,31 +46,6 @@ def attention_flops(config: ModelConfig, pairs: float) -> float:
     return 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
 
 
-def prefill_flops(config: ModelConfig, prompts: int, length: int) -> float:
-    """Return the operations of prefilling prompts of `length` tokens under causal attention.
-
-    Logits are computed for the last token of each prompt only.
-    """
-    tokens = prompts * length
-    pairs = prompts * length * (length + 1) / 2
-    return (
-        tokens * layer_flops(config)
-        + attention_flops(config, pairs)
-        + prompts * unembed_flops(config)
-    )
-
-
-def rollout_flops(
-    config: ModelConfig, *, prompts: int, group_size: int, length: int, new_tokens: int
-) -> Work:
-    """Return the operations of sampling responses of `new_tokens` tokens to full-length prompts."""
-    rows = prompts * group_size
-    pairs = rows * (new_tokens * length + new_tokens * (new_tokens + 1) / 2)
-    decoded = rows * new_tokens * (layer_flops(config) + unembed_flops(config))
-    total = prefill_flops(config, prompts, length) + decoded + attention_flops(config, pairs)
-    return Work(total, total)
-
-
 def score_flops(
     config: ModelConfig, *, prompts: int, group_size: int, length: int, new_tokens: int
 ) -> Work:
@@ -84,6 +59,15 @@ def score_flops(
         + attention_flops(config, pairs)
         + rows * new_tokens * unembed_flops(config)
     )
+    return Work(total, total)
+
+
+def rollout_flops(config: ModelConfig, **sizes: int) -> Work:
+    """Return the operations of sampling full-length responses to full-length prompts.
+
+    Logits are computed for the last token of each prompt besides.
+    """
+    total = score_flops(config, **sizes).model + sizes["prompts"] * unembed_flops(config)
     return Work(total, total)
 
 

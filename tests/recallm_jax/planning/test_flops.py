@@ -10,7 +10,6 @@ from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import random_transformer
 from recallm_jax.planning.flops import (
     num_parameters,
-    prefill_flops,
     rollout_flops,
     score_flops,
     update_flops,
@@ -48,7 +47,7 @@ def test_operations_agree_with_a_count_by_hand(config):
     assert rollout.model == rollout.executed == counted(config, **sizes, prompt_once=True, logits=2)
     no_tokens = {**sizes, "new_tokens": 0}
     prompts = counted(config, **no_tokens, prompt_once=True, logits=2)
-    assert prefill_flops(config, 2, 7) == prompts
+    assert rollout_flops(config, **no_tokens).model == prompts
 
 
 def test_an_update_is_three_passes_and_those_that_remat_repeats():
