@@ -24,22 +24,12 @@ from benchmarks.span_copy import prompts_of
 from decoding.decode_loop import Limits, decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.models.transformer import Transformer, random_transformer
+from recallm_jax.weights.hugging_face_config import write_config
 
 # Rows of one prompt, its tokens, new tokens. The second case measures the prompt alone.
 CASES = ((1, 256, 64), (1, 1024, 1), (16, 256, 64), (16, 1024, 64))
-SIZES = {
-    "vocab_size": CONFIG.vocab_rows,
-    "hidden_size": CONFIG.width,
-    "intermediate_size": CONFIG.mlp_dim,
-    "num_hidden_layers": CONFIG.num_layers,
-    "num_attention_heads": CONFIG.num_heads,
-    "num_key_value_heads": CONFIG.num_kv_heads,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-    # No token ends a response early.
-    "eos_token_id": None,
-    "bos_token_id": None,
-}
+# No token ends a response early.
+SIZES = write_config(CONFIG, param_dtype="float32", eos_id=0) | {"eos_token_id": None}
 
 
 def our_seconds(model: Transformer, rows: int, prompt: int, new: int, repeats: int) -> float:

@@ -6,26 +6,14 @@ import pathlib
 import struct
 
 import numpy as np
-from gguf import GGUFReader, dequantize
+from gguf import MODEL_ARCH, GGUFReader, dequantize, get_tensor_name_map
 
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.hugging_face import TokenizerFiles
-from recallm_jax.weights.tensors import LAYER_NAMES, TOP_NAMES, assemble, layer_name
+from recallm_jax.weights.tensors import assemble
 
-_TOP = {"embedding": "token_embd", "final_norm": "output_norm", "output": "output"}
-_LAYER = {
-    "attention_norm": "attn_norm",
-    "query": "attn_q",
-    "key": "attn_k",
-    "value": "attn_v",
-    "attention_output": "attn_output",
-    "mlp_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-}
 # llama.cpp's token types.
 _CONTROL, _USER_DEFINED = 3, 4
 # The errors of the reader and of `dequantize` on bytes that are not GGUF, or are cut short.
@@ -54,10 +42,10 @@ def load(
         fields = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         config = _config(fields, tensors, str(path), dtype, remat)
-        names = _stored_names(config)
+        names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_layers)
 
         def read(name: str) -> np.ndarray:
-            tensor = tensors[names[name]]
+            tensor = tensors[names.get_name(name, try_suffixes=(".weight",)) or name]
             values = dequantize(tensor.data, tensor.tensor_type)
             values = values.reshape(tuple(int(size) for size in tensor.shape[::-1]))
             if name.endswith("q_proj.weight"):
@@ -108,16 +96,6 @@ def _config(fields, tensors, origin, dtype, remat) -> ModelConfig:
         dtype=dtype,
         remat=remat,
     )
-
-
-def _stored_names(config: ModelConfig) -> dict[str, str]:
-    """Return the GGUF name of each Hugging Face name."""
-    names = {TOP_NAMES[ours]: f"{stored}.weight" for ours, stored in _TOP.items()}
-    for number in range(config.num_layers):
-        for ours, stored in _LAYER.items():
-            name, _ = LAYER_NAMES[ours]
-            names[layer_name(number, name)] = f"blk.{number}.{stored}.weight"
-    return names
 
 
 def _unpermute(matrix: np.ndarray, num_heads: int) -> np.ndarray:
