@@ -87,19 +87,12 @@ def _qwen2_5(width, num_layers, num_heads, num_kv_heads, mlp_dim, vocab_rows, ti
 
 
 def _qwen3(width, num_layers, num_heads, mlp_dim, tie) -> ModelConfig:
-    return ModelConfig(
+    return dataclasses.replace(
+        _qwen2_5(width, num_layers, num_heads, 8, mlp_dim, 151936, tie),
         family="qwen3",
-        vocab_rows=151936,
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=8,
         head_dim=128,
-        mlp_dim=mlp_dim,
         max_positions=40960,
-        rope_theta=1e6,
-        norm_eps=1e-6,
-        tie_embeddings=tie,
+        qkv_bias=False,
         qk_norm=True,
     )
 

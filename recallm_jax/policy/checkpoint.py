@@ -101,7 +101,7 @@ def save(
     """
     flat = _flatten(state)
     written = {"run": dict(metadata), _LAYOUT: _layout(flat), _CHECKSUMS: _checksums(flat)}
-    try:
+    with _full_disk_told(manager):
         # Orbax would wait for the previous save anyway; here its failure is reported.
         manager.wait_until_finished()
         manager.save(
@@ -111,9 +111,6 @@ def save(
             ),
             force=True,
         )
-    except Exception as error:
-        _raise_if_full(manager, error)
-        raise
 
 
 def finish(manager: ocp.CheckpointManager) -> None:
@@ -122,12 +119,9 @@ def finish(manager: ocp.CheckpointManager) -> None:
     Raises:
       UserError: the disk was full.
     """
-    try:
+    with _full_disk_told(manager):
         manager.wait_until_finished()
         manager.check_for_errors()
-    except Exception as error:
-        _raise_if_full(manager, error)
-        raise
 
 
 def restore_latest(
@@ -353,10 +347,15 @@ def _check_layout(folder: Path, found: dict[str, str], wanted: dict[str, str]) -
             )
 
 
-def _raise_if_full(manager: ocp.CheckpointManager, error: Exception) -> None:
-    met = full_disk(error, _folder(manager))
-    if met is None:
-        return
-    for partial in _folder(manager).glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(partial, ignore_errors=True)
-    raise UserError(full_disk_message(met)) from None
+@contextlib.contextmanager
+def _full_disk_told(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Raise a `UserError` if the disk is full, and remove what was written of a checkpoint."""
+    try:
+        yield
+    except Exception as error:
+        met = full_disk(error, _folder(manager))
+        if met is None:
+            raise
+        for partial in _folder(manager).glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(full_disk_message(met)) from None
