@@ -83,7 +83,9 @@ def put(tree: Any, shardings: Any) -> Any:
 
 def put_all(tree: Any, sharding: Sharding) -> Any:
     """Place arrays as `put` does, all on one sharding."""
-    return put(tree, jax.tree.map(lambda _: sharding, tree))
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: _put(x, sharding), tree)
 
 
 def _put(x: Any, sharding: Sharding) -> Any:
