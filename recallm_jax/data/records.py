@@ -15,11 +15,10 @@ from recallm_jax.config.kept import RECORDS, hold_to_config
 from recallm_jax.data.arrays import check_prompt
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.quiet import hidden_stderr
-from storage.errors import naming
+from storage.errors import InputError, naming
 from storage.files import Path, as_path
 from tasks import generate
 from tasks.datasets.registry import find
-from tasks.errors import TaskInputError
 from tasks.names import MIXTURE, validation_task
 from tasks.prompts.context import generator
 from tasks.prompts.demonstrations import check_demonstration
@@ -246,12 +245,26 @@ def _records_of(
             yield mixtures.to_record(features)
     except invalid_argument as error:
         # TensorFlow wraps a task's error, with its traceback, in an error of its own.
-        raised = re.search(
-            r"^tasks\.errors\.(?:TaskInput|Demonstration)Error: (.*)$", error.message, re.MULTILINE
-        )
+        raised = _quoted(error.message)
         if raised is None:
             raise
-        raise TaskInputError(raised[1]) from None
+        raise raised from None
+
+
+def _quoted(message: str) -> InputError | None:
+    """Return the last `InputError` in the tracebacks that a message quotes; None without one."""
+    names = set(_names_in_tracebacks(InputError))
+    lines = re.findall(r"^([\w.<>]+): (.*)$", message, re.MULTILINE)
+    texts = [text for name, text in lines if name in names]
+    return InputError(texts[-1]) if texts else None
+
+
+def _names_in_tracebacks(error: type[Exception]) -> Iterator[str]:
+    """Yield the names of an error and of all errors derived from it, as tracebacks write them."""
+    in_script = error.__module__ == "__main__"
+    yield error.__qualname__ if in_script else f"{error.__module__}.{error.__qualname__}"
+    for derived in error.__subclasses__():
+        yield from _names_in_tracebacks(derived)
 
 
 def _prepared(

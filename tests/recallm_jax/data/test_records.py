@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from decoding.errors import DecodingInputError
 from recallm_jax import prepare
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import check_demonstrations, demonstrations, prompts_and_texts
@@ -14,6 +15,8 @@ from recallm_jax.data.records import train_records, validation_records
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from storage.errors import InputError
+from tasks.datasets.registry import DATASETS
+from tasks.errors import DemonstrationError, TaskInputError
 from tasks.prompts.record import Record, write_jsonl
 from tasks.prompts.vocabulary import Tokenizer
 
@@ -56,6 +59,40 @@ def test_prepared_files_hold_the_generated_records(prepared, records, tokenizer)
     written = validation_records(config, tokenizer, "math_retrieval", 256)
     for got, expected in zip(written, generated, strict=True):
         assert_same(got, expected)
+
+
+class OwnError(TaskInputError):
+    """An error such as a script of a user's own defines."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [TaskInputError, UserError, DecodingInputError, OwnError])
+def test_an_error_that_a_user_can_mend_is_one_line_from_seqios_threads_too(
+    kind, tokenizer, monkeypatch
+):
+    def draft(*arguments):
+        try:
+            raise DemonstrationError("an earlier one")
+        except DemonstrationError as error:
+            raise kind("rows.txt: line 3 is empty; fill it") from error
+
+    broken = dataclasses.replace(DATASETS["retrieval"], draft=draft)
+    monkeypatch.setitem(DATASETS, "retrieval", broken)
+    with pytest.raises(InputError) as caught:
+        validation_records(config_of("seqio"), tokenizer, "retrieval", 256)
+    assert str(caught.value) == "rows.txt: line 3 is empty; fill it"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_any_other_error_in_seqios_threads_keeps_its_traceback(tokenizer, monkeypatch):
+    def draft(*arguments):
+        raise ValueError("a fault")
+
+    broken = dataclasses.replace(DATASETS["retrieval"], draft=draft)
+    monkeypatch.setitem(DATASETS, "retrieval", broken)
+    with pytest.raises(Exception, match=r"Traceback[\s\S]*ValueError: a fault") as caught:
+        validation_records(config_of("seqio"), tokenizer, "retrieval", 256)
+    assert not isinstance(caught.value, InputError)
 
 
 @pytest.mark.parametrize("start", [1, 4])
