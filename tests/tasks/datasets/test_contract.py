@@ -41,16 +41,16 @@ class Size:
 
 QUESTIONS = Size((900,), 1)
 SIZES = {
-    "retrieval": Size((500,), 5, 6),
-    "multi_niah": Size((2500,), 5),
-    "math_retrieval": Size((500,), 5, 6),
+    "retrieval": Size((500,), 6, 6),
+    "multi_niah": Size((2500,), 6),
+    "math_retrieval": Size((500,), 6, 6),
     "dapo_math": Size((1000,), 0),
     "mcqa_math": Size((1000,), 0),
     "banking77": Size((300, 420, 900, 1500), 1, 6),
     "massive": Size((300, 420, 900, 1500), 1, 6),
     "quality": Size((1500,), 0, 8),
-    "majority_vote": Size((2000,), 5),
-    "top_n_vote": Size((2000,), 5),
+    "majority_vote": Size((2000,), 6),
+    "top_n_vote": Size((2000,), 6),
     "msmarco_v2": Size((900, 1500), 1, 6),
     "qampari": Size((1200,), 1, 6),
     "hotpotqa": QUESTIONS,
