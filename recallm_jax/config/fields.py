@@ -339,6 +339,11 @@ def _unknown_field(name: str) -> UserError:
     near = near or difflib.get_close_matches(name, FIELDS, n=1)
     names = " or ".join(f"config.{field}" for field in near)
     remedy = f"did you mean {names}?" if near else "see recallm_jax/config/fields.py"
+    if name.startswith(SHARE):
+        remedy += (
+            " A data set of your own has a share once a script registers it "
+            "(docs/your_own_data_set.md)"
+        )
     return UserError(f"config.{name} is not a field; {remedy}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from decoding.spans import CopiedSpan
-from recallm_jax.evaluation.summaries import Row
+from recallm_jax.evaluation.summaries import Row, suite_task
 from rl.batch import PromptText
 from rl.rewards.composite import Completion, score
 from rl.rollout_text import RolloutText
@@ -17,7 +17,6 @@ from tasks.prompts.vocabulary import Tokenizer
 from tasks.scoring import answers
 from tasks.scoring.reward import SETTINGS
 from tasks.scoring.truth import ground_truth
-from tasks.suites import registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +81,7 @@ def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row |
 
     The suite's main metric is the score, and the reward; its metrics are the components.
     """
-    task = registry.find_task(dataset)
+    task = suite_task(dataset)
     if task is None:
         return None
     metrics = task.score(response, truth)

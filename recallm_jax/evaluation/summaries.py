@@ -10,6 +10,7 @@ from tasks.datasets.registry import DATASETS
 from tasks.metrics import metric_functions
 from tasks.names import length_name
 from tasks.suites import registry
+from tasks.suites.task import SuiteTask
 
 Row = dict[str, Any]
 
@@ -41,13 +42,18 @@ def summarise(rows: Sequence[Row]) -> Row:
     }
 
 
+def suite_task(dataset: str) -> SuiteTask | None:
+    """Return the task of a suite that has this name; None for a data set or an unknown name."""
+    return None if dataset in DATASETS else registry.find_task(dataset)
+
+
 def task_metrics(rows: Sequence[Row]) -> Row:
     """Return the metrics of the rows of one task, the main one named: a suite's own, or SeqIO's.
 
     The result is empty if no right answer is known.
     """
     dataset = rows[0]["dataset"]
-    task = registry.find_task(dataset)
+    task = suite_task(dataset)
     if task is not None:
         metrics = task.aggregate([row["components"] for row in rows])
     elif dataset in DATASETS and all(row["ground_truth"] for row in rows):

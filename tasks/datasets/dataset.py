@@ -1,8 +1,10 @@
 """The type of a data set, which declares all that this project knows about it in one place."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 
+from tasks.errors import TaskInputError
 from tasks.prompts.context import Draft
 from tasks.prompts.settings import TaskSettings
 from tasks.scoring.reward import RewardRow, Score
@@ -28,6 +30,10 @@ class Dataset:
       exact_match: returns 1 if the answer is the reference, else 0; None: if `score` is full.
       source: the files of its rows; None if its examples are made up.
       has_context: whether its prompts have a text to recall from.
+
+    Raises:
+      TaskInputError: the name has characters other than letters, digits and underscores, or there
+        are no metrics.
     """
 
     name: str
@@ -39,3 +45,14 @@ class Dataset:
     exact_match: Score | None = None
     source: Source | None = None
     has_context: bool = True
+
+    def __post_init__(self):
+        if not re.fullmatch("[A-Za-z0-9_]+", self.name):
+            raise TaskInputError(
+                f"dataset {self.name!r} cannot stand in a config; use letters, digits and _"
+            )
+        if not self.metrics:
+            raise TaskInputError(
+                f"dataset {self.name!r} has metrics = {self.metrics!r}; give at least one score, "
+                "the main one first"
+            )

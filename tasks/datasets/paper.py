@@ -7,6 +7,7 @@ from tasks.datasets.citation_qa import cited_answers
 from tasks.datasets.dataset import Dataset
 from tasks.datasets.reasoning_retrieval import value_or_number
 from tasks.datasets.reranking import ndcg
+from tasks.errors import TaskInputError
 from tasks.scoring import paper
 from tasks.scoring.reward import Score, best_of, of_answer
 
@@ -54,8 +55,13 @@ def paper_dataset(dataset: Dataset) -> Dataset:
     """Return the data set with the paper's score in place of ours.
 
     Raises:
-      KeyError: the paper has no score for it.
+      TaskInputError: the paper has no score for it.
     """
+    if dataset.name not in PAPER:
+        raise TaskInputError(
+            f"dataset {dataset.name!r} has no score in the paper; use one of {', '.join(PAPER)}, "
+            "or its own score"
+        )
     task_format = FORMATS.get(dataset.name, dataset.reward.task_format)
     return dataclasses.replace(
         dataset,

@@ -1,7 +1,5 @@
 """All data sets by name, and a function to add one. All lists of data sets derive from this one."""
 
-import re
-
 from tasks.datasets import (
     aggregation,
     citation_qa,
@@ -18,6 +16,7 @@ from tasks.datasets import (
 )
 from tasks.datasets.dataset import Dataset
 from tasks.errors import TaskInputError
+from tasks.suites.registry import find_task
 
 # arXiv 2604.09494, section 5 and appendix B: ten categories, seventeen data sets.
 PAPERS = (
@@ -49,11 +48,11 @@ def register(dataset: Dataset) -> None:
     """Add or replace a data set, so that a config may give it a share.
 
     Raises:
-      TaskInputError: the name has characters other than letters, digits and underscores.
+      TaskInputError: a suite has a task of this name.
     """
-    if not re.fullmatch("[A-Za-z0-9_]+", dataset.name):
+    if find_task(dataset.name) is not None:
         raise TaskInputError(
-            f"dataset {dataset.name!r} cannot stand in a config; use letters, digits and _"
+            f"dataset {dataset.name!r} has the name of an evaluation suite's task; give it another"
         )
     DATASETS[dataset.name] = dataset
 

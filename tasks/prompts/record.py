@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from storage.errors import naming
 from storage.files import Path, as_path, make_folder, written_whole
 from tasks.errors import TaskInputError
 from tasks.prompts.vocabulary import Tokenizer
+from tasks.scoring.truth import check_ground_truth
 
 ALIGNMENTS = ("character", "word", "token")
 
@@ -78,7 +79,7 @@ def from_json(line: str | bytes) -> Record:
     for name in ("example_id", "dataset", "prompt"):
         if not isinstance(getattr(record, name), str):
             raise TaskInputError(f"{name} = {getattr(record, name)!r} must be a text")
-    _check_ground_truth(record.ground_truth)
+    check_ground_truth(record.ground_truth)
     for name in ("offsets", "copyable", "span_start", "span_end"):
         if len(getattr(record, name)) != len(record.inputs):
             raise TaskInputError(
@@ -108,70 +109,6 @@ def _whole_numbers(name: str, value: Any, dtype: Any) -> np.ndarray:
     if array.ndim > 1 and name != "offsets":
         raise ValueError(f"{name} is not a flat list")
     return np.asarray(value, dtype)
-
-
-def _check_ground_truth(truth: Any) -> None:
-    """Refuse a ground truth that is neither empty nor complete."""
-    if truth == {}:
-        return
-    names = ("answers", "gold_documents")
-    if not isinstance(truth, dict) or any(name not in truth for name in names):
-        raise TaskInputError(f"ground_truth = {truth!r} must have {', '.join(names)}, or be {{}}")
-    for name, value in truth.items():
-        kind, fits = _TRUTH.get(name, ("left out: the field is unknown", lambda _: False))
-        if not fits(value):
-            raise TaskInputError(f"ground_truth.{name} = {value!r} must be {kind}")
-    if not truth["answers"] or not all(answer.strip() for answer in truth["answers"]):
-        raise TaskInputError(
-            f"ground_truth.answers = {truth['answers']!r}: no response could be right; "
-            "give at least one answer, and no blank one"
-        )
-    labels = truth.get("gold_labels", ())
-    if labels and len(labels) != len(truth["gold_documents"]):
-        raise TaskInputError(
-            f"ground_truth.gold_labels has {len(labels)} entries for "
-            f"{len(truth['gold_documents'])} gold_documents; give one for each, or none"
-        )
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _map_to(kind: type) -> Callable[[Any], bool]:
-    return lambda value: (
-        isinstance(value, dict)
-        and all(isinstance(name, str) and isinstance(item, kind) for name, item in value.items())
-    )
-
-
-_TRUTH: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(
-        ("answers", "gold_documents", "gold_labels", "wrong"), ("a list of texts", _texts)
-    ),
-    "gold_ranges": (
-        "a list of pairs of integers",
-        lambda value: (
-            isinstance(value, list)
-            and all(
-                isinstance(pair, list)
-                and len(pair) == 2
-                and all(isinstance(place, int) for place in pair)
-                for pair in value
-            )
-        ),
-    ),
-    "math_answer": (
-        'a text, such as "42", or "" if there is none',
-        lambda value: isinstance(value, str),
-    ),
-    "parts": (
-        "a list of lists of texts",
-        lambda value: isinstance(value, list) and all(map(_texts, value)),
-    ),
-    "grades": ('an object such as {"12": 1}', _map_to(int)),
-    "choices": ('an object such as {"A": "a text"}', _map_to(str)),
-}
 
 
 def read_jsonl(path: str | Path) -> Iterator[Record]:

@@ -5,8 +5,9 @@ arXiv 2604.09494, section 4.3 and appendix D.3; `rl/rewards/` computes the rewar
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
+from tasks.errors import TaskInputError
 from tasks.scoring.truth import GroundTruth
 
 GoldMode = Literal["standard", "top_k_gold", "always_1", "used_recall"]
@@ -64,6 +65,9 @@ class RewardRow:
       top_k: the number of gold documents that count in the mode "top_k_gold".
       many_shot: whether the settings choose the gold mode (many-shot classification).
       task_format: the task's half of the format reward; None if the general format is all of it.
+
+    Raises:
+      TaskInputError: a value is not one of these, or out of bounds.
     """
 
     hit_threshold: float
@@ -73,6 +77,28 @@ class RewardRow:
     top_k: int = 0
     many_shot: bool = False
     task_format: Score | None = None
+
+    def __post_init__(self):
+        modes = get_args(GoldMode)
+        if self.gold_mode not in modes:
+            raise TaskInputError(
+                f"reward.gold_mode = {self.gold_mode!r} is not one of {', '.join(map(repr, modes))}"
+            )
+        if not 0 < self.hit_threshold <= 1:
+            raise TaskInputError(
+                f"reward.hit_threshold = {self.hit_threshold!r} is out of bounds; give more than 0 "
+                "and at most 1"
+            )
+        for name in ("min_span", "free_spans"):
+            if getattr(self, name) < 0:
+                raise TaskInputError(
+                    f"reward.{name} = {getattr(self, name)!r} is negative; give at least 0"
+                )
+        if self.top_k < 1 and (self.gold_mode == "top_k_gold" or self.many_shot):
+            raise TaskInputError(
+                f"reward.top_k = {self.top_k!r} lets no gold document count in the mode "
+                "'top_k_gold'; give at least 1"
+            )
 
     def under(self, settings: RewardSettings) -> "RewardRow":
         """Return the row with the gold mode that the settings choose."""

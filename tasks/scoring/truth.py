@@ -1,8 +1,10 @@
 """The ground truth: what a right response to a prompt contains."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from tasks.errors import TaskInputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class GroundTruth:
       choices: the text of each option by its letter (multiple choice).
 
     Raises:
-      ValueError: no answer, or a blank one: no response could be right.
+      TaskInputError: no answer, or a blank one: no response could be right.
     """
 
     dataset: str
@@ -36,11 +38,7 @@ class GroundTruth:
     choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if not self.answers or not all(answer.strip() for answer in self.answers):
-            raise ValueError(
-                f"the ground truth of {self.dataset!r} has the answers {self.answers!r}; "
-                "give at least one, and no blank one"
-            )
+        _check_answers(f"{self.dataset}: ground_truth", self.answers)
 
     @property
     def all_parts(self) -> tuple[tuple[str, ...], ...]:
@@ -63,3 +61,79 @@ def ground_truth(dataset: str, fields: Mapping[str, Any]) -> GroundTruth | None:
         grades=dict(fields.get("grades", {})),
         choices=dict(fields.get("choices", {})),
     )
+
+
+def check_ground_truth(truth: Any) -> None:
+    """Refuse the ground truth of a record if it is neither empty nor complete.
+
+    Raises:
+      TaskInputError: a field is missing, unknown or of the wrong type, or no response could be
+        right.
+    """
+    if truth == {}:
+        return
+    names = ("answers", "gold_documents")
+    remedy = f"it must have {' and '.join(names)}, or be {{}}"
+    if not isinstance(truth, dict):
+        raise TaskInputError(f"ground_truth = {truth!r} is not an object; {remedy}")
+    if missing := [name for name in names if name not in truth]:
+        raise TaskInputError(f"ground_truth has no {' and no '.join(missing)}; {remedy}")
+    for name, value in truth.items():
+        kind, fits = _TRUTH.get(name, ("left out: the field is unknown", lambda _: False))
+        if not fits(value):
+            raise TaskInputError(f"ground_truth.{name} = {value!r} must be {kind}")
+    _check_answers("ground_truth", truth["answers"])
+    labels = truth.get("gold_labels", ())
+    if labels and len(labels) != len(truth["gold_documents"]):
+        raise TaskInputError(
+            f"ground_truth.gold_labels has {len(labels)} entries for "
+            f"{len(truth['gold_documents'])} gold_documents; give one for each, or none"
+        )
+
+
+def _check_answers(place: str, answers: Sequence[str]) -> None:
+    if not answers or not all(answer.strip() for answer in answers):
+        raise TaskInputError(
+            f"{place}.answers = {answers!r}: no response could be right; "
+            "give at least one answer, and no blank one"
+        )
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+
+
+def _map_to(kind: type) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, dict)
+        and all(isinstance(name, str) and isinstance(item, kind) for name, item in value.items())
+    )
+
+
+_TRUTH: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("answers", "gold_documents", "gold_labels", "wrong"), ("a list of texts", _texts)
+    ),
+    "gold_ranges": (
+        "a list of pairs of integers",
+        lambda value: (
+            isinstance(value, list | tuple)
+            and all(
+                isinstance(pair, list | tuple)
+                and len(pair) == 2
+                and all(isinstance(place, int) for place in pair)
+                for pair in value
+            )
+        ),
+    ),
+    "math_answer": (
+        'a text, such as "42", or "" if there is none',
+        lambda value: isinstance(value, str),
+    ),
+    "parts": (
+        "a list of lists of texts",
+        lambda value: isinstance(value, list | tuple) and all(map(_texts, value)),
+    ),
+    "grades": ('an object such as {"12": 1}', _map_to(int)),
+    "choices": ('an object such as {"A": "a text"}', _map_to(str)),
+}

@@ -11,7 +11,7 @@ from recallm_jax.evaluation.files import read_rows
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.rescore import rescore
 from recallm_jax.evaluation.rows import suite_scores
-from recallm_jax.evaluation.summaries import format_table, overall_rows
+from recallm_jax.evaluation.summaries import format_table, overall_rows, suite_task
 from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.policy.setup import check_lengths
 from recallm_jax.policy.tiny import TINY, tiny_tokenizer
@@ -111,6 +111,16 @@ def test_only_tasks_of_suites_have_scores_of_their_own():
     assert suite_scores("retrieval", "x", {"answers": ["x"]}) is None
     scores = suite_scores("ruler_qa_1", "X.", {"answers": ["x"]})
     assert scores["score"] == scores["reward"] == scores["exact_match"] == 1.0
+
+
+def test_a_data_set_is_scored_without_a_look_at_the_suites(monkeypatch):
+    def no_look():
+        raise AssertionError("a suite's tasks were made")
+
+    monkeypatch.setattr(registry, "_all_tasks", no_look)
+    assert suite_task("retrieval") is None and suite_scores("retrieval", "x", {}) is None
+    with pytest.raises(AssertionError):
+        suite_task("ruler_vt")
 
 
 def test_a_config_without_a_mixture_does_not_train():

@@ -10,6 +10,7 @@ from configs import common
 from tasks.datasets import registry
 from tasks.datasets.registry import DATASETS, DECLARED, PAPERS, find, register
 from tasks.errors import TaskInputError
+from tasks.suites.registry import find_task
 
 
 def test_the_configs_list_is_the_registrys():
@@ -57,9 +58,48 @@ def test_a_data_set_is_added_or_replaced_by_one_call(monkeypatch):
     assert find("mine") is other
 
 
-def test_a_name_that_no_config_can_hold_is_refused():
-    with pytest.raises(TaskInputError, match="'my notes' cannot stand in a config; use letters"):
-        register(dataclasses.replace(find("retrieval"), name="my notes"))
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("name", "my notes", "'my notes' cannot stand in a config; use letters, digits and _"),
+        ("name", "", "dataset '' cannot stand in a config"),
+        ("metrics", {}, r"'retrieval' has metrics = {}; give at least one score, the main one"),
+    ],
+)
+def test_a_declaration_that_no_run_could_use_is_refused(field, value, message):
+    with pytest.raises(TaskInputError, match=message):
+        dataclasses.replace(find("retrieval"), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gold_mode": "all"}, "gold_mode = 'all' is not one of 'standard', 'top_k_gold', 'alw"),
+        ({"gold_mode": "top_k_gold"}, "top_k = 0 lets no gold document count .*; give at least 1"),
+        ({"many_shot": True}, "top_k = 0 lets no gold document count"),
+        ({"hit_threshold": 0}, "hit_threshold = 0 is out of bounds; give more than 0 and at most"),
+        ({"hit_threshold": 1.5}, "hit_threshold = 1.5 is out of bounds"),
+        ({"hit_threshold": float("nan")}, "hit_threshold = nan is out of bounds"),
+        ({"min_span": -1}, "min_span = -1 is negative; give at least 0"),
+        ({"free_spans": -2}, "free_spans = -2 is negative; give at least 0"),
+    ],
+)
+def test_an_impossible_row_of_the_rewards_table_is_refused(options, message):
+    with pytest.raises(TaskInputError, match=rf"reward\.{message}"):
+        dataclasses.replace(find("retrieval").reward, **options)
+
+
+def test_the_bounds_of_a_row_of_the_rewards_table_are_allowed():
+    row = find("retrieval").reward
+    dataclasses.replace(row, hit_threshold=1, min_span=0, free_spans=0)
+    dataclasses.replace(row, gold_mode="top_k_gold", top_k=1)
+
+
+def test_the_name_of_a_suites_task_is_refused(monkeypatch):
+    monkeypatch.setattr(registry, "DATASETS", dict(DATASETS))
+    with pytest.raises(TaskInputError, match="'ruler_vt' has the name of an evaluation suite's t"):
+        register(dataclasses.replace(find("retrieval"), name="ruler_vt"))
+    assert not any(find_task(dataset.name) for dataset in DECLARED)
 
 
 def test_an_unknown_data_set_is_named_with_the_known_ones():

@@ -6,6 +6,7 @@ import pytest
 
 from tasks.datasets.paper import PAPER, paper_dataset
 from tasks.datasets.registry import DECLARED, find
+from tasks.errors import TaskInputError
 from tasks.scoring.reward import SETTINGS, is_full
 from tasks.scoring.truth import GroundTruth
 from tests.oracles.reward_truths import CASES
@@ -83,7 +84,9 @@ def test_the_settings_are_the_papers():
 
 @pytest.mark.parametrize("answers", [(), ("",), ("right", " ")])
 def test_a_ground_truth_without_an_answer_is_refused(answers):
-    with pytest.raises(ValueError, match=r"'retrieval' has the answers .*give at least one"):
+    with pytest.raises(
+        TaskInputError, match=r"retrieval: ground_truth.answers = .*give at least one"
+    ):
         GroundTruth("retrieval", answers, ())
 
 
@@ -233,3 +236,9 @@ def test_exact_match_by_hand(dataset, answer, exact):
     truth = CASE[dataset].truth
     score = answer_score(answer, truth, SETTINGS["train"])
     assert exact_match(answer, (), truth, score) == exact
+
+
+def test_a_data_set_that_the_paper_does_not_have_has_no_score_of_the_papers():
+    mine = dataclasses.replace(find("retrieval"), name="bins")
+    with pytest.raises(TaskInputError, match="'bins' has no score in the paper; use one of retri"):
+        paper_dataset(mine)

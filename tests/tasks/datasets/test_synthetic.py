@@ -215,8 +215,16 @@ def test_records_survive_jsonl_and_broken_lines_are_named(tmp_path):
         ("inputs", [1], "offsets has .* entries for 1 inputs"),
         ("prompt", "short", "offsets reach from 0 to .* in a prompt of 5 characters"),
         ("prompt", 3, "prompt = 3 must be a text"),
-        ("ground_truth", [], r"ground_truth = \[\] must have answers, gold_documents"),
-        ("ground_truth", {"answers": ["x"]}, "must have answers, gold_documents"),
+        (
+            "ground_truth",
+            [],
+            r"ground_truth = \[\] is not an object; it must have answers and gold",
+        ),
+        (
+            "ground_truth",
+            {"answers": ["x"]},
+            "has no gold_documents; it must have answers and gold",
+        ),
         ("answers", [], r"answers = \[\]: no response could be right"),
         ("answers", [" "], "give at least one answer, and no blank one"),
         ("answers", "x", "answers = 'x' must be a list of texts"),
