@@ -43,7 +43,6 @@ from recallm_jax.training.restore import (
     saved_checkpoints,
 )
 from recallm_jax.training.stages import START, policy_label
-from storage.errors import InputError
 from storage.files import Path, open_folder
 
 ALL = "all"
@@ -163,7 +162,7 @@ def _several(
                 context.console.say(f"{evaluated.label}: all rows are there")
             else:
                 done = _one(config, context, load(), evaluated, shard)
-        except InputError as error:
+        except UserError as error:
             context.console.say(f"{evaluated.label}: not evaluated: {error}")
             failures.append(f"{name}: {error}")
             continue

@@ -12,14 +12,14 @@ the same command and a WORKDIR that all of them see (docs/training.md).
 One step of GRPO, each part with its function; `run_policy` (training/policy_gradient.py) is the
 loop around them:
 
-    1. Draw a batch of prompts.               training/stages.py     batches
-    2. Sample G responses of each prompt.     training/rollouts.py   sample
-    3. Read their texts and recall spans.     rl/rollout_text.py     read_rollout
-    4. Reward each response.                  rl/rollout_text.py     reward_groups
-    5. Draw on while groups have no spread.   training/rollouts.py   collect
-    6. Turn rewards into advantages.          training/batch.py      make_batch
-    7. Update the policy.                     rl/learner.py          policy_update
-    8. Write the metrics; save the state.     training/saving.py     Saver
+    1. Draw a batch of prompts.              training/stages.py           batches
+    2. Sample G responses of each prompt.    training/rollouts.py         sample
+    3. Read their texts and recall spans.    rl/rollout_text.py           read_rollout
+    4. Reward each response.                 rl/rollout_text.py           reward_groups
+    5. Draw on while groups have no spread.  training/policy_gradient.py  collect
+    6. Turn rewards into advantages.         training/batch.py            make_batch
+    7. Update the policy.                    rl/learner.py                policy_update
+    8. Write the metrics; save the state.    training/saving.py           Saver
 """
 
 import contextlib

@@ -95,7 +95,7 @@ NO_REWARD = Reward(**{field.name: 0.0 for field in dataclasses.fields(Reward)})
 
 
 def reward_groups(
-    rollout: RolloutText,
+    read: RolloutText,
     texts: Sequence[PromptText],
     settings: RewardSettings,
     *,
@@ -110,9 +110,9 @@ def reward_groups(
     """
     rewards: list[list[Reward]] = []
     problems: list[str] = []
-    totals = np.zeros([len(texts), len(rollout.completions[0])], np.float32)
+    totals = np.zeros([len(texts), len(read.completions[0])], np.float32)
     known = np.ones(totals.shape, bool)
-    for number, (text, group) in enumerate(zip(texts, rollout.completions, strict=True)):
+    for number, (text, group) in enumerate(zip(texts, read.completions, strict=True)):
         rewards.append([])
         for place, completion in enumerate(group):
             found = guarded(

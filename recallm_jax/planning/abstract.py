@@ -132,7 +132,7 @@ class Decoding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
+class BatchSizes:
     """The sizes of a batch that is decoded together.
 
     Attributes:
@@ -147,19 +147,19 @@ class Group:
 
 
 def decoding(
-    context: Context, policy: Policy, group: Group, sampling: Sampling, limits: Limits
+    context: Context, policy: Policy, sizes: BatchSizes, sampling: Sampling, limits: Limits
 ) -> Decoding:
     """Describe a call of `decode`.
 
     Args:
       policy: the policy with training's layout and types.
     """
-    numbers = jax.ShapeDtypeStruct((group.prompts,), np.uint32)
-    keys = jax.eval_shape(lambda numbers: row_keys(0, 0, numbers, group.size), numbers)
+    numbers = jax.ShapeDtypeStruct((sizes.prompts,), np.uint32)
+    keys = jax.eval_shape(lambda numbers: row_keys(0, 0, numbers, sizes.size), numbers)
     return Decoding(
         context,
         partitioning.for_rollout(policy),
-        prompts(context, group.prompts, group.length),
+        prompts(context, sizes.prompts, sizes.length),
         _placed(context, keys),
         sampling,
         limits,

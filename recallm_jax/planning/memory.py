@@ -37,9 +37,7 @@ def bytes_per_chip(tree: Any) -> int:
 
 def _leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct((), leaf.dtype)).update(
-            shape=(*leaf.shape, 2), sharding=leaf.sharding
-        )
+        leaf = jax.eval_shape(jax.random.key_data, leaf).update(sharding=leaf.sharding)
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 

@@ -121,8 +121,8 @@ def _policy_gradient(
     name, options, sizes = run.stage.name, run.options, run.context.policy.config
     held = _of_state(state) | {OTHERS: others}
     parts = options.rollout_parts
-    group = abstract.Group(run.stage.batch_size // parts, run.prompt_length, options.group_size)
-    decoding = abstract.decoding(run.context, state.policy, group, run.sampling, run.limits)
+    size = abstract.BatchSizes(run.stage.batch_size // parts, run.prompt_length, options.group_size)
+    decoding = abstract.decoding(run.context, state.policy, size, run.sampling, run.limits)
     rollout = abstract.sampled(run, decoding)
     batch = abstract.batch(run, state, others[-1], rollout)
     yield _reshard(name, state.policy, held)
@@ -181,8 +181,8 @@ def _evaluations(
     mode = max(modes, key=lambda mode: (mode.group_size, mode.rules.constrained))
     limits = Limits(mode.rules, config.decoding.max_new_tokens, (context.tokenizer.eos_id,))
     for length in sorted(config.evaluation.lengths):
-        group = abstract.Group(config.evaluation.batch_size, length, mode.group_size)
-        decoding = abstract.decoding(context, policy, group, mode.sampling, limits)
+        sizes = abstract.BatchSizes(config.evaluation.batch_size, length, mode.group_size)
+        decoding = abstract.decoding(context, policy, sizes, mode.sampling, limits)
         yield _decode(f"evaluation.{length}", decoding, held)
 
 

@@ -115,7 +115,7 @@ def _ordered(names: set[str], known: Sequence[str]) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class Tally:
     """The counts and means of evaluation rows.
 
     Attributes:
@@ -176,7 +176,7 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
-def count(rows: Sequence[Row]) -> Score | None:
+def count(rows: Sequence[Row]) -> Tally | None:
     """Count rows; return None without rows."""
     if not rows:
         return None
@@ -184,7 +184,7 @@ def count(rows: Sequence[Row]) -> Score | None:
     prompts = len({(row["task"], row["mode"], row["example_id"]) for row in rows})
     low, high = wilson_interval(exact_match * prompts, prompts)
     spans = [span for row in rows for span in row["spans"] if span["closed"]]
-    return Score(
+    return Tally(
         n=prompts,
         exact_match=exact_match,
         low=low,

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from recallm_jax.reporting.curves import length_charts, probe_charts, stage_charts
-from recallm_jax.reporting.data import Run, Score, colour, count, main_labels, select, titles
+from recallm_jax.reporting.data import Run, Tally, colour, count, main_labels, select, titles
 from recallm_jax.reporting.examples import choose_examples, make_example
 from recallm_jax.reporting.svg import draw_svg, interval_bar
 from recallm_jax.reporting.verdicts import reward_sentence, verdicts
@@ -90,7 +90,7 @@ class Line:
 
     title: str
     colour: int
-    score: Score
+    score: Tally
 
 
 def _tables(run: Run, *, by_dataset: bool) -> list[tuple[str, list[Line]]]:

@@ -5,7 +5,7 @@ import dataclasses
 from recallm_jax.reporting.data import (
     Change,
     Run,
-    Score,
+    Tally,
     change,
     count,
     main_labels,
@@ -75,7 +75,7 @@ def _match_verdict(run: Run, mode: str) -> list[Verdict]:
     ]
 
 
-def _span_verdict(score: Score, constrained: bool) -> Verdict:
+def _span_verdict(score: Tally, constrained: bool) -> Verdict:
     where = "with the constraint" if constrained else "without the constraint"
     whole = score.verbatim == score.spans
     share = "100 %" if whole else f"{100 * score.verbatim / score.spans:.1f} %"

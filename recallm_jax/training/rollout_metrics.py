@@ -35,7 +35,7 @@ class DrawReport:
     means: PromptMeans
 
 
-def prompt_means(rollout: RolloutText, rewards: GroupRewards) -> PromptMeans:
+def prompt_means(read: RolloutText, rewards: GroupRewards) -> PromptMeans:
     """Return, for each prompt, the means in `MEANS` over its responses."""
     means = [
         [
@@ -48,7 +48,7 @@ def prompt_means(rollout: RolloutText, rewards: GroupRewards) -> PromptMeans:
             ]
             for reward, completion in zip(*group, strict=True)
         ]
-        for group in zip(rewards.rewards, rollout.completions, strict=True)
+        for group in zip(rewards.rewards, read.completions, strict=True)
     ]
     return np.array(means, np.float64).mean(axis=1)
 

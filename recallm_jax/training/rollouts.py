@@ -55,12 +55,12 @@ def sample(
 
 
 def reward(
-    run: PolicyStage, rollout: RolloutText, texts: Sequence[PromptText]
+    run: PolicyStage, read: RolloutText, texts: Sequence[PromptText]
 ) -> tuple[ScoredRollout, DrawReport]:
     """Reward the responses; return the rewards of all processes' prompts, and a report on them."""
     context, count = run.context, run.stage.batch_size
     own = reward_groups(
-        rollout,
+        read,
         texts,
         SETTINGS["train"],
         scorer_of=registry.find,
@@ -75,9 +75,9 @@ def reward(
         totals=context.gather_rows(own.totals, count),
         known=known,
         problems=processes.texts_of_all(problems, context.mesh),
-        means=context.gather_rows(prompt_means(rollout, own), count),
+        means=context.gather_rows(prompt_means(read, own), count),
     )
-    learned_from = _with_reward(rollout.rollout, context.place(known))
+    learned_from = _with_reward(read.rollout, context.place(known))
     return ScoredRollout(learned_from, report.totals, known), report
 
 

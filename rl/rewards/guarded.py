@@ -13,11 +13,11 @@ from tasks.scoring.truth import GroundTruth
 
 # A reward takes a millisecond; math-verify's own limit is a few seconds.
 SECONDS = 30.0
-Score = Callable[[Completion, GroundTruth, RewardSettings], Reward]
+RewardFunction = Callable[[Completion, GroundTruth, RewardSettings], Reward]
 
 
 def guarded(
-    score: Score, completion: Completion, truth: GroundTruth, settings: RewardSettings
+    score: RewardFunction, completion: Completion, truth: GroundTruth, settings: RewardSettings
 ) -> Reward | str:
     """Return the reward, or the reason in a few words why there is none.
 

@@ -17,7 +17,7 @@ DOCUMENT = "Document {number}:\n{text}"
 
 
 @dataclasses.dataclass(frozen=True)
-class DocumentQuestion:
+class RulerQuestion:
     """A question about documents of a collection, which are given by number.
 
     Attributes:
@@ -36,7 +36,7 @@ class Collection:
     """All documents of a data set, each once, and the questions about them."""
 
     documents: tuple[str, ...]
-    questions: tuple[DocumentQuestion, ...]
+    questions: tuple[RulerQuestion, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +140,7 @@ def squad(data_dir: str) -> Collection:
         for text, asked in article.paragraphs:
             near = tuple(other for other in own if other != number[text])
             questions += [
-                DocumentQuestion(query, answers, (number[text],), near) for query, answers in asked
+                RulerQuestion(query, answers, (number[text],), near) for query, answers in asked
             ]
     return Collection(tuple(documents), tuple(questions))
 
@@ -156,7 +156,7 @@ def hotpotqa(data_dir: str) -> Collection:
         own = [number[text] for text in row.documents]
         gold = tuple(dict.fromkeys(own[i] for i in row.supporting))
         near = tuple(other for other in dict.fromkeys(own) if other not in gold)
-        questions.append(DocumentQuestion(row.query, (row.answer,), gold, near))
+        questions.append(RulerQuestion(row.query, (row.answer,), gold, near))
     return Collection(tuple(documents), tuple(questions))
 
 
