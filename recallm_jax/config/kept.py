@@ -4,7 +4,7 @@ A run is a function of its config; results of two configs are never mixed in one
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -92,11 +92,8 @@ def check_kept(
     policy: str | None = None,
 ) -> None:
     """Refuse a folder as `keep_config` does, and write nothing."""
-    path = folder / FILE
-    if path.exists():
-        for name, before, now in _differences(path, _json(_kept(config, policy))):
-            if not name.startswith(tuple(may_change)):
-                raise _made_otherwise(folder, name, before, now, remedy)
+    may_differ = tuple(may_change)
+    _hold(folder, _kept(config, policy), lambda name: not name.startswith(may_differ), remedy)
 
 
 def kept_policy(folder: Path) -> str | None:
@@ -119,28 +116,24 @@ def hold_to_config(config: ConfigDict, folder: Path, *, fields: Sequence[str], r
     Raises:
       UserError: names the field and both values.
     """
-    path = folder / FILE
-    if path.exists():
-        for name, before, now in _differences(path, _json(config.to_dict())):
-            if name.startswith(tuple(fields)):
-                raise _made_otherwise(folder, name, before, now, remedy)
+    _hold(folder, config.to_dict(), lambda name: name.startswith(tuple(fields)), remedy)
 
 
 def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=1, default=list)
 
 
-def _differences(path: Path, text: str) -> Iterator[tuple[str, Any, Any]]:
-    old, new = _values(read_text(path), path), _values(text, path)
+def _hold(folder: Path, values: dict[str, Any], counts: Callable[[str], bool], remedy: str) -> None:
+    """Refuse a folder whose `config.json` differs in a field that counts."""
+    path = folder / FILE
+    if not path.exists():
+        return
+    old, new = _values(read_text(path), path), _values(_json(values), path)
     for name in sorted(old.keys() | new.keys()):
         before, now = old.get(name), new.get(name)
-        if before != now:
-            yield name, before, now
-
-
-def _made_otherwise(folder: Path, name: str, before: Any, now: Any, remedy: str) -> UserError:
-    field = name if name == "policy" else f"config.{name}"
-    return UserError(f"{folder} was made with {field} = {before!r}, not {now!r}; {remedy}")
+        if before != now and counts(name):
+            field = name if name == "policy" else f"config.{name}"
+            raise UserError(f"{folder} was made with {field} = {before!r}, not {now!r}; {remedy}")
 
 
 def _values(text: str, path: Path) -> dict[str, Any]:
