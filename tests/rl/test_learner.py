@@ -187,7 +187,8 @@ def test_micro_batches_sum_to_the_whole_batch(rollout, num_parts, changes):
         )
 
     whole, parts = update(1), update(num_parts)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), parts, whole)
+    for found, expected in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_tokens_after_a_response_change_nothing(rollout):
