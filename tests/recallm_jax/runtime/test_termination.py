@@ -16,10 +16,13 @@ from recallm_jax.runtime.termination import Terminated, on_sigterm
 from recallm_jax.training.restore import restore_policy
 from tests.oracles import tiny_run
 
-# The first stage of the run that the tests share.
 CONFIG = [
     *tiny_run.CONFIG,
     "--config.stages=('sft1',)",
+    "--config.sft1.steps=3",
+    # One prompt is enough for an evaluation to be done, and found done.
+    "--config.evaluation.num_examples=1",
+    "--config.evaluation.batch_size=1",
     "--config.checkpoint.every_steps=99",
 ]
 
@@ -27,34 +30,36 @@ CONFIG = [
 def final_policy(workdir):
     config = load_config(CONFIG)
     policy, _, step = restore_policy(config, set_up(config), workdir)
-    assert step == 2
+    assert step == 3
     return jax.device_get(policy)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_terminated_run_has_saved_its_step_and_goes_on_as_if_uninterrupted(
-    trained_run, tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys
 ):
     real = MetricWriter.write
 
     def terminate(writer, stage, step, metrics):
         real(writer, stage, step, metrics)
-        if step == 0:
+        if step == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    # Evaluations take most of the time, and play no part here.
-    for name in ("_evaluate", "_first_look"):
-        monkeypatch.setattr(train, name, lambda *arguments: None)
-    ended = tmp_path / "ended"
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    with monkeypatch.context() as patch:
+        # Evaluations take most of the time, and change no policy.
+        for name in ("_evaluate", "_first_look"):
+            patch.setattr(train, name, lambda *arguments: None)
+        assert train.main([*CONFIG, f"--workdir={whole}"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(MetricWriter, "write", terminate)
         assert train.main([*CONFIG, f"--workdir={ended}"]) == 143
     assert capsys.readouterr().err.endswith("terminated; the same command goes on\n")
-    assert [path.name for path in (ended / "checkpoints" / "sft1").iterdir()] == ["1"]
+    assert [path.name for path in (ended / "checkpoints" / "sft1").iterdir()] == ["2"]
     assert train.main([*CONFIG, f"--workdir={ended}"]) == 0
     steps = [row["step"] for row in read_metrics(ended / "metrics.jsonl")]
-    assert steps == [0, 1]
-    jax.tree.map(np.testing.assert_array_equal, final_policy(ended), final_policy(trained_run))
+    assert steps == [0, 1, 2]
+    jax.tree.map(np.testing.assert_array_equal, final_policy(ended), final_policy(whole))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
