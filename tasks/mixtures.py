@@ -210,15 +210,7 @@ def _named(values: list[tf.Tensor]) -> dict[str, tf.Tensor]:
 
 def to_record(features: Mapping[str, Any]) -> Record:
     """Return the record of a task's example, which comes from `as_numpy_iterator`."""
-    return Record(
-        example_id=features["example_id"].decode(),
-        dataset=features["dataset"].decode(),
-        prompt=features["prompt"].decode(),
-        inputs=features["inputs"],
-        offsets=features["offsets"],
-        copyable=features["copyable"].astype(bool),
-        span_start=features["span_start"].astype(bool),
-        span_end=features["span_end"].astype(bool),
-        targets=features["targets"],
-        ground_truth=json.loads(features["ground_truth"].decode()),
-    )
+    fields: dict[str, Any] = {name: features[name] for name in _ARRAYS}
+    fields |= {name: features[name].astype(bool) for name in _FLAGS}
+    fields |= {name: features[name].decode() for name in _STRINGS}
+    return Record(**{**fields, "ground_truth": json.loads(fields["ground_truth"])})

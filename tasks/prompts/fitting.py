@@ -18,26 +18,7 @@ from tasks.prompts.vocabulary import Tokenizer
 
 _CUT = re.compile(r"(?<=\S\n)(?=\S)|(?<=[.,:;!?]) (?=\S)")
 # Beginnings and ends of pieces, one of each kind that a splitting expression distinguishes.
-_EDGES = (
-    "a",
-    "Z",
-    "7",
-    ".",
-    ":",
-    ",",
-    '"',
-    ")",
-    "]",
-    "}",
-    "_",
-    "-",
-    "é",
-    "中",
-    "'s",
-    "!",
-    "?",
-    ";",
-)
+_EDGES = (*'aZ7.:,")]}_-é中!?;', "'s")
 
 
 def _cut(text: str) -> list[str]:

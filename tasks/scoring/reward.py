@@ -114,34 +114,16 @@ def is_full(score: float) -> float:
 
 def full(score: Score) -> Score:
     """Turn a score into one that is 1 if the given score is full, else 0."""
-
-    def whole(
-        answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
-    ) -> float:
-        return is_full(score(answer, spans, truth, settings))
-
-    return whole
+    return lambda answer, spans, truth, settings: is_full(score(answer, spans, truth, settings))
 
 
 def best_of(score: Callable[[str, str], float]) -> Score:
     """Turn a comparison into the best score of an answer over the accepted answers."""
-
-    def best(
-        answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
-    ) -> float:
-        del spans, settings
-        return max(score(answer, accepted) for accepted in truth.answers)
-
-    return best
+    return lambda answer, spans, truth, settings: max(
+        score(answer, accepted) for accepted in truth.answers
+    )
 
 
 def of_answer(score: Callable[[str, GroundTruth], float]) -> Score:
     """Turn a function of the answer and the truth into a score."""
-
-    def scored(
-        answer: str, spans: Sequence[str], truth: GroundTruth, settings: RewardSettings
-    ) -> float:
-        del spans, settings
-        return score(answer, truth)
-
-    return scored
+    return lambda answer, spans, truth, settings: score(answer, truth)

@@ -78,7 +78,7 @@ def read_passage(title: Any, text: Any) -> Passage:
     return passage
 
 
-def read_passages(values: Any, title: str = "title", text: str = "text") -> list[Passage]:
+def read_passages(values: Any) -> list[Passage]:
     """Return the usable passages of a list of raw objects, each text once.
 
     They serve as distractors or candidates, so malformed ones are left out.
@@ -87,7 +87,7 @@ def read_passages(values: Any, title: str = "title", text: str = "text") -> list
     for value in values if isinstance(values, list) else ():
         if isinstance(value, Mapping):
             try:
-                passage = read_passage(value.get(title), value.get(text))
+                passage = read_passage(value.get("title"), value.get("text"))
             except UnfitRowError:
                 continue
             found.setdefault(passage.key, passage)

@@ -206,7 +206,7 @@ def read_rows(path: str) -> Iterator[Any]:
         yield from _read_csv(content, "\t" if name.endswith(".tsv") else ",")
     # QuALITY's files end in the name of their split.
     elif name.endswith((".jsonl", ".train", ".dev")):
-        yield from map(_read_line, filter(bytes.strip, content.splitlines()))
+        yield from map(read_line, filter(bytes.strip, content.splitlines()))
     elif name.endswith(".parquet"):
         yield from _read_parquet(path, content)
     else:
@@ -223,7 +223,8 @@ def read_rows(path: str) -> Iterator[Any]:
         yield from value
 
 
-def _read_line(line: bytes) -> Any:
+def read_line(line: bytes) -> Any:
+    """Return the row of a line of JSONL; an UnfitRowError, to be counted, if it is malformed."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.prompts.record import from_json, to_json
 from tasks.prompts.settings import TaskSettings
+from tasks.suites.helmet import long_documents
 from tasks.suites.helmet.suite import helmet, helmet_chat
 
 TOKENIZER = tiny_tokenizer()
@@ -17,9 +20,12 @@ def write(path, rows):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def make(folder, name, count=1000, **options):
+def make(folder, name, count=1000, long_only=True):
     settings = TaskSettings(target_length=8192, data_dir=str(folder))
-    records = TASKS[name].records(TOKENIZER, settings, 8192, count, 0, **options)
+    shortest = long_documents.SHORTEST if long_only else dict.fromkeys(long_documents.SHORTEST, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_documents, "SHORTEST", shortest)
+        records = TASKS[name].records(TOKENIZER, settings, 8192, count, 0)
     for record in records:
         assert record.dataset == name
         assert record.example_id.startswith(f"{name}_8k/")

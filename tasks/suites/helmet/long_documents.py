@@ -20,7 +20,14 @@ from typing import Any
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import list_field, text_field
 from tasks.suites.helmet.prompts import has_tokens, omit_the_rest
-from tasks.suites.helmet.rows import Rows, answers_field, find_file, open_rows, usable
+from tasks.suites.helmet.rows import (
+    Rows,
+    answers_field,
+    find_file,
+    in_drawn_order,
+    open_rows,
+    usable,
+)
 from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled, text_seed
 from tasks.suites.helmet.selection import Item, Selection
 
@@ -75,7 +82,7 @@ def narrativeqa(selection: Selection) -> Iterator[Item]:
             truth={"answers": answers, "choices": {"question": question}},
         )
 
-    return _in_drawn_order(test, item, selection)
+    return in_drawn_order(test, item, selection.samples)
 
 
 def _story_question(row: Any) -> tuple[str, list[str]]:
@@ -98,11 +105,17 @@ def infbench(selection: Selection) -> Iterator[Item]:
         "xinrongzhang2022/InfiniteBench on Hugging Face",
     )
     rows = open_rows(path)
-    instruction, ask, demo = {
-        "qa_eng": (BOOK_QUESTION, _book_question, _book_demo),
-        "choice_eng": (CHOICE, _book_choice, _choice_demo),
-        "sum_eng": (BOOK_SUMMARY, _book_summary, _summary_demo),
+    instruction, ask = {
+        "qa_eng": (BOOK_QUESTION, _book_question),
+        "choice_eng": (CHOICE, _book_choice),
+        "sum_eng": (BOOK_SUMMARY, _book_summary),
     }[kind]
+
+    def demo(row: Any) -> str:
+        question, truth = ask(row)
+        if kind == "sum_eng":
+            return f"[book]\nSummary: {truth['answers'][0].strip()}"
+        return f"[book]{question[1:]}\nAnswer: {truth['answers'][0]}"
 
     def item(number: int, row: Any) -> Item:
         after, truth = ask(row)
@@ -117,16 +130,11 @@ def infbench(selection: Selection) -> Iterator[Item]:
             truth=truth,
         )
 
-    return _in_drawn_order(path, item, selection)
+    return in_drawn_order(path, item, selection.samples)
 
 
 def _book_question(row: Any) -> tuple[str, dict]:
     return f"\n\nQuestion: {text_field(row, 'input')}", {"answers": answers_field(row, "answer")}
-
-
-def _book_demo(row: Any) -> str:
-    question, truth = _book_question(row)
-    return f"[book]{question[1:]}\nAnswer: {truth['answers'][0]}"
 
 
 def _book_choice(row: Any) -> tuple[str, dict]:
@@ -140,17 +148,8 @@ def _book_choice(row: Any) -> tuple[str, dict]:
     return question, {"answers": ["ABCD"[options.index(answer)]], "choices": choices}
 
 
-def _choice_demo(row: Any) -> str:
-    question, truth = _book_choice(row)
-    return f"[book]{question[1:]}\nAnswer: {truth['answers'][0]}"
-
-
 def _book_summary(row: Any) -> tuple[str, dict]:
     return "\n\nNow summarise the book.", {"answers": answers_field(row, "answer")}
-
-
-def _summary_demo(row: Any) -> str:
-    return f"[book]\nSummary: {answers_field(row, 'answer')[0].strip()}"
 
 
 def multi_lexsum(selection: Selection) -> Iterator[Item]:
@@ -175,24 +174,18 @@ def multi_lexsum(selection: Selection) -> Iterator[Item]:
             truth={"answers": [summary]},
         )
 
-    return _in_drawn_order(test, item, selection)
+    return in_drawn_order(test, item, selection.samples)
 
 
 def _case_demo(row: Any) -> str:
     return f"Summary: {text_field(row, 'summary/short')}"
 
 
-def _in_drawn_order(path: str, item: Callable[[int, Any], Item], selection: Selection):
-    rows = open_rows(path)
-    numbers = ((number, rows[number]) for number in shuffled(len(rows)))
-    return usable(path, numbers, item, selection.samples)
-
-
 def _long_text(row: Any, field: str, selection: Selection) -> str:
     """Return a text, cut to the tokens that the task's length leaves for it."""
     text = text_field(row, field, most=LONGEST_TEXT)
     least = next(n for name, n in SHORTEST.items() if selection.dataset.startswith(name))
-    if selection.long_only and not has_tokens(text, least, selection.tokenizer):
+    if not has_tokens(text, least, selection.tokenizer):
         raise UnfitRowError(f"a text of fewer than {least} tokens")
     return omit_the_rest(text, selection.size, selection.tokenizer)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from tasks.errors import UnfitRowError
 from tasks.sources.table import list_field, text_field
-from tasks.suites.helmet.rows import answers_field, find_file, open_rows, usable
-from tasks.suites.helmet.sampling import SHOTS, shuffled
+from tasks.suites.helmet.rows import answers_field, find_file, in_drawn_order
+from tasks.suites.helmet.sampling import SHOTS
 from tasks.suites.helmet.selection import Item, Selection
 
 LONGEST_CONTEXT = 10_000_000
@@ -26,7 +26,7 @@ FOLDERS = {
 def json_kv(selection: Selection) -> Iterator[Item]:
     """Yield rows that ask for the value of a key of a JSON object, after two demonstrations."""
     path = find_file("json_kv", selection.data_dir, [f"json_kv/test_k{selection.size}_dep6.jsonl"])
-    return _shuffled_rows(path, _key_and_value, selection.samples)
+    return in_drawn_order(path, _key_and_value, selection.samples)
 
 
 def needles(selection: Selection) -> Iterator[Item]:
@@ -34,14 +34,9 @@ def needles(selection: Selection) -> Iterator[Item]:
     name = f"ruler/{FOLDERS[selection.dataset]}/validation_{selection.length}.jsonl"
     path = find_file(selection.dataset, selection.data_dir, [name])
     several = selection.dataset == "ruler_niah_mv"
-    return _shuffled_rows(
+    return in_drawn_order(
         path, lambda number, row: _needle(number, row, several), selection.samples
     )
-
-
-def _shuffled_rows(path: str, parse, samples: int) -> Iterator[Item]:
-    rows = open_rows(path)
-    return usable(path, ((i, rows[i]) for i in shuffled(len(rows))), parse, samples)
 
 
 def _key_and_value(number: int, row: Any) -> Item:

@@ -12,7 +12,8 @@ import fsspec
 
 from storage.files import told
 from tasks.errors import TaskInputError, UnfitRowError
-from tasks.sources.table import find, list_field, read_rows
+from tasks.sources.table import find, list_field, read_line, read_rows
+from tasks.suites.helmet.sampling import shuffled
 
 Raw = TypeVar("Raw")
 Made = TypeVar("Made")
@@ -43,14 +44,14 @@ class Rows(Sequence):
             return self.whole[number]
         with _opened(self.path) as file:
             file.seek(self.places[number])
-            return _row(file.readline())
+            return read_line(file.readline())
 
     def __iter__(self) -> Iterator[Any]:
         if not self.places:
             yield from self.whole
             return
         with _opened(self.path) as file:
-            yield from (_row(line) for line in file if line.strip())
+            yield from (read_line(line) for line in file if line.strip())
 
 
 def _opened(path: str):
@@ -59,13 +60,6 @@ def _opened(path: str):
             return fsspec.open(path, "rb").open()
     except (OSError, ValueError) as error:
         raise TaskInputError(f"{path} can't be read ({error})") from None
-
-
-def _row(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return UnfitRowError("a line that is not JSON")
 
 
 def find_file(dataset: str, data_dir: str, names: Sequence[str], where: str = WHERE) -> str:
@@ -181,6 +175,12 @@ def usable(
         return parse(number, row)
 
     return skipping(path, rows, made, most)
+
+
+def in_drawn_order(path: str, parse: Callable[[int, Any], Made], most: int) -> Iterator[Made]:
+    """Parse at most `most` usable rows of a file, in the order that the benchmark draws."""
+    rows = open_rows(path)
+    return usable(path, ((number, rows[number]) for number in shuffled(len(rows))), parse, most)
 
 
 def skipping(

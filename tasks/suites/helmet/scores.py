@@ -10,9 +10,9 @@ from tasks.suites.helmet.text_metrics import (
     better_of_raw_and_parsed,
     choice_scores,
     parse,
-    ruler_recall,
     text_scores,
 )
+from tasks.suites.ruler.scores import match_all
 from tasks.suites.task import Scores
 
 Truth = Mapping[str, Any]
@@ -23,7 +23,7 @@ ScoreOutput = Callable[[str, Truth, Judges], Scores]
 def ruler(output: str, truth: Truth, judges: Judges) -> Scores:
     """Return the share of the values that the output has."""
     del judges
-    return {"ruler_recall": ruler_recall(output, truth["answers"])}
+    return {"ruler_recall": match_all(output, truth["answers"])}
 
 
 def contained(lead_in: str) -> ScoreOutput:

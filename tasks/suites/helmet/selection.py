@@ -17,7 +17,6 @@ class Selection:
       size: pairs, passages, documents or demonstrations in the context, or the tokens that a long
         text is cut to.
       samples: how many rows the benchmark takes; questions, where each has rows of several depths.
-      long_only: leave out the texts that HELMET leaves out as too short for its longest prompt.
     """
 
     dataset: str
@@ -26,7 +25,6 @@ class Selection:
     size: int
     samples: int
     tokenizer: Tokenizer
-    long_only: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,14 +81,11 @@ def _records(
     length: int,
     count: int,
     seed: int,
-    *,
-    long_only: bool = True,
 ) -> list[Record]:
     """Return the first `count` of HELMET's rows at a length.
 
     Args:
       seed: not used; the benchmark draws its rows with a seed of its own.
-      long_only: see `Selection`.
 
     Raises:
       TaskInputError: HELMET has no data for the length, a file is missing, or no row is usable.
@@ -106,7 +103,6 @@ def _records(
         size=task.sizes[LENGTHS.index(length)],
         samples=task.samples,
         tokenizer=tokenizer,
-        long_only=long_only,
     )
     prompt_form = Form(form.kind, length - task.new_tokens, task.joint, task.request)
     place = task_at(name, length)

@@ -107,8 +107,3 @@ def _is_letter(side: str, letter: str) -> bool:
     """
     there = letter.lower() in re.findall(r"\w+", side.lower())
     return there and normalise(side) == normalise(letter)
-
-
-def ruler_recall(output: str, references: Sequence[str]) -> float:
-    """Return the share of references that occur in the output, both in lower case."""
-    return sum(r.lower() in output.lower() for r in references) / len(references)

@@ -51,21 +51,13 @@ NIAH_TASKS = {
 }
 
 
-def _squad(spec: RowSpec) -> Sized:
-    return answer_question(squad(spec.settings.data_dir), spec)
-
-
-def _hotpotqa(spec: RowSpec) -> Sized:
-    return answer_question(hotpotqa(spec.settings.data_dir), spec)
-
-
 DRAFTS: dict[str, Callable[[RowSpec], Sized]] = {
     **{name: functools.partial(niah, task) for name, task in NIAH_TASKS.items()},
     "vt": variable_tracking,
     "cwe": common_words,
     "fwe": frequent_words,
-    "qa_1": _squad,
-    "qa_2": _hotpotqa,
+    "qa_1": lambda spec: answer_question(squad(spec.settings.data_dir), spec),
+    "qa_2": lambda spec: answer_question(hotpotqa(spec.settings.data_dir), spec),
 }
 # The number of tokens that a response may have.
 NEW_TOKENS = {

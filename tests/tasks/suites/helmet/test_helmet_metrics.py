@@ -18,8 +18,9 @@ from tasks.suites.helmet.citations import (
     sentence_claims,
     without_citations,
 )
-from tasks.suites.helmet.judges import Judges, answer_grade, summary_f1
+from tasks.suites.helmet.judges import NO_JUDGES, Judges, answer_grade, summary_f1
 from tasks.suites.helmet.ranking import parse_ranking, ranking_scores
+from tasks.suites.helmet.scores import ruler
 from tasks.suites.helmet.text_metrics import (
     better_of_raw_and_parsed,
     choice_scores,
@@ -27,7 +28,6 @@ from tasks.suites.helmet.text_metrics import (
     f1,
     parse,
     rouge,
-    ruler_recall,
     substring_exact_match,
     text_scores,
 )
@@ -121,8 +121,9 @@ def test_a_choice_is_the_letter_exactly_or_the_option_anywhere(output, letter, s
 
 
 def test_ruler_recall_is_the_share_of_values_found_as_substrings():
-    assert ruler_recall("are 12345 and 77.", ["123", "45", "9"]) == pytest.approx(2 / 3)
-    assert ruler_recall("F00-BAR", ["f00-bar"]) == 1
+    values = {"answers": ["123", "45", "9"]}
+    assert ruler("are 12345 and 77.", values, NO_JUDGES)["ruler_recall"] == pytest.approx(2 / 3)
+    assert ruler("F00-BAR", {"answers": ["f00-bar"]}, NO_JUDGES) == {"ruler_recall": 1}
 
 
 @pytest.mark.parametrize(
