@@ -5,6 +5,8 @@ import functools
 import os
 import pathlib
 
+import pytest
+
 from recallm_jax.weights.source import load_policy
 from tasks.prompts.vocabulary import Tokenizer
 from tests.oracles.tiny_models import ROOT, wheel
@@ -20,6 +22,9 @@ def shared_file(name: str) -> pathlib.Path | None:
     """Return one of its files, if the machine has it."""
     folder = shared_data()
     return folder / name if folder and (folder / name).is_file() else None
+
+
+needs_shared = pytest.mark.skipif(shared_data() is None, reason="the shared data are absent")
 
 
 @functools.cache

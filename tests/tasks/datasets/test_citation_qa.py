@@ -22,13 +22,6 @@ TOKENIZER = tiny_tokenizer()
 HEAD = re.compile(r"Document \[(\d+)\](\(Title: [^)]*\)+)?: ")
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    files.write_all(folder)
-    return str(folder)
-
-
 def settings(data_dir, length=1200, **options):
     return TaskSettings(length, data_dir=str(data_dir), **options)
 

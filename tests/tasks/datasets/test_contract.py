@@ -18,7 +18,6 @@ from tasks.prompts.settings import TaskSettings
 from tasks.scoring.reward import SETTINGS
 from tasks.scoring.truth import ground_truth
 from tasks.sources.table import read_table
-from tests.oracles.all_files import write_all
 from tests.oracles.task_checks import check_fit, check_record, demonstration_reward
 
 TOKENIZER = tiny_tokenizer()
@@ -60,13 +59,6 @@ SIZES = {
     "triviaqa": QUESTIONS,
     "own_questions": Size((700,), 0, 10),
 }
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("data")
-    write_all(folder)
-    return str(folder)
 
 
 def settings(name: str, data_dir: str, length: int | None = None) -> TaskSettings:
@@ -226,3 +218,4 @@ def test_missing_files_are_one_error_that_says_where_to_get_them(name, tmp_path)
             find(name).draft(settings(name, str(tmp_path)), split, 0, 0, 0)
         assert f"config.data.dir = {str(tmp_path)!r} has no " in str(caught.value)
         assert f"get it from {source.where}" in str(caught.value)
+        assert source.files.get(split, source.files["train"])[0] in str(caught.value)

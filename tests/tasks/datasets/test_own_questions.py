@@ -286,11 +286,6 @@ def test_one_document_for_both_splits_is_an_error_that_asks_for_a_file_for_the_o
         record("own_questions", TOKENIZER, settings(tmp_path), "validation", 0, 0)
 
 
-def test_missing_files_are_named_with_the_page_of_their_layout(tmp_path):
-    with pytest.raises(TaskInputError, match=r"has no own_questions_train\*.jsonl .*docs/tasks.md"):
-        record("own_questions", TOKENIZER, settings(tmp_path), "train", 0, 0)
-
-
 def test_where_most_documents_are_too_long_the_others_are_drawn(tmp_path):
     rows = [contract(n) for n in range(200)]
     for number, row in enumerate(rows):

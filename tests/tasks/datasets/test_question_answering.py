@@ -24,21 +24,13 @@ from tasks.scoring.answers import normalise
 from tasks.sources.passages import read_passage
 from tasks.sources.table import read_table
 from tests.oracles import passage_files as files
-from tests.oracles.real_data import shared_data
+from tests.oracles.real_data import needs_shared, shared_data
 from tests.oracles.task_checks import check_record
 from tests.oracles.wild_json import spoilt
 
 TOKENIZER = tiny_tokenizer()
 DATASETS = (*MULTI_HOP, *SINGLE_HOP)
 SHARED = shared_data()
-needs_shared = pytest.mark.skipif(SHARED is None, reason="the shared data are absent")
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    files.write_all(folder)
-    return str(folder)
 
 
 def settings(data_dir, length=900, **options):
@@ -221,15 +213,6 @@ def test_a_corpus_that_answers_nothing_is_one_clear_error(tmp_path):
     wanted = settings(open_folder(tmp_path), corpus=str(corpus))
     with pytest.raises(TaskInputError, match=r"no passage of the corpus \(1\) answers any of the "):
         find("nq").draft(wanted, "train", 0, 0, 0)
-
-
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(TaskInputError, match=r"no hotpot_train_v1\.1\.json .*hotpotqa\.github\.io"):
-        find("hotpotqa").draft(settings(tmp_path), "train", 0, 0, 0)
-    with pytest.raises(TaskInputError, match=r"no biencoder-trivia-train\.json.*DPR"):
-        find("triviaqa").draft(settings(tmp_path), "train", 0, 0, 0)
-    with pytest.raises(TaskInputError, match=r"set config\.data\.dir"):
-        find("nq").draft(TaskSettings(500), "train", 0, 0, 0)
 
 
 def test_squad_stands_in_for_nq_if_there_is_no_other_file(tmp_path):

@@ -25,13 +25,6 @@ LABEL = re.compile(r"\[ID: (\d+)\] Document: |Passage (\d+): |\[Doc (\d{4})\] ")
 GRADES = {"Some say": 1, "was born in Port": 3, "birthplace of": 2}
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    files.write_all(folder)
-    return str(folder)
-
-
 def settings(data_dir, length=1500):
     return TaskSettings(length, data_dir=str(data_dir))
 
@@ -137,15 +130,6 @@ def test_negatives_are_of_one_source_and_no_relevant_passage_is_among_them(data_
         "bm25": pytest.approx(0.3, abs=0.12),
         "random": pytest.approx(0.3, abs=0.12),
     }
-
-
-def test_a_demonstration_recalls_the_best_passages_and_ranks_all(data_dir):
-    for index in range(8):
-        example = draft(data_dir, index).example(12)
-        words = example.demonstrate(generator("words", 0, index))
-        recalled = [part for part in words.thought if not isinstance(part, str)]
-        assert recalled == list(example.gold[:2])
-        assert words.answer == example.truth["answers"][0]
 
 
 def test_places_of_relevant_passages_are_uniform(data_dir):

@@ -174,15 +174,6 @@ def test_answers_by_hand(dataset, answer, train, evaluation):
 
 
 @pytest.mark.parametrize("dataset", TABLE)
-def test_a_right_answer_scores_in_full_with_its_recall(dataset):
-    case = CASE[dataset]
-    spans = case.truth.gold_documents
-    full = find(dataset).score(case.right, spans, case.truth, SETTINGS["train"])
-    assert full == pytest.approx(1.0)
-    assert exact_match(case.right, spans, case.truth, full) == 1.0
-
-
-@pytest.mark.parametrize("dataset", TABLE)
 @pytest.mark.parametrize("game", ["empty", "article", "listing", "context", "context in spans"])
 def test_games_earn_nothing(dataset, game):
     case = CASE[dataset]

@@ -14,7 +14,7 @@ from tasks.suites.helmet.selection import Item
 from tasks.suites.helmet.suite import helmet, helmet_chat, overall
 from tasks.suites.helmet.table import CATEGORIES, LENGTHS, TASKS
 from tests.oracles.loops import for_each
-from tests.oracles.real_data import shared_data
+from tests.oracles.real_data import needs_shared, shared_data
 
 TOKENIZER = tiny_tokenizer()
 OWN = {task.name: task for task in helmet()}
@@ -240,7 +240,7 @@ def test_a_mean_without_judges_names_the_missing_metrics():
     }
 
 
-@pytest.mark.skipif(shared_data() is None, reason="no shared data")
+@needs_shared
 @pytest.mark.parametrize("dataset", ["banking77", "clinic150"])
 @pytest.mark.parametrize("tasks", [OWN, CHAT], ids=["own", "chat"])
 def test_real_intents_make_prompts_of_8k_tokens(dataset, tasks):
@@ -256,7 +256,7 @@ def test_real_intents_make_prompts_of_8k_tokens(dataset, tasks):
     assert len({json.dumps(record.ground_truth) for record in records}) > 1
 
 
-@pytest.mark.skipif(shared_data() is None, reason="no shared data")
+@needs_shared
 def test_slurp_is_not_taken_for_nlu():
     settings = TaskSettings(target_length=8192, data_dir=str(shared_data()))
     with pytest.raises(TaskInputError, match="nlu_evaluation_data"):
