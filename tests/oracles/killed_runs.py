@@ -10,10 +10,10 @@ import numpy as np
 
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import set_up
-from recallm_jax.runtime.metrics import read_metrics
 from recallm_jax.training.restore import restore_policy
 from storage.files import as_path
 from tests.oracles.tiny_models import ROOT
+from tests.oracles.tiny_run import metrics_of
 
 STEPS = {"sft1": 3, "sft2": 4, "grpo": 10}
 CONFIG = [
@@ -61,7 +61,6 @@ class Run:
 def results(workdir) -> dict:
     """Return the results of a run: metrics without their times, rows, and arrays."""
     folder = as_path(str(workdir))
-    metrics = read_metrics(folder / "metrics.jsonl")
     files = {
         str(path).removeprefix(str(folder)): path.read_bytes()
         for pattern in ("config.json", "eval/*/*.json*")
@@ -71,7 +70,7 @@ def results(workdir) -> dict:
     policy, stage, step = restore_policy(config, set_up(config), folder)
     assert (stage.name, step) == ("grpo", STEPS["grpo"])
     return {
-        "metrics": [{k: v for k, v in row.items() if k != "time"} for row in metrics],
+        "metrics": metrics_of(folder),
         "files": files,
         "arrays": list(map(np.asarray, jax.tree.leaves(policy))),
     }

@@ -64,7 +64,7 @@ class Countdown:
 
 
 def patch(countdown: Countdown) -> None:
-    sample, reward = rollouts.decode, rollouts.reward_groups
+    sample, reward = rollouts.decode, even_tokens.rewarding(rollouts.reward_groups)
     updates = {
         (sft, "sft_update"): sft.sft_update,
         (policy_gradient, "policy_update"): policy_gradient.policy_update,
@@ -78,9 +78,9 @@ def patch(countdown: Countdown) -> None:
         countdown.reach("rollout")
         return found
 
-    def rewarded(rollout, *arguments, **options):
+    def rewarded(*arguments, **options):
         countdown.doing("reward")
-        found = even_tokens.rewarded(rollout, reward(rollout, *arguments, **options))
+        found = reward(*arguments, **options)
         countdown.reach("reward")
         countdown.doing("update")
         return found

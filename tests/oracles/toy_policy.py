@@ -88,3 +88,18 @@ def random_toy_policy(seed, num_rows, scale=2.0):
     """Return a ToyPolicy with normal logits."""
     key = jax.random.key(seed)
     return ToyPolicy(table=scale * jax.random.normal(key, (num_rows + 2, num_rows)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IndifferentPolicy(ToyPolicy):
+    """A policy to which all tokens are equally likely: greedy takes the lowest allowed number.
+
+    The token that ends a span has a high number, so spans go on while there is something to copy.
+    """
+
+    table: jax.Array = dataclasses.field(default_factory=lambda: jnp.zeros((770, 768)))
+
+    @property
+    def max_positions(self):
+        return 512

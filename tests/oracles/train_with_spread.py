@@ -9,16 +9,10 @@ from recallm_jax import train
 from recallm_jax.training import policy_gradient, rollouts
 from tests.oracles import even_tokens
 
-reward_groups = rollouts.reward_groups
 # "PROCESS STAGE STEP": the process that gets SIGTERM, and when.
 killed = os.environ.get("TEST_SIGTERM", "- - -").split()
 # "STAGE STEP": when the loss of every process is NaN.
 spoilt = os.environ.get("TEST_NAN", "- -").split()
-
-
-def share_of_even_tokens(rollout, *arguments, **options):
-    """Return `reward_groups`' totals replaced by hand."""
-    return even_tokens.rewarded(rollout, reward_groups(rollout, *arguments, **options))
 
 
 def finite_as_told(metrics, stage, step, *others):
@@ -31,7 +25,7 @@ def finite_as_told(metrics, stage, step, *others):
 
 
 finite = policy_gradient.finite
-rollouts.reward_groups = share_of_even_tokens
+rollouts.reward_groups = even_tokens.rewarding(rollouts.reward_groups)
 policy_gradient.finite = finite_as_told
 if __name__ == "__main__":
     sys.exit(train.main())

@@ -21,3 +21,10 @@ def trained_run(tmp_path_factory):
 def copied_run(trained_run, tmp_path):
     """A copy of the trained run, to be changed."""
     return shutil.copytree(trained_run, tmp_path / "copied_run")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from recallm_jax.policy.tiny import tiny_tokenizer
+
+    return tiny_tokenizer()

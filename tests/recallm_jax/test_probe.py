@@ -1,10 +1,7 @@
 """The probe of a policy: forced copies are allowed, counts add up, interruptions lose nothing."""
 
-import dataclasses
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,24 +24,10 @@ from recallm_jax.runtime.errors import UserError
 from tasks import generate
 from tests.oracles.consoles import Listening, toy_context
 from tests.oracles.span_oracle import OraclePrompt, allowed_tokens
-from tests.oracles.toy_policy import ToyPolicy
+from tests.oracles.toy_policy import IndifferentPolicy
 
-NUM_ROWS = 768
 CONFIG = "--config=configs/eval_lost_in_thought.py:tiny"
 TOKENIZER = tiny_tokenizer()
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class IndifferentPolicy(ToyPolicy):
-    """A policy to which all tokens are equally likely: greedy takes the lowest allowed number.
-
-    The token that ends a span has a high number, so spans go on while there is something to copy.
-    """
-
-    @property
-    def max_positions(self):
-        return 512
 
 
 def config_of(*overrides):
@@ -53,7 +36,7 @@ def config_of(*overrides):
 
 
 def run(folder, config, progress=None):
-    policy = IndifferentPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS)))
+    policy = IndifferentPolicy()
     context = toy_context(config, Listening(watch=progress))
     return run_probe(config, context, policy, Evaluated("start", "start", folder))
 

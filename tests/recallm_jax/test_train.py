@@ -17,7 +17,7 @@ from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.metrics import read_metrics
 from recallm_jax.training.restore import placed_state
 from recallm_jax.training.stages import plan_stages
-from tests.oracles import tiny_run
+from tests.oracles import even_tokens, tiny_run
 from tests.oracles.tiny_run import CONFIG
 
 # TensorBoard's writer and Orbax warn about their own code.
@@ -77,7 +77,7 @@ def test_an_interrupted_run_ends_with_the_same_parameters(trained_run, copied_ru
     # As if killed after GRPO's first step: later files are gone.
     shutil.rmtree(copied_run / "checkpoints" / "grpo" / "2")
     shutil.rmtree(copied_run / "eval" / "grpo")
-    with tiny_run.reward_with_spread():
+    with even_tokens.rewarded():
         assert train.main([*CONFIG, f"--workdir={copied_run}"]) == 0
     expected, got = tiny_run.newest_policy(trained_run), tiny_run.newest_policy(copied_run)
     assert got[1:] == expected[1:] == ("grpo", 2)

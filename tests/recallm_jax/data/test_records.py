@@ -12,7 +12,6 @@ from recallm_jax import prepare
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import check_demonstrations, demonstrations, prompts_and_texts
 from recallm_jax.data.records import train_records, validation_records
-from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from storage.errors import InputError
 from tasks.datasets.registry import DATASETS
@@ -21,11 +20,6 @@ from tasks.prompts.record import Record, write_jsonl
 from tasks.prompts.vocabulary import Tokenizer
 
 ARGUMENTS = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")

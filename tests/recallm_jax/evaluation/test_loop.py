@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,12 +18,11 @@ from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.evaluation.summaries import format_table, summarise
 from recallm_jax.policy.modes import sampling_of, span_rules
 from recallm_jax.policy.setup import set_up
-from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from rl import rollout_text
 from rl.rollout_text import read_rollout
 from tests.oracles.consoles import Listening, toy_context
-from tests.oracles.toy_policy import ToyPolicy, random_toy_policy
+from tests.oracles.toy_policy import IndifferentPolicy, ToyPolicy, random_toy_policy
 
 NUM_ROWS = 768
 CONFIG = [
@@ -44,11 +42,6 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
-
-
-@pytest.fixture(scope="module")
 def record(config, tokenizer):
     return validation_records(config, tokenizer, "retrieval", 256)[0]
 
@@ -62,7 +55,7 @@ def rows_of(texts, record, config, tokenizer):
     rules = span_rules(config, tokenizer, constrained=False)
     limits = Limits(rules, length, (tokenizer.eos_id,))
     given = decode(
-        ToyPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS))),
+        IndifferentPolicy(),
         prompts,
         row_keys(0, 0, np.zeros(1, np.uint32), len(texts)),
         sampling=Sampling(temperature=0.0),

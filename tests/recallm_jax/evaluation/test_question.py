@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,31 +19,15 @@ from recallm_jax.evaluation.question import (
 )
 from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.policy.modes import span_rules
-from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.errors import UserError
 from rl.rollout_text import read_rollout
 from tests.oracles.consoles import toy_context
-from tests.oracles.toy_policy import ToyPolicy
+from tests.oracles.toy_policy import IndifferentPolicy
 
-NUM_ROWS, CONTEXT = 768, 512
+CONTEXT = 512
 CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
 DOCUMENT = "The lamp was lit in 1874.\nAda Thorne kept it, by the light of 12 candles.\n"
 QUESTION = "Who kept the lamp lit?"
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class IndifferentPolicy(ToyPolicy):
-    """A policy to which all tokens are equally likely: greedy takes the lowest allowed number."""
-
-    @property
-    def max_positions(self):
-        return CONTEXT
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 def ask(document, *, max_new_tokens=16, quote_first=True):
@@ -53,7 +36,7 @@ def ask(document, *, max_new_tokens=16, quote_first=True):
         "--config.decoding.max_recall_length=5",
     ]
     config = load_config([*CONFIG, *limits])
-    policy = IndifferentPolicy(table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS)))
+    policy = IndifferentPolicy()
     asked = DocumentQuestion(document, QUESTION, quote_first)
     return answer(config, toy_context(config), policy, asked, Sampling(temperature=0.0))
 
@@ -148,9 +131,7 @@ def test_places_are_right_in_text_with_several_bytes_a_character(tokenizer, alig
     prompts, (text,) = prompts_and_texts([record], 256)
     limits = Limits(rules, 60, (tokenizer.eos_id,))
     rollout = decode(
-        IndifferentPolicy(
-            table=jnp.zeros((NUM_ROWS + 2, NUM_ROWS)).at[:, rules.start_token].add(9.0)
-        ),
+        IndifferentPolicy(jnp.zeros((770, 768)).at[:, rules.start_token].add(9.0)),
         prompts,
         row_keys(0, 0, np.zeros(1, np.uint32), 24),
         sampling=Sampling(temperature=1.0),

@@ -14,7 +14,7 @@ from recallm_jax.evaluation.rows import suite_scores
 from recallm_jax.evaluation.summaries import format_table, overall_rows, suite_task
 from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.policy.setup import check_lengths
-from recallm_jax.policy.tiny import TINY, tiny_tokenizer
+from recallm_jax.policy.tiny import TINY
 from recallm_jax.runtime.errors import UserError
 from tasks.suites import registry
 from tasks.suites.registry import suite_tasks
@@ -23,11 +23,6 @@ from tests.oracles.toy_policy import random_toy_policy
 
 CONFIG = ["--config=configs/eval_ruler.py:tiny", "--config.decoding.max_new_tokens=40"]
 SUITES = "--config.evaluation.suites=('ruler_vt','ruler_niah_multikey_2_chat')"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny_tokenizer()
 
 
 @pytest.fixture(scope="module")

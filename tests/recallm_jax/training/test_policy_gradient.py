@@ -15,7 +15,6 @@ from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.runtime.metrics import read_metrics
 from recallm_jax.training import policy_gradient, rollouts
 from recallm_jax.training.policy_gradient import run_policy
 from recallm_jax.training.policy_stage import policy_loss, policy_stage
@@ -25,6 +24,7 @@ from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
 from tests.oracles import even_tokens, policy_runs
 from tests.oracles.consoles import Listening
 from tests.oracles.policy_runs import arguments
+from tests.oracles.tiny_run import metrics_of
 
 # TensorBoard's writer and Orbax warn about their own code.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -33,21 +33,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(autouse=True)
 def reward_of_even_tokens(monkeypatch):
     """Reward what a random model can do; all responses to one prompt in three get the same."""
-    reward_groups = rollouts.reward_groups
+    reward_groups = even_tokens.rewarding(rollouts.reward_groups)
 
     def changed(rollout, texts, *others, **options):
         found = reward_groups(rollout, texts, *others, **options)
-        found = even_tokens.rewarded(rollout, found)
         flat = np.array([text.number % 3 == 0 for text in texts])
         totals = np.where(flat[:, None], np.float32(0.5), found.totals)
         return dataclasses.replace(found, totals=totals)
 
     monkeypatch.setattr(rollouts, "reward_groups", changed)
-
-
-def metrics_of(workdir):
-    rows = read_metrics(workdir / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
 
 
 @pytest.mark.parametrize(

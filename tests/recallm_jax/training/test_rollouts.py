@@ -15,14 +15,9 @@ from tests.oracles import even_tokens, policy_runs
 
 
 @pytest.fixture(autouse=True)
-def reward_of_even_tokens(monkeypatch):
-    """Reward what a random model can do."""
-    reward_groups = collecting.reward_groups
-
-    def changed(rollout, *others, **options):
-        return even_tokens.rewarded(rollout, reward_groups(rollout, *others, **options))
-
-    monkeypatch.setattr(collecting, "reward_groups", changed)
+def reward_of_even_tokens():
+    with even_tokens.rewarded():
+        yield
 
 
 @pytest.fixture(scope="module")
