@@ -26,8 +26,10 @@ from tests.oracles.toy_decoding import (
     SAMPLING,
     START,
     VOCAB,
+    assert_scored_as_sampled,
     make_prompts,
     oracle_prompt,
+    real_tokens,
     sample_responses,
     score,
     span_loving_policy,
@@ -86,7 +88,7 @@ def test_spans_are_closed_copies_whatever_the_logits_hold(values, rules):
     prompts = make_prompts(6)
     rollout = sample_responses(span_loving_policy(6), prompts, rules=rules, processor=spoil)
     spans = spans_of(rollout, rules)
-    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
+    real = real_tokens(rollout)
     assert np.isfinite(np.asarray(rollout.log_probs)[real]).all()
     found = [(b, g, span) for b, g in np.ndindex(NUM_PROMPTS, GROUP) for span in spans[b][g]]
     for b, g, span in found:
@@ -116,13 +118,8 @@ def test_a_prompts_responses_do_not_depend_on_its_batch():
     for b in range(NUM_PROMPTS):
         alone = jax.tree.map(lambda field, b=b: field[b : b + 1], prompts)
         keys = row_keys(0, 0, jnp.asarray([b]), GROUP)
-        rollout = decode(
-            policy,
-            alone,
-            keys,
-            sampling=Sampling(temperature=0.7),
-            limits=Limits(RULES, NEW, stop_tokens=(EOS,)),
-        )
+        limits = Limits(RULES, NEW, stop_tokens=(EOS,))
+        rollout = decode(policy, alone, keys, sampling=SAMPLING, limits=limits)
         np.testing.assert_array_equal(rollout.tokens[0], together.tokens[b])
 
 
@@ -159,10 +156,7 @@ def test_greedy_takes_the_best_allowed_token():
     first = np.asarray(rollout.tokens)
     assert (first == first[:, :1]).all(), "greedy rows of a group must agree"
     scores = score(policy, rollout, temperature=1.0, chunk=8)
-    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
-    np.testing.assert_allclose(
-        np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
-    )
+    assert_scored_as_sampled(rollout, scores)
 
 
 def test_a_prompt_with_nothing_to_copy_never_opens_a_span():
@@ -201,14 +195,7 @@ def test_a_response_ends_with_a_stop_sequence_but_not_inside_a_span():
 def test_copying_a_stop_token_does_not_leave_a_span_open():
     prompts = make_prompts(9)
     rules = dataclasses.replace(RULES, barriers=(START, END))
-    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
-    rollout = decode(
-        span_loving_policy(9),
-        prompts,
-        keys,
-        sampling=SAMPLING,
-        limits=Limits(rules, NEW, stop_tokens=(2,)),
-    )
+    rollout = sample_responses(span_loving_policy(9), prompts, rules=rules, stop=(2,))
     spans = [span for group in spans_of(rollout, rules) for row in group for span in row]
     assert all(span.closed and span.count for span in spans)
     copied = [
@@ -257,10 +244,7 @@ def test_repetition_counts_the_prompt_and_the_response():
 
 
 def test_the_end_of_a_span_may_end_a_response():
-    prompts = make_prompts(15)
-    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
-    limits = Limits(RULES, NEW, stop_tokens=(EOS, END))
-    rollout = decode(span_loving_policy(15), prompts, keys, sampling=SAMPLING, limits=limits)
+    rollout = sample_responses(span_loving_policy(15), make_prompts(15), stop=(EOS, END))
     spans = spans_of(rollout)
     lengths = np.asarray(rollout.lengths)
     quoted = [(b, g) for b in range(NUM_PROMPTS) for g in range(GROUP) if spans[b][g]]
@@ -299,15 +283,13 @@ def test_impossible_limits_are_refused(changes, message):
 def test_a_row_with_a_shorter_prefix_samples_after_it():
     """As if the whole batch had this prefix: padding is not emitted and does not end the row."""
     policy, prompts = span_loving_policy(17), make_prompts(17)
-    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
-    limits = Limits(RULES, NEW, stop_tokens=(EOS,))
     long = np.random.default_rng(17).integers(0, 6, (NUM_PROMPTS, GROUP, 5)).astype(np.int32)
     # The first token of the vocabulary is given like any other.
     long[..., 1] = 0
     mixed = long.copy()
     mixed[:, ::2, 2:] = SAMPLED
     decoded = {
-        name: decode(policy, prompts, keys, sampling=SAMPLING, limits=limits, prefix=prefix)
+        name: sample_responses(policy, prompts, prefix=prefix)
         for name, prefix in (("mixed", mixed), ("short", long[..., :2]), ("long", long))
     }
     assert (decoded["mixed"].tokens[..., 1] == 0).all()
@@ -319,16 +301,8 @@ def test_a_row_with_a_shorter_prefix_samples_after_it():
 
 def test_a_prefix_without_room_is_refused():
     prefix = jnp.zeros((NUM_PROMPTS, GROUP, NEW + 1), jnp.int32)
-    keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
     with pytest.raises(DecodingInputError, match="the prefix has 25 tokens; give 1 to"):
-        decode(
-            span_loving_policy(0),
-            make_prompts(0),
-            keys,
-            sampling=SAMPLING,
-            limits=Limits(RULES, NEW, stop_tokens=(EOS,)),
-            prefix=prefix,
-        )
+        sample_responses(span_loving_policy(0), make_prompts(0), prefix=prefix)
 
 
 def test_after_a_span_that_the_budget_cuts_short_the_mask_stops_working():

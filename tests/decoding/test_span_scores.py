@@ -23,7 +23,9 @@ from tests.oracles.toy_decoding import (
     ROWS,
     RULES,
     START,
+    assert_scored_as_sampled,
     make_prompts,
+    real_tokens,
     sample_responses,
     score,
     span_loving_policy,
@@ -40,10 +42,8 @@ def test_trainer_log_probs_equal_the_samplers(chunk, rules):
     policy, prompts = span_loving_policy(1), make_prompts(1)
     rollout = sample_responses(policy, prompts, sampling=Sampling(temperature=0.7), rules=rules)
     scores = score(policy, rollout, temperature=0.7, chunk=chunk, rules=rules)
-    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
-    np.testing.assert_allclose(
-        np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
-    )
+    assert_scored_as_sampled(rollout, scores)
+    real = real_tokens(rollout)
     # The responses hold forced tokens as well as free choices.
     assert (np.asarray(rollout.log_probs)[real] == 0).any() or rules.paper_compatible
     assert (np.asarray(rollout.log_probs)[real] < -1).any()
@@ -56,11 +56,8 @@ def test_thousands_of_sampled_tokens_score_as_they_were_sampled(rules):
         policy, prompts = span_loving_policy(seed), make_prompts(seed)
         rollout = sample_responses(policy, prompts, seed, rules=rules)
         scores = score(policy, rollout, temperature=0.7, chunk=8, rules=rules)
-        real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
-        np.testing.assert_allclose(
-            np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
-        )
-        checked += real.sum()
+        assert_scored_as_sampled(rollout, scores)
+        checked += real_tokens(rollout).sum()
     assert checked > 2000
 
 
@@ -71,10 +68,7 @@ def test_tokens_of_large_logits_score_as_they_were_sampled(rules):
     policy = type(policy)(table=policy.table.at[:ROWS].add(300.0).at[ROWS:].set(0.0))
     rollout = sample_responses(policy, prompts, rules=rules)
     scores = score(policy, rollout, temperature=0.7, chunk=7, rules=rules)
-    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
-    np.testing.assert_allclose(
-        np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
-    )
+    assert_scored_as_sampled(rollout, scores)
 
 
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
@@ -130,7 +124,7 @@ def test_nan_is_not_hidden_from_training():
     rollout = sample_responses(policy, prompts)
     broken = type(policy)(table=policy.table * jnp.nan)
     scores = score(broken, rollout, 1.0, 5)
-    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
+    real = real_tokens(rollout)
     assert np.isnan(np.asarray(scores.log_probs)[real]).all()
 
 
@@ -149,7 +143,7 @@ def test_positions_that_few_tokens_can_follow_are_spared_the_vocabulary(rules):
     score(counting, rollout, 1.0, 1, rules)
     jax.effects_barrier()
     source, states = traced(rollout, rules)
-    real = np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
+    real = real_tokens(rollout)
     locus = states.places.locus if rules is BOTH else states.places
     most = np.asarray(locus.last - locus.first + 2)
     if rules is BOTH:

@@ -40,14 +40,23 @@ def make_prompts(seed, num_prompts=NUM_PROMPTS):
     )
 
 
-def sample_responses(policy, prompts, seed=0, sampling=SAMPLING, rules=RULES, **options):
+def sample_responses(
+    policy, prompts, seed=0, sampling=SAMPLING, rules=RULES, prefix=None, stop=(EOS,), **options
+):
     keys = row_keys(seed, 0, jnp.arange(prompts.tokens.shape[0]), GROUP)
-    return decode(
-        policy,
-        prompts,
-        keys,
-        sampling=sampling,
-        limits=Limits(rules, NEW, stop_tokens=(EOS,), **options),
+    limits = Limits(rules, NEW, stop_tokens=stop, **options)
+    return decode(policy, prompts, keys, sampling=sampling, limits=limits, prefix=prefix)
+
+
+def real_tokens(rollout):
+    """Return which places hold a token of their response."""
+    return np.arange(NEW) < np.asarray(rollout.lengths)[..., None]
+
+
+def assert_scored_as_sampled(rollout, scores):
+    real = real_tokens(rollout)
+    np.testing.assert_allclose(
+        np.asarray(scores.log_probs)[real], np.asarray(rollout.log_probs)[real], atol=1e-5
     )
 
 

@@ -67,6 +67,13 @@ def batch_of(policy, rollout: Rollout, advantages) -> Batch:
     )
 
 
+def updated(state, batch, *, loss=LOSS, num_parts=1, optimizer=OPTIMIZER):
+    """Return the state after an update, and its metrics."""
+    return policy_update(
+        state, batch, optimizer=optimizer, scoring=SCORING, loss=loss, num_parts=num_parts
+    )
+
+
 def expected_log_probs(policy, rollout: Rollout):
     """Log-probabilities in NumPy: in free text all but the end token are allowed, and a span needs
     room for its two marks and a token."""
@@ -133,9 +140,7 @@ def test_prompts_without_a_demonstration_weigh_nothing(rollout):
 def test_grpo_makes_the_better_response_likelier_and_the_worse_less(state, rollout):
     before = expected_log_probs(state.policy, rollout)
     batch = batch_of(state.policy, rollout, [[1.0, -1.0]] * NUM_PROMPTS)
-    new, metrics = policy_update(
-        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
-    )
+    new, metrics = updated(state, batch)
     change = np.where(real_tokens(rollout), expected_log_probs(new.policy, rollout) - before, 0)
     better, worse = change.sum(axis=(0, 2))
     assert better > 0.01 and worse < -0.01
@@ -155,9 +160,7 @@ def test_the_decision_to_end_is_learnt_like_any_other(state, rollout, aggregatio
     before = expected_log_probs(state.policy, ended)[:, 0, 0]
     batch = batch_of(state.policy, ended, [[1.0, 0.0]] * NUM_PROMPTS)
     loss = dataclasses.replace(LOSS, aggregation=aggregation)
-    state, _ = policy_update(
-        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=2
-    )
+    state, _ = updated(state, batch, loss=loss, num_parts=2)
     assert (expected_log_probs(state.policy, ended)[:, 0, 0] > before + 1e-3).all()
 
 
@@ -177,14 +180,8 @@ def test_micro_batches_sum_to_the_whole_batch(rollout, num_parts, changes):
     def update(parts):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
         advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP))
-        return policy_update(
-            state,
-            batch_of(state.policy, rollout, advantages),
-            optimizer=OPTIMIZER,
-            scoring=SCORING,
-            loss=loss,
-            num_parts=parts,
-        )
+        batch = batch_of(state.policy, rollout, advantages)
+        return updated(state, batch, loss=loss, num_parts=parts)
 
     whole, parts = update(1), update(num_parts)
     for found, expected in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
@@ -196,9 +193,7 @@ def test_tokens_after_a_response_change_nothing(rollout):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
         changed = dataclasses.replace(rollout, tokens=tokens)
         batch = batch_of(state.policy, changed, [[1.0, -1.0]] * NUM_PROMPTS)
-        return policy_update(
-            state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
-        )[0].policy.table
+        return updated(state, batch)[0].policy.table
 
     padding = ~real_tokens(rollout)
     # The end token is forbidden there, with a log-probability of -inf.
@@ -219,9 +214,7 @@ def test_the_first_update_of_a_batch_weighs_tokens_as_its_aggregation_says(rollo
     }
     loss = dataclasses.replace(LOSS, aggregation=aggregation)
     batch = batch_of(state.policy, rollout, advantages)
-    _, metrics = policy_update(
-        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=2
-    )
+    _, metrics = updated(state, batch, loss=loss, num_parts=2)
     expected = -(weights[aggregation] * advantages).sum()
     assert metrics["policy_loss"] == pytest.approx(expected, rel=1e-4)
     assert metrics["clip_fraction"] == 0
@@ -333,14 +326,9 @@ def test_losses_and_gradients_of_a_later_update_are_the_papers_formulas(rollout,
 
     update = later_update(np.where(real, log_softmax_of(table, hidden, rollout), 0.0))
     of_critic = Critic(jnp.asarray(kernel, jnp.float32), jnp.zeros(())) if critic else None
-    state, metrics = policy_update(
-        init_state(policy, RECORDING, of_critic),
-        update.batch(rollout, with_values=critic),
-        optimizer=RECORDING,
-        scoring=SCORING,
-        loss=loss,
-        num_parts=2,
-    )
+    state = init_state(policy, RECORDING, of_critic)
+    batch = update.batch(rollout, with_values=critic)
+    state, metrics = updated(state, batch, loss=loss, num_parts=2, optimizer=RECORDING)
     assert metrics["loss"] == pytest.approx(formula(table, kernel), rel=1e-4)
     gradient, of_kernel = (
         (state.optimizer_state["policy"].table, state.optimizer_state["critic"].kernel)
@@ -365,9 +353,7 @@ def test_the_penalty_in_the_loss_pulls_to_the_reference(rollout, estimator):
     loss = dataclasses.replace(LOSS, kl_coefficient=1.0, kl_estimator=estimator)
     distances = []
     for _ in range(3):
-        state, metrics = policy_update(
-            state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=loss, num_parts=1
-        )
+        state, metrics = updated(state, batch, loss=loss, num_parts=1)
         distances.append(float(metrics["kl"]))
     assert distances[0] > distances[1] > distances[2] > 0
 
@@ -381,6 +367,7 @@ OPTIMIZER_OF_BOTH = optax.partition(
     {"policy": optax.sgd(0.5), "critic": optax.sgd(0.05)}, {"policy": "policy", "critic": "critic"}
 )
 PPO_LOSS = dataclasses.replace(LOSS, value_coefficient=1.0, value_clip=10.0)
+PPO = {"loss": PPO_LOSS, "num_parts": 2, "optimizer": OPTIMIZER_OF_BOTH}
 
 
 def ppo_batch(state, rollout, advantages, returns):
@@ -409,9 +396,7 @@ def test_a_critic_learns_the_returns_and_leaves_the_policy(rollout, own_trunk):
     for _ in range(60):
         batch = ppo_batch(state, rollout, zeros, returns)
         errors.append(np.abs(np.asarray(batch.old_values)[real] - 0.7).mean())
-        state, metrics = policy_update(
-            state, batch, optimizer=OPTIMIZER_OF_BOTH, scoring=SCORING, loss=PPO_LOSS, num_parts=2
-        )
+        state, metrics = updated(state, batch, **PPO)
     assert errors[0] == pytest.approx(0.7)
     assert errors[-1] < 0.2 * errors[0]
     assert metrics["return"] == pytest.approx(0.7)
@@ -428,14 +413,9 @@ def test_the_value_loss_is_a_mean_over_tokens_whatever_the_aggregation(rollout, 
     returns[:, 0] = 1.0
     expected = lengths[:, 0].sum() / lengths.sum() / 2
     assert abs(expected - 0.25) > 0.01
-    _, metrics = policy_update(
-        state,
-        ppo_batch(state, rollout, np.zeros(real.shape), returns),
-        optimizer=OPTIMIZER_OF_BOTH,
-        scoring=SCORING,
-        loss=dataclasses.replace(PPO_LOSS, aggregation=aggregation, value_coefficient=3.0),
-        num_parts=2,
-    )
+    loss = dataclasses.replace(PPO_LOSS, aggregation=aggregation, value_coefficient=3.0)
+    batch = ppo_batch(state, rollout, np.zeros(real.shape), returns)
+    _, metrics = updated(state, batch, **PPO | {"loss": loss})
     assert metrics["value_loss"] == pytest.approx(expected, rel=1e-5)
     assert metrics["loss"] == pytest.approx(3 * expected, rel=1e-5)
 
@@ -446,9 +426,7 @@ def test_ppo_raises_the_tokens_of_high_advantage(rollout):
     real = real_tokens(rollout)
     advantages = np.where(np.arange(BUDGET) % 2 == 0, 1.0, -1.0) * real
     batch = ppo_batch(state, rollout, advantages, np.zeros(real.shape))
-    state, metrics = policy_update(
-        state, batch, optimizer=OPTIMIZER_OF_BOTH, scoring=SCORING, loss=PPO_LOSS, num_parts=2
-    )
+    state, metrics = updated(state, batch, **PPO)
     change = expected_log_probs(state.policy, rollout) - before
     assert change[real & (advantages > 0)].mean() > 0.01
     assert change[real & (advantages < 0)].mean() < -0.01

@@ -72,7 +72,7 @@ def test_a_cold_starts_batch_is_kept_with_its_demonstrations(context, tmp_path, 
     monkeypatch.setattr(sft, "sft_update", spoilt)
     config = load_config(CONFIG)
     stage, done = plan_stages(config, context)[0], []
-    message = r"loss of sft1 at step 1 is inf; start again .*; its batch is in (\S+) and the "
+    message = r"loss of sft1 at step 1 is inf; start again with a lower .* is in (\S+) and the "
     loop = Loop(
         steps=range(1, 2),
         data=batches(config, context, stage, stage.batch_size),

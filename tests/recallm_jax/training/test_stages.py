@@ -1,20 +1,15 @@
 """The stages of a run: their records, their labels, and the metrics of their steps."""
 
-import math
 from itertools import islice
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records
 from recallm_jax.policy.setup import set_up
-from recallm_jax.runtime.errors import UserError
-from recallm_jax.training import sft
-from recallm_jax.training.restore import placed_state
 from recallm_jax.training.rollout_metrics import DrawReport, prompt_means, rollout_metrics
-from recallm_jax.training.stages import Loop, batches, plan_stages, policy_label
+from recallm_jax.training.stages import batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
 from rl.rollout_text import NO_REWARD, GroupRewards, RolloutText
 
@@ -83,25 +78,6 @@ def test_a_resumed_stage_reads_what_it_would_have_read(config, context):
 def test_a_policy_has_the_label_of_the_stage_it_has_reached(context, names, number, step, label):
     config = load_config([*CONFIG, f"--config.stages={names}"])
     assert policy_label(config, plan_stages(config, context)[number], step) == label
-
-
-def test_a_loss_of_nan_stops_the_run_before_it_is_saved(config, context, monkeypatch):
-    def spoilt(state, responses, **options):
-        return state, {"loss": jnp.float32(math.nan)}
-
-    monkeypatch.setattr(sft, "sft_update", spoilt)
-    stage, done = plan_stages(config, context)[0], []
-    loop = Loop(
-        steps=range(1, 2),
-        data=batches(config, context, stage, stage.batch_size),
-        drawn=stage.batch_size,
-        write=lambda *arguments: done.append(arguments),
-        save=lambda *arguments: done.append(arguments),
-    )
-    state = placed_state(context.policy, stage, context)
-    with pytest.raises(UserError, match=r"loss of sft1 at step 1 is nan; start again with a lower"):
-        sft.run_sft(config, context, stage, state, loop)
-    assert done == []
 
 
 def completion(num_tokens, spans, *, finished):
