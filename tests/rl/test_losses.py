@@ -157,6 +157,15 @@ def test_aggregation_by_hand(aggregation, loss):
     assert aggregate(VALUES, MASK, denominator, aggregation).item() == pytest.approx(loss)
 
 
+@pytest.mark.parametrize(("aggregation", "loss"), [("token", 16 / 4), ("sequence", (2 + 10) / 2)])
+def test_a_response_without_tokens_is_in_no_mean(aggregation, loss):
+    """A response without a reward is emptied; counted, it would give (2 + 10 + 0) / 3."""
+    values = jnp.concatenate([VALUES, VALUES[:, :1]], axis=1)
+    mask = jnp.concatenate([MASK, jnp.zeros_like(MASK[:, :1])], axis=1)
+    denominator = loss_denominator(mask, aggregation, max_tokens=8)
+    assert aggregate(values, mask, denominator, aggregation).item() == pytest.approx(loss)
+
+
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
 def test_micro_batches_add_up_to_the_batch(aggregation):
     values = jax.random.normal(jax.random.key(1), (4, 3, 5))
