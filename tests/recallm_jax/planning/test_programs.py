@@ -80,7 +80,7 @@ def test_an_abstract_batch_lies_like_those_of_a_job():
     keys = row_keys(0, 0, np.arange(8, dtype=np.uint32), 4)
     stage = plan_stages(config, described)[-1]
     run = policy_stage(config, described, stage)
-    group = abstract.Group(8, 64, 4)
+    group = abstract.BatchSizes(8, 64, 4)
     decoding = abstract.decoding(described, described.policy, group, run.sampling, run.limits)
     assert (decoding.keys.shape, decoding.keys.dtype) == (keys.shape, keys.dtype)
 
