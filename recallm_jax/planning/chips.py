@@ -63,6 +63,22 @@ CHIPS = {
         int(31.24 * GIB), 918e12, 1600e9, 400e9, frozenset(_FLAT), ", ".join(_FLAT), "v6e:4x4"
     ),
 }
+# JAX's names of these chips (`jax.Device.device_kind`); they differ between versions of libtpu.
+_TPU_KINDS = {
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+# NVIDIA's data sheets: bfloat16 operations a second, of dense matrices.
+_GPU_PEAKS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
 _NAME = re.compile(r"(\w+):(\d+(x\d+)+)")
 
 
@@ -85,6 +101,17 @@ def chip_of(topology: str) -> Chip:
             f"of these, such as {chip.example}"
         )
     return chip
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Return a device's peak of bfloat16 operations a second; None if it is not known.
+
+    Args:
+      device_kind: JAX's name of the device (`jax.Device.device_kind`).
+    """
+    if device_kind in _TPU_KINDS:
+        return CHIPS[_TPU_KINDS[device_kind]].peak_flops
+    return _GPU_PEAKS.get(device_kind)
 
 
 def topology_devices(topology: str, slices: int = 1) -> list[jax.Device]:

@@ -7,6 +7,9 @@ low for programs that loop over layers, micro-batches and tokens.
 import dataclasses
 import math
 
+import numpy as np
+from jaxtyping import Int
+
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import layer_specs, top_specs
 
@@ -46,19 +49,38 @@ def attention_flops(config: ModelConfig, pairs: float) -> float:
     return 4.0 * config.num_layers * config.num_heads * config.head_dim * pairs
 
 
+def hidden_flops(
+    config: ModelConfig, prompts: Int[np.ndarray, " B"], responses: Int[np.ndarray, "B G"]
+) -> float:
+    """Return the operations of the hidden states of groups, one forward pass without logits.
+
+    A group's prompt is computed once. Each token attends to those before it and to itself.
+
+    Args:
+      prompts, responses: the tokens of each prompt and response.
+    """
+    # The products of lengths may exceed 32 bits.
+    prompts, responses = prompts.astype(np.float64), responses.astype(np.float64)
+    pairs = (prompts * (prompts + 1)).sum() / 2
+    pairs += (responses * (prompts[:, None] + (responses + 1) / 2)).sum()
+    tokens = prompts.sum() + responses.sum()
+    return float(tokens * layer_flops(config) + attention_flops(config, pairs))
+
+
+def group_flops(
+    config: ModelConfig, prompts: Int[np.ndarray, " B"], responses: Int[np.ndarray, "B G"]
+) -> float:
+    """Return the operations of scoring groups: `hidden_flops`, and the logits of the responses."""
+    logits = float(responses.sum()) * unembed_flops(config)
+    return hidden_flops(config, prompts, responses) + logits
+
+
 def score_flops(
     config: ModelConfig, *, prompts: int, group_size: int, length: int, new_tokens: int
 ) -> Work:
     """Return the operations of scoring full-length responses; a group's prompt is computed once."""
-    rows = prompts * group_size
-    tokens = prompts * length + rows * new_tokens
-    pairs = prompts * length * (length + 1) / 2
-    pairs += rows * (new_tokens * length + new_tokens * (new_tokens + 1) / 2)
-    total = (
-        tokens * layer_flops(config)
-        + attention_flops(config, pairs)
-        + rows * new_tokens * unembed_flops(config)
-    )
+    responses = np.full((prompts, group_size), new_tokens)
+    total = group_flops(config, np.full(prompts, length), responses)
     return Work(total, total)
 
 

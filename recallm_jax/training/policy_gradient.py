@@ -7,7 +7,7 @@ done `epochs` times.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -19,11 +19,23 @@ from recallm_jax.policy.context import Context
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.timing import Stopwatch
 from recallm_jax.training.bad_batch import Inspected
 from recallm_jax.training.batch import make_batch
 from recallm_jax.training.policy_stage import PolicyStage, policy_stage
 from recallm_jax.training.rollout_metrics import DrawReport, rollout_metrics
 from recallm_jax.training.rollouts import first_with_spread, keys_of, reward, sample
+from recallm_jax.training.speed import (
+    DATA,
+    REWARD,
+    ROLLOUT,
+    SCORES,
+    UPDATE,
+    count_tokens,
+    rollout_speed,
+    seconds_metrics,
+    update_speed,
+)
 from recallm_jax.training.stages import PPO, Loop, Stage, finite
 from rl.batch import Batch, ScoredRollout
 from rl.learner import LearnerState, Metrics, policy_update
@@ -46,9 +58,9 @@ def run_policy(
     Raises:
       UserError: no response of a step has a reward; the state before that step is saved.
     """
-    run, drawn = policy_stage(config, context, stage), loop.drawn
+    run, drawn, watch = policy_stage(config, context, stage), loop.drawn, Stopwatch()
     for step in loop.steps:
-        collected = collect(run, state.policy, loop.data, drawn)
+        collected = collect(run, state.policy, loop.data, drawn, watch)
         for problem in collected.problems:
             context.console.say(f"{stage.name} {step}: no reward for {problem}")
         if not collected.rewarded:
@@ -66,13 +78,16 @@ def run_policy(
                 f"{stage.name} {step}: rewards differ in no group; they teach nothing: {few}"
             )
         drawn += collected.draws * stage.batch_size
-        batch, penalties = make_batch(run, state, reference, scored)
-        state, metrics = update(run, state, batch, step)
+        with watch.part(SCORES):
+            batch, penalties = jax.block_until_ready(make_batch(run, state, reference, scored))
+        with watch.part(UPDATE):
+            state, metrics = jax.block_until_ready(update(run, state, batch, step))
         rewards = np.where(scored.known, scored.totals, np.nan)
         seen = Inspected(collected.records, scored.rollout, batch, rewards)
         found = finite(metrics, stage, step, seen)
         found |= {name: float(value) for name, value in penalties.items()}
-        loop.write(step, found | collected.metrics)
+        speed = step_speed(run, collected, state, batch, watch.lap())
+        loop.write(step, found | collected.metrics | speed)
         loop.save(step + 1, state, drawn)
     return state
 
@@ -111,7 +126,11 @@ class Collected:
 
 
 def collect(
-    run: PolicyStage, policy: Policy, data: Iterator[list[Record]], drawn: int
+    run: PolicyStage,
+    policy: Policy,
+    data: Iterator[list[Record]],
+    drawn: int,
+    watch: Stopwatch,
 ) -> Collected:
     """Sample and reward batches until enough groups have rewards that differ, or draws run out.
 
@@ -121,22 +140,28 @@ def collect(
     Args:
       data: the records of each draw.
       drawn: records that the stage has drawn before.
+      watch: counts the seconds of the parts.
     """
     kept: ScoredRollout | None = None
     reports: list[DrawReport] = []
     records: list[Record] = []
     # One resharded copy serves all draws; it is freed before the update.
-    policy = for_rollout(policy)
+    with watch.part(ROLLOUT):
+        policy = for_rollout(policy)
     while kept is None or (len(reports) < run.max_draws and not kept.spread.all()):
         # The number of the draw in the stage, so that no two draws share their random numbers.
         draw = drawn // run.stage.batch_size + len(reports)
-        batch = next(data)
+        with watch.part(DATA):
+            batch = next(data)
+            prompts, texts = prompts_and_texts(batch, run.prompt_length)
         records += batch
-        prompts, texts = prompts_and_texts(batch, run.prompt_length)
-        rollout = sample(run, policy, prompts, keys_of(run, texts, draw))
-        scored, report = reward(run, rollout, texts)
+        with watch.part(ROLLOUT):
+            # The texts are read, so the arrays are ready.
+            rollout = sample(run, policy, prompts, keys_of(run, texts, draw))
+        with watch.part(REWARD):
+            scored, report = reward(run, rollout, texts)
+            kept = scored if kept is None else first_with_spread(kept, scored, run.context)
         reports.append(report)
-        kept = scored if kept is None else first_with_spread(kept, scored, run.context)
     return Collected(kept, reports, records)
 
 
@@ -150,6 +175,29 @@ def update(
         state, metrics = policy_update(state, part, **run.update_options)
         found.append(metrics)
     return state, jax.tree.map(lambda *values: sum(values) / len(values), *found)
+
+
+def step_speed(
+    run: PolicyStage,
+    collected: Collected,
+    state: LearnerState,
+    batch: Batch,
+    seconds: Mapping[str, float],
+) -> dict[str, float]:
+    """Return the metrics of a step's speed."""
+    drawn = [report.tokens for report in collected.reports]
+    critic = state.critic
+    return {
+        **seconds_metrics(seconds),
+        **rollout_speed(run.context, drawn, seconds[ROLLOUT]),
+        **update_speed(
+            run.context,
+            count_tokens(batch.rollout),
+            seconds[UPDATE],
+            epochs=run.options.epochs,
+            separate_critic=critic is not None and critic.trunk is not None,
+        ),
+    }
 
 
 def minibatches(run: PolicyStage, step: int) -> Iterator[np.ndarray | None]:

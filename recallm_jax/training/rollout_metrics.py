@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from recallm_jax.training.speed import TokenCounts
 from rl.advantages import has_spread
 from rl.rollout_text import GroupRewards, RolloutText
 
@@ -27,12 +28,14 @@ class DrawReport:
       known: which responses have a reward.
       problems: the reasons why the others have none.
       means: for each prompt, the means in `MEANS` over its responses.
+      tokens: the tokens of all prompts and responses.
     """
 
     totals: Float[np.ndarray, "B G"]
     known: Bool[np.ndarray, "B G"]
     problems: list[str]
     means: PromptMeans
+    tokens: TokenCounts
 
 
 def prompt_means(read: RolloutText, rewards: GroupRewards) -> PromptMeans:
@@ -66,5 +69,6 @@ def rollout_metrics(reports: Sequence[DrawReport]) -> dict[str, float]:
         "groups_with_spread": float(has_spread(totals, known).mean()),
         "draws": float(len(reports)),
         "without_reward": float((~known).sum()),
+        "prompt_tokens": float(np.concatenate([r.tokens.prompts for r in reports]).mean()),
         **dict(zip(MEANS, means.tolist(), strict=True)),
     }

@@ -21,6 +21,7 @@ from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
 from recallm_jax.training.policy_stage import PolicyStage
 from recallm_jax.training.rollout_metrics import DrawReport, prompt_means
+from recallm_jax.training.speed import count_tokens
 from recallm_jax.training.stages import KEY_STRIDE
 from rl.batch import PromptText, ScoredRollout
 from rl.rollout_text import RolloutText, read_rollout, reward_groups
@@ -76,6 +77,7 @@ def reward(
         known=known,
         problems=processes.texts_of_all(problems, context.mesh),
         means=context.gather_rows(prompt_means(read, own), count),
+        tokens=count_tokens(read.rollout),
     )
     learned_from = _with_reward(read.rollout, context.place(known))
     return ScoredRollout(learned_from, report.totals, known), report

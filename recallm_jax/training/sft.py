@@ -11,7 +11,15 @@ from decoding.rollout import Rollout
 from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
 from recallm_jax.policy.context import Context
+from recallm_jax.runtime.timing import Stopwatch
 from recallm_jax.training.bad_batch import Inspected
+from recallm_jax.training.speed import (
+    DATA,
+    UPDATE,
+    count_tokens,
+    seconds_metrics,
+    update_speed,
+)
 from recallm_jax.training.stages import Loop, Stage, finite, scoring_of, training_rules
 from rl.learner import LearnerState, sft_update
 
@@ -21,18 +29,24 @@ def run_sft(
 ) -> LearnerState:
     """Fine-tune on demonstrations, under the span mask (arXiv 2604.09494, section 4.1)."""
     options = sft_options(config, context, stage)
-    rules = options["scoring"].rules
+    rules, watch = options["scoring"].rules, Stopwatch()
     for step in loop.steps:
-        records = next(loop.data)
-        prompts, _ = prompts_and_texts(records, config.data.target_length)
-        tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
-        prompts, tokens, lengths = context.place_rows((prompts, tokens, lengths), stage.batch_size)
-        num_rows = state.policy.vocab_rows
-        rollout = demonstrated(prompts, tokens, lengths, rules=rules, num_rows=num_rows)
-        state, metrics = sft_update(state, rollout, **options)
+        with watch.part(DATA):
+            records = next(loop.data)
+            prompts, _ = prompts_and_texts(records, config.data.target_length)
+            tokens, lengths = demonstrations(records, config.decoding.max_new_tokens)
+        with watch.part(UPDATE):
+            placed = context.place_rows((prompts, tokens, lengths), stage.batch_size)
+            prompts, tokens, lengths = placed
+            num_rows = state.policy.vocab_rows
+            rollout = demonstrated(prompts, tokens, lengths, rules=rules, num_rows=num_rows)
+            state, metrics = jax.block_until_ready(sft_update(state, rollout, **options))
         share = float((lengths > 0).mean())
         seen = Inspected(records, rollout)
-        loop.write(step, finite(metrics, stage, step, seen) | {"demonstrated": share})
+        found = finite(metrics, stage, step, seen) | {"demonstrated": share}
+        seconds = watch.lap()
+        speed = update_speed(context, count_tokens(rollout), seconds[UPDATE])
+        loop.write(step, found | seconds_metrics(seconds) | speed)
         loop.save(step + 1, state, (step + 1) * stage.batch_size)
     return state
 

@@ -12,6 +12,7 @@ from recallm_jax import train
 from recallm_jax.config.load import load_config
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.metrics import read_metrics
+from recallm_jax.runtime.timing import is_timing
 from recallm_jax.training.restore import restore_policy
 from tests.oracles import even_tokens
 
@@ -47,7 +48,12 @@ def newest_policy(workdir: pathlib.Path) -> tuple[Any, str, int]:
 
 
 def metrics_of(workdir: pathlib.Path, *stages: str) -> list[dict[str, Any]]:
-    """Return the metrics of each step, of all stages or of some, without the time of writing."""
+    """Return the metrics of each step, of all stages or of some, without those that hold times."""
     rows = read_metrics(workdir / "metrics.jsonl")
     rows = [row for row in rows if not stages or row["stage"] in stages]
-    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
+    return list(map(untimed, rows))
+
+
+def untimed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of metrics without the fields that hold times."""
+    return {name: value for name, value in row.items() if not is_timing(name)}

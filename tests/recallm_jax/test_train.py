@@ -31,6 +31,11 @@ def test_a_run_leaves_metrics_and_evaluations_of_every_stage(trained_run):
     ]
     assert all(np.isfinite(row["loss"]) for row in rows)
     assert {"reward", "kl", "entropy", "grad_norm", "sampler_log_prob_error"} <= set(rows[-1])
+    for row in rows:
+        assert 0 < row["seconds_update"] <= row["seconds_step"] and 0 < row["padding"] < 1
+        # A processor has no utilisation.
+        assert row["tokens_per_second_update"] > 0 and "mfu_update" not in row
+    assert {"seconds_rollout", "seconds_reward", "seconds_scores"} <= set(rows[-1])
     for label in ("start", "cold_start", "grpo"):
         summary = json.loads((trained_run / "eval" / label / "summary.json").read_text())
         assert {(row["dataset"], row["n"]) for row in summary} == {

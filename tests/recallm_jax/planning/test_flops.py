@@ -9,9 +9,14 @@ import pytest
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import random_transformer
 from recallm_jax.planning.flops import (
+    attention_flops,
+    group_flops,
+    hidden_flops,
+    layer_flops,
     num_parameters,
     rollout_flops,
     score_flops,
+    unembed_flops,
     update_flops,
 )
 from recallm_jax.policy.tiny import TINY
@@ -19,19 +24,21 @@ from recallm_jax.policy.tiny import TINY
 UNTIED = dataclasses.replace(TINY, tie_embeddings=False)
 
 
-def counted(config, *, prompts, group_size, length, new_tokens, prompt_once, logits):
-    """Count over all tokens: matrix products, and for each head two products per visible key."""
+def counted(config, groups, *, logits):
+    """Count over all tokens: matrix products, and for each head two products per visible key.
+
+    A group is the number of tokens of its prompt, and of each of its responses.
+    """
     model = jax.eval_shape(lambda key: random_transformer(config, key), jax.random.key(0))
     of_layers = [x.shape for x in jax.tree.leaves(model.layers) if len(x.shape) == 3]
     per_token = 2 * sum(map(np.prod, of_layers))
     per_logits = 2 * np.prod(jax.tree.leaves(model.embedding)[0].shape)
     per_pair = 2 * 2 * config.num_layers * config.num_heads * config.head_dim
     total = 0
-    for _ in range(prompts):
-        for _ in range(1 if prompt_once else group_size):
-            for place in range(length):
-                total += per_token + per_pair * (place + 1)
-        for _ in range(group_size):
+    for length, responses in groups:
+        for place in range(length):
+            total += per_token + per_pair * (place + 1)
+        for new_tokens in responses:
             for place in range(new_tokens):
                 total += per_token + per_pair * (length + place + 1) + per_logits
     return total + logits * per_logits
@@ -40,14 +47,30 @@ def counted(config, *, prompts, group_size, length, new_tokens, prompt_once, log
 @pytest.mark.parametrize("config", [TINY, UNTIED])
 def test_operations_agree_with_a_count_by_hand(config):
     sizes = {"prompts": 2, "group_size": 3, "length": 7, "new_tokens": 4}
-    score = counted(config, **sizes, prompt_once=True, logits=0)
+    groups = [(7, [4, 4, 4])] * 2
+    score = counted(config, groups, logits=0)
     assert score_flops(config, **sizes).model == score
     # Decoding also computes the logits of each prompt's last token.
     rollout = rollout_flops(config, **sizes)
-    assert rollout.model == rollout.executed == counted(config, **sizes, prompt_once=True, logits=2)
+    assert rollout.model == rollout.executed == counted(config, groups, logits=2)
     no_tokens = {**sizes, "new_tokens": 0}
-    prompts = counted(config, **no_tokens, prompt_once=True, logits=2)
+    prompts = counted(config, [(7, [])] * 2, logits=2)
     assert rollout_flops(config, **no_tokens).model == prompts
+
+
+@pytest.mark.parametrize("config", [TINY, UNTIED])
+def test_operations_of_groups_of_different_lengths_are_those_of_their_tokens(config):
+    prompts, responses = np.array([7, 2], np.int32), np.array([[4, 0, 1], [3, 5, 2]], np.int32)
+    score = counted(config, [(7, [4, 0, 1]), (2, [3, 5, 2])], logits=0)
+    assert group_flops(config, prompts, responses) == score
+    assert hidden_flops(config, prompts, responses) == score - 15 * unembed_flops(config)
+
+
+def test_operations_of_long_prompts_do_not_overflow():
+    length = np.array([1 << 17], np.int32)
+    pairs = float(sum(range((1 << 17) + 1)))
+    found = hidden_flops(TINY, length, np.zeros((1, 1), np.int32))
+    assert found == (1 << 17) * layer_flops(TINY) + attention_flops(TINY, pairs)
 
 
 def test_an_update_is_three_passes_and_those_that_remat_repeats():

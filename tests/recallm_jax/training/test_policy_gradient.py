@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import re
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -166,6 +167,40 @@ def test_steps_that_teach_nothing_are_reported_and_one_without_rewards_ends_the_
     assert re.match(r"grpo 1: no reward for \S+/4, response 0: it raised", said[1])
     # The step can be repeated, with its prompts.
     assert len(said) == 1 + 4 * 2 and saved == [(1, 4, False), (1, 4, True)]
+
+
+def test_the_time_of_an_update_is_that_of_its_arrays_not_of_its_call(dapo, monkeypatch):
+    config, context, stage = dapo
+    config = config.copy_and_resolve_references()
+    config.grpo.max_draws = config.grpo.minibatches = config.grpo.epochs = 1
+
+    @jax.jit
+    def slow(x):
+        return jax.lax.fori_loop(0, 4000, lambda _, x: jnp.sin(x), x).mean()
+
+    def late_update(state, part, **_):
+        return state, {"loss": slow(x)}
+
+    x = jnp.ones(10_000)
+    slow(x).block_until_ready()
+    start = time.perf_counter()
+    slow(x).block_until_ready()
+    wanted = time.perf_counter() - start
+
+    monkeypatch.setattr(policy_gradient, "policy_update", late_update)
+    state, written = placed_state(context.policy, stage, context), []
+    with contextlib.closing(batches(config, context, stage, 0)) as data:
+        write = lambda step, metrics: written.append(metrics)  # noqa: E731
+        loop = Loop(range(2), data, 0, write, lambda *arguments: None)
+        run_policy(config, context, stage, state, state.policy, loop)
+    for row in written:
+        parts = [row[f"seconds_{part}"] for part in ("data", "rollout", "reward", "scores")]
+        assert min(parts) > 0 and row["seconds_update"] > wanted / 2
+        assert sum(parts) + row["seconds_update"] <= row["seconds_step"]
+        tokens = 4 * (row["prompt_tokens"] + config.grpo.group_size * row["response_tokens"])
+        for part in ("rollout", "update"):
+            rate, seconds = row[f"tokens_per_second_{part}"], row[f"seconds_{part}"]
+            assert rate * seconds == pytest.approx(tokens)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recallm_jax.data.arrays import prompts_and_texts
+from recallm_jax.runtime.timing import Stopwatch
 from recallm_jax.training import policy_gradient
 from recallm_jax.training import rollouts as collecting
 from recallm_jax.training.policy_stage import policy_stage
@@ -46,7 +47,7 @@ def collect(dapo, spreads, *, most, drawn=0, known=None):
         patch.setattr(collecting, "reward_groups", changed)
         data = batches(config, context, stage, drawn)
         run = policy_stage(config, context, stage)
-        found = policy_gradient.collect(run, context.policy, data, drawn)
+        found = policy_gradient.collect(run, context.policy, data, drawn, Stopwatch())
         data.close()
     return found
 

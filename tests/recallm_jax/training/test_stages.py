@@ -9,6 +9,7 @@ from recallm_jax.config.load import load_config
 from recallm_jax.data.records import train_records
 from recallm_jax.policy.setup import set_up
 from recallm_jax.training.rollout_metrics import DrawReport, prompt_means, rollout_metrics
+from recallm_jax.training.speed import TokenCounts
 from recallm_jax.training.stages import batches, plan_stages, policy_label
 from rl.rewards.composite import Completion, Reward
 from rl.rollout_text import NO_REWARD, GroupRewards, RolloutText
@@ -104,7 +105,8 @@ def test_the_metrics_of_a_step_by_hand():
     object.__setattr__(rollout, "completions", groups)
     known = np.array([[True, True], [True, False]])
     scored = GroupRewards(totals, rewards, known, problems=["example/3, response 1: it raised"])
-    report = DrawReport(totals, known, scored.problems, prompt_means(rollout, scored))
+    tokens = TokenCounts(np.array([5, 8]), np.array([[10, 30], [20, 20]]), positions=200)
+    report = DrawReport(totals, known, scored.problems, prompt_means(rollout, scored), tokens)
     assert rollout_metrics([report]) == pytest.approx(
         {
             # The mean over the responses that have one.
@@ -113,6 +115,7 @@ def test_the_metrics_of_a_step_by_hand():
             "draws": 1.0,
             "without_reward": 1.0,
             "exact_match": 1 / 3,
+            "prompt_tokens": 6.5,
             "response_tokens": 20.0,
             "finished": 0.75,
             "spans": 0.75,
