@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import layer_specs, top_specs
+from recallm_jax.planning.lengths import LengthDistribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,38 @@ class Work:
 
     model: float
     executed: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Prompts with their responses: the tokens that the work of a program follows from.
+
+    Attributes:
+      prompts: the number of prompts.
+      group_size: responses to each prompt.
+      length: tokens of each prompt.
+      responses: the lengths of the responses.
+    """
+
+    prompts: int
+    group_size: int
+    length: int
+    responses: LengthDistribution
+
+    @property
+    def rows(self) -> int:
+        """The number of responses."""
+        return self.prompts * self.group_size
+
+    @property
+    def new_tokens(self) -> float:
+        """The expected tokens of all responses."""
+        return self.rows * self.responses.mean
+
+    @property
+    def tokens(self) -> float:
+        """The expected tokens of prompts and responses; a group's prompt counts once."""
+        return self.prompts * self.length + self.new_tokens
 
 
 def num_parameters(config: ModelConfig) -> int:
@@ -75,32 +108,35 @@ def group_flops(
     return hidden_flops(config, prompts, responses) + logits
 
 
-def score_flops(
-    config: ModelConfig, *, prompts: int, group_size: int, length: int, new_tokens: int
-) -> Work:
-    """Return the operations of scoring full-length responses; a group's prompt is computed once."""
-    responses = np.full((prompts, group_size), new_tokens)
-    total = group_flops(config, np.full(prompts, length), responses)
+def score_flops(config: ModelConfig, groups: Groups) -> Work:
+    """Return the expected operations of scoring groups; a prompt is computed once."""
+    length, responses = groups.length, groups.responses
+    pairs = groups.prompts * length * (length + 1) / 2
+    pairs += groups.rows * (responses.mean * length + responses.pairs)
+    total = (
+        groups.tokens * layer_flops(config)
+        + attention_flops(config, pairs)
+        + groups.new_tokens * unembed_flops(config)
+    )
     return Work(total, total)
 
 
-def rollout_flops(config: ModelConfig, **sizes: int) -> Work:
-    """Return the operations of sampling full-length responses to full-length prompts.
+def rollout_flops(config: ModelConfig, groups: Groups) -> Work:
+    """Return the operations of sampling responses to prompts.
 
     Logits are computed for the last token of each prompt besides.
     """
-    total = score_flops(config, **sizes).model + sizes["prompts"] * unembed_flops(config)
+    total = score_flops(config, groups).model + groups.prompts * unembed_flops(config)
     return Work(total, total)
 
 
-def update_flops(config: ModelConfig, **sizes: int) -> Work:
+def update_flops(config: ModelConfig, groups: Groups) -> Work:
     """Return the operations of an update: forward, backward (twice as many), and recomputation.
 
     Logits are always computed twice, because only a chunk of them is kept at a time. With `remat`
     "full" the layers run forward twice as well.
     """
-    forward = score_flops(config, **sizes).model
-    rows = sizes["prompts"] * sizes["group_size"]
-    logits = rows * sizes["new_tokens"] * unembed_flops(config)
+    forward = score_flops(config, groups).model
+    logits = groups.new_tokens * unembed_flops(config)
     again = logits + (forward - logits if config.remat == "full" else 0.0)
     return Work(3 * forward, 3 * forward + again)

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from decoding.decode_loop import Limits
 from decoding.rollout import Rollout
 from recallm_jax.planning import abstract, flops
-from recallm_jax.planning.flops import Work
+from recallm_jax.planning.flops import Groups, Work
+from recallm_jax.planning.lengths import full
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import decoding_mode
@@ -49,7 +50,8 @@ class Program:
       lower: traces the program for the context's mesh.
       arguments: its arguments, by part; trees of `ShapeDtypeStruct` with shardings.
       resident: other arrays that the job keeps while the program runs, by part.
-      work: its arithmetic, on all chips.
+      groups: the prompts and responses that it computes, at their full lengths.
+      count: returns its arithmetic for groups, on all chips.
       rounds: the most rounds of its loop of unknown length: a response's tokens, if it decodes.
       caches: the keys and values of a program that decodes, which are temporaries of it.
       runs: the number of runs in a step, or in a batch of the evaluation.
@@ -60,10 +62,16 @@ class Program:
     lower: Callable[[], Any]
     arguments: Parts
     resident: Parts
-    work: Work
+    groups: Groups
+    count: Callable[[Groups], Work]
     rounds: int = 0
     caches: Any = None
     runs: int = 1
+
+    @property
+    def work(self) -> Work:
+        """Its arithmetic at full lengths, on all chips."""
+        return self.count(self.groups)
 
 
 def programs(config: ConfigDict, context: Context) -> Iterator[Program]:
@@ -81,16 +89,10 @@ def programs(config: ConfigDict, context: Context) -> Iterator[Program]:
     yield from _evaluations(config, context, start, (start,) if others else ())
 
 
-def _sizes(rollout: Rollout) -> dict[str, int]:
-    """Return a rollout's sizes, the arguments of the counts in `planning/flops.py`."""
+def _groups(rollout: Rollout) -> Groups:
+    """Return the groups of a rollout, at full lengths."""
     prompts, group_size, new_tokens = rollout.tokens.shape
-    length = rollout.prompts.tokens.shape[1]
-    return {
-        "prompts": prompts,
-        "group_size": group_size,
-        "length": length,
-        "new_tokens": new_tokens,
-    }
+    return Groups(prompts, group_size, rollout.prompts.tokens.shape[1], full(new_tokens))
 
 
 def _sft(
@@ -104,7 +106,8 @@ def _sft(
         functools.partial(sft_update.lower, state, shown, **options),
         _of_state(state) | {BATCH: shown},
         {OTHERS: others},
-        flops.update_flops(context.policy.config, **_sizes(shown)),
+        _groups(shown),
+        functools.partial(flops.update_flops, context.policy.config),
     )
 
 
@@ -131,7 +134,7 @@ def _policy_gradient(
     yield _decode(f"{name}.rollout", decoding, before, runs=parts)
     # The scores of other policies do not need the sampler's.
     read = dataclasses.replace(rollout, log_probs=None)
-    work = flops.score_flops(sizes, **_sizes(rollout))
+    groups, count = _groups(rollout), functools.partial(flops.score_flops, sizes)
     if options.kl_coefficient:
         yield Program(
             f"{name}.reference",
@@ -139,7 +142,8 @@ def _policy_gradient(
             functools.partial(score_in_parts.lower, others[-1], rollout, **run.score_options),
             {OTHERS: others[-1], BATCH: read},
             {**held, OTHERS: others[:-1], BATCH: rollout.log_probs},
-            work,
+            groups,
+            count,
         )
     if state.critic is not None or not run.updates_once:
         given: tuple[Any, ...] = (state.policy,)
@@ -153,7 +157,8 @@ def _policy_gradient(
             functools.partial(score.lower, *given, rollout, **run.score_options),
             {PARAMETERS: given, BATCH: read},
             {**held, PARAMETERS: (), BATCH: beside},
-            work,
+            groups,
+            count,
         )
     part = abstract.minibatch(run, batch)
     yield Program(
@@ -162,7 +167,8 @@ def _policy_gradient(
         functools.partial(policy_update.lower, state, part, **run.update_options),
         {**_of_state(state), BATCH: part},
         {OTHERS: others, BATCH: batch if part is not batch else ()},
-        flops.update_flops(sizes, **_sizes(part.rollout)),
+        _groups(part.rollout),
+        functools.partial(flops.update_flops, sizes),
         runs=options.minibatches * options.epochs,
     )
 
@@ -193,7 +199,8 @@ def _reshard(name: str, policy: Any, held: Parts) -> Program:
         functools.partial(jax.jit(partitioning.as_rollout).lower, policy),
         {PARAMETERS: policy},
         {**held, PARAMETERS: ()},
-        Work(0.0, 0.0),
+        Groups(0, 0, 0, full(0)),
+        lambda groups: Work(0.0, 0.0),
     )
 
 
@@ -204,7 +211,8 @@ def _decode(name: str, decoding: abstract.Decoding, held: Parts, *, runs: int = 
         decoding.lower,
         {ROLLOUT: decoding.policy, BATCH: (decoding.prompts, decoding.keys)},
         held,
-        flops.rollout_flops(decoding.policy.config, **_sizes(decoding.rollout())),
+        _groups(decoding.rollout()),
+        functools.partial(flops.rollout_flops, decoding.policy.config),
         rounds=decoding.limits.max_new_tokens,
         caches=decoding.caches(),
         runs=runs,

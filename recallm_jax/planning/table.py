@@ -5,6 +5,7 @@ from typing import Any
 
 from recallm_jax.planning.chips import GIB, Chip
 from recallm_jax.planning.compiling import Planned
+from recallm_jax.planning.cost import LeastTime, table_rows
 from recallm_jax.planning.estimate import at_least
 from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT
 
@@ -42,7 +43,7 @@ def work_table(plan: Sequence[Planned], chip: Chip, num_chips: int) -> str:
     rows = []
     for planned in plan:
         program = planned.program
-        bound = at_least(planned, chip, num_chips)
+        bound = at_least(program, chip, num_chips, traffic=planned.traffic)
         flops = planned.compiler_flops
         rows.append(
             (
@@ -59,10 +60,19 @@ def work_table(plan: Sequence[Planned], chip: Chip, num_chips: int) -> str:
     return _table(head, rows)
 
 
+def time_table(least: LeastTime) -> str:
+    """Return a table of the least time of a run, with a column for each kind of lengths."""
+    rows = [
+        (name, *(f"{_number(value)} {unit}".rstrip() for value in values))
+        for name, values, unit in table_rows(least)
+    ]
+    return _table(("at least (estimate)", *(f"{name} lengths" for name in least.times)), rows)
+
+
 def row(planned: Planned, chip: Chip, num_chips: int, advice: Sequence[str]) -> dict[str, Any]:
     """Return everything about a program for JSON; sizes are bytes on each chip."""
     program, memory = planned.program, planned.memory
-    bound = at_least(planned, chip, num_chips)
+    bound = at_least(program, chip, num_chips, traffic=planned.traffic)
     sent = planned.traffic
     return {
         "program": program.name,
@@ -126,6 +136,10 @@ def _sent(planned: Planned) -> str:
     total = planned.traffic.total(planned.program.rounds)
     kinds = [f"{kind} {size / 1e9:.3g}" for kind, size in total.items() if size]
     return ", ".join(kinds) or "nothing"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _gib(size: int) -> str:

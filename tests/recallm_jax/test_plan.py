@@ -70,6 +70,27 @@ def test_a_config_refuses_topologies_that_it_has_no_sizes_for(capsys):
     assert "or set --config.mesh.data, fsdp, sequence and tensor" in found
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--response_lengths=mean:9000"],
+            "--response_lengths=mean:9000: a mean of 9000 tokens exceeds the limit of a response, "
+            "config.decoding.max_new_tokens = 5120; give a lower mean, or raise the limit",
+        ),
+        (["--response_lengths=no/run"], "--response_lengths=no/run: there is no such file or fold"),
+        (
+            ["--response_lengths=mean:9", "--config.stages=('sft1',)"],
+            "--response_lengths=mean:9: config.stages = ('sft1',) samples no responses; leave the "
+            "flag out",
+        ),
+        (["--price_per_chip_hour=-4"], "--price_per_chip_hour=-4 is not a price; give a number of"),
+    ],
+)
+def test_impossible_lengths_and_prices_are_refused(arguments, message, capsys):
+    assert message in error_of(capsys, QWEN, "--topology=v5p:4x4x4", *arguments)
+
+
 def test_without_the_compiler_one_line_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr(chips.importlib.util, "find_spec", lambda name: None)
     assert "libtpu, the TPU's compiler, is not installed; run pip install -e" in error_of(
@@ -162,12 +183,40 @@ def test_all_programs_of_a_tiny_run_compile(topology, slices, mesh, tmp_path):
     # Adam's two moments are as large as the parameters.
     held = rows["grpo.update"]["memory"]["arguments"]
     assert held["optimiser"] == pytest.approx(2 * held["parameters"], rel=0.01)
+    # Two steps of each stage; every program's traffic is counted.
+    least = report["least_time"]
+    assert [*least["full_lengths"]["stages"]] == ["sft1", "sft2", "grpo"]
+    of_programs = [max(row["at_least_seconds_estimate"].values()) for row in rows.values()]
+    assert least["full_lengths"]["run"] == pytest.approx(2 * sum(of_programs[:6]))
+    assert len(least["notes"]) == 1
     # Gradients are summed over the parts of the mesh that split prompts.
     sent = rows["grpo.update"]["sent"]["once"]
     assert sum(sent.values()) > 0
     # The gradients are sent between slices.
     assert ("between slices" in sent) == (slices > 1)
     assert slices == 1 or sent["between slices"] >= held["parameters"]
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_least_time_of_the_papers_run_needs_no_compilation(tmp_path):
+    path = tmp_path / "plan.json"
+    done = run_plan(
+        QWEN,
+        "--topology=v5p:4x4x4",
+        "--response_lengths=mean:1000",
+        "--price_per_chip_hour=2",
+        "--no_compile",
+        f"--json={path}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| cost at 2 a chip-hour" in done.stdout
+    least = json.loads(path.read_text(encoding="utf-8"))["least_time"]
+    whole, expected = least["full_lengths"], least["expected_lengths"]
+    # docs/plan.md has the bounds of the compiled programs at full lengths: 22, 8.8 and 35 s.
+    assert whole["stages"]["grpo"]["step"] == pytest.approx(22 + 8.8 + 35, abs=1)
+    assert expected["stages"]["grpo"]["step"] < whole["stages"]["grpo"]["step"] / 2
+    assert expected["cost"] == pytest.approx(2 * 64 * expected["run"] / 3600)
 
 
 @needs_compiler

@@ -9,9 +9,9 @@ from recallm_jax.planning import table
 from recallm_jax.planning.advice import advice
 from recallm_jax.planning.chips import CHIPS, GIB
 from recallm_jax.planning.compiling import Planned
-from recallm_jax.planning.estimate import at_least
-from recallm_jax.planning.flops import Work
+from recallm_jax.planning.flops import Groups, Work
 from recallm_jax.planning.hlo import Traffic
+from recallm_jax.planning.lengths import full
 from recallm_jax.planning.memory import Allocation, Memory
 from recallm_jax.planning.programs import BATCH, OPTIMISER, PARAMETERS, ROLLOUT, Program
 from recallm_jax.planning.sizes import preset_sizes
@@ -21,7 +21,8 @@ CONFIG = "--config=configs/qwen2_5_7b.py:topology=v5p:4x4x4"
 
 def planned(name, kind, *, arguments, temporaries, caches=None, **options):
     """Return a program with these parts, in GiB."""
-    program = Program(name, kind, lambda: None, {}, {}, Work(6e15, 8e15), **options)
+    groups, work = Groups(2, 3, 7, full(4)), Work(6e15, 8e15)
+    program = Program(name, kind, lambda: None, {}, {}, groups, lambda groups: work, **options)
     memory = Memory(
         arguments={part: round(size * GIB) for part, size in arguments.items()},
         resident={},
@@ -145,22 +146,3 @@ def test_tables_show_parts_that_sum_to_the_total():
     assert row["missing"] == 1.25 * GIB
     assert not row["fits"]
     assert sum(row["memory"]["arguments"].values()) + row["memory"]["temporaries"] == 17 * GIB
-
-
-def test_the_bound_is_the_slowest_of_arithmetic_memory_and_interconnect():
-    chip = dataclasses.replace(
-        CHIPS["v5e"], peak_flops=1e15, hbm_bandwidth=float(GIB), ici_bandwidth=1e9
-    )
-    one = planned(
-        "grpo.rollout",
-        "decode",
-        arguments={ROLLOUT: 3},
-        temporaries=6,
-        caches={"prompts": 2, "responses": 4},
-        rounds=10,
-    )
-    bound = at_least(one, chip, num_chips=4)
-    # 8e15 operations on four chips; 3 + 2 + half of 4 GiB in each of ten rounds; 1.01e9 bytes.
-    assert (bound.arithmetic, bound.memory) == (2.0, 70.0)
-    assert bound.interconnect == pytest.approx(1.01)
-    assert bound.seconds == 70.0

@@ -9,6 +9,7 @@ import pytest
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import random_transformer
 from recallm_jax.planning.flops import (
+    Groups,
     attention_flops,
     group_flops,
     hidden_flops,
@@ -19,6 +20,7 @@ from recallm_jax.planning.flops import (
     unembed_flops,
     update_flops,
 )
+from recallm_jax.planning.lengths import full, of_lengths
 from recallm_jax.policy.tiny import TINY
 
 UNTIED = dataclasses.replace(TINY, tie_embeddings=False)
@@ -46,16 +48,23 @@ def counted(config, groups, *, logits):
 
 @pytest.mark.parametrize("config", [TINY, UNTIED])
 def test_operations_agree_with_a_count_by_hand(config):
-    sizes = {"prompts": 2, "group_size": 3, "length": 7, "new_tokens": 4}
-    groups = [(7, [4, 4, 4])] * 2
-    score = counted(config, groups, logits=0)
-    assert score_flops(config, **sizes).model == score
+    groups = Groups(2, 3, 7, full(4))
+    lengths = [(7, [4, 4, 4])] * 2
+    score = counted(config, lengths, logits=0)
+    assert score_flops(config, groups).model == score
     # Decoding also computes the logits of each prompt's last token.
-    rollout = rollout_flops(config, **sizes)
-    assert rollout.model == rollout.executed == counted(config, groups, logits=2)
-    no_tokens = {**sizes, "new_tokens": 0}
+    rollout = rollout_flops(config, groups)
+    assert rollout.model == rollout.executed == counted(config, lengths, logits=2)
     prompts = counted(config, [(7, [])] * 2, logits=2)
-    assert rollout_flops(config, **no_tokens).model == prompts
+    assert rollout_flops(config, Groups(2, 3, 7, full(0))).model == prompts
+
+
+def test_operations_follow_the_tokens_of_ragged_responses():
+    lengths = [(7, [1, 4, 2]), (7, [4, 9, 0])]
+    groups = Groups(2, 3, 7, of_lengths([1, 4, 2, 4, 9, 0], limit=9))
+    by_hand = counted(TINY, lengths, logits=0)
+    assert score_flops(TINY, groups).model == pytest.approx(by_hand, rel=1e-12)
+    assert update_flops(TINY, groups).model == pytest.approx(3 * by_hand, rel=1e-12)
 
 
 @pytest.mark.parametrize("config", [TINY, UNTIED])
@@ -74,15 +83,15 @@ def test_operations_of_long_prompts_do_not_overflow():
 
 
 def test_an_update_is_three_passes_and_those_that_remat_repeats():
-    sizes = {"prompts": 2, "group_size": 3, "length": 7, "new_tokens": 4}
+    groups = Groups(2, 3, 7, full(4))
     config = dataclasses.replace(TINY, remat="full")
-    forward = score_flops(config, **sizes).model
-    full = update_flops(config, **sizes)
-    assert full.model == 3 * forward
-    assert full.executed == 4 * forward
-    kept = update_flops(dataclasses.replace(config, remat="none"), **sizes)
-    assert kept.model == full.model
-    assert 3 * forward < kept.executed < full.executed
+    forward = score_flops(config, groups).model
+    whole = update_flops(config, groups)
+    assert whole.model == 3 * forward
+    assert whole.executed == 4 * forward
+    kept = update_flops(dataclasses.replace(config, remat="none"), groups)
+    assert kept.model == whole.model
+    assert 3 * forward < kept.executed < whole.executed
 
 
 def test_the_presets_have_as_many_parameters_as_published():
