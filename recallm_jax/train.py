@@ -6,6 +6,8 @@ The same command goes on with a run that was interrupted. On SIGTERM the job fin
 step that is running, and exits with code 143. A run is a function of its config: what a step
 samples depends on the seed, the step and the examples alone.
 
+With `--profile=STEPS` it records a trace of these steps (docs/profiling.md).
+
 With `--distributed` several processes train one policy, on one host or many. Start all of them with
 the same command and a WORKDIR that all of them see (docs/training.md).
 
@@ -23,9 +25,10 @@ loop around them:
 """
 
 import contextlib
+import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -49,7 +52,7 @@ from recallm_jax.evaluation.question import (
 from recallm_jax.evaluation.summaries import format_table
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import set_up
-from recallm_jax.runtime import peers, processes
+from recallm_jax.runtime import peers, processes, profiling
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.machine import write_machine
 from recallm_jax.runtime.metrics import MetricWriter, SilentWriter
@@ -84,15 +87,29 @@ def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.train", __doc__)
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--distributed", action="store_true", help="join other processes")
+    parser.add_argument(
+        "--profile",
+        metavar="STEPS",
+        default="",
+        help="record a trace of steps of the run, such as 3, 3:5 (steps 3 and 4) or grpo:3:5, "
+        "into WORKDIR/profile (docs/profiling.md)",
+    )
     arguments, config = parse_config(parser, argv)
     check_training_mesh(config)
     check_evaluation_mesh(config)
+    steps = {stage: config[stage].steps for stage in config.stages}
+    profiled = profiling.profiled_steps(arguments.profile, steps)
     with peers.joined(arguments.distributed), on_sigterm() as termination:
-        train(config, open_folder(arguments.workdir), termination)
+        train(config, open_folder(arguments.workdir), termination, profiled)
 
 
-def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
+def train(
+    config: ConfigDict, workdir: Path, termination: Termination, profiled: Mapping[str, range]
+) -> None:
     """Run the stages that the config lists, each from its newest checkpoint on.
+
+    Args:
+      profiled: the steps of each stage of which a trace is recorded.
 
     Raises:
       Terminated: SIGTERM came; the step that was running is done and saved.
@@ -111,40 +128,65 @@ def train(config: ConfigDict, workdir: Path, termination: Termination) -> None:
 
     policy: Policy = context.policy
     with MetricWriter(workdir) if context.leads else SilentWriter() as writer:
+        output = _Output(workdir, writer, termination, profiled)
         for stage in stages:
-            policy = _run_stage(config, context, stage, policy, writer, workdir, termination)
+            policy = _run_stage(config, context, stage, policy, output)
             label = policy_label(config, stage, stage.steps)
             if label in (COLD_START, GRPO, PPO):
                 made_by = Saved(stage, stage.steps).made_by
                 _evaluate(config, context, policy, label, made_by, workdir)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Output:
+    """The outputs of all stages of a run, and what ends or records a stage's steps."""
+
+    workdir: Path
+    writer: MetricWriter | SilentWriter
+    termination: Termination
+    profiled: Mapping[str, range]
+
+
 def _run_stage(
-    config: ConfigDict,
-    context: Context,
-    stage: Stage,
-    policy: Policy,
-    writer: MetricWriter | SilentWriter,
-    workdir: Path,
-    termination: Termination,
+    config: ConfigDict, context: Context, stage: Stage, policy: Policy, output: _Output
 ) -> Policy:
     """Train a stage's policy from `policy`, which is the reference after the cold start."""
+    workdir, termination = output.workdir, output.termination
     with open_saver(config, context, stage, workdir, termination) as saver:
         state, first_step, drawn = saver.restore(placed_state(policy, stage, context))
-        writer.resume(stage.name, first_step)
+        output.writer.resume(stage.name, first_step)
         data = batches(config, context, stage, drawn)
-        steps = context.console.progress(
-            range(first_step, stage.steps), stage.name, total=stage.steps, done=first_step
-        )
-        write = functools.partial(writer.write, stage.name)
+        steps = _steps(context, stage, first_step, output)
+        write = functools.partial(output.writer.write, stage.name)
         loop = Loop(steps, data, drawn, write, saver.save)
-        with termination.deferred(), contextlib.closing(data), _bad_batch_kept(context, workdir):
+        with (
+            termination.deferred(),
+            contextlib.closing(data),
+            contextlib.closing(steps),
+            _bad_batch_kept(context, workdir),
+        ):
             if stage.name in SFT_STAGES:
                 state = run_sft(config, context, stage, state, loop)
             else:
                 state = run_policy(config, context, stage, state, policy, loop)
             saver.finish()
     return state.policy
+
+
+def _steps(
+    context: Context, stage: Stage, first: int, output: _Output
+) -> Generator[int, None, None]:
+    """Yield the steps from `first` on; the leading process records a trace of profiled ones."""
+    wanted, folder = output.profiled.get(stage.name, range(0)), output.workdir / profiling.FOLDER
+    if wanted and wanted[-1] < first:
+        context.console.say(f"{stage.name}: the steps of --profile are done; no trace is recorded")
+    elif wanted:
+        last = f" to {wanted[-1]}" if len(wanted) > 1 else ""
+        context.console.say(f"{stage.name}: the trace of step {wanted[0]}{last} goes to {folder}")
+    steps = context.console.progress(
+        range(first, stage.steps), stage.name, total=stage.steps, done=first
+    )
+    return profiling.traced(steps, wanted if context.leads else range(0), stage.name, folder)
 
 
 @contextlib.contextmanager

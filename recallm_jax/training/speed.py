@@ -15,10 +15,11 @@ from recallm_jax.planning.chips import peak_flops
 from recallm_jax.planning.flops import group_flops, hidden_flops, unembed_flops
 from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
-from recallm_jax.runtime.timing import SECONDS, TOKENS_PER_SECOND, UTILISATION
+from recallm_jax.runtime.timing import SECONDS, STEP, TOKENS_PER_SECOND, UTILISATION
 
-# The parts of a step.
 DATA, ROLLOUT, REWARD, SCORES, UPDATE = "data", "rollout", "reward", "scores", "update"
+# The parts of a step, in order.
+PARTS = (DATA, ROLLOUT, REWARD, SCORES, UPDATE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ def count_tokens(rollout: Rollout) -> TokenCounts:
 
 
 def seconds_metrics(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of the seconds of a step's parts."""
-    return {f"{SECONDS}{part}": value for part, value in seconds.items()}
+    """Return the metrics of the seconds of a step and of its parts, in order."""
+    return {f"{SECONDS}{part}": seconds[part] for part in (STEP, *PARTS) if part in seconds}
 
 
 def rollout_speed(

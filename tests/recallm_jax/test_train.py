@@ -1,5 +1,6 @@
 """The training job from end to end, tiny: its files, and how it resumes."""
 
+import gzip
 import importlib
 import itertools
 import json
@@ -78,28 +79,49 @@ def test_every_step_of_grpo_has_a_gradient_and_moves_the_parameters(trained_run,
         assert all(way > 1e-4 for way in jax.tree.leaves(moved))
 
 
-def test_an_interrupted_run_ends_with_the_same_parameters(trained_run, copied_run):
-    # As if killed after GRPO's first step: later files are gone.
-    shutil.rmtree(copied_run / "checkpoints" / "grpo" / "2")
-    shutil.rmtree(copied_run / "eval" / "grpo")
+@pytest.fixture(scope="module")
+def resumed_run(trained_run, tmp_path_factory):
+    """The run as if killed after GRPO's first step, and resumed with a trace of the second."""
+    folder = shutil.copytree(trained_run, tmp_path_factory.mktemp("resumed") / "run")
+    # Later files are gone.
+    shutil.rmtree(folder / "checkpoints" / "grpo" / "2")
+    shutil.rmtree(folder / "eval" / "grpo")
     with even_tokens.rewarded():
-        assert train.main([*CONFIG, f"--workdir={copied_run}"]) == 0
-    expected, got = tiny_run.newest_policy(trained_run), tiny_run.newest_policy(copied_run)
+        assert train.main([*CONFIG, f"--workdir={folder}", "--profile=grpo:1"]) == 0
+    return folder
+
+
+def test_a_trace_of_a_step_names_its_parts_and_programs(resumed_run):
+    (folder,) = (resumed_run / "profile" / "plugins" / "profile").iterdir()
+    assert len(list(folder.glob("*.xplane.pb"))) == len(list(folder.glob("*.trace.json.gz"))) == 1
+    with gzip.open(folder / "perfetto_trace.json.gz") as file:
+        events = json.load(file)["traceEvents"]
+    (step,) = (event for event in events if event.get("name") == "grpo")
+    assert step["args"]["step_num"] == "1"
+    names = {event.get("name") for event in events}
+    assert {"data", "rollout", "reward", "scores", "update"} <= names
+    calls = {f"PjitFunction({name})" for name in ("score_in_parts", "policy_update")}
+    assert calls <= names
+
+
+def test_an_interrupted_run_ends_with_the_same_parameters(trained_run, resumed_run):
+    expected, got = tiny_run.newest_policy(trained_run), tiny_run.newest_policy(resumed_run)
     assert got[1:] == expected[1:] == ("grpo", 2)
     jax.tree.map(np.testing.assert_array_equal, got[0], expected[0])
     # Samples, rewards and the comparison with the reference are the same, to the last bit.
-    rows = tiny_run.metrics_of(copied_run, "grpo")
+    rows = tiny_run.metrics_of(resumed_run, "grpo")
     assert rows == tiny_run.metrics_of(trained_run, "grpo")
     first, second = rows
     assert {"reward", "response_tokens", "kl", "grad_norm"} <= set(second)
     assert first["reward"] != second["reward"] and second["kl"] > 1e-5
     for path in (trained_run / "eval" / "grpo").iterdir():
-        assert (copied_run / "eval" / "grpo" / path.name).read_bytes() == path.read_bytes()
+        assert (resumed_run / "eval" / "grpo" / path.name).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--workdir={tmp}", "--profile=grpo:2"], "--profile=grpo:2 is no range of steps of"),
         (["--workdir={tmp}/none", "--config.model.weights=none.whl"], "none.whl does not exist"),
         (
             ["--workdir={tmp}", "--config.data.target_length=40000"],

@@ -5,14 +5,15 @@ import pytest
 
 from recallm_jax.config.load import load_config
 from recallm_jax.planning.chips import CHIPS, peak_flops
-from recallm_jax.planning.flops import score_flops, unembed_flops, update_flops
+from recallm_jax.planning.flops import Groups, score_flops, unembed_flops, update_flops
+from recallm_jax.planning.lengths import full
 from recallm_jax.training import speed
 from recallm_jax.training.sft import demonstrated
 from recallm_jax.training.speed import TokenCounts, count_tokens, rollout_speed, update_speed
 from tests.oracles.consoles import toy_context
 from tests.oracles.toy_decoding import ROWS, RULES, SIZE, make_prompts
 
-SIZES = {"prompts": 2, "group_size": 3, "length": 8, "new_tokens": 4}
+GROUPS = Groups(2, 3, 8, full(4))
 FULL = TokenCounts(np.full(2, 8), np.full((2, 3), 4), positions=80)
 RAGGED = TokenCounts(np.array([8, 4]), np.array([[4, 1, 0], [2, 3, 2]]), positions=40)
 
@@ -50,13 +51,13 @@ def test_utilisation_is_of_the_peak_of_all_devices(context, monkeypatch):
     monkeypatch.setattr(speed, "peak_flops", lambda kind: 1e9)
     sizes = context.policy.config
     found = update_speed(context, FULL, 2.0, epochs=3)["mfu_update"]
-    assert found == pytest.approx(3 * update_flops(sizes, **SIZES).model / 2.0 / 1e9)
+    assert found == pytest.approx(3 * update_flops(sizes, GROUPS).model / 2.0 / 1e9)
     # A second model has no logits.
     more = update_speed(context, FULL, 2.0, separate_critic=True)["mfu_update"]
-    forward = 2 * score_flops(sizes, **SIZES).model - 24 * unembed_flops(sizes)
+    forward = 2 * score_flops(sizes, GROUPS).model - 24 * unembed_flops(sizes)
     assert more == pytest.approx(3 * forward / 2.0 / 1e9)
     found = rollout_speed(context, [FULL, FULL], 2.0)["mfu_rollout"]
-    forward = score_flops(sizes, **SIZES).model + 2 * unembed_flops(sizes)
+    forward = score_flops(sizes, GROUPS).model + 2 * unembed_flops(sizes)
     assert found == pytest.approx(2 * forward / 2.0 / 1e9)
     two = toy_context(load_config(["--config=configs/quickstart.py:tiny", "--config.mesh.fsdp=2"]))
     assert rollout_speed(two, [FULL, FULL], 2.0)["mfu_rollout"] == pytest.approx(found / 2)
