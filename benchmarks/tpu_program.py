@@ -25,7 +25,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.report import make_parser, write_report
-from decoding.decode_loop import Limits, decode_program, start
+from decoding.decode_loop import Limits, decode_at_once, start
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
@@ -85,7 +85,7 @@ def compiled_decode(topology: str, sizes: Sizes):
     devices = topologies.get_topology_desc(topology, platform="tpu").devices
     sharding = NamedSharding(Mesh(np.asarray(devices[:1]), ("device",)), PartitionSpec())
     arguments = sizes.arguments(sharding)
-    return decode_program.lower(*arguments, sampling=SAMPLING, limits=sizes.limits()).compile()
+    return decode_at_once.lower(*arguments, sampling=SAMPLING, limits=sizes.limits()).compile()
 
 
 def carried_bytes(sizes: Sizes) -> int:
@@ -95,7 +95,9 @@ def carried_bytes(sizes: Sizes) -> int:
     fill half a tile.
     """
     groups = jax.eval_shape(
-        lambda model, prompts, keys: start(model, prompts, keys, SAMPLING, sizes.limits()),
+        lambda model, prompts, keys: start(
+            model, prompts, keys, SAMPLING, sizes.limits(), sizes.new_tokens
+        ),
         *sizes.arguments(),
     )
     return sum(tiled_bytes(x.shape, x.dtype) for x in jax.tree.leaves(groups))

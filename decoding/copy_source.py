@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from decoding import locus as prompt_search
 from decoding import response_text
-from decoding.locus import Locus
+from decoding.locus import Index, Locus
 from decoding.response_text import Matches, ResponseText, TextRules
-from decoding.suffix_index import SuffixIndex
+from decoding.suffix_index import SharedIndex, SuffixIndex, in_parts
 
 Places = Any
 
@@ -31,8 +31,8 @@ class CopySource(Protocol):
     """A source of spans for B groups of R rows: a frozen pytree, as are its places."""
 
     @property
-    def index(self) -> SuffixIndex:
-        """The index of the B prompts."""
+    def index(self) -> Index:
+        """The index of the prompts."""
         ...
 
     @property
@@ -99,6 +99,21 @@ class CopySource(Protocol):
         """Return the source for P positions a prompt, each of the response number `rows[b, p]`."""
         ...
 
+    def in_parts(self, parts: int, group_size: int) -> "CopySource":
+        """Return the source of B prompts as that of equal parts, whose rows can be kept or not."""
+        ...
+
+    def keep(self, rows: Int[Array, "A N"]) -> "CopySource":
+        """Return the source, which is in parts, of some rows of each part."""
+        ...
+
+    def insert(self, slot: Int[Array, ""], other: Any) -> "CopySource":
+        """Return the source with prompt `slot` and its rows replaced by those of `other`.
+
+        Both are of one kind and in one part, and `other` has one prompt.
+        """
+        ...
+
     def locus(self, places: Places) -> Locus:
         """Return the places in the prompt. Its depth counts copied tokens even if it is empty."""
         ...
@@ -109,7 +124,7 @@ class CopySource(Protocol):
 class PromptSource:
     """Spans copy from the prompt. The places are a `Locus`."""
 
-    index: SuffixIndex
+    index: Index
 
     @property
     def text(self) -> None:
@@ -148,7 +163,7 @@ class PromptSource:
 
     def may_open(self, places: Locus) -> Bool[Array, "B R"]:
         """Return whether the prompt has a suffix that a span may open on."""
-        return jnp.broadcast_to((self.index.count > 0)[:, None], places.low.shape)
+        return jnp.broadcast_to(self.index.of_rows("count") > 0, places.low.shape)
 
     def next_tokens(
         self, places: Locus, rows: Bool[Array, "B R"], num_rows: int
@@ -180,6 +195,21 @@ class PromptSource:
         del rows
         return self
 
+    def in_parts(self, parts: int, group_size: int) -> "PromptSource":
+        """Return the source as one of equal parts."""
+        assert isinstance(self.index, SuffixIndex)
+        return PromptSource(in_parts(self.index, parts, group_size))
+
+    def keep(self, rows: Int[Array, "A N"]) -> "PromptSource":
+        """Return the source of some rows of each part."""
+        assert isinstance(self.index, SharedIndex)
+        return PromptSource(self.index.keep(rows))
+
+    def insert(self, slot: Int[Array, ""], other: Any) -> "PromptSource":
+        """Return the source with the index of prompt `slot` replaced."""
+        assert isinstance(self.index, SharedIndex)
+        return PromptSource(self.index.insert(slot, other.index))
+
     def locus(self, places: Locus) -> Locus:
         """Return the places, which are all in the prompt."""
         return places
@@ -207,7 +237,7 @@ class PromptAndResponseSource:
     rules: TextRules = dataclasses.field(metadata={"static": True})
 
     @property
-    def index(self) -> SuffixIndex:
+    def index(self) -> Index:
         """The index of the prompts."""
         return self.prompt.index
 
@@ -293,6 +323,32 @@ class PromptAndResponseSource:
         return dataclasses.replace(
             self, text=jax.tree.map(lambda field: pick(field, rows), self.text)
         )
+
+    def in_parts(self, parts: int, group_size: int) -> "PromptAndResponseSource":
+        """Return the source as one of equal parts."""
+
+        def rows(field: Array) -> Array:
+            return field.reshape(parts, -1, *field.shape[2:])
+
+        text = jax.tree.map(rows, self.text)
+        prompt = self.prompt.in_parts(parts, group_size)
+        return dataclasses.replace(self, prompt=prompt, text=text)
+
+    def insert(self, slot: Int[Array, ""], other: Any) -> "PromptAndResponseSource":
+        """Return the source with prompt `slot` and the windows of its rows replaced."""
+        group_size = other.text.newest.shape[1]
+
+        def put(into: Array, one: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(into, one, slot * group_size, axis=1)
+
+        text = jax.tree.map(put, self.text, other.text)
+        return dataclasses.replace(self, prompt=self.prompt.insert(slot, other.prompt), text=text)
+
+    def keep(self, rows: Int[Array, "A N"]) -> "PromptAndResponseSource":
+        """Return the source of some rows of each part, with their windows."""
+        pick = jax.vmap(lambda of_part, row: of_part[row])
+        text = jax.tree.map(lambda field: pick(field, rows), self.text)
+        return dataclasses.replace(self, prompt=self.prompt.keep(rows), text=text)
 
     def locus(self, places: PromptAndResponsePlaces) -> Locus:
         """Return the places in the prompt."""

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
 from decoding.arrays import AnyArray
 from decoding.copy_source import CopySource
@@ -27,7 +27,7 @@ from decoding.span_copy import (
     mask_logits,
     start_source,
 )
-from decoding.suffix_index import SuffixIndex
+from decoding.suffix_index import SharedIndex, SuffixIndex
 from decoding.token_bits import insert, tokens_of
 
 Processor = Callable[[Array], Array]
@@ -45,9 +45,9 @@ class Limits:
       stop_sequences: it also ends with the first of these sequences. Under the constraint neither
         ends a response inside a recall span: the text there is a quotation, and the span is closed
         first. The end token of a span may be a stop token.
-      processor: a user's function from logits [B, G, V] to logits. It runs before the span mask,
-        so it can't unmask anything. The trainer does not apply it. Each new function object
-        causes a new compilation.
+      processor: a user's function from logits [..., V] to logits, the same for all rows, which may
+        come in any order. It runs before the span mask, so it can't unmask anything. The trainer
+        does not apply it. Each new function object causes a new compilation.
     """
 
     rules: SpanRules
@@ -79,28 +79,51 @@ class Limits:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """The state of decoding B groups, each of which may have taken another number of steps."""
+    """The state of decoding in A parts: R rows of each are computed, out of N in all.
 
-    # The number of tokens that each group has emitted.
-    steps: Int[Array, " B"]
+    Devices that split a batch of prompts have a part each. A row is one response; the rows that
+    have stopped may be left out (`compact`), so that a step costs what the others cost.
+    """
+
+    # The number of steps so far; None if rows begin at different times.
+    clock: Int[Array, ""] | None
+    # The place of each row among all rows of its part.
+    home: Int[Array, "A R"]
+    # The number of tokens that each row has emitted.
+    steps: Int[Array, "A R"]
     # Rows that have stopped.
-    done: Bool[Array, "B G"]
-    keys: Key[Array, "B G"]
-    # The responses so far; these three are fields of the `Rollout` that decoding returns.
-    tokens: Int[Array, "B G T"]
-    lengths: Int[Array, "B G"]
-    log_probs: Float[Array, "B G T"]
+    done: Bool[Array, "A R"]
+    keys: Key[Array, "A R"]
     span: SpanState
     source: CopySource
     # The tokens of prompt and response as packed bits; no words if repetition is not penalised.
-    seen: UInt32[Array, "B G words"]
+    seen: UInt32[Array, "A R words"]
     # The logits of the next token.
-    logits: Float[Array, "B G V"]
+    logits: Float[Array, "A R V"]
     cache: Any
+    # The responses so far, of all rows.
+    tokens: Int[Array, "A N T"]
+    lengths: Int[Array, "A N"]
+    log_probs: Float[Array, "A N T"]
 
-    def finished(self, max_new_tokens: int) -> Bool[Array, " B"]:
-        """Return which groups are complete."""
-        return self.done.all(axis=1) | (self.steps >= max_new_tokens)
+    @property
+    def living(self) -> Int[Array, ""]:
+        """The most rows of a part that go on."""
+        return (~self.done).sum(axis=1, dtype=jnp.int32).max()
+
+    @property
+    def num_rows(self) -> int:
+        """R, the rows of each part that are computed."""
+        return self.home.shape[1]
+
+    def of_rows(self, values: Shaped[Array, "B G *rest"]) -> Shaped[Array, "A R *rest"]:
+        """Return the values of the rows that are computed, given those of all rows."""
+        all_rows = values.reshape(*self.lengths.shape, *values.shape[2:])
+        return _picked(all_rows, self.home)
+
+
+def _picked(values: Array, rows: Int[Array, "A R"]) -> Array:
+    return jax.vmap(lambda of_part, at: of_part[at])(values, rows)
 
 
 def start(
@@ -109,31 +132,46 @@ def start(
     keys: Key[Array, "B G"],
     sampling: Sampling | RowSampling,
     limits: Limits,
+    capacity: int,
 ) -> DecodeState:
-    """Prefill each prompt once for its group, and index its copyable text."""
-    shape = keys.shape
-    capacity, rules = limits.max_new_tokens, limits.rules
+    """Prefill each prompt once for its group, and index its copyable text.
+
+    Args:
+      capacity: the number of steps that the caches have room for; `Policy.grow` gives more.
+    """
+    num_prompts, group_size = keys.shape
+    parts = policy.parts(num_prompts)
+    num_rows = num_prompts // parts * group_size
+    shape = (parts, num_rows)
+    rules, limit = limits.rules, limits.max_new_tokens
     hidden, prompt_cache = policy.prefill(prompts.tokens, prompts.lengths)
     logits = policy.unembed(hidden)
-    num_rows = logits.shape[-1]
-    index = index_prompts(prompts, rules, num_rows)
-    source = start_source(prompts, index, shape[1], capacity, rules)
+
+    def of_group(field: Array) -> Array:
+        """Give each row of a group the values of its prompt."""
+        rows = jnp.broadcast_to(field[:, None], (num_prompts, group_size, *field.shape[1:]))
+        return rows.reshape(*shape, *field.shape[1:])
+
+    vocab_rows = logits.shape[-1]
+    index = index_prompts(prompts, rules, vocab_rows)
+    source = start_source(prompts, index, group_size, limit, rules).in_parts(parts, group_size)
     seen = jnp.zeros((*shape, 0), jnp.uint32)
     if sampling.counts_repetition:
-        of_prompt = tokens_of(prompts.tokens, prompts.lengths, num_rows)
-        seen = jnp.broadcast_to(of_prompt[:, None], (*shape, of_prompt.shape[-1]))
+        seen = of_group(tokens_of(prompts.tokens, prompts.lengths, vocab_rows))
     return DecodeState(
-        steps=jnp.zeros(shape[0], jnp.int32),
+        clock=jnp.zeros((), jnp.int32),
+        home=jnp.broadcast_to(jnp.arange(num_rows, dtype=jnp.int32)[None], shape),
+        steps=jnp.zeros(shape, jnp.int32),
         done=jnp.zeros(shape, bool),
-        keys=keys,
-        tokens=jnp.zeros((*shape, capacity), jnp.int32),
-        lengths=jnp.zeros(shape, jnp.int32),
-        log_probs=jnp.zeros((*shape, capacity), jnp.float32),
-        span=initial_state(source, shape[1], capacity),
+        keys=keys.reshape(shape),
+        span=initial_state(source, num_rows, limit),
         source=source,
         seen=seen,
-        logits=jnp.broadcast_to(logits[:, None], (*shape, num_rows)),
-        cache=policy.start(prompt_cache, shape[1], capacity),
+        logits=of_group(logits),
+        cache=policy.start(prompt_cache, group_size, capacity),
+        tokens=jnp.zeros((*shape, limit), jnp.int32),
+        lengths=jnp.zeros(shape, jnp.int32),
+        log_probs=jnp.zeros((*shape, limit), jnp.float32),
     )
 
 
@@ -144,29 +182,32 @@ def step(
     limits: Limits,
     prefix: Int[Array, "B G P"] | None = None,
 ) -> DecodeState:
-    """Sample a token for each unfinished row, and compute the logits of the token after it."""
+    """Sample a token for each row that goes on, and compute the logits of the token after it."""
     rules, steps, logits = limits.rules, state.steps, state.logits
+    if isinstance(sampling, RowSampling):
+        sampling = jax.tree.map(lambda rows: state.of_rows(jnp.asarray(rows)), sampling)
     if sampling.counts_repetition:
         logits = penalise_repetition(logits, state.seen, sampling)
     if limits.processor is not None:
         logits = limits.processor(logits)
     logits = mask_logits(logits, state.span, state.source, rules)
-    keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)))(state.keys, steps)
+    keys = jax.vmap(jax.vmap(jax.random.fold_in))(state.keys, steps)
     token, log_prob = sample(logits, keys, sampling)
     if prefix is not None:
+        prefix = prefix.reshape(*state.lengths.shape, -1)
         place = jnp.minimum(steps, prefix.shape[2] - 1)
-        given = jax.vmap(lambda rows, at: rows[:, at])(prefix, place)
-        given = jnp.where((steps < prefix.shape[2])[:, None], given, SAMPLED)
+        given = jax.vmap(lambda of_part, *at: of_part[at])(prefix, state.home, place)
+        given = jnp.where(steps < prefix.shape[2], given, SAMPLED)
         token = jnp.where(given < 0, token, given)
         log_prob = log_prob_of(logits, token, sampling)
 
-    stopped = state.done | (steps >= limits.max_new_tokens)[:, None]
+    stopped = state.done
     token = jnp.where(stopped, 0, token)
-    # A group that has taken all its steps writes nothing.
-    place = jnp.where(stopped.all(axis=1), limits.max_new_tokens, steps)
-    tokens = _written(state.tokens, place, token)
-    log_probs = _written(state.log_probs, place, jnp.where(stopped, 0.0, log_prob))
-    ends = _ends(tokens, token, steps, limits)
+    # A row that has stopped writes nothing.
+    place = jnp.where(stopped, limits.max_new_tokens, steps)
+    tokens = _written(state.tokens, state.home, place, token)
+    ends = _ends(tokens, state.home, token, steps, limits)
+    last = steps + 1 >= limits.max_new_tokens
     span, source = state.span, state.source
     # Without the constraint no mask reads the span state, so it need not move.
     if rules.constrained:
@@ -180,41 +221,52 @@ def step(
             moved,
             span,
         )
-        last = (steps + 1 >= limits.max_new_tokens)[:, None]
         span = dataclasses.replace(span, inside=span.inside & ~ends & ~last)
-    logits, cache = policy.decode(token, jnp.minimum(steps, limits.max_new_tokens - 1), state.cache)
-    return DecodeState(
-        steps=steps + ~stopped.all(axis=1),
-        done=state.done | ends,
-        keys=state.keys,
-        tokens=tokens,
-        lengths=state.lengths + ~stopped,
-        log_probs=log_probs,
+    # A row that has stopped may be fed anything, at any step.
+    number = jnp.minimum(steps, limits.max_new_tokens - 1) if state.clock is None else state.clock
+    logits, cache = policy.decode(token, number, state.cache)
+    return dataclasses.replace(
+        state,
+        clock=None if state.clock is None else state.clock + 1,
+        steps=steps + ~stopped,
+        done=stopped | ends | last,
         span=span,
         source=source,
         seen=insert(state.seen, token) if sampling.counts_repetition else state.seen,
         logits=logits,
         cache=cache,
+        tokens=tokens,
+        lengths=jax.vmap(lambda rows, home, more: rows.at[home].add(more))(
+            state.lengths, state.home, (~stopped).astype(jnp.int32)
+        ),
+        log_probs=_written(state.log_probs, state.home, place, log_prob),
     )
 
 
-def _written(rows: Array, place: Int[Array, " B"], values: Array) -> Array:
-    """Write values [B, G] into rows [B, G, T] at each group's place; places past the end don't."""
-    return jax.vmap(lambda rows, at, values: rows.at[:, at].set(values, mode="drop"))(
-        rows, place, values
+def _written(
+    rows: Shaped[Array, "A N T"],
+    home: Int[Array, "A R"],
+    place: Int[Array, "A R"],
+    values: Shaped[Array, "A R"],
+) -> Shaped[Array, "A N T"]:
+    """Write a value of each row at its place; places past the end are not written."""
+    return jax.vmap(lambda rows, *at, value: rows.at[at].set(value, mode="drop"))(
+        rows, home, place, value=values
     )
 
 
-def _ends(responses, token, steps, limits: Limits) -> Bool[Array, "B G"]:
+def _ends(responses, home, token, steps, limits: Limits) -> Bool[Array, "A R"]:
     """Return which rows end: their newest token is a stop token or completes a stop sequence."""
     ends = jnp.zeros(token.shape, bool)
     for stop in limits.stop_tokens:
         ends |= token == stop
     for sequence in limits.stop_sequences:
-        places = steps[:, None] + jnp.arange(1 - len(sequence), 1, dtype=jnp.int32)[None]
-        tail = jax.vmap(lambda rows, at: rows[:, at])(responses, jnp.maximum(places, 0))
+        places = steps[..., None] + jnp.arange(1 - len(sequence), 1, dtype=jnp.int32)[None, None]
+        tail = jax.vmap(lambda rows, home, at: rows[home[:, None], at])(
+            responses, home, jnp.maximum(places, 0)
+        )
         same = (tail == jnp.asarray(sequence, jnp.int32)[None, None]).all(axis=-1)
-        ends |= same & (steps + 1 >= len(sequence))[:, None]
+        ends |= same & (steps + 1 >= len(sequence))
     return ends
 
 
@@ -230,7 +282,9 @@ def decode(
     """Sample G responses for each of B prompts.
 
     The prompt is prefilled once for its group. The loop runs on the device until every row has
-    stopped.
+    stopped. Its cost follows the tokens that are sampled, not `max_new_tokens`: in long rollouts
+    the rows that have stopped are left out, and the caches grow with the responses. For both the
+    loop goes on in a program of another size, of a few that are compiled once.
 
     Args:
       prefix: P tokens that every response begins with; they count in its budget. A token `SAMPLED`
@@ -243,27 +297,129 @@ def decode(
     Returns:
       The rollout, which holds the given prompts without a copy.
     """
-    return Rollout(prompts, *decode_program(policy, prompts, keys, sampling, limits, prefix))
-
-
-@functools.partial(jax.jit, static_argnames="limits")
-def decode_program(
-    policy: Policy,
-    prompts: Prompts,
-    keys: Key[Array, "B G"],
-    sampling: Sampling | RowSampling,
-    limits: Limits,
-    prefix: Int[Array, "B G P"] | None = None,
-) -> tuple[SuffixIndex, Int[Array, "B G T"], Int[Array, "B G"], Float[Array, "B G T"]]:
-    """Run the compiled part of `decode`; return the fields of its rollout after the prompts."""
     if prefix is not None and not 1 <= prefix.shape[2] <= limits.max_new_tokens:
         raise DecodingInputError(
             f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
             f"{limits.max_new_tokens}, or None"
         )
+    capacity = first_capacity(limits)
+    state = begin(policy, prompts, keys, sampling, limits, capacity)
+    while True:
+        fewest = next_size(state.num_rows) if limits.max_new_tokens > STRIDE else 0
+        state, living = go_on(policy, state, sampling, limits, prefix, fewest, capacity)
+        # Waits for the device.
+        living = int(living)
+        if not living:
+            break
+        size = state.num_rows
+        while living <= next_size(size):
+            size = next_size(size)
+        if size < state.num_rows:
+            state = compact(policy, state, size)
+        if state.clock == capacity:
+            capacity = min(2 * capacity, limits.max_new_tokens)
+            state = grow(policy, state, capacity)
+    return Rollout(prompts, *of_prompts(state, keys.shape[1]))
+
+
+# Steps after which the caches have grown, or rows have been left out, for the first time.
+STRIDE = 128
+
+
+def first_capacity(limits: Limits) -> int:
+    """Return the number of steps that the caches have room for at first; it is then doubled."""
+    return min(STRIDE, limits.max_new_tokens)
+
+
+def next_size(num_rows: int) -> int:
+    """Return the next smaller number of rows that a program is compiled for; 0 after 1."""
+    return (1 << (num_rows - 1).bit_length()) // 2 if num_rows > 1 else 0
+
+
+begin = jax.jit(start, static_argnames=("limits", "capacity"))
+
+
+@functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
+def go_on(
+    policy: Policy,
+    state: DecodeState,
+    sampling: Sampling | RowSampling,
+    limits: Limits,
+    prefix: Int[Array, "B G P"] | None,
+    fewest: Int[Array, ""] | int,
+    last: Int[Array, ""] | int,
+) -> tuple[DecodeState, Int[Array, ""]]:
+    """Take steps until step `last`, or until at most `fewest` rows of each part go on.
+
+    Returns:
+      The state, and the most rows of a part that go on.
+    """
+
+    def goes_on(state: DecodeState) -> Bool[Array, ""]:
+        assert state.clock is not None
+        return (state.living > fewest) & (state.clock < last)
+
     state = lax.while_loop(
-        lambda state: ~state.finished(limits.max_new_tokens).all(),
+        goes_on,
         lambda state: step(policy, state, sampling, limits, prefix),
-        start(policy, prompts, keys, sampling, limits),
+        state,
     )
-    return state.source.index, state.tokens, state.lengths, state.log_probs
+    return state, state.living
+
+
+@functools.partial(jax.jit, static_argnames="num_rows")
+def compact(policy: Policy, state: DecodeState, num_rows: int) -> DecodeState:
+    """Return the state with `num_rows` rows of each part, among which are all that go on."""
+    rows = jnp.argsort(state.done, axis=1, stable=True)[:, :num_rows]
+
+    def left(tree: Any) -> Any:
+        return jax.tree.map(lambda values: _picked(values, rows), tree)
+
+    return dataclasses.replace(
+        state,
+        home=left(state.home),
+        steps=left(state.steps),
+        done=left(state.done),
+        keys=left(state.keys),
+        span=left(state.span),
+        source=state.source.keep(rows),
+        seen=left(state.seen),
+        logits=left(state.logits),
+        cache=policy.keep(state.cache, rows),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="capacity")
+def grow(policy: Policy, state: DecodeState, capacity: int) -> DecodeState:
+    """Return the state with room in its caches for `capacity` steps in all."""
+    return dataclasses.replace(state, cache=policy.grow(state.cache, capacity))
+
+
+@functools.partial(jax.jit, static_argnames="group_size")
+def of_prompts(
+    state: DecodeState, group_size: int
+) -> tuple[SuffixIndex, Int[Array, "B G T"], Int[Array, "B G"], Float[Array, "B G T"]]:
+    """Return the fields of a rollout after its prompts: one row a prompt."""
+    shared = state.source.index
+    assert isinstance(shared, SharedIndex)
+    index = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), shared.index)
+    responses = (state.tokens, state.lengths, state.log_probs)
+    return index, *(x.reshape(-1, group_size, *x.shape[2:]) for x in responses)
+
+
+@functools.partial(jax.jit, static_argnames="limits")
+def decode_at_once(
+    policy: Policy,
+    prompts: Prompts,
+    keys: Key[Array, "B G"],
+    sampling: Sampling | RowSampling,
+    limits: Limits,
+) -> Rollout:
+    """Do what `decode` does in one program, with all rows and full caches from the first step on.
+
+    No program of `decode` takes more memory. So compilers are shown this one.
+    """
+    limit = limits.max_new_tokens
+    state = start(policy, prompts, keys, sampling, limits, limit)
+    state, _ = go_on(policy, state, sampling, limits, None, 0, limit)
+    return Rollout(prompts, *of_prompts(state, keys.shape[1]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, UInt32
 
 from decoding.arrays import AnyArray
-from decoding.suffix_index import BLOCK, SuffixIndex
+from decoding.suffix_index import BLOCK, SharedIndex, SuffixIndex
 from decoding.suffix_sort import BARRIER
 from decoding.token_bits import WORD, bit_of
 
@@ -18,6 +19,8 @@ from decoding.token_bits import WORD, bit_of
 FANOUT = 16
 # Branches that are read at once while next tokens are collected.
 WINDOW = 128
+# What a search reads: the index of each prompt, for its own rows, or of all prompts of a part.
+Index = SuffixIndex | SharedIndex
 
 
 @jax.tree_util.register_dataclass
@@ -36,18 +39,13 @@ class Locus:
     last: Int[AnyArray, "*rows"]
 
 
-def root(index: SuffixIndex, num_rows: int) -> Locus:
+def root(index: Index, num_rows: int) -> Locus:
     """Return the locus before the first token of a span."""
     zeros = jnp.zeros((index.count.shape[0], num_rows), jnp.int32)
     # The root is the shallowest locus that begins at the first suffix, so its branches come last.
-    last = index.first_branch[:, 1:2]
-    first = last - index.root_branches[:, None]
-    return Locus(zeros, zeros + index.count[:, None], zeros, zeros + first, zeros + last)
-
-
-def _each_row(function: Callable, index: SuffixIndex, *fields):
-    """Map a function of one prompt's index and one row's scalars over all [B, R] rows."""
-    return jax.vmap(jax.vmap(function, in_axes=(None, *[0] * len(fields))))(index, *fields)
+    last = index.entries("first_branch", zeros + 1)
+    first = last - index.of_rows("root_branches")
+    return Locus(zeros, zeros + index.of_rows("count"), zeros, first, last)
 
 
 def _partition_point(
@@ -71,16 +69,16 @@ def _partition_point(
     return point
 
 
-def _next_token(index: SuffixIndex, low: Int[Array, ""], depth: Int[Array, ""]) -> Int[Array, ""]:
+def _next_token(index: Any, low: Int[Array, ""], depth: Int[Array, ""]) -> Int[Array, ""]:
     """Return the token after the first `depth` tokens of suffix `low` of one prompt."""
     size = index.text.shape[0]
     place = index.suffixes[jnp.minimum(low, size - 1)] + depth
     return jnp.where(place < size, index.text[jnp.minimum(place, size - 1)], BARRIER)
 
 
-def descend(index: SuffixIndex, locus: Locus, token: Int[Array, "B R"]) -> Locus:
+def descend(index: Index, locus: Locus, token: Int[Array, "B R"]) -> Locus:
     """Return the loci after one more copied token; empty if the token continues no match."""
-    size = index.text.shape[1]
+    size = index.text.shape[-1]
 
     def one_row(index, locus, token):
         first, last = locus.first, locus.last
@@ -106,20 +104,20 @@ def descend(index: SuffixIndex, locus: Locus, token: Int[Array, "B R"]) -> Locus
         )
         return Locus(low, high, depth, first, jnp.where(low < high, last, first))
 
-    return _each_row(one_row, index, locus, token)
+    return index.each_row(one_row, locus, token)
 
 
-def goes_on(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
+def goes_on(index: Index, locus: Locus) -> Bool[Array, "B R"]:
     """Return whether some match goes on."""
-    head = _each_row(_next_token, index, locus.low, locus.depth)
+    head = index.each_row(_next_token, locus.low, locus.depth)
     return (locus.low < locus.high) & ((head != BARRIER) | (locus.first < locus.last))
 
 
 def first_next_tokens(
-    index: SuffixIndex, locus: Locus, limit: int
+    index: Index, locus: Locus, limit: int
 ) -> tuple[Int[Array, "B R limit"], Bool[Array, "B R limit"]]:
     """Return up to `limit` distinct tokens that continue the match, and which are real."""
-    size = index.text.shape[1]
+    size = index.text.shape[-1]
 
     def one_row(index, locus):
         branches = locus.first + jnp.arange(limit - 1, dtype=jnp.int32)
@@ -129,26 +127,24 @@ def first_next_tokens(
         real = jnp.concatenate([(head != BARRIER)[None], branches < locus.last])
         return jnp.maximum(tokens, 0), real & (locus.low < locus.high)
 
-    return _each_row(one_row, index, locus)
+    return index.each_row(one_row, locus)
 
 
-def next_tokens(
-    index: SuffixIndex, locus: Locus, rows: Bool[Array, "B R"]
-) -> UInt32[Array, "B R words"]:
+def next_tokens(index: Index, locus: Locus, rows: Bool[Array, "B R"]) -> UInt32[Array, "B R words"]:
     """Return the tokens that continue the match of the rows in `rows`, as packed bits.
 
     The work is in proportion to their number, and at most WIDE a row. Other rows take no work and
     get empty sets.
     """
-    size = index.text.shape[1]
+    size = index.text.shape[-1]
     rows = rows & (locus.low < locus.high)
     at_root = rows & (locus.depth == 0)
     # Slot 0 is the root's. Unused slots name a place that is not the first branch of any locus.
-    match = index.wide_branch[:, None, :] == locus.first[..., None]
+    match = index.of_rows("wide_branch") == locus.first[..., None]
     match &= (locus.first < locus.last)[..., None]
     stored = at_root | (rows & match.any(axis=-1))
     slot = jnp.where(at_root, 0, jnp.argmax(match, axis=-1))
-    of_slot = jax.vmap(lambda sets, at: sets[at])(index.wide_tokens, slot)
+    of_slot = index.entries("wide_tokens", slot)
     words = jnp.where(stored[..., None], of_slot, jnp.uint32(0))
 
     @jax.vmap
@@ -157,16 +153,14 @@ def next_tokens(
         place = jnp.where(real, token // WORD, words.shape[0])
         return words.at[place].add(bit_of(token), mode="drop")
 
-    head = _each_row(_next_token, index, locus.low, locus.depth)[..., None]
+    head = index.each_row(_next_token, locus.low, locus.depth)[..., None]
     words = add(words, head, (rows & ~at_root)[..., None] & (head != BARRIER))
     last = jnp.where(rows & ~stored, locus.last, locus.first)
 
     def read(carry):
         cursor, words = carry
         branches = cursor[..., None] + jnp.arange(WINDOW, dtype=jnp.int32)[None, None]
-        token = jax.vmap(lambda table, at: table[at])(
-            index.branch_token, jnp.minimum(branches, size - 1)
-        )
+        token = index.entries("branch_token", jnp.minimum(branches, size - 1))
         return cursor + WINDOW, add(words, token, branches < last[..., None])
 
     def unfinished(carry):
@@ -175,13 +169,13 @@ def next_tokens(
     return lax.while_loop(unfinished, read, (locus.first, words))[1]
 
 
-def may_close(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
+def may_close(index: Index, locus: Locus) -> Bool[Array, "B R"]:
     """Return whether a span may close after the `depth` >= 1 tokens that it has copied.
 
     It may if it may close at one of its places. Tables over blocks of suffixes keep the work at a
     few times BLOCK a row and level, for an interval of any width.
     """
-    size = index.text.shape[1]
+    size = index.text.shape[-1]
 
     def one_row(index, locus):
         offset = locus.depth - 1
@@ -214,4 +208,4 @@ def may_close(index: SuffixIndex, locus: Locus) -> Bool[Array, "B R"]:
             low, high = -(-low // BLOCK), high // BLOCK
         return closes
 
-    return _each_row(one_row, index, locus)
+    return index.each_row(one_row, locus)

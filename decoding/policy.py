@@ -30,6 +30,10 @@ class Policy(Unembedding, Protocol):
     A policy is itself a pytree, so that it passes through `jax.jit`, `jax.grad` and shardings as
     one argument. The prompt's keys and values are stored once per prompt and shared by its G
     continuations; both caches are opaque to the callers.
+
+    While it decodes, A parts of R rows each are computed. Devices that split a batch of prompts
+    have a part each, with the rows of its own prompts; on one device A = 1. A row is a response
+    that is being decoded.
     """
 
     @property
@@ -47,6 +51,10 @@ class Policy(Unembedding, Protocol):
         """D: the size of a hidden state."""
         ...
 
+    def parts(self, num_prompts: int) -> int:
+        """Return A, the number of equal parts that devices split a batch of prompts into."""
+        ...
+
     def prefill(
         self, prompts: Int[Array, "B S"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B D"], PromptCache]:
@@ -54,22 +62,38 @@ class Policy(Unembedding, Protocol):
         ...
 
     def start(self, prompt_cache: PromptCache, group_size: int, capacity: int) -> Cache:
-        """Add an empty response part of `capacity` tokens for `group_size` rows a prompt."""
+        """Return the cache of G rows a prompt, with room for `capacity` tokens of each.
+
+        The rows of a part are in the order of its prompts.
+        """
+        ...
+
+    def grow(self, cache: Cache, capacity: int) -> Cache:
+        """Return the cache with room for `capacity` tokens of each row, those there included."""
+        ...
+
+    def keep(self, cache: Cache, rows: Int[Array, "A R"]) -> Cache:
+        """Return the cache of some rows of each part, and of no more prompts than these need."""
         ...
 
     def insert(self, cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
-        """Return the cache with prompt `slot` and its responses replaced by those of `other`.
+        """Return the cache with prompt `slot` replaced by the one prompt of `other`.
 
-        `other` holds one prompt. Both caches have the same S, group size and capacity.
+        The rows of the prompt begin anew. Both caches have one part, and their S, group size and
+        capacity are the same.
         """
         ...
 
     def decode(
-        self, tokens: Int[Array, "B G"], steps: Int[Array, " B"], cache: Cache
-    ) -> tuple[Float[Array, "B G V"], Cache]:
-        """Feed response token number `steps[b]` of each row; return the next token's logits.
+        self,
+        tokens: Int[Array, "A R"],
+        steps: Int[Array, ""] | Int[Array, "A R"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "A R V"], Cache]:
+        """Feed response token number `steps` of each row; return the next token's logits.
 
-        The absolute position of the token is the prompt's length plus `steps[b]`.
+        The absolute position of the token is the prompt's length plus `steps`. One number says that
+        all rows are at the same token, which makes the step cheaper.
         """
         ...
 

@@ -13,20 +13,22 @@ only.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from decoding.compilations import count_compilations
-from decoding.decode_loop import SAMPLED, DecodeState, Limits, start, step
+from decoding.decode_loop import SAMPLED, DecodeState, Limits, of_prompts, start, step
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.sampling import RowSampling, Sampling, stack_sampling
+from decoding.suffix_index import SuffixIndex
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,8 +198,7 @@ def _decode_bucket(
         state = _moved_to(state, shardings)
         for slot in np.flatnonzero(np.asarray(finished) & occupied).tolist():
             place, prompts = in_slot.pop(slot)
-            arrays = state.source.index, state.tokens, state.lengths, state.log_probs
-            yield Finished(queue[place][0], Rollout(prompts, *_leave(arrays, slot)))
+            yield Finished(queue[place][0], Rollout(prompts, *_leave(state, slot, num_slots)))
 
 
 def _shardings(state: DecodeState) -> list[jax.sharding.Sharding]:
@@ -254,19 +255,19 @@ def _empty_slots(
     sampling: Sampling | RowSampling,
     limits: Limits,
 ) -> DecodeState:
-    """Return slots without groups: arrays of the right shapes, without running a prefill.
-
-    Only the parts of a cache that come from the policy have their values.
-    """
+    """Return slots in which all rows have stopped, without running a prefill."""
     many, keys = jax.tree.map(lambda x: jnp.repeat(x, num_slots, axis=0), (prompts, keys))
-
-    def empty(x):
-        return x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.zeros(x.shape, x.dtype)
-
-    state = jax.tree.map(empty, start(policy, many, keys, sampling, limits))
+    state = start(policy, many, keys, sampling, limits, limits.max_new_tokens)
+    # Without its results the prefill is no part of the program.
     _, prompt_cache = policy.prefill(many.tokens, many.lengths)
-    cache = policy.start(jax.tree.map(empty, prompt_cache), keys.shape[1], limits.max_new_tokens)
-    return dataclasses.replace(state, done=jnp.ones_like(state.done), cache=cache)
+    empty = jax.tree.map(jnp.zeros_like, prompt_cache)
+    return dataclasses.replace(
+        state,
+        clock=None,
+        done=jnp.ones_like(state.done),
+        logits=jnp.zeros_like(state.logits),
+        cache=policy.start(empty, keys.shape[1], limits.max_new_tokens),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
@@ -280,13 +281,30 @@ def _admit(
     limits: Limits,
 ) -> DecodeState:
     """Prefill a prompt into a slot."""
-    one = start(policy, prompts, keys, sampling, limits)
-    cache = policy.insert(state.cache, slot, one.cache)
-    put = functools.partial(lax.dynamic_update_slice_in_dim, start_index=slot, axis=0)
-    entered = jax.tree.map(
-        put, dataclasses.replace(state, cache=None), dataclasses.replace(one, cache=None)
+    one = start(policy, prompts, keys, sampling, limits, limits.max_new_tokens)
+    first = slot * keys.shape[1]
+
+    def put(into: Any, of_one: Any) -> Any:
+        def put_rows(all_rows: Array, rows: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(all_rows, rows, first, axis=1)
+
+        return jax.tree.map(put_rows, into, of_one)
+
+    # The row's home is its place.
+    return dataclasses.replace(
+        state,
+        steps=put(state.steps, one.steps),
+        done=put(state.done, one.done),
+        keys=put(state.keys, one.keys),
+        span=put(state.span, one.span),
+        source=state.source.insert(slot, one.source),
+        seen=put(state.seen, one.seen),
+        logits=put(state.logits, one.logits),
+        cache=policy.insert(state.cache, slot, one.cache),
+        tokens=put(state.tokens, one.tokens),
+        lengths=put(state.lengths, one.lengths),
+        log_probs=put(state.log_probs, one.log_probs),
     )
-    return dataclasses.replace(entered, cache=cache)
 
 
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
@@ -300,19 +318,24 @@ def _decode_until_one_finishes(
 ) -> tuple[DecodeState, Bool[Array, " B"]]:
     """Take steps until an occupied slot has finished; return the state and which slots have."""
 
-    def goes_on(state):
-        return ~(state.finished(limits.max_new_tokens) & occupied).any()
+    def finished(state):
+        return state.done.reshape(occupied.shape[0], -1).all(axis=1)
 
     state = lax.while_loop(
-        goes_on, lambda state: step(policy, state, sampling, limits, prefix), state
+        lambda state: ~(finished(state) & occupied).any(),
+        lambda state: step(policy, state, sampling, limits, prefix),
+        state,
     )
-    return state, state.finished(limits.max_new_tokens)
+    return state, finished(state)
 
 
-@jax.jit
-def _leave(arrays, slot: Int[Array, ""]):
-    """Copy a slot's part out of arrays that later steps overwrite."""
-    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, slot, 1, axis=0), arrays)
+@functools.partial(jax.jit, static_argnames="num_slots")
+def _leave(
+    state: DecodeState, slot: Int[Array, ""], num_slots: int
+) -> tuple[SuffixIndex, Int[Array, "1 G T"], Int[Array, "1 G"], Float[Array, "1 G T"]]:
+    """Copy a slot's part of a rollout, which later steps overwrite."""
+    every = of_prompts(state, state.num_rows // num_slots)
+    return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, slot, 1, axis=0), every)
 
 
 _PROGRAMS = (_empty_slots, _admit, _decode_until_one_finishes, _leave)

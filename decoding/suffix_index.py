@@ -12,6 +12,8 @@ A token that may not be copied is a barrier. It sorts before every token, and no
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,110 @@ class SuffixIndex:
     # tokens that a span may begin with, comes first, wide or not. Unused sets have branch S.
     wide_branch: Int[AnyArray, "*B wide"]
     wide_tokens: UInt32[AnyArray, "*B wide words"]
+
+    def each_row(self, function: Callable, *fields: Any) -> Any:
+        """Map a function of one prompt's index and of one row's values over [B, R] rows."""
+        return jax.vmap(jax.vmap(function, in_axes=(None, *[0] * len(fields))))(self, *fields)
+
+    def of_rows(self, name: str) -> Any:
+        """Return a field for the rows of each prompt: [B, 1, ...]."""
+        return getattr(self, name)[:, None]
+
+    def entries(self, name: str, at: Int[Array, "B R *places"]) -> Any:
+        """Return entries of a table for each row, at places of its prompt's table."""
+        return jax.vmap(lambda table, at: table[at])(getattr(self, name), at)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SharedIndex:
+    """The indices of the Q prompts of each part, and the prompt of each of the part's R rows.
+
+    It answers for its rows as `SuffixIndex` does for those of each prompt.
+
+    Attributes:
+      index: fields [A, Q, ...].
+    """
+
+    index: SuffixIndex
+    prompt: Int[AnyArray, "A R"]
+
+    @property
+    def count(self) -> Int[Array, "A Q"]:
+        """The number of suffixes of each prompt on which a span may open."""
+        return self.index.count
+
+    @property
+    def text(self) -> Int[Array, "A Q S"]:
+        """The prompts' tokens, with BARRIER for those that may not be copied."""
+        return self.index.text
+
+    def each_row(self, function: Callable, *fields: Any) -> Any:
+        """Map a function of one prompt's index and of one row's values over [A, R] rows."""
+
+        def of_part(index: SuffixIndex, prompt: Array, *fields: Any) -> Any:
+            def of_row(number: Array, *values: Any) -> Any:
+                return function(_OnePrompt(index, number), *values)
+
+            return jax.vmap(of_row)(prompt, *fields)
+
+        return jax.vmap(of_part)(self.index, self.prompt, *fields)
+
+    def of_rows(self, name: str) -> Any:
+        """Return a field for each row: [A, R, ...]."""
+        return jax.vmap(lambda of_part, prompt: of_part[prompt])(
+            getattr(self.index, name), self.prompt
+        )
+
+    def entries(self, name: str, at: Int[Array, "A R *places"]) -> Any:
+        """Return entries of a table for each row, at places of its prompt's table."""
+        number = jnp.expand_dims(self.prompt, range(2, at.ndim))
+        return jax.vmap(lambda table, number, at: table[number, at])(
+            getattr(self.index, name), number, at
+        )
+
+    def insert(self, slot: Int[Array, ""], other: "SharedIndex") -> "SharedIndex":
+        """Return the index with prompt `slot` replaced by the one prompt of `other`."""
+
+        def put(into: Array, one: Array) -> Array:
+            return lax.dynamic_update_slice_in_dim(into, one, slot, axis=1)
+
+        return SharedIndex(jax.tree.map(put, self.index, other.index), self.prompt)
+
+    def keep(self, rows: Int[Array, "A N"]) -> "SharedIndex":
+        """Return the index for some rows of each part."""
+        return SharedIndex(self.index, jax.vmap(lambda prompt, at: prompt[at])(self.prompt, rows))
+
+
+def in_parts(index: SuffixIndex, parts: int, group_size: int) -> SharedIndex:
+    """Return the index of B prompts as that of equal parts, with G rows a prompt."""
+    num_prompts = index.count.shape[0] // parts
+    prompt = jnp.arange(num_prompts * group_size, dtype=jnp.int32) // group_size
+    of_parts = jax.tree.map(lambda x: x.reshape(parts, num_prompts, *x.shape[1:]), index)
+    return SharedIndex(of_parts, jnp.broadcast_to(prompt[None], (parts, prompt.size)))
+
+
+class _OnePrompt:
+    """A prompt's part of an index: entries are read where they lie, and no table is sliced."""
+
+    def __init__(self, index: SuffixIndex, number: Array):
+        self._index, self._number = index, number
+
+    def __getattr__(self, name: str) -> Any:
+        return jax.tree.map(lambda table: _Table(table, self._number), getattr(self._index, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    table: Any
+    number: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.table.shape[1:]
+
+    def __getitem__(self, at: Any) -> Array:
+        return self.table[(self.number, *at) if isinstance(at, tuple) else (self.number, at)]
 
 
 def build_index(

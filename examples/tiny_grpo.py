@@ -57,17 +57,29 @@ class TinyPolicy:
         read = jnp.einsum("bs,bsd->bd", weights, embedded[:, 1:-1])
         return self.bigram[last] + self.gate[last] * read, read
 
+    def parts(self, num_prompts):
+        """Return the number of parts of a batch: one device holds all prompts."""
+        return 1
+
     def start(self, prompt_cache, group_size, capacity):
-        """Return the cache of a group: responses add nothing to the prompt's."""
-        return prompt_cache
+        """Return the cache of all rows [1, B G, D]: responses add nothing to the prompts'."""
+        return jnp.repeat(prompt_cache, group_size, axis=0)[None]
+
+    def grow(self, cache, capacity):
+        """Return the cache itself, which no response makes longer."""
+        return cache
+
+    def keep(self, cache, rows):
+        """Return the cache of some rows."""
+        return cache[:, rows[0]]
 
     def insert(self, cache, slot, other):
         """Return the cache with another prompt at `slot`."""
-        return cache.at[slot].set(other[0])
+        return jax.lax.dynamic_update_slice_in_dim(cache, other, slot * other.shape[1], axis=1)
 
     def decode(self, tokens, steps, cache):
-        """Return the logits after one more token of each response, [B, G, V]."""
-        return self.unembed(self.bigram[tokens] + self.gate[tokens] * cache[:, None]), cache
+        """Return the logits after one more token of each row, [1, R, V]."""
+        return self.unembed(self.bigram[tokens] + self.gate[tokens] * cache), cache
 
     def score(self, prompts, lengths, responses):
         """Return the hidden states that predict each response token, [B, G, T, D]."""

@@ -9,6 +9,7 @@ computed.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -201,6 +202,65 @@ def attend_cached(
         return x.reshape(*batch, num_queries, num_heads, x.shape[-1])
 
     return queries_first(output), queries_first(jnp.log(total) + peak)[..., 0]
+
+
+def attend_blocks(
+    query: Float[Array, "A R N H"],
+    prompt: tuple[Float[Array, "A R N H"], Float[Array, "A R N"]],
+    read: Callable[[int | Int[Array, ""]], tuple[Array, Array]],
+    num_blocks: int,
+    steps: Int[Array, "#A #R"],
+) -> Float[Array, "A R N H"]:
+    """Attend to the tokens of each row, block by block, and to the row's prompt.
+
+    Only the blocks that hold a token that some row sees are read. The softmax is that over all
+    tokens: its sum is carried from block to block, as in flash attention (arXiv 2205.14135).
+
+    Args:
+      prompt: attention to the prompts, see `attend`.
+      read: returns the keys and values [A, R, K, X, H] of a block by its number.
+      steps: a row sees its tokens 0 to `steps`.
+    """
+    *batch, num_heads, head_dim = query.shape
+    output, sums = prompt
+
+    def block(number: int | Array, carry: tuple) -> tuple:
+        output, peak, total = carry
+        key, value = read(number)
+        scores = lax.dot_general(
+            grouped, key, (((4,), (4,)), batched), preferred_element_type=jnp.float32
+        )
+        places = number * key.shape[-2] + jnp.arange(key.shape[-2], dtype=jnp.int32)
+        seen = (places[None, None] <= steps[..., None])[:, :, None, None]
+        scores = jnp.where(seen, scores * head_dim**-0.5, MASKED)
+        new_peak = jnp.maximum(peak, scores.max(axis=-1, keepdims=True))
+        weights = jnp.exp(scores - new_peak)
+        scale = jnp.exp(peak - new_peak)
+        terms = lax.dot_general(
+            weights.astype(value.dtype),
+            value,
+            (((4,), (3,)), batched),
+            preferred_element_type=jnp.float32,
+        )
+        total = total * scale + weights.sum(axis=-1, keepdims=True)
+        return output * scale + terms, new_peak, total
+
+    num_kv_heads, size = read(0)[0].shape[2:4]
+    batched = ((0, 1, 2), (0, 1, 2))
+    by_key_head = (*batch, num_kv_heads, num_heads // num_kv_heads)
+    grouped = query.reshape(*by_key_head, head_dim)
+    # The prompt's part of the softmax comes first: its output has a total weight of 1.
+    peak = sums.reshape(*by_key_head, 1)
+    carry = (
+        output.astype(jnp.float32).reshape(grouped.shape),
+        peak,
+        jnp.ones_like(peak),
+    )
+    carry = block(0, carry)
+    if num_blocks > 1:
+        carry = lax.fori_loop(1, steps.max() // size + 1, block, carry)
+    output, _, total = carry
+    return (output / total).astype(query.dtype).reshape(query.shape)
 
 
 def merge(

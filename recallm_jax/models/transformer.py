@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from recallm_jax.models.attention import Projected, attend_cached, merge
+from recallm_jax.models.attention import Projected, attend_blocks, attend_cached
 from recallm_jax.models.group_attention import (
     ATTENTION,
     attend_group,
@@ -24,8 +24,11 @@ from recallm_jax.models.group_attention import (
 from recallm_jax.models.kv_cache import (
     Cache,
     PromptCache,
+    block_of,
     empty_responses,
+    grown,
     inserted,
+    kept,
     unstacked,
     written,
 )
@@ -44,9 +47,10 @@ RESIDUAL = {
     OWN: ("batch", "residual_group", None),
     STEP: STEP,
 }
-# A layer's cached keys and values.
+# A layer's keys and values after prefill, and in the cache: of prompts, and of responses in blocks.
 PROMPT_CACHE = ("batch", "kv_heads", "length", None)
-CACHE = ("batch", "group", "kv_heads", None, None)
+PROMPTS = ("batch", None, "kv_heads", "length", None)
+RESPONSES = (None, "batch", "group", "kv_heads", None, None)
 
 
 # Arrays by name; only their shapes in a model that is planned for and not computed.
@@ -203,68 +207,92 @@ class Transformer(nnx.Module):
         last = self._norm(_at(x, lengths - 1), self.final_norm[...])
         return last, PromptCache(keys, values, lengths)
 
+    def parts(self, num_prompts: int) -> int:
+        """Return A, the number of equal parts that devices split a batch of prompts into."""
+        return 1 if self.placement is None else self.placement.parts("batch", num_prompts)[1]
+
     def start(self, prompt_cache: PromptCache, group_size: int, capacity: int) -> Cache:
-        """Add an empty response part for G rows a prompt."""
-        cache = empty_responses(prompt_cache, group_size, capacity)
-        keys, values = (self._laid_out(part, None, *CACHE) for part in (cache.keys, cache.values))
-        cache = dataclasses.replace(cache, keys=keys, values=values)
+        """Return the cache of G rows a prompt, with places for `capacity` tokens."""
+        parts = self.parts(prompt_cache.lengths.shape[0])
+        cache = self._placed(empty_responses(prompt_cache, parts, group_size, capacity))
         if self.config.unstack_decode:
             return unstacked(cache, self.layers, self.config.num_layers)
         return cache
+
+    def grow(self, cache: Cache, capacity: int) -> Cache:
+        """Return the cache with places for `capacity` tokens."""
+        return self._placed(grown(cache, capacity))
+
+    def keep(self, cache: Cache, rows: Int[Array, "A R"]) -> Cache:
+        """Return the cache of some rows of each part, and of their prompts."""
+        return self._placed(kept(cache, rows))
 
     def insert(self, cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
         """Return the cache with prompt `slot` replaced by the one prompt of `other`."""
         return inserted(cache, slot, other)
 
-    def decode(
-        self, tokens: Int[Array, "B G"], steps: Int[Array, " B"], cache: Cache
-    ) -> tuple[Float[Array, "B G V"], Cache]:
-        """Feed one token a row; return the next token's logits and the cache with it."""
-        positions = jnp.broadcast_to((cache.lengths + steps)[:, None], tokens.shape)
-        cos_sin = rotation(self.config, positions)
+    def _placed(self, cache: Cache) -> Cache:
+        cache = cache.map_prompts(lambda x: self._laid_out(x, *PROMPTS))
+        return cache.map_responses(lambda x: self._laid_out(x, *RESPONSES))
 
-        def mixed(query, prompt_keys, prompt_values, keys, values):
-            own, own_sums = attend_cached(
-                query[:, :, None], keys, values, jnp.broadcast_to(steps[:, None] + 1, tokens.shape)
-            )
-            prompt = attend_cached(query, prompt_keys, prompt_values, cache.lengths)
-            return merge(prompt, (own[:, :, 0], own_sums[:, :, 0]))
+    def decode(
+        self,
+        tokens: Int[Array, "A R"],
+        steps: Int[Array, ""] | Int[Array, "A R"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "A R V"], Cache]:
+        """Feed one token a row; return the next token's logits and the cache with it."""
+        seats, num_blocks = cache.seats, cache.blocks[0]
+        lengths = jax.vmap(lambda of_part, prompt: of_part[prompt])(cache.lengths, seats.prompt)
+        cos_sin = rotation(self.config, lengths + steps)
+        seen = jnp.atleast_2d(steps)
+
+        def mixed(query, prompt_keys, prompt_values, read):
+            seated = self._laid_out(seats.seated(query), "batch", None, None, "heads", None)
+            prompt = attend_cached(seated, prompt_keys, prompt_values, cache.lengths)
+            prompt = (seats.risen(prompt[0]), seats.risen(prompt[1]))
+            return attend_blocks(query, prompt, read, num_blocks, seen)
 
         def stacked_block(carry, inputs):
             x, keys, values = carry
-            number, layer, prompt_keys, prompt_values = inputs
+            number, layer, *prompt = inputs
             params = self._stored(layer)
             projected = self._project(params, x, cos_sin, STEP)
             # The cache is in the carry, so that the loop updates it in place.
             keys = written(keys, projected.key, steps, number)
             values = written(values, projected.value, steps, number)
-            keys, values = (self._laid_out(part, None, *CACHE) for part in (keys, values))
-            own = (
-                lax.dynamic_index_in_dim(part, number, keepdims=False) for part in (keys, values)
-            )
-            out = mixed(projected.query, prompt_keys, prompt_values, *own)
+
+            def read(block):
+                return tuple(block_of(part, block, number) for part in (keys, values))
+
+            out = mixed(projected.query, *prompt, read)
             return (self._residual(params, x, out, STEP), keys, values), None
 
         x = self._embed(tokens, STEP)
-        if not self.config.unstack_decode:
+        if cache.stacked:
             numbers = jnp.arange(self.config.num_layers)
             prompt = (cache.prompt_keys, cache.prompt_values)
             (x, keys, values), _ = lax.scan(
                 stacked_block, (x, cache.keys, cache.values), (numbers, self.layers, *prompt)
             )
         else:
-            grown = []
+            grown_layers = []
             for number, layer in enumerate(cache.layers):
                 params = self._stored(layer)
                 projected = self._project(params, x, cos_sin, STEP)
-                keys = written(cache.keys[number], projected.key, steps)
-                values = written(cache.values[number], projected.value, steps)
-                keys, values = (self._laid_out(part, *CACHE) for part in (keys, values))
+                both = (
+                    written(cache.keys[number], projected.key, steps),
+                    written(cache.values[number], projected.value, steps),
+                )
+
+                def read(block, both=both):
+                    return tuple(block_of(part, block) for part in both)
+
                 prompt = (cache.prompt_keys[number], cache.prompt_values[number])
-                out = mixed(projected.query, *prompt, keys, values)
+                out = mixed(projected.query, *prompt, read)
                 x = self._residual(params, x, out, STEP)
-                grown.append((keys, values))
-            keys, values = zip(*grown, strict=True)
+                grown_layers.append(both)
+            keys, values = zip(*grown_layers, strict=True)
         logits = self.unembed(self._norm(x, self.final_norm[...]))
         # A row is sampled by one device, which gathers its logits, not the output matrix.
         logits = self._laid_out(self._laid_out(logits, *STEP, "vocab"), "batch", "sampled", None)

@@ -15,13 +15,18 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import Limits, decode, decode_program, start
+from decoding.decode_loop import Limits, decode_at_once, start
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
-from recallm_jax.models.transformer import CACHE, PROMPT_CACHE, Transformer, random_transformer
+from recallm_jax.models.transformer import (
+    PROMPTS,
+    RESPONSES,
+    Transformer,
+    random_transformer,
+)
 from recallm_jax.planning.sizes import model_sizes
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
@@ -101,18 +106,23 @@ class Decoding:
 
     def lower(self) -> Any:
         """Trace the program."""
-        return decode_program.lower(
+        return decode_at_once.lower(
             self.policy, self.prompts, self.keys, self.sampling, self.limits
         )
 
     def rollout(self) -> Rollout:
         """Describe the rollout that the call returns."""
-        call = functools.partial(decode, sampling=self.sampling, limits=self.limits)
+        call = functools.partial(decode_at_once, sampling=self.sampling, limits=self.limits)
         return _placed(self.context, jax.eval_shape(call, self.policy, self.prompts, self.keys))
 
     def caches(self) -> dict[str, Any]:
         """Describe the keys and values of the prompts and of the responses."""
-        begin = functools.partial(start, sampling=self.sampling, limits=self.limits)
+        begin = functools.partial(
+            start,
+            sampling=self.sampling,
+            limits=self.limits,
+            capacity=self.limits.max_new_tokens,
+        )
         cache = jax.eval_shape(begin, self.policy, self.prompts, self.keys).cache
         placement = self.policy.placement
         assert placement is not None
@@ -126,8 +136,8 @@ class Decoding:
             return jax.tree.map(one, tree)
 
         return {
-            "prompts": lying((cache.prompt_keys, cache.prompt_values), PROMPT_CACHE),
-            "responses": lying((cache.keys, cache.values), CACHE),
+            "prompts": lying((cache.prompt_keys, cache.prompt_values), PROMPTS),
+            "responses": lying((cache.keys, cache.values), RESPONSES),
         }
 
 

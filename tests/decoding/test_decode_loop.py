@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from decoding.decode_loop import SAMPLED, Limits, decode, start, step
+from decoding import decode_loop
+from decoding.decode_loop import SAMPLED, Limits, begin, decode, step
 from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
-from decoding.sampling import Sampling, row_keys
+from decoding.sampling import Sampling, row_keys, stack_sampling
 from tests.oracles.loops import for_each
 from tests.oracles.span_oracle import context_of, matches
+from tests.oracles.tiny_models import tiny_model
 from tests.oracles.toy_decoding import (
     BOTH,
     END,
@@ -77,7 +79,7 @@ def test_every_closed_span_is_a_verbatim_copy_with_all_its_places(seed, rules):
 )
 @pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
 def test_spans_are_closed_copies_whatever_the_logits_hold(values, rules):
-    pattern = np.resize(np.asarray(values, np.float32), (1, GROUP, ROWS))
+    pattern = np.resize(np.asarray(values, np.float32), (1, NUM_PROMPTS * GROUP, ROWS))
     # Spans are opened, and the response goes on after them.
     pattern[..., START] = np.inf if np.inf in values else 1.0
     pattern[..., EOS] = -np.inf
@@ -105,8 +107,8 @@ def test_a_step_sorts_nothing(rules):
     keys = row_keys(0, 0, np.arange(NUM_PROMPTS), GROUP)
     policy, limits = span_loving_policy(7), Limits(rules, NEW, stop_tokens=(EOS,))
     sampling = Sampling(0.7, top_k=5, top_p=0.9, min_p=0.1)
-    groups = jax.jit(start, static_argnames="limits")(policy, prompts, keys, sampling, limits)
-    of_step = jax.make_jaxpr(lambda groups: step(policy, groups, sampling, limits))(groups)
+    state = begin(policy, prompts, keys, sampling, limits, NEW)
+    of_step = jax.make_jaxpr(lambda state: step(policy, state, sampling, limits))(state)
     assert " sort[" not in str(of_step)
     # The name of the operation is right.
     assert " sort[" in str(jax.make_jaxpr(jnp.sort)(jnp.zeros(3)))
@@ -121,6 +123,52 @@ def test_a_prompts_responses_do_not_depend_on_its_batch():
         limits = Limits(RULES, NEW, stop_tokens=(EOS,))
         rollout = decode(policy, alone, keys, sampling=SAMPLING, limits=limits)
         np.testing.assert_array_equal(rollout.tokens[0], together.tokens[b])
+
+
+@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
+def test_rows_that_stop_are_left_out_and_change_nothing_for_the_others(rules, monkeypatch):
+    """The caches grow from 4 tokens to 24, and the rows become fewer, down to one."""
+    prompts = make_prompts(12)
+    rng = np.random.default_rng(12)
+    # Rows stop at different steps, whatever the policy does before; one never stops.
+    ends = rng.integers(2, NEW, (NUM_PROMPTS, GROUP, 1))
+    prefix = np.full((NUM_PROMPTS, GROUP, NEW), SAMPLED, np.int32)
+    np.put_along_axis(prefix, ends - 2, END, axis=2)
+    np.put_along_axis(prefix, ends - 1, EOS, axis=2)
+    prefix[1, 2] = np.where(np.arange(NEW) % 6 == 5, 3, SAMPLED)
+    rows = [
+        [Sampling(0.5 + g / 4, top_p=0.9, repetition_penalty=1.1) for g in range(GROUP)]
+    ] * NUM_PROMPTS
+    unstacked = dataclasses.replace(tiny_model("llama_plain").config, unstack_decode=True)
+    policies = (span_loving_policy(12), tiny_model("llama_plain").with_config(unstacked))
+    whole = [
+        sample_responses(
+            policy, prompts, rules=rules, prefix=prefix, sampling=stack_sampling(rows),
+            stop_sequences=((5, 5),),
+        )
+        for policy in policies
+    ]  # fmt: skip
+    sizes = set()
+    run = decode_loop.go_on
+
+    def seen(policy, state, *arguments):
+        sizes.add((state.num_rows, arguments[-1]))
+        return run(policy, state, *arguments)
+
+    monkeypatch.setattr(decode_loop, "STRIDE", 4)
+    monkeypatch.setattr(decode_loop, "go_on", seen)
+    for policy, expected in zip(policies, whole, strict=True):
+        sizes.clear()
+        found = sample_responses(
+            policy, prompts, rules=rules, prefix=prefix, sampling=stack_sampling(rows),
+            stop_sequences=((5, 5),),
+        )  # fmt: skip
+        assert {size for size, _ in sizes} >= {32, 16, 8, 4, 1}
+        assert {capacity for _, capacity in sizes} == {4, 8, 16, 24}
+        np.testing.assert_array_equal(found.tokens, expected.tokens)
+        np.testing.assert_array_equal(found.lengths, expected.lengths)
+        np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=2e-6)
+        assert len(np.unique(expected.lengths)) > 8
 
 
 def test_rows_and_steps_draw_different_tokens_and_the_seed_decides_them():
@@ -310,11 +358,11 @@ def test_after_a_span_that_the_budget_cuts_short_the_mask_stops_working():
     prompts, limits = make_prompts(0), Limits(PAPER_PROMPT, NEW, stop_tokens=(EOS,))
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
     policy = span_loving_policy(0)
-    advance = jax.jit(lambda groups: step(policy, groups, SAMPLING, limits))
-    groups, open_before_the_last = start(policy, prompts, keys, SAMPLING, limits), None
+    advance = jax.jit(lambda state: step(policy, state, SAMPLING, limits))
+    state, open_before_the_last = begin(policy, prompts, keys, SAMPLING, limits, NEW), None
     for _ in range(NEW):
-        open_before_the_last = groups.span.inside & ~groups.done
-        groups = advance(groups)
-    last = groups.tokens[:, :, NEW - 1]
+        open_before_the_last = state.span.inside & ~state.done
+        state = advance(state)
+    last = state.tokens[:, :, NEW - 1]
     assert (open_before_the_last & ~jnp.isin(last, jnp.array([END, EOS]))).any()
-    assert not groups.span.inside.any()
+    assert not state.span.inside.any()

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ToyCache:
-    prompt_sum: jax.Array  # [B]
-    seen: jax.Array  # [B, G] sum of the response so far
+    prompt_sum: jax.Array  # [A, R] that of each row's prompt
+    seen: jax.Array  # [A, R] sum of the response so far
 
 
 @jax.tree_util.register_dataclass
@@ -47,22 +47,31 @@ class ToyPolicy:
         last = jnp.take_along_axis(prompts, lengths[:, None] - 1, axis=1)[:, 0]
         return self._hidden(last, prompt_sum, jnp.zeros_like(prompt_sum)), prompt_sum
 
+    def parts(self, num_prompts):
+        return 1
+
     def start(self, prompt_cache, group_size, capacity):
         del capacity
-        seen = jnp.zeros((prompt_cache.shape[0], group_size), prompt_cache.dtype)
-        return ToyCache(prompt_sum=prompt_cache, seen=seen)
+        of_rows = jnp.repeat(prompt_cache, group_size)[None]
+        return ToyCache(prompt_sum=of_rows, seen=jnp.zeros_like(of_rows))
+
+    def grow(self, cache, capacity):
+        del capacity
+        return cache
+
+    def keep(self, cache, rows):
+        return jax.tree.map(lambda x: jnp.take_along_axis(x, rows, axis=1), cache)
 
     def insert(self, cache, slot, other):
-        return ToyCache(
-            prompt_sum=cache.prompt_sum.at[slot].set(other.prompt_sum[0]),
-            seen=cache.seen.at[slot].set(other.seen[0]),
+        first = slot * other.seen.shape[1]
+        return jax.tree.map(
+            lambda x, one: jax.lax.dynamic_update_slice_in_dim(x, one, first, axis=1), cache, other
         )
 
     def decode(self, tokens, steps, cache):
         del steps
         seen = cache.seen + tokens
-        prompt_sum = jnp.broadcast_to(cache.prompt_sum[:, None], tokens.shape)
-        hidden = self._hidden(tokens, prompt_sum, seen)
+        hidden = self._hidden(tokens, cache.prompt_sum, seen)
         return self.unembed(hidden), ToyCache(prompt_sum=cache.prompt_sum, seen=seen)
 
     def score(self, prompts, lengths, responses):

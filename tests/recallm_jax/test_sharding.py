@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from benchmarks.tpu_program import loop_operations, num_elements
-from decoding.decode_loop import Limits, decode_program
+from decoding.decode_loop import Limits, decode_at_once
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.sampling import Sampling, row_keys
@@ -152,11 +152,11 @@ def grpo(model, prompts, mesh, *, num_parts=1):
     leaves, tree = jax.tree.flatten((for_rollout(policy), prompts, keys))
 
     def decode_leaves(*leaves):
-        return decode_program(*jax.tree.unflatten(tree, leaves), SAMPLING, LIMITS)
+        return decode_at_once(*jax.tree.unflatten(tree, leaves), SAMPLING, LIMITS)
 
     # Compiled once, both to run it and to read its text.
     decoding = jax.jit(decode_leaves).lower(*leaves).compile()
-    rollout = Rollout(prompts, *decoding(*leaves))
+    rollout = dataclasses.replace(decoding(*leaves), prompts=prompts)
     scoring = scoring_on(mesh)
     scores = score_in_parts(policy, rollout, scoring=scoring, num_parts=num_parts)
     batch = Batch(

@@ -45,8 +45,8 @@ def all_logits(model, tokens, steps=None):
 
     def one(cache, inputs):
         token, step = inputs
-        logits, cache = model.decode(token[:, None], jnp.full(len(SPLITS), step), cache)
-        return cache, logits[:, 0]
+        logits, cache = model.decode(token[None], step, cache)
+        return cache, logits[0]
 
     inputs = (responses.T[:steps], jnp.arange(count)[:steps])
     _, decoded = jax.lax.scan(one, cache, inputs)

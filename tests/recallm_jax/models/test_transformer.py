@@ -1,12 +1,15 @@
 """Groups share their prompt without changing what any row computes."""
 
 import dataclasses
+import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from recallm_jax.models import kv_cache
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import Transformer, layer_specs, random_transformer, top_specs
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
@@ -90,27 +93,70 @@ def test_group_logits_and_gradients_equal_those_of_separate_sequences(model, bat
         )
 
 
-@pytest.mark.parametrize("unstack", [False, True])
-def test_group_decode_equals_score_with_prompts_at_different_steps(model, batch, unstack):
+def unstacked(model, unstack):
     config = dataclasses.replace(model.config, unstack_decode=unstack)
-    model = Transformer(config, top_arrays(model), layer_arrays(model))
-    expected = score_logits(model, batch)
-    prefill = jax.jit(lambda model, *inputs: model.prefill(*inputs))
-    hidden, prompt_cache = prefill(model, batch["prompts"], batch["lengths"])
-    first = model.unembed(hidden)
-    np.testing.assert_allclose(first, expected[:, 0, 0], rtol=0, atol=5e-5)
+    return Transformer(config, top_arrays(model), layer_arrays(model))
 
-    decode = jax.jit(lambda model, *inputs: model.decode(*inputs))
-    cache = model.start(prompt_cache, GROUP, LENGTH)
-    steps = jnp.array([0, 0], jnp.int32)
-    for turn in range(LENGTH - 1):
-        tokens = jnp.stack([batch["responses"][b, :, steps[b]] for b in range(NUM_PROMPTS)])
-        logits, cache = decode(model, tokens, steps, cache)
-        for b in range(NUM_PROMPTS):
-            np.testing.assert_allclose(logits[b], expected[b, :, steps[b] + 1], rtol=0, atol=5e-5)
-        # The second group stands still every other turn: its slot is written again, as a
-        # scheduler does with a group that waits.
-        steps = steps + jnp.array([1, turn % 2])
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of three tokens, so that a response of seven takes several."""
+    monkeypatch.setattr(kv_cache, "BLOCK", 3)
+
+
+def test_decoding_equals_scoring_with_rows_left_out_and_caches_that_grow(
+    model, batch, small_blocks
+):
+    """Stacked and not; with rows that are all at the same token, and with rows that are not."""
+    expected = score_logits(model, batch).reshape(NUM_PROMPTS * GROUP, LENGTH, -1)
+    responses = batch["responses"].reshape(NUM_PROMPTS * GROUP, LENGTH)
+    for unstack in (False, True):
+        policy = unstacked(model, unstack)
+        decode = jax.jit(lambda model, *inputs: model.decode(*inputs))
+        hidden, prompt_cache = policy.prefill(batch["prompts"], batch["lengths"])
+        first = policy.unembed(hidden)
+        np.testing.assert_allclose(first, expected[::GROUP, 0], rtol=0, atol=5e-5)
+        # Rows of both prompts; then none of the first prompt; then one row.
+        left = {2: [1, 0, 3, 5], 4: [3, 5], 5: [5]}
+        cache, rows = policy.start(prompt_cache, GROUP, 3), list(range(NUM_PROMPTS * GROUP))
+        for step in range(LENGTH - 1):
+            if step in left:
+                kept = jnp.asarray([[rows.index(row) for row in left[step]]])
+                cache, rows = policy.keep(cache, kept), left[step]
+            if step == 3:
+                cache = policy.grow(cache, LENGTH)
+            logits, cache = decode(policy, responses[None, rows, step], jnp.int32(step), cache)
+            np.testing.assert_allclose(logits[0], expected[rows, step + 1], rtol=0, atol=5e-5)
+        assert cache.lengths.shape == (1, 1)
+
+        # The second prompt's rows stand still every other turn.
+        cache = policy.start(prompt_cache, GROUP, LENGTH)
+        steps = jnp.zeros(NUM_PROMPTS * GROUP, jnp.int32)
+        number = jnp.arange(NUM_PROMPTS * GROUP)
+        for turn in range(LENGTH - 1):
+            logits, cache = decode(policy, responses[number, steps][None], steps[None], cache)
+            np.testing.assert_allclose(logits[0], expected[number, steps + 1], rtol=0, atol=5e-5)
+            steps = steps + jnp.repeat(jnp.array([1, turn % 2]), GROUP)
+
+
+def test_a_step_copies_nothing_of_the_size_of_the_responses_cache(model, small_blocks):
+    """The compiled step of a policy with room for 999 tokens moves what a block holds."""
+    for unstack in (False, True):
+        policy = unstacked(model, unstack)
+        prompts, lengths = jnp.ones((1, 4), jnp.int32), jnp.array([4])
+        cache = policy.start(policy.prefill(prompts, lengths)[1], 2, 999)
+        steps = (jnp.zeros((1, 2), jnp.int32), jnp.int32(500))
+        leaves, tree = jax.tree.flatten(cache)
+
+        def step(leaves, policy=policy, tree=tree, steps=steps):
+            logits, cache = policy.decode(*steps, jax.tree.unflatten(tree, leaves))
+            return logits, jax.tree.leaves(cache)
+
+        program = jax.jit(step, donate_argnums=0).lower(leaves).compile()
+        whole = cache.keys[0].size
+        copies = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|dynamic-slice)\(", program.as_text())
+        sizes = [math.prod(map(int, shape.split(","))) for shape in copies]
+        assert sizes and max(sizes) < whole
 
 
 def test_padding_of_the_prompt_changes_nothing(model, batch):
@@ -199,9 +245,9 @@ def test_logits_of_some_tokens_equal_those_of_the_whole_vocabulary(name):
 
 @pytest.mark.parametrize("unstack", [False, True])
 def test_a_prompt_that_enters_a_slot_decodes_as_if_it_had_been_there(model, batch, unstack):
-    config = dataclasses.replace(model.config, unstack_decode=unstack)
-    model = Transformer(config, top_arrays(model), layer_arrays(model))
-    tokens, steps = batch["responses"][:, :, 0], jnp.zeros(NUM_PROMPTS, jnp.int32)
+    model = unstacked(model, unstack)
+    tokens = batch["responses"][:, :, 0].reshape(1, -1)
+    steps = jnp.zeros(tokens.shape, jnp.int32)
 
     @jax.jit
     def started(prompts, lengths):
@@ -210,7 +256,7 @@ def test_a_prompt_that_enters_a_slot_decodes_as_if_it_had_been_there(model, batc
     together = started(batch["prompts"], batch["lengths"])
     expected, _ = jax.jit(model.decode)(tokens, steps, together)
     slots = jax.tree.map(jnp.zeros_like, together)
-    slots = dataclasses.replace(slots, layers=together.layers)
+    slots = dataclasses.replace(slots, layers=together.layers, seats=together.seats)
     for slot in (1, 0):
         one = started(batch["prompts"][slot : slot + 1], batch["lengths"][slot : slot + 1])
         slots = jax.jit(model.insert)(slots, slot, one)
