@@ -125,31 +125,29 @@ def test_a_prompts_responses_do_not_depend_on_its_batch():
         np.testing.assert_array_equal(rollout.tokens[0], together.tokens[b])
 
 
-@pytest.mark.parametrize("rules", [RULES, BOTH], ids=["prompt", "prompt+response"])
-def test_rows_that_stop_are_left_out_and_change_nothing_for_the_others(rules, monkeypatch):
+@pytest.mark.parametrize("kind", ["toy", "transformer"])
+def test_rows_that_stop_are_left_out_and_change_nothing_for_the_others(kind, monkeypatch):
     """The caches grow from 4 tokens to 24, and the rows become fewer, down to one."""
-    prompts = make_prompts(12)
-    rng = np.random.default_rng(12)
+    policy, rules = span_loving_policy(12), RULES
+    if kind == "transformer":
+        policy, rules = tiny_model("llama_plain"), BOTH
+        policy = policy.with_config(dataclasses.replace(policy.config, unstack_decode=True))
+    prompts, rng = make_prompts(12), np.random.default_rng(12)
     # Rows stop at different steps, whatever the policy does before; one never stops.
     ends = rng.integers(2, NEW, (NUM_PROMPTS, GROUP, 1))
     prefix = np.full((NUM_PROMPTS, GROUP, NEW), SAMPLED, np.int32)
     np.put_along_axis(prefix, ends - 2, END, axis=2)
     np.put_along_axis(prefix, ends - 1, EOS, axis=2)
     prefix[1, 2] = np.where(np.arange(NEW) % 6 == 5, 3, SAMPLED)
-    rows = [
-        [Sampling(0.5 + g / 4, top_p=0.9, repetition_penalty=1.1) for g in range(GROUP)]
-    ] * NUM_PROMPTS
-    unstacked = dataclasses.replace(tiny_model("llama_plain").config, unstack_decode=True)
-    policies = (span_loving_policy(12), tiny_model("llama_plain").with_config(unstacked))
-    whole = [
-        sample_responses(
-            policy, prompts, rules=rules, prefix=prefix, sampling=stack_sampling(rows),
-            stop_sequences=((5, 5),),
-        )
-        for policy in policies
-    ]  # fmt: skip
-    sizes = set()
-    run = decode_loop.go_on
+    of_group = [Sampling(0.5 + g / 4, top_p=0.9, repetition_penalty=1.1) for g in range(GROUP)]
+    options = {
+        "rules": rules,
+        "prefix": prefix,
+        "sampling": stack_sampling([of_group] * NUM_PROMPTS),
+        "stop_sequences": ((5, 5),),
+    }
+    expected = sample_responses(policy, prompts, **options)
+    sizes, run = set(), decode_loop.go_on
 
     def seen(policy, state, *arguments):
         sizes.add((state.num_rows, arguments[-1]))
@@ -157,18 +155,13 @@ def test_rows_that_stop_are_left_out_and_change_nothing_for_the_others(rules, mo
 
     monkeypatch.setattr(decode_loop, "STRIDE", 4)
     monkeypatch.setattr(decode_loop, "go_on", seen)
-    for policy, expected in zip(policies, whole, strict=True):
-        sizes.clear()
-        found = sample_responses(
-            policy, prompts, rules=rules, prefix=prefix, sampling=stack_sampling(rows),
-            stop_sequences=((5, 5),),
-        )  # fmt: skip
-        assert {size for size, _ in sizes} >= {32, 16, 8, 4, 1}
-        assert {capacity for _, capacity in sizes} == {4, 8, 16, 24}
-        np.testing.assert_array_equal(found.tokens, expected.tokens)
-        np.testing.assert_array_equal(found.lengths, expected.lengths)
-        np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=2e-6)
-        assert len(np.unique(expected.lengths)) > 8
+    found = sample_responses(policy, prompts, **options)
+    assert {size for size, _ in sizes} >= {32, 16, 8, 4, 1}
+    assert {capacity for _, capacity in sizes} == {4, 8, 16, 24}
+    assert len(np.unique(expected.lengths)) > 8
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_array_equal(found.lengths, expected.lengths)
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=2e-5)
 
 
 def test_rows_and_steps_draw_different_tokens_and_the_seed_decides_them():
