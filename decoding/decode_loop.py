@@ -292,11 +292,17 @@ def decode(
         for a forbidden token). They are not checked: a span in the prefix need not be a copy.
 
     Raises:
-      DecodingInputError: the prefix is empty, or longer than `max_new_tokens`.
+      DecodingInputError: the prefix is empty, or longer than `max_new_tokens`; or the call is part
+        of a program.
 
     Returns:
       The rollout, which holds the given prompts without a copy.
     """
+    if any(isinstance(x, jax.core.Tracer) for x in (prompts.tokens, keys)):
+        raise DecodingInputError(
+            "decode runs several programs and can't be part of one; inside jax.jit call "
+            "decode_at_once"
+        )
     if prefix is not None and not 1 <= prefix.shape[2] <= limits.max_new_tokens:
         raise DecodingInputError(
             f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
@@ -417,7 +423,8 @@ def decode_at_once(
 ) -> Rollout:
     """Do what `decode` does in one program, with all rows and full caches from the first step on.
 
-    No program of `decode` takes more memory. So compilers are shown this one.
+    It may be part of a larger program, and serves well for short responses. No program of `decode`
+    takes more memory, so it also shows what compilers make of decoding.
     """
     limit = limits.max_new_tokens
     state = start(policy, prompts, keys, sampling, limits, limit)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits, decode_at_once
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
@@ -136,7 +136,7 @@ def grpo_step(state, seed):
     """Sample groups, reward them, and update the policy once."""
     prompts, right = random_prompts(jax.random.fold_in(jax.random.key(seed), state.step))
     keys = row_keys(seed, state.step, jnp.arange(B), G)
-    rollout = decode(state.policy, prompts, keys, sampling=Sampling(), limits=LIMITS)
+    rollout = decode_at_once(state.policy, prompts, keys, Sampling(), LIMITS)
     rewards = reward_of(rollout.tokens, right)
     batch = Batch(rollout, advantages=group_relative(rewards)[..., None])
     state, metrics = policy_update(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from decoding import decode_loop
-from decoding.decode_loop import SAMPLED, Limits, begin, decode, step
+from decoding.decode_loop import SAMPLED, Limits, begin, decode, decode_at_once, step
 from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys, stack_sampling
@@ -338,6 +338,18 @@ def test_a_row_with_a_shorter_prefix_samples_after_it():
         for field in ("tokens", "lengths", "log_probs"):
             of_mixed, alone = (np.asarray(getattr(decoded[n], field)) for n in ("mixed", name))
             np.testing.assert_array_equal(of_mixed[:, rows], alone[:, rows])
+
+
+def test_decoding_inside_a_program_takes_one_program():
+    policy, prompts = span_loving_policy(18), make_prompts(18)
+    keys, limits = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP), Limits(RULES, NEW, (EOS,))
+    expected = decode(policy, prompts, keys, sampling=SAMPLING, limits=limits)
+    at_once = jax.jit(lambda prompts: decode_at_once(policy, prompts, keys, SAMPLING, limits))
+    np.testing.assert_array_equal(at_once(prompts).tokens, expected.tokens)
+    with pytest.raises(DecodingInputError, match="inside jax.jit call decode_at_once"):
+        jax.jit(lambda prompts: decode(policy, prompts, keys, sampling=SAMPLING, limits=limits))(
+            prompts
+        )
 
 
 def test_a_prefix_without_room_is_refused():
