@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
@@ -43,9 +44,9 @@ def answer_missing(
       rows: the rows that are there, in the leading process.
 
     Returns:
-      All rows; none if another process leads.
+      All rows; none if another process leads. The leading one says how fast they were made.
     """
-    asked = sheet.asked
+    asked, start = sheet.asked, time.perf_counter()
     missing = _missing(context, asked, rows)
     answers = context.console.progress(
         respond(config, context, policy, dataclasses.replace(asked, records=missing)),
@@ -56,13 +57,35 @@ def answer_missing(
     if not context.leads:
         collections.deque(answers, maxlen=0)
         return []
-    written = list(rows)
+    written, tokens = list(rows), 0
     with appending(sheet.path) as add:
         for answered in answers:
             found = sheet.rows_of(answered)
             add(lines(found))
             written += found
+            tokens += num_tokens(answered)
+    if missing:
+        speed = describe_speed(len(missing), tokens, time.perf_counter() - start)
+        context.console.say(f"{asked.title}: {speed}")
     return written
+
+
+def num_tokens(answered: Answered) -> int:
+    """Return the tokens of a prompt and of all responses to it; the prompt is computed once."""
+    responses = answered.read.completions[answered.number]
+    return len(answered.record.inputs) + sum(response.num_tokens for response in responses)
+
+
+def describe_speed(prompts: int, tokens: int, seconds: float) -> str:
+    """Return a line on the speed at which prompts were answered.
+
+    Args:
+      tokens: the tokens of the prompts and of all responses.
+    """
+    return (
+        f"{prompts} prompts in {seconds:.1f} s: {prompts / seconds:.3g} prompts and "
+        f"{tokens / seconds:,.0f} tokens a second"
+    )
 
 
 def _missing(context: Context, asked: Asked, rows: Sequence[Row]) -> list[Record]:

@@ -1,6 +1,8 @@
 """Runs on gs://: checkpoints, evaluations, reports, weights and records, through an emulator."""
 
+import contextlib
 import json
+import pathlib
 import signal
 
 import jax
@@ -14,6 +16,7 @@ from recallm_jax.policy import checkpoint
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.metrics import MetricWriter, read_metrics
+from recallm_jax.runtime.profiling import traced
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.source import load_policy
@@ -137,6 +140,29 @@ def test_metrics_and_tensorboard_files_arrive(bucket):
     assert [(row["step"], row["reward"]) for row in rows] == [(0, 0.0), (1, 7.0)]
     events = list((folder / "tensorboard").glob("events*"))
     assert len(events) == 2 and all(b"grpo/reward" in path.read_bytes() for path in events)
+
+
+def test_a_trace_arrives_also_of_steps_that_were_interrupted(bucket, monkeypatch):
+    local = []
+
+    def start(folder, **options):
+        local.append(pathlib.Path(folder))
+
+    def stop():
+        folder = local[-1] / "plugins" / "profile" / f"time_{len(local)}"
+        folder.mkdir(parents=True)
+        (folder / "host.xplane.pb").write_bytes(b"trace")
+
+    monkeypatch.setattr(jax.profiler, "start_trace", start)
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop)
+    folder = files.as_path(f"{bucket}/run/profile")
+    assert list(traced(range(3), range(1, 2), "grpo", folder)) == [0, 1, 2]
+    with contextlib.closing(traced(range(3), range(3), "grpo", folder)) as some:
+        assert next(some) == 0
+    for number in (1, 2):
+        path = folder / "plugins" / "profile" / f"time_{number}" / "host.xplane.pb"
+        assert path.read_bytes() == b"trace"
+    assert not any(folder.exists() for folder in local)
 
 
 @pytest.fixture(scope="module")

@@ -223,7 +223,9 @@ def test_the_job_runs_from_its_command_and_the_report_shows_it(tmp_path, capsys)
     command = [CONFIG, f"--workdir={tmp_path}", "--config.probe.reasoning_tokens=(64,)"]
     figure = tmp_path / "curve.png"
     assert probe.main([*command, f"--figure={figure}"]) == 0
-    table = capsys.readouterr().out.strip().splitlines()
+    speeds, _, table = capsys.readouterr().out.strip().rpartition("\n\n")
+    assert speeds.count(" tokens a second") == len(speeds.splitlines()) == 2
+    table = table.splitlines()
     assert len(table) == 1 + 8
     assert figure.exists()
     folder = tmp_path / "probe" / "start"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -34,6 +35,11 @@ CONFIG = [
     "--config.evaluation.modes=('constrained-greedy','unconstrained-sampled')",
 ]
 ONE_MODE = [*CONFIG[:-1], "--config.evaluation.modes=('constrained-sampled',)"]
+
+SPEED = re.compile(
+    r"toy: (?P<task>\w+) constrained-sampled: (?P<prompts>\d+) prompts in [\d.]+ s: "
+    r"(?P<rate>\S+) prompts and (?P<tokens>\S+) tokens a second"
+)
 
 
 @pytest.fixture(scope="module")
@@ -184,10 +190,30 @@ def test_rows_do_not_depend_on_the_mesh(tmp_path):
         rows[name] = [row for path in sorted(folder.glob("*.jsonl")) for row in read_rows(path)]
     assert len(rows["one"]) == 2 * 3 * 2
     assert rows["batches"] == rows["split"] == rows["one"]
-    one, again, *split = (int(line.split()[-3]) for line in said)
+    one, again, *split = (int(line.split()[-3]) for line in said if "compiled" in line)
     assert (one, again) == (4, 0)
     # A program is compiled for each sharding of its arguments over two devices.
     assert sum(split) <= 8
+
+
+def test_the_console_says_how_fast_prompts_were_answered_and_nothing_if_none_were(tmp_path):
+    config, said = load_config(ONE_MODE), []
+    run(tmp_path, config, said=said)
+    speeds = [SPEED.fullmatch(line) for line in said if " tokens a second" in line]
+    # In the order in which the tasks were answered.
+    names = [match["task"] for match in speeds]
+    assert len(names) == len(set(names)) == 2
+    for match in speeds:
+        rows = read_rows(tmp_path / f"{match['task']}.constrained-sampled.jsonl")
+        prompts = {row["example_id"]: row["prompt_tokens"] for row in rows}
+        tokens = sum(prompts.values()) + sum(row["completion_tokens"] for row in rows)
+        # Of the same seconds; both rates are rounded.
+        ratio = float(match["tokens"].replace(",", "")) / float(match["rate"])
+        assert int(match["prompts"]) == len(prompts) == 3
+        assert ratio == pytest.approx(tokens / len(prompts), rel=0.03)
+    said.clear()
+    run(tmp_path, config, said=said)
+    assert said == []
 
 
 def test_no_more_programs_are_compiled_for_more_prompts(tmp_path):
@@ -201,7 +227,8 @@ def test_no_more_programs_are_compiled_for_more_prompts(tmp_path):
         programs = compiled()
         assert run(tmp_path / "more", more, said=said) == 20
         assert compiled() == programs > 0
-    assert len(said) == 4 and all(": 0 programs compiled" in line for line in said)
+    compiling = [line for line in said if "compiled" in line]
+    assert len(compiling) == 4 and all(": 0 programs compiled" in line for line in compiling)
     assert said[0].startswith("toy: recallm_math_retrieval_val_256 constrained-greedy: bucket of")
 
 
