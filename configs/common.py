@@ -68,6 +68,7 @@ def base() -> ConfigDict:
         {
             "seed": 0,
             "topology": "",
+            "compilation_cache": "user",
             "model": model(),
             "mesh": mesh(),
             "data": data(),

@@ -280,9 +280,9 @@ fetch() {
   workdir=${workdir%/}
   is_dry || mkdir -p "$to"
   if [[ $workdir == gs://* ]]; then
-    local without=('--exclude=(.*/)?checkpoints/.*')
-    [[ -z ${FLAGS[checkpoints]-} ]] || without=()
-    if ! call storage rsync --recursive "${without[@]}" "$workdir" "$to"; then
+    local without="checkpoints|programs"
+    [[ -z ${FLAGS[checkpoints]-} ]] || without=programs
+    if ! call storage rsync --recursive "--exclude=(.*/)?($without)/.*" "$workdir" "$to"; then
       if grep -q -e ' 403' -e 'does not have' "$SCRATCH/stderr"; then
         die "you may not read $workdir; ask its owner for roles/storage.objectViewer on the bucket"
       elif grep -q -e ' 404' -e 'not found' -e 'Did not find' -e 'does not exist' "$SCRATCH/stderr"; then
@@ -291,8 +291,8 @@ fetch() {
       explain_and_exit
     fi
   else
-    local exclude="--exclude=./checkpoints "
-    [[ -z ${FLAGS[checkpoints]-} ]] || exclude=""
+    local exclude="--exclude=./programs --exclude=./checkpoints "
+    [[ -z ${FLAGS[checkpoints]-} ]] || exclude="--exclude=./programs "
     # A relative folder is inside the clone, where jobs run.
     [[ $workdir == /* ]] || workdir=$REMOTE/$workdir
     on_workers 0 "tar $exclude-czf $REMOTE.fetch.tar.gz -C $(quote "$workdir") ." || explain_and_exit

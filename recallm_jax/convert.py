@@ -20,6 +20,7 @@ from recallm_jax.config.load import JobParser, load_config
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.kept_programs import USER, keep_programs
 from recallm_jax.training.restore import restore_policy
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
@@ -52,10 +53,12 @@ def _run(argv: Sequence[str]) -> None:
     if arguments.source is not None:
         # --source takes no further arguments.
         parser.parse_args(argv)
+        keep_programs(USER)
         loaded = load_policy(arguments.source, param_dtype=arguments.param_dtype)
         model, files, what = loaded.model, loaded.tokenizer, ""
     else:
         config = load_config(rest)
+        keep_programs(config.compilation_cache)
         context = set_up(config)
         policy, stage, step = restore_policy(config, context, open_folder(arguments.workdir))
         # A run trains the model that `set_up` made, which is always a Transformer.

@@ -34,6 +34,7 @@ from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime import peers, processes
 from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.kept_programs import keep_programs
 from recallm_jax.training.restore import (
     START_WEIGHTS,
     Saved,
@@ -88,6 +89,7 @@ def _run(argv: Sequence[str]) -> None:
         )
     check_evaluation_mesh(config)
     shard = parse_shard(arguments.shard) if arguments.shard else None
+    keep_programs(config.compilation_cache, workdir=workdir if arguments.distributed else None)
     with peers.joined(arguments.distributed):
         summaries, failures = _evaluate(config, workdir, shard, label, arguments.checkpoints)
     # After the block, so that the failure of one process does not end the others.

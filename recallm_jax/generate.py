@@ -16,6 +16,7 @@ from recallm_jax.config.load import JobParser, parse_config
 from recallm_jax.evaluation.question import DocumentQuestion, answer, show
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.kept_programs import keep_programs
 from recallm_jax.training.restore import restore_policy
 from storage.files import Path, as_path, open_folder, read_text
 
@@ -35,6 +36,7 @@ def _run(argv: Sequence[str]) -> None:
     arguments, config = parse_config(parser, argv)
     sampling = Sampling(temperature=arguments.temperature)
     document = _read(as_path(arguments.document))
+    keep_programs(config.compilation_cache)
     context = set_up(config)
     policy: Policy = context.policy
     if arguments.workdir:

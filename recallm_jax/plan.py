@@ -88,6 +88,8 @@ def _run(argv: Sequence[str]) -> bool:
     check_evaluation_mesh(config)
     # The devices of this machine are not used.
     jax.config.update("jax_platforms", "cpu")
+    # A kept program has no text to read the traffic from, and JAX can't load one for absent chips.
+    jax.config.update("jax_enable_compilation_cache", False)
     devices = topology_devices(topology, arguments.slices)
     slices = f"{arguments.slices} slices of " if arguments.slices > 1 else ""
     num_chips = _check_chips(config, slices + topology, len(devices))

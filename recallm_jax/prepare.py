@@ -17,6 +17,7 @@ from recallm_jax.data.records import mixture_datasets, train_records, validation
 from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.kept_programs import keep_programs
 from storage.files import open_folder
 from tasks.generate import gave_way
 from tasks.names import validation_task
@@ -36,6 +37,7 @@ def _run(argv: Sequence[str]) -> None:
     if arguments.num_train < 1:
         raise UserError(f"--num_train={arguments.num_train}: give at least 1")
     out = open_folder(arguments.out)
+    keep_programs(config.compilation_cache)
     tokenizer = load_tokenizer(config)
     remedy = "give another --out, or delete the folder"
     keep_config(config, out, may_change=MAY_CHANGE + STAGES, remedy=remedy)

@@ -22,6 +22,7 @@ from recallm_jax.reporting.figure import check_figure
 from recallm_jax.reporting.probe import write_probe_figure
 from recallm_jax.runtime import peers
 from recallm_jax.runtime.errors import run_job
+from recallm_jax.runtime.kept_programs import keep_programs
 from recallm_jax.runtime.machine import write_machine
 from recallm_jax.training.restore import START_WEIGHTS, Saved, hold_to_run, restore_policy
 from recallm_jax.training.stages import START, policy_label
@@ -44,6 +45,7 @@ def _run(argv: Sequence[str]) -> None:
     workdir = open_folder(arguments.workdir)
     if arguments.figure is not None:
         check_figure(arguments.figure)
+    keep_programs(config.compilation_cache, workdir=workdir if arguments.distributed else None)
     with peers.joined(arguments.distributed):
         summaries = _probe(config, workdir, checkpoint=arguments.checkpoint)
     if not summaries:

@@ -54,6 +54,7 @@ from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime import peers, processes, profiling
 from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.kept_programs import keep_programs
 from recallm_jax.runtime.machine import write_machine
 from recallm_jax.runtime.metrics import MetricWriter, SilentWriter
 from recallm_jax.runtime.termination import Termination, on_sigterm
@@ -99,8 +100,10 @@ def _run(argv: Sequence[str]) -> None:
     check_evaluation_mesh(config)
     steps = {stage: config[stage].steps for stage in config.stages}
     profiled = profiling.profiled_steps(arguments.profile, steps)
+    workdir = open_folder(arguments.workdir)
+    keep_programs(config.compilation_cache, workdir=workdir if arguments.distributed else None)
     with peers.joined(arguments.distributed), on_sigterm() as termination:
-        train(config, open_folder(arguments.workdir), termination, profiled)
+        train(config, workdir, termination, profiled)
 
 
 def train(

@@ -77,6 +77,15 @@ def open_folder(path: str) -> Path:
     return folder
 
 
+def cache_folder() -> pathlib.Path:
+    """Return the user's folder of files that can be made again.
+
+    It is `recallm-jax` in XDG_CACHE_HOME, or else in ~/.cache.
+    """
+    parent = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(parent) / "recallm-jax"
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents if they are missing; do nothing on gs://."""
     if not is_remote(path):

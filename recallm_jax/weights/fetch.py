@@ -6,7 +6,7 @@ import pathlib
 import uuid
 
 from recallm_jax.runtime.errors import UserError
-from storage.files import GS, Path, is_remote, store
+from storage.files import GS, Path, cache_folder, is_remote, store
 
 # The files to copy of a Hugging Face folder; others, such as other formats, are not copied.
 _SUFFIXES = (".safetensors", ".json", ".jinja")
@@ -51,12 +51,6 @@ def fetch(path: Path) -> pathlib.Path:
             "another place for copies in XDG_CACHE_HOME"
         ) from None
     return folder / path.name if is_file else folder
-
-
-def cache_folder() -> pathlib.Path:
-    """Return the folder of copies: `recallm-jax` in XDG_CACHE_HOME, or else in ~/.cache."""
-    parent = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(parent) / "recallm-jax"
 
 
 def _bring(remote, name: str, target: pathlib.Path) -> None:

@@ -39,13 +39,15 @@ def test_logs_follow_a_job_until_it_ends(vm):
     assert "ended with exit code 143" in rest
 
 
-def test_fetch_from_a_bucket_leaves_the_checkpoints_there(cloud):
+def test_fetch_from_a_bucket_leaves_checkpoints_and_programs_there(cloud):
     done = cloud.tpu_vm("fetch", "--workdir=gs://b/runs/a/", "--to=here/a")
     assert done.returncode == 0, done.stderr
     words = ["storage", "rsync", "--recursive"]
-    assert cloud.calls() == [[*words, "--exclude=(.*/)?checkpoints/.*", "gs://b/runs/a", "here/a"]]
+    without = "--exclude=(.*/)?(checkpoints|programs)/.*"
+    assert cloud.calls() == [[*words, without, "gs://b/runs/a", "here/a"]]
     assert cloud.tpu_vm("fetch", "--workdir=gs://b/runs/a", "--checkpoints").returncode == 0
-    assert cloud.calls()[1] == [*words, "gs://b/runs/a", "runs/fetched"]
+    without = "--exclude=(.*/)?(programs)/.*"
+    assert cloud.calls()[1] == [*words, without, "gs://b/runs/a", "runs/fetched"]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,8 @@ def test_fetch_from_worker_0(vm):
     run = vm.home() / "recallm-jax" / "runs" / "a b"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "large").touch()
+    (run / "programs").mkdir()
+    (run / "programs" / "jit_step-cache").touch()
     (run / "report.html").write_text("page")
     done = vm.tpu_vm("fetch", "--workdir=runs/a b", "--to=here")
     assert done.returncode == 0, done.stderr
