@@ -346,7 +346,7 @@ def test_decoding_inside_a_program_takes_one_program():
     expected = decode(policy, prompts, keys, sampling=SAMPLING, limits=limits)
     at_once = jax.jit(lambda prompts: decode_at_once(policy, prompts, keys, SAMPLING, limits))
     np.testing.assert_array_equal(at_once(prompts).tokens, expected.tokens)
-    with pytest.raises(DecodingInputError, match="inside jax.jit call decode_at_once"):
+    with pytest.raises(DecodingInputError, match=r"inside jax\.jit call decode_at_once"):
         jax.jit(lambda prompts: decode(policy, prompts, keys, sampling=SAMPLING, limits=limits))(
             prompts
         )
