@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recallm_jax.reporting.chart import Chart, Series
+from recallm_jax.reporting.chart import Chart, Point, Series
 from recallm_jax.reporting.data import (
     NUM_COLOURS,
     POLICY_STAGES,
@@ -18,6 +18,8 @@ from recallm_jax.reporting.data import (
     titles,
 )
 from recallm_jax.reporting.probe import probe_chart
+from recallm_jax.reporting.speed import COLOURS
+from recallm_jax.runtime.timing import SECONDS, TOKENS_PER_SECOND, UTILISATION
 
 # The stages shown under one heading, with their names on its charts.
 STAGES = {
@@ -25,6 +27,13 @@ STAGES = {
     **{title: {stage: ""} for stage, title in POLICY_STAGES.items()},
 }
 COMPONENTS = "reward_"
+# What metrics of one chart begin with, and its title.
+TOGETHER = {
+    COMPONENTS: "components of the reward",
+    SECONDS: "seconds of a step and of its parts",
+    TOKENS_PER_SECOND: "tokens a second",
+    UTILISATION: "model-FLOPs utilisation",
+}
 # Shown at once, in this order; the other metrics open on a click.
 MAIN_METRICS = ("reward", COMPONENTS, "exact_match", "loss")
 
@@ -107,38 +116,43 @@ def stage_charts(run: Run) -> list[StageCharts]:
 
 
 def _metric_charts(rows: Sequence[Mapping[str, Any]], suffix: str) -> dict[str, Chart]:
-    """Return a chart for each metric of a stage, and one for all components of the reward."""
+    """Return a chart for each metric of a stage; those of `TOGETHER` share one."""
     names = dict.fromkeys(name for row in rows for name in row)
     found = {
         name: points
         for name in names
         if name not in ("stage", "step", "time") and (points := curve(rows, name))
     }
-    parts = [name for name in found if name.startswith(COMPONENTS)]
-    charts = {
-        name: Chart(
+    charts = {}
+    for prefix, title in TOGETHER.items():
+        parts = [name for name in found if name.startswith(prefix)]
+        if parts:
+            charts[prefix] = Chart(
+                title + suffix,
+                [
+                    _line(name.removeprefix(prefix), found.pop(name), prefix, number)
+                    for number, name in enumerate(parts)
+                ],
+                x_label="step",
+                bounds=(0.0, 1.0 if prefix == COMPONENTS else None),
+                percent=prefix == UTILISATION,
+                smooth=True,
+            )
+    for name, points in found.items():
+        charts[name] = Chart(
             name.replace("_", " ") + suffix,
             [Series(name, points, 1)],
             x_label="step",
             smooth=True,
         )
-        for name, points in found.items()
-        if name not in parts
-    }
-    if parts:
-        charts[COMPONENTS] = Chart(
-            f"components of the reward{suffix}",
-            [
-                Series(
-                    name.removeprefix(COMPONENTS).replace("_", " "),
-                    found[name],
-                    # The first colour, grey, is left to the starting weights.
-                    1 + number % (NUM_COLOURS - 1),
-                )
-                for number, name in enumerate(parts)
-            ],
-            x_label="step",
-            bounds=(0.0, 1.0),
-            smooth=True,
-        )
     return charts
+
+
+def _line(name: str, points: Sequence[Point], prefix: str, number: int) -> Series:
+    """Return a line of a chart of several metrics; its number gives the colour.
+
+    The parts of a step have the same colour in every stage.
+    """
+    # The first colour, grey, is left to the starting weights.
+    colour = COLOURS.get(name, 0) if prefix == SECONDS else 1 + number % (NUM_COLOURS - 1)
+    return Series(name.replace("_", " "), points, colour)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import json
 import pathlib
 from typing import Any
@@ -12,9 +13,11 @@ from markupsafe import Markup
 from recallm_jax.reporting.curves import length_charts, probe_charts, stage_charts
 from recallm_jax.reporting.data import Run, Tally, colour, count, main_labels, select, titles
 from recallm_jax.reporting.examples import choose_examples, make_example
-from recallm_jax.reporting.svg import draw_svg, interval_bar
+from recallm_jax.reporting.speed import COLOURS, OTHER, seconds_shown, stage_speeds
+from recallm_jax.reporting.svg import draw_svg, interval_bar, parts_bar
 from recallm_jax.reporting.verdicts import reward_sentence, verdicts
 from recallm_jax.runtime.errors import UserError
+from recallm_jax.training.speed import PARTS
 
 # Examples of each task and mode, and of each policy.
 EXAMPLES = 3
@@ -31,13 +34,16 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    environment.filters["seconds"] = seconds_shown
     environment.filters["svg"] = draw_svg
     environment.globals["interval_bar"] = interval_bar
+    environment.globals["parts_bar"] = functools.partial(parts_bar, colours=COLOURS)
     examples = [
         make_example(f"e{number}-{place}", row)
         for number, rows in enumerate(choose_examples(run, EXAMPLES))
         for place, row in enumerate(rows)
     ]
+    speeds = stage_speeds(run)
     return environment.get_template("page.html").render(
         css=Markup((folder / "page.css").read_text(encoding="utf-8")),
         js=Markup((folder / "page.js").read_text(encoding="utf-8")),
@@ -50,6 +56,9 @@ def render(run: Run) -> str:
         lengths=length_charts(run),
         probes=probe_charts(run),
         stages=stage_charts(run),
+        speeds=speeds,
+        show_utilisation=any(share is not None for one in speeds for share in one.utilisation),
+        step_parts={part: COLOURS[part] for part in (*PARTS, OTHER)},
         reward_change=reward_sentence(run),
         examples=examples,
         num_rows=len(run.rows),

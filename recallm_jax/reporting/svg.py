@@ -1,7 +1,7 @@
 """Charts and intervals as inline SVG; the page's style sheet gives the colours."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from markupsafe import Markup, escape
 
@@ -135,6 +135,24 @@ def _ticks(low: Number, high: Number, *, whole: bool = False) -> list[Number]:
 
 def _short(value: Number) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+
+
+def parts_bar(parts: Mapping[str, float], colours: Mapping[str, int]) -> Markup:
+    """Draw a bar whose parts are as wide as their shares of the sum."""
+    width, height = 150, 16
+    total = sum(parts.values()) or 1.0
+    drawn, x = [], 0.0
+    for name, value in parts.items():
+        share = value / total
+        drawn.append(
+            f'<rect class="s{colours[name]}" x="{x:.1f}" y="3" width="{width * share:.1f}" '
+            f'height="{height - 6}"><title>{escape(name)}: {100 * share:.0f} %</title></rect>'
+        )
+        x += width * share
+    return Markup(
+        f'<svg class="parts" viewBox="0 0 {width} {height}" '
+        f'preserveAspectRatio="none">{"".join(drawn)}</svg>'
+    )
 
 
 def interval_bar(value: Number, low: Number, high: Number, colour: int) -> Markup:

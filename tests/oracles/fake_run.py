@@ -78,7 +78,24 @@ def metric_rows(rng: random.Random, reward_gain: float) -> list[dict[str, Any]]:
         )
     for number, row in enumerate(rows):
         row["time"] = 1.79e9 + 10 * number
+        row |= speed(row["stage"], row["step"])
     return rows
+
+
+def speed(stage: str, step: int) -> dict[str, float]:
+    """Return the metrics of a step's speed: the first one compiles, and every fourth one saves."""
+    wave = 1 + 0.2 * math.sin(step)
+    seconds = {"data": 0.4, "update": 5.0 * wave}
+    tokens = {"update": 900 / wave}
+    if stage == "grpo":
+        seconds |= {"rollout": 12.0 * wave, "reward": 0.3, "scores": 1.5}
+        tokens["rollout"] = 240 / wave
+    seconds["step"] = sum(seconds.values()) + 0.25 + 2.0 * (step % 4 == 0)
+    if step == 0:
+        seconds = {part: value + 30 for part, value in seconds.items()}
+    found = {f"seconds_{part}": value for part, value in seconds.items()}
+    found |= {f"tokens_per_second_{part}": value for part, value in tokens.items()}
+    return found | {"padding": 0.4 + 0.1 * math.sin(step)}
 
 
 def eval_row(
