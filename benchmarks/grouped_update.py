@@ -6,16 +6,17 @@ One GRPO update, gradient and AdamW, of one prompt with G responses, all rows fu
 layouts: as in training, one group that shares its prompt, and G groups of one. Both compute the
 same loss. The model is a Llama of 4 layers and width 256, so that the longest case fits a small
 machine. `expected` is the ratio of tokens, G (S + T) / (S + G T); attention changes it either way.
-Medians, compilation left out. Memory is XLA's temporary memory, without arguments and results.
+Medians, compilation left out. Memory is XLA's temporary memory for the gradient, without arguments
+and results.
 Repeated prompts that don't fit into free memory run in as few micro-batches as fit (`parts`).
 """
 
 import dataclasses
-import functools
 import itertools
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,10 @@ from decoding.span_scores import Scoring
 from recallm_jax.models.transformer import random_transformer
 from recallm_jax.policy.tiny import TINY
 from rl.batch import Batch
-from rl.learner import PolicyLoss, init_state, policy_update
+from rl.learner import PolicyLoss, init_state, policy_gradient, policy_update
+from rl.micro_batches import parts_of, shardings_of
 from rl.optimizer import Schedule, adamw
+from rl.packing import one_a_row
 
 VOCAB = 512
 CONFIG = dataclasses.replace(
@@ -80,7 +83,7 @@ class Measured:
 
 def measure(batch: Batch, new: int, repeats: int) -> Measured | None:
     """Measure an update on a batch of responses of `new` tokens; None if it does not fit."""
-    options = {
+    options: dict[str, Any] = {
         "optimizer": OPTIMIZER,
         "scoring": Scoring(rules=RULES, budget=new + 1, temperature=1.0, chunk=64),
         "loss": LOSS,
@@ -88,21 +91,29 @@ def measure(batch: Batch, new: int, repeats: int) -> Measured | None:
     state = init_state(random_transformer(CONFIG, jax.random.key(0)), OPTIMIZER)
     num_prompts = len(batch.rollout.lengths)
     for parts in (parts for parts in range(1, num_prompts + 1) if num_prompts % parts == 0):
-        compiled = policy_update.lower(state, batch, **options, num_parts=parts).compile()
-        memory = compiled.memory_analysis()
+        packing = one_a_row(*batch.rollout.tokens.shape, num_parts=parts)
+        (whole,) = parts_of(packing, packing.slots)
+        total = state.policy if parts > 1 else None
+        arguments = (state.policy, batch, whole, total)
+        settings = {"scoring": options["scoring"], "shardings": shardings_of(state.policy)}
+        program = policy_gradient.lower(*arguments, loss=LOSS, **settings)
+        memory = program.compile().memory_analysis()
         assert memory is not None, "this backend does not report memory"
         temporary_mb = memory.temp_size_in_bytes / 1e6
         if temporary_mb < free_mb():
             break
     else:
         return None
-    update = functools.partial(policy_update, **options, num_parts=parts)
-    state, metrics = jax.block_until_ready(update(state, batch))
+
+    def update(state):
+        return policy_update(state, batch, packing=packing, **options)
+
+    state, metrics = jax.block_until_ready(update(state))
     first = float(metrics["loss"])
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(update(state, batch))
+        state, _ = jax.block_until_ready(update(state))
         times.append(time.perf_counter() - start)
     return Measured(parts, temporary_mb, statistics.median(times), first)
 

@@ -28,6 +28,7 @@ from decoding.span_scores import Scoring
 from recallm_jax.models.transformer import random_transformer
 from rl.batch import Batch
 from rl.learner import init_state, policy_update
+from rl.packing import one_a_row
 
 PROMPTS, GROUP, NEW = 4, 8, 64
 LIMITS = Limits(RULES, NEW, stop_tokens=())
@@ -44,6 +45,8 @@ TUNIX_SIZES = {
     "norm_eps": CONFIG.norm_eps,
     "weight_tying": CONFIG.tie_embeddings,
 }
+# All prompts at once, each response in a row of its own: all are full.
+PACKING = one_a_row(PROMPTS, GROUP, NEW)
 SCORING = Scoring(rules=RULES, budget=NEW, temperature=1.0, chunk=64)
 
 
@@ -63,7 +66,7 @@ def our_seconds(length: int, repeats: int) -> tuple[float, float]:
         batch = Batch(rollout, advantages.astype(jnp.float32))
         state, _ = jax.block_until_ready(
             policy_update(
-                state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
+                state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, packing=PACKING
             )
         )
         times.append((middle - start, time.perf_counter() - start))

@@ -101,12 +101,18 @@ class Policy(Unembedding, Protocol):
         self,
         prompts: Int[Array, "B S"],
         lengths: Int[Array, " B"],
-        responses: Int[Array, "B G T"],
-    ) -> Float[Array, "B G T D"]:
+        responses: Int[Array, "B R P"],
+        places: Int[Array, "B R P"] | None = None,
+    ) -> Float[Array, "B R P D"]:
         """Return the hidden states that predict each response token (teacher forcing).
 
-        `hidden[b, g, 0]` is the state at the last prompt token, shared by the group, and
-        `hidden[b, g, t]` the state at response token t - 1. The prompt is computed once a group.
+        A row holds one response, or several that lie end to end (`decoding/packing.py`). The first
+        token of a response is predicted by the state at the prompt's last token, every other one by
+        the state at the token before it. The prompt is computed once a group.
+
+        Args:
+          places: the number of each token in its response, so that every 0 begins another one; None
+            if each row is one response.
         """
         ...
 

@@ -13,15 +13,17 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from decoding.copy_source import CopySource
+from decoding.packing import Layout
 from decoding.policy import Policy
 from decoding.rollout import Rollout
 from decoding.sampling import from_peak
 from decoding.span_copy import (
     SpanRules,
     SpanState,
+    advance,
     allowed_tokens,
     endings,
-    trace,
+    initial_state,
     whole_source,
 )
 from decoding.token_bits import unpack
@@ -59,8 +61,19 @@ class TokenScores:
     entropy: Float[Array, "B G T"]
 
 
+def hidden_states(policy: Policy, rollout: Rollout, layout: Layout) -> Float[Array, "B R P D"]:
+    """Return the hidden states that predict the token at each position."""
+    prompts = rollout.prompts
+    tokens = layout.in_rows(rollout.tokens)
+    return policy.score(prompts.tokens, prompts.lengths, tokens, layout.place)
+
+
 def score_tokens(
-    policy: Policy, hidden: Float[Array, "B G T D"], rollout: Rollout, scoring: Scoring
+    policy: Policy,
+    hidden: Float[Array, "B R P D"],
+    rollout: Rollout,
+    scoring: Scoring,
+    layout: Layout | None = None,
 ) -> TokenScores:
     """Score responses under the span mask: log softmax(mask(logits) / temperature) at each token.
 
@@ -69,26 +82,34 @@ def score_tokens(
     that is NaN makes a score that is NaN: the sampler must go on, but training must not hide it.
 
     Args:
-      hidden: the hidden states that predict each token (`Policy.score`).
+      hidden: the hidden states that predict the token at each position (`Policy.score`).
       rollout: the responses; scores are 0 after a response's end.
+      layout: the tokens of the positions; None if each row is one response.
 
     Returns:
       Log-probabilities (-inf for a forbidden token) and entropies, in nats.
     """
     rules, responses = scoring.rules, rollout.tokens
     source = whole_source(rollout.prompts, rollout.index, responses, rules)
-    states = trace(responses, source, rules, scoring.budget)
-    num_prompts, group_size, length = responses.shape
-    parts = scoring.parts if group_size % scoring.parts == 0 else 1
-    num_rows = group_size * length // parts
-    size = min(scoring.chunk, length) * group_size // parts
+    states = _states(rollout, source, scoring)
+    tokens, kind = responses, jnp.where(rollout.mask, _kind(states, source, rules), NONE)
+    numbers = jnp.arange(responses.shape[1])[None, :, None]
+    if layout is None:
+        numbers = jnp.broadcast_to(numbers, responses.shape)
+    else:
+        tokens, kind, states = jax.tree.map(layout.in_rows, (tokens, kind, states))
+        kind = jnp.where(layout.real, kind, NONE)
+        numbers = layout.response
+    num_prompts, num_rows, length, _ = hidden.shape
+    parts = scoring.parts if num_rows % scoring.parts == 0 else 1
+    num_rows = num_rows * length // parts
+    size = min(scoring.chunk * responses.shape[1] // parts, num_rows)
     num_chunks = -(-num_rows // size)
 
     def rows(field):
         return field.reshape(num_prompts, parts, num_rows, *field.shape[3:])
 
-    kind = rows(jnp.where(rollout.mask, _kind(states, source, rules), NONE))
-    states = jax.tree.map(rows, states)
+    kind, states = rows(kind), jax.tree.map(rows, states)
     # Positions of one kind are put side by side, so that whole chunks are spared the vocabulary.
     order = jnp.argsort(kind, axis=2, stable=True)
     place = jnp.argsort(order, axis=2, stable=True)
@@ -123,16 +144,34 @@ def score_tokens(
     def step(_, chunk_of):
         return None, score_chunk(unembedding, *chunk_of)
 
-    group_rows = rows(jnp.broadcast_to(jnp.arange(group_size)[None, :, None], responses.shape))
-    inputs = jax.tree.map(chunked, (kind, group_rows, rows(hidden), rows(responses), states))
+    inputs = jax.tree.map(chunked, (kind, rows(numbers), rows(hidden), rows(tokens), states))
     _, scores = lax.scan(step, None, inputs)
 
     def restored(field):
         field = jnp.moveaxis(field.reshape(num_chunks, num_prompts, parts, size), 0, 2)
         field = field.reshape(num_prompts, parts, -1)[:, :, :num_rows]
-        return _permuted(field, place, order).reshape(responses.shape)
+        field = _permuted(field, place, order).reshape(hidden.shape[:3])
+        return field if layout is None else layout.of_responses(field)
 
     return TokenScores(*map(restored, scores))
+
+
+def _states(rollout: Rollout, source: CopySource, scoring: Scoring) -> SpanState:
+    """Return the states before the tokens of responses, [B, G, T]; zeros after the longest one.
+
+    They are those of `trace`, in as many steps as the longest response has tokens.
+    """
+    tokens = jnp.moveaxis(rollout.tokens, -1, 0)
+    state = initial_state(source, tokens.shape[2], scoring.budget)
+
+    def step(number, carry):
+        states, state = carry
+        states = jax.tree.map(lambda every, one: every.at[number].set(one), states, state)
+        return states, advance(state, tokens[number], source, scoring.rules)
+
+    states = jax.tree.map(lambda x: jnp.zeros((tokens.shape[0], *x.shape), x.dtype), state)
+    states, _ = lax.fori_loop(0, rollout.lengths.max(), step, (states, state))
+    return jax.tree.map(lambda field: jnp.moveaxis(field, 0, 2), states)
 
 
 @jax.custom_vjp

@@ -20,6 +20,7 @@ from decoding.span_copy import SpanRules
 from rl.advantages import group_relative
 from rl.batch import Batch
 from rl.learner import PolicyLoss, Scoring, init_state, policy_update
+from rl.packing import one_a_row
 
 # Token ids: keys 0 to 7, values 8 to 27, then three special tokens.
 KEYS, VALUES, START, END, STOP, VOCAB = 8, 20, 28, 29, 30, 31
@@ -81,11 +82,11 @@ class TinyPolicy:
         """Return the logits after one more token of each row, [1, R, V]."""
         return self.unembed(self.bigram[tokens] + self.gate[tokens] * cache), cache
 
-    def score(self, prompts, lengths, responses):
-        """Return the hidden states that predict each response token, [B, G, T, D]."""
+    def score(self, prompts, lengths, responses, places):
+        """Return the hidden states that predict each response token, [B, R, P, D]."""
         first, read = self.prefill(prompts, lengths)
         later = self.bigram[responses] + self.gate[responses] * read[:, None, None]
-        return jnp.roll(later, 1, axis=2).at[:, :, 0].set(first[:, None])
+        return jnp.where(places[..., None] == 0, first[:, None, None], jnp.roll(later, 1, axis=2))
 
     def gathered(self, num_prompts, parts):
         """Return the policy itself: one device holds all of it."""
@@ -140,7 +141,7 @@ def grpo_step(state, seed):
     rewards = reward_of(rollout.tokens, right)
     batch = Batch(rollout, advantages=group_relative(rewards)[..., None])
     state, metrics = policy_update(
-        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, num_parts=1
+        state, batch, optimizer=OPTIMIZER, scoring=SCORING, loss=LOSS, packing=one_a_row(B, G, T)
     )
     return state, metrics | {"reward": rewards.mean()}
 

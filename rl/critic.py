@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from decoding.packing import Layout
 from decoding.rollout import Rollout
+from decoding.span_scores import hidden_states
 
 
 @jax.tree_util.register_dataclass
@@ -31,14 +33,14 @@ def init_critic(width: int, trunk: Any = None) -> Critic:
 
 
 def values(
-    critic: Critic, hidden: Float[Array, "B G T D"], rollout: Rollout
+    critic: Critic, hidden: Float[Array, "B R P D"], rollout: Rollout, layout: Layout
 ) -> Float[Array, "B G T"]:
-    """Return v_t of the state before each response token.
+    """Return v_t of the state before each response token, 0 after a response's end.
 
     Args:
-      hidden: the policy's states that predict the tokens; a critic with a trunk ignores them.
+      hidden: the policy's states that predict the token at each position; a critic with a trunk
+        ignores them.
     """
     if critic.trunk is not None:
-        prompts = rollout.prompts
-        hidden = critic.trunk.score(prompts.tokens, prompts.lengths, rollout.tokens)
-    return hidden.astype(jnp.float32) @ critic.kernel + critic.bias
+        hidden = hidden_states(critic.trunk, rollout, layout)
+    return layout.of_responses(hidden.astype(jnp.float32) @ critic.kernel + critic.bias)

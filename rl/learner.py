@@ -3,6 +3,10 @@
 Departures from the paper: training uses the sampler's state machine, budget and forced end, so that
 there is one definition of the span mask. Micro-batches hold whole groups, so that a prompt is
 computed once for all its responses.
+
+An update is a few programs: one for each size of rows that occurs in the batch (`rl/packing.py`)
+adds gradients of micro-batches, and one applies their sum. Losses see responses, [B, G, T]; only
+hidden states and logits are in rows.
 """
 
 import dataclasses
@@ -12,13 +16,15 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float
 
+from decoding.packing import Layout, Slots
 from decoding.policy import Policy
 from decoding.rollout import Rollout
-from decoding.span_scores import Scoring, score_tokens
+from decoding.span_scores import Scoring, hidden_states, score_tokens
 from rl.batch import Batch
 from rl.critic import Critic, values
 from rl.losses import (
@@ -34,6 +40,9 @@ from rl.losses import (
     token_log_ratio,
     truncated_importance,
 )
+from rl.micro_batches import Parts, Shardings, in_order, lying, parts_of, shardings_of
+from rl.optimizer import vocabulary_matrices, with_matrices
+from rl.packing import Packing
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -85,8 +94,12 @@ def init_state(
     return LearnerState(policy, optimizer_state, jnp.zeros((), jnp.int32), critic)
 
 
-def _trained(policy: Policy, critic: Critic | None):
-    """Return the parameters to optimise: the policy's, or both by name."""
+def trained_of(state: LearnerState) -> Any:
+    """Return the parameters to optimise: the policy's, or policy and critic by name."""
+    return _trained(state.policy, state.critic)
+
+
+def _trained(policy: Policy, critic: Critic | None) -> Any:
     return policy if critic is None else {"policy": policy, "critic": critic}
 
 
@@ -94,72 +107,89 @@ def _both(trained) -> tuple[Policy, Critic | None]:
     return (trained["policy"], trained["critic"]) if isinstance(trained, dict) else (trained, None)
 
 
-def hidden_states(policy: Policy, rollout: Rollout) -> Float[Array, "B G T D"]:
-    """Return the hidden states that predict each token of the responses."""
-    prompts = rollout.prompts
-    return policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
-
-
-def split_prompts(batch, num_parts: int) -> tuple[list, Callable]:
-    """Split every array's leading (prompt) axis into [parts, prompts a part].
-
-    Part p holds prompts p, p + num_parts, …: each part takes prompts from every device, so that
-    each part is split over devices as the batch is.
-
-    Returns:
-      The arrays, and a function from one part's arrays to a batch.
-    """
-    leaves, structure = jax.tree.flatten(batch)
-    parts = [x.reshape(-1, num_parts, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
-    return parts, functools.partial(jax.tree.unflatten, structure)
-
-
-@functools.partial(jax.jit, static_argnames=("scoring", "num_parts"))
 def score_in_parts(
-    policy: Policy, rollout: Rollout, scoring: Scoring, num_parts: int
+    policy: Policy, rollout: Rollout, *, scoring: Scoring, packing: Packing
 ) -> Float[Array, "B G T"]:
-    """Return log-probabilities without gradient, a few prompts at a time."""
-    parts, join = split_prompts(_unscored(rollout), num_parts)
-
-    def scores(part):
-        some = join(part)
-        return score_tokens(policy, hidden_states(policy, some), some, scoring).log_probs
-
-    return lax.map(scores, parts).swapaxes(0, 1).reshape(rollout.tokens.shape)
+    """Return log-probabilities without gradient, a micro-batch of prompts at a time."""
+    return _scored(policy, None, rollout, scoring, packing)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("scoring", "num_parts"))
 def score_and_value_in_parts(
-    policy: Policy, critic: Critic, rollout: Rollout, scoring: Scoring, num_parts: int
+    policy: Policy, critic: Critic, rollout: Rollout, *, scoring: Scoring, packing: Packing
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
-    """Return log-probabilities and values without gradient, a few prompts at a time."""
-    parts, join = split_prompts(_unscored(rollout), num_parts)
-
-    def both(part):
-        some = join(part)
-        hidden = hidden_states(policy, some)
-        return score_tokens(policy, hidden, some, scoring).log_probs, values(critic, hidden, some)
-
-    scored = lax.map(both, parts)
-    return tuple(x.swapaxes(0, 1).reshape(rollout.tokens.shape) for x in scored)
+    """Return log-probabilities and values without gradient, a micro-batch of prompts at a time."""
+    log_probs, found = _scored(policy, critic, rollout, scoring, packing)
+    return log_probs, found
 
 
-def _unscored(rollout: Rollout) -> Rollout:
-    """Return the rollout without the sampler's log-probabilities, to save their memory."""
-    return dataclasses.replace(rollout, log_probs=None)
+def _scored(
+    policy: Policy, critic: Critic | None, rollout: Rollout, scoring: Scoring, packing: Packing
+) -> tuple[Array, ...]:
+    # The sampler's log-probabilities are not read.
+    rollout = dataclasses.replace(rollout, log_probs=None)
+    some, slots = in_order((rollout, packing.slots), packing.order)
+    found = None
+    if packing.num_parts > 1:
+        zeros = jnp.zeros_like(some.tokens, jnp.float32)
+        found = (zeros,) if critic is None else (zeros, jnp.copy(zeros))
+    for parts in parts_of(packing, slots):
+        found = score_parts(policy, critic, some, parts, found, scoring=scoring)
+    return in_order(found, np.argsort(packing.order))
 
 
-def _sft_loss(policy: Policy, rollout: Rollout, num_tokens, scoring: Scoring):
-    scores = score_tokens(policy, hidden_states(policy, rollout), rollout, scoring)
+@functools.partial(jax.jit, static_argnames="scoring", donate_argnames="found")
+def score_parts(
+    policy: Policy,
+    critic: Critic | None,
+    rollout: Rollout,
+    parts: Parts,
+    found: tuple[Array, ...] | None,
+    *,
+    scoring: Scoring,
+) -> tuple[Array, ...]:
+    """Add the log-probabilities of some micro-batches to those of others, and values with a critic.
+
+    Args:
+      rollout: the whole batch, in the order of its packing.
+      found: [B, G, T] each; None if the batch is one micro-batch.
+    """
+
+    def both(number):
+        some, slots = parts.split(rollout, number)
+        layout = parts.lay_out(some, slots)
+        hidden = hidden_states(policy, some, layout)
+        log_probs = score_tokens(policy, hidden, some, scoring, layout).log_probs
+        if critic is None:
+            return (log_probs,)
+        return log_probs, values(critic, hidden, some, layout)
+
+    if found is None:
+        return both(0)
+
+    def add(number, found):
+        def one(every, some):
+            beside = every.reshape(-1, parts.num_parts, *every.shape[1:])
+            return beside.at[:, number].set(some).reshape(every.shape)
+
+        return jax.tree.map(one, found, both(number))
+
+    return lax.fori_loop(parts.first, parts.last, add, found)
+
+
+def _sft_loss(policy: Policy, rollout: Rollout, layout: Layout, num_tokens, scoring: Scoring):
+    hidden = hidden_states(policy, rollout, layout)
+    scores = score_tokens(policy, hidden, rollout, scoring, layout)
     loss = -masked_sum(scores.log_probs, rollout.mask) / num_tokens
     return loss, {"loss": loss, "entropy": masked_sum(scores.entropy, rollout.mask) / num_tokens}
 
 
-def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: PolicyLoss):
+def _policy_loss(
+    trained, batch: Batch, layout: Layout, denominators, scoring: Scoring, loss: PolicyLoss
+):
     policy, critic = _both(trained)
     rollout, mask = batch.rollout, batch.rollout.mask
-    hidden = hidden_states(policy, rollout)
-    scores = score_tokens(policy, hidden, rollout, scoring)
+    hidden = hidden_states(policy, rollout, layout)
+    scores = score_tokens(policy, hidden, rollout, scoring, layout)
     # Log-probabilities outside the mask are meaningless and may be infinite. Their gradients must
     # be finite.
     new = jnp.where(mask, scores.log_probs, 0.0)
@@ -201,7 +231,7 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
         total += loss.kl_coefficient * total_of(kl)
         metrics["kl"] = mean(kl)
     if critic is not None:
-        found = values(critic, hidden, rollout)
+        found = values(critic, hidden, rollout, layout)
         # A batch for a critic has both.
         targets = cast(tuple[Array, Array], (batch.old_values, batch.returns))
         old_values, returns = (jnp.where(mask, x, 0.0) for x in targets)
@@ -211,62 +241,125 @@ def _policy_loss(trained, batch: Batch, denominators, scoring: Scoring, loss: Po
     return total, {"loss": total, **metrics}
 
 
-def _accumulate(loss_fn: Callable, trained, parts) -> tuple[Any, Metrics]:
-    """Sum gradients and metrics over micro-batches; the losses share one denominator."""
-    gradient_fn = jax.grad(loss_fn, has_aux=True)
-    first = [x[0] for x in parts]
-    if parts[0].shape[0] == 1:
-        return gradient_fn(trained, first)
+def _summed(
+    loss_fn: Callable, trained, parts: Parts, total, shardings: Shardings
+) -> tuple[Any, Metrics]:
+    """Add gradients of micro-batches to `total`, and sum their metrics.
 
-    def add(total, part):
-        return jax.tree.map(jnp.add, total, gradient_fn(trained, part)), None
+    Args:
+      loss_fn: a loss of the trained parameters and of the number of a micro-batch, with metrics.
+        All losses share one denominator.
+      total: None if the batch is one micro-batch.
+      shardings: the layout of the trained parameters, for their gradients.
+    """
 
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient_fn, trained, first)
-    )
-    return lax.scan(add, zeros, parts)[0]
+    def gradient_fn(trained, number):
+        gradient, metrics = jax.grad(loss_fn, has_aux=True)(trained, number)
+        return lying(gradient, shardings), metrics
+
+    if total is None:
+        return gradient_fn(trained, 0)
+
+    def add(number, sums):
+        return jax.tree.map(jnp.add, sums, gradient_fn(trained, number))
+
+    _, metrics = jax.eval_shape(loss_fn, trained, parts.first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+    return lax.fori_loop(parts.first, parts.last, add, (total, zeros))
 
 
-def _apply(
-    state: LearnerState, gradient: Any, optimizer: optax.GradientTransformation
-) -> LearnerState:
-    trained = _trained(state.policy, state.critic)
+def _of_runs(add: Callable, trained, slots: Slots, packing: Packing) -> tuple[Any, Metrics]:
+    """Return the gradient and the metrics of a batch, by one call of `add` for each size."""
+    total = None if packing.num_parts == 1 else jax.tree.map(jnp.zeros_like, trained)
+    shardings, found = shardings_of(trained), []
+    for parts in parts_of(packing, slots):
+        total, metrics = add(parts=parts, total=total, shardings=shardings)
+        found.append(metrics)
+    return total, jax.tree.map(lambda *values: sum(values[1:], values[0]), *found)
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer", "matrices_only"), donate_argnames="state")
+def apply_gradient(
+    state: LearnerState,
+    gradient: Any,
+    *,
+    optimizer: optax.GradientTransformation,
+    matrices_only: bool = False,
+) -> tuple[LearnerState, Float[Array, ""]]:
+    """Return the state after a step along a gradient, and the gradient's norm.
+
+    Args:
+      gradient: of the trained parameters, or of the vocabulary's matrices only.
+    """
+    trained = trained_of(state)
+    norm = optax.tree.norm(gradient)
+    if matrices_only:
+        gradient = with_matrices(jax.tree.map(jnp.zeros_like, trained), gradient)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, trained)
     policy, critic = _both(optax.apply_updates(trained, updates))
-    return LearnerState(policy, optimizer_state, state.step + 1, critic)
+    return LearnerState(policy, optimizer_state, state.step + 1, critic), norm
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "scoring", "num_parts"), donate_argnums=0)
 def sft_update(
     state: LearnerState,
     rollout: Rollout,
     *,
     optimizer: optax.GradientTransformation,
     scoring: Scoring,
-    num_parts: int,
+    packing: Packing,
+    matrices_only: bool = False,
 ) -> tuple[LearnerState, Metrics]:
     """Take one step of supervised fine-tuning on demonstrations, under the span mask.
 
     Loss: the mean over completion tokens of -log pi (arXiv 2604.09494, section 4.1).
 
     Args:
+      state: donated.
       rollout: demonstrations, G = 1; empty ones have no weight.
-      num_parts: the number of micro-batches; divides the number of prompts.
+      packing: the micro-batches.
+      matrices_only: whether the optimiser reads the gradient of the vocabulary's matrices only
+        (`train_rows_only`), so that no other gradient is computed.
+    """
+    rollout, slots = in_order((rollout, packing.slots), packing.order)
+    trained = vocabulary_matrices(state.policy) if matrices_only else state.policy
+    add = functools.partial(sft_gradient, trained, state.policy, rollout, scoring=scoring)
+    gradient, metrics = _of_runs(add, trained, slots, packing)
+    changes = {"optimizer": optimizer, "matrices_only": matrices_only}
+    return apply_gradient(state, gradient, **changes)[0], metrics
+
+
+@functools.partial(jax.jit, static_argnames=("scoring", "shardings"), donate_argnames="total")
+def sft_gradient(
+    trained: Any,
+    policy: Policy,
+    rollout: Rollout,
+    parts: Parts,
+    total: Any,
+    *,
+    scoring: Scoring,
+    shardings: Shardings,
+) -> tuple[Any, Metrics]:
+    """Add the gradients of some micro-batches of demonstrations to `total`.
+
+    Args:
+      trained: the policy, or its vocabulary's matrices.
+      rollout: the whole batch, in the order of its packing.
+      total: the gradient of other micro-batches; None if the batch is one micro-batch.
+      shardings: the layout of the trained parameters, for their gradients.
+
+    Returns:
+      The sum, and the metrics of these micro-batches.
     """
     num_tokens = jnp.maximum(rollout.mask.sum(), 1)
-    parts, join = split_prompts(rollout, num_parts)
 
-    def loss(policy, part):
-        return _sft_loss(policy, join(part), num_tokens, scoring)
+    def loss_fn(trained, number):
+        some, slots = parts.split(rollout, number)
+        changed = with_matrices(policy, trained) if isinstance(trained, dict) else trained
+        return _sft_loss(changed, some, parts.lay_out(some, slots), num_tokens, scoring)
 
-    # The norm of the whole gradient is not reported: if only rows train, it is never computed.
-    gradient, metrics = _accumulate(loss, state.policy, parts)
-    return _apply(state, gradient, optimizer), metrics
+    return _summed(loss_fn, trained, parts, total, shardings)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("optimizer", "scoring", "loss", "num_parts"), donate_argnums=0
-)
 def policy_update(
     state: LearnerState,
     batch: Batch,
@@ -274,7 +367,7 @@ def policy_update(
     optimizer: optax.GradientTransformation,
     scoring: Scoring,
     loss: PolicyLoss,
-    num_parts: int,
+    packing: Packing,
 ) -> tuple[LearnerState, Metrics]:
     """Take one policy-gradient step on a batch of whole groups.
 
@@ -282,16 +375,48 @@ def policy_update(
     the KL penalty (arXiv 2604.09494, section 4.2); with a critic its value loss too.
 
     Args:
-      num_parts: the number of micro-batches of whole groups; divides the number of prompts.
+      state: donated.
+      packing: the micro-batches of whole groups.
+    """
+    batch, slots = in_order((batch, packing.slots), packing.order)
+    trained = trained_of(state)
+    add = functools.partial(policy_gradient, trained, batch, scoring=scoring, loss=loss)
+    gradient, metrics = _of_runs(add, trained, slots, packing)
+    state, metrics["grad_norm"] = apply_gradient(state, gradient, optimizer=optimizer)
+    return state, metrics
+
+
+@functools.partial(
+    jax.jit, static_argnames=("scoring", "loss", "shardings"), donate_argnames="total"
+)
+def policy_gradient(
+    trained: Any,
+    batch: Batch,
+    parts: Parts,
+    total: Any,
+    *,
+    scoring: Scoring,
+    loss: PolicyLoss,
+    shardings: Shardings,
+) -> tuple[Any, Metrics]:
+    """Add the policy gradients of some micro-batches to `total`.
+
+    Args:
+      trained: the policy, or policy and critic by name.
+      batch: the whole batch, in the order of its packing.
+      total: the gradient of other micro-batches; None if the batch is one micro-batch.
+      shardings: the layout of the trained parameters, for their gradients.
+
+    Returns:
+      The sum, and the metrics of these micro-batches.
     """
     mask = batch.rollout.mask
     denominator = loss_denominator(mask, loss.aggregation, max_tokens=scoring.budget)
     denominators = denominator, jnp.maximum(mask.sum(), 1)
-    parts, join = split_prompts(batch, num_parts)
 
-    def loss_fn(trained, part):
-        return _policy_loss(trained, join(part), denominators, scoring, loss)
+    def loss_fn(trained, number):
+        some, slots = parts.split(batch, number)
+        layout = parts.lay_out(some.rollout, slots)
+        return _policy_loss(trained, some, layout, denominators, scoring, loss)
 
-    gradient, metrics = _accumulate(loss_fn, _trained(state.policy, state.critic), parts)
-    metrics["grad_norm"] = optax.tree.norm(gradient)
-    return _apply(state, gradient, optimizer), metrics
+    return _summed(loss_fn, trained, parts, total, shardings)

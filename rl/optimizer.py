@@ -76,10 +76,10 @@ def train_rows_only(
     picked = np.asarray(rows, np.int32)
 
     def pick(tree):
-        return {name: value[picked] for name, value in _vocabulary_matrices(tree).items()}
+        return {name: value[picked] for name, value in vocabulary_matrices(tree).items()}
 
     def init(params):
-        matrices = _vocabulary_matrices(params)
+        matrices = vocabulary_matrices(params)
         if not matrices or not rows:
             raise ValueError(
                 f"no rows to train: {len(rows)} row numbers for the matrices {list(matrices)}; "
@@ -107,9 +107,15 @@ def train_rows_only(
     return optax.GradientTransformation(init, update)
 
 
-def _vocabulary_matrices(tree: Any) -> dict[str, Any]:
+def vocabulary_matrices(tree: Any) -> dict[str, Any]:
+    """Return the leaves `embedding` and `output` of a tree of parameters, those that it has."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {_name(path): leaf for path, leaf in leaves if _name(path) in ("embedding", "output")}
+
+
+def with_matrices(tree: Any, matrices: dict[str, Any]) -> Any:
+    """Return a tree of parameters with other leaves for the given names."""
+    return jax.tree.map_with_path(lambda path, leaf: matrices.get(_name(path), leaf), tree)
 
 
 def _name(path) -> str:

@@ -77,7 +77,9 @@ _DTYPES = ("float32", "bfloat16")
 _COLD_START = {
     "steps": _count("Updates of the stage."),
     "batch_size": _count("Demonstrations in an update."),
-    "micro_batch": _count("Demonstrations computed at a time; it divides `batch_size`."),
+    "micro_batch": _count(
+        "Demonstrations computed at a time, those of similar length; it divides `batch_size`."
+    ),
     "learning_rate": _positive("The peak of the schedule: a warm-up, then a cosine to a tenth."),
     "warmup_fraction": _share("Share of the updates in which the learning rate rises."),
 }
@@ -85,7 +87,10 @@ _POLICY_GRADIENT = {
     "steps": _count("Batches of prompts that are sampled and learned from."),
     "prompts_per_step": _count("Prompts of a step, B."),
     "group_size": _count("Responses sampled for each prompt, G."),
-    "micro_batch": _count("Prompts, with all their responses, computed at a time in an update."),
+    "micro_batch": _count(
+        "Prompts, with all their responses, computed at a time in an update. All are padded to the "
+        "size of the largest group, so fewer prompts are padded less."
+    ),
     "warmup_fraction": _share("Share of the updates in which the learning rate rises."),
     "temperature": _temperature("Temperature at which responses are sampled and scored."),
     "kl_coefficient": _not_negative("Weight of the KL penalty towards the reference policy."),

@@ -1,7 +1,7 @@
 """Attention in parts that are merged by their log-sum-exp.
 
-A response token attends to its prompt, whose keys and values all G continuations share, and to its
-own response. Each part is one call of `attend`; `merge` combines the parts exactly as one softmax
+A response token attends to its prompt, whose keys and values all G continuations share (`attend`),
+and to its own response (`row_attention.py`); `merge` combines the parts exactly as one softmax
 would. A call holds the scores of at most QUERY_BLOCK queries a key head and prompt at a time,
 forward and backward. Causal attention splits the queries into up to MAX_SEGMENTS segments, each of
 which takes only the keys up to its end: with 8 segments, 7 of 16 parts of the scores are never
@@ -67,27 +67,6 @@ def attend(
         )
     outputs, sums = zip(*parts, strict=True)
     return jnp.concatenate(outputs, axis=1), jnp.concatenate(sums, axis=1)
-
-
-def attend_rows(
-    query: Float[Array, "B G T N H"],
-    key: Float[Array, "B G T K H"],
-    value: Float[Array, "B G T K H"],
-) -> tuple[Float[Array, "B G T N H"], Float[Array, "B G T N"]]:
-    """Attend causally within each of a prompt's G rows; the results are those of `attend`."""
-    group_size, length = query.shape[1:3]
-    at_once = max(1, QUERY_BLOCK // min(QUERY_BLOCK, _segment_size(length)))
-    if group_size <= at_once:
-        found = attend(*(x.reshape(-1, *x.shape[2:]) for x in (query, key, value)), causal=True)
-        return jax.tree.map(lambda x: x.reshape(-1, group_size, *x.shape[1:]), found)
-
-    @jax.checkpoint
-    def one_row(row):
-        return attend(*row, causal=True)
-
-    rows = tuple(jnp.moveaxis(x, 1, 0) for x in (query, key, value))
-    found = lax.map(one_row, rows, batch_size=at_once)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), found)
 
 
 def _segment_size(num_queries: int) -> int:

@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from recallm_jax.models import splash
-from recallm_jax.models.attention import Projected, attend, attend_from, attend_rows, merge
+from recallm_jax.models.attention import Projected, attend, attend_from, merge
 from recallm_jax.models.placement import Placement
+from recallm_jax.models.row_attention import attend_rows
 
 # The name of attention's results in rematerialisation policies.
 ATTENTION = "attention"
@@ -64,22 +65,26 @@ def attend_group(
     prompt: Projected,
     own: Projected,
     lengths: Int[Array, " B"],
+    places: Int[Array, "B R P"] | None,
     placement: Placement | None,
-) -> tuple[Float[Array, "B S N H"], Float[Array, "B G T N H"]]:
+) -> tuple[Float[Array, "B S N H"], Float[Array, "B R P N H"]]:
     """Attend causally within prompts, and from responses to their prompt and to themselves.
 
     Args:
+      own: the tokens of responses, in rows [B, R, P].
       lengths: the number of prompt tokens that responses see, the first ones.
+      places: the number of each token in its response; None if each row is one response.
     """
     if placement is None:
-        return _named(_group_part(prompt, own, lengths, WHOLE))
+        return _named(_group_part(prompt, own, lengths, places, WHOLE))
     prompt, own = (_key_heads_as_queries(one, placement) for one in (prompt, own))
     specs = _specs(prompt, ("batch", "length"), placement)
     own_specs = _specs(own, ("batch", "group", None), placement)
     local = functools.partial(_group_part, part=_part(prompt, placement))
     batch = placement.spec(["batch"], lengths.shape)
-    inputs, outputs = (specs, own_specs, batch), (specs.query, own_specs.query)
-    mixed = _on_devices(local, placement, inputs, outputs)(prompt, own, lengths)
+    rows = None if places is None else placement.spec(["batch", "group", None], places.shape)
+    inputs, outputs = (specs, own_specs, batch, rows), (specs.query, own_specs.query)
+    mixed = _on_devices(local, placement, inputs, outputs)(prompt, own, lengths, places)
     # The kernel names its results itself.
     return mixed if placement.splash else _named(mixed)
 
@@ -88,12 +93,16 @@ def _named(mixed):
     return jax.tree.map(lambda x: checkpoint_name(x, ATTENTION), mixed)
 
 
-def _group_part(prompt: Projected, own: Projected, lengths, part: _Part):
+def _group_part(prompt: Projected, own: Projected, lengths, places, part: _Part):
     whole = _whole(prompt, part)
     mixed = _prompt_part(whole, part)
     if part.kernel is not None:
-        return mixed, splash.attend_responses(own, whole.key, whole.value, lengths, part.kernel)
-    among = attend_rows(*own)
+        keys = (whole.key, whole.value, lengths)
+        return mixed, splash.attend_responses(own, *keys, places, part.kernel)
+    starts = jnp.zeros(own.query.shape[:3], jnp.int32)
+    if places is not None:
+        starts += jnp.arange(places.shape[2])[None, None] - places
+    among = attend_rows(*own, starts)
     queries = own.query.reshape(own.query.shape[0], -1, *own.query.shape[3:])
     shared = attend(queries, whole.key, whole.value, key_lengths=lengths)
     shared = (shared[0].reshape(among[0].shape), shared[1].reshape(among[1].shape))

@@ -1,9 +1,11 @@
 """Attention of many tokens by JAX's splash attention, a TPU kernel that never holds the scores.
 
 Groups need two masks. Within a prompt, which devices may split, attention is causal. A response
-sees the prompt up to its length, and itself causally. The responses of a prompt are one sequence of
-queries over one sequence of keys: those of the prompt, then those of the responses. Blocks of
-scores that a mask leaves empty are not computed. The kernel brings both gradients.
+sees the prompt up to its length, and itself causally. The rows of responses to a prompt are one
+sequence of queries over one sequence of keys: those of the prompt, then those of the rows. Blocks
+of scores that a mask leaves empty are not computed. Where a row holds several responses, the kernel
+computes masks from numbers that say for each query which keys it sees. The kernel brings both
+gradients.
 """
 
 import dataclasses
@@ -65,9 +67,9 @@ class _Causal(splash_attention_mask.Mask):
 
 @dataclasses.dataclass(frozen=True)
 class _Responses(splash_attention_mask.Mask):
-    """Query (g, t) sees all keys of the prompt, and keys (g, 0) to (g, t) of the responses.
+    """Query (r, p) sees all keys of the prompt, and keys (r, 0) to (r, p) of the rows.
 
-    A block is within the prompt or within one response.
+    A block is within the prompt or within one row.
     """
 
     prompt: int
@@ -87,6 +89,36 @@ class _Responses(splash_attention_mask.Mask):
         if first // self.length != first_key // self.length:
             return _constant(False, rows, columns)
         return _triangle(first - first_key, rows, columns)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PackedResponses(_Responses):
+    """A query sees all keys of the prompt, and those of its own response up to itself.
+
+    Each query has a number, `seen_by`: its first own key among the keys of the rows, and how many
+    tokens of its response come before it. The mask above says which blocks are computed.
+    """
+
+    @property
+    def q_sequence(self) -> np.ndarray:
+        """Stands for the numbers, which are known when the program runs."""
+        return np.zeros(self.shape[0], np.int32)
+
+    @property
+    def radix(self) -> int:
+        """The factor of the first key in a number."""
+        return 1 << (self.length - 1).bit_length()
+
+    def seen_by(self, places: Int[Array, "R P"]) -> Int[Array, " Q"]:
+        """Return the numbers of the queries, from the number of each token in its response."""
+        places = places.reshape(-1)
+        return (jnp.arange(places.size, dtype=jnp.int32) - places) * self.radix + places
+
+    def mask_function(self, number, key):
+        """Return whether the queries see the keys; arrays of one shape."""
+        shift = self.radix.bit_length() - 1
+        ahead = key - self.prompt - jnp.right_shift(number, shift)
+        return (key < self.prompt) | ((ahead >= 0) & (ahead <= (number & (self.radix - 1))))
 
 
 def _ends(part: slice) -> tuple[int, int]:
@@ -163,27 +195,41 @@ def attend_responses(
     prompt_key: Float[Array, "B S K H"],
     prompt_value: Float[Array, "B S K H"],
     lengths: Int[Array, " B"],
+    places: Int[Array, "B R P"] | None,
     kernel: Kernel,
-) -> Float[Array, "B G T N H"]:
-    """Attend from responses [B, G, T] to `lengths` keys of their prompt, and causally to their own.
+) -> Float[Array, "B R P N H"]:
+    """Attend from responses to `lengths` keys of their prompt, and causally to their own.
 
     Args:
-      own: the queries, keys and values of the responses.
+      own: the queries, keys and values of the responses, in rows [B, R, P].
+      places: the number of each token in its response; None if each row is one response.
     """
     query, own_key, own_value = (x.reshape(x.shape[0], -1, *x.shape[3:]) for x in own)
     size = prompt_key.shape[1]
     group, length = own.query.shape[1:3]
     key = jnp.concatenate([prompt_key, own_key], axis=1)
     value = jnp.concatenate([prompt_value, own_value], axis=1)
-    # Tokens see only their own segment; the prompt's padding is in another one.
-    places = jnp.arange(key.shape[1])[None]
-    padding = (places >= lengths[:, None]) & (places < size)
+    # Tokens see only their own segment; only the prompt's padding is in another one.
+    at = jnp.arange(key.shape[1])[None]
+    padding = (at >= lengths[:, None]) & (at < size)
     segments = splash_attention_kernel.SegmentIds(
         q=jnp.zeros(query.shape[:2], jnp.int32), kv=padding.astype(jnp.int32)
     )
     divided = np.gcd(size, length).item()
-    attend = _kernel(_Responses(size, group, length), length, divided, 1, kernel)
-    rows = jax.vmap(attend)(*_heads_first(query, key, value), segments)
+    inputs = (*_heads_first(query, key, value), segments)
+    if places is None:
+        attend = _kernel(_Responses(size, group, length), length, divided, 1, kernel)
+        rows = jax.vmap(attend)(*inputs)
+    else:
+        mask = _PackedResponses(size, group, length)
+        if group * length * mask.radix > 1 << 31:
+            raise ValueError(f"{group} rows of {length} tokens a device are too many; use fewer")
+        attend = _kernel(mask, length, divided, 1, kernel)
+
+        def attend_packed(places, *inputs):
+            return _with_numbers(attend, mask.seen_by(places))(*inputs)
+
+        rows = jax.vmap(attend_packed)(places, *inputs)
     return jnp.moveaxis(rows, 1, 2).reshape(own.query.shape)
 
 
@@ -214,6 +260,14 @@ def _kernel(mask, queries: int, keys: int, parts: int, kernel: Kernel):
             residual_checkpoint_name="attention",
             interpret=kernel.interpret,
         )
+
+
+def _with_numbers(kernel, numbers: Int[Array, " Q"]):
+    """Return the kernel of a computed mask with the numbers of its queries."""
+    infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+    return splash_attention_kernel.SplashAttentionKernel(
+        *(info._replace(q_sequence=numbers) for info in infos), **kernel.kwargs
+    )
 
 
 def _of_part(kernel, number: Int[Array, ""], parts: int):

@@ -302,18 +302,22 @@ class Transformer(nnx.Module):
         self,
         prompts: Int[Array, "B S"],
         lengths: Int[Array, " B"],
-        responses: Int[Array, "B G T"],
-    ) -> Float[Array, "B G T D"]:
+        responses: Int[Array, "B R P"],
+        places: Int[Array, "B R P"] | None = None,
+    ) -> Float[Array, "B R P D"]:
         """Return the hidden states that predict each response token.
 
-        The prompt's tokens pass the layers once, together with the tokens of all G responses.
+        The prompt's tokens pass the layers once, together with the tokens of all responses.
         """
-        group_size, length = responses.shape[1:]
+        length = responses.shape[2]
         sizes = padded_sizes(prompts.shape[1], length, self.placement)
         prompts, responses = _padded(prompts, sizes[0]), _padded(responses, sizes[1])
         cos_sin = rotation(self.config, jnp.arange(sizes[0])[None])
-        own_places = (lengths[:, None] + jnp.arange(sizes[1])[None])[:, None]
-        own_cos_sin = rotation(self.config, own_places)
+        if places is None:
+            own_places = jnp.arange(sizes[1])[None, None]
+        else:
+            own_places = places = _padded(places, sizes[1])
+        own_cos_sin = rotation(self.config, lengths[:, None, None] + own_places)
 
         def block(carry, layer):
             prompt, own = carry
@@ -322,6 +326,7 @@ class Transformer(nnx.Module):
                 self._project(params, prompt, cos_sin, PROMPT),
                 self._project(params, own, own_cos_sin, OWN),
                 lengths,
+                places,
                 self.placement,
             )
             prompt = self._residual(params, prompt, mixed, PROMPT)
@@ -330,8 +335,8 @@ class Transformer(nnx.Module):
         carry = (self._embed(prompts, PROMPT), self._embed(responses, OWN))
         (prompt, own), _ = lax.scan(_remat(block, self.config.remat), carry, self.layers)
         last = _at(prompt, lengths - 1)[:, None, None]
-        last = jnp.broadcast_to(last, (last.shape[0], group_size, 1, last.shape[-1]))
-        hidden = jnp.concatenate([last, own[:, :, : length - 1]], axis=2)
+        before = jnp.pad(own, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :length]
+        hidden = jnp.where(own_places[:, :, :length, None] == 0, last, before)
         return self._laid_out(self._norm(hidden, self.final_norm[...]), *OWN, None)
 
     def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:

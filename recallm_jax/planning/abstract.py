@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from decoding.decode_loop import Limits, decode_at_once, start
+from decoding.packing import RowSize, Slots
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
@@ -42,6 +43,8 @@ from recallm_jax.training.sft import demonstrated
 from recallm_jax.training.stages import Stage, training_rules
 from rl.batch import Batch, ScoredRollout
 from rl.learner import LearnerState
+from rl.micro_batches import Parts
+from rl.packing import one_a_row
 
 
 def abstract_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Context:
@@ -189,9 +192,24 @@ def batch(run: PolicyStage, state: LearnerState, reference: Policy, rollout: Rol
         # The host makes the rewards: a float32 number and a flag for each response.
         totals = jnp.zeros(rollout.lengths.shape, jnp.float32)
         scored = ScoredRollout(rollout, totals, jnp.ones(totals.shape, bool))
-        return batch_of(run, state, reference, scored)[0]
+        packing = one_a_row(*rollout.tokens.shape)
+        return batch_of(run, state, reference, scored, packing)[0]
 
     return _placed(run.context, jax.eval_shape(make, state, reference, rollout))
+
+
+def parts(context: Context, rollout: Rollout, size: RowSize, micro_batch: int) -> Parts:
+    """Describe the micro-batches of a batch, with rows of one size."""
+    slot = jax.ShapeDtypeStruct(rollout.lengths.shape, np.int32)
+    number = jax.ShapeDtypeStruct((), np.int32)
+    slots = _placed(context, Slots(slot, slot))
+    return Parts(slots, number, number, size, len(rollout.lengths) // micro_batch)
+
+
+def scores(context: Context, rollout: Rollout, count: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Describe scores of the tokens of a rollout: `count` float32 numbers for each."""
+    found = jax.ShapeDtypeStruct(rollout.tokens.shape, jnp.float32)
+    return (_placed(context, found),) * count
 
 
 def minibatch(run: PolicyStage, whole: Batch) -> Batch:

@@ -5,7 +5,15 @@ from ml_collections import ConfigDict
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.planning.chips import GIB
 from recallm_jax.planning.compiling import Planned
-from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT, Program
+from recallm_jax.planning.programs import (
+    BATCH,
+    GRADIENT,
+    OPTIMISER,
+    OTHERS,
+    PARAMETERS,
+    ROLLOUT,
+    Program,
+)
 
 # Parts below this share of a program's memory get no advice.
 _LARGE = 0.15
@@ -18,7 +26,7 @@ def advice(planned: Planned, config: ConfigDict, sizes: ModelConfig) -> list[str
     for parts in (memory.arguments, memory.resident):
         for name, size in parts.items():
             held[name] = held.get(name, 0) + size
-    state = sum(held.get(name, 0) for name in (PARAMETERS, OPTIMISER, OTHERS))
+    state = sum(held.get(name, 0) for name in (PARAMETERS, OPTIMISER, GRADIENT, OTHERS))
     caches = sum(planned.caches.values())
     work = memory.temporaries + memory.outputs + held.get(BATCH, 0) - caches
     shares = {
@@ -59,6 +67,8 @@ def _rollout(config: ConfigDict, sizes: ModelConfig) -> list[str]:
 def _work(program: Program, config: ConfigDict, sizes: ModelConfig) -> list[str]:
     if program.kind == "decode":
         return _fewer_prompts(program.name, config) or _longer_sequence(config)
+    if program.kind == "apply":
+        return _state(config)
     if program.kind == "reshard":
         return _rollout(config, sizes)
     section = program.name.partition(".")[0]

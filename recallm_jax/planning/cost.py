@@ -19,7 +19,11 @@ from recallm_jax.planning.programs import Program
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import SFT_STAGES
 
-_PARTS = {"reshard": "rollout", "decode": "rollout", "score": "scores", "update": "update"}
+_PARTS = {
+    **dict.fromkeys(("reshard", "decode"), "rollout"),
+    "score": "scores",
+    **dict.fromkeys(("update", "apply"), "update"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,10 +86,12 @@ def _sent(program: Program, groups: Groups, traffic: Traffic) -> float:
     their prompts sends at least its share of the tokens. Slices are joined by another network,
     which has no published rate for a chip, so traffic between them does not count.
     """
-    follows_tokens = program.kind in ("score", "update")
-    share = groups.tokens / program.groups.tokens if follows_tokens else 1.0
     once, each_round = (
         sum(size for kind, size in sizes.items() if kind != BETWEEN_SLICES)
         for sizes in (traffic.once, traffic.each_round)
     )
-    return share * once + (groups.responses.mean if program.rounds else 0.0) * each_round
+    if program.kind in ("score", "update"):
+        # Its rounds are its micro-batches.
+        share = groups.tokens / program.groups.tokens
+        return share * (once + program.rounds * each_round)
+    return once + (groups.responses.mean if program.rounds else 0.0) * each_round

@@ -1,10 +1,12 @@
 """The programs that a run compiles, in order, and the arrays in memory while each runs.
 
 These are the jitted functions that `train` and `evaluate` call, with descriptions instead of
-arrays: `sft_update`; for GRPO or PPO the reshard of the policy for decoding, `decode`, the scores
-of the reference and the old policy, and `policy_update`; and `decode` at each length of the
-evaluation. Small programs are left out: the index of demonstrations, the reading of spans, the
-advantages.
+arrays: the gradient of the cold start and its application; for GRPO or PPO the reshard of the
+policy for decoding, `decode`, the scores of the reference and the old policy, the gradient and its
+application; and `decode` at each length of the evaluation. Scores and gradients have the largest
+size of rows, that of full responses; a run compiles smaller ones as well (`rl/packing.py`). Small
+programs are left out: the index of demonstrations, the reading of spans, the advantages, the order
+of prompts.
 """
 
 import dataclasses
@@ -24,20 +26,26 @@ from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import decoding_mode
 from recallm_jax.training.policy_stage import PolicyStage, policy_stage
-from recallm_jax.training.sft import sft_options
+from recallm_jax.training.sft import sft_options, sft_sizes
 from recallm_jax.training.stages import SFT_STAGES, Stage, plan_stages
 from rl.learner import (
     LearnerState,
-    policy_update,
-    score_and_value_in_parts,
-    score_in_parts,
-    sft_update,
+    apply_gradient,
+    policy_gradient,
+    score_parts,
+    sft_gradient,
+    trained_of,
 )
+from rl.micro_batches import Parts as MicroBatches
+from rl.micro_batches import shardings_of
+from rl.optimizer import vocabulary_matrices
 
 # Parts of the memory: the columns of the table.
 PARAMETERS, OPTIMISER, OTHERS, BATCH = "parameters", "optimiser", "other policies", "batch"
-ROLLOUT = "rollout parameters"
+ROLLOUT, GRADIENT = "rollout parameters", "gradient"
 Parts = Mapping[str, Any]
+# Those of a program that computes nothing for tokens.
+NO_GROUPS = Groups(0, 0, 0, full(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +54,14 @@ class Program:
 
     Attributes:
       name: such as "grpo.rollout", or "evaluation.4096".
-      kind: "update", "score", "reshard" or "decode".
+      kind: "update", "apply", "score", "reshard" or "decode".
       lower: traces the program for the context's mesh.
       arguments: its arguments, by part; trees of `ShapeDtypeStruct` with shardings.
       resident: other arrays that the job keeps while the program runs, by part.
       groups: the prompts and responses that it computes, at their full lengths.
       count: returns its arithmetic for groups, on all chips.
-      rounds: the most rounds of its loop of unknown length: a response's tokens, if it decodes.
+      rounds: the most rounds of its loop of unknown length: a response's tokens if it decodes, and
+        micro-batches if it updates or scores.
       caches: the keys and values of a program that decodes, which are temporaries of it.
       runs: the number of runs in a step, or in a batch of the evaluation.
     """
@@ -83,7 +92,7 @@ def programs(config: ConfigDict, context: Context) -> Iterator[Program]:
         # The policy before the stage is the reference of the KL penalty; `Context` holds the first.
         others = (start,) if stage.number == 0 else (start, start)
         if stage.name in SFT_STAGES:
-            yield _sft(config, context, stage, state, others)
+            yield from _sft(config, context, stage, state, others)
         else:
             yield from _policy_gradient(policy_stage(config, context, stage), state, others)
     yield from _evaluations(config, context, start, (start,) if others else ())
@@ -97,18 +106,52 @@ def _groups(rollout: Rollout) -> Groups:
 
 def _sft(
     config: ConfigDict, context: Context, stage: Stage, state: LearnerState, others: tuple[Any, ...]
-) -> Program:
+) -> Iterator[Program]:
     shown = abstract.shown(config, context, stage)
-    options = sft_options(config, context, stage)
-    return Program(
+    options, scoring = sft_options(config, context, stage), dict[str, Any]()
+    trained = vocabulary_matrices(state.policy) if options["matrices_only"] else state.policy
+    scoring |= {"scoring": options.pop("scoring"), "shardings": shardings_of(trained)}
+    micro_batch = config[stage.name].micro_batch
+    parts = abstract.parts(context, shown, sft_sizes(config)[-1], micro_batch)
+    total = trained if parts.num_parts > 1 else None
+    lower = sft_gradient.lower
+    yield Program(
         f"{stage.name}.update",
         "update",
-        functools.partial(sft_update.lower, state, shown, **options),
-        _of_state(state) | {BATCH: shown},
-        {OTHERS: others},
+        functools.partial(lower, trained, state.policy, shown, parts, total, **scoring),
+        {PARAMETERS: state.policy, GRADIENT: total, BATCH: (shown, parts)},
+        {OPTIMISER: _of_state(state)[OPTIMISER], OTHERS: others},
         _groups(shown),
         functools.partial(flops.update_flops, context.policy.config),
+        rounds=_rounds(parts),
     )
+    beside = {OTHERS: others, BATCH: shown}
+    yield _application(stage.name, state, trained, beside, options)
+
+
+def _rounds(parts: MicroBatches) -> int:
+    """Return how often the loop over micro-batches runs; one alone needs no loop."""
+    return parts.num_parts if parts.num_parts > 1 else 0
+
+
+def _application(
+    name: str, state: LearnerState, gradient: Any, beside: Parts, options: Mapping, *, runs: int = 1
+) -> Program:
+    return Program(
+        f"{name}.apply",
+        "apply",
+        functools.partial(apply_gradient.lower, state, gradient, **options),
+        {**_of_state(state), GRADIENT: gradient},
+        beside,
+        NO_GROUPS,
+        _no_work,
+        runs=runs,
+    )
+
+
+def _no_work(groups: Groups) -> Work:
+    del groups
+    return Work(0.0, 0.0)
 
 
 def _of_state(state: LearnerState) -> dict[str, Any]:
@@ -134,43 +177,55 @@ def _policy_gradient(
     yield _decode(f"{name}.rollout", decoding, before, runs=parts)
     # The scores of other policies do not need the sampler's.
     read = dataclasses.replace(rollout, log_probs=None)
+    micro_batch, scoring = options.micro_batch, {"scoring": run.scoring}
+    rows = abstract.parts(run.context, rollout, run.sizes[-1], micro_batch)
     groups, count = _groups(rollout), functools.partial(flops.score_flops, sizes)
     if options.kl_coefficient:
+        found = abstract.scores(run.context, rollout, 1) if rows.num_parts > 1 else None
         yield Program(
             f"{name}.reference",
             "score",
-            functools.partial(score_in_parts.lower, others[-1], rollout, **run.score_options),
-            {OTHERS: others[-1], BATCH: read},
+            functools.partial(score_parts.lower, others[-1], None, read, rows, found, **scoring),
+            {OTHERS: others[-1], BATCH: (read, rows, found)},
             {**held, OTHERS: others[:-1], BATCH: rollout.log_probs},
             groups,
             count,
+            rounds=_rounds(rows),
         )
     if state.critic is not None or not run.updates_once:
-        given: tuple[Any, ...] = (state.policy,)
-        score = score_in_parts
-        if state.critic is not None:
-            given, score = (state.policy, state.critic), score_and_value_in_parts
-        beside = (rollout.log_probs, batch.reference_log_probs)
+        given, count_found = (state.policy, state.critic), 2 if state.critic is not None else 1
+        found = abstract.scores(run.context, rollout, count_found) if rows.num_parts > 1 else None
+        given_besides = (rollout.log_probs, batch.reference_log_probs)
         yield Program(
             f"{name}.old",
             "score",
-            functools.partial(score.lower, *given, rollout, **run.score_options),
-            {PARAMETERS: given, BATCH: read},
-            {**held, PARAMETERS: (), BATCH: beside},
+            functools.partial(score_parts.lower, *given, read, rows, found, **scoring),
+            {PARAMETERS: given, BATCH: (read, rows, found)},
+            {**held, PARAMETERS: (), BATCH: given_besides},
             groups,
             count,
+            rounds=_rounds(rows),
         )
     part = abstract.minibatch(run, batch)
+    rows = abstract.parts(run.context, part.rollout, run.sizes[-1], micro_batch)
+    trained = trained_of(state)
+    total = trained if rows.num_parts > 1 else None
+    losses = {**scoring, "loss": run.loss, "shardings": shardings_of(trained)}
+    whole = batch if part is not batch else ()
+    runs = options.minibatches * options.epochs
     yield Program(
         f"{name}.update",
         "update",
-        functools.partial(policy_update.lower, state, part, **run.update_options),
-        {**_of_state(state), BATCH: part},
-        {OTHERS: others, BATCH: batch if part is not batch else ()},
+        functools.partial(policy_gradient.lower, trained, part, rows, total, **losses),
+        {PARAMETERS: trained, GRADIENT: total, BATCH: (part, rows)},
+        {OPTIMISER: held[OPTIMISER], OTHERS: others, BATCH: whole},
         _groups(part.rollout),
         functools.partial(flops.update_flops, sizes),
-        runs=options.minibatches * options.epochs,
+        rounds=_rounds(rows),
+        runs=runs,
     )
+    beside = {OTHERS: others, BATCH: (part, whole)}
+    yield _application(name, state, trained, beside, {"optimizer": run.stage.optimizer}, runs=runs)
 
 
 def _evaluations(
@@ -199,8 +254,8 @@ def _reshard(name: str, policy: Any, held: Parts) -> Program:
         functools.partial(jax.jit(partitioning.as_rollout).lower, policy),
         {PARAMETERS: policy},
         {**held, PARAMETERS: ()},
-        Groups(0, 0, 0, full(0)),
-        lambda groups: Work(0.0, 0.0),
+        NO_GROUPS,
+        _no_work,
     )
 
 

@@ -7,9 +7,9 @@ from recallm_jax.planning.chips import GIB, Chip
 from recallm_jax.planning.compiling import Planned
 from recallm_jax.planning.cost import LeastTime, table_rows
 from recallm_jax.planning.estimate import at_least
-from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT
+from recallm_jax.planning.programs import BATCH, GRADIENT, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT
 
-PARTS = (PARAMETERS, OPTIMISER, OTHERS, ROLLOUT, BATCH)
+PARTS = (PARAMETERS, OPTIMISER, GRADIENT, OTHERS, ROLLOUT, BATCH)
 
 
 def memory_table(plan: Sequence[Planned], chip: Chip) -> str:

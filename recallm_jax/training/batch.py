@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,13 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.rollout import Rollout
+from recallm_jax.runtime import processes
 from recallm_jax.training.policy_stage import PolicyStage
 from rl.advantages import OF_GROUPS, generalized, token_rewards, whiten
 from rl.batch import Batch, ScoredRollout
 from rl.learner import LearnerState, Metrics, score_and_value_in_parts, score_in_parts
 from rl.losses import kl_k1
+from rl.packing import Packing
 
 
 def make_batch(
@@ -24,14 +26,19 @@ def make_batch(
     """Return the batch of a step, and metrics of the KL penalty if the reward includes it."""
     totals, known = run.context.place((scored.totals, scored.known))
     scored = dataclasses.replace(scored, totals=totals, known=known)
-    return batch_of(run, state, reference, scored)
+    packing = run.pack(processes.fetch(scored.rollout.lengths))
+    return batch_of(run, state, reference, scored, packing)
 
 
 def batch_of(
-    run: PolicyStage, state: LearnerState, reference: Policy, scored: ScoredRollout
+    run: PolicyStage,
+    state: LearnerState,
+    reference: Policy,
+    scored: ScoredRollout,
+    packing: Packing,
 ) -> tuple[Batch, Metrics]:
     """Return the same as `make_batch`, from rewards that are already on the devices."""
-    parts = run.score_options
+    parts: dict[str, Any] = {"scoring": run.scoring, "packing": packing}
     of_reference = None
     if run.options.kl_coefficient:
         of_reference = score_in_parts(reference, scored.rollout, **parts)
@@ -39,10 +46,10 @@ def batch_of(
         old, values = score_and_value_in_parts(state.policy, state.critic, scored.rollout, **parts)
         of_reference = old if of_reference is None else of_reference
         return ppo_batch(run.options, scored, OldScores(old, of_reference, values))
-    old = None
-    # If a batch has only one update, the old policy is the current one.
-    if not run.updates_once:
-        old = score_in_parts(state.policy, scored.rollout, **parts)
+    if run.updates_once:
+        # The old policy is the current one.
+        return group_batch(run.options, scored, None, of_reference)
+    old = score_in_parts(state.policy, scored.rollout, **parts)
     return group_batch(run.options, scored, old, of_reference)
 
 

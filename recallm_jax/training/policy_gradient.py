@@ -32,6 +32,7 @@ from recallm_jax.training.speed import (
     SCORES,
     UPDATE,
     count_tokens,
+    padding_of,
     rollout_speed,
     seconds_metrics,
     update_speed,
@@ -172,8 +173,9 @@ def update(
     found = []
     for rows in minibatches(run, step):
         part = batch if rows is None else run.context.place(rows_of(batch, rows))
-        state, metrics = policy_update(state, part, **run.update_options)
-        found.append(metrics)
+        packing = run.pack(processes.fetch(part.rollout.lengths))
+        state, metrics = policy_update(state, part, packing=packing, **run.update_options)
+        found.append(metrics | {"padding": padding_of(part.rollout, packing)})
     return state, jax.tree.map(lambda *values: sum(values) / len(values), *found)
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from decoding.decode_loop import Limits
@@ -11,6 +13,7 @@ from decoding.span_scores import Scoring
 from recallm_jax.policy.context import Context
 from recallm_jax.training.stages import PPO, Stage, scoring_of, training_rules
 from rl.learner import PolicyLoss
+from rl.packing import Packing, RowSize, pack, row_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,7 @@ class PolicyStage:
       sampling, limits: the settings of the sampler.
       scoring: the settings of the trainer's scores, with the sampler's span mask.
       loss: the loss of an update.
+      sizes: the sizes of rows that responses are packed into for scores and updates.
     """
 
     context: Context
@@ -35,6 +39,7 @@ class PolicyStage:
     limits: Limits
     scoring: Scoring
     loss: PolicyLoss
+    sizes: tuple[RowSize, ...]
 
     @property
     def max_draws(self) -> int:
@@ -42,21 +47,13 @@ class PolicyStage:
         return self.options.max_draws if self.stage.name != PPO else 1
 
     @property
-    def score_options(self) -> dict[str, Any]:
-        """The options of `score_in_parts` for a whole batch."""
-        num_parts = self.stage.batch_size // self.options.micro_batch
-        return {"scoring": self.scoring, "num_parts": num_parts}
-
-    @property
     def update_options(self) -> dict[str, Any]:
-        """The options of `policy_update` for one update."""
-        prompts = self.stage.batch_size // self.options.minibatches
-        return {
-            "optimizer": self.stage.optimizer,
-            "scoring": self.scoring,
-            "loss": self.loss,
-            "num_parts": prompts // self.options.micro_batch,
-        }
+        """The options of `policy_update` beside the packing."""
+        return {"optimizer": self.stage.optimizer, "scoring": self.scoring, "loss": self.loss}
+
+    def pack(self, lengths: Int[np.ndarray, "B G"]) -> Packing:
+        """Return the micro-batches of responses with these lengths."""
+        return pack(lengths, self.sizes, len(lengths) // self.options.micro_batch)
 
     @property
     def updates_once(self) -> bool:
@@ -78,6 +75,12 @@ def policy_stage(config: ConfigDict, context: Context, stage: Stage) -> PolicySt
         limits=Limits(rules, config.decoding.max_new_tokens, (context.tokenizer.eos_id,)),
         scoring=scoring_of(config, rules, temperature=options.temperature),
         loss=policy_loss(config, stage),
+        sizes=row_sizes(
+            limit=config.decoding.max_new_tokens,
+            group_size=options.group_size,
+            prompt_length=config.data.target_length,
+            parts=config.mesh.sequence,
+        ),
     )
 
 

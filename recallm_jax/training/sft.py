@@ -11,24 +11,28 @@ from decoding.rollout import Rollout
 from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
 from recallm_jax.policy.context import Context
+from recallm_jax.runtime import processes
 from recallm_jax.runtime.timing import Stopwatch
 from recallm_jax.training.bad_batch import Inspected
 from recallm_jax.training.speed import (
     DATA,
     UPDATE,
     count_tokens,
+    padding_of,
     seconds_metrics,
     update_speed,
 )
 from recallm_jax.training.stages import Loop, Stage, finite, scoring_of, training_rules
 from rl.learner import LearnerState, sft_update
+from rl.packing import RowSize, pack, row_sizes
 
 
 def run_sft(
     config: ConfigDict, context: Context, stage: Stage, state: LearnerState, loop: Loop
 ) -> LearnerState:
     """Fine-tune on demonstrations, under the span mask (arXiv 2604.09494, section 4.1)."""
-    options = sft_options(config, context, stage)
+    options, num_parts = sft_options(config, context, stage), num_parts_of(config, stage)
+    sizes = sft_sizes(config)
     rules, watch = options["scoring"].rules, Stopwatch()
     for step in loop.steps:
         with watch.part(DATA):
@@ -40,10 +44,15 @@ def run_sft(
             prompts, tokens, lengths = placed
             num_rows = state.policy.vocab_rows
             rollout = demonstrated(prompts, tokens, lengths, rules=rules, num_rows=num_rows)
-            state, metrics = jax.block_until_ready(sft_update(state, rollout, **options))
-        share = float((lengths > 0).mean())
+            packing = pack(processes.fetch(lengths), sizes, num_parts)
+            state, metrics = sft_update(state, rollout, packing=packing, **options)
+            jax.block_until_ready((state, metrics))
+        shares = {
+            "demonstrated": float((lengths > 0).mean()),
+            "padding": padding_of(rollout, packing),
+        }
         seen = Inspected(records, rollout)
-        found = finite(metrics, stage, step, seen) | {"demonstrated": share}
+        found = finite(metrics, stage, step, seen) | shares
         seconds = watch.lap()
         speed = update_speed(context, count_tokens(rollout), seconds[UPDATE])
         loop.write(step, found | seconds_metrics(seconds) | speed)
@@ -52,12 +61,25 @@ def run_sft(
 
 
 def sft_options(config: ConfigDict, context: Context, stage: Stage) -> dict[str, Any]:
-    """Return the options of a stage's updates (`sft_update`)."""
+    """Return the options of a stage's updates (`sft_update`) beside the packing."""
     return {
         "optimizer": stage.optimizer,
         "scoring": scoring_of(config, training_rules(config, context), temperature=1.0),
-        "num_parts": stage.batch_size // config[stage.name].micro_batch,
+        # Its optimiser trains some of their rows.
+        "matrices_only": stage.name == "sft1",
     }
+
+
+def sft_sizes(config: ConfigDict) -> tuple[RowSize, ...]:
+    """Return the sizes of rows of demonstrations, the smallest first."""
+    return row_sizes(
+        limit=config.decoding.max_new_tokens, group_size=1, prompt_length=config.data.target_length
+    )
+
+
+def num_parts_of(config: ConfigDict, stage: Stage) -> int:
+    """Return the number of micro-batches of a stage's updates."""
+    return stage.batch_size // config[stage.name].micro_batch
 
 
 def demonstrated(

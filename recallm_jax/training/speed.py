@@ -16,6 +16,7 @@ from recallm_jax.planning.flops import group_flops, hidden_flops, unembed_flops
 from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.timing import SECONDS, STEP, TOKENS_PER_SECOND, UTILISATION
+from rl.packing import Packing
 
 DATA, ROLLOUT, REWARD, SCORES, UPDATE = "data", "rollout", "reward", "scores", "update"
 # The parts of a step, in order.
@@ -29,29 +30,27 @@ class TokenCounts:
     Attributes:
       prompts: the tokens of each prompt.
       responses: the tokens of each response.
-      positions: the positions that an update computes for them, padding included.
     """
 
     prompts: Int[np.ndarray, " B"]
     responses: Int[np.ndarray, "B G"]
-    positions: int
 
     @property
     def real(self) -> int:
         """The number of tokens."""
         return int(self.prompts.sum() + self.responses.sum())
 
-    @property
-    def padding(self) -> float:
-        """The share of the positions that hold no token."""
-        return 1 - self.real / self.positions
-
 
 def count_tokens(rollout: Rollout) -> TokenCounts:
     """Count the tokens of a rollout; all processes call it together."""
     prompts, responses = processes.fetch((rollout.prompts.lengths, rollout.lengths))
-    positions = rollout.prompts.tokens.size + rollout.tokens.size
-    return TokenCounts(np.asarray(prompts), np.asarray(responses), positions)
+    return TokenCounts(np.asarray(prompts), np.asarray(responses))
+
+
+def padding_of(rollout: Rollout, packing: Packing) -> float:
+    """Return the share of the positions of an update that hold no token; all processes call it."""
+    positions = rollout.prompts.tokens.size + packing.num_positions
+    return 1 - count_tokens(rollout).real / positions
 
 
 def seconds_metrics(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -85,7 +84,7 @@ def update_speed(
     epochs: int = 1,
     separate_critic: bool = False,
 ) -> dict[str, float]:
-    """Return the metrics of the speed of a step's updates, and the padding of its batch.
+    """Return the metrics of the speed of a step's updates.
 
     Args:
       epochs: how often each token of the batch is learned from.
@@ -96,8 +95,7 @@ def update_speed(
     if separate_critic:
         forward += hidden_flops(sizes, counts.prompts, counts.responses)
     # The backward pass takes twice the operations of the forward pass.
-    speed = _speed(context, UPDATE, epochs * counts.real, 3 * epochs * forward, seconds)
-    return speed | {"padding": counts.padding}
+    return _speed(context, UPDATE, epochs * counts.real, 3 * epochs * forward, seconds)
 
 
 def _speed(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.packing import RowSize
 from decoding.sampling import Sampling
 from decoding.span_copy import mask_logits
 from decoding.span_scores import FEW
@@ -44,6 +45,12 @@ def test_trainer_log_probs_equal_the_samplers(chunk, rules):
     scores = score(policy, rollout, temperature=0.7, chunk=chunk, rules=rules)
     assert_scored_as_sampled(rollout, scores)
     real = real_tokens(rollout)
+    assert real.any(axis=-1).all() and not real.all()
+    # The same responses end to end, some of them in each of two rows.
+    packed = score(policy, rollout, 0.7, chunk, rules, size=RowSize(2, 110))
+    assert_scored_as_sampled(rollout, packed)
+    np.testing.assert_allclose(packed.entropy[real], scores.entropy[real], atol=1e-5)
+    assert (np.asarray(packed.log_probs)[~real] == 0).all()
     # The responses hold forced tokens as well as free choices.
     assert (np.asarray(rollout.log_probs)[real] == 0).any() or rules.paper_compatible
     assert (np.asarray(rollout.log_probs)[real] < -1).any()

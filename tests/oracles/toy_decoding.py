@@ -6,11 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from decoding.decode_loop import Limits, decode
+from decoding.packing import lay_out
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules, trace, whole_source
-from decoding.span_scores import Scoring, score_tokens
+from decoding.span_scores import Scoring, hidden_states, score_tokens
 from decoding.spans import find_spans, span_trace
+from rl.packing import pack
 from tests.oracles.span_oracle import OraclePrompt
 from tests.oracles.toy_policy import random_toy_policy
 
@@ -80,7 +82,13 @@ def spans_of(rollout, rules=RULES):
     return find_spans(rollout, span_trace(rollout, rules, NEW), rules, max_occurrences=99)
 
 
-def score(policy, rollout, temperature, chunk, rules=RULES):
-    prompts = rollout.prompts
-    hidden = policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
-    return score_tokens(policy, hidden, rollout, Scoring(rules, NEW, temperature, chunk))
+def score(policy, rollout, temperature, chunk, rules=RULES, size=None):
+    """Score responses in rows of their own, or in rows of a size."""
+    prompts, scoring = rollout.prompts, Scoring(rules, NEW, temperature, chunk)
+    if size is None:
+        hidden = policy.score(prompts.tokens, prompts.lengths, rollout.tokens)
+        return score_tokens(policy, hidden, rollout, scoring)
+    packing = pack(np.asarray(rollout.lengths), (size,), 1)
+    layout = lay_out(packing.slots, rollout.lengths, size, NEW)
+    hidden = hidden_states(policy, rollout, layout)
+    return score_tokens(policy, hidden, rollout, scoring, layout)

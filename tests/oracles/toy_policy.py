@@ -74,14 +74,18 @@ class ToyPolicy:
         hidden = self._hidden(tokens, cache.prompt_sum, seen)
         return self.unembed(hidden), ToyCache(prompt_sum=cache.prompt_sum, seen=seen)
 
-    def score(self, prompts, lengths, responses):
+    def score(self, prompts, lengths, responses, places=None):
         first, prompt_sum = self.prefill(prompts, lengths)
-        group = responses.shape[:2]
-        seen = jnp.cumsum(responses, axis=-1)
+        if places is None:
+            places = jnp.broadcast_to(jnp.arange(responses.shape[2])[None, None], responses.shape)
+        # Token p sees token q of its row if q is not after p, and not before p's response.
+        at = jnp.arange(responses.shape[2])
+        p, q = at[None, None, :, None], at[None, None, None]
+        sees = (q <= p) & (q >= p - places[..., None])
+        seen = jnp.where(sees, responses[:, :, None], 0).sum(axis=-1)
         sums = jnp.broadcast_to(prompt_sum[:, None, None], responses.shape)
         hidden = self._hidden(responses, sums, seen)
-        first = jnp.broadcast_to(first[:, None, None], (*group, 1, first.shape[-1]))
-        return jnp.concatenate([first, hidden[:, :, :-1]], axis=2)
+        return jnp.where(places[..., None] == 0, first[:, None, None], jnp.roll(hidden, 1, axis=2))
 
     def gathered(self, num_prompts, parts):
         return self

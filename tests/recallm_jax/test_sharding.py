@@ -41,6 +41,7 @@ from rl.learner import (
     score_in_parts,
     sft_update,
 )
+from rl.packing import Packing, one_a_row, pack, row_sizes
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (simulated) devices")
 
@@ -129,6 +130,18 @@ def scoring_on(mesh) -> Scoring:
     return Scoring(RULES, LENGTH, temperature=1.0, chunk=3, parts=parts)
 
 
+def packing_on(mesh, rollout, num_parts) -> Packing:
+    """Return packed rows for a mesh; without one, each response in a row of its own."""
+    if mesh is None:
+        return one_a_row(*rollout.tokens.shape, num_parts=num_parts)
+    group_size = rollout.tokens.shape[1]
+    sizes = row_sizes(
+        limit=LENGTH, group_size=group_size, prompt_length=SIZE, parts=mesh.shape["sequence"]
+    )
+    # Two sizes of rows, so that few programs are compiled.
+    return pack(np.asarray(rollout.lengths), (sizes[-3], sizes[-1]), num_parts)
+
+
 def arrays(found, mesh):
     """Return every array of a result by its name; check that new states lie like the old ones."""
     after = [x for x in jax.tree.leaves(found, is_leaf=is_state) if is_state(x)]
@@ -158,7 +171,8 @@ def grpo(model, prompts, mesh, *, num_parts=1):
     decoding = jax.jit(decode_leaves).lower(*leaves).compile()
     rollout = dataclasses.replace(decoding(*leaves), prompts=prompts)
     scoring = scoring_on(mesh)
-    scores = score_in_parts(policy, rollout, scoring=scoring, num_parts=num_parts)
+    packing = packing_on(mesh, rollout, num_parts)
+    scores = score_in_parts(policy, rollout, scoring=scoring, packing=packing)
     batch = Batch(
         rollout,
         advantages=advantages,
@@ -170,7 +184,7 @@ def grpo(model, prompts, mesh, *, num_parts=1):
         optimizer=OPTIMIZER,
         scoring=scoring,
         loss=LOSS,
-        num_parts=num_parts,
+        packing=packing,
     )
     # They differ by rounding only.
     assert metrics.pop("sampler_log_prob_error") < 1e-5
@@ -185,12 +199,13 @@ def sft(model, prompts, mesh, *, num_parts=1):
     lengths = rng.integers(1, LENGTH + 1, (NUM_PROMPTS, 1)).astype(np.int32)
     policy, (prompts, tokens, lengths) = placed(model, (prompts, tokens, lengths), mesh)
     index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, CONFIG.vocab_rows)
+    rollout = Rollout(prompts, index, tokens, lengths)
     state, metrics = sft_update(
         start_state(policy, mesh),
-        Rollout(prompts, index, tokens, lengths),
+        rollout,
         optimizer=OPTIMIZER,
         scoring=scoring_on(mesh),
-        num_parts=num_parts,
+        packing=packing_on(mesh, rollout, num_parts),
     )
     return arrays({"state": state, "metrics": metrics}, mesh)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from decoding.decode_loop import Limits, decode
+from decoding.packing import RowSize
 from decoding.sampling import Sampling, row_keys
 from decoding.span_scores import Scoring
 from recallm_jax.config.load import load_config
@@ -22,6 +23,7 @@ from recallm_jax.training.restore import placed_state
 from recallm_jax.training.stages import Loop, plan_stages
 from rl.batch import Batch
 from rl.learner import PolicyLoss, policy_update, score_in_parts
+from rl.packing import pack
 
 CONFIG = [
     "--config=configs/quickstart.py:tiny",
@@ -94,7 +96,13 @@ def sampled_and_scored(config, context):
         limits=Limits(rules, 24, (context.tokenizer.eos_id,)),
     )
     scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
-    return rollout, scoring, score_in_parts(context.policy, rollout, scoring=scoring, num_parts=2)
+    scores = score_in_parts(context.policy, rollout, scoring=scoring, packing=packed(rollout, 2))
+    return rollout, scoring, scores
+
+
+def packed(rollout, num_parts):
+    """Return micro-batches of one size of rows."""
+    return pack(np.asarray(rollout.lengths), (RowSize(1, 2 * 24),), num_parts)
 
 
 def grpo_step(config, context):
@@ -102,7 +110,7 @@ def grpo_step(config, context):
     rollout, scoring, scored = sampled_and_scored(config, context)
     # A policy other than the trained one, so that the KL penalty is not 0.
     smaller = jax.tree.map(lambda x: 0.5 * x, context.policy)
-    reference = score_in_parts(smaller, rollout, scoring=scoring, num_parts=2)
+    reference = score_in_parts(smaller, rollout, scoring=scoring, packing=packed(rollout, 2))
     # They don't sum to 0 over a group, so that the loss is not 0.
     advantages = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     batch = Batch(
@@ -117,7 +125,7 @@ def grpo_step(config, context):
         optimizer=stage.optimizer,
         scoring=scoring,
         loss=PolicyLoss(0.2, 0.2, 0.001, 2.0),
-        num_parts=2,
+        packing=packed(rollout, 2),
     )
     arrays = (rollout, scored, metrics, state.policy)
     return jax.device_get(arrays)
@@ -166,7 +174,7 @@ def test_the_ratio_is_one_at_the_first_of_several_updates(dtype, bound):
             optimizer=stage.optimizer,
             scoring=scoring,
             loss=PolicyLoss(bound, bound, 0.0, 2.0),
-            num_parts=4,
+            packing=packed(rollout, 4),
         )
         return metrics["clip_fraction"]
 

@@ -100,7 +100,7 @@ def test_a_trace_of_a_step_names_its_parts_and_programs(resumed_run):
     assert step["args"]["step_num"] == "1"
     names = {event.get("name") for event in events}
     assert {"data", "rollout", "reward", "scores", "update"} <= names
-    calls = {f"PjitFunction({name})" for name in ("score_in_parts", "policy_update")}
+    calls = {f"PjitFunction({name})" for name in ("score_parts", "policy_gradient")}
     assert calls <= names
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from decoding.packing import RowSize
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.span_copy import SpanRules
@@ -23,6 +24,7 @@ from rl.learner import (
     score_in_parts,
     sft_update,
 )
+from rl.packing import one_a_row, pack
 from tests.oracles.toy_policy import random_toy_policy
 
 VOCAB, START, END = 12, 10, 11
@@ -32,6 +34,15 @@ SCORING = Scoring(rules=RULES, budget=BUDGET, temperature=1.0, chunk=4)
 LOSS = PolicyLoss(clip_low=0.2, clip_high=0.2, kl_coefficient=0.0, importance_cap=2.0)
 OPTIMIZER = optax.sgd(0.5)
 NUM_PROMPTS, GROUP = 4, 2
+# Both responses of a group in one row.
+ONE_ROW = RowSize(1, GROUP * BUDGET)
+
+
+def packed(rollout, num_parts, sizes=(ONE_ROW,)):
+    """Return micro-batches of packed rows; a whole batch has one response a row."""
+    if num_parts == 1:
+        return one_a_row(*rollout.tokens.shape)
+    return pack(np.asarray(rollout.lengths), sizes, num_parts)
 
 
 @pytest.fixture
@@ -59,7 +70,7 @@ def rollout() -> Rollout:
 
 
 def batch_of(policy, rollout: Rollout, advantages) -> Batch:
-    scores = score_in_parts(policy, rollout, scoring=SCORING, num_parts=1)
+    scores = score_in_parts(policy, rollout, scoring=SCORING, packing=packed(rollout, 1))
     return Batch(
         dataclasses.replace(rollout, log_probs=scores),
         advantages=jnp.asarray(advantages, jnp.float32)[..., None],
@@ -67,10 +78,15 @@ def batch_of(policy, rollout: Rollout, advantages) -> Batch:
     )
 
 
-def updated(state, batch, *, loss=LOSS, num_parts=1, optimizer=OPTIMIZER):
+def updated(state, batch, *, loss=LOSS, num_parts=1, optimizer=OPTIMIZER, sizes=(ONE_ROW,)):
     """Return the state after an update, and its metrics."""
     return policy_update(
-        state, batch, optimizer=optimizer, scoring=SCORING, loss=loss, num_parts=num_parts
+        state,
+        batch,
+        optimizer=optimizer,
+        scoring=SCORING,
+        loss=loss,
+        packing=packed(batch.rollout, num_parts, sizes),
     )
 
 
@@ -94,7 +110,7 @@ def real_tokens(rollout: Rollout):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_rows_split_over_devices_keep_their_scores(state, rollout, parts):
     scoring = dataclasses.replace(SCORING, parts=parts)
-    scores = score_in_parts(state.policy, rollout, scoring=scoring, num_parts=1)
+    scores = score_in_parts(state.policy, rollout, scoring=scoring, packing=packed(rollout, 1))
     real = real_tokens(rollout)
     expected = expected_log_probs(state.policy, rollout)
     np.testing.assert_allclose(scores[real], expected[real], rtol=1e-5, atol=1e-5)
@@ -102,13 +118,17 @@ def test_rows_split_over_devices_keep_their_scores(state, rollout, parts):
 
 def test_the_sft_loss_is_the_mean_over_all_real_tokens(state, rollout):
     expected = -expected_log_probs(state.policy, rollout)[real_tokens(rollout)].mean()
-    _, metrics = sft_update(state, rollout, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2)
+    _, metrics = sft_update(
+        state, rollout, optimizer=OPTIMIZER, scoring=SCORING, packing=packed(rollout, 2)
+    )
     assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_sft_makes_the_demonstrations_likelier(state, rollout):
     before = expected_log_probs(state.policy, rollout)
-    new, _ = sft_update(state, rollout, optimizer=OPTIMIZER, scoring=SCORING, num_parts=1)
+    new, _ = sft_update(
+        state, rollout, optimizer=OPTIMIZER, scoring=SCORING, packing=packed(rollout, 1)
+    )
     after = expected_log_probs(new.policy, rollout)
     real = real_tokens(rollout)
     assert after[real].mean() > before[real].mean() + 0.01
@@ -118,7 +138,7 @@ def test_prompts_without_a_demonstration_weigh_nothing(rollout):
     def trained(rollout):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
         state, metrics = sft_update(
-            state, rollout, optimizer=OPTIMIZER, scoring=SCORING, num_parts=2
+            state, rollout, optimizer=OPTIMIZER, scoring=SCORING, packing=packed(rollout, 2)
         )
         return jax.tree.leaves(state.policy), metrics["loss"]
 
@@ -181,7 +201,9 @@ def test_micro_batches_sum_to_the_whole_batch(rollout, num_parts, changes):
         state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
         advantages = np.random.default_rng(1).normal(size=(NUM_PROMPTS, GROUP))
         batch = batch_of(state.policy, rollout, advantages)
-        return updated(state, batch, loss=loss, num_parts=parts)
+        sizes = (RowSize(1, BUDGET), ONE_ROW)
+        assert num_parts == 2 or len(packed(rollout, 4, sizes).runs) == 2
+        return updated(state, batch, loss=loss, num_parts=parts, sizes=sizes)
 
     whole, parts = update(1), update(num_parts)
     for found, expected in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
@@ -347,7 +369,7 @@ def test_the_penalty_in_the_loss_pulls_to_the_reference(rollout, estimator):
     state = init_state(random_toy_policy(0, VOCAB), OPTIMIZER)
     # A reference nearby: far away k3, an exponential, has no useful slope.
     other = jax.tree.map(lambda x, y: 0.9 * x + 0.1 * y, state.policy, random_toy_policy(1, VOCAB))
-    reference = score_in_parts(other, rollout, scoring=SCORING, num_parts=1)
+    reference = score_in_parts(other, rollout, scoring=SCORING, packing=packed(rollout, 1))
     batch = batch_of(state.policy, rollout, np.zeros((NUM_PROMPTS, GROUP)))
     batch = dataclasses.replace(batch, reference_log_probs=reference)
     loss = dataclasses.replace(LOSS, kl_coefficient=1.0, kl_estimator=estimator)
@@ -372,7 +394,7 @@ PPO = {"loss": PPO_LOSS, "num_parts": 2, "optimizer": OPTIMIZER_OF_BOTH}
 
 def ppo_batch(state, rollout, advantages, returns):
     log_probs, values = score_and_value_in_parts(
-        state.policy, state.critic, rollout, scoring=SCORING, num_parts=2
+        state.policy, state.critic, rollout, scoring=SCORING, packing=packed(rollout, 2)
     )
     return Batch(
         dataclasses.replace(rollout, log_probs=log_probs),

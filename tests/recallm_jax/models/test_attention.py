@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recallm_jax.models import attention
-from recallm_jax.models.attention import attend, attend_rows, merge
+from recallm_jax.models import attention, row_attention
+from recallm_jax.models.attention import attend, merge
+from recallm_jax.models.row_attention import BLOCK, attend_rows
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
 
@@ -111,39 +112,86 @@ def test_no_square_of_a_long_prompt_is_ever_held():
     assert compiled.memory_analysis().temp_size_in_bytes < square / 4
 
 
-@pytest.mark.parametrize("block", [4, 8, 16])
-def test_rows_of_a_group_attend_as_each_would_alone(monkeypatch, block):
-    """Three rows of 12 tokens in segments of 4: one at a time, two and the last, or all three."""
-    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
-    monkeypatch.setattr(attention, "MIN_SEGMENT", 4)
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = [(2, 3, 12, 4, 8), (2, 3, 12, 2, 8), (2, 3, 12, 2, 8)]
-    rows = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+def rows_in_numpy(query, key, value, starts):
+    """`plain` for rows [B, R, P, heads, H]."""
+    places = np.arange(query.shape[2])
+    seen = (places <= places[:, None]) & (places >= np.asarray(starts)[..., None])
+    found = [
+        plain(*(x[:, row] for x in (query, key, value)), seen[:, row])
+        for row in range(query.shape[1])
+    ]
+    return tuple(np.stack(x, axis=1) for x in zip(*found, strict=True))
 
-    def alone(*rows):
-        one = jax.vmap(lambda *row: attend(*row, causal=True), in_axes=1, out_axes=1)
-        return one(*rows)
 
-    def output_and_gradients(attended):
+# Responses of 3, 6 and 3 tokens; one response; one token and 11 of padding.
+STARTS = np.array([[0] * 3 + [3] * 6 + [9] * 3, [0] * 12, range(12)])
+
+
+@pytest.mark.parametrize("block", [1, 4, 5, 16])
+def test_responses_in_a_row_attend_as_each_would_alone(monkeypatch, block):
+    monkeypatch.setattr(row_attention, "BLOCK", block)
+    shapes = [(2, 3, 12, HEADS, 8), (2, 3, 12, KV_HEADS, 8), (2, 3, 12, KV_HEADS, 8)]
+    rng = np.random.default_rng(0)
+    rows = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    starts = jnp.asarray(np.stack([STARTS, STARTS[::-1]]))
+    output, sums = attend_rows(*rows, starts)
+    expected, expected_sums = rows_in_numpy(*rows, starts)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    np.testing.assert_allclose(sums, expected_sums, atol=1e-5)
+
+
+def dense_rows(query, key, value, starts):
+    """Attend with all scores of a row at once."""
+    groups = query.shape[3] // key.shape[3]
+    key, value = (jnp.repeat(x, groups, axis=3) for x in (key, value))
+    scores = jnp.einsum("brqnh,brknh->brnqk", query, key) * query.shape[-1] ** -0.5
+    at = jnp.arange(query.shape[2])
+    seen = (at[None] <= at[:, None])[None, None] & (at[None, None, None] >= starts[..., None])
+    scores = jnp.where(seen[:, :, None], scores, -jnp.inf)
+    output = jnp.einsum("brnqk,brknh->brqnh", jax.nn.softmax(scores), value)
+    return output, jnp.moveaxis(jax.nn.logsumexp(scores, axis=-1), 2, 3)
+
+
+@pytest.mark.parametrize("block", [4, 5])
+def test_gradients_within_rows_are_those_of_a_dense_softmax(monkeypatch, block):
+    monkeypatch.setattr(row_attention, "BLOCK", block)
+    shapes = [(2, 3, 12, HEADS, 8), (2, 3, 12, KV_HEADS, 8), (2, 3, 12, KV_HEADS, 8)]
+    rng = np.random.default_rng(1)
+    rows = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+    weights = jnp.asarray(rng.normal(size=(2, 3, 12, HEADS, 9)), jnp.float32)
+    starts = jnp.asarray(np.stack([STARTS, STARTS[::-1]]))
+
+    def gradients(attended):
         def loss(*rows):
-            return sum((x**2).sum() for x in attended(*rows))
+            output, sums = attended(*rows, starts)
+            return (output * weights[..., :8]).sum() + (sums * weights[..., 8]).sum()
 
-        both = jax.jit(lambda *rows: (attended(*rows), jax.grad(loss, (0, 1, 2))(*rows)))
-        return jax.tree.leaves(both(*rows))
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(*rows)
 
-    found, expected = output_and_gradients(attend_rows), output_and_gradients(alone)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+    for found, expected in zip(gradients(attend_rows), gradients(dense_rows), strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-def test_the_scores_of_long_rows_are_held_for_part_of_a_group_only():
-    length = 4 * attention.QUERY_BLOCK
-    shapes = [jax.ShapeDtypeStruct((1, 16, length, 2, 8), jnp.float32)] * 3
+def test_no_block_of_another_response_is_computed(monkeypatch):
+    """Keys and values of other responses may be anything: all blocks but the own are skipped."""
+    block = 4
+    monkeypatch.setattr(row_attention, "BLOCK", block)
+    query, key, value = (x[None] for x in draw(6, 16, 16, batch=1))
+    starts = jnp.repeat(jnp.arange(4) * block, block)[None, None]
+    expected, _ = attend_rows(query, key, value, starts)
+    spoilt = (x.at[0, 0, :block].set(jnp.nan) for x in (key, value))
+    found, _ = attend_rows(query, *spoilt, starts)
+    np.testing.assert_array_equal(found[0, 0, block:], expected[0, 0, block:])
+    assert np.isnan(found[0, 0, :block]).all()
+
+
+def test_no_square_of_a_row_is_ever_held():
+    length = 32 * BLOCK
+    shapes = [jax.ShapeDtypeStruct((1, 4, length, 2, 8), jnp.float32)] * 3
+    starts = jax.ShapeDtypeStruct((1, 4, length), jnp.int32)
 
     def loss(*inputs):
         return attend_rows(*inputs)[0].sum()
 
-    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes).compile()
-    # All rows together take 1.7 times their squares.
-    squares = 4 * 2 * 16 * length * length
-    assert compiled.memory_analysis().temp_size_in_bytes < squares / 4
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*shapes, starts).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 2 * length * length / 4

@@ -51,24 +51,32 @@ def test_parts_of_a_prompt_are_balanced(parts):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "head_dim"),
+    ("sizes", "head_dim", "packed"),
     [
-        ({}, 64),
-        pytest.param({}, 128, marks=pytest.mark.slow),
-        pytest.param({"data": 2, "sequence": 2, "tensor": 2}, 64, marks=pytest.mark.slow),
+        pytest.param({}, 64, False, marks=pytest.mark.slow),
+        ({}, 64, True),
+        pytest.param({}, 128, True, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "sequence": 2, "tensor": 2}, 64, False, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "sequence": 2, "tensor": 2}, 64, True, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_groups_are_attended_to_as_in_plain_xla(sizes, head_dim):
+def test_groups_are_attended_to_as_in_plain_xla(sizes, head_dim, packed):
+    """Rows of one response each, or of several of different lengths, with padding at their end."""
     count = sizes.get("data", 1)
     prompt, own = draw(0, (count, SIZE), head_dim), draw(1, (count, GROUP, LENGTH), head_dim)
     lengths = jnp.array([SIZE - 30, SIZE][:count])
     shapes = (count, SIZE), (count, GROUP, LENGTH)
+    places = None
+    if packed:
+        one, other = ([range(100), range(LENGTH - 100)], [range(1), range(70), range(50)])
+        rows = [np.concatenate([*map(list, row), [0] * LENGTH])[:LENGTH] for row in (one, other)]
+        places = jnp.asarray(np.broadcast_to(np.stack(rows), (count, GROUP, LENGTH)), jnp.int32)
     weights = [draw(seed, shape, head_dim).query for seed, shape in enumerate(shapes, 2)]
 
     def run(placed):
         def loss(prompt, own):
-            mixed = attend_group(prompt, own, lengths, placed)
+            mixed = attend_group(prompt, own, lengths, places, placed)
             return sum(jnp.sum(w * x) for w, x in zip(weights, mixed, strict=True)), mixed
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(prompt, own)

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from decoding.packing import RowSize, lay_out
 from recallm_jax.models import kv_cache
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import Transformer, layer_specs, random_transformer, top_specs
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
+from rl.packing import pack
 from tests.oracles.tiny_models import tiny_model
 
 NUM_PROMPTS, GROUP, SIZE, LENGTH = 2, 3, 11, 7
@@ -56,12 +58,27 @@ def with_params(model, params):
 
 
 def test_group_logits_and_gradients_equal_those_of_separate_sequences(model, batch):
+    """Of responses in rows of their own, and of shorter ones that lie end to end in two rows."""
     params = {**top_arrays(model), **layer_arrays(model)}
     weights = jax.random.normal(jax.random.key(1), (NUM_PROMPTS, GROUP, LENGTH, 40))
+    of_responses = np.array([[LENGTH, 2, 5], [3, 1, LENGTH]])
+    real = np.arange(LENGTH) < of_responses[..., None]
+    weights = weights * real[..., None]
+    # The first row has room after its response; the others lie beside each other in any order.
+    (size,) = sizes = (RowSize(2, LENGTH + 1),)
+    packing = pack(of_responses, sizes, 1)
+    assert (packing.order == [1, 0]).all()
+    layout = lay_out(packing.slots, jnp.asarray(of_responses), size, LENGTH)
 
     def grouped(params):
         model_of = with_params(model, params)
         return model_of.unembed(model_of.score(**batch))
+
+    def packed(params):
+        model_of = with_params(model, params)
+        rows = layout.in_rows(batch["responses"])
+        hidden = model_of.score(batch["prompts"], batch["lengths"], rows, layout.place)
+        return jax.vmap(layout.of_responses, in_axes=-1, out_axes=-1)(model_of.unembed(hidden))
 
     def separate(params):
         model_of = with_params(model, params)
@@ -77,20 +94,22 @@ def test_group_logits_and_gradients_equal_those_of_separate_sequences(model, bat
         return jnp.sum(weights * jax.nn.log_softmax(logits))
 
     @jax.jit
-    def both(params):
+    def all_three(params):
         return tuple(
             (run(params), jax.grad(lambda p, run=run: loss(run(p)))(params))
-            for run in (grouped, separate)
+            for run in (separate, grouped, packed)
         )
 
-    (logits, gradients), (expected_logits, expected_gradients) = both(params)
-    np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=5e-5)
+    (expected_logits, expected_gradients), (in_rows, _), (end_to_end, _) = found = all_three(params)
+    np.testing.assert_allclose(in_rows, expected_logits, rtol=0, atol=5e-5)
+    np.testing.assert_allclose(end_to_end[real], expected_logits[real], rtol=0, atol=5e-5)
     for name, expected in expected_gradients.items():
         scale = float(jnp.abs(expected).max())
         assert scale > 0, name
-        np.testing.assert_allclose(
-            gradients[name], expected, rtol=0, atol=1e-5 * max(scale, 1.0), err_msg=name
-        )
+        for _, gradients in found[1:]:
+            np.testing.assert_allclose(
+                gradients[name], expected, rtol=0, atol=1e-5 * max(scale, 1.0), err_msg=name
+            )
 
 
 def unstacked(model, unstack):

@@ -10,7 +10,15 @@ from decoding.sampling import row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.planning import abstract
 from recallm_jax.planning.memory import bytes_per_chip
-from recallm_jax.planning.programs import BATCH, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT, programs
+from recallm_jax.planning.programs import (
+    BATCH,
+    GRADIENT,
+    OPTIMISER,
+    OTHERS,
+    PARAMETERS,
+    ROLLOUT,
+    programs,
+)
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
@@ -91,8 +99,9 @@ def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
     context = abstract.abstract_context(config, jax.devices())
     found = {program.name: program for program in programs(config, context)}
     assert list(found) == [
-        *("sft1.update", "sft2.update", "grpo.reshard", "grpo.rollout", "grpo.reference"),
-        *("grpo.update", "evaluation.reshard", "evaluation.256", "evaluation.512"),
+        *("sft1.update", "sft1.apply", "sft2.update", "sft2.apply"),
+        *("grpo.reshard", "grpo.rollout", "grpo.reference", "grpo.update", "grpo.apply"),
+        *("evaluation.reshard", "evaluation.256", "evaluation.512"),
     ]
     rollout, update = found["grpo.rollout"], found["grpo.update"]
     # A part of the prompts at a time; all other arrays of the step stay in memory.
@@ -100,8 +109,19 @@ def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
     assert prompts.tokens.shape[0] == 4
     assert rollout.runs == 2
     held = {name: bytes_per_chip(tree) for name, tree in rollout.resident.items()}
-    assert held[OPTIMISER] == bytes_per_chip(update.arguments[OPTIMISER])
+    # The gradient is made beside the optimiser's state, which only its application reads.
+    apply = found["grpo.apply"]
+    assert held[OPTIMISER] == bytes_per_chip(apply.arguments[OPTIMISER])
+    assert held[OPTIMISER] == bytes_per_chip(update.resident[OPTIMISER])
     assert held[PARAMETERS] == bytes_per_chip(update.arguments[PARAMETERS])
+    # There are two micro-batches, so their gradients are summed.
+    assert update.rounds == 2
+    for program in (update, apply):
+        assert held[PARAMETERS] == bytes_per_chip(program.arguments[GRADIENT])
+    # Phase 1 of the cold start trains rows of the vocabulary's matrices.
+    matrices = bytes_per_chip(found["sft1.apply"].arguments[GRADIENT])
+    assert 0 < matrices < 0.9 * held[PARAMETERS]
+    assert bytes_per_chip(found["sft2.apply"].arguments[GRADIENT]) == held[PARAMETERS]
     # The starting policy, and the one that GRPO starts from.
     assert held[OTHERS] == 2 * held[PARAMETERS]
     assert ROLLOUT not in held
@@ -126,10 +146,10 @@ def test_ppo_scores_the_old_policy_and_keeps_the_batch_between_updates():
     assert "ppo.old" in found
     update = found["ppo.update"]
     assert update.runs == 6
-    assert update.arguments[BATCH].rollout.tokens.shape[0] == 4
-    assert update.arguments[BATCH].returns.shape == update.arguments[BATCH].old_values.shape
-    whole = bytes_per_chip(update.resident[BATCH])
-    assert whole == 2 * bytes_per_chip(update.arguments[BATCH])
+    part, _ = update.arguments[BATCH]
+    assert part.rollout.tokens.shape[0] == 4
+    assert part.returns.shape == part.old_values.shape
+    assert bytes_per_chip(update.resident[BATCH]) == 2 * bytes_per_chip(part)
 
 
 @needs_eight

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from decoding.packing import RowSize, Slots
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.policy.partitioning import (
     ROLLOUT_RULES,
@@ -22,7 +23,7 @@ from recallm_jax.policy.partitioning import (
     state_shardings,
 )
 from recallm_jax.runtime.errors import UserError
-from rl.learner import split_prompts
+from rl.micro_batches import Parts
 from tests.oracles.tiny_models import tiny_model
 
 needs_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (simulated) devices")
@@ -73,10 +74,12 @@ def test_each_device_computes_the_scores_of_its_own_prompts_only(sizes, num_part
 
     @jax.jit
     def gradient(model, *batch):
-        parts, join = split_prompts(batch, num_parts)
+        rows = jnp.zeros((8, 2), jnp.int32)
+        parts = Parts(Slots(rows, rows), 0, num_parts, RowSize(2, 32), num_parts)
 
         def loss(model):
-            return sum(model.score(*join([x[p] for x in parts])).sum() for p in range(num_parts))
+            split = [parts.split(batch, number)[0] for number in range(num_parts)]
+            return sum(model.score(*one).sum() for one in split)
 
         return jax.grad(loss)(model)
 

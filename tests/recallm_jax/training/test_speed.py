@@ -3,19 +3,27 @@
 import numpy as np
 import pytest
 
+from decoding.packing import RowSize
 from recallm_jax.config.load import load_config
 from recallm_jax.planning.chips import CHIPS, peak_flops
 from recallm_jax.planning.flops import Groups, score_flops, unembed_flops, update_flops
 from recallm_jax.planning.lengths import full
 from recallm_jax.training import speed
 from recallm_jax.training.sft import demonstrated
-from recallm_jax.training.speed import TokenCounts, count_tokens, rollout_speed, update_speed
+from recallm_jax.training.speed import (
+    TokenCounts,
+    count_tokens,
+    padding_of,
+    rollout_speed,
+    update_speed,
+)
+from rl.packing import pack
 from tests.oracles.consoles import toy_context
 from tests.oracles.toy_decoding import ROWS, RULES, SIZE, make_prompts
 
 GROUPS = Groups(2, 3, 8, full(4))
-FULL = TokenCounts(np.full(2, 8), np.full((2, 3), 4), positions=80)
-RAGGED = TokenCounts(np.array([8, 4]), np.array([[4, 1, 0], [2, 3, 2]]), positions=40)
+FULL = TokenCounts(np.full(2, 8), np.full((2, 3), 4))
+RAGGED = TokenCounts(np.array([8, 4]), np.array([[4, 1, 0], [2, 3, 2]]))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +31,7 @@ def context():
     return toy_context(load_config(["--config=configs/quickstart.py:tiny"]))
 
 
-def test_the_tokens_of_a_rollout_are_counted_with_the_positions_that_an_update_computes():
+def test_the_tokens_and_the_padding_of_a_rollout_are_counted():
     prompts = make_prompts(seed=1)
     lengths = np.arange(8, dtype=np.int32).reshape(4, 2)
     tokens = np.zeros((4, 2, 9), np.int32)
@@ -31,11 +39,11 @@ def test_the_tokens_of_a_rollout_are_counted_with_the_positions_that_an_update_c
     found = count_tokens(rollout)
     assert found.prompts.tolist() == np.asarray(prompts.lengths).tolist()
     assert found.responses.tolist() == lengths.tolist()
-    assert found.positions == 4 * (SIZE + 2 * 9)
-
-
-def test_padding_is_the_share_of_positions_without_a_token():
-    assert (RAGGED.real, RAGGED.padding) == (24, 0.4)
+    assert RAGGED.real == 24
+    # Two prompts at a time, of 1 + 5 and of 9 + 13 tokens.
+    packing = pack(lengths, (RowSize(1, 6), RowSize(2, 9)), 2)
+    positions = 4 * SIZE + 2 * 6 + 2 * 2 * 9
+    assert padding_of(rollout, packing) == pytest.approx(1 - found.real / positions)
 
 
 def test_rates_count_each_prompt_once_and_no_padding(context):
@@ -43,7 +51,7 @@ def test_rates_count_each_prompt_once_and_no_padding(context):
     # 2 prompts of 8 tokens and 6 responses of 4; then 24 tokens.
     assert found == {"tokens_per_second_rollout": (40 + 24) / 4}
     found = update_speed(context, RAGGED, 0.5, epochs=3)
-    assert found == {"tokens_per_second_update": 3 * 24 / 0.5, "padding": 0.4}
+    assert found == {"tokens_per_second_update": 3 * 24 / 0.5}
 
 
 def test_utilisation_is_of_the_peak_of_all_devices(context, monkeypatch):

@@ -105,7 +105,7 @@ def test_the_metrics_of_a_step_by_hand():
     object.__setattr__(rollout, "completions", groups)
     known = np.array([[True, True], [True, False]])
     scored = GroupRewards(totals, rewards, known, problems=["example/3, response 1: it raised"])
-    tokens = TokenCounts(np.array([5, 8]), np.array([[10, 30], [20, 20]]), positions=200)
+    tokens = TokenCounts(np.array([5, 8]), np.array([[10, 30], [20, 20]]))
     report = DrawReport(totals, known, scored.problems, prompt_means(rollout, scored), tokens)
     assert rollout_metrics([report]) == pytest.approx(
         {
