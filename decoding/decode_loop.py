@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -132,32 +132,27 @@ def start(
     keys: Key[Array, "B G"],
     sampling: Sampling | RowSampling,
     limits: Limits,
+    room: int,
     capacity: int,
 ) -> DecodeState:
-    """Prefill each prompt once for its group, and index its copyable text.
+    """Return the state before the prompts have entered the caches, with their text indexed.
 
     Args:
-      capacity: the number of steps that the caches have room for; `Policy.grow` gives more.
+      room: the room in the caches for the prompts of a part; see `Policy.start`.
+      capacity: the number of steps that there is room for; `Policy.grow` gives more.
     """
     num_prompts, group_size = keys.shape
     parts = policy.parts(num_prompts)
     num_rows = num_prompts // parts * group_size
     shape = (parts, num_rows)
-    rules, limit = limits.rules, limits.max_new_tokens
-    hidden, prompt_cache = policy.prefill(prompts.tokens, prompts.lengths)
-    logits = policy.unembed(hidden)
-
-    def of_group(field: Array) -> Array:
-        """Give each row of a group the values of its prompt."""
-        rows = jnp.broadcast_to(field[:, None], (num_prompts, group_size, *field.shape[1:]))
-        return rows.reshape(*shape, *field.shape[1:])
-
-    vocab_rows = logits.shape[-1]
+    rules, limit, vocab_rows = limits.rules, limits.max_new_tokens, policy.vocab_rows
     index = index_prompts(prompts, rules, vocab_rows)
     source = start_source(prompts, index, group_size, limit, rules).in_parts(parts, group_size)
     seen = jnp.zeros((*shape, 0), jnp.uint32)
     if sampling.counts_repetition:
-        seen = of_group(tokens_of(prompts.tokens, prompts.lengths, vocab_rows))
+        seen = tokens_of(prompts.tokens, prompts.lengths, vocab_rows)
+        seen = jnp.broadcast_to(seen[:, None], (num_prompts, group_size, seen.shape[-1]))
+        seen = seen.reshape(*shape, -1)
     return DecodeState(
         clock=jnp.zeros((), jnp.int32),
         home=jnp.broadcast_to(jnp.arange(num_rows, dtype=jnp.int32)[None], shape),
@@ -167,11 +162,93 @@ def start(
         span=initial_state(source, num_rows, limit),
         source=source,
         seen=seen,
-        logits=of_group(logits),
-        cache=policy.start(prompt_cache, group_size, capacity),
+        logits=jnp.zeros((*shape, vocab_rows), jnp.float32),
+        cache=policy.start(
+            num_prompts,
+            group_size,
+            size=prompts.tokens.shape[1],
+            room=room,
+            capacity=capacity,
+        ),
         tokens=jnp.zeros((*shape, limit), jnp.int32),
         lengths=jnp.zeros(shape, jnp.int32),
         log_probs=jnp.zeros((*shape, limit), jnp.float32),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Wave:
+    """Prompts that enter the caches together; static.
+
+    Attributes:
+      first, count: they are `count` prompts of each part, from number `first` on in the order of
+        descending lengths.
+      size: the number of tokens that they are padded to.
+      place: see `Policy.enter`.
+    """
+
+    first: int
+    count: int
+    size: int
+    place: int
+
+
+def plan_waves(longest: Sequence[int], sizes: Sequence[int]) -> list[Wave]:
+    """Return the waves in which prompts enter, each padded to one of `sizes` that holds it.
+
+    Args:
+      longest: for each place in the order of descending lengths, the most tokens of a part's
+        prompt in that place.
+    """
+    padded = [next(size for size in sizes if size >= length) for length in longest]
+    waves, place = [], 0
+    for size, ranks in itertools.groupby(range(len(padded)), key=padded.__getitem__):
+        first, left = min(ranks), padded.count(size)
+        while left:
+            # A program is compiled for each number: all of a batch, or a power of two.
+            count = left if left == len(padded) else 1 << (left.bit_length() - 1)
+            waves.append(Wave(first, count, size, place))
+            first, left, place = first + count, left - count, place + count * size
+    return waves
+
+
+def enter(
+    policy: Policy,
+    state: DecodeState,
+    prompts: Prompts,
+    numbers: Int[Array, "A k"],
+    size: int,
+    place: Int[Array, ""] | int,
+) -> DecodeState:
+    """Prefill k prompts of each part, once for their groups.
+
+    Args:
+      prompts: the prompts of all parts, or A k prompts alone if there are no more.
+      numbers: their numbers in their parts.
+      size: the number of tokens that they are padded to.
+      place: see `Policy.enter`.
+    """
+    parts, count = numbers.shape
+    length = prompts.tokens.shape[1]
+    tokens = jnp.pad(prompts.tokens, ((0, 0), (0, max(0, size - length))))[:, :size]
+    lengths = prompts.lengths
+    if len(prompts.lengths) != parts * count:
+        tokens = _picked(tokens.reshape(parts, -1, size), numbers).reshape(-1, size)
+        lengths = _picked(lengths.reshape(parts, -1), numbers).reshape(-1)
+    hidden, prompt_cache = policy.prefill(tokens, lengths)
+    logits = policy.unembed(hidden).reshape(parts, count, 1, -1)
+
+    def of_rows(old: Array, numbers: Array, new: Array) -> Array:
+        groups = old.reshape(-1, num_rows // num_prompts, old.shape[-1])
+        return groups.at[numbers].set(jnp.broadcast_to(new, (count, *groups.shape[1:])))
+
+    num_rows = state.num_rows
+    num_prompts = state.source.index.count.shape[1]
+    groups = jax.vmap(of_rows)(state.logits, numbers, logits)
+    return dataclasses.replace(
+        state,
+        logits=groups.reshape(state.logits.shape),
+        cache=policy.enter(state.cache, numbers, prompt_cache, jnp.asarray(place, jnp.int32)),
     )
 
 
@@ -308,10 +385,19 @@ def decode(
             f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
             f"{limits.max_new_tokens}, or None"
         )
+    sizes = policy.prompt_sizes(prompts.tokens.shape[1])
+    parts = policy.parts(keys.shape[0])
+    longest = [sizes[-1]] * (keys.shape[0] // parts)
+    if len(sizes) > 1:
+        longest = [int(length) for length in descending(prompts.lengths, parts)]
+    waves = plan_waves(longest, sizes)
     capacity = first_capacity(limits)
-    state = begin(policy, prompts, keys, sampling, limits, capacity)
+    grows = capacity < limits.max_new_tokens
+    state = begin(policy, prompts, keys, sampling, limits, _room(waves, sizes), capacity)
+    for wave in waves:
+        state = enter_wave(policy, state, prompts, wave.count, wave.size, wave.first, wave.place)
     while True:
-        fewest = next_size(state.num_rows) if limits.max_new_tokens > STRIDE else 0
+        fewest = next_size(state.num_rows) if grows else 0
         state, living = go_on(policy, state, sampling, limits, prefix, fewest, capacity)
         # Waits for the device.
         living = int(living)
@@ -328,13 +414,16 @@ def decode(
     return Rollout(prompts, *of_prompts(state, keys.shape[1]))
 
 
-# Steps after which the caches have grown, or rows have been left out, for the first time.
-STRIDE = 128
+# The steps that the caches have room for at first; the room is then doubled.
+STRIDE = 64
 
 
 def first_capacity(limits: Limits) -> int:
-    """Return the number of steps that the caches have room for at first; it is then doubled."""
-    return min(STRIDE, limits.max_new_tokens)
+    """Return the number of steps that the caches have room for at first.
+
+    If few steps are to come, the caches never grow, and no row is left out.
+    """
+    return STRIDE if limits.max_new_tokens > 2 * STRIDE else limits.max_new_tokens
 
 
 def next_size(num_rows: int) -> int:
@@ -342,7 +431,43 @@ def next_size(num_rows: int) -> int:
     return (1 << (num_rows - 1).bit_length()) // 2 if num_rows > 1 else 0
 
 
-begin = jax.jit(start, static_argnames=("limits", "capacity"))
+def _room(waves: Sequence[Wave], sizes: Sequence[int]) -> int:
+    """Return room for the waves: that of all prompts at one of the sizes, so of few values."""
+    count = sum(wave.count for wave in waves)
+    taken = sum(wave.count * wave.size for wave in waves)
+    return next(count * size for size in sizes if count * size >= taken)
+
+
+@functools.partial(jax.jit, static_argnames="parts")
+def descending(lengths: Int[Array, " B"], parts: int) -> tuple[Int[Array, ""], ...]:
+    """Return the lengths of each part's prompts in descending order, the most of all parts.
+
+    They are scalars, which each process has whole.
+    """
+    return tuple(jnp.sort(lengths.reshape(parts, -1), axis=1, descending=True).max(axis=0))
+
+
+begin = jax.jit(start, static_argnames=("limits", "room", "capacity"))
+
+
+@functools.partial(jax.jit, static_argnames=("count", "size"), donate_argnames="state")
+def enter_wave(
+    policy: Policy,
+    state: DecodeState,
+    prompts: Prompts,
+    count: int,
+    size: int,
+    first: Int[Array, ""] | int,
+    place: Int[Array, ""] | int,
+) -> DecodeState:
+    """Prefill the prompts of a wave."""
+    parts = state.home.shape[0]
+    order = jnp.argsort(-prompts.lengths.reshape(parts, -1), axis=1, stable=True)
+    if count < order.shape[1]:
+        order = lax.dynamic_slice_in_dim(order, first, count, axis=1)
+    else:
+        order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[None], order.shape)
+    return enter(policy, state, prompts, order.astype(jnp.int32), size, place)
 
 
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
@@ -426,7 +551,9 @@ def decode_at_once(
     It may be part of a larger program, and serves well for short responses. No program of `decode`
     takes more memory, so it also shows what compilers make of decoding.
     """
-    limit = limits.max_new_tokens
-    state = start(policy, prompts, keys, sampling, limits, limit)
+    limit, num_prompts = limits.max_new_tokens, keys.shape[0] // policy.parts(keys.shape[0])
+    size = policy.prompt_sizes(prompts.tokens.shape[1])[-1]
+    state = start(policy, prompts, keys, sampling, limits, num_prompts * size, limit)
+    state = enter_wave(policy, state, prompts, num_prompts, size, 0, 0)
     state, _ = go_on(policy, state, sampling, limits, None, 0, limit)
     return Rollout(prompts, *of_prompts(state, keys.shape[1]))

@@ -55,16 +55,47 @@ class Policy(Unembedding, Protocol):
         """Return A, the number of equal parts that devices split a batch of prompts into."""
         ...
 
+    def prompt_sizes(self, size: int) -> tuple[int, ...]:
+        """Return the lengths, ascending, that prompts of at most `size` tokens are padded to.
+
+        The last is at least `size`.
+        """
+        ...
+
     def prefill(
         self, prompts: Int[Array, "B S"], lengths: Int[Array, " B"]
     ) -> tuple[Float[Array, "B D"], PromptCache]:
         """Return the hidden state at each prompt's last token, and the prompt's cache."""
         ...
 
-    def start(self, prompt_cache: PromptCache, group_size: int, capacity: int) -> Cache:
-        """Return the cache of G rows a prompt, with room for `capacity` tokens of each.
+    def start(
+        self, num_prompts: int, group_size: int, *, size: int, room: int, capacity: int
+    ) -> Cache:
+        """Return a cache without prompts, for B prompts with G rows each.
 
         The rows of a part are in the order of its prompts.
+
+        Args:
+          size: the most tokens of a prompt.
+          room: the tokens of all prompts of a part, padded to their `prompt_sizes`.
+          capacity: the tokens that there is room for in each row.
+        """
+        ...
+
+    def enter(
+        self,
+        cache: Cache,
+        numbers: Int[Array, "A k"],
+        prompt_cache: PromptCache,
+        place: Int[Array, ""],
+    ) -> Cache:
+        """Return the cache with k prompts more in each part, whose rows begin anew.
+
+        Args:
+          numbers: the prompts' numbers in their parts.
+          prompt_cache: of A k prompts, those of a part side by side, all padded to one of the
+            `prompt_sizes`.
+          place: the tokens of the padded prompts before these. Those that were there are replaced.
         """
         ...
 
@@ -74,14 +105,6 @@ class Policy(Unembedding, Protocol):
 
     def keep(self, cache: Cache, rows: Int[Array, "A R"]) -> Cache:
         """Return the cache of some rows of each part, and of no more prompts than these need."""
-        ...
-
-    def insert(self, cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
-        """Return the cache with prompt `slot` replaced by the one prompt of `other`.
-
-        The rows of the prompt begin anew. Both caches have one part, and their S, group size and
-        capacity are the same.
-        """
         ...
 
     def decode(

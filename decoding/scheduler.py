@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from decoding.compilations import count_compilations
-from decoding.decode_loop import SAMPLED, DecodeState, Limits, of_prompts, start, step
+from decoding.decode_loop import SAMPLED, DecodeState, Limits, enter, of_prompts, start, step
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
@@ -255,19 +255,15 @@ def _empty_slots(
     sampling: Sampling | RowSampling,
     limits: Limits,
 ) -> DecodeState:
-    """Return slots in which all rows have stopped, without running a prefill."""
+    """Return slots in which all rows have stopped."""
     many, keys = jax.tree.map(lambda x: jnp.repeat(x, num_slots, axis=0), (prompts, keys))
-    state = start(policy, many, keys, sampling, limits, limits.max_new_tokens)
-    # Without its results the prefill is no part of the program.
-    _, prompt_cache = policy.prefill(many.tokens, many.lengths)
-    empty = jax.tree.map(jnp.zeros_like, prompt_cache)
-    return dataclasses.replace(
-        state,
-        clock=None,
-        done=jnp.ones_like(state.done),
-        logits=jnp.zeros_like(state.logits),
-        cache=policy.start(empty, keys.shape[1], limits.max_new_tokens),
-    )
+    room = num_slots * _padded_size(policy, prompts)
+    state = start(policy, many, keys, sampling, limits, room, limits.max_new_tokens)
+    return dataclasses.replace(state, clock=None, done=jnp.ones_like(state.done))
+
+
+def _padded_size(policy: Policy, prompts: Prompts) -> int:
+    return policy.prompt_sizes(prompts.tokens.shape[1])[-1]
 
 
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
@@ -281,7 +277,9 @@ def _admit(
     limits: Limits,
 ) -> DecodeState:
     """Prefill a prompt into a slot."""
-    one = start(policy, prompts, keys, sampling, limits, limits.max_new_tokens)
+    size = _padded_size(policy, prompts)
+    # Its caches have no part in the program.
+    one = start(policy, prompts, keys, sampling, limits, size, 1)
     first = slot * keys.shape[1]
 
     def put(into: Any, of_one: Any) -> Any:
@@ -291,7 +289,7 @@ def _admit(
         return jax.tree.map(put_rows, into, of_one)
 
     # The row's home is its place.
-    return dataclasses.replace(
+    state = dataclasses.replace(
         state,
         steps=put(state.steps, one.steps),
         done=put(state.done, one.done),
@@ -299,12 +297,11 @@ def _admit(
         span=put(state.span, one.span),
         source=state.source.insert(slot, one.source),
         seen=put(state.seen, one.seen),
-        logits=put(state.logits, one.logits),
-        cache=policy.insert(state.cache, slot, one.cache),
         tokens=put(state.tokens, one.tokens),
         lengths=put(state.lengths, one.lengths),
         log_probs=put(state.log_probs, one.log_probs),
     )
+    return enter(policy, state, prompts, slot[None, None], size, slot * size)
 
 
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")

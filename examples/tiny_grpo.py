@@ -62,9 +62,17 @@ class TinyPolicy:
         """Return the number of parts of a batch: one device holds all prompts."""
         return 1
 
-    def start(self, prompt_cache, group_size, capacity):
-        """Return the cache of all rows [1, B G, D]: responses add nothing to the prompts'."""
-        return jnp.repeat(prompt_cache, group_size, axis=0)[None]
+    def prompt_sizes(self, size):
+        """Return the lengths that prompts are padded to."""
+        return (size,)
+
+    def start(self, num_prompts, group_size, **sizes):
+        """Return the cache of all rows, [1, B, G, D]: responses add nothing to their prompts'."""
+        return jnp.zeros((1, num_prompts, group_size, WIDTH))
+
+    def enter(self, cache, numbers, prompt_cache, place):
+        """Return the cache with some prompts' reads."""
+        return cache.at[0, numbers[0]].set(prompt_cache[:, None])
 
     def grow(self, cache, capacity):
         """Return the cache itself, which no response makes longer."""
@@ -72,15 +80,12 @@ class TinyPolicy:
 
     def keep(self, cache, rows):
         """Return the cache of some rows."""
-        return cache[:, rows[0]]
-
-    def insert(self, cache, slot, other):
-        """Return the cache with another prompt at `slot`."""
-        return jax.lax.dynamic_update_slice_in_dim(cache, other, slot * other.shape[1], axis=1)
+        return cache.reshape(1, -1, WIDTH)[:, rows[0]]
 
     def decode(self, tokens, steps, cache):
         """Return the logits after one more token of each row, [1, R, V]."""
-        return self.unembed(self.bigram[tokens] + self.gate[tokens] * cache), cache
+        reads = cache.reshape(*tokens.shape, WIDTH)
+        return self.unembed(self.bigram[tokens] + self.gate[tokens] * reads), cache
 
     def score(self, prompts, lengths, responses, places):
         """Return the hidden states that predict each response token, [B, R, P, D]."""

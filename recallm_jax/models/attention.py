@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from recallm_jax.models.kv_cache import Shelf
+
 
 class Projected(NamedTuple):
     """Rotated queries and keys, and values, of tokens [B, S] or [B, G, T]."""
@@ -144,43 +146,91 @@ def _attend_block(query, key, value, key_lengths, causal, first):
     )
 
 
-def attend_cached(
-    query: Float[Array, "*batch Q N H"],
-    key: Float[Array, "*batch K P H"],
-    value: Float[Array, "*batch K P H"],
-    key_lengths: Int[Array, "*batch"],
-) -> tuple[Float[Array, "*batch Q N H"], Float[Array, "*batch Q N"]]:
-    """Attend with few queries to cached keys, whose heads come first; see `attend`.
+def attend_prompts(
+    query: Float[Array, "A Q G N H"],
+    read: Callable[[int | Int[Array, ""]], tuple[Array, Array]],
+    shelf: Shelf,
+    at_once: int,
+) -> tuple[Float[Array, "A Q G N H"], Float[Array, "A Q G N"]]:
+    """Attend to prompts in blocks, each of which has the queries of its own prompt; see `attend`.
 
-    Both products read the cache in its order in memory. Nothing of its size is transposed, and no
-    axes are joined, so that the cache may be split along any axis but the last.
+    Only the blocks in use are read, `at_once` of them at a time. Each is a part of its prompt's
+    softmax, and so is each stretch of a prompt that devices hold apart.
+
+    Args:
+      read: returns the keys and values [W, A, Z, K, X, H] of W = `at_once` blocks, by the number of
+        the first.
     """
-    *batch, num_queries, num_heads, head_dim = query.shape
-    num_kv_heads, num_keys = key.shape[-3:-1]
-    heads = len(batch)
-    grouped = query.reshape(*batch, num_queries, num_kv_heads, -1, head_dim)
-    grouped = jnp.moveaxis(grouped, heads + 1, heads)
-    grouped = grouped.reshape(*batch, num_kv_heads, -1, head_dim)
-    batched = (tuple(range(heads + 1)),) * 2
-    last = heads + 2
-    scores = lax.dot_general(
-        grouped, key, (((last,), (last,)), batched), preferred_element_type=jnp.float32
+    parts, num_prompts, group_size, num_heads, head_dim = query.shape
+    num_blocks, stretches = shelf.first.shape[1:]
+    num_kv_heads = read(0)[0].shape[3]
+    by_key_head = (parts, num_prompts, group_size, num_kv_heads, num_heads // num_kv_heads)
+    grouped = query.reshape(*by_key_head, head_dim).transpose(0, 1, 3, 2, 4, 5)
+    grouped = grouped.reshape(parts, num_prompts, num_kv_heads, -1, head_dim)
+    real = shelf.real
+    batched = ((0, 1, 2, 3), (0, 1, 2, 3))
+    of_owner = jax.vmap(lambda of_prompts, owner: of_prompts[owner])
+
+    def blocks_first(x: Array) -> Array:
+        return jnp.moveaxis(x, 1, 0)
+
+    def some(number: int | Array, carry: tuple) -> tuple:
+        output, peak, total = carry
+        start = number * at_once
+        owner = lax.dynamic_slice_in_dim(shelf.owner, start, at_once, axis=1)
+        tokens = blocks_first(lax.dynamic_slice_in_dim(real, start, at_once, axis=1))
+        key, value = read(start)
+        asked = blocks_first(of_owner(grouped, owner))[:, :, None]
+        asked = jnp.broadcast_to(asked, (*key.shape[:4], *asked.shape[4:]))
+        scores = lax.dot_general(
+            asked, key, (((5,), (5,)), batched), preferred_element_type=jnp.float32
+        )
+        places = jnp.arange(key.shape[4], dtype=jnp.int32)[None, None, None]
+        seen = (places < tokens[..., None])[:, :, :, None, None]
+        scores = jnp.where(seen, scores * head_dim**-0.5, MASKED)
+        high = scores.max(axis=-1, keepdims=True)
+        weights = jnp.exp(scores - high)
+        terms = lax.dot_general(
+            weights.astype(value.dtype),
+            value,
+            (((5,), (4,)), batched),
+            preferred_element_type=jnp.float32,
+        )
+        # From blocks to their prompts.
+        owned = owner[..., None] == jnp.arange(num_prompts)[None, None]
+        here = blocks_first(owned)[:, :, None, :, None, None, None]
+        highest = jnp.where(here, high[:, :, :, None], MASKED).max(axis=0)
+        new_peak = jnp.maximum(peak, highest)
+        scale = jnp.exp(high - blocks_first(of_owner(jnp.moveaxis(new_peak, 2, 1), owner)))
+        before = jnp.exp(peak - new_peak)
+
+        def added(old: Array, new: Array) -> Array:
+            of_prompts = jnp.einsum("awq,wazkgh->azqkgh", owned.astype(jnp.float32), new * scale)
+            return old * before + of_prompts
+
+        total = added(total, weights.sum(axis=-1, keepdims=True))
+        return added(output, terms), new_peak, total
+
+    shape = (parts, stretches, *grouped.shape[1:4])
+    carry = (
+        jnp.zeros((*shape, head_dim), jnp.float32),
+        jnp.full((*shape, 1), MASKED, jnp.float32),
+        jnp.zeros((*shape, 1), jnp.float32),
     )
-    places = jnp.arange(num_keys)[(None,) * heads]
-    seen = (places < key_lengths[..., None])[..., None, None, :]
-    scores = jnp.where(seen, scores * head_dim**-0.5, MASKED)
-    peak = scores.max(axis=-1, keepdims=True)
-    weights = jnp.exp(scores - peak)
-    total = weights.sum(axis=-1, keepdims=True)
-    weights = (weights / total).astype(value.dtype)
-    output = lax.dot_general(weights, value, (((last,), (last - 1,)), batched))
+    if num_blocks <= at_once:
+        output, peak, total = some(0, carry)
+    else:
+        output, peak, total = lax.fori_loop(0, -(-shelf.used // at_once), some, carry)
+    highest = peak.max(axis=1)
+    scale = jnp.exp(peak - highest[:, None])
+    output, total = ((x * scale).sum(axis=1) for x in (output, total))
 
-    def queries_first(x):
-        x = x.reshape(*batch, num_kv_heads, num_queries, -1, x.shape[-1])
-        x = jnp.moveaxis(x, heads, heads + 1)
-        return x.reshape(*batch, num_queries, num_heads, x.shape[-1])
+    def seats_first(x: Array) -> Array:
+        x = x.reshape(parts, num_prompts, num_kv_heads, group_size, -1, x.shape[-1])
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(*query.shape[:4], x.shape[-1])
 
-    return queries_first(output), queries_first(jnp.log(total) + peak)[..., 0]
+    sums = seats_first(jnp.log(total) + highest)[..., 0]
+    return seats_first(output / total).astype(query.dtype), sums
 
 
 def attend_blocks(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from recallm_jax.models import splash
 from recallm_jax.models.attention import Projected, attend, attend_from, merge
+from recallm_jax.models.kv_cache import PROMPT_BLOCK
 from recallm_jax.models.placement import Placement
 from recallm_jax.models.row_attention import attend_rows
 
@@ -45,6 +46,27 @@ def padded_sizes(size: int, length: int, placement: Placement | None) -> tuple[i
     multiple = splash.tile(size, parts) if placement.splash else parts
     own_multiple = splash.tile(length, 1) if placement.splash else 1
     return -(-size // multiple) * multiple, -(-length // own_multiple) * own_multiple
+
+
+def prompt_sizes(size: int, placement: Placement | None) -> tuple[int, ...]:
+    """Return the lengths, ascending, that prompts of at most `size` tokens are padded to.
+
+    There are few, because a program is compiled for each, and successive ones differ by a third or
+    a half. They split over devices, and their parts into blocks of the cache, if there are several.
+    """
+    longest, _ = padded_sizes(size, 0, placement)
+    unit = PROMPT_BLOCK * (1 if placement is None else placement.whole_parts("length"))
+    if longest <= 2 * unit:
+        return (longest,)
+
+    def rounded(wanted: int) -> int:
+        return padded_sizes(-(-wanted // unit) * unit, 0, placement)[0]
+
+    sizes, divisor = {rounded(longest)}, 1
+    while longest > divisor * unit:
+        sizes |= {rounded(-(-longest // divisor)), rounded(-(-3 * longest // (4 * divisor)))}
+        divisor *= 2
+    return tuple(sorted(sizes))
 
 
 def attend_prompt(prompt: Projected, placement: Placement | None) -> Float[Array, "B S N H"]:

@@ -1,9 +1,11 @@
-"""Keys and values of prompts, stored once a prompt, and of their responses, in blocks.
+"""Keys and values in blocks: of prompts, stored once a prompt, and of their responses.
 
-Heads come before tokens: the order in which the products of a decode step read them.
+Heads come before tokens: the order in which the products of a decode step read them. A part is the
+prompts of a device, or of devices that split a prompt's tokens into Z stretches.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,14 +13,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-# Tokens of a block. A step reads whole blocks, up to the one with the newest token of its rows.
-BLOCK = 128
+# The fewest and the most tokens of a block of responses, and the tokens of one of prompts. A step
+# reads whole blocks.
+BLOCK, LARGEST_BLOCK = 64, 256
+PROMPT_BLOCK = 256
+# Blocks of prompts that are read at once.
+AT_ONCE = 8
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PromptCache:
-    """The keys and values that all continuations of a prompt share; decoding only reads them."""
+    """The keys and values of prompts after prefill."""
 
     keys: Float[Array, "L B K S H"]
     values: Float[Array, "L B K S H"]
@@ -51,8 +57,7 @@ class Seats:
 
 def seats(prompt: Int[Array, "A R"], num_prompts: int, group_size: int) -> Seats:
     """Seat rows, at most `group_size` a prompt."""
-    num_rows = prompt.shape[1]
-    number = jnp.arange(num_rows, dtype=jnp.int32)
+    number = jnp.arange(prompt.shape[1], dtype=jnp.int32)
     before = (prompt[:, :, None] == prompt[:, None]) & (number[None, :, None] > number[None, None])
     seat = before.sum(axis=2, dtype=jnp.int32)
 
@@ -65,25 +70,55 @@ def seats(prompt: Int[Array, "A R"], num_prompts: int, group_size: int) -> Seats
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Shelf:
+    """Which blocks hold which tokens of the prompts of each part.
+
+    The blocks in use come first. A block has X tokens of each of the Z stretches of a prompt.
+
+    Attributes:
+      lengths: the number of tokens of each prompt.
+      owner: the prompt that each block belongs to.
+      first: the place in its prompt of each block's first token; past every prompt's end for a
+        block without tokens.
+      used: the number of blocks in use, the most of a part.
+    """
+
+    lengths: Int[Array, "A Q"]
+    owner: Int[Array, "A N"]
+    first: Int[Array, "A N Z"]
+    used: Int[Array, ""]
+
+    @property
+    def real(self) -> Int[Array, "A N Z"]:
+        """The number of tokens of each block, counted from its first."""
+        lengths = jax.vmap(lambda lengths, owner: lengths[owner])(self.lengths, self.owner)
+        return jnp.maximum(lengths[..., None] - self.first, 0)
+
+
+# The place of a block without tokens.
+NOWHERE = 1 << 30
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Cache:
     """The keys and values of A parts: of Q prompts a part, and of R growing responses.
 
     Arrays are stacked on a leading layer axis. With `ModelConfig.unstack_decode` they are tuples of
-    one array a layer, and the cache holds the parameters of each layer too. The places of responses
-    are blocks of X tokens.
+    one array a layer, and the cache holds the parameters of each layer too. Blocks of prompts hold
+    X tokens of each stretch, those of responses Y tokens of each row.
 
     Attributes:
-      lengths: the number of tokens of each prompt.
       layers: the parameters of each layer; empty if the model scans its stacked ones.
     """
 
-    lengths: Int[Array, "A Q"]
+    shelf: Shelf
     seats: Seats
     layers: tuple[Any, ...]
-    prompt_keys: Float[Array, "L A Q K S H"] | tuple[Float[Array, "A Q K S H"], ...]
-    prompt_values: Float[Array, "L A Q K S H"] | tuple[Float[Array, "A Q K S H"], ...]
-    keys: Float[Array, "L blocks A R K X H"] | tuple[Float[Array, "blocks A R K X H"], ...]
-    values: Float[Array, "L blocks A R K X H"] | tuple[Float[Array, "blocks A R K X H"], ...]
+    prompt_keys: Float[Array, "L N A Z K X H"] | tuple[Float[Array, "N A Z K X H"], ...]
+    prompt_values: Float[Array, "L N A Z K X H"] | tuple[Float[Array, "N A Z K X H"], ...]
+    keys: Float[Array, "L M A R K Y H"] | tuple[Float[Array, "M A R K Y H"], ...]
+    values: Float[Array, "L M A R K Y H"] | tuple[Float[Array, "M A R K Y H"], ...]
 
     @property
     def stacked(self) -> bool:
@@ -92,50 +127,79 @@ class Cache:
 
     @property
     def blocks(self) -> tuple[int, int]:
-        """The number of blocks of responses, and the places of a block."""
+        """The number of blocks of responses, and the tokens of a block."""
         blocks, *_, size, _ = jax.tree.leaves(self.keys)[0].shape[-6:]
         return blocks, size
 
-    def map_prompts(self, function: Any) -> "Cache":
-        """Return the cache with each array [A, Q, ...] of a layer's prompts replaced."""
-        mapped = _each_layer(function, (self.prompt_keys, self.prompt_values), self.stacked)
+    def map_prompts(self, function: Callable[[Array], Array]) -> "Cache":
+        """Return the cache with the blocks of prompts [N, A, ...] of each layer replaced."""
+        mapped = self._each_layer(function, (self.prompt_keys, self.prompt_values))
         return dataclasses.replace(self, prompt_keys=mapped[0], prompt_values=mapped[1])
 
-    def map_responses(self, function: Any) -> "Cache":
-        """Return the cache with each array [blocks, A, R, ...] of a layer's responses replaced."""
-        mapped = _each_layer(function, (self.keys, self.values), self.stacked)
+    def map_responses(self, function: Callable[[Array], Array]) -> "Cache":
+        """Return the cache with the blocks of responses [M, A, R, ...] of each layer replaced."""
+        mapped = self._each_layer(function, (self.keys, self.values))
         return dataclasses.replace(self, keys=mapped[0], values=mapped[1])
 
+    def _each_layer(self, function: Callable[[Array], Array], arrays: Any) -> Any:
+        return jax.tree.map(jax.vmap(function) if self.stacked else function, arrays)
 
-def _each_layer(function: Any, arrays: Any, stacked: bool) -> Any:
-    return jax.tree.map(jax.vmap(function) if stacked else function, arrays)
+
+@dataclasses.dataclass(frozen=True)
+class CacheSizes:
+    """The sizes of a cache; static.
+
+    Attributes:
+      parts, prompts, group_size: A; Q, the prompts of a part; and G.
+      stretches: Z, the number of parts that devices split the tokens of a prompt into.
+      prompt_blocks, prompt_block: N and X.
+      capacity: the number of tokens that there is room for in each response.
+    """
+
+    parts: int
+    prompts: int
+    group_size: int
+    stretches: int
+    prompt_blocks: int
+    prompt_block: int
+    capacity: int
 
 
-def empty_responses(prompt: PromptCache, parts: int, group_size: int, capacity: int) -> Cache:
-    """Return a stacked cache with places for `capacity` tokens of G responses a prompt."""
-    num_layers, batch, num_kv_heads, size, head_dim = prompt.keys.shape
-    num_prompts = batch // parts
-    num_rows = num_prompts * group_size
-    block, blocks = blocks_of(capacity)
-    shape = (num_layers, blocks, parts, num_rows, num_kv_heads, block, head_dim)
-    zeros = jnp.zeros(shape, prompt.keys.dtype)
-    owner = jnp.arange(num_rows, dtype=jnp.int32) // group_size
-    of_part = (num_layers, parts, num_prompts, num_kv_heads, size, head_dim)
+def block_size(capacity: int) -> int:
+    """Return the tokens of a block of responses that there is room for `capacity` tokens of.
+
+    Small blocks waste little of what is read, large ones take few rounds.
+    """
+    if capacity <= 2 * BLOCK:
+        return min(capacity, BLOCK)
+    return min(LARGEST_BLOCK, max(BLOCK, 1 << (capacity.bit_length() - 3)))
+
+
+def empty_cache(layers: int, kv_heads: int, head_dim: int, dtype: Any, sizes: CacheSizes) -> Cache:
+    """Return a stacked cache that holds no prompt and no token."""
+    num_rows = sizes.prompts * sizes.group_size
+    block = block_size(sizes.capacity)
+    tail = (sizes.prompt_block, head_dim)
+    of_prompts = (layers, sizes.prompt_blocks, sizes.parts, sizes.stretches, kv_heads, *tail)
+    blocks_of_rows = -(-sizes.capacity // block)
+    of_responses = (layers, blocks_of_rows, sizes.parts, num_rows, kv_heads, block, head_dim)
+    owner = jnp.arange(num_rows, dtype=jnp.int32) // sizes.group_size
+    owner = jnp.broadcast_to(owner[None], (sizes.parts, num_rows))
+    blocks = (sizes.parts, sizes.prompt_blocks)
     return Cache(
-        lengths=prompt.lengths.reshape(parts, num_prompts),
-        seats=seats(jnp.broadcast_to(owner[None], (parts, num_rows)), num_prompts, group_size),
+        shelf=Shelf(
+            lengths=jnp.ones((sizes.parts, sizes.prompts), jnp.int32),
+            owner=jnp.zeros(blocks, jnp.int32),
+            first=jnp.full((*blocks, sizes.stretches), NOWHERE, jnp.int32),
+            used=jnp.zeros((), jnp.int32),
+        ),
+        seats=seats(owner, sizes.prompts, sizes.group_size),
         layers=(),
-        prompt_keys=prompt.keys.reshape(of_part),
-        prompt_values=prompt.values.reshape(of_part),
-        keys=zeros,
-        values=jnp.zeros_like(zeros),
+        prompt_keys=jnp.zeros(of_prompts, dtype),
+        prompt_values=jnp.zeros(of_prompts, dtype),
+        keys=jnp.zeros(of_responses, dtype),
+        values=jnp.zeros(of_responses, dtype),
     )
-
-
-def blocks_of(capacity: int) -> tuple[int, int]:
-    """Return the tokens of a block and the number of blocks that hold `capacity` tokens."""
-    block = min(capacity, BLOCK)
-    return block, -(-capacity // block)
 
 
 def unstacked(cache: Cache, layers: Any, num_layers: int) -> Cache:
@@ -154,14 +218,75 @@ def unstacked(cache: Cache, layers: Any, num_layers: int) -> Cache:
     )
 
 
+def entered(
+    cache: Cache, numbers: Int[Array, "A k"], prompts: PromptCache, place: Int[Array, ""]
+) -> Cache:
+    """Return the cache with k prompts more in each part, or in the place of others.
+
+    Args:
+      numbers: the prompts' numbers in their parts.
+      prompts: A k prompts, those of a part side by side.
+      place: the first of the blocks that they take.
+    """
+    parts, count = numbers.shape
+    _, _, stretches = cache.shelf.first.shape
+    num_layers, _, num_kv_heads, size, head_dim = prompts.keys.shape
+    block = jax.tree.leaves(cache.prompt_keys)[0].shape[-2]
+    per_prompt = size // stretches // block
+
+    def blocked(x: Array) -> Array:
+        x = x.reshape(
+            num_layers, parts, count, num_kv_heads, stretches, per_prompt, block, head_dim
+        )
+        # [L, k, blocks, A, Z, K, X, H]
+        x = x.transpose(0, 2, 5, 1, 4, 3, 6, 7)
+        return x.reshape(num_layers, count * per_prompt, *x.shape[3:])
+
+    def put(into: Any, x: Array) -> Any:
+        if cache.stacked:
+            return lax.dynamic_update_slice_in_dim(into, x, place, axis=1)
+        return tuple(
+            lax.dynamic_update_slice_in_dim(layer, x[number], place, axis=0)
+            for number, layer in enumerate(into)
+        )
+
+    number = jnp.arange(per_prompt, dtype=jnp.int32)
+    stretch = jnp.arange(stretches, dtype=jnp.int32) * (size // stretches)
+    first = stretch[None] + number[:, None] * block
+    first = jnp.broadcast_to(first[None, None], (parts, count, *first.shape))
+    shelf = cache.shelf
+
+    def put_blocks(into: Array, x: Array) -> Array:
+        return lax.dynamic_update_slice_in_dim(into, x, place, axis=1)
+
+    return dataclasses.replace(
+        cache,
+        shelf=Shelf(
+            lengths=jax.vmap(lambda lengths, at, new: lengths.at[at].set(new))(
+                shelf.lengths, numbers, prompts.lengths.reshape(parts, count)
+            ),
+            owner=put_blocks(shelf.owner, jnp.repeat(numbers, per_prompt, axis=1)),
+            first=put_blocks(shelf.first, first.reshape(parts, -1, stretches)),
+            used=jnp.maximum(shelf.used, place + count * per_prompt),
+        ),
+        prompt_keys=put(cache.prompt_keys, blocked(prompts.keys)),
+        prompt_values=put(cache.prompt_values, blocked(prompts.values)),
+    )
+
+
 def grown(cache: Cache, capacity: int) -> Cache:
-    """Return the cache with places for `capacity` tokens, whose first places are those there."""
-    blocks = -(-capacity // cache.blocks[1])
+    """Return the cache with room for `capacity` tokens of each response."""
+    blocks, size = cache.blocks
+    # A few blocks make one larger block.
+    joined = max(1, block_size(capacity) // size)
 
-    def padded(x: Array) -> Array:
-        return jnp.pad(x, [(0, blocks - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+    def larger(x: Array) -> Array:
+        missing = -(-capacity // (size * joined)) * joined - blocks
+        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
+        x = jnp.moveaxis(x.reshape(-1, joined, *x.shape[1:]), 1, 4)
+        return x.reshape(*x.shape[:4], joined * size, x.shape[-1])
 
-    return cache.map_responses(padded)
+    return cache.map_responses(larger)
 
 
 def kept(cache: Cache, rows: Int[Array, "A R"]) -> Cache:
@@ -172,29 +297,45 @@ def kept(cache: Cache, rows: Int[Array, "A R"]) -> Cache:
     pick = jax.vmap(lambda x, at: x[at])
     prompt = pick(cache.seats.prompt, rows)
     cache = cache.map_responses(jax.vmap(lambda block: pick(block, rows)))
-    lengths, prompts = cache.lengths, (cache.prompt_keys, cache.prompt_values)
     if fewer < num_prompts:
         present = jax.vmap(lambda at: jnp.zeros(num_prompts, bool).at[at].set(True))(prompt)
         order = jnp.argsort(~present, axis=1, stable=True)
-        left = order[:, :fewer]
-        prompt = pick(jnp.argsort(order, axis=1), prompt)
-        lengths = pick(lengths, left)
-        prompts = _each_layer(lambda x: pick(x, left), prompts, cache.stacked)
+        # The new number of each prompt that is left.
+        number = jnp.argsort(order, axis=1)
+        cache = _with_prompts(cache, present, order[:, :fewer], number)
+        prompt = pick(number, prompt)
+    return dataclasses.replace(cache, seats=seats(prompt, fewer, group_size))
+
+
+def _with_prompts(
+    cache: Cache, present: Array, left: Int[Array, "A Q"], number: Int[Array, "A P"]
+) -> Cache:
+    """Return the cache of some prompts, whose blocks come first."""
+    pick = jax.vmap(lambda x, at: x[at])
+    shelf = cache.shelf
+    in_use = pick(present, shelf.owner) & (shelf.first < NOWHERE).any(axis=2)
+    order = jnp.argsort(~in_use, axis=1, stable=True)
+    cache = cache.map_prompts(
+        lambda blocks: jax.vmap(lambda x, at: x[at], in_axes=(1, 0), out_axes=1)(blocks, order)
+    )
+    first = jnp.where(in_use[..., None], shelf.first, NOWHERE)
     return dataclasses.replace(
         cache,
-        lengths=lengths,
-        seats=seats(prompt, fewer, group_size),
-        prompt_keys=prompts[0],
-        prompt_values=prompts[1],
+        shelf=Shelf(
+            lengths=pick(shelf.lengths, left),
+            owner=jnp.minimum(pick(pick(number, shelf.owner), order), left.shape[1] - 1),
+            first=pick(first, order),
+            used=in_use.sum(axis=1, dtype=jnp.int32).max(),
+        ),
     )
 
 
 def written(
-    cache: Float[Array, "*L blocks A R K X H"],
+    cache: Float[Array, "*L M A R K Y H"],
     token: Float[Array, "A R K H"],
     steps: Int[Array, ""] | Int[Array, "A R"],
     layer: Int[Array, ""] | None = None,
-) -> Float[Array, "*L blocks A R K X H"]:
+) -> Float[Array, "*L M A R K Y H"]:
     """Write token number `steps` of each row into a layer's cache, which may be a stacked one."""
     place = () if layer is None else (layer,)
     axis, size = len(place), cache.shape[-2]
@@ -213,30 +354,14 @@ def written(
     return jax.vmap(rows, in_axes=(axis + 1, 0, 0), out_axes=axis + 1)(cache, token, steps)
 
 
-def block_of(
-    cache: Float[Array, "*L blocks A R K X H"],
+def blocks_of(
+    cache: Float[Array, "*L blocks A R_or_Z K size H"],
     number: int | Int[Array, ""],
+    count: int,
     layer: Int[Array, ""] | None = None,
-) -> Float[Array, "A R K X H"]:
-    """Return a block of a layer's cache, which may be a stacked one."""
+) -> Float[Array, "count A R_or_Z K size H"]:
+    """Return some blocks of a layer's cache, which may be a stacked one, from a number on."""
     place = (number,) if layer is None else (layer, number)
-    size = (1,) * len(place) + cache.shape[-5:]
+    size = (*(1,) * (len(place) - 1), count, *cache.shape[-5:])
     start = (*(jnp.asarray(at, jnp.int32) for at in place), *(jnp.int32(0),) * 5)
-    return lax.dynamic_slice(cache, start, size).reshape(size[-5:])
-
-
-def inserted(cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
-    """Return the cache with prompt `slot` replaced by the one prompt of `other`."""
-    axis = 2 if cache.stacked else 1
-
-    def put(into: Any, one: Any) -> Any:
-        return jax.tree.map(
-            lambda all_, one_: lax.dynamic_update_slice_in_dim(all_, one_, slot, axis), into, one
-        )
-
-    return dataclasses.replace(
-        cache,
-        lengths=cache.lengths.at[0, slot].set(other.lengths[0, 0]),
-        prompt_keys=put(cache.prompt_keys, other.prompt_keys),
-        prompt_values=put(cache.prompt_values, other.prompt_values),
-    )
+    return lax.dynamic_slice(cache, start, size).reshape(size[-6:])

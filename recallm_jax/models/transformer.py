@@ -14,20 +14,24 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from recallm_jax.models.attention import Projected, attend_blocks, attend_cached
+from recallm_jax.models.attention import Projected, attend_blocks, attend_prompts
 from recallm_jax.models.group_attention import (
     ATTENTION,
     attend_group,
     attend_prompt,
     padded_sizes,
+    prompt_sizes,
 )
 from recallm_jax.models.kv_cache import (
+    AT_ONCE,
+    PROMPT_BLOCK,
     Cache,
+    CacheSizes,
     PromptCache,
-    block_of,
-    empty_responses,
+    blocks_of,
+    empty_cache,
+    entered,
     grown,
-    inserted,
     kept,
     unstacked,
     written,
@@ -49,7 +53,7 @@ RESIDUAL = {
 }
 # A layer's keys and values after prefill, and in the cache: of prompts, and of responses in blocks.
 PROMPT_CACHE = ("batch", "kv_heads", "length", None)
-PROMPTS = ("batch", None, "kv_heads", "length", None)
+PROMPTS = (None, "batch", "length", "kv_heads", None, None)
 RESPONSES = (None, "batch", "group", "kv_heads", None, None)
 
 
@@ -211,25 +215,58 @@ class Transformer(nnx.Module):
         """Return A, the number of equal parts that devices split a batch of prompts into."""
         return 1 if self.placement is None else self.placement.parts("batch", num_prompts)[1]
 
-    def start(self, prompt_cache: PromptCache, group_size: int, capacity: int) -> Cache:
-        """Return the cache of G rows a prompt, with places for `capacity` tokens."""
-        parts = self.parts(prompt_cache.lengths.shape[0])
-        cache = self._placed(empty_responses(prompt_cache, parts, group_size, capacity))
+    def prompt_sizes(self, size: int) -> tuple[int, ...]:
+        """Return the lengths, ascending, that prompts of at most `size` tokens are padded to."""
+        return prompt_sizes(size, self.placement)
+
+    def start(
+        self, num_prompts: int, group_size: int, *, size: int, room: int, capacity: int
+    ) -> Cache:
+        """Return a cache without prompts, and with room for them and for G rows each."""
+        config, parts = self.config, self.parts(num_prompts)
+        stretches = 1 if self.placement is None else self.placement.whole_parts("length")
+        sizes = self.prompt_sizes(size)
+        block = PROMPT_BLOCK if len(sizes) > 1 else sizes[0] // stretches
+        blocks = room // stretches // block
+        cache = empty_cache(
+            config.num_layers,
+            config.num_kv_heads,
+            config.head_dim,
+            config.dtype,
+            CacheSizes(
+                parts=parts,
+                prompts=num_prompts // parts,
+                group_size=group_size,
+                stretches=stretches,
+                prompt_blocks=blocks if blocks <= AT_ONCE else -(-blocks // AT_ONCE) * AT_ONCE,
+                prompt_block=block,
+                capacity=capacity,
+            ),
+        )
+        cache = self._placed(cache)
         if self.config.unstack_decode:
             return unstacked(cache, self.layers, self.config.num_layers)
         return cache
 
+    def enter(
+        self,
+        cache: Cache,
+        numbers: Int[Array, "A k"],
+        prompt_cache: PromptCache,
+        place: Int[Array, ""],
+    ) -> Cache:
+        """Return the cache with k prompts more in each part, or in the place of others."""
+        block = jax.tree.leaves(cache.prompt_keys)[0].shape[-2]
+        blocks = place // (cache.shelf.first.shape[2] * block)
+        return self._placed(entered(cache, numbers, prompt_cache, blocks))
+
     def grow(self, cache: Cache, capacity: int) -> Cache:
-        """Return the cache with places for `capacity` tokens."""
+        """Return the cache with room for `capacity` tokens of each row."""
         return self._placed(grown(cache, capacity))
 
     def keep(self, cache: Cache, rows: Int[Array, "A R"]) -> Cache:
         """Return the cache of some rows of each part, and of their prompts."""
         return self._placed(kept(cache, rows))
-
-    def insert(self, cache: Cache, slot: Int[Array, ""], other: Cache) -> Cache:
-        """Return the cache with prompt `slot` replaced by the one prompt of `other`."""
-        return inserted(cache, slot, other)
 
     def _placed(self, cache: Cache) -> Cache:
         cache = cache.map_prompts(lambda x: self._laid_out(x, *PROMPTS))
@@ -242,41 +279,45 @@ class Transformer(nnx.Module):
         cache: Cache,
     ) -> tuple[Float[Array, "A R V"], Cache]:
         """Feed one token a row; return the next token's logits and the cache with it."""
-        seats, num_blocks = cache.seats, cache.blocks[0]
-        lengths = jax.vmap(lambda of_part, prompt: of_part[prompt])(cache.lengths, seats.prompt)
+        seats, shelf, num_blocks = cache.seats, cache.shelf, cache.blocks[0]
+        lengths = jax.vmap(lambda of_part, prompt: of_part[prompt])(shelf.lengths, seats.prompt)
         cos_sin = rotation(self.config, lengths + steps)
         seen = jnp.atleast_2d(steps)
 
-        def mixed(query, prompt_keys, prompt_values, read):
+        at_once = min(AT_ONCE, shelf.owner.shape[1])
+
+        def mixed(query, prompts, responses, layer=None):
+            def read_prompts(number):
+                return tuple(blocks_of(part, number, at_once, layer) for part in prompts)
+
+            def read(number):
+                return tuple(blocks_of(part, number, 1, layer)[0] for part in responses)
+
             seated = self._laid_out(seats.seated(query), "batch", None, None, "heads", None)
-            prompt = attend_cached(seated, prompt_keys, prompt_values, cache.lengths)
+            prompt = attend_prompts(seated, read_prompts, shelf, at_once)
             prompt = (seats.risen(prompt[0]), seats.risen(prompt[1]))
             return attend_blocks(query, prompt, read, num_blocks, seen)
 
         def stacked_block(carry, inputs):
             x, keys, values = carry
-            number, layer, *prompt = inputs
+            number, layer = inputs
             params = self._stored(layer)
             projected = self._project(params, x, cos_sin, STEP)
             # The cache is in the carry, so that the loop updates it in place.
             keys = written(keys, projected.key, steps, number)
             values = written(values, projected.value, steps, number)
-
-            def read(block):
-                return tuple(block_of(part, block, number) for part in (keys, values))
-
-            out = mixed(projected.query, *prompt, read)
+            prompts = (cache.prompt_keys, cache.prompt_values)
+            out = mixed(projected.query, prompts, (keys, values), number)
             return (self._residual(params, x, out, STEP), keys, values), None
 
         x = self._embed(tokens, STEP)
         if cache.stacked:
-            numbers = jnp.arange(self.config.num_layers)
-            prompt = (cache.prompt_keys, cache.prompt_values)
+            numbers = jnp.arange(self.config.num_layers, dtype=jnp.int32)
             (x, keys, values), _ = lax.scan(
-                stacked_block, (x, cache.keys, cache.values), (numbers, self.layers, *prompt)
+                stacked_block, (x, cache.keys, cache.values), (numbers, self.layers)
             )
         else:
-            grown_layers = []
+            layers = []
             for number, layer in enumerate(cache.layers):
                 params = self._stored(layer)
                 projected = self._project(params, x, cos_sin, STEP)
@@ -284,15 +325,10 @@ class Transformer(nnx.Module):
                     written(cache.keys[number], projected.key, steps),
                     written(cache.values[number], projected.value, steps),
                 )
-
-                def read(block, both=both):
-                    return tuple(block_of(part, block) for part in both)
-
-                prompt = (cache.prompt_keys[number], cache.prompt_values[number])
-                out = mixed(projected.query, *prompt, read)
-                x = self._residual(params, x, out, STEP)
-                grown_layers.append(both)
-            keys, values = zip(*grown_layers, strict=True)
+                prompts = (cache.prompt_keys[number], cache.prompt_values[number])
+                x = self._residual(params, x, mixed(projected.query, prompts, both), STEP)
+                layers.append(both)
+            keys, values = zip(*layers, strict=True)
         logits = self.unembed(self._norm(x, self.final_norm[...]))
         # A row is sampled by one device, which gathers its logits, not the output matrix.
         logits = self._laid_out(self._laid_out(logits, *STEP, "vocab"), "batch", "sampled", None)

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import Limits, decode_at_once, start
+from decoding.decode_loop import Limits, decode_at_once
 from decoding.packing import RowSize, Slots
 from decoding.policy import Policy
 from decoding.prompts import Prompts
@@ -120,13 +120,15 @@ class Decoding:
 
     def caches(self) -> dict[str, Any]:
         """Describe the keys and values of the prompts and of the responses."""
-        begin = functools.partial(
-            start,
-            sampling=self.sampling,
-            limits=self.limits,
-            capacity=self.limits.max_new_tokens,
-        )
-        cache = jax.eval_shape(begin, self.policy, self.prompts, self.keys).cache
+        count, group_size = self.keys.shape
+
+        def begin(policy: Transformer) -> Any:
+            size = policy.prompt_sizes(self.prompts.tokens.shape[1])[-1]
+            room = count // policy.parts(count) * size
+            capacity = self.limits.max_new_tokens
+            return policy.start(count, group_size, size=size, room=room, capacity=capacity)
+
+        cache = jax.eval_shape(begin, self.policy)
         placement = self.policy.placement
         assert placement is not None
 

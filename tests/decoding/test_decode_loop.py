@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 
 from decoding import decode_loop
-from decoding.decode_loop import SAMPLED, Limits, begin, decode, decode_at_once, step
+from decoding.decode_loop import (
+    SAMPLED,
+    Limits,
+    begin,
+    decode,
+    decode_at_once,
+    enter_wave,
+    plan_waves,
+    step,
+)
 from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys, stack_sampling
+from recallm_jax.models import group_attention, transformer
 from tests.oracles.loops import for_each
 from tests.oracles.span_oracle import context_of, matches
 from tests.oracles.tiny_models import tiny_model
@@ -26,6 +36,7 @@ from tests.oracles.toy_decoding import (
     ROWS,
     RULES,
     SAMPLING,
+    SIZE,
     START,
     VOCAB,
     assert_scored_as_sampled,
@@ -107,7 +118,7 @@ def test_a_step_sorts_nothing(rules):
     keys = row_keys(0, 0, np.arange(NUM_PROMPTS), GROUP)
     policy, limits = span_loving_policy(7), Limits(rules, NEW, stop_tokens=(EOS,))
     sampling = Sampling(0.7, top_k=5, top_p=0.9, min_p=0.1)
-    state = begin(policy, prompts, keys, sampling, limits, NEW)
+    state = begin(policy, prompts, keys, sampling, limits, NUM_PROMPTS * SIZE, NEW)
     of_step = jax.make_jaxpr(lambda state: step(policy, state, sampling, limits))(state)
     assert " sort[" not in str(of_step)
     # The name of the operation is right.
@@ -340,6 +351,35 @@ def test_a_row_with_a_shorter_prefix_samples_after_it():
             np.testing.assert_array_equal(of_mixed[:, rows], alone[:, rows])
 
 
+def test_prompts_of_different_lengths_are_padded_to_different_sizes_and_decode_alike(monkeypatch):
+    policy, prompts = tiny_model("llama_plain"), make_prompts(19)
+    prompts = dataclasses.replace(prompts, lengths=jnp.array([7, 20, 3, 8], jnp.int32))
+    expected = sample_responses(policy, prompts)
+    waves, run = [], decode_loop.enter_wave
+
+    def seen(policy, state, prompts, count, size, *place):
+        waves.append((count, size))
+        return run(policy, state, prompts, count, size, *place)
+
+    monkeypatch.setattr(decode_loop, "enter_wave", seen)
+    for module in (transformer, group_attention):
+        monkeypatch.setattr(module, "PROMPT_BLOCK", 4)
+    found = sample_responses(policy, prompts)
+    assert waves == [(1, 20), (2, 8), (1, 4)]
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=2e-5)
+
+
+def test_prompts_enter_in_few_sizes_without_gaps():
+    lengths = [900, 300, 290, 280, 257, 250, 249, 8]
+    waves = plan_waves(lengths, (256, 512, 1024))
+    assert [(wave.count, wave.size) for wave in waves] == [(1, 1024), (4, 512), (2, 256), (1, 256)]
+    assert [wave.first for wave in waves] == [0, 1, 5, 7]
+    assert [wave.place for wave in waves] == [0, 1024, 3072, 3584]
+    # Prompts of one size are one wave, whatever their number.
+    assert [(wave.count, wave.size) for wave in plan_waves([9, 8, 7], (16, 32))] == [(3, 16)]
+
+
 def test_decoding_inside_a_program_takes_one_program():
     policy, prompts = span_loving_policy(18), make_prompts(18)
     keys, limits = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP), Limits(RULES, NEW, (EOS,))
@@ -364,7 +404,9 @@ def test_after_a_span_that_the_budget_cuts_short_the_mask_stops_working():
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
     policy = span_loving_policy(0)
     advance = jax.jit(lambda state: step(policy, state, SAMPLING, limits))
-    state, open_before_the_last = begin(policy, prompts, keys, SAMPLING, limits, NEW), None
+    state = begin(policy, prompts, keys, SAMPLING, limits, NUM_PROMPTS * SIZE, NEW)
+    state = enter_wave(policy, state, prompts, NUM_PROMPTS, SIZE, 0, 0)
+    open_before_the_last = None
     for _ in range(NEW):
         open_before_the_last = state.span.inside & ~state.done
         state = advance(state)

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ToyCache:
-    prompt_sum: jax.Array  # [A, R] that of each row's prompt
-    seen: jax.Array  # [A, R] sum of the response so far
+    """Sums [1, B, G], or [1, R] after some rows are left out."""
+
+    prompt_sum: jax.Array  # that of each row's prompt
+    seen: jax.Array  # sum of the response so far
 
 
 @jax.tree_util.register_dataclass
@@ -41,6 +43,9 @@ class ToyPolicy:
         extra = jnp.stack([jnp.sin(prompt_sum * 1.0), jnp.sin(seen * 1.0)], axis=-1)
         return jnp.concatenate([one_hot, extra], axis=-1)
 
+    def prompt_sizes(self, size):
+        return (size,)
+
     def prefill(self, prompts, lengths):
         real = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
         prompt_sum = jnp.where(real, prompts, 0).sum(axis=1)
@@ -50,29 +55,30 @@ class ToyPolicy:
     def parts(self, num_prompts):
         return 1
 
-    def start(self, prompt_cache, group_size, capacity):
-        del capacity
-        of_rows = jnp.repeat(prompt_cache, group_size)[None]
-        return ToyCache(prompt_sum=of_rows, seen=jnp.zeros_like(of_rows))
+    def start(self, num_prompts, group_size, *, size, room, capacity):
+        del size, room, capacity
+        zeros = jnp.zeros((1, num_prompts, group_size), jnp.int32)
+        return ToyCache(prompt_sum=zeros, seen=zeros)
+
+    def enter(self, cache, numbers, prompt_cache, place):
+        del place
+        return ToyCache(
+            prompt_sum=cache.prompt_sum.at[0, numbers[0]].set(prompt_cache[:, None]),
+            seen=cache.seen.at[0, numbers[0]].set(0),
+        )
 
     def grow(self, cache, capacity):
         del capacity
         return cache
 
     def keep(self, cache, rows):
-        return jax.tree.map(lambda x: jnp.take_along_axis(x, rows, axis=1), cache)
-
-    def insert(self, cache, slot, other):
-        first = slot * other.seen.shape[1]
-        return jax.tree.map(
-            lambda x, one: jax.lax.dynamic_update_slice_in_dim(x, one, first, axis=1), cache, other
-        )
+        return jax.tree.map(lambda x: x.reshape(1, -1)[:, rows[0]], cache)
 
     def decode(self, tokens, steps, cache):
         del steps
-        seen = cache.seen + tokens
-        hidden = self._hidden(tokens, cache.prompt_sum, seen)
-        return self.unembed(hidden), ToyCache(prompt_sum=cache.prompt_sum, seen=seen)
+        seen = cache.seen.reshape(tokens.shape) + tokens
+        hidden = self._hidden(tokens, cache.prompt_sum.reshape(tokens.shape), seen)
+        return self.unembed(hidden), ToyCache(cache.prompt_sum, seen.reshape(cache.seen.shape))
 
     def score(self, prompts, lengths, responses, places=None):
         first, prompt_sum = self.prefill(prompts, lengths)

@@ -15,12 +15,14 @@ import optax
 import pytest
 
 from benchmarks.tpu_program import loop_operations, num_elements
-from decoding.decode_loop import Limits, decode_at_once
+from decoding import decode_loop
+from decoding.decode_loop import Limits, decode, decode_at_once
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.sampling import Sampling, row_keys
 from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules, index_prompts
+from recallm_jax.models import group_attention, kv_cache, transformer
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import layer_specs, random_transformer, top_specs
 from recallm_jax.policy.partitioning import (
@@ -223,6 +225,40 @@ def expected_sft(model, prompts):
 @pytest.fixture(scope="module")
 def mixed(model, prompts):
     return grpo(model, prompts, make_mesh(**MIXED))
+
+
+def decoded(model, prompts, mesh):
+    """Decode responses of different lengths to prompts of different lengths."""
+    prompts = dataclasses.replace(
+        prompts, lengths=np.array([3, 20, 11, 4, 17, 8, 20, 6], np.int32)[:NUM_PROMPTS]
+    )
+    keys = row_keys(0, 0, np.arange(NUM_PROMPTS, dtype=np.uint32), GROUP)
+    # Rows stop soon.
+    limits = dataclasses.replace(LIMITS, processor=lambda logits: logits.at[..., 0].add(3.0))
+    policy, (prompts, keys) = placed(model, (prompts, keys), mesh)
+    rollout = decode(for_rollout(policy), prompts, keys, sampling=SAMPLING, limits=limits)
+    return arrays({"rollout": rollout}, mesh)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        MIXED,
+        pytest.param({"data": 8}, marks=pytest.mark.slow),
+        pytest.param({"sequence": 4, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_rows_and_prompts_that_cost_their_own_lengths_are_decoded_alike(
+    axes, model, prompts, monkeypatch
+):
+    for module in (transformer, group_attention):
+        monkeypatch.setattr(module, "PROMPT_BLOCK", 2)
+    monkeypatch.setattr(kv_cache, "BLOCK", 2)
+    monkeypatch.setattr(decode_loop, "STRIDE", 2)
+    expected = decoded(model, prompts, None)
+    assert len(np.unique(expected["['rollout'].lengths"])) > 4
+    assert_same(decoded(model, prompts, make_mesh(**axes)), expected)
 
 
 def assert_same(found, expected):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from decoding.packing import RowSize, lay_out
-from recallm_jax.models import kv_cache
+from recallm_jax.models import group_attention, kv_cache, transformer
 from recallm_jax.models.presets import PRESETS
 from recallm_jax.models.transformer import Transformer, layer_specs, random_transformer, top_specs
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
@@ -119,37 +119,59 @@ def unstacked(model, unstack):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Blocks of three tokens, so that a response of seven takes several."""
-    monkeypatch.setattr(kv_cache, "BLOCK", 3)
+    """Blocks of a few tokens, so that prompts and responses take several."""
+    monkeypatch.setattr(kv_cache, "BLOCK", 2)
+    for module in (transformer, group_attention):
+        monkeypatch.setattr(module, "PROMPT_BLOCK", 2)
+    monkeypatch.setattr(transformer, "AT_ONCE", 3)
+
+
+def started(model, batch, order, capacity):
+    """Return the hidden states of the prompts, which enter one by one, and a cache with them."""
+    sizes = model.prompt_sizes(SIZE)
+    padded = [next(size for size in sizes if size >= LENGTHS[number]) for number in order]
+    cache = model.start(NUM_PROMPTS, GROUP, size=SIZE, room=sum(padded), capacity=capacity)
+    hidden, place = {}, 0
+    for number, size in zip(order, padded, strict=True):
+        prompt = jnp.pad(batch["prompts"][number : number + 1], ((0, 0), (0, 9)))[:, :size]
+        state, prompts = model.prefill(prompt, batch["lengths"][number : number + 1])
+        cache = model.enter(cache, jnp.array([[number]]), prompts, jnp.int32(place))
+        hidden[number], place = state[0], place + size
+    return jnp.stack([hidden[number] for number in range(NUM_PROMPTS)]), cache
 
 
 def test_decoding_equals_scoring_with_rows_left_out_and_caches_that_grow(
     model, batch, small_blocks
 ):
     """Stacked and not; with rows that are all at the same token, and with rows that are not."""
+    assert len(model.prompt_sizes(SIZE)) > 3
     expected = score_logits(model, batch).reshape(NUM_PROMPTS * GROUP, LENGTH, -1)
     responses = batch["responses"].reshape(NUM_PROMPTS * GROUP, LENGTH)
-    for unstack in (False, True):
+    for unstack, order in ((False, (0, 1)), (True, (1, 0))):
         policy = unstacked(model, unstack)
         decode = jax.jit(lambda model, *inputs: model.decode(*inputs))
-        hidden, prompt_cache = policy.prefill(batch["prompts"], batch["lengths"])
+        hidden, cache = started(policy, batch, order, 3)
         first = policy.unembed(hidden)
         np.testing.assert_allclose(first, expected[::GROUP, 0], rtol=0, atol=5e-5)
         # Rows of both prompts; then none of the first prompt; then one row.
-        left = {2: [1, 0, 3, 5], 4: [3, 5], 5: [5]}
-        cache, rows = policy.start(prompt_cache, GROUP, 3), list(range(NUM_PROMPTS * GROUP))
+        left, rows = {2: [1, 0, 3, 5], 4: [3, 5], 5: [5]}, list(range(NUM_PROMPTS * GROUP))
         for step in range(LENGTH - 1):
             if step in left:
                 kept = jnp.asarray([[rows.index(row) for row in left[step]]])
                 cache, rows = policy.keep(cache, kept), left[step]
             if step == 3:
-                cache = policy.grow(cache, LENGTH)
+                small = cache.blocks[1]
+                # More room than the tokens need, for the blocks to become larger.
+                cache = policy.grow(cache, 16)
+                assert cache.blocks[1] == 2 * small
             logits, cache = decode(policy, responses[None, rows, step], jnp.int32(step), cache)
             np.testing.assert_allclose(logits[0], expected[rows, step + 1], rtol=0, atol=5e-5)
-        assert cache.lengths.shape == (1, 1)
+        # Only the blocks of the prompt that is left are read.
+        assert cache.shelf.lengths.tolist() == [[LENGTHS[1]]]
+        assert int(cache.shelf.used) < cache.shelf.owner.shape[1]
 
         # The second prompt's rows stand still every other turn.
-        cache = policy.start(prompt_cache, GROUP, LENGTH)
+        _, cache = started(policy, batch, order, LENGTH)
         steps = jnp.zeros(NUM_PROMPTS * GROUP, jnp.int32)
         number = jnp.arange(NUM_PROMPTS * GROUP)
         for turn in range(LENGTH - 1):
@@ -158,12 +180,11 @@ def test_decoding_equals_scoring_with_rows_left_out_and_caches_that_grow(
             steps = steps + jnp.repeat(jnp.array([1, turn % 2]), GROUP)
 
 
-def test_a_step_copies_nothing_of_the_size_of_the_responses_cache(model, small_blocks):
-    """The compiled step of a policy with room for 999 tokens moves what a block holds."""
+def test_a_step_copies_nothing_of_the_size_of_a_cache(model, small_blocks):
+    """The compiled step of a policy with room for 999 tokens moves what a few blocks hold."""
     for unstack in (False, True):
         policy = unstacked(model, unstack)
-        prompts, lengths = jnp.ones((1, 4), jnp.int32), jnp.array([4])
-        cache = policy.start(policy.prefill(prompts, lengths)[1], 2, 999)
+        cache = policy.start(1, 2, size=999, room=policy.prompt_sizes(999)[-1], capacity=999)
         steps = (jnp.zeros((1, 2), jnp.int32), jnp.int32(500))
         leaves, tree = jax.tree.flatten(cache)
 
@@ -172,7 +193,7 @@ def test_a_step_copies_nothing_of_the_size_of_the_responses_cache(model, small_b
             return logits, jax.tree.leaves(cache)
 
         program = jax.jit(step, donate_argnums=0).lower(leaves).compile()
-        whole = cache.keys[0].size
+        whole = min(cache.keys[0].size, cache.prompt_keys[0].size)
         copies = re.findall(r"= \w+\[([\d,]+)\]\S* (?:copy|dynamic-slice)\(", program.as_text())
         sizes = [math.prod(map(int, shape.split(","))) for shape in copies]
         assert sizes and max(sizes) < whole
@@ -262,22 +283,18 @@ def test_logits_of_some_tokens_equal_those_of_the_whole_vocabulary(name):
     np.testing.assert_allclose(model.unembed_at(hidden, tokens), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("unstack", [False, True])
-def test_a_prompt_that_enters_a_slot_decodes_as_if_it_had_been_there(model, batch, unstack):
-    model = unstacked(model, unstack)
-    tokens = batch["responses"][:, :, 0].reshape(1, -1)
-    steps = jnp.zeros(tokens.shape, jnp.int32)
-
-    @jax.jit
-    def started(prompts, lengths):
-        return model.start(model.prefill(prompts, lengths)[1], GROUP, LENGTH)
-
-    together = started(batch["prompts"], batch["lengths"])
-    expected, _ = jax.jit(model.decode)(tokens, steps, together)
-    slots = jax.tree.map(jnp.zeros_like, together)
-    slots = dataclasses.replace(slots, layers=together.layers, seats=together.seats)
-    for slot in (1, 0):
-        one = started(batch["prompts"][slot : slot + 1], batch["lengths"][slot : slot + 1])
-        slots = jax.jit(model.insert)(slots, slot, one)
-    got, _ = jax.jit(model.decode)(tokens, steps, slots)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+def test_a_prompt_takes_the_place_of_another(model, batch, small_blocks):
+    """Its rows begin anew: what the cache held before has no part in them."""
+    tokens, steps = batch["responses"][:, :, 0].reshape(1, -1), jnp.zeros((1, 6), jnp.int32)
+    for unstack in (False, True):
+        policy = unstacked(model, unstack)
+        size = policy.prompt_sizes(SIZE)[-1]
+        cache = policy.start(NUM_PROMPTS, GROUP, size=SIZE, room=2 * size, capacity=LENGTH)
+        prompts = jnp.pad(batch["prompts"], ((0, 0), (0, size - SIZE)))
+        for slot, number in ((0, 1), (1, 0), (0, 0), (1, 1)):
+            one = policy.prefill(prompts[number : number + 1], batch["lengths"][number][None])[1]
+            cache = policy.enter(cache, jnp.array([[slot]]), one, jnp.int32(slot * size))
+        got, _ = policy.decode(tokens, steps, cache)
+        _, together = started(policy, batch, (0, 1), LENGTH)
+        expected, _ = policy.decode(tokens, steps, together)
+        np.testing.assert_allclose(got, expected, atol=1e-5)

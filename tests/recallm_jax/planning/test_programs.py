@@ -131,7 +131,7 @@ def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
     # a prompt on each of four.
     cache = bytes_per_chip(rollout.caches["prompts"])
     assert cache == 2 * 2 * 256 * 16 * 4
-    assert bytes_per_chip(rollout.caches["responses"]) == 2 * 2 * 2 * 256 * 16 * 4
+    assert bytes_per_chip(rollout.caches["responses"]) == 2 * 2 * 2 * 192 * 16 * 4
     reference = found["grpo.reference"]
     assert bytes_per_chip(reference.arguments[OTHERS]) == held[PARAMETERS]
     assert bytes_per_chip(reference.resident[OTHERS]) == held[PARAMETERS]
