@@ -135,7 +135,7 @@ def test_tables_show_parts_that_sum_to_the_total():
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]
     )
     assert first == [
-        *("grpo.rollout", "0", "0", "0", "3.00", "1.00", "0", "6.50", "6.00", "0"),
+        *("grpo.rollout", "0", "0", "0", "0", "3.00", "1.00", "0", "6.50", "6.00", "0"),
         *("10.50", "15.75", "fits"),
     ]
     assert second[-3:] == ["17.00", "15.75", "does not fit"]
