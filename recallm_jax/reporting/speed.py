@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recallm_jax.reporting.data import POLICY_STAGES, Run, curve
-from recallm_jax.runtime.timing import SECONDS, STEP, TOKENS_PER_SECOND, UTILISATION
+from recallm_jax.runtime.timing import COMPILE, SECONDS, STEP, TOKENS_PER_SECOND, UTILISATION
 from recallm_jax.training.speed import PARTS, ROLLOUT, UPDATE
 
 # The part of a step that no named part covers.
 OTHER = "other"
 # The numbers of the colours of whole steps and of their parts.
-COLOURS = {part: number for number, part in enumerate((OTHER, STEP, *PARTS))}
+COLOURS = {part: number for number, part in enumerate((OTHER, STEP, *PARTS, COMPILE))}
 # The parts that work is counted for.
 _COUNTED = (ROLLOUT, UPDATE)
 _TITLES = {"sft1": "cold start, phase 1", "sft2": "cold start, phase 2", **POLICY_STAGES}
@@ -20,12 +20,13 @@ _TITLES = {"sft1": "cold start, phase 1", "sft2": "cold start, phase 2", **POLIC
 
 @dataclasses.dataclass(frozen=True)
 class StageSpeed:
-    """The speed of one stage's steps: medians over the steps.
+    """The speed of one stage's steps: medians over the steps, unless said otherwise.
 
     Attributes:
       steps: the number of steps.
       seconds: of a whole step.
       parts: seconds of each part of a step that the stage has, and of "other", the rest of it.
+      compiling: seconds in which programs were compiled, in all steps.
       tokens: tokens a second in the rollout and in the update; None for a part that it lacks.
       padding: the share of padding in the update; None if it was not written.
       utilisation: model-FLOPs utilisation in the rollout and in the update; None if not known.
@@ -35,6 +36,7 @@ class StageSpeed:
     steps: int
     seconds: float
     parts: Mapping[str, float]
+    compiling: float
     tokens: Sequence[float | None]
     padding: float | None
     utilisation: Sequence[float | None]
@@ -71,6 +73,7 @@ def _speed(title: str, rows: Sequence[Mapping[str, Any]]) -> StageSpeed:
         steps=len(timed),
         seconds=statistics.median(row[SECONDS + STEP] for row in timed),
         parts={**known, OTHER: statistics.median(rest)},
+        compiling=sum(row.get(SECONDS + COMPILE, 0.0) for row in timed),
         tokens=[median(TOKENS_PER_SECOND + part) for part in _COUNTED],
         padding=median("padding"),
         utilisation=[median(UTILISATION + part) for part in _COUNTED],

@@ -15,7 +15,7 @@ from recallm_jax.planning.chips import peak_flops
 from recallm_jax.planning.flops import group_flops, hidden_flops, unembed_flops
 from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
-from recallm_jax.runtime.timing import SECONDS, STEP, TOKENS_PER_SECOND, UTILISATION
+from recallm_jax.runtime.timing import COMPILE, SECONDS, STEP, TOKENS_PER_SECOND, UTILISATION
 from rl.packing import Packing
 
 DATA, ROLLOUT, REWARD, SCORES, UPDATE = "data", "rollout", "reward", "scores", "update"
@@ -55,7 +55,9 @@ def padding_of(rollout: Rollout, packing: Packing) -> float:
 
 def seconds_metrics(seconds: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics of the seconds of a step and of its parts, in order."""
-    return {f"{SECONDS}{part}": seconds[part] for part in (STEP, *PARTS) if part in seconds}
+    return {
+        f"{SECONDS}{part}": seconds[part] for part in (STEP, *PARTS, COMPILE) if part in seconds
+    }
 
 
 def rollout_speed(

@@ -21,8 +21,10 @@ def write(folder, rows):
 
 STEPS = [
     # Compiles.
-    {"seconds_rollout": 90.0, "seconds_update": 40.0, "seconds_step": 131.0, "padding": 0.5},
-    {"seconds_rollout": 8.0, "seconds_update": 3.0, "seconds_step": 11.5, "padding": 0.25},
+    {"seconds_rollout": 90.0, "seconds_update": 40.0, "seconds_step": 131.0, "padding": 0.5}
+    | {"seconds_compile": 120.0},
+    {"seconds_rollout": 8.0, "seconds_update": 3.0, "seconds_step": 11.5, "padding": 0.25}
+    | {"seconds_compile": 1.5},
     # Saves the checkpoint of the step before.
     {"seconds_rollout": 9.0, "seconds_update": 2.0, "seconds_step": 16.0, "padding": 0.125},
 ]
@@ -35,6 +37,7 @@ def test_the_table_has_medians_and_the_rest_of_a_step(tmp_path):
     assert (found.title, found.steps, found.seconds, found.padding) == ("GRPO", 3, 16.0, 0.25)
     # What no part covers took 1, 0.5 and 5 seconds.
     assert found.parts == {"rollout": 9.0, "update": 3.0, "other": 1.0}
+    assert found.compiling == 121.5
     assert list(found.tokens) == [None, 200.0]
     assert list(found.utilisation) == [None, None]
 
@@ -58,7 +61,8 @@ def test_the_parts_of_a_step_share_a_chart_in_colours_of_their_own(tmp_path):
     (grpo,) = stage_charts(write(tmp_path, STEPS))
     (chart,) = (chart for chart in grpo.others if chart.title.startswith("seconds"))
     colours = {line.name: line.colour for line in chart.series}
-    assert list(colours) == ["rollout", "update", "step"] and len(set(colours.values())) == 3
+    assert list(colours) == ["rollout", "update", "step", "compile"]
+    assert len(set(colours.values())) == 4
     sft = write(tmp_path, [{"seconds_update": 2.0, "seconds_step": 3.0}] * 2)
     sft = dataclasses.replace(sft, metrics={"sft1": sft.metrics["grpo"]})
     (other,) = (chart for chart in stage_charts(sft)[0].others if chart.title.startswith("sec"))
