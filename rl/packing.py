@@ -17,7 +17,7 @@ from decoding.packing import RowSize, Slots
 
 # The most sizes, and the least ratio of the work of a size to that of the one below. A large
 # program takes minutes to compile, once for each size that occurs.
-MOST_SIZES, LEAST_RATIO = 8, 1.125
+MOST_SIZES, LEAST_RATIO = 8, 1.25
 
 
 class Run(NamedTuple):
