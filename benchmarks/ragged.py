@@ -10,9 +10,17 @@ Update: one GRPO update, gradient and AdamW, a prompt at a time, with the packin
 the limit and a deviation of 1; `tight` has as many tokens in responses of equal lengths under a
 limit of just that length, so that nothing is padded. `ratio` is ragged over tight, and `waste` full
 over tight: what the ratio would be if every response cost its limit.
+
+Rollout: the same lengths, given to the sampler as prefixes that end in a stop token; it samples all
+the same. `ratio` is ragged over tight, per token. `living` is the sum, over the steps, of what a
+step takes if only the rows that go on are decoded; the prefill is in all three. `memory` is the
+most bytes of keys and values at a time, over those of the tokens of prompts and responses.
+
+Steps: the time of one of 64 steps, after which all rows stop, under limits of 64 and more.
 """
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +30,9 @@ from jaxtyping import Int
 from benchmarks.grouped_update import CONFIG, LOSS, OPTIMIZER, RULES, VOCAB
 from benchmarks.report import make_parser, median_seconds, write_report
 from benchmarks.span_copy import prompts_of
+from decoding import decode_loop
 from decoding.rollout import Rollout
+from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import index_prompts
 from decoding.span_scores import Scoring
 from recallm_jax.models.transformer import random_transformer
@@ -109,12 +119,118 @@ def _update_seconds(
     return median_seconds(again, repeats), packing.padding_share, len(packing.runs)
 
 
+def rollout_rows(repeats: int) -> list[dict]:
+    """Measure rollouts, print a table, and return its rows."""
+    print("rollout: prompt  limit  ragged s  tight s  living s  ratio  of living  memory")
+    rows = []
+    for prompt, limit in CASES:
+        lengths = log_normal_lengths(limit)
+        mean = int(-(-lengths.sum() // lengths.size))
+        ragged, memory = _rollout_seconds(prompt, limit, lengths, repeats)
+        tight, _ = _rollout_seconds(prompt, mean, np.full_like(lengths, mean), repeats)
+        ratio = ragged / lengths.sum() / (tight / (mean * lengths.size))
+        living = _living_seconds(prompt, limit, lengths, repeats)
+        rows.append(
+            {
+                "prompt": prompt,
+                "limit": limit,
+                "ragged_s": ragged,
+                "tight_s": tight,
+                "living_s": living,
+                "ratio": ratio,
+                "over_living": ragged / living,
+                "memory": memory,
+            }
+        )
+        print(
+            f"         {prompt:6d}  {limit:5d}  {ragged:8.2f}  {tight:7.2f}  {living:8.2f}"
+            f"  {ratio:5.2f}  {ragged / living:9.2f}  {memory:6.2f}",
+            flush=True,
+        )
+    return rows
+
+
+def step_rows(repeats: int) -> list[dict]:
+    """Measure steps under several limits, print a table, and return its rows."""
+    print("steps: limit  ms a step  over that of 64")
+    rows: list[dict] = []
+    lengths = np.full((PROMPTS, GROUP), 64, np.int32)
+    for limit in (64, 256, 1024, 4096):
+        seconds = _step_seconds(256, limit, lengths, repeats)
+        ratio = 1e3 * seconds / rows[0]["step_ms"] if rows else 1.0
+        rows.append({"limit": limit, "step_ms": 1e3 * seconds, "ratio": ratio})
+        print(f"       {limit:5d}  {1e3 * seconds:9.2f}  {ratio:15.2f}", flush=True)
+    return rows
+
+
+def _living_seconds(prompt: int, limit: int, lengths: Int[np.ndarray, "B G"], repeats: int):
+    """Return the time of the prefill and of steps with only the rows that go on."""
+    numbers = sorted({1, 2, 4, 8, 16, 32})
+    seconds = []
+    for number in numbers:
+        of_prompts = min(number, PROMPTS)
+        few = np.full((of_prompts, number // of_prompts), 64, np.int32)
+        seconds.append(_step_seconds(prompt, limit, few, repeats))
+    alive = (lengths.ravel()[:, None] > np.arange(lengths.max())).sum(axis=0)
+    one_step = _rollout_seconds(prompt, limit, np.ones_like(lengths), repeats)[0]
+    return one_step + float(np.interp(alive[1:], numbers, seconds).sum())
+
+
+def _step_seconds(prompt: int, limit: int, lengths: Int[np.ndarray, "B G"], repeats: int) -> float:
+    """Return the time of a step of responses that have one length."""
+    steps = int(lengths.max()) - 1
+    whole, _ = _rollout_seconds(prompt, limit, lengths, repeats)
+    return (whole - _rollout_seconds(prompt, limit, np.ones_like(lengths), repeats)[0]) / steps
+
+
+def _rollout_seconds(
+    prompt: int, limit: int, lengths: Int[np.ndarray, "B G"], repeats: int
+) -> tuple[float, float]:
+    """Return the seconds of a rollout with these lengths, and the memory of its caches."""
+    count, group_size = lengths.shape
+    prompts = prompts_of(count, prompt, VOCAB)
+    keys = row_keys(0, 0, np.arange(count), group_size)
+    given = np.random.default_rng(0).integers(1, VOCAB - 2, (*lengths.shape, lengths.max()))
+    np.put_along_axis(given, lengths[..., None] - 1, RULES.barriers[0], axis=2)
+    model = random_transformer(CONFIG, jax.random.key(0))
+    held = [0]
+
+    def go_on(policy, state, *arguments):
+        cache = state.cache
+        arrays = (cache.prompt_keys, cache.prompt_values, cache.keys, cache.values)
+        held.append(sum(x.nbytes for x in jax.tree.leaves(arrays)))
+        return run(policy, state, *arguments)
+
+    run = decode_loop.go_on
+    call = functools.partial(
+        decode_loop.decode,
+        model,
+        prompts,
+        keys,
+        sampling=Sampling(temperature=1.0),
+        limits=decode_loop.Limits(RULES, limit, stop_tokens=RULES.barriers),
+        prefix=jnp.asarray(given, jnp.int32),
+    )
+    with mock.patch.object(decode_loop, "go_on", go_on):
+        assert (np.asarray(call().lengths) == lengths).all()
+    token = 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim * 4
+    tokens = count * prompt + int(lengths.sum())
+    return median_seconds(call, repeats), max(held) / token / tokens
+
+
 def main() -> None:
     """Print the tables, and write them as JSON to `--out`."""
+    tables = {"steps": step_rows, "rollout": rollout_rows, "update": update_rows}
     parser = make_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tables", nargs="+", choices=list(tables), default=list(tables))
     arguments = parser.parse_args()
-    write_report(arguments.out, update_rows(arguments.repeats))
+    rows = [
+        {"table": name, **row}
+        for name in arguments.tables
+        for row in tables[name](arguments.repeats)
+    ]
+    write_report(arguments.out, rows)
 
 
 if __name__ == "__main__":
