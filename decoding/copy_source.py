@@ -346,9 +346,7 @@ class PromptAndResponseSource:
 
     def keep(self, rows: Int[Array, "A N"]) -> "PromptAndResponseSource":
         """Return the source of some rows of each part, with their windows."""
-        pick = jax.vmap(lambda of_part, row: of_part[row])
-        text = jax.tree.map(lambda field: pick(field, rows), self.text)
-        return dataclasses.replace(self, prompt=self.prompt.keep(rows), text=text)
+        return dataclasses.replace(self.of_rows(rows), prompt=self.prompt.keep(rows))
 
     def locus(self, places: PromptAndResponsePlaces) -> Locus:
         """Return the places in the prompt."""
