@@ -57,7 +57,8 @@ ON_A_TINY_MODEL := --config=configs/quickstart.py:tiny --config.data.source=gene
 # Fast compilation matters more than fast programs here. Each `test` and `grep` checks an output
 # that a job could leave out without failing.
 smoke: export JAX_PLATFORMS := cpu
-smoke: export XLA_FLAGS := --xla_backend_optimization_level=0
+smoke: export XLA_FLAGS := --xla_backend_optimization_level=0 \
+	--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 smoke: $(VENV)/installed-test
 	@mkdir -p $$JAX_COMPILATION_CACHE_DIR
 	@find $$JAX_COMPILATION_CACHE_DIR -type f -mtime +7 -delete

@@ -22,7 +22,8 @@ import numpy as np
 from benchmarks.decode_loop import CONFIG, RULES
 from benchmarks.report import make_parser, median_seconds, write_report
 from benchmarks.span_copy import prompts_of
-from decoding.decode_loop import SAMPLED, Limits, decode
+from decoding.decode_loop import SAMPLED, Limits
+from decoding.driver import decode
 from decoding.sampling import Sampling, row_keys
 from decoding.scheduler import Request, decode_all
 from recallm_jax.models.transformer import Transformer, random_transformer

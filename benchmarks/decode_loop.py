@@ -21,7 +21,8 @@ import numpy as np
 
 from benchmarks.report import make_parser, median_seconds, write_report
 from benchmarks.span_copy import prompts_of
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits
+from decoding.driver import decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules

@@ -6,46 +6,76 @@
 SmolLM2-135M's sizes with random weights, float32, temperature 1; both use as many threads as there
 are cores. We decode under the span constraint, with a span open in every row from the second token
 on, and compute the prompt once for all its continuations. transformers has neither, and gets the
-prompt once a row. Medians of one run, one library after the other; compilation and warm-up are left
-out.
+prompt once a row. Rows run to the limit, or stop at log-normal lengths with a mean of a fifth of
+it, which both are told. Medians of one run, one library after the other; compilation and warm-up
+are left out.
 """
 
+import dataclasses
 import functools
 import os
 from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from benchmarks.decode_loop import CONFIG, RULES, wish
+from benchmarks.lengths import ending_at, log_normal_lengths
 from benchmarks.report import make_parser, median_seconds, write_report
 from benchmarks.run_peer import run_peer
 from benchmarks.span_copy import prompts_of
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits
+from decoding.driver import decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.weights.hugging_face_config import write_config
 
-# Rows of one prompt, its tokens, new tokens. The second case measures the prompt alone.
-CASES = ((1, 256, 64), (1, 1024, 1), (16, 256, 64), (16, 1024, 64))
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Rows of one prompt, its tokens, the limit of new tokens, and whether all rows reach it."""
+
+    rows: int
+    prompt: int
+    limit: int
+    full: bool = True
+
+    @property
+    def lengths(self) -> Int[np.ndarray, "1 G"]:
+        """The number of new tokens of each row."""
+        if self.full:
+            return np.full((1, self.rows), self.limit, np.int32)
+        return log_normal_lengths(self.limit, 1, self.rows)
+
+
+# The second case measures the prompt alone.
+CASES = (
+    Case(1, 256, 64),
+    Case(1, 1024, 1),
+    Case(16, 256, 64),
+    Case(16, 1024, 64),
+    Case(16, 1024, 1024, full=False),
+)
 # No token ends a response early.
 SIZES = write_config(CONFIG, param_dtype="float32", eos_id=0) | {"eos_token_id": None}
 
 
-def our_seconds(model: Transformer, rows: int, prompt: int, new: int, repeats: int) -> float:
-    """Return the median time of a prefill and `new` tokens in each row."""
-    prompts = prompts_of(1, prompt, CONFIG.vocab_rows)
+def our_seconds(model: Transformer, case: Case, repeats: int) -> float:
+    """Return the median time of a prefill and of all tokens of each row."""
+    stop = RULES.barriers[0]
     run = functools.partial(
         decode,
         model,
-        prompts,
-        row_keys(0, 0, np.arange(1), rows),
+        prompts_of(1, case.prompt, CONFIG.vocab_rows),
+        row_keys(0, 0, np.arange(1), case.rows),
         sampling=Sampling(temperature=1.0),
-        limits=Limits(RULES, new, stop_tokens=(0,), processor=wish),
+        limits=Limits(RULES, case.limit, stop_tokens=(stop,), processor=wish),
+        prefix=None if case.full else ending_at(case.lengths, RULES.end_token, stop),
     )
     lengths = np.asarray(run().lengths)
-    if (lengths != new).any():
-        raise RuntimeError(f"responses of {lengths} tokens instead of {new}")
+    if (lengths != case.lengths).any():
+        raise RuntimeError(f"responses of {lengths} tokens instead of {case.lengths}")
     return median_seconds(run, repeats)
 
 
@@ -56,30 +86,33 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     model = random_transformer(CONFIG, jax.random.key(0))
-    ours = [our_seconds(model, *case, arguments.repeats) for case in CASES]
+    ours = [our_seconds(model, case, arguments.repeats) for case in CASES]
     peer = {"seconds": [None] * len(CASES)}
     if arguments.peer is not None:
         peer = run_peer(
             arguments.peer,
             "transformers_peer.py",
             sizes=SIZES,
-            cases=CASES,
+            cases=[(case.rows, case.prompt, case.lengths[0].tolist()) for case in CASES],
             threads=os.cpu_count(),
             repeats=arguments.repeats,
         )
-    print("rows  prompt  new  ours s  tokens/s  transformers s  tokens/s  ratio")
+    print("rows  prompt  limit  mean  ours s  tokens/s  transformers s  tokens/s  ratio")
     rows = []
-    for (count, prompt, new), seconds, other in zip(CASES, ours, peer["seconds"], strict=True):
+    for case, seconds, other in zip(CASES, ours, peer["seconds"], strict=True):
+        made = int(case.lengths.sum())
         row = {
-            "rows": count,
-            "prompt_tokens": prompt,
-            "new_tokens": new,
+            "rows": case.rows,
+            "prompt_tokens": case.prompt,
+            "limit": case.limit,
+            "new_tokens": made,
+            "longest": int(case.lengths.max()),
             "seconds": seconds,
             "transformers_seconds": other,
         }
         rows.append(row)
-        made = count * new
-        line = f"{count:4d}  {prompt:6d}  {new:3d}  {seconds:6.2f}  {made / seconds:8.1f}"
+        line = f"{case.rows:4d}  {case.prompt:6d}  {case.limit:5d}  {made / case.rows:4.0f}"
+        line += f"  {seconds:6.2f}  {made / seconds:8.1f}"
         if other is not None:
             line += f"  {other:14.2f}  {made / other:8.1f}  {other / seconds:5.2f}"
         print(line)

@@ -28,9 +28,11 @@ import numpy as np
 from jaxtyping import Int
 
 from benchmarks.grouped_update import CONFIG, LOSS, OPTIMIZER, RULES, VOCAB
+from benchmarks.lengths import free_text, log_normal_lengths
 from benchmarks.report import make_parser, median_seconds, write_report
 from benchmarks.span_copy import prompts_of
-from decoding import decode_loop
+from decoding import driver
+from decoding.decode_loop import Limits
 from decoding.rollout import Rollout
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import index_prompts
@@ -45,18 +47,12 @@ PROMPTS, GROUP = 4, 8
 CASES = ((256, 512), (1024, 1024), (4096, 1024))
 
 
-def log_normal_lengths(limit: int) -> Int[np.ndarray, "B G"]:
-    """Return log-normal lengths with a mean of about a fifth of the limit."""
-    drawn = np.random.default_rng(0).lognormal(np.log(limit / 5) - 0.5, 1.0, (PROMPTS, GROUP))
-    return np.clip(np.ceil(drawn), 1, limit).astype(np.int32)
-
-
 def update_rows(repeats: int) -> list[dict]:
     """Measure updates, print a table, and return its rows."""
     print("update: prompt  limit  mean  longest  full s  ragged s  tight s  ratio  waste  padding")
     rows = []
     for prompt, limit in CASES:
-        lengths = log_normal_lengths(limit)
+        lengths = log_normal_lengths(limit, PROMPTS, GROUP)
         mean = -(-lengths.sum() // lengths.size)
         full = _update_seconds(prompt, limit, np.full_like(lengths, limit), repeats)[0]
         ragged, padding, sizes = _update_seconds(prompt, limit, lengths, repeats)
@@ -124,7 +120,7 @@ def rollout_rows(repeats: int) -> list[dict]:
     print("rollout: prompt  limit  ragged s  tight s  living s  ratio  of living  memory")
     rows = []
     for prompt, limit in CASES:
-        lengths = log_normal_lengths(limit)
+        lengths = log_normal_lengths(limit, PROMPTS, GROUP)
         mean = int(-(-lengths.sum() // lengths.size))
         ragged, memory = _rollout_seconds(prompt, limit, lengths, repeats)
         tight, _ = _rollout_seconds(prompt, mean, np.full_like(lengths, mean), repeats)
@@ -190,8 +186,6 @@ def _rollout_seconds(
     count, group_size = lengths.shape
     prompts = prompts_of(count, prompt, VOCAB)
     keys = row_keys(0, 0, np.arange(count), group_size)
-    given = np.random.default_rng(0).integers(1, VOCAB - 2, (*lengths.shape, lengths.max()))
-    np.put_along_axis(given, lengths[..., None] - 1, RULES.barriers[0], axis=2)
     model = random_transformer(CONFIG, jax.random.key(0))
     held = [0]
 
@@ -201,17 +195,17 @@ def _rollout_seconds(
         held.append(sum(x.nbytes for x in jax.tree.leaves(arrays)))
         return run(policy, state, *arguments)
 
-    run = decode_loop.go_on
+    run = driver.go_on
     call = functools.partial(
-        decode_loop.decode,
+        driver.decode,
         model,
         prompts,
         keys,
         sampling=Sampling(temperature=1.0),
-        limits=decode_loop.Limits(RULES, limit, stop_tokens=RULES.barriers),
-        prefix=jnp.asarray(given, jnp.int32),
+        limits=Limits(RULES, limit, stop_tokens=RULES.barriers),
+        prefix=free_text(lengths, RULES.barriers[0], RULES.start_token),
     )
-    with mock.patch.object(decode_loop, "go_on", go_on):
+    with mock.patch.object(driver, "go_on", go_on):
         assert (np.asarray(call().lengths) == lengths).all()
     token = 2 * CONFIG.num_layers * CONFIG.num_kv_heads * CONFIG.head_dim * 4
     tokens = count * prompt + int(lengths.sum())

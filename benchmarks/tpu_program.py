@@ -25,7 +25,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.report import make_parser, write_report
-from decoding.decode_loop import Limits, decode_at_once, start
+from decoding.decode_loop import Limits, start
+from decoding.driver import decode_at_once
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules

@@ -3,10 +3,12 @@
 `benchmarks.grpo_step` runs this script under another Python, which has google-tunix, so it imports
 nothing of this project. Tunix's Llama3 has random weights in float32, its vanilla rollout is on the
 trainer's mesh, all prompts are in one micro-batch, and there is no KL penalty. Tunix takes prompts
-as text, so a tokenizer reads numbers; its end token is past the vocabulary and never sampled.
+as text, so a tokenizer reads numbers; its end token is past the vocabulary and never sampled, and
+the sampler is told how many steps the longest response takes.
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import statistics
@@ -51,7 +53,14 @@ class Numbers:
 
 
 def step_seconds(
-    sizes: dict, *, prompts: int, group: int, length: int, new: int, repeats: int
+    sizes: dict,
+    *,
+    prompts: int,
+    group: int,
+    length: int,
+    limit: int,
+    lengths: list[int],
+    repeats: int,
 ) -> tuple[float, float]:
     """Return the median seconds of a rollout, and of a whole step."""
     model = llama.Llama3(llama.ModelConfig(**sizes), rngs=nnx.Rngs(0))
@@ -67,9 +76,9 @@ def step_seconds(
         train_micro_batch_size=prompts,
     )
     rollout = base_rollout.RolloutConfig(
-        max_tokens_to_generate=new,
+        max_tokens_to_generate=limit,
         max_prompt_length=length,
-        kv_cache_size=length + new,
+        kv_cache_size=length + limit,
         temperature=1.0,
     )
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
@@ -89,11 +98,12 @@ def step_seconds(
     @functools.wraps(generate)
     def timed(*arguments, **options):
         start = time.perf_counter()
-        made = generate(*arguments, **options)
+        made = generate(*arguments, **options, max_generation_steps=max(lengths))
         sampled.append(time.perf_counter() - start)
-        if any(len(tokens) != new for tokens in made.tokens) or len(made.tokens) != prompts * group:
+        if [len(tokens) for tokens in made.tokens] != [max(lengths)] * (prompts * group):
             raise RuntimeError("other responses than were asked for")
-        return made
+        cut = [tokens[:size] for tokens, size in zip(made.tokens, lengths, strict=True)]
+        return dataclasses.replace(made, tokens=cut)
 
     def reward(prompts, completions, **_):
         ends.append(time.perf_counter())
@@ -120,7 +130,8 @@ def main() -> None:
     """Time the steps, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=json.loads, required=True, help="fields of ModelConfig")
-    for name in ("--prompts", "--group", "--length", "--new", "--repeats"):
+    parser.add_argument("--lengths", type=json.loads, required=True, help="of all responses")
+    for name in ("--prompts", "--group", "--length", "--limit", "--repeats"):
         parser.add_argument(name, type=int, required=True)
     seconds = step_seconds(**vars(parser.parse_args()))
     print(json.dumps({"seconds": seconds, "google-tunix": version("google-tunix")}))

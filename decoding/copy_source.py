@@ -103,7 +103,7 @@ class CopySource(Protocol):
         """Return the source of B prompts as that of equal parts, whose rows can be kept or not."""
         ...
 
-    def keep(self, rows: Int[Array, "A N"]) -> "CopySource":
+    def keep(self, rows: Int[Array, "A R"]) -> "CopySource":
         """Return the source, which is in parts, of some rows of each part."""
         ...
 
@@ -200,7 +200,7 @@ class PromptSource:
         assert isinstance(self.index, SuffixIndex)
         return PromptSource(in_parts(self.index, parts, group_size))
 
-    def keep(self, rows: Int[Array, "A N"]) -> "PromptSource":
+    def keep(self, rows: Int[Array, "A R"]) -> "PromptSource":
         """Return the source of some rows of each part."""
         assert isinstance(self.index, SharedIndex)
         return PromptSource(self.index.keep(rows))
@@ -344,7 +344,7 @@ class PromptAndResponseSource:
         text = jax.tree.map(put, self.text, other.text)
         return dataclasses.replace(self, prompt=self.prompt.insert(slot, other.prompt), text=text)
 
-    def keep(self, rows: Int[Array, "A N"]) -> "PromptAndResponseSource":
+    def keep(self, rows: Int[Array, "A R"]) -> "PromptAndResponseSource":
         """Return the source of some rows of each part, with their windows."""
         return dataclasses.replace(self.of_rows(rows), prompt=self.prompt.keep(rows))
 

@@ -1,22 +1,20 @@
-"""Prefill and the jitted decode loop over groups: B prompts, G continuations of each."""
+"""The state of decoding and one step of it, over groups: B prompts, G continuations of each."""
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 
-from decoding.arrays import AnyArray
+from decoding.arrays import picked
 from decoding.copy_source import CopySource
 from decoding.errors import DecodingInputError
 from decoding.policy import Policy
 from decoding.prompts import Prompts
-from decoding.rollout import Rollout
 from decoding.sampling import RowSampling, Sampling, log_prob_of, penalise_repetition, sample
 from decoding.span_copy import (
     SpanRules,
@@ -79,7 +77,7 @@ class Limits:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DecodeState:
-    """The state of decoding in A parts: R rows of each are computed, out of N in all.
+    """The state of decoding in A parts: R rows of each are computed, out of `rows` in all.
 
     Devices that split a batch of prompts have a part each. A row is one response; the rows that
     have stopped may be left out (`compact`), so that a step costs what the others cost.
@@ -102,9 +100,9 @@ class DecodeState:
     logits: Float[Array, "A R V"]
     cache: Any
     # The responses so far, of all rows.
-    tokens: Int[Array, "A N T"]
-    lengths: Int[Array, "A N"]
-    log_probs: Float[Array, "A N T"]
+    tokens: Int[Array, "A rows T"]
+    lengths: Int[Array, "A rows"]
+    log_probs: Float[Array, "A rows T"]
 
     @property
     def living(self) -> Int[Array, ""]:
@@ -119,11 +117,7 @@ class DecodeState:
     def of_rows(self, values: Shaped[Array, "B G *rest"]) -> Shaped[Array, "A R *rest"]:
         """Return the values of the rows that are computed, given those of all rows."""
         all_rows = values.reshape(*self.lengths.shape, *values.shape[2:])
-        return _picked(all_rows, self.home)
-
-
-def _picked(values: Array, rows: Int[Array, "A R"]) -> Array:
-    return jax.vmap(lambda of_part, at: of_part[at])(values, rows)
+        return picked(all_rows, self.home)
 
 
 def start(
@@ -176,42 +170,6 @@ def start(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Wave:
-    """Prompts that enter the caches together; static.
-
-    Attributes:
-      first, count: they are `count` prompts of each part, from number `first` on in the order of
-        descending lengths.
-      size: the number of tokens that they are padded to.
-      place: see `Policy.enter`.
-    """
-
-    first: int
-    count: int
-    size: int
-    place: int
-
-
-def plan_waves(longest: Sequence[int], sizes: Sequence[int]) -> list[Wave]:
-    """Return the waves in which prompts enter, each padded to one of `sizes` that holds it.
-
-    Args:
-      longest: for each place in the order of descending lengths, the most tokens of a part's
-        prompt in that place.
-    """
-    padded = [next(size for size in sizes if size >= length) for length in longest]
-    waves, place = [], 0
-    for size, ranks in itertools.groupby(range(len(padded)), key=padded.__getitem__):
-        first, left = min(ranks), padded.count(size)
-        while left:
-            # A program is compiled for each number: all of a batch, or a power of two.
-            count = left if left == len(padded) else 1 << (left.bit_length() - 1)
-            waves.append(Wave(first, count, size, place))
-            first, left, place = first + count, left - count, place + count * size
-    return waves
-
-
 def enter(
     policy: Policy,
     state: DecodeState,
@@ -233,8 +191,8 @@ def enter(
     tokens = jnp.pad(prompts.tokens, ((0, 0), (0, max(0, size - length))))[:, :size]
     lengths = prompts.lengths
     if len(prompts.lengths) != parts * count:
-        tokens = _picked(tokens.reshape(parts, -1, size), numbers).reshape(-1, size)
-        lengths = _picked(lengths.reshape(parts, -1), numbers).reshape(-1)
+        tokens = picked(tokens.reshape(parts, -1, size), numbers).reshape(-1, size)
+        lengths = picked(lengths.reshape(parts, -1), numbers).reshape(-1)
     hidden, prompt_cache = policy.prefill(tokens, lengths)
     logits = policy.unembed(hidden).reshape(parts, count, 1, -1)
 
@@ -321,11 +279,11 @@ def step(
 
 
 def _written(
-    rows: Shaped[Array, "A N T"],
+    rows: Shaped[Array, "A rows T"],
     home: Int[Array, "A R"],
     place: Int[Array, "A R"],
     values: Shaped[Array, "A R"],
-) -> Shaped[Array, "A N T"]:
+) -> Shaped[Array, "A rows T"]:
     """Write a value of each row at its place; places past the end are not written."""
     return jax.vmap(lambda rows, *at, value: rows.at[at].set(value, mode="drop"))(
         rows, home, place, value=values
@@ -347,185 +305,6 @@ def _ends(responses, home, token, steps, limits: Limits) -> Bool[Array, "A R"]:
     return ends
 
 
-def decode(
-    policy: Policy,
-    prompts: Prompts,
-    keys: Key[Array, "B G"],
-    *,
-    sampling: Sampling | RowSampling,
-    limits: Limits,
-    prefix: Int[AnyArray, "B G P"] | None = None,
-) -> Rollout:
-    """Sample G responses for each of B prompts.
-
-    The prompt is prefilled once for its group. The loop runs on the device until every row has
-    stopped. Its cost follows the tokens that are sampled, not `max_new_tokens`: in long rollouts
-    the rows that have stopped are left out, and the caches grow with the responses. For both the
-    loop goes on in a program of another size, of a few that are compiled once.
-
-    Args:
-      prefix: P tokens that every response begins with; they count in its budget. A token `SAMPLED`
-        leaves its place to the policy. Given tokens get log-probabilities as sampled ones do (-inf
-        for a forbidden token). They are not checked: a span in the prefix need not be a copy.
-
-    Raises:
-      DecodingInputError: the prefix is empty, or longer than `max_new_tokens`; or the call is part
-        of a program.
-
-    Returns:
-      The rollout, which holds the given prompts without a copy.
-    """
-    if any(isinstance(x, jax.core.Tracer) for x in (prompts.tokens, keys)):
-        raise DecodingInputError(
-            "decode runs several programs and can't be part of one; inside jax.jit call "
-            "decode_at_once"
-        )
-    if prefix is not None and not 1 <= prefix.shape[2] <= limits.max_new_tokens:
-        raise DecodingInputError(
-            f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
-            f"{limits.max_new_tokens}, or None"
-        )
-    sizes = policy.prompt_sizes(prompts.tokens.shape[1])
-    parts = policy.parts(keys.shape[0])
-    longest = [sizes[-1]] * (keys.shape[0] // parts)
-    if len(sizes) > 1:
-        longest = [int(length) for length in descending(prompts.lengths, parts)]
-    waves = plan_waves(longest, sizes)
-    capacity = first_capacity(limits)
-    grows = capacity < limits.max_new_tokens
-    state = begin(policy, prompts, keys, sampling, limits, _room(waves, sizes), capacity)
-    for wave in waves:
-        state = enter_wave(policy, state, prompts, wave.count, wave.size, wave.first, wave.place)
-    while True:
-        fewest = next_size(state.num_rows) if grows else 0
-        state, living = go_on(policy, state, sampling, limits, prefix, fewest, capacity)
-        # Waits for the device.
-        living = int(living)
-        if not living:
-            break
-        size = state.num_rows
-        while living <= next_size(size):
-            size = next_size(size)
-        if size < state.num_rows:
-            state = compact(policy, state, size)
-        if state.clock == capacity:
-            capacity = min(2 * capacity, limits.max_new_tokens)
-            state = grow(policy, state, capacity)
-    return Rollout(prompts, *of_prompts(state, keys.shape[1]))
-
-
-# The steps that the caches have room for at first; the room is then doubled.
-STRIDE = 64
-
-
-def first_capacity(limits: Limits) -> int:
-    """Return the number of steps that the caches have room for at first.
-
-    If few steps are to come, the caches never grow, and no row is left out.
-    """
-    return STRIDE if limits.max_new_tokens > 2 * STRIDE else limits.max_new_tokens
-
-
-def next_size(num_rows: int) -> int:
-    """Return the next smaller number of rows that a program is compiled for; 0 after 1."""
-    return (1 << (num_rows - 1).bit_length()) // 2 if num_rows > 1 else 0
-
-
-def _room(waves: Sequence[Wave], sizes: Sequence[int]) -> int:
-    """Return room for the waves: that of all prompts at one of the sizes, so of few values."""
-    count = sum(wave.count for wave in waves)
-    taken = sum(wave.count * wave.size for wave in waves)
-    return next(count * size for size in sizes if count * size >= taken)
-
-
-@functools.partial(jax.jit, static_argnames="parts")
-def descending(lengths: Int[Array, " B"], parts: int) -> tuple[Int[Array, ""], ...]:
-    """Return the lengths of each part's prompts in descending order, the most of all parts.
-
-    They are scalars, which each process has whole.
-    """
-    return tuple(jnp.sort(lengths.reshape(parts, -1), axis=1, descending=True).max(axis=0))
-
-
-begin = jax.jit(start, static_argnames=("limits", "room", "capacity"))
-
-
-@functools.partial(jax.jit, static_argnames=("count", "size"), donate_argnames="state")
-def enter_wave(
-    policy: Policy,
-    state: DecodeState,
-    prompts: Prompts,
-    count: int,
-    size: int,
-    first: Int[Array, ""] | int,
-    place: Int[Array, ""] | int,
-) -> DecodeState:
-    """Prefill the prompts of a wave."""
-    parts = state.home.shape[0]
-    order = jnp.argsort(-prompts.lengths.reshape(parts, -1), axis=1, stable=True)
-    if count < order.shape[1]:
-        order = lax.dynamic_slice_in_dim(order, first, count, axis=1)
-    else:
-        order = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[None], order.shape)
-    return enter(policy, state, prompts, order.astype(jnp.int32), size, place)
-
-
-@functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
-def go_on(
-    policy: Policy,
-    state: DecodeState,
-    sampling: Sampling | RowSampling,
-    limits: Limits,
-    prefix: Int[Array, "B G P"] | None,
-    fewest: Int[Array, ""] | int,
-    last: Int[Array, ""] | int,
-) -> tuple[DecodeState, Int[Array, ""]]:
-    """Take steps until step `last`, or until at most `fewest` rows of each part go on.
-
-    Returns:
-      The state, and the most rows of a part that go on.
-    """
-
-    def goes_on(state: DecodeState) -> Bool[Array, ""]:
-        assert state.clock is not None
-        return (state.living > fewest) & (state.clock < last)
-
-    state = lax.while_loop(
-        goes_on,
-        lambda state: step(policy, state, sampling, limits, prefix),
-        state,
-    )
-    return state, state.living
-
-
-@functools.partial(jax.jit, static_argnames="num_rows")
-def compact(policy: Policy, state: DecodeState, num_rows: int) -> DecodeState:
-    """Return the state with `num_rows` rows of each part, among which are all that go on."""
-    rows = jnp.argsort(state.done, axis=1, stable=True)[:, :num_rows]
-
-    def left(tree: Any) -> Any:
-        return jax.tree.map(lambda values: _picked(values, rows), tree)
-
-    return dataclasses.replace(
-        state,
-        home=left(state.home),
-        steps=left(state.steps),
-        done=left(state.done),
-        keys=left(state.keys),
-        span=left(state.span),
-        source=state.source.keep(rows),
-        seen=left(state.seen),
-        logits=left(state.logits),
-        cache=policy.keep(state.cache, rows),
-    )
-
-
-@functools.partial(jax.jit, static_argnames="capacity")
-def grow(policy: Policy, state: DecodeState, capacity: int) -> DecodeState:
-    """Return the state with room in its caches for `capacity` steps in all."""
-    return dataclasses.replace(state, cache=policy.grow(state.cache, capacity))
-
-
 @functools.partial(jax.jit, static_argnames="group_size")
 def of_prompts(
     state: DecodeState, group_size: int
@@ -536,24 +315,3 @@ def of_prompts(
     index = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), shared.index)
     responses = (state.tokens, state.lengths, state.log_probs)
     return index, *(x.reshape(-1, group_size, *x.shape[2:]) for x in responses)
-
-
-@functools.partial(jax.jit, static_argnames="limits")
-def decode_at_once(
-    policy: Policy,
-    prompts: Prompts,
-    keys: Key[Array, "B G"],
-    sampling: Sampling | RowSampling,
-    limits: Limits,
-) -> Rollout:
-    """Do what `decode` does in one program, with all rows and full caches from the first step on.
-
-    It may be part of a larger program, and serves well for short responses. No program of `decode`
-    takes more memory, so it also shows what compilers make of decoding.
-    """
-    limit, num_prompts = limits.max_new_tokens, keys.shape[0] // policy.parts(keys.shape[0])
-    size = policy.prompt_sizes(prompts.tokens.shape[1])[-1]
-    state = start(policy, prompts, keys, sampling, limits, num_prompts * size, limit)
-    state = enter_wave(policy, state, prompts, num_prompts, size, 0, 0)
-    state, _ = go_on(policy, state, sampling, limits, None, 0, limit)
-    return Rollout(prompts, *of_prompts(state, keys.shape[1]))

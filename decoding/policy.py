@@ -34,6 +34,9 @@ class Policy(Unembedding, Protocol):
     While it decodes, A parts of R rows each are computed. Devices that split a batch of prompts
     have a part each, with the rows of its own prompts; on one device A = 1. A row is a response
     that is being decoded.
+
+    A policy that inherits from this class and has one device, prompts of one size and a cache that
+    never grows can do without `parts`, `prompt_sizes`, `grow` and `gathered`.
     """
 
     @property
@@ -53,14 +56,14 @@ class Policy(Unembedding, Protocol):
 
     def parts(self, num_prompts: int) -> int:
         """Return A, the number of equal parts that devices split a batch of prompts into."""
-        ...
+        return 1
 
     def prompt_sizes(self, size: int) -> tuple[int, ...]:
         """Return the lengths, ascending, that prompts of at most `size` tokens are padded to.
 
         The last is at least `size`.
         """
-        ...
+        return (size,)
 
     def prefill(
         self, prompts: Int[Array, "B S"], lengths: Int[Array, " B"]
@@ -100,11 +103,17 @@ class Policy(Unembedding, Protocol):
         ...
 
     def grow(self, cache: Cache, capacity: int) -> Cache:
-        """Return the cache with room for `capacity` tokens of each row, those there included."""
-        ...
+        """Return the cache with room for `capacity` tokens of each row, those there included.
+
+        This runs outside programs, and may free the given cache while it goes.
+        """
+        return cache
 
     def keep(self, cache: Cache, rows: Int[Array, "A R"]) -> Cache:
-        """Return the cache of some rows of each part, and of no more prompts than these need."""
+        """Return the cache of some rows of each part, and of no more prompts than these need.
+
+        This runs outside programs, and may free the given cache while it goes.
+        """
         ...
 
     def decode(
@@ -145,4 +154,4 @@ class Policy(Unembedding, Protocol):
         In these calls hidden states are [num_prompts, R, D], with the R rows split over devices
         into `parts` equal parts.
         """
-        ...
+        return self

@@ -132,7 +132,7 @@ class SharedIndex:
 
         return SharedIndex(jax.tree.map(put, self.index, other.index), self.prompt)
 
-    def keep(self, rows: Int[Array, "A N"]) -> "SharedIndex":
+    def keep(self, rows: Int[Array, "A R"]) -> "SharedIndex":
         """Return the index for some rows of each part."""
         return SharedIndex(self.index, jax.vmap(lambda prompt, at: prompt[at])(self.prompt, rows))
 

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decoding.decode_loop import Limits, decode_at_once
+from decoding.decode_loop import Limits
+from decoding.driver import decode_at_once
+from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
@@ -35,8 +37,8 @@ OPTIMIZER = optax.adam(1e-2)
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class TinyPolicy:
-    """A bigram model with one attention read of the prompt; a `decoding.policy.Policy`.
+class TinyPolicy(Policy):
+    """A bigram model with one attention read of the prompt.
 
     The prompt's last token, the asked key, attends to the tokens that follow each key. What it
     reads is the whole cache: hidden = A[last token] + g[last token] * read, logits = hidden E^T.
@@ -58,14 +60,6 @@ class TinyPolicy:
         read = jnp.einsum("bs,bsd->bd", weights, embedded[:, 1:-1])
         return self.bigram[last] + self.gate[last] * read, read
 
-    def parts(self, num_prompts):
-        """Return the number of parts of a batch: one device holds all prompts."""
-        return 1
-
-    def prompt_sizes(self, size):
-        """Return the lengths that prompts are padded to."""
-        return (size,)
-
     def start(self, num_prompts, group_size, **sizes):
         """Return the cache of all rows, [1, B, G, D]: responses add nothing to their prompts'."""
         return jnp.zeros((1, num_prompts, group_size, WIDTH))
@@ -73,10 +67,6 @@ class TinyPolicy:
     def enter(self, cache, numbers, prompt_cache, place):
         """Return the cache with some prompts' reads."""
         return cache.at[0, numbers[0]].set(prompt_cache[:, None])
-
-    def grow(self, cache, capacity):
-        """Return the cache itself, which no response makes longer."""
-        return cache
 
     def keep(self, cache, rows):
         """Return the cache of some rows."""
@@ -92,10 +82,6 @@ class TinyPolicy:
         first, read = self.prefill(prompts, lengths)
         later = self.bigram[responses] + self.gate[responses] * read[:, None, None]
         return jnp.where(places[..., None] == 0, first[:, None, None], jnp.roll(later, 1, axis=2))
-
-    def gathered(self, num_prompts, parts):
-        """Return the policy itself: one device holds all of it."""
-        return self
 
     def unembed(self, hidden):
         """Return the logits of hidden states."""

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits
+from decoding.driver import decode
 from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.data.arrays import prompts_and_texts

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import SAMPLED, Limits, decode
+from decoding.decode_loop import SAMPLED, Limits
+from decoding.driver import decode
 from decoding.policy import Policy
 from decoding.sampling import row_keys
 from decoding.scheduler import Request, decode_all

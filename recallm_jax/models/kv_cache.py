@@ -5,6 +5,7 @@ prompts of a device, or of devices that split a prompt's tokens into Z stretches
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from decoding.arrays import picked
+from recallm_jax.models.placement import Placement
+
+# The logical axes of the blocks of prompts and of responses in a layer.
+PROMPTS = (None, "batch", "length", "kv_heads", None, None)
+RESPONSES = (None, "batch", "group", "kv_heads", None, None)
 # The fewest and the most tokens of a block of responses, and the tokens of one of prompts. A step
 # reads whole blocks.
 BLOCK, LARGEST_BLOCK = 64, 256
@@ -48,7 +55,7 @@ class Seats:
 
     def seated(self, x: Float[Array, "A R *rest"]) -> Float[Array, "A Q G *rest"]:
         """Bring values of rows into the order of seats."""
-        return jax.vmap(lambda x, row: x[row])(x, self.row)
+        return picked(x, self.row)
 
     def risen(self, x: Float[Array, "A Q G *rest"]) -> Float[Array, "A R *rest"]:
         """Bring values of seats into the order of rows."""
@@ -84,14 +91,14 @@ class Shelf:
     """
 
     lengths: Int[Array, "A Q"]
-    owner: Int[Array, "A N"]
-    first: Int[Array, "A N Z"]
+    owner: Int[Array, "A blocks"]
+    first: Int[Array, "A blocks Z"]
     used: Int[Array, ""]
 
     @property
-    def real(self) -> Int[Array, "A N Z"]:
+    def real(self) -> Int[Array, "A blocks Z"]:
         """The number of tokens of each block, counted from its first."""
-        lengths = jax.vmap(lambda lengths, owner: lengths[owner])(self.lengths, self.owner)
+        lengths = picked(self.lengths, self.owner)
         return jnp.maximum(lengths[..., None] - self.first, 0)
 
 
@@ -115,8 +122,8 @@ class Cache:
     shelf: Shelf
     seats: Seats
     layers: tuple[Any, ...]
-    prompt_keys: Float[Array, "L N A Z K X H"] | tuple[Float[Array, "N A Z K X H"], ...]
-    prompt_values: Float[Array, "L N A Z K X H"] | tuple[Float[Array, "N A Z K X H"], ...]
+    prompt_keys: Float[Array, "L blocks A Z K X H"] | tuple[Float[Array, "blocks A Z K X H"], ...]
+    prompt_values: Float[Array, "L blocks A Z K X H"] | tuple[Float[Array, "blocks A Z K X H"], ...]
     keys: Float[Array, "L M A R K Y H"] | tuple[Float[Array, "M A R K Y H"], ...]
     values: Float[Array, "L M A R K Y H"] | tuple[Float[Array, "M A R K Y H"], ...]
 
@@ -131,19 +138,6 @@ class Cache:
         blocks, *_, size, _ = jax.tree.leaves(self.keys)[0].shape[-6:]
         return blocks, size
 
-    def map_prompts(self, function: Callable[[Array], Array]) -> "Cache":
-        """Return the cache with the blocks of prompts [N, A, ...] of each layer replaced."""
-        mapped = self._each_layer(function, (self.prompt_keys, self.prompt_values))
-        return dataclasses.replace(self, prompt_keys=mapped[0], prompt_values=mapped[1])
-
-    def map_responses(self, function: Callable[[Array], Array]) -> "Cache":
-        """Return the cache with the blocks of responses [M, A, R, ...] of each layer replaced."""
-        mapped = self._each_layer(function, (self.keys, self.values))
-        return dataclasses.replace(self, keys=mapped[0], values=mapped[1])
-
-    def _each_layer(self, function: Callable[[Array], Array], arrays: Any) -> Any:
-        return jax.tree.map(jax.vmap(function) if self.stacked else function, arrays)
-
 
 @dataclasses.dataclass(frozen=True)
 class CacheSizes:
@@ -152,7 +146,7 @@ class CacheSizes:
     Attributes:
       parts, prompts, group_size: A; Q, the prompts of a part; and G.
       stretches: Z, the number of parts that devices split the tokens of a prompt into.
-      prompt_blocks, prompt_block: N and X.
+      prompt_blocks, prompt_block: the number of blocks of prompts, and X.
       capacity: the number of tokens that there is room for in each response.
     """
 
@@ -274,60 +268,121 @@ def entered(
     )
 
 
-def grown(cache: Cache, capacity: int) -> Cache:
-    """Return the cache with room for `capacity` tokens of each response."""
+def laid_out(x: Array, axes: tuple[str | None, ...], placement: Placement | None) -> Array:
+    """Lay out a layer's array, or a stacked one, by the logical axes of a layer."""
+    if placement is None:
+        return x
+    return placement.constrain(x, (None,) * (x.ndim - len(axes)) + axes)
+
+
+def grown(cache: Cache, capacity: int, placement: Placement | None) -> Cache:
+    """Return the cache with room for `capacity` tokens of each response, and free the given one.
+
+    This runs on the host. Only one array at a time is there twice.
+    """
     blocks, size = cache.blocks
     # A few blocks make one larger block.
     joined = max(1, block_size(capacity) // size)
-
-    def larger(x: Array) -> Array:
-        missing = -(-capacity // (size * joined)) * joined - blocks
-        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-        x = jnp.moveaxis(x.reshape(-1, joined, *x.shape[1:]), 1, 4)
-        return x.reshape(*x.shape[:4], joined * size, x.shape[-1])
-
-    return cache.map_responses(larger)
-
-
-def kept(cache: Cache, rows: Int[Array, "A R"]) -> Cache:
-    """Return the cache of some rows of each part, and of their prompts."""
-    num_rows = rows.shape[1]
-    _, num_prompts, group_size = cache.seats.row.shape
-    fewer, group_size = min(num_prompts, num_rows), min(group_size, num_rows)
-    pick = jax.vmap(lambda x, at: x[at])
-    prompt = pick(cache.seats.prompt, rows)
-    cache = cache.map_responses(jax.vmap(lambda block: pick(block, rows)))
-    if fewer < num_prompts:
-        present = jax.vmap(lambda at: jnp.zeros(num_prompts, bool).at[at].set(True))(prompt)
-        order = jnp.argsort(~present, axis=1, stable=True)
-        # The new number of each prompt that is left.
-        number = jnp.argsort(order, axis=1)
-        cache = _with_prompts(cache, present, order[:, :fewer], number)
-        prompt = pick(number, prompt)
-    return dataclasses.replace(cache, seats=seats(prompt, fewer, group_size))
-
-
-def _with_prompts(
-    cache: Cache, present: Array, left: Int[Array, "A Q"], number: Int[Array, "A P"]
-) -> Cache:
-    """Return the cache of some prompts, whose blocks come first."""
-    pick = jax.vmap(lambda x, at: x[at])
-    shelf = cache.shelf
-    in_use = pick(present, shelf.owner) & (shelf.first < NOWHERE).any(axis=2)
-    order = jnp.argsort(~in_use, axis=1, stable=True)
-    cache = cache.map_prompts(
-        lambda blocks: jax.vmap(lambda x, at: x[at], in_axes=(1, 0), out_axes=1)(blocks, order)
-    )
-    first = jnp.where(in_use[..., None], shelf.first, NOWHERE)
+    missing = -(-capacity // (size * joined)) * joined - blocks
     return dataclasses.replace(
         cache,
-        shelf=Shelf(
-            lengths=pick(shelf.lengths, left),
-            owner=jnp.minimum(pick(pick(number, shelf.owner), order), left.shape[1] - 1),
-            first=pick(first, order),
-            used=in_use.sum(axis=1, dtype=jnp.int32).max(),
-        ),
+        keys=_moved(cache.keys, lambda x: _longer(x, missing, joined, placement)),
+        values=_moved(cache.values, lambda x: _longer(x, missing, joined, placement)),
     )
+
+
+def kept(cache: Cache, rows: Int[Array, "A R"], placement: Placement | None) -> Cache:
+    """Return the cache of some rows of each part, and of their prompts, and free the given one.
+
+    This runs on the host. Only one array at a time is there twice.
+    """
+    shelf, seats, order = _fewer_seats(cache.shelf, cache.seats, rows)
+
+    def of_rows(arrays: Any) -> Any:
+        return _moved(arrays, lambda x: _taken(x, rows, -4, RESPONSES, placement))
+
+    def of_prompts(arrays: Any) -> Any:
+        return _moved(arrays, lambda x: _taken(x, order, -6, PROMPTS, placement))
+
+    cache = dataclasses.replace(
+        cache, shelf=shelf, seats=seats, keys=of_rows(cache.keys), values=of_rows(cache.values)
+    )
+    if order is None:
+        return cache
+    return dataclasses.replace(
+        cache,
+        prompt_keys=of_prompts(cache.prompt_keys),
+        prompt_values=of_prompts(cache.prompt_values),
+    )
+
+
+def _moved(arrays: Any, move: Callable[[Array], Array]) -> Any:
+    """Move arrays one by one, and free each before the next is moved."""
+    leaves, tree = jax.tree.flatten(arrays)
+    for number, old in enumerate(leaves):
+        leaves[number] = move(old)
+        old.delete()
+    return jax.tree.unflatten(tree, leaves)
+
+
+@functools.partial(jax.jit, static_argnames=("missing", "joined", "placement"))
+def _longer(x: Array, missing: int, joined: int, placement: Placement | None) -> Array:
+    """Add blocks of responses [*L, M, A, R, K, Y, H], and join adjacent ones into larger ones."""
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 6) + [(0, missing)] + [(0, 0)] * 5)
+    x = x.reshape(*x.shape[:-6], -1, joined, *x.shape[-5:])
+    x = jnp.moveaxis(x, -6, -3)
+    x = x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    return laid_out(x, RESPONSES, placement)
+
+
+@functools.partial(jax.jit, static_argnames=("axis", "axes", "placement"))
+def _taken(
+    x: Array,
+    numbers: Int[Array, "A taken"],
+    axis: int,
+    axes: tuple[str | None, ...],
+    placement: Placement | None,
+) -> Array:
+    """Take some entries of each part, which is axis -5, along an axis."""
+    # Without the axis of parts.
+    axis = axis if axis > -5 else axis + 1
+
+    def of_part(x: Array, numbers: Array) -> Array:
+        return jnp.take(x, numbers, axis=axis, mode="clip")
+
+    taken = jax.vmap(of_part, in_axes=(-5, 0), out_axes=-5)(x, numbers)
+    return laid_out(taken, axes, placement)
+
+
+@jax.jit
+def _fewer_seats(
+    shelf: Shelf, old: Seats, rows: Int[Array, "A R"]
+) -> tuple[Shelf, Seats, Int[Array, "A blocks"] | None]:
+    """Return shelf and seats for some rows of each part, and the new order of prompts' blocks.
+
+    The blocks of prompts without rows come last, where no step reads them. The order is None if
+    every part has one prompt.
+    """
+    num_rows = rows.shape[1]
+    _, num_prompts, group_size = old.row.shape
+    fewer, group_size = min(num_prompts, num_rows), min(group_size, num_rows)
+    prompt = picked(old.prompt, rows)
+    if num_prompts == 1:
+        return shelf, seats(prompt, 1, group_size), None
+    present = jax.vmap(lambda at: jnp.zeros(num_prompts, bool).at[at].set(True))(prompt)
+    left = jnp.argsort(~present, axis=1, stable=True)
+    # The new number of each prompt that is left.
+    number = jnp.argsort(left, axis=1)
+    in_use = picked(present, shelf.owner) & (shelf.first < NOWHERE).any(axis=2)
+    order = jnp.argsort(~in_use, axis=1, stable=True)
+    first = jnp.where(in_use[..., None], shelf.first, NOWHERE)
+    shelf = Shelf(
+        lengths=picked(shelf.lengths, left[:, :fewer]),
+        owner=jnp.minimum(picked(picked(number, shelf.owner), order), fewer - 1),
+        first=picked(first, order),
+        used=in_use.sum(axis=1, dtype=jnp.int32).max(),
+    )
+    return shelf, seats(picked(number, prompt), fewer, group_size), order
 
 
 def written(

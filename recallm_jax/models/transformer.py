@@ -7,6 +7,7 @@ Matrices are stored [in, out].
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from recallm_jax.models.group_attention import (
 from recallm_jax.models.kv_cache import (
     AT_ONCE,
     PROMPT_BLOCK,
+    PROMPTS,
+    RESPONSES,
     Cache,
     CacheSizes,
     PromptCache,
@@ -33,6 +36,7 @@ from recallm_jax.models.kv_cache import (
     entered,
     grown,
     kept,
+    laid_out,
     unstacked,
     written,
 )
@@ -51,10 +55,8 @@ RESIDUAL = {
     OWN: ("batch", "residual_group", None),
     STEP: STEP,
 }
-# A layer's keys and values after prefill, and in the cache: of prompts, and of responses in blocks.
+# A layer's keys and values after prefill.
 PROMPT_CACHE = ("batch", "kv_heads", "length", None)
-PROMPTS = (None, "batch", "length", "kv_heads", None, None)
-RESPONSES = (None, "batch", "group", "kv_heads", None, None)
 
 
 # Arrays by name; only their shapes in a model that is planned for and not computed.
@@ -261,16 +263,24 @@ class Transformer(nnx.Module):
         return self._placed(entered(cache, numbers, prompt_cache, blocks))
 
     def grow(self, cache: Cache, capacity: int) -> Cache:
-        """Return the cache with room for `capacity` tokens of each row."""
-        return self._placed(grown(cache, capacity))
+        """Return the cache with room for `capacity` tokens of each row, and free the given one."""
+        return grown(cache, capacity, self.placement)
 
     def keep(self, cache: Cache, rows: Int[Array, "A R"]) -> Cache:
-        """Return the cache of some rows of each part, and of their prompts."""
-        return self._placed(kept(cache, rows))
+        """Return the cache of some rows of each part and of their prompts; free the given one."""
+        return kept(cache, rows, self.placement)
 
     def _placed(self, cache: Cache) -> Cache:
-        cache = cache.map_prompts(lambda x: self._laid_out(x, *PROMPTS))
-        return cache.map_responses(lambda x: self._laid_out(x, *RESPONSES))
+        def placed(arrays: Any, axes: tuple[str | None, ...]) -> Any:
+            return jax.tree.map(lambda x: laid_out(x, axes, self.placement), arrays)
+
+        return dataclasses.replace(
+            cache,
+            prompt_keys=placed(cache.prompt_keys, PROMPTS),
+            prompt_values=placed(cache.prompt_values, PROMPTS),
+            keys=placed(cache.keys, RESPONSES),
+            values=placed(cache.values, RESPONSES),
+        )
 
     def decode(
         self,

@@ -15,19 +15,16 @@ import numpy as np
 from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from decoding.decode_loop import Limits, decode_at_once
+from decoding.decode_loop import Limits
+from decoding.driver import decode_at_once
 from decoding.packing import RowSize, Slots
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.data.arrays import demonstrations, prompts_and_texts
-from recallm_jax.models.transformer import (
-    PROMPTS,
-    RESPONSES,
-    Transformer,
-    random_transformer,
-)
+from recallm_jax.models.kv_cache import PROMPTS, RESPONSES
+from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.planning.sizes import model_sizes
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context

@@ -17,6 +17,7 @@ from recallm_jax.planning.memory import (
     bytes_per_chip,
     compiled_memory,
     largest_temporaries,
+    moving_memory,
     parse_refusal,
     refused_memory,
 )
@@ -28,7 +29,7 @@ class Planned:
     """A program, compiled or refused.
 
     Attributes:
-      memory: the bytes on each chip.
+      memory: the bytes on each chip; if it decodes, also while its caches move.
       caches: bytes a chip of the keys and values among the temporaries, for prompts and responses.
       refused: whether the compiler finds the program alone too large.
       largest: the largest temporary arrays.
@@ -78,7 +79,7 @@ def plan_program(program: Program) -> Planned:
         memory = compiled_memory(compiled.memory_analysis(), arguments, resident)
     return Planned(
         program,
-        memory,
+        moving_memory(memory, caches),
         caches,
         refused=needed is not None,
         largest=largest_temporaries(assignment, text),

@@ -130,6 +130,20 @@ def compiled_memory(
     )
 
 
+def moving_memory(memory: Memory, caches: Mapping[str, int]) -> Memory:
+    """Return the memory of a program that decodes, or what decoding takes while its caches move.
+
+    The host makes the caches longer, and leaves out rows, one array after another
+    (`models/kv_cache.py`). So besides all keys and values, the largest of their arrays may be there
+    twice, when the prefill's temporary arrays are not.
+
+    Args:
+      caches: the bytes of the keys and values of prompts, and of responses.
+    """
+    moving = sum(caches.values()) + max(caches.values(), default=0) // 2
+    return dataclasses.replace(memory, temporaries=max(memory.temporaries, moving))
+
+
 def refused_memory(
     needed: int, arguments: Mapping[str, int], resident: Mapping[str, int]
 ) -> Memory:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from decoding.decode_loop import decode
+from decoding.driver import decode
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from decoding import scheduler
-from decoding.decode_loop import SAMPLED, Limits, decode
+from decoding.decode_loop import SAMPLED, Limits
+from decoding.driver import decode
 from decoding.errors import DecodingInputError
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys

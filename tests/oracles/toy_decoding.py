@@ -5,7 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits
+from decoding.driver import decode
 from decoding.packing import lay_out
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys

@@ -9,6 +9,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from decoding.policy import Policy
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class ToyCache:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class ToyPolicy:
+class ToyPolicy(Policy):
     """hidden = [one-hot of the last token, prompt sum, response sum]; logits = hidden @ table."""
 
     table: jax.Array  # [V + 2, V]
@@ -43,17 +45,11 @@ class ToyPolicy:
         extra = jnp.stack([jnp.sin(prompt_sum * 1.0), jnp.sin(seen * 1.0)], axis=-1)
         return jnp.concatenate([one_hot, extra], axis=-1)
 
-    def prompt_sizes(self, size):
-        return (size,)
-
     def prefill(self, prompts, lengths):
         real = jnp.arange(prompts.shape[1])[None] < lengths[:, None]
         prompt_sum = jnp.where(real, prompts, 0).sum(axis=1)
         last = jnp.take_along_axis(prompts, lengths[:, None] - 1, axis=1)[:, 0]
         return self._hidden(last, prompt_sum, jnp.zeros_like(prompt_sum)), prompt_sum
-
-    def parts(self, num_prompts):
-        return 1
 
     def start(self, num_prompts, group_size, *, size, room, capacity):
         del size, room, capacity
@@ -66,10 +62,6 @@ class ToyPolicy:
             prompt_sum=cache.prompt_sum.at[0, numbers[0]].set(prompt_cache[:, None]),
             seen=cache.seen.at[0, numbers[0]].set(0),
         )
-
-    def grow(self, cache, capacity):
-        del capacity
-        return cache
 
     def keep(self, cache, rows):
         return jax.tree.map(lambda x: x.reshape(1, -1)[:, rows[0]], cache)
@@ -92,9 +84,6 @@ class ToyPolicy:
         sums = jnp.broadcast_to(prompt_sum[:, None, None], responses.shape)
         hidden = self._hidden(responses, sums, seen)
         return jnp.where(places[..., None] == 0, first[:, None, None], jnp.roll(hidden, 1, axis=2))
-
-    def gathered(self, num_prompts, parts):
-        return self
 
     def unembed(self, hidden):
         return hidden @ self.table

@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from benchmarks.tpu_program import loop_operations, num_elements
-from decoding import decode_loop
-from decoding.decode_loop import Limits, decode, decode_at_once
+from decoding import driver
+from decoding.decode_loop import Limits
+from decoding.driver import decode, decode_at_once
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
 from decoding.sampling import Sampling, row_keys
@@ -255,7 +256,7 @@ def test_rows_and_prompts_that_cost_their_own_lengths_are_decoded_alike(
     for module in (transformer, group_attention):
         monkeypatch.setattr(module, "PROMPT_BLOCK", 2)
     monkeypatch.setattr(kv_cache, "BLOCK", 2)
-    monkeypatch.setattr(decode_loop, "STRIDE", 2)
+    monkeypatch.setattr(driver, "STRIDE", 2)
     expected = decoded(model, prompts, None)
     assert len(np.unique(expected["['rollout'].lengths"])) > 4
     assert_same(decoded(model, prompts, make_mesh(**axes)), expected)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from decoding.compilations import count_compilations
-from decoding.decode_loop import Limits, decode
+from decoding.decode_loop import Limits
+from decoding.driver import decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts

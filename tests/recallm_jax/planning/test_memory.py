@@ -12,6 +12,7 @@ from recallm_jax.planning.memory import (
     bytes_per_chip,
     compiled_memory,
     largest_temporaries,
+    moving_memory,
     parse_refusal,
     refused_memory,
 )
@@ -98,3 +99,11 @@ def test_the_total_counts_each_byte_once():
     assert memory.padding == 10
     assert memory.outputs == 20
     assert memory.total == 110 + 20 + 1000 + 7 + 5
+
+
+def test_caches_that_move_have_one_array_twice():
+    memory = refused_memory(160, {"parameters": 100}, {})
+    assert moving_memory(memory, {}) == memory
+    # Keys of responses beside keys and values of all, which leave no room for the other 10 bytes.
+    assert moving_memory(memory, {"prompts": 10, "responses": 40}).temporaries == 10 + 40 + 20
+    assert moving_memory(memory, {"prompts": 10, "responses": 20}).temporaries == 60
