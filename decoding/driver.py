@@ -82,12 +82,13 @@ def decode(
         if size < state.num_rows:
             state = compact(policy, state, size)
         if state.clock == capacity:
-            capacity = min(2 * capacity, limits.max_new_tokens)
+            capacity = min(max(2 * capacity, 4 * STRIDE), limits.max_new_tokens)
             state = dataclasses.replace(state, cache=policy.grow(state.cache, capacity))
     return Rollout(prompts, *of_prompts(state, keys.shape[1]))
 
 
-# The steps that the caches have room for at first; the room is then doubled.
+# The steps that the caches have room for at first. Then it is 4 times as much, then doubled again
+# and again.
 STRIDE = 64
 
 
