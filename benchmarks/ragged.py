@@ -83,6 +83,8 @@ def _update_seconds(
     prompt: int, limit: int, lengths: Int[np.ndarray, "B G"], repeats: int
 ) -> tuple[float, float, int]:
     """Return the seconds of an update, its padding in rows, and how many sizes of rows it has."""
+    # Each compiled program holds memory maps, and their number in a process is limited.
+    jax.clear_caches()
     limit = int(limit)
     rng = np.random.default_rng(0)
     prompts = prompts_of(PROMPTS, prompt, VOCAB)
@@ -159,17 +161,26 @@ def step_rows(repeats: int) -> list[dict]:
     return rows
 
 
-def _living_seconds(prompt: int, limit: int, lengths: Int[np.ndarray, "B G"], repeats: int):
-    """Return the time of the prefill and of steps with only the rows that go on."""
-    numbers = sorted({1, 2, 4, 8, 16, 32})
-    seconds = []
-    for number in numbers:
+def _living_seconds(
+    prompt: int, limit: int, lengths: Int[np.ndarray, "B G"], repeats: int
+) -> float:
+    """Return the time of the prefill and of steps with only the rows that go on.
+
+    A step costs more when more tokens have been written, so the first 64 steps and the later ones
+    are measured apart.
+    """
+    numbers, marks = (1, 2, 4, 8, 16, 32), (1, 64, int(lengths.max()))
+    seconds = np.zeros((len(numbers), len(marks)))
+    for row, number in enumerate(numbers):
         of_prompts = min(number, PROMPTS)
-        few = np.full((of_prompts, number // of_prompts), 64, np.int32)
-        seconds.append(_step_seconds(prompt, limit, few, repeats))
-    alive = (lengths.ravel()[:, None] > np.arange(lengths.max())).sum(axis=0)
-    one_step = _rollout_seconds(prompt, limit, np.ones_like(lengths), repeats)[0]
-    return one_step + float(np.interp(alive[1:], numbers, seconds).sum())
+        for column, length in enumerate(marks):
+            few = np.full((of_prompts, number // of_prompts), length, np.int32)
+            seconds[row, column] = _rollout_seconds(prompt, limit, few, repeats)[0]
+    of_a_step = np.diff(seconds, axis=1) / np.diff(marks)
+    steps = np.arange(1, lengths.max())
+    alive = (lengths.ravel()[:, None] > steps).sum(axis=0)
+    early, late = (np.interp(alive, numbers, costs) for costs in of_a_step.T)
+    return seconds[-1, 0] + float(np.where(steps < marks[1], early, late).sum())
 
 
 def _step_seconds(prompt: int, limit: int, lengths: Int[np.ndarray, "B G"], repeats: int) -> float:
@@ -183,6 +194,7 @@ def _rollout_seconds(
     prompt: int, limit: int, lengths: Int[np.ndarray, "B G"], repeats: int
 ) -> tuple[float, float]:
     """Return the seconds of a rollout with these lengths, and the memory of its caches."""
+    jax.clear_caches()
     count, group_size = lengths.shape
     prompts = prompts_of(count, prompt, VOCAB)
     keys = row_keys(0, 0, np.arange(count), group_size)

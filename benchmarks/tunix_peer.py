@@ -2,9 +2,9 @@
 
 `benchmarks.grpo_step` runs this script under another Python, which has google-tunix, so it imports
 nothing of this project. Tunix's Llama3 has random weights in float32, its vanilla rollout is on the
-trainer's mesh, all prompts are in one micro-batch, and there is no KL penalty. Tunix takes prompts
-as text, so a tokenizer reads numbers; its end token is past the vocabulary and never sampled, and
-the sampler is told how many steps the longest response takes.
+trainer's mesh, and there is no KL penalty. Tunix takes prompts as text, so a tokenizer reads
+numbers; its end token is past the vocabulary and never sampled, and the sampler is told how many
+steps the longest response takes.
 """
 
 import argparse
@@ -60,6 +60,7 @@ def step_seconds(
     length: int,
     limit: int,
     lengths: list[int],
+    micro_batch: int,
     repeats: int,
 ) -> tuple[float, float]:
     """Return the median seconds of a rollout, and of a whole step."""
@@ -73,7 +74,8 @@ def step_seconds(
         eval_every_n_steps=10**6,
         max_steps=repeats + 2,
         mini_batch_size=prompts,
-        train_micro_batch_size=prompts,
+        train_micro_batch_size=micro_batch,
+        rollout_micro_batch_size=prompts,
     )
     rollout = base_rollout.RolloutConfig(
         max_tokens_to_generate=limit,
@@ -131,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=json.loads, required=True, help="fields of ModelConfig")
     parser.add_argument("--lengths", type=json.loads, required=True, help="of all responses")
-    for name in ("--prompts", "--group", "--length", "--limit", "--repeats"):
+    for name in ("--prompts", "--group", "--length", "--limit", "--micro_batch", "--repeats"):
         parser.add_argument(name, type=int, required=True)
     seconds = step_seconds(**vars(parser.parse_args()))
     print(json.dumps({"seconds": seconds, "google-tunix": version("google-tunix")}))
