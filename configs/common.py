@@ -316,7 +316,7 @@ def paper_scale() -> ConfigDict:
     config = base()
     config.model.dtype = "bfloat16"
     config.data.mixture = mixture(*PAPER)
-    config.data.target_length = 16_000
+    config.data.target_length = 8_000
     config.decoding.max_new_tokens = 5_120
     config.sft1.steps, config.sft2.steps = 281, 57
     config.grpo.prompts_per_step, config.grpo.group_size = 128, 16

@@ -11,7 +11,7 @@ Hardware: a TPU slice v5p:4x4x4 (the default), or another of TOPOLOGIES.
 
 The weights are a Hugging Face folder, `--config.model.weights=FOLDER`; `plan` needs none. The
 mixture is all seventeen data sets in equal shares, and needs their files in `data.dir`
-(docs/tasks.md). Prompts are filled up to 16,000 tokens, the paper's limit.
+(docs/tasks.md). Prompts are filled up to 8,000 tokens, as the paper makes them.
 
 Variants: `:topology=v6e:8x8` has the sizes for another slice; `:tiny` is a minute or two with a
 random model on a CPU, on tasks that need no files; `:algorithm=dapo` as in quickstart.py.
