@@ -6,7 +6,9 @@
 
 import re
 import string
+import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 
 ANSWER = "Answer:"
 THINK_END = "</think>"
@@ -17,22 +19,82 @@ MAX_WORD_LENGTH = 16
 _WORD = re.compile(r"[0-9A-Za-z]+")
 _ANY_WORD = re.compile(r"[^\W_]+")
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\.?\d|[A-Za-z])")
-# Characters that may surround a value in an answer: spaces, quotes, brackets, Markdown.
-_AROUND = " \t\r\n\"'`\u201c\u201d\u2018\u2019()[]*"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
+_TAG = re.compile(r"<\|(?:start|end)_recall\|>")
+_QUOTES = {
+    *('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u201e\u201c", "\u201e\u201d"),
+    *("\u201a\u2018", "\u00ab\u00bb", "\u00bb\u00ab", "\u2039\u203a", "\u300c\u300d"),
+    *("\u300e\u300f", "()", "[]", "**", "__"),
+}
+_MARKER = re.compile(r"[-*\u2022\u2013\u2014]\s+")
+_LATEX = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf)\s?\{([^{}]*)\}")
+FULL_STOPS = ".\u3002\uff0e"
 
 
 def extract_answer(response: str) -> str:
-    """Return the text after the last `Answer:` that comes after the last `</think>`, stripped.
+    """Return the text after the last `Answer:` that comes after the last `</think>`, undressed.
 
     The last-answer rule of arXiv 2604.09494, appendix D.3: the answer runs to the end of the
     response, newlines included. Without `</think>` the whole response is searched (only the format
     reward is lost then), and without `Answer:` the answer is empty.
+
+    Every score reads the same answer: recall tags are taken out, and so is what only dresses the
+    answer (see `undressed`).
     """
     visible = response.rpartition(THINK_END)[2]
     _, found, answer = visible.rpartition(ANSWER)
-    return answer.strip() if found else ""
+    return undressed(_TAG.sub("", answer)) if found else ""
+
+
+def undressed(answer: str) -> str:
+    """Return an answer without the dash of a list, and without quotes or the like around all of it.
+
+    Taken off are quotes of all kinds, brackets, Markdown, and LaTeX's \\text{}, as long as they
+    open and close around the whole answer; with them a full stop behind the last one.
+    """
+    text = answer.strip()
+    if text.count("**") == 1:
+        # The other one is before the label.
+        text = text.removeprefix("**").removesuffix("**").strip()
+    while True:
+        bare = _MARKER.sub("", text, count=1) if _MARKER.match(text) else text
+        wrapped = _LATEX.fullmatch(bare.rstrip(FULL_STOPS))
+        bare = wrapped[1] if wrapped else _unquoted(bare)
+        if bare == text:
+            return text
+        text = bare.strip()
+
+
+def _unquoted(text: str) -> str:
+    """Return a text without the quotes or brackets that open and close around all of it."""
+    inside = text.rstrip(FULL_STOPS)
+    if len(inside) < 2 or inside[0] + inside[-1] not in _QUOTES:
+        return text
+    opening, closing, inside = inside[0], inside[-1], inside[1:-1]
+    # "[1] and [2]" opens and closes twice.
+    depth = 1
+    for character in inside:
+        depth += (character == opening) - (character == closing)
+        if depth < 1 or (opening == closing and character == opening != "*"):
+            return text
+    return inside
+
+
+EXPLAINS = re.compile(r"\s[-\u2013\u2014]+\s|[.;]\s|\u3002|\n")
+_CHOICE = re.compile(r"\b(?:or|either|neither|nor)\b")
+
+
+def readings(answer: str) -> Iterator[str]:
+    """Yield the whole answer, and its parts before what may be an explanation.
+
+    An explanation follows a dash, the end of a sentence or a line. The answer before it counts
+    unless the explanation offers a choice.
+    """
+    yield answer
+    for place in EXPLAINS.finditer(answer):
+        if not _CHOICE.search(answer[place.end() :].lower()):
+            yield answer[: place.start()]
 
 
 def contains_value(answer: str, value: str) -> float:
@@ -96,13 +158,18 @@ def _is_code(word: str) -> bool:
 
 
 def exact_match(answer: str, value: str) -> float:
-    """Return 1 if the answer is the value, apart from quotes or the like and a final full stop."""
+    """Return 1 if the answer is the value, apart from its dress, a full stop, an explanation."""
+    return max(is_value(reading, value) for reading in readings(answer))
+
+
+def is_value(answer: str, value: str) -> float:
+    """Return 1 if the answer is the value alone, apart from its dress and a full stop."""
     wanted = _bare(value)
     return float(bool(wanted) and _bare(answer) == wanted)
 
 
 def _bare(text: str) -> str:
-    return text.strip(_AROUND).removesuffix(".").strip(_AROUND)
+    return undressed(undressed(text).rstrip(FULL_STOPS))
 
 
 def normalise(text: str) -> str:
@@ -111,15 +178,48 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLE.sub(" ", text).split())
 
 
-def is_equal_normalised(answer: str, reference: str) -> float:
-    """Return 1 if the two have the same normal form.
+class _Plain(dict[int, str]):
+    """What each character becomes in the plain form; a table that fills itself."""
 
-    Our guard: if normalising leaves nothing of the reference (a label such as "A"), the bare texts
-    are compared, so that an empty answer is never right.
+    def __missing__(self, code: int) -> str:
+        category = unicodedata.category(chr(code))
+        if category == "Pd" or category[0] == "Z":
+            plain = " "
+        elif category[0] == "P" or chr(code) in string.punctuation or 0x300 <= code < 0x370:
+            plain = ""
+        else:
+            plain = chr(code)
+        self[code] = plain
+        return plain
+
+
+_PLAIN = _Plain({ord("-"): " "})
+# A full stop between digits is a decimal point.
+_NO_POINT = re.compile(r"(?<!\d)\.|\.(?!\d)")
+_PLAIN[ord(".")] = "."
+_ARTICLES = frozenset(("a", "an", "the"))
+
+
+def plain(text: str) -> str:
+    """Return our normal form: as SQuAD's, for all scripts.
+
+    Lower case; no accents; no punctuation of any script, but decimal points stay, and a hyphen or
+    dash separates words; single spaces; no articles, unless the text is nothing else.
     """
-    wanted = normalise(reference)
+    text = _NO_POINT.sub("", unicodedata.normalize("NFKD", text).casefold())
+    words = text.translate(_PLAIN).split()
+    return " ".join([word for word in words if word not in _ARTICLES] or words)
+
+
+def is_equal_normalised(answer: str, reference: str) -> float:
+    """Return 1 if the two have the same plain form, apart from an explanation after the answer.
+
+    If nothing is left of the reference (a label such as "?"), the bare texts are compared, so that
+    an empty answer is never right.
+    """
+    wanted = plain(reference)
     if wanted:
-        return float(normalise(answer) == wanted)
+        return float(any(plain(reading) == wanted for reading in readings(answer)))
     return exact_match(answer.lower(), reference.lower())
 
 
@@ -131,12 +231,13 @@ _SEVERAL = frozenset(("and", "but", "either", "neither", "nor", "not", "or"))
 
 
 def matches_reference(answer: str, reference: str) -> float:
-    """Return 1 if one of the normalised texts contains the other (short answers to questions).
+    """Return 1 if one of the texts contains the other (short answers to questions).
 
     arXiv 2604.09494, appendix D.3. Our guards:
 
-    * if normalising leaves nothing of a text ("", "the"), the score is 0, although any text
-      contains the empty one;
+    * both are in our plain form (`plain`);
+    * if that leaves nothing of a text (""), the score is 0, although any text contains the empty
+      one;
     * containment is of whole words ("e" is not in "the beatles");
     * a part of the reference must be half of its words and a third of its characters ("Obama" for
       "Barack Obama", not "of" for "Bank of England");
@@ -147,7 +248,7 @@ def matches_reference(answer: str, reference: str) -> float:
       commas or the like than the reference has, by a word of _SEVERAL that the reference lacks, by
       having both yes and no, or by another number as long as a reference that is a number.
     """
-    given, wanted = normalise(answer), normalise(reference)
+    given, wanted = plain(answer), plain(reference)
     if not given or not wanted or is_lengthy(answer, reference):
         return 0.0
     if given == wanted:
@@ -172,8 +273,8 @@ def matches_reference(answer: str, reference: str) -> float:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Return the F1 of the normalised words (SQuAD); 0 if either text has no word."""
-    words, wanted = normalise(answer).split(), normalise(reference).split()
+    """Return the F1 of the words in plain form (SQuAD); 0 if either text has no word."""
+    words, wanted = plain(answer).split(), plain(reference).split()
     common = sum((Counter(words) & Counter(wanted)).values())
     if not common:
         return 0.0

@@ -6,7 +6,7 @@ The rules compare whole words, and an answer that lists the candidates scores 0.
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from tasks.scoring.answers import exact_match, is_lengthy
+from tasks.scoring.answers import is_lengthy, is_value
 
 _WORD = re.compile(r"[^\W_]+")
 # An "A" before a word in lower case is an article, unless the word goes on about option A.
@@ -26,7 +26,7 @@ def chosen_letter(answer: str, letter: str, options: Mapping[str, str]) -> float
     """
     letters = list(options) or list("ABCD")
     for name in letters:
-        if exact_match(answer.upper(), name.upper()):
+        if is_value(answer.upper(), name.upper()):
             return float(name == letter)
     rest = answer
     for text in sorted(options.values(), key=len, reverse=True):

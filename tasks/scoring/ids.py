@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tasks.scoring.answers import is_lengthy, normalise
+from tasks.scoring.answers import EXPLAINS, FULL_STOPS, is_lengthy, plain
 from tasks.scoring.candidates import is_listing
 
 RANKED = 10
@@ -21,11 +21,11 @@ def ranked_ids(answer: str) -> list[str]:
     """Return the ids of a ranking "a > b > c", best first, each at its first place only.
 
     Words such as "ID" and "Doc", brackets and colons are dropped, and so are the lines before the
-    first id and after the last one.
+    first id and what explains the last one.
     """
     items = answer.lower().split(">")
     items[0] = items[0].strip().rpartition("\n")[2]
-    items[-1] = items[-1].strip().partition("\n")[0].rstrip(". ")
+    items[-1] = EXPLAINS.split(items[-1].strip())[0].rstrip(f"{FULL_STOPS} ")
     ids = (" ".join(_MARKS.sub(" ", item).split()) for item in items)
     return list(dict.fromkeys(name for name in ids if name))
 
@@ -112,17 +112,17 @@ def weighted_citation_f1(
 def answer_coverage(answer: str, parts: Sequence[Sequence[str]]) -> float:
     """Return min(5, answers given) / min(5, answers there are); citations are removed first.
 
-    An answer is given if the text has one of its aliases, both normalised, as whole words (a
+    An answer is given if the text has one of its aliases, both in plain form, as whole words (a
     substring by the paper's rule, arXiv 2604.09494, appendix D.3). Our guards: an alias is never
-    given if normalising leaves nothing of it; an answer of more than MAX_ANSWER_WORDS words for
+    given if nothing is left of it; an answer of more than MAX_ANSWER_WORDS words for
     each of the answers (of five at least) scores 0, because it is a copy of the context.
     """
-    text = normalise(without_citations(answer))
+    text = plain(without_citations(answer))
     if is_lengthy(text, *(aliases[0] for aliases in parts), *[""] * (ENOUGH - len(parts))):
         return 0.0
     words = f" {text} "
     given = sum(
-        any((wanted := normalise(alias)) and f" {wanted} " in words for alias in aliases)
+        any((wanted := plain(alias)) and f" {wanted} " in words for alias in aliases)
         for aliases in parts
     )
     return min(ENOUGH, given) / max(1, min(ENOUGH, len(parts)))

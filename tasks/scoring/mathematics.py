@@ -18,7 +18,7 @@ from tasks.scoring.candidates import chosen_letter
 MAX_EXPRESSION = 200
 LIMIT_SECONDS = 2.0
 
-_BOXED = "\\boxed{"
+_BOXED = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
 _DISPLAY = re.compile(r"\$\$?|\\[()\[\]]")
 _PLAIN = re.compile(r"-?\d{1,40}(?:,\d{3})*(?:\.\d{1,40})?")
@@ -33,14 +33,14 @@ _NEEDLESS = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
 
 def boxed(text: str) -> list[str]:
     """Return the content of every closed `\\boxed{}`; of nested ones only the outermost."""
-    found, place = [], text.find(_BOXED)
-    while place >= 0:
-        start, depth = place + len(_BOXED), 1
+    found, box = [], _BOXED.search(text)
+    while box:
+        start, depth = box.end(), 1
         for brace in _BRACE.finditer(text, start):
             depth += 1 if brace[0] == "{" else -1
             if not depth:
                 found.append(text[start : brace.start()].strip())
-                place = text.find(_BOXED, brace.end())
+                box = _BOXED.search(text, brace.end())
                 break
         else:
             break

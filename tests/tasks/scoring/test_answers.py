@@ -11,8 +11,11 @@ from tasks.scoring.answers import (
     is_lengthy,
     matches_reference,
     normalise,
+    plain,
+    readings,
     stands_alone,
     token_f1,
+    undressed,
 )
 
 
@@ -234,3 +237,70 @@ def test_scripts_without_spaces_are_bounded_by_characters():
 )
 def test_a_value_stands_alone_outside_runs_of_letters_and_digits(value, text, alone):
     assert stands_alone(value, text) == alone
+
+
+@pytest.mark.parametrize(
+    ("answer", "bare"),
+    [
+        ("\u201cBarack Obama\u201d", "Barack Obama"),
+        ("- **\u00abX\u00bb**.", "X"),
+        (r"\text{three months}.", "three months"),
+        # Quotes, brackets and stars that are not around the whole answer stay.
+        ("[1] and [2]", "[1] and [2]"),
+        ('"a" or "b"', '"a" or "b"'),
+        ("f(x) (or g(x))", "f(x) (or g(x))"),
+        ("a * b", "a * b"),
+        # A minus sign and a decimal point are no dress, and neither is an abbreviation's point.
+        ("-12", "-12"),
+        ("U.S.", "U.S."),
+        ("\u2013", "\u2013"),
+        ("''", ""),
+        ("", ""),
+    ],
+)
+def test_only_what_is_around_the_whole_answer_is_taken_off(answer, bare):
+    assert undressed(answer) == bare
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("The S\u00e3o Paulo", "sao paulo"),
+        ("Baden-Baden", "baden baden"),
+        ("Baden\u2013Baden\u3002", "baden baden"),
+        ("$1,234.50!", "1234.50"),
+        ("35.", "35"),
+        # Not SQuAD's 35.
+        ("3.5", "3.5"),
+        ("play_music", "playmusic"),
+        ("The", "the"),
+        ("\u201c\u2026\u201d", ""),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940\u0964", "\u0939\u093f\u0928\u094d\u0926\u0940"),
+    ],
+)
+def test_the_plain_form_is_for_all_scripts(text, form):
+    assert plain(text) == form
+
+
+def test_an_explanation_is_read_apart_unless_it_offers_a_choice():
+    assert list(readings("X \u2014 it says. So")) == [
+        "X \u2014 it says. So",
+        "X",
+        "X \u2014 it says",
+    ]
+    assert list(readings("X. Or Y")) == ["X. Or Y"]
+    assert list(readings("Dr. No. A film.")) == ["Dr. No. A film.", "Dr", "Dr. No"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("A", "A"),
+        ("Barack Obama\u3002", "Barack Obama"),
+        ("Sao Paulo", "S\u00e3o Paulo"),
+        ("the value is Baden Baden", "Baden-Baden"),
+    ],
+)
+def test_script_accents_and_articles_do_not_keep_an_answer_from_being_right(answer, reference):
+    assert matches_reference(answer, reference) == 1.0
+    assert not matches_reference("B", "A") and not matches_reference("3.5", "35")

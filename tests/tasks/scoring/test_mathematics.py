@@ -15,6 +15,7 @@ from tasks.scoring.mathematics import boxed, chosen_option, equal_expressions, f
         (r"\boxed{42}", ["42"]),
         (r"so \boxed{\frac{1}{2}} or \boxed{ 3 }", [r"\frac{1}{2}", "3"]),
         (r"\boxed{\boxed{1}}", [r"\boxed{1}"]),
+        (r"Therefore $\boxed {42}$ apples remain.", ["42"]),
         (r"\boxed{1", []),
         (r"}\boxed{}", [""]),
         ("42", []),

@@ -1,0 +1,105 @@
+"""How the answers of all data sets may be dressed, and what may not score.
+
+A right answer scores 1 in the reward and in every metric, whatever it is dressed in. The exceptions
+are in `DIFFERENT`, each with its reason.
+"""
+
+import pytest
+
+from tasks.datasets.registry import find
+from tasks.metrics import metric_functions, recall_spans
+from tasks.scoring.answers import extract_answer
+from tasks.scoring.reward import SETTINGS
+from tasks.scoring.truth import ground_truth
+from tests.tasks.datasets.test_contract import NAMES, each_draft, right_answer
+
+RECALLED = "<|start_recall|>{}<|end_recall|>"
+# {} is the right answer.
+DRESSED = {
+    "plain": "Answer: {}",
+    "full stop": "Answer: {}.",
+    "bold": "Answer: **{}**",
+    "italic": "Answer: *{}*",
+    "bold label": "**Answer:** {}",
+    "all bold": "**Answer: {}**",
+    "double quotes": 'Answer: "{}"',
+    "single quotes": "Answer: '{}'",
+    "curly double quotes": "Answer: \u201c{}\u201d",
+    "curly single quotes": "Answer: \u2018{}\u2019",
+    "quotes before a full stop": "Answer: \u201c{}\u201d.",
+    "guillemets": "Answer: \u00ab{}\u00bb",
+    "low quotes": "Answer: \u201e{}\u201c",
+    "corner brackets": "Answer: \u300c{}\u300d",
+    "backticks": "Answer: `{}`",
+    "parentheses": "Answer: ({})",
+    "brackets": "Answer: [{}]",
+    "list dash": "Answer: - {}",
+    "bullet": "Answer: \u2022 {}",
+    "new line": "Answer:\n{}",
+    "ideographic full stop": "Answer: {}\u3002",
+    "recalled": f"Answer: {RECALLED}",
+    "recalled, full stop": f"Answer: {RECALLED}.",
+    "recalled in quotes": f'Answer: "{RECALLED}"',
+    "LaTeX": r"Answer: \text{{{}}}",
+    "explanation after a dash": "Answer: {} \u2014 as the context says",
+    "sentence after it": "Answer: {}. The context says so.",
+}
+# (dressing, data set, metric): (the score that it has, why).
+SEVERAL_WORDS = "token F1 counts all words of the answer, in SQuAD's way"
+DIFFERENT = {
+    (dressing, name, "f1"): (pytest.approx(0.6, abs=0.25), SEVERAL_WORDS)
+    for dressing in ("explanation after a dash", "sentence after it")
+    for name in ("hotpotqa", "musique", "2wikimultihopqa", "nq", "triviaqa", "own_questions")
+}
+
+
+def cases(name, data_dir):
+    """Yield the fields of the truth, the gold texts, and the right answer of some examples."""
+    for draft in each_draft(name, data_dir):
+        example = draft.example(min(2, draft.most))
+        gold = tuple(example.user[low:high] for low, high in example.gold)
+        yield {**example.truth, "gold_documents": gold}, gold, right_answer(name, example)
+
+
+def scores(name, fields, response):
+    """Return the answer's score in the reward, its exact match, and all metrics."""
+    dataset, truth = find(name), ground_truth(name, fields)
+    answer, spans = extract_answer(response), recall_spans(response)
+    found = {"reward": dataset.score(answer, spans, truth, SETTINGS["train"])}
+    if dataset.exact_match is not None:
+        found["match"] = dataset.exact_match(answer, spans, truth, SETTINGS["train"])
+    (metrics,) = metric_functions(dataset)
+    return found | {key: value / 100 for key, value in metrics([fields], [response]).items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_right_answer_scores_in_full_however_it_is_dressed(name, data_dir):
+    for fields, gold, answer in cases(name, data_dir):
+        thought = "".join(RECALLED.format(text) for text in gold)
+        for dressing, form in DRESSED.items():
+            response = f"{thought}</think>\n{form.format(answer)}"
+            for metric, found in scores(name, fields, response).items():
+                expected, _ = DIFFERENT.get((dressing, name, metric), (1.0, ""))
+                assert found == pytest.approx(expected), (dressing, metric, response)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_gives_no_answer_scores_nothing(name, data_dir):
+    for fields, gold, answer in cases(name, data_dir):
+        thought = "".join(RECALLED.format(text) for text in gold)
+        truth = ground_truth(name, fields)
+        candidates = [*truth.choices] or [*truth.wrong, answer]
+        nothing = {
+            "empty": "Answer:",
+            "punctuation": "Answer: ** . **",
+            "no label": answer,
+            "inside the thought": f"Answer: {answer}</think>",
+            "an empty span": f"Answer: {RECALLED.format('')}",
+            "not it": "Answer: I cannot tell from the context.",
+        }
+        if len(candidates) > 3:
+            nothing["all candidates"] = f"Answer: {', '.join(candidates)}"
+        for what, response in nothing.items():
+            whole = response if "</think>" in response else f"</think>\n{response}"
+            found = scores(name, fields, f"{thought}{whole}")
+            assert not any(found.values()), (what, found, whole)
