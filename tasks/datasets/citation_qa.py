@@ -64,7 +64,7 @@ QUESTIONS = (
     "[5]",
     "List every answer to this question that you find in the documents, and cite one document for "
     "each: {question}\nThe last line looks like Answer: one thing [4], another thing [1]",
-    "{question} Collect all answers from the documents. Write one line, Answer: name [3], "
+    "{question}\nCollect all answers from the documents. Write one line, Answer: name [3], "
     "name [8], with the number of a supporting document behind each.",
     "Which answers do the documents give to this question? {question}\nPut them into one line, "
     "Answer: a [1], b [6], and cite a document by its number for every one.",

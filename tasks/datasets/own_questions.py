@@ -87,7 +87,7 @@ INTRODUCTIONS = (
 WORDINGS = (
     "Question: {question}\nFind the answer in the text and give it in a few words.",
     "Using the text, answer this question as briefly as you can: {question}",
-    "What does the text say? {question} Answer with a name, a number or a short phrase.",
+    "What does the text say? {question}\nAnswer with a name, a number or a short phrase.",
     "Here is what I want to know: {question}\nThe text tells it. Keep the answer short.",
 )
 BEGINNINGS = (

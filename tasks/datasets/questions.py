@@ -33,7 +33,7 @@ INTRODUCTIONS = (
 WORDINGS = (
     "Question: {question}\nFind the answer in the passages and give it in a few words.",
     "Using the passages, answer this question as briefly as you can: {question}",
-    "What do the passages say? {question} Answer with a name, a date or a short phrase.",
+    "What do the passages say? {question}\nAnswer with a name, a date or a short phrase.",
     "Here is what I want to know: {question}\nThe passages tell it. Keep the answer short.",
 )
 BEGINNINGS = (

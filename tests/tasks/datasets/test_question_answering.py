@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 
 from recallm_jax.policy.tiny import tiny_tokenizer
+from tasks.datasets import citation_qa, long_doc_qa, own_questions, questions
 from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
 from tasks.datasets.multi_hop_qa import parse_context, parse_musique
 from tasks.datasets.questions import Question
@@ -393,3 +394,14 @@ def test_shared_open_questions_have_their_answer_in_the_gold_passage():
                 normalise(answer) in text or normalise(answer) in f"{normalise(text)} {parted}"
                 for answer in row.answers
             )
+
+
+def test_a_question_ends_its_line_whatever_it_ends_in():
+    """Questions of NQ have no question mark."""
+    wordings = (
+        *(*questions.WORDINGS, *own_questions.WORDINGS),
+        *(*citation_qa.QUESTIONS, *long_doc_qa.QUESTIONS),
+    )
+    for wording in wordings:
+        _, _, after = wording.partition("{question}")
+        assert after == "" or after[0] == "\n", wording
