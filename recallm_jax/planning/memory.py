@@ -30,7 +30,7 @@ def bytes_per_chip(tree: Any) -> int:
     """Return the bytes of described arrays on each chip, without the layout's padding.
 
     Args:
-      tree: a tree of `jax.ShapeDtypeStruct`s with shardings.
+      tree: a tree of `jax.ShapeDtypeStruct`s. One without a sharding lies whole on each chip.
     """
     return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
@@ -38,7 +38,8 @@ def bytes_per_chip(tree: Any) -> int:
 def _leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf).update(sharding=leaf.sharding)
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    return math.prod(shape) * leaf.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,6 +50,8 @@ def test_a_chip_holds_its_part_of_split_arrays_and_all_of_others():
     whole = lies((3,), jnp.bfloat16)
     assert bytes_per_chip(split) == 2 * 3 * 4
     assert bytes_per_chip({"a": (split, None), "b": whole}) == 24 + 6
+    # A number that the host gives lies on every chip.
+    assert bytes_per_chip(jax.ShapeDtypeStruct((), jnp.int32)) == 4
     # A key is two words, whatever type NumPy takes it for.
     assert bytes_per_chip(lies((4, 5), jax.random.key(0).dtype)) == 20 * 8
 

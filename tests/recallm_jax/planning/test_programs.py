@@ -153,6 +153,15 @@ def test_ppo_scores_the_old_policy_and_keeps_the_batch_between_updates():
 
 
 @needs_eight
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_the_bytes_of_every_argument_are_known(algorithm):
+    config = config_of(algorithm=algorithm)
+    for program in programs(config, abstract.abstract_context(config, jax.devices())):
+        assert sum(map(bytes_per_chip, program.arguments.values())) > 0
+        assert sum(map(bytes_per_chip, program.resident.values())) >= 0
+
+
+@needs_eight
 @pytest.mark.slow
 def test_every_program_is_traced():
     """The functions of training take the abstract arguments; only TPUs compile them."""
