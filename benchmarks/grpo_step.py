@@ -6,11 +6,11 @@
 4 layers, width 256, 4 heads, FFN 1,024, vocabulary 512, float32; 4 prompts x 8 continuations under
 the span constraint; no KL penalty, one update a batch, nothing computed again in the backward pass.
 Continuations run to their limit, or have log-normal lengths with a mean of a fifth of it; then they
-are given, and sampled all the same. Tunix
-takes the same steps with its Llama3 class and its sampler, without a constraint, each prompt once a
-continuation; its sampler is stopped when the longest continuation is done, as its own end token
-would. It updates all prompts at once, or one at a time where more would not fit into 24 GB. For
-each case it runs after us. Medians; compilation is left out.
+are given, and sampled all the same. Tunix takes the same steps with its Llama3 class and its
+sampler, without a constraint, each prompt once a continuation; its sampler is stopped when the
+longest continuation is done, as its own end token would. It updates all prompts at once, or one at
+a time where more would not fit into 24 GB. For each case it runs after us. Medians; compilation is
+left out.
 """
 
 import dataclasses

@@ -80,7 +80,7 @@ class DecodeState:
     """The state of decoding in A parts: R rows of each are computed, out of `rows` in all.
 
     Devices that split a batch of prompts have a part each. A row is one response; the rows that
-    have stopped may be left out (`compact`), so that a step costs what the others cost.
+    have stopped may be left out (`driver.compact`), so that a step costs what the others cost.
     """
 
     # The number of steps so far; None if rows begin at different times.

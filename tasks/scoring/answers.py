@@ -4,6 +4,7 @@
 `mathematics.py` expressions; `paper.py` has the paper's own rules.
 """
 
+import itertools
 import re
 import string
 import unicodedata
@@ -30,6 +31,8 @@ _QUOTES = {
 _MARKER = re.compile(r"[-*\u2022\u2013\u2014]\s+")
 _LATEX = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf)\s?\{([^{}]*)\}")
 FULL_STOPS = ".\u3002\uff0e"
+# How much of the dress is looked at: a long answer of stars must not take seconds.
+MOST_LAYERS, MOST_READINGS = 8, 8
 
 
 def extract_answer(response: str) -> str:
@@ -57,13 +60,14 @@ def undressed(answer: str) -> str:
     if text.count("**") == 1:
         # The other one is before the label.
         text = text.removeprefix("**").removesuffix("**").strip()
-    while True:
+    for _ in range(MOST_LAYERS):
         bare = _MARKER.sub("", text, count=1) if _MARKER.match(text) else text
         wrapped = _LATEX.fullmatch(bare.rstrip(FULL_STOPS))
         bare = wrapped[1] if wrapped else _unquoted(bare)
         if bare == text:
-            return text
+            break
         text = bare.strip()
+    return text
 
 
 def _unquoted(text: str) -> str:
@@ -82,7 +86,7 @@ def _unquoted(text: str) -> str:
 
 
 EXPLAINS = re.compile(r"\s[-\u2013\u2014]+\s|[.;]\s|\u3002|\n")
-_CHOICE = re.compile(r"\b(?:or|either|neither|nor)\b")
+_CHOICE = re.compile(r"\b(?:or|either|neither|nor)\b", re.IGNORECASE)
 
 
 def readings(answer: str) -> Iterator[str]:
@@ -92,8 +96,9 @@ def readings(answer: str) -> Iterator[str]:
     unless the explanation offers a choice.
     """
     yield answer
-    for place in EXPLAINS.finditer(answer):
-        if not _CHOICE.search(answer[place.end() :].lower()):
+    last_choice = max((choice.start() for choice in _CHOICE.finditer(answer)), default=-1)
+    for place in itertools.islice(EXPLAINS.finditer(answer), MOST_READINGS):
+        if last_choice < place.end():
             yield answer[: place.start()]
 
 
@@ -273,8 +278,8 @@ def matches_reference(answer: str, reference: str) -> float:
 
 
 def token_f1(answer: str, reference: str) -> float:
-    """Return the F1 of the words in plain form (SQuAD); 0 if either text has no word."""
-    words, wanted = plain(answer).split(), plain(reference).split()
+    """Return the F1 of the normalised words (SQuAD); 0 if either text has no word."""
+    words, wanted = normalise(answer).split(), normalise(reference).split()
     common = sum((Counter(words) & Counter(wanted)).values())
     if not common:
         return 0.0

@@ -49,7 +49,6 @@ def test_a_mixture_trains_from_end_to_end(of, data_dir, tmp_path, capsys):
         "--config.evaluation.modes=constrained-greedy",
         "--config.evaluation.num_examples=1",
         "--config.evaluation.batch_size=1",
-        "--config.model.dtype=float32",
     ]
     stages = ["sft1", "sft2", "grpo"]
     if of == "synthetic":

@@ -45,10 +45,10 @@ DRESSED = {
     "sentence after it": "Answer: {}. The context says so.",
 }
 # (dressing, data set, metric): (the score that it has, why).
-SEVERAL_WORDS = "token F1 counts all words of the answer, in SQuAD's way"
+SQUADS = "token F1 is SQuAD's: it counts all words of the answer, and knows ASCII punctuation only"
 DIFFERENT = {
-    (dressing, name, "f1"): (pytest.approx(0.6, abs=0.25), SEVERAL_WORDS)
-    for dressing in ("explanation after a dash", "sentence after it")
+    (dressing, name, "f1"): (pytest.approx(0.6, abs=0.25), SQUADS)
+    for dressing in ("explanation after a dash", "sentence after it", "ideographic full stop")
     for name in ("hotpotqa", "musique", "2wikimultihopqa", "nq", "triviaqa", "own_questions")
 }
 
@@ -79,8 +79,8 @@ def test_a_right_answer_scores_in_full_however_it_is_dressed(name, data_dir):
         for dressing, form in DRESSED.items():
             response = f"{thought}</think>\n{form.format(answer)}"
             for metric, found in scores(name, fields, response).items():
-                expected, _ = DIFFERENT.get((dressing, name, metric), (1.0, ""))
-                assert found == pytest.approx(expected), (dressing, metric, response)
+                expected, _ = DIFFERENT.get((dressing, name, metric), (pytest.approx(1.0), ""))
+                assert found == expected, (dressing, metric, response)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,8 @@ from hypothesis import strategies as st
 
 from tasks.scoring import paper
 from tasks.scoring.answers import (
+    MOST_LAYERS,
+    MOST_READINGS,
     contains_value,
     exact_match,
     extract_answer,
@@ -304,3 +306,9 @@ def test_an_explanation_is_read_apart_unless_it_offers_a_choice():
 def test_script_accents_and_articles_do_not_keep_an_answer_from_being_right(answer, reference):
     assert matches_reference(answer, reference) == 1.0
     assert not matches_reference("B", "A") and not matches_reference("3.5", "35")
+
+
+@pytest.mark.parametrize("text", ["*" * 100_000, "(" * 50_000 + ")" * 50_000, "or. " * 30_000])
+def test_a_long_answer_of_punctuation_is_read_in_a_few_rounds(text):
+    assert len(undressed(text)) >= len(text) - 2 * MOST_LAYERS - 2
+    assert len(list(readings(text))) <= 1 + MOST_READINGS
