@@ -11,6 +11,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
+from tasks.prompts.vocabulary import END_RECALL, START_RECALL
+
 ANSWER = "Answer:"
 THINK_END = "</think>"
 # Enough to name the key and repeat the value in a sentence, too few to list the context's values.
@@ -22,7 +24,6 @@ _ANY_WORD = re.compile(r"[^\W_]+")
 _NUMBER = re.compile(r"(?<![0-9A-Za-z.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\.?\d|[A-Za-z])")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
-_TAG = re.compile(r"<\|(?:start|end)_recall\|>")
 _QUOTES = {
     *('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u201e\u201c", "\u201e\u201d"),
     *("\u201a\u2018", "\u00ab\u00bb", "\u00bb\u00ab", "\u2039\u203a", "\u300c\u300d"),
@@ -47,7 +48,9 @@ def extract_answer(response: str) -> str:
     """
     visible = response.rpartition(THINK_END)[2]
     _, found, answer = visible.rpartition(ANSWER)
-    return undressed(_TAG.sub("", answer)) if found else ""
+    if not found:
+        return ""
+    return undressed(answer.replace(START_RECALL, "").replace(END_RECALL, ""))
 
 
 def undressed(answer: str) -> str:
