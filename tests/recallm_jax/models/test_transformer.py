@@ -158,11 +158,15 @@ def test_decoding_equals_scoring_with_rows_left_out_and_caches_that_grow(
         for step in range(LENGTH - 1):
             if step in left:
                 kept = jnp.asarray([[rows.index(row) for row in left[step]]])
+                before = jax.tree.leaves((cache.keys, cache.prompt_values))
                 cache, rows = policy.keep(cache, kept), left[step]
+                assert all(array.is_deleted() for array in before)
             if step == 3:
                 small = cache.blocks[1]
                 # More room than the tokens need, for the blocks to become larger.
+                before = jax.tree.leaves((cache.keys, cache.values))
                 cache = policy.grow(cache, 16)
+                assert all(array.is_deleted() for array in before)
                 assert cache.blocks[1] == 2 * small
             logits, cache = decode(policy, responses[None, rows, step], jnp.int32(step), cache)
             np.testing.assert_allclose(logits[0], expected[rows, step + 1], rtol=0, atol=5e-5)
