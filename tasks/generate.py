@@ -1,12 +1,13 @@
 """Make the records of all data sets, as pure functions of (settings, split, seed, index)."""
 
 import collections
+import dataclasses
 import logging
 
 from tasks.datasets.registry import find
 from tasks.errors import DemonstrationError, TaskInputError, UnfitRowError
 from tasks.names import train_task, validation_task
-from tasks.prompts.context import generator
+from tasks.prompts.context import Prompted, generator
 from tasks.prompts.fitting import fit
 from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
@@ -44,7 +45,7 @@ def record(
     for attempt in range(MAX_ATTEMPTS):
         try:
             draft = make_draft(settings, split, stream, index, attempt)
-            prompted = fit(draft, tokenizer, settings.target_length)
+            prompted = _named(fit(draft, tokenizer, settings.target_length), f"{stream}/{index}")
             refuse_added(prompted.example.user, tokenizer)
             rng = generator(f"{dataset}/demonstration", stream, index)
             return tokenised(name, dataset, prompted, tokenizer, settings, rng)
@@ -57,3 +58,11 @@ def record(
             # With a short target length many rows do not fit.
             logging.getLogger(__name__).info("%s: a row is left out: %s", name, reason)
     raise TaskInputError(f"{dataset}: no row of {MAX_ATTEMPTS} could be used; the last: {reason}")
+
+
+def _named(prompted: Prompted, question_id: str) -> Prompted:
+    """Name a made-up question, which is the same at every target length."""
+    example = prompted.example
+    if example.question_id:
+        return prompted
+    return prompted._replace(example=dataclasses.replace(example, question_id=question_id))

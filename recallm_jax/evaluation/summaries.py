@@ -18,17 +18,20 @@ Row = dict[str, Any]
 def summarise(rows: Sequence[Row]) -> Row:
     """Summarise one task and mode: means, and the 95 % interval of the exact match.
 
-    Each prompt counts as one trial. The interval therefore holds however strongly the samples of a
-    prompt correlate, and is wider than necessary if they are independent.
+    Each distinct question counts as one trial. The interval therefore holds however strongly the
+    prompts of a question and the samples of a prompt correlate, and is wider than necessary if they
+    are independent.
     """
     spans = [span for row in rows for span in row["spans"] if span["closed"]]
     exact_match = float(np.mean([row["exact_match"] for row in rows]))
     prompts = len({row["example_id"] for row in rows})
-    low, high = wilson_interval(exact_match * prompts, prompts)
+    questions = len({question_of(row) for row in rows})
+    low, high = wilson_interval(exact_match * questions, questions)
     first = rows[0]
     return {
         **{name: first[name] for name in ("label", "task", "dataset", "target_length", "mode")},
         "n": prompts,
+        "questions": questions,
         "samples": len(rows) // prompts,
         "exact_match": exact_match,
         "exact_match_low": low,
@@ -40,6 +43,14 @@ def summarise(rows: Sequence[Row]) -> Row:
         "completion_tokens": float(np.mean([row["completion_tokens"] for row in rows])),
         **task_metrics(rows),
     }
+
+
+def question_of(row: Row) -> tuple[str, str]:
+    """Return what names the question of a row: prompts that ask the same one are no new evidence.
+
+    Where the record names no question, its prompt stands for it.
+    """
+    return row["dataset"], row["ground_truth"].get("question_id") or row["prompt"]
 
 
 def suite_task(dataset: str) -> SuiteTask | None:
@@ -87,7 +98,8 @@ EXACT_MATCH = "exact_match"
 
 def format_table(summaries: Sequence[Row]) -> str:
     """Return the summary as a table for the console."""
-    header = ["policy", "task", "mode", "n", "exact match", "95 % interval", "reward", "verbatim"]
+    header = ["policy", "task", "mode", "n", "questions", "exact match", "95 % interval"]
+    header += ["reward", "verbatim"]
     others = any(row.get("metric", EXACT_MATCH) != EXACT_MATCH for row in summaries)
     lines = [header + ["the task's own metrics"] * others]
     for row in summaries:
@@ -97,6 +109,7 @@ def format_table(summaries: Sequence[Row]) -> str:
                 row["task"].removeprefix("recallm_"),
                 row["mode"],
                 str(row["n"]),
+                str(row["questions"]),
                 f"{100 * row['exact_match']:.1f} %",
                 f"{100 * row['exact_match_low']:.1f} to {100 * row['exact_match_high']:.1f} %",
                 f"{row['reward']:.3f}",

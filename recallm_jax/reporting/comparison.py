@@ -5,11 +5,12 @@ A setting is the runs with one name, such as those of several seeds; they are po
 
 import collections
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 from recallm_jax.evaluation.statistics import Number, mean_and_error, sign_test, wilson_interval
-from recallm_jax.evaluation.summaries import Row
+from recallm_jax.evaluation.summaries import Row, question_of
 from recallm_jax.reporting.chart import Chart, Series
 from recallm_jax.reporting.data import (
     NUM_COLOURS,
@@ -65,9 +66,14 @@ def reward_table(settings: Settings) -> list[list[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Right answers of n prompts, pooled over runs; with its 95 % Wilson interval."""
+    """Right answers, pooled over runs, with their 95 % Wilson interval over distinct questions.
+
+    Attributes:
+      n: prompts, those of each run counted.
+    """
 
     n: int
+    questions: int
     share: float
     low: float
     high: float
@@ -75,48 +81,52 @@ class Share:
 
 def pooled(runs: Sequence[Run], mode: str, *, last: bool) -> Share | None:
     """Return the exact match of the first or the last evaluated policies; None without rows."""
-    scores = []
+    scores, asked = [], set()
     for run in runs:
         labels = main_labels(run)
         rows = select(run.rows, mode=mode, label=labels[-last]) if labels else []
         scores += [score for score in (count(rows),) if score is not None]
+        asked |= {question_of(row) for row in rows}
     if not scores:
         return None
-    n = sum(score.n for score in scores)
-    right = sum(score.n * score.exact_match for score in scores)
-    return Share(n, right / n, *wilson_interval(right, n))
+    n, questions = sum(score.n for score in scores), len(asked)
+    share = sum(score.n * score.exact_match for score in scores) / n
+    return Share(n, questions, share, *wilson_interval(share * questions, questions))
 
 
 def paired(runs: Sequence[Run], mode: str) -> tuple[int, int]:
-    """Count the prompts that the last evaluated policies answer better, and worse, than the first.
+    """Count the questions that the last policies answer better, and worse, than the first ones.
 
-    A prompt with several samples counts as their mean. Prompts that only one of the two policies
-    has answered are left out.
+    A question counts by the mean over its prompts, their samples and the runs. Prompts that only
+    one of a run's two policies has answered are left out.
     """
-    gained = lost = 0
+    differences = collections.defaultdict(list)
     for run in runs:
         labels = main_labels(run)
         before, after = (
             _exact_matches(select(run.rows, mode=mode, label=label))
             for label in (labels[0], labels[-1])
         )
-        differences = [after[prompt] - before[prompt] for prompt in before.keys() & after.keys()]
-        gained += sum(difference > 0 for difference in differences)
-        lost += sum(difference < 0 for difference in differences)
-    return gained, lost
+        for question, prompt in before.keys() & after.keys():
+            difference = after[question, prompt] - before[question, prompt]
+            differences[question].append(difference)
+    moved = [math.fsum(values) for values in differences.values()]
+    return sum(value > 0 for value in moved), sum(value < 0 for value in moved)
 
 
-def _exact_matches(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+def _exact_matches(rows: Sequence[Row]) -> dict[tuple[tuple, tuple], float]:
+    """Return the exact match of each question and prompt."""
     scores = collections.defaultdict(list)
     for row in rows:
-        scores[row["task"], row["example_id"]].append(row["exact_match"])
+        prompt = row["task"], row["example_id"]
+        scores[question_of(row), prompt].append(row["exact_match"])
     return {prompt: statistics.fmean(values) for prompt, values in scores.items()}
 
 
 def score_table(settings: Settings) -> list[list[str]]:
     """Return exact match before and after: a header, and a row for each setting and mode."""
     ends_titles = ["exact match at the start", "at the end"]
-    lines = [["setting", "decoding", "n", *ends_titles, "gained", "lost", "p"]]
+    lines = [["setting", "decoding", "n", "questions", *ends_titles, "gained", "lost", "p"]]
     for name, runs in settings.items():
         for mode in dict.fromkeys(mode for run in runs for mode in run.modes):
             ends = [pooled(runs, mode, last=last) for last in (False, True)]
@@ -126,13 +136,14 @@ def score_table(settings: Settings) -> list[list[str]]:
                 else "not evaluated"
                 for end in ends
             ]
-            prompts = next((end.n for end in ends if end is not None), 0)
+            asked = next((end for end in ends if end is not None), None)
+            counts = [str(asked.n), str(asked.questions)] if asked else ["0", "0"]
             compared = ["", "", ""]
             trained = [run for run in runs if len(main_labels(run)) > 1]
             if trained and all(end is not None for end in ends):
                 gained, lost = paired(trained, mode)
                 compared = [str(gained), str(lost), f"{sign_test(gained, lost):.2g}"]
-            lines.append([name, mode, str(prompts), *cells, *compared])
+            lines.append([name, mode, *counts, *cells, *compared])
     return lines
 
 

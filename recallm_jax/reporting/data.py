@@ -17,7 +17,7 @@ from recallm_jax.evaluation.statistics import (
     welch_interval,
     wilson_interval,
 )
-from recallm_jax.evaluation.summaries import Row
+from recallm_jax.evaluation.summaries import Row, question_of
 from recallm_jax.policy.modes import MODES
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.metrics import FILE as METRICS_FILE
@@ -119,13 +119,16 @@ class Tally:
     """The counts and means of evaluation rows.
 
     Attributes:
-      n: prompts. Only they count as independent, even if each has several responses.
+      n: prompts.
+      questions: distinct questions. Only they count as independent, however many prompts ask each
+        one and however many responses each prompt has.
       exact_match, low, high: the share of right answers and its 95 % Wilson interval.
       reward, finished, tokens: means.
       spans, verbatim: closed recall spans, and how many of them are copies from the prompt.
     """
 
     n: int
+    questions: int
     exact_match: float
     low: float
     high: float
@@ -182,10 +185,12 @@ def count(rows: Sequence[Row]) -> Tally | None:
         return None
     exact_match = statistics.fmean(row["exact_match"] for row in rows)
     prompts = len({(row["task"], row["mode"], row["example_id"]) for row in rows})
-    low, high = wilson_interval(exact_match * prompts, prompts)
+    questions = len({question_of(row) for row in rows})
+    low, high = wilson_interval(exact_match * questions, questions)
     spans = [span for row in rows for span in row["spans"] if span["closed"]]
     return Tally(
         n=prompts,
+        questions=questions,
         exact_match=exact_match,
         low=low,
         high=high,

@@ -26,7 +26,11 @@ def _draw_scores(run: Run, axes: Axes) -> None:
             if score is None:
                 continue
             x = place + (number - (len(run.labels) - 1) / 2) * width
-            title = f"{titles(run)[label]} (n = {score.n})" if place == 0 else None
+            title = (
+                f"{titles(run)[label]} (n = {score.n}, {score.questions} questions)"
+                if place == 0
+                else None
+            )
             axes.bar(x, score.exact_match, width, color=COLOURS[colour(run, label)], label=title)
             axes.vlines(x, score.low, score.high, color="#444444")
     axes.set_title("exact match, 95 % interval", fontsize=10)

@@ -62,7 +62,8 @@ def _match_verdict(run: Run, mode: str) -> list[Verdict]:
         judgement, style = "no clear difference: the 95 % intervals overlap", ""
     names = titles(run)
     ends = "; ".join(
-        f"{names[label]} [{100 * score.low:.0f}, {100 * score.high:.0f}], n = {score.n}"
+        f"{names[label]} [{100 * score.low:.0f}, {100 * score.high:.0f}], n = {score.n}, "
+        f"{score.questions} questions"
         for label, score in ((labels[0], first), (labels[-1], last))
     )
     return [

@@ -27,6 +27,7 @@ from tasks.prompts.context import (
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.scoring import ids
+from tasks.scoring.answers import normalise
 from tasks.scoring.reward import RewardRow, RewardSettings, Score, of_answer
 from tasks.scoring.truth import GroundTruth
 from tasks.sources.corpus import corpus_of, draw_kind, in_order, take
@@ -206,6 +207,7 @@ SOURCE = Source(
     "(github.com/princeton-nlp/ALCE)",
     parse=parse_qampari,
     key=lambda row: row.name,
+    asks=lambda row: normalise(row.text),
 )
 
 
@@ -266,6 +268,7 @@ def qampari(settings: TaskSettings, split: str, stream: int, index: int, attempt
                 "grades": {str(1 + place): int(place in gold) for place in range(len(shown))},
                 "gold_labels": [f"[{1 + place}]" for place in places],
             },
+            question_id=row.name,
             demonstrate=functools.partial(
                 _demonstrate,
                 found=[

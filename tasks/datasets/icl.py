@@ -234,6 +234,7 @@ def _draft(
             documents=((len(before), len(before) + len(document)),),
             gold=tuple(ranges[place] for place in gold),
             truth={"answers": [label], "gold_labels": [f"label: {label}"] * len(gold)},
+            question_id=item.text,
             demonstrate=functools.partial(
                 _demonstrate,
                 text=item.text,

@@ -158,6 +158,7 @@ SOURCE = Source(
     where="github.com/nyu-mll/quality",
     parse=_parse,
     key=lambda article: article.set_id,
+    asks=lambda article: article.article_id,
     group=lambda article: article.article_id,
 )
 
@@ -240,6 +241,7 @@ def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt
         documents=((len(before), len(before) + len(article.text)),),
         gold=(),
         truth={"answers": [answer], "choices": options},
+        question_id=f"{article.article_id}: {question.text}",
     )
     return Draft(lambda _: whole, most=0, from_row=True)
 

@@ -16,6 +16,7 @@ from tasks.datasets.questions import (
 from tasks.errors import UnfitRowError
 from tasks.prompts.context import Draft, Range
 from tasks.prompts.settings import TaskSettings
+from tasks.scoring.answers import normalise
 from tasks.scoring.reward import RewardRow
 from tasks.sources.corpus import corpus_of
 from tasks.sources.passages import (
@@ -177,6 +178,7 @@ def _source(dataset: str, train: Sequence[str], validation: Sequence[str], where
         where=where,
         parse=parse,
         key=lambda row: row.name,
+        asks=lambda row: normalise(row.text),
     )
 
 

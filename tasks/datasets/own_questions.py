@@ -17,6 +17,7 @@ import functools
 import itertools
 import logging
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -322,6 +323,8 @@ def own_questions(
         documents=((start, start + len(row.document)),),
         gold=tuple(evidence),
         truth={"answers": list(row.answers)},
+        # Other documents may be asked the same.
+        question_id=f"{row.text} ({zlib.crc32(row.document.encode()):08x})",
         demonstrate=functools.partial(_demonstrate, recalled=evidence, kept=kept, answer=answer),
     )
     return Draft(lambda _: example, most=0, from_row=True)

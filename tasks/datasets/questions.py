@@ -135,6 +135,7 @@ def question_draft(
             documents=((len(before), len(before) + len(document)),),
             gold=tuple(ranges[number] for number in places),
             truth={"answers": list(row.answers)},
+            question_id=row.name,
             demonstrate=functools.partial(demonstrate, recalled=recalled, answer=answer),
         )
 

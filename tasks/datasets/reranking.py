@@ -24,6 +24,7 @@ from tasks.prompts.demonstrations import recalled_in_turn
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.scoring import ids
+from tasks.scoring.answers import normalise
 from tasks.scoring.reward import RewardRow, of_answer
 from tasks.scoring.truth import GroundTruth
 from tasks.sources.corpus import Corpus, draw_kind, in_order, pool_corpus, take
@@ -160,6 +161,7 @@ SOURCE = Source(
     where="microsoft.github.io/msmarco (TREC DL, passages v2), cut to the judged passages",
     parse=parse_query,
     key=lambda row: row.name,
+    asks=lambda row: normalise(row.text),
     read=read_judgements,
 )
 
@@ -201,6 +203,7 @@ def msmarco(settings: TaskSettings, split: str, stream: int, index: int, attempt
                 "grades": {names[place]: shown[place][1] for place in range(len(shown))},
                 "gold_labels": [label.format(layout.first + place) for place in relevant],
             },
+            question_id=row.name,
             demonstrate=functools.partial(
                 _demonstrate,
                 recalled=[ranges[place] for place in relevant[:RECALLED]],

@@ -250,6 +250,7 @@ def dapo_math(settings: TaskSettings, split: str, stream: int, index: int, attem
         settings,
         rng,
         user,
+        problem.text,
         {"answers": [problem.answer]},
         functools.partial(_demonstrate, problem.working, "", problem.answer),
         worked=0 < len(problem.working) <= LONGEST_WORKING,
@@ -282,6 +283,7 @@ def mcqa_math(settings: TaskSettings, split: str, stream: int, index: int, attem
         settings,
         rng,
         user,
+        problem.text,
         {"answers": [right], "choices": choices},
         functools.partial(_demonstrate, problem.working, choosing, right),
         worked=0 < len(problem.working) <= LONGEST_WORKING,
@@ -293,7 +295,9 @@ def _shown(text: str) -> str:
     return f"${text}$" if "\\" in text or "^" in text else text
 
 
-def _draft(settings: TaskSettings, rng, user: str, truth, demonstrate, *, worked: bool) -> Draft:
+def _draft(
+    settings: TaskSettings, rng, user: str, question_id: str, truth, demonstrate, *, worked: bool
+) -> Draft:
     system = SYSTEMS[rng.integers(len(SYSTEMS))]
     if len((system + user).encode()) > BYTES_PER_TOKEN * settings.target_length:
         raise UnfitRowError("a problem too long for the target length")
@@ -303,6 +307,7 @@ def _draft(settings: TaskSettings, rng, user: str, truth, demonstrate, *, worked
         documents=(),
         gold=(),
         truth=truth,
+        question_id=question_id,
         demonstrate=demonstrate if worked else None,
     )
     return Draft(lambda _: example, most=0, from_row=True)

@@ -24,6 +24,7 @@ from tasks.datasets.questions import (
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Draft
 from tasks.prompts.settings import TaskSettings
+from tasks.scoring.answers import normalise
 from tasks.scoring.reward import RewardRow
 from tasks.sources.corpus import corpus_of, supporting
 from tasks.sources.passages import (
@@ -129,6 +130,7 @@ def _source(
         where=where,
         parse=parse_question,
         key=lambda row: row.name,
+        asks=lambda row: normalise(row.text),
         # Questions about one paragraph stay in one split.
         group=lambda row: row.evidence[0].passage.key if row.evidence else row.name,
         read=read_questions,

@@ -38,6 +38,8 @@ class Example:
       truth: the ground truth apart from the gold items, by the fields of
         `tasks.scoring.truth.GroundTruth`: at least "answers".
       demonstrate: draws the wording of a demonstration; None if no right response is known.
+      question_id: a name of the question, the same in all prompts that ask it; "" if only the
+        prompts of other lengths with the same index do. Evaluations count questions by it.
     """
 
     system: str
@@ -46,6 +48,7 @@ class Example:
     gold: tuple[Range, ...]
     truth: Mapping[str, Any]
     demonstrate: Callable[[np.random.Generator], Demonstration] | None = None
+    question_id: str = ""
 
 
 class Prompted(NamedTuple):

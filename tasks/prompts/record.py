@@ -26,8 +26,9 @@ class Record:
       inputs, offsets: its tokens and their character ranges.
       copyable, span_start, span_end: flags for each token (see `decoding/prompts.py`).
       targets: the tokens of a demonstration with the end-of-turn token; empty if there is none.
-      ground_truth: "answers", "gold_documents" and "gold_ranges", and further fields of
-        `tasks.scoring.truth.GroundTruth`; empty if no right answer is known.
+      ground_truth: "answers", "gold_documents" and "gold_ranges", "question_id" if other prompts
+        may ask the same question, and further fields of `tasks.scoring.truth.GroundTruth`; empty
+        if no right answer is known.
     """
 
     example_id: str

@@ -92,6 +92,8 @@ def tokenised(
         "gold_documents": [prompt[low:high] for low, high in gold],
         "gold_ranges": [list(item) for item in gold],
     }
+    if example.question_id:
+        truth["question_id"] = example.question_id
     with naming(name):
         check_ground_truth(truth)
     flags = span_flags(tokenizer, prompt, inputs, offsets, documents, settings.span_alignment)

@@ -134,6 +134,7 @@ _TRUTH: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a list of lists of texts",
         lambda value: isinstance(value, list | tuple) and all(map(_texts, value)),
     ),
+    "question_id": ("a text", lambda value: isinstance(value, str)),
     "grades": ('an object such as {"12": 1}', _map_to(int)),
     "choices": ('an object such as {"A": "a text"}', _map_to(str)),
 }

@@ -27,6 +27,7 @@ Row = TypeVar("Row")
 MAX_FIELD = 10_000_000
 # If one file serves both splits, a tenth of its rows is for validation.
 VALIDATION_SHARE = 10
+HELD_OUT = "a question of a validation row"
 # Texts that tokenizers read as control tokens, wherever they stand.
 _CONTROL = re.compile(r"<\|\w+\|>|</?think>")
 
@@ -41,6 +42,8 @@ class Source(Generic[Row]):
       where: where to get the files, in a few words.
       parse: makes a row from a raw one, or raises UnfitRowError with a short reason.
       key: rows with equal keys are duplicates, of which the first is kept.
+      asks: what a row asks; training leaves out the rows that ask what a validation row asks. None
+        stands for `key`.
       group: if one file serves both splits, rows of one group are all in the same split; None if
         each row is a group of its own.
       shares: whether the file of one split can serve both, each with a share of its rows; False if
@@ -56,6 +59,7 @@ class Source(Generic[Row]):
     where: str
     parse: Callable[[Any], Row]
     key: Callable[[Row], Any]
+    asks: Callable[[Row], Any] | None = None
     group: Callable[[Row], Any] | None = None
     shares: bool = True
     read: Callable[[str], Iterator[Any]] | None = None
@@ -78,7 +82,8 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
     """Read the rows of a split, once a process.
 
     If only one split has files, both are drawn from these: a tenth of the rows, chosen by a hash,
-    is for validation, and the others are for training.
+    is for validation, and the others are for training. Training and validation share no question:
+    a training row that asks what a validation row asks is left out.
 
     Raises:
       TaskInputError: there is no data folder, no such file, or no usable row in it.
@@ -96,6 +101,10 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
             f"config.data.dir = {data_dir!r} has no {_patterns(source, split)} for dataset "
             f"{source.dataset}; get it from {source.where}"
         )
+    asks = source.asks or source.key
+    # The same files for both splits, unless shared, are divided by the reader.
+    apart = shared or (own and others and own.keys() != others.keys())
+    held_out = _asked(source, data_dir, asks) if split == "train" and apart else frozenset()
     rows: dict[Any, Row] = {}
     skipped: collections.Counter[str] = collections.Counter()
     of_other_split = 0
@@ -111,10 +120,12 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
             skipped[str(error)] += 1
             continue
         part = _part(source.group(row) if source.group else key)
-        if not shared or (part == 0) == (split == "validation"):
-            rows[key] = row
-        else:
+        if shared and (part == 0) != (split == "validation"):
             of_other_split += 1
+        elif asks(row) in held_out:
+            skipped[HELD_OUT] += 1
+        else:
+            rows[key] = row
     if skipped:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in skipped.most_common())
         logging.getLogger(__name__).warning(
@@ -125,6 +136,11 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
             f"none of the {of_other_split} rows of {', '.join(found)} is for {split}: a tenth, by "
             f"a hash, is for validation; give {_patterns(source, split)} too, with rows for {split}"
         )
+    if not rows and skipped[HELD_OUT]:
+        raise TaskInputError(
+            f"all {skipped[HELD_OUT]} usable rows of {', '.join(found)} ask what rows for "
+            f"validation ask; give {_patterns(source, split)} with other questions"
+        )
     if not rows:
         raise TaskInputError(
             f"{', '.join(found)} holds no usable row for {source.dataset} {split} "
@@ -132,6 +148,14 @@ def read_table(source: Source[Row], data_dir: str, split: str) -> Table[Row]:
             f"get it from {source.where}"
         )
     return Table(tuple(rows.values()), dict(skipped))
+
+
+def _asked(source: Source, data_dir: str, asks: Callable[[Any], Any]) -> frozenset:
+    """Return what the rows for validation ask; nothing if there are none."""
+    try:
+        return frozenset(map(asks, read_table(source, data_dir, "validation").rows))
+    except TaskInputError:
+        return frozenset()
 
 
 def _part(key: Any) -> int:

@@ -68,6 +68,7 @@ def kilt(selection: Selection) -> Iterator[Item]:
             after=f"\n\nQuestion: {text_field(row, 'question')}",
             lead_in="Answer:",
             truth={"answers": answers_field(row, "answers")},
+            question_id=key,
         )
 
     return _mixed_depths(test, rows, keys, chosen, item)
@@ -170,6 +171,7 @@ def msmarco(selection: Selection) -> Iterator[Item]:
             after=f"\n\nQuery: {text_field(row, 'query')}",
             lead_in="Ranking:",
             truth={"answers": [_best_first(labels)], "grades": labels},
+            question_id=key,
         )
 
     return _mixed_depths(test, rows, keys, chosen, item)

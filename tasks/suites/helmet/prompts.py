@@ -71,6 +71,7 @@ def to_record(
         documents=((start, start + len(context)),),
         gold=(),
         truth=item.truth,
+        question_id=item.question_id,
     )
     unused = np.random.default_rng(0)  # There is no demonstration to draw.
     return tokenised(name, dataset, Prompted(example, text), tokenizer, settings, unused)

@@ -36,6 +36,7 @@ class Item:
       before, context, after: the user's part. Only `context` may be cut, and recalled.
       lead_in: the beginning of the answer, which the plain form ends in.
       truth: what its score is computed from.
+      question_id: a name of the question, if other rows ask it too.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Item:
     after: str
     lead_in: str
     truth: Mapping[str, Any]
+    question_id: str = ""
 
 
 Reader = Callable[[Selection], Iterator[Item]]

@@ -106,5 +106,7 @@ def _prompt(row: dict[str, Any], task: str) -> Prompt:
         end = text.rfind(tail)
         start = text.rfind(head, 0, max(end, 0)) + len(head)
         if end >= start >= len(head):
-            return Prompt(text, row["answer_prefix"], (start, end), (), tuple(row["outputs"]))
+            question = text[end + len(tail) :] if template is QA else ""
+            outputs = tuple(row["outputs"])
+            return Prompt(text, row["answer_prefix"], (start, end), (), outputs, question)
     raise TaskInputError(f"input is not a prompt of ruler_{task}; is this another task's file?")

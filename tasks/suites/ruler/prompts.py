@@ -67,6 +67,7 @@ class Prompt:
       context: the text that may be copied.
       gold: the items of the context that hold the answer, in the order of the question.
       outputs: the references: all right answers, or the forms of the one right answer.
+      question_id: a name of the question, if other rows may ask it too.
     """
 
     input: str
@@ -74,6 +75,7 @@ class Prompt:
     context: Range
     gold: tuple[Range, ...]
     outputs: tuple[str, ...]
+    question_id: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -186,7 +186,8 @@ def answer_question(collection: Collection, spec: RowSpec) -> Sized:
             np.argsort(places[:count]).tolist(),
             len(question.gold),
         )
-        return filled(QA, QA_PREFIX, context, gold, question.outputs, query=question.query)
+        made = filled(QA, QA_PREFIX, context, gold, question.outputs, query=question.query)
+        return dataclasses.replace(made, question_id=question.query)
 
     return Sized(prompt, len(chosen) - len(question.gold))
 

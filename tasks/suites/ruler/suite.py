@@ -213,6 +213,7 @@ def _record(
         documents=(prompt.context,),
         gold=prompt.gold,
         truth=truth,
+        question_id=prompt.question_id,
     )
     return tokenised(
         example_id,

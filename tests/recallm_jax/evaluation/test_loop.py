@@ -241,6 +241,7 @@ def row(example_id, exact_match, spans=(), **fields):
         "target_length": 256,
         "mode": "constrained-sampled",
         "example_id": example_id,
+        "prompt": f"prompt of {example_id}",
         "completion": f"</think>\nAnswer: {'x' if exact_match else 'y'}",
         "ground_truth": {"answers": ["x"]},
         "exact_match": exact_match,
@@ -275,6 +276,23 @@ def test_a_summary_by_hand():
     assert "own metrics" not in table
     for cell in ("grpo", "retrieval_val_256", "75.0 %", "19.8 to 97.3 %", "0.400", "2/3"):
         assert cell in table
+
+
+def test_prompts_that_ask_the_same_are_one_trial():
+    def asked(example_id, question_id, exact_match):
+        truth = {"answers": ["x"], "question_id": question_id}
+        return row(example_id, exact_match, ground_truth=truth)
+
+    rows = [asked(f"{n}", f"question {n % 2}", float(n % 2)) for n in range(8)]
+    summary = summarise(rows)
+    assert (summary["n"], summary["questions"], summary["exact_match"]) == (8, 2, 0.5)
+    # Wilson's for 1 of 2; for 4 of 8 prompts it would be 0.215 to 0.785.
+    interval = summary["exact_match_low"], summary["exact_match_high"]
+    assert interval == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    header, line = format_table([summary]).splitlines()
+    columns = [name for name in header.replace("95 % interval", "").split("  ") if name]
+    assert [name.strip() for name in columns][3:5] == ["n", "questions"]
+    assert line.split()[3:5] == ["8", "2"]
 
 
 def test_data_sets_without_an_exact_match_show_metrics_of_their_own():

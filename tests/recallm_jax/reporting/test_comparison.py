@@ -50,7 +50,7 @@ def test_curves_are_averaged_over_the_runs_that_have_the_step():
     assert points == [(0, 2.0, pytest.approx(1.0)), (1, 2.0, 0.0)]
 
 
-def test_prompts_of_different_seeds_with_the_same_id_count_each(tmp_path):
+def test_prompts_of_each_seed_count_but_their_questions_once(tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / name, examples=4)
     runs = [load_run(tmp_path / name) for name in ("a", "b")]
@@ -58,7 +58,7 @@ def test_prompts_of_different_seeds_with_the_same_id_count_each(tmp_path):
     for last, label in ((False, "start"), (True, "grpo")):
         found = comparison.pooled(runs, "constrained-greedy", last=last)
         of_one = [row["exact_match"] for row in rows if row["label"] == label]
-        assert found.n == 2 * len(of_one)
+        assert (found.n, found.questions) == (2 * len(of_one), len(of_one))
         assert found.share == pytest.approx(statistics.fmean(of_one))
         assert found.low <= found.share <= found.high
 
@@ -75,7 +75,8 @@ def test_prompts_are_compared_with_themselves(tmp_path):
         right = [(0, 1), (0, 1), (1, 0)][number] if number < 3 else (0.5, 0.5)
         row["exact_match"] = right[row["label"] == "grpo"]
     run = dataclasses.replace(run, rows=kept)
-    assert comparison.paired([run, run], mode) == (4, 2)
+    # A second run that asks the same is no second trial.
+    assert comparison.paired([run, run], mode) == (2, 1)
     # A prompt that only one of the two has answered is left out.
     first = next(iter(names))
     answered = [
@@ -89,12 +90,30 @@ def test_prompts_are_compared_with_themselves(tmp_path):
     assert comparison.score_table({"one": [start]})[1][-3:] == ["", "", ""]
 
 
+def test_a_question_counts_by_the_mean_of_its_prompts(tmp_path):
+    write_run(tmp_path / "a", examples=3)
+    run, mode = load_run(tmp_path / "a"), "constrained-greedy"
+    asked = {"recallm_retrieval_val_320/0": "one", "recallm_retrieval_val_320/1": "one"}
+    asked["recallm_retrieval_val_320/2"] = "two"
+    rows = []
+    for row in run.rows:
+        if row["mode"] == mode and row["label"] in ("start", "grpo") and row["example_id"] in asked:
+            number = list(asked).index(row["example_id"])
+            # One prompt of the first question is gained and one is lost; the second is gained.
+            before, after = [(0.0, 1.0), (1.0, 0.0), (0.0, 1.0)][number]
+            row["exact_match"] = after if row["label"] == "grpo" else before
+            row["ground_truth"]["question_id"] = asked[row["example_id"]]
+            rows.append(row)
+    assert len(rows) == 6
+    assert comparison.paired([dataclasses.replace(run, rows=rows)], mode) == (1, 0)
+
+
 def test_a_run_with_an_unfinished_last_evaluation_is_shown_up_to_there(tmp_path):
     write_run(tmp_path / "a", examples=4)
     for path in (tmp_path / "a" / "eval" / "grpo").glob("*.unconstrained-greedy.jsonl"):
         path.unlink()
     header, *rows = comparison.score_table({"one": [load_run(tmp_path / "a")]})
-    ends = {row[1]: row[4] for row in rows}
+    ends = {row[1]: row[5] for row in rows}
     assert ends["unconstrained-greedy"] == "not evaluated"
     assert ends["constrained-greedy"].endswith(")")
     assert {len(row) for row in rows} == {len(header)}

@@ -128,6 +128,23 @@ def test_splits_are_disjoint(name, data_dir):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_record_names_its_question_whatever_the_length_is(name, data_dir):
+    ids = [make(name, data_dir, "validation", n).ground_truth["question_id"] for n in range(3)]
+    assert all(ids)
+    # A longer prompt asks the same, unless rows that were too long have become short enough.
+    if find(name).source is None:
+        longer = dataclasses.replace(settings(name, data_dir), target_length=3000)
+        same = record(name, TOKENIZER, longer, "validation", 3, 1)
+        assert same.ground_truth["question_id"] == ids[1] != ids[0]
+    else:
+        # Rows of the data set come again, and so does what they ask.
+        rows = len(read_table(find(name).source, data_dir, "validation").rows)
+        asked = [make(name, data_dir, "validation", n) for n in range(min(3 * rows, 24))]
+        distinct = {example.ground_truth["question_id"] for example in asked}
+        assert len(distinct) <= len({example.prompt for example in asked})
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_context_is_the_longest_that_fits(name, data_dir):
     for length in SIZES[name].lengths:
         # The synthetic ones take a second each.

@@ -269,8 +269,8 @@ def test_composed_and_decomposed_letters_are_one_text(tmp_path):
 
 
 def test_files_of_too_few_labels_are_one_clear_error(tmp_path):
-    for name in ("train", "test"):
-        (tmp_path / f"banking77_{name}.csv").write_text("text,category\na,on\nb,on\n")
+    (tmp_path / "banking77_train.csv").write_text("text,category\na,on\nb,on\n")
+    (tmp_path / "banking77_test.csv").write_text("text,category\nc,on\nd,on\n")
     with pytest.raises(TaskInputError, match=r"rows of 1 labels for train .* needs at least 2"):
         make(str(tmp_path))
     row = json.dumps({"utt": "a", "intent": "on", "partition": "dev"})
@@ -301,7 +301,7 @@ def test_items_whose_label_no_demo_has_give_way_to_others(tmp_path):
 
 def test_items_too_long_for_the_target_give_way_to_others(tmp_path):
     rows = [f"{'very ' * 300 * (n % 2)}{n} {name},{name}" for n in range(12) for name in "ab"]
-    folder = write_banking(tmp_path, train=rows, test=rows)
+    folder = write_banking(tmp_path, train=rows, test=[f"So {row}" for row in rows])
     for split in ("train", "validation"):
         for index in range(12):
             example = make(folder, index=index, split=split, length=500)

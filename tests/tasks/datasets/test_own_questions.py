@@ -179,9 +179,9 @@ def test_numbers_count_as_texts_and_null_as_absent():
 
 
 def only(folder, row, **options):
-    """Return the record of the only row."""
-    for split in ("train", "validation"):
-        write(folder, f"own_questions_{split}.jsonl", [row])
+    """Return the record of the only row for training."""
+    write(folder, "own_questions_train.jsonl", [row])
+    write(folder, "own_questions_validation.jsonl", [lake(1)])
     wanted = TaskSettings(3000, data_dir=str(folder), **options)
     return record("own_questions", TOKENIZER, wanted, "train", 0, 0)
 
@@ -242,7 +242,7 @@ MISTAKES = {
 def test_rows_that_can_not_be_used_are_left_out_and_counted(reason, tmp_path):
     rows = [contract(2), contract(1, **MISTAKES[reason])]
     write(tmp_path, "own_questions_train.jsonl", rows)
-    write(tmp_path, "own_questions_validation.jsonl", rows)
+    write(tmp_path, "own_questions_validation.jsonl", [lake(1)])
     table = read_table(SOURCE, str(tmp_path), "train")
     assert [row.text for row in table.rows] == [contract(2)["question"]]
     assert table.skipped == {reason: 1}

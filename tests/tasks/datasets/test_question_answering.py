@@ -191,7 +191,8 @@ def open_folder(folder):
     rows = [files.open_question(i) for i in range(9)]
     rows.append({"question": "who is nobody holt", "answer": ["Absent Place"]})
     files.write_json(folder / "NQ-open.train.jsonl", rows)
-    files.write_json(folder / "NQ-open.dev.jsonl", rows)
+    held_out = {"question": "who was never asked", "answer": ["Port1 Harbour"]}
+    files.write_json(folder / "NQ-open.dev.jsonl", [held_out])
     return folder
 
 

@@ -9,7 +9,7 @@ from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
-from tasks.sources.table import find, read_rows
+from tasks.sources.table import Source, find, read_rows, read_table
 
 TOKENIZER = tiny_tokenizer()
 
@@ -86,3 +86,48 @@ def test_a_problem_of_many_digits_gives_way_to_another(tmp_path):
     for index in range(20):
         made = record("dapo_math", TOKENIZER, settings, "train", 0, index)
         assert "1" * 900 not in made.prompt
+
+
+def question_rows(*questions):
+    return "".join(json.dumps({"question": q, "answer": "x"}) + "\n" for q in questions)
+
+
+def read_asked(folder, split):
+    source = Source(
+        dataset="a set",
+        files={"train": ("train.jsonl",), "validation": ("dev.jsonl",)},
+        where="here",
+        parse=lambda raw: raw["question"],
+        key=lambda row: row,
+        asks=str.casefold,
+    )
+    return read_table(source, str(folder), split)
+
+
+def test_training_leaves_out_what_validation_asks(tmp_path, caplog):
+    (tmp_path / "train.jsonl").write_text(question_rows("Who?", "WHEN?", "Where?"))
+    (tmp_path / "dev.jsonl").write_text(question_rows("When?", "Why?"))
+    assert read_asked(tmp_path, "validation").rows == ("When?", "Why?")
+    table = read_asked(tmp_path, "train")
+    assert table.rows == ("Who?", "Where?")
+    assert table.skipped == {"a question of a validation row": 1}
+    assert "1 rows left out: a question of a validation row (1)" in caplog.text
+
+
+def test_one_file_is_divided_without_a_question_in_both_parts(tmp_path):
+    # By their hashes some of the spellings of a question are for validation.
+    questions = [f"{who} {n}?" for n in range(60) for who in ("Who", "WHO", "who", "wHO")]
+    (tmp_path / "train.jsonl").write_text(question_rows(*questions))
+    train, validation = (read_asked(tmp_path, split).rows for split in ("train", "validation"))
+    asked = {question.casefold() for question in validation}
+    assert asked and not asked & {question.casefold() for question in train}
+    assert len(train) == len([q for q in questions if q.casefold() not in asked])
+
+
+def test_training_that_asks_only_what_validation_asks_is_one_clear_error(tmp_path):
+    (tmp_path / "train.jsonl").write_text(question_rows("Who?"))
+    (tmp_path / "dev.jsonl").write_text(question_rows("WHO?"))
+    with pytest.raises(
+        TaskInputError, match="all 1 usable rows of .* ask what rows for validation ask"
+    ):
+        read_asked(tmp_path, "train")
