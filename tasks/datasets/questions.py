@@ -23,6 +23,7 @@ from tasks.scoring import answers
 from tasks.scoring.reward import best_of
 from tasks.sources.corpus import Corpus, draw_kind, in_order, take
 from tasks.sources.passages import Passage, holds, needles, question_layout, render
+from tasks.sources.passages import places as answer_places
 
 INTRODUCTIONS = (
     "Here are passages from a reference work.",
@@ -78,6 +79,7 @@ class Question:
       answers: aliases of one answer.
       evidence: the gold passages in the order of the reasoning; empty if the data set has none.
       others: passages that come with the question and are not gold.
+      pages: the titles of the pages that hold the evidence, if the data set names them alone.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Question:
     answers: tuple[str, ...]
     evidence: tuple[Evidence, ...]
     others: tuple[Passage, ...] = ()
+    pages: tuple[str, ...] = ()
 
     @property
     def passages(self) -> tuple[Passage, ...]:
@@ -125,10 +128,12 @@ def question_draft(
         fillers = [distractors[i] for i in np.argsort(order[:num_fillers])]
         shown, places = insert_at_depths(fillers, gold, depths)
         document, ranges, heads = render(shown, layout, len(before))
-        recalled = []
+        recalled, kept = [], []
         for item, number in zip(row.evidence, places, strict=True):
-            start = ranges[number][0] + heads[number]
-            recalled.append((start + item.support[0], start + item.support[1]))
+            start, (low, high) = ranges[number][0] + heads[number], item.support
+            recalled.append((start + low, start + high))
+            found = answer_places(item.passage.text[low:high], answer)
+            kept += [(start + low + a, start + low + b) for a, b in found]
         return Example(
             system=system,
             user=before + document + after,
@@ -136,7 +141,9 @@ def question_draft(
             gold=tuple(ranges[number] for number in places),
             truth={"answers": list(row.answers)},
             question_id=row.name,
-            demonstrate=functools.partial(demonstrate, recalled=recalled, answer=answer),
+            demonstrate=functools.partial(
+                demonstrate, recalled=recalled, answer=answer, kept=tuple(kept)
+            ),
         )
 
     return Draft(example, most=len(distractors), from_row=True)
@@ -150,11 +157,13 @@ def stated(answers: Sequence[str], gold: Sequence[Passage]) -> str:
     return next(as_it_is, next(normalised, answers[0]))
 
 
-def demonstrate(rng: np.random.Generator, *, recalled: list[Range], answer: str) -> Demonstration:
+def demonstrate(
+    rng: np.random.Generator, *, recalled: list[Range], answer: str, kept: tuple[Range, ...] = ()
+) -> Demonstration:
     """Draw a demonstration: recall the support of each gold passage in turn, then answer."""
     thought = recalled_in_turn(rng, recalled, beginnings=BEGINNINGS, links=LINKS)
     thought.append(f"\n{CONCLUSIONS[rng.integers(len(CONCLUSIONS))].format(answer=answer)}")
-    return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer)
+    return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer, kept)
 
 
 reference = best_of(answers.matches_reference)

@@ -1,14 +1,16 @@
 """Category `single_hop_qa`: Natural Questions and TriviaQA, with or without passages of their own.
 
-Rows come from DPR's files, which have passages; from the open versions, which have questions and
-answers alone, so that the gold passage is found by distant supervision; or from files in SQuAD's
-layout, whose questions were written about paragraphs, and which stand in for nq if it has no file.
+Rows come from DPR's files, which have passages; from NQ's own, which mark a paragraph of a page;
+from TriviaQA's "rc" form and KILT's files, which name pages; from the open versions, which have
+questions and answers alone; or from files in SQuAD's layout, whose questions were written about
+paragraphs, and which stand in for nq if it has no file. Where no passage is marked, one is gold
+only if it supports the answer (`tasks/sources/evidence.py`).
 """
 
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.datasets.dataset import Dataset
@@ -23,20 +25,27 @@ from tasks.datasets.questions import (
 )
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Draft
+from tasks.prompts.sentences import PASSAGE, sentence_ranges
 from tasks.prompts.settings import TaskSettings
 from tasks.scoring.answers import normalise
 from tasks.scoring.reward import RewardRow
-from tasks.sources.corpus import corpus_of, supporting
+from tasks.sources.corpus import Corpus, corpus_of
+from tasks.sources.evidence import find_evidence
 from tasks.sources.passages import (
     MAX_QUESTION,
     Passage,
     clean,
-    holds,
-    needles,
+    places,
     read_answers,
     read_passage,
     read_passages,
     support,
+)
+from tasks.sources.published_evidence import (
+    is_long_answer,
+    read_kilt,
+    read_long_answer,
+    read_pages,
 )
 from tasks.sources.table import Source, list_field, pick, read_rows, read_table
 
@@ -69,24 +78,32 @@ def _of_article(raw: Mapping) -> Iterator[Any]:
 
 
 def parse_question(raw: Any) -> Question:
-    """Parse a row of DPR's files, of an open data set, or in SQuAD's flat layout.
+    """Parse a row in any of the layouts above.
 
-    The evidence is empty if the row has no passage that holds an answer.
+    The evidence is empty if no passage is marked, or the marked ones don't hold an answer.
 
     Raises:
       UnfitRowError: the row is malformed or has no answer, or its SQuAD passage does not hold it.
     """
     if not isinstance(raw, Mapping):
         raise UnfitRowError("a row that is not an object")
+    if is_long_answer(raw):
+        asked, answers, gold = read_long_answer(raw)
+        text = clean(asked, "question", most=MAX_QUESTION)
+        return Question(text, text, answers, _evidence(gold, answers))
+    if "output" in raw:
+        asked, answers, pages = read_kilt(raw)
+        text = clean(asked, "question", most=MAX_QUESTION)
+        return Question(text, text, answers, (), pages=pages)
     text = clean(raw.get("question"), "question", most=MAX_QUESTION)
     if "context" in raw:
         return _of_paragraph(raw, text)
     answers = read_answers(_answers(raw.get("answers", raw.get("answer"))))
-    wanted = needles(answers)
-    gold = next((p for p in read_passages(raw.get("positive_ctxs")) if holds(p, wanted)), None)
+    marked = read_passages(raw.get("positive_ctxs"))
+    first = next((passage for passage in marked if _says(passage, answers)), None)
     hard = raw.get("hard_negative_ctxs")
-    others = read_passages(hard[:MAX_NEGATIVES]) if isinstance(hard, list) else []
-    return Question(text, text, answers, _evidence(gold, answers), tuple(others))
+    others = read_passages(hard[:MAX_NEGATIVES]) if isinstance(hard, list) else read_pages(raw)
+    return Question(text, text, answers, _evidence(first, answers), tuple(others))
 
 
 def _answers(value: Any) -> Any:
@@ -112,13 +129,20 @@ def _of_paragraph(raw: Mapping, text: str) -> Question:
     # SQuAD writes titles as file names.
     name = title.replace("_", " ") if isinstance(title, str) else title
     passage = read_passage(name, raw.get("context"))
-    if not holds(passage, needles(answers)):
+    if not _says(passage, answers):
         raise UnfitRowError("an answer that is in no gold passage")
     return Question(text, text, answers, _evidence(passage, answers))
 
 
 def _evidence(passage: Passage | None, answers: tuple[str, ...]) -> tuple[Evidence, ...]:
-    return (Evidence(passage, support(passage, answers)),) if passage else ()
+    if passage is None or not _says(passage, answers):
+        return ()
+    return (Evidence(passage, support(passage, answers)),)
+
+
+def _says(passage: Passage, answers: Sequence[str]) -> bool:
+    """Return whether a text, not only its title, has an answer: what is recalled must hold it."""
+    return any(place for answer in answers for place in places(passage.text, answer))
 
 
 def _source(
@@ -150,12 +174,18 @@ SOURCES = {
         "nq",
         (
             "biencoder-nq-train.json*",
+            "*simplified-nq-train*.jsonl*",
+            "natural_questions*train*.parquet",
+            "nq-train-kilt.jsonl*",
             "NQ-open.train.jsonl*",
             "nq_open_train*.jsonl",
             *SQUAD.files["train"],
         ),
         (
             "biencoder-nq-dev.json*",
+            "*nq-dev-all*.jsonl*",
+            "natural_questions*validation*.parquet",
+            "nq-dev-kilt.jsonl*",
             "NQ-open.dev.jsonl*",
             "nq_open_dev*.jsonl",
             *SQUAD.files["validation"],
@@ -166,8 +196,17 @@ SOURCES = {
     ),
     "triviaqa": _source(
         "triviaqa",
-        ("biencoder-trivia-train.json*", "triviaqa_open_train*.jsonl"),
-        ("biencoder-trivia-dev.json*", "triviaqa_open_dev*.jsonl", "triviaqa_open.jsonl"),
+        (
+            "biencoder-trivia-train.json*",
+            "triviaqa_rc*train*.parquet",
+            "triviaqa_open_train*.jsonl",
+        ),
+        (
+            "biencoder-trivia-dev.json*",
+            "triviaqa_rc*validation*.parquet",
+            "triviaqa_open_dev*.jsonl",
+            "triviaqa_open.jsonl",
+        ),
         "github.com/facebookresearch/DPR (biencoder-trivia-*.json)",
         "trivia_qa/unfiltered.nocontext",
     ),
@@ -178,8 +217,8 @@ SOURCES = {
 def answered(dataset: str, settings: TaskSettings, split: str) -> tuple[Question, ...]:
     """Return the rows that have a gold passage, their own or one of the corpus.
 
-    From the corpus it is the first of the question's hundred best BM25 passages that holds an
-    answer. Rows without a gold passage are left out and counted.
+    From the corpus it is one that supports an answer (`tasks/sources/evidence.py`). Rows without a
+    gold passage are left out and counted.
 
     Args:
       settings: as returned by `_files`, so that rows are looked up once for all target lengths.
@@ -192,14 +231,13 @@ def answered(dataset: str, settings: TaskSettings, split: str) -> tuple[Question
     table = read_table(SOURCES[dataset], settings.data_dir, split)
     for row in table.rows:
         if not row.evidence:
-            passage = supporting(corpus, row.text, needles(row.answers))
-            row = dataclasses.replace(row, evidence=_evidence(passage, row.answers))
+            row = dataclasses.replace(row, evidence=_found(corpus, row))
         if row.evidence:
             rows.append(row)
     missing = len(table.rows) - len(rows)
     if missing:
         logging.getLogger(__name__).warning(
-            "%s %s: %d of %d rows left out: no passage of the corpus holds an answer",
+            "%s %s: %d of %d rows left out: no passage of the corpus supports an answer",
             dataset,
             split,
             missing,
@@ -213,6 +251,17 @@ def answered(dataset: str, settings: TaskSettings, split: str) -> tuple[Question
             f"({SOURCES[dataset].where})"
         )
     return tuple(rows)
+
+
+def _found(corpus: Corpus, row: Question) -> tuple[Evidence, ...]:
+    named = [passage for title in row.pages for passage in corpus.titled(title)]
+    found = find_evidence(corpus, row.text, row.answers, (*row.others, *named))
+    if found is None:
+        return ()
+    passage, (low, high) = found
+    parts = sentence_ranges(passage.text, PASSAGE)
+    known = [number for number, (start, end) in enumerate(parts) if start < high and end > low]
+    return (Evidence(passage, support(passage, row.answers, known, parts)),)
 
 
 def _pooled(dataset: str) -> tuple[Source, ...]:

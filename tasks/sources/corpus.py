@@ -1,8 +1,10 @@
 """A corpus of passages with a BM25 index, and the distractors that a prompt takes from it."""
 
+import collections
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ from jaxtyping import Float
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.settings import TaskSettings
-from tasks.sources.passages import Passage, holds, read_passage
+from tasks.sources.passages import Passage, read_passage
 from tasks.sources.table import Source, find, is_stored, read_rows, read_table
 
 FILES = ("*.jsonl", "*.jsonl.gz", "*.tsv", "*.tsv.gz")
@@ -20,8 +22,7 @@ FILES = ("*.jsonl", "*.jsonl.gz", "*.tsv", "*.tsv.gz")
 KIND_RATES = {"bm25": 0.6375, "mixed": 0.15, "random": 0.2125}
 # A token of prose has at most this many characters on average, in any tokenizer.
 MAX_CHARACTERS_PER_TOKEN = 12
-SUPERVISED = 100
-MIN_SHARED_WORDS = 0.5
+_ENDINGS = ("ies", "ing", "ed", "es", "s", "e")
 
 
 def _library():
@@ -35,6 +36,14 @@ def _library():
 def words(text: str) -> list[str]:
     """Return the words of a text that BM25 counts: two letters or more, without stop words."""
     return _library().tokenize([text], return_ids=False, show_progress=False)[0]
+
+
+def stem(word: str) -> str:
+    """Return a word without a common ending, so that "plays" and "played" are one."""
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
 
 
 class Corpus:
@@ -73,6 +82,37 @@ class Corpus:
         order = np.flatnonzero(scores > 0)
         order = order[np.argsort(-scores[order], kind="stable")]
         return (self.passages[number] for number in order)
+
+    @functools.cached_property
+    def _by_title(self) -> Mapping[str, list[Passage]]:
+        found: dict[str, list[Passage]] = {}
+        for passage in self.passages:
+            found.setdefault(passage.title.casefold(), []).append(passage)
+        return found
+
+    def titled(self, title: str) -> Sequence[Passage]:
+        """Return the passages of the page with a title, whatever its case."""
+        return self._by_title.get(title.casefold(), ())
+
+    @functools.cached_property
+    def _counts(self) -> Mapping[str, int]:
+        counts: collections.Counter[str] = collections.Counter()
+        if self._index is not None:
+            passages = np.diff(self._index.scores["indptr"]).tolist()
+            for word, number in self._index.vocab_dict.items():
+                # The index may also know the empty word, which no passage has.
+                counts[stem(word)] += passages[number] if word else 0
+        return counts
+
+    def count(self, stemmed: str) -> int:
+        """Return how many passages have a word of this stem, those of each word counted."""
+        return self._counts.get(stemmed, 0)
+
+    def weight(self, stemmed: str) -> float:
+        """Return the inverse document frequency of a stem, as in BM25; never negative."""
+        total = len(self.passages)
+        have = min(self.count(stemmed), total)
+        return math.log(1 + (total - have + 0.5) / (have + 0.5))
 
     def shuffled(self, rng: np.random.Generator) -> Iterator[Passage]:
         """Yield all passages in a drawn order."""
@@ -203,19 +243,3 @@ def take(
         if wanted <= 0 and len(taken) >= least:
             break
     return taken
-
-
-def supporting(corpus: Corpus, question: str, wanted: Sequence[str]) -> Passage | None:
-    """Return the question's best passage that holds an answer, or None.
-
-    This is DPR's distant supervision (arXiv 2004.04906, section 4.1) over the question's
-    `SUPERVISED` nearest passages by BM25. In a small corpus these may be far off, so the passage
-    must also share half of the question's words.
-    """
-    asked = set(words(question))
-    for passage in itertools.islice(corpus.nearest(question), SUPERVISED):
-        if holds(passage, wanted):
-            shared = asked & set(words(f"{passage.title} {passage.text}"))
-            if len(shared) >= MIN_SHARED_WORDS * len(asked):
-                return passage
-    return None

@@ -196,12 +196,13 @@ def open_folder(folder):
     return folder
 
 
-def test_questions_without_passages_take_the_nearest_that_holds_the_answer(tmp_path, caplog):
+def test_questions_without_passages_take_one_that_supports_the_answer(tmp_path, caplog):
     wanted = settings(open_folder(tmp_path))
     with caplog.at_level(logging.WARNING):
         draft = find("nq").draft(wanted, "train", 0, 0, 0)
     assert (
-        "nq train: 1 of 10 rows left out: no passage of the corpus holds an answer" in caplog.text
+        "nq train: 1 of 10 rows left out: no passage of the corpus supports an answer"
+        in caplog.text
     )
     example = draft.example(2)
     (low, high), answer = example.gold[0], example.truth["answers"][0]

@@ -22,7 +22,6 @@ from tasks.sources.corpus import (
     draw_kind,
     in_order,
     read_corpus,
-    supporting,
     take,
     words,
 )
@@ -146,13 +145,6 @@ def test_distractors_fill_the_target_and_are_not_many_more():
     assert sum(len(p.text) for p in taken[:-1]) < 1200 <= sum(len(p.text) for p in taken)
     assert len(take(many, lambda p: False, [], 100, least=80)) == 80
     assert len(take(many, lambda p: False, [], 10**6)) == 500
-
-
-def test_supervision_takes_the_best_passage_with_an_answer_and_half_of_the_words():
-    found = supporting(CORPUS, "Who chases cats in gardens?", needles(["dogs", "roses"]))
-    assert found is CORPUS.passages[1]
-    assert supporting(CORPUS, "Who chases cats in gardens?", needles(["roses"])) is None
-    assert supporting(CORPUS, "Who chases cats?", needles(["cows"])) is None
 
 
 def test_needles_are_words_in_normal_form_and_judgements_have_none():

@@ -128,6 +128,6 @@ def test_training_that_asks_only_what_validation_asks_is_one_clear_error(tmp_pat
     (tmp_path / "train.jsonl").write_text(question_rows("Who?"))
     (tmp_path / "dev.jsonl").write_text(question_rows("WHO?"))
     with pytest.raises(
-        TaskInputError, match="all 1 usable rows of .* ask what rows for validation ask"
+        TaskInputError, match=r"all 1 usable rows of .* ask what rows for validation ask"
     ):
         read_asked(tmp_path, "train")

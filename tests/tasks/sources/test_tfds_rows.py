@@ -92,12 +92,11 @@ def test_questions_and_their_passages_are_drawn_from_a_copy_of_tfds(tmp_path):
     text, texts = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
     people = ["Ada", "Bela", "Cleo", "Dora"]
     questions = {"question": text, "answer": texts}
-    rows = [{"question": f"Where was {a} born?", "answer": [f"{a} Bay"]} for a in people]
+    rows = [{"question": f"Where was {a} Holt born?", "answer": [f"{a} Bay"]} for a in people]
     for split in ("train", "validation"):
         assert SINGLE_HOP["nq"].tfds[split] == ("natural_questions_open", split)
-    prepare(
-        tmp_path, "natural_questions_open", "1.0.0", questions, {"train": rows, "validation": rows}
-    )
+    splits = {"train": rows[:2], "validation": rows[2:]}
+    prepare(tmp_path, "natural_questions_open", "1.0.0", questions, splits)
     answer = {"aliases": texts, "value": text, "normalized_value": text}
     rows = [
         {
@@ -108,7 +107,7 @@ def test_questions_and_their_passages_are_drawn_from_a_copy_of_tfds(tmp_path):
     ]
     prepare(
         *(tmp_path, "trivia_qa/unfiltered.nocontext", "1.1.0"),
-        *({"question": text, "answer": answer}, {"train": rows, "validation": rows}),
+        *({"question": text, "answer": answer}, {"train": rows[:2], "validation": rows[2:]}),
     )
     spans = tfds.features.Sequence({"text": text, "answer_start": np.int32})
     rows = [
@@ -131,9 +130,9 @@ def test_questions_and_their_passages_are_drawn_from_a_copy_of_tfds(tmp_path):
             (gold,) = made.ground_truth["gold_documents"]
             assert any(alias in gold for alias in made.ground_truth["answers"])
             (who,) = [name for name in people if f"{name} Holt was born at {name} Bay." in gold]
-            assert f"Where was {who} born?" in made.prompt or f"at {who} Bay?" in made.prompt
+            assert f"Where was {who} Holt born?" in made.prompt or f"at {who} Bay?" in made.prompt
             seen.add(who)
-        assert len(seen) == 4
+        assert seen == set(people[:2])
 
 
 def test_rows_come_back_as_plain_values(data_dir):
