@@ -17,6 +17,7 @@ from tasks.prompts.system_prompts import SYSTEMS
 from tasks.scoring import candidates
 from tasks.scoring.reward import RewardRow, of_answer
 from tasks.scoring.truth import GroundTruth
+from tasks.sources.corpus import words
 from tasks.sources.table import Source, list_field, pick, plain_text, read_table
 
 LETTERS = "ABCD"
@@ -35,6 +36,8 @@ SHORTER = 0.9
 SHORTEST = 1.25
 # How many characters of a summary an option shows, if options are made from summaries.
 SUMMARY_CHARACTERS = 300
+# How often options are drawn before the best ones are taken.
+MAX_DRAWS = 60
 
 INTRODUCTIONS = (
     "Here is the text.",
@@ -59,7 +62,7 @@ class ChoiceQuestion:
 
     Attributes:
       right: texts that are each a right answer.
-      wrong: three wrong options; () if they are to be drawn from other articles.
+      wrong: three wrong options; () if they are to be drawn from other questions' right ones.
     """
 
     text: str
@@ -206,25 +209,26 @@ def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt
     others the tokens decide: if one is too long, a shorter one is drawn.
 
     If there are files of SQuALITY but not of QuALITY, options are made from its summaries as our
-    own stand-in: one by a reader of this story, and three of other stories (in validation also of
-    training stories), each written for the question most like this one. They are easier to tell
-    apart than QuALITY's, for instance by names. An option shows the first sentences of a summary.
+    own stand-in: one that a reader of the story wrote for this question, and three that readers
+    wrote for other questions on the same story. An option shows the first sentences of a summary.
 
     There is no demonstration, because the data do not say where the evidence is.
 
     Raises:
       TaskInputError: files are missing, or no article is short enough.
-      UnfitRowError: there are not three other stories to draw options from.
+      UnfitRowError: there are not three other questions to draw options from.
     """
     # Each attempt draws other wordings and places too: with both places few articles may fit.
     rng = generator(f"quality/{attempt}", stream, index)
     questions = _questions(settings.data_dir, split, settings.target_length, attempt)
     article, question = pick(questions, stream, index, attempt)
-    right = question.right[rng.integers(len(question.right))]
-    wrong = question.wrong or _others(rng, settings.data_dir, split, article, question)
+    if question.wrong:
+        right, wrong = question.right[0], list(question.wrong)
+    else:
+        right, wrong = _summaries(rng, article, question)
     texts = [right, *wrong]
     if len(set(texts)) < len(LETTERS):
-        raise UnfitRowError("two stories with the same summary")
+        raise UnfitRowError("two questions with the same summary")
     options = {letter: texts[i] for letter, i in zip(LETTERS, rng.permutation(4), strict=True)}
     style = OPTION_STYLES[rng.integers(len(OPTION_STYLES))]
     system = SYSTEMS[rng.integers(len(SYSTEMS))]
@@ -246,26 +250,46 @@ def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt
     return Draft(lambda _: whole, most=0, from_row=True)
 
 
-def _others(
-    rng: np.random.Generator, data_dir: str, split: str, article: Article, question: ChoiceQuestion
-) -> list[str]:
-    """Return summaries of three other stories, each for the question most like this one."""
-    stories = {
-        other.article_id: other
-        for part in dict.fromkeys(("train", split))
-        for other in _articles(data_dir, part)
-        if other.article_id != article.article_id and not any(q.wrong for q in other.questions)
-    }
-    if len(stories) < 3:
-        raise UnfitRowError("fewer than three other stories to draw wrong options from")
-    words = set(question.text.casefold().split())
+def _summaries(
+    rng: np.random.Generator, article: Article, question: ChoiceQuestion
+) -> tuple[str, list[str]]:
+    """Return a summary for the question, and three that were written for others on the same story.
 
-    def likeness(other: ChoiceQuestion) -> int:
-        return len(words & set(other.text.casefold().split()))
+    How many of the three share more words with the question than the right one is drawn, and
+    summaries of several readers are tried until it is so, or nearly. Otherwise the option with the
+    question's words would be the right one.
 
-    drawn = [list(stories.values())[i] for i in rng.permutation(len(stories))[:3]]
-    nearest = [max(story.questions, key=likeness) for story in drawn]
-    return [near.right[rng.integers(len(near.right))] for near in nearest]
+    Raises:
+      UnfitRowError: there are not three other questions with summaries of their own.
+    """
+    asked, own = set(words(question.text)), set(question.right)
+
+    def shared(text: str) -> int:
+        return len(asked & set(words(text)))
+
+    others = [
+        texts
+        for other in article.questions
+        if other is not question and (texts := [t for t in other.right if t not in own])
+    ]
+    if len(others) < 3:
+        raise UnfitRowError("a story with fewer than three other questions to draw options from")
+    wanted = int(rng.integers(len(LETTERS)))
+    best: tuple[int, str, list[str]] | None = None
+    for _ in range(MAX_DRAWS):
+        right = question.right[rng.integers(len(question.right))]
+        wrong = [
+            others[number][rng.integers(len(others[number]))]
+            for number in rng.permutation(len(others))[:3]
+        ]
+        more = sum(shared(text) > shared(right) for text in wrong)
+        missed = abs(more - wanted)
+        if best is None or missed < best[0]:
+            best = missed, right, wrong
+        if not missed:
+            break
+    assert best is not None
+    return best[1], best[2]
 
 
 @of_answer

@@ -212,7 +212,7 @@ def test_one_file_for_both_splits_keeps_the_sets_of_an_article_together(tmp_path
 
 def story(number: int) -> dict:
     """A row of SQuALITY whose summaries name their story and question."""
-    asked = ["What is the plot of the story?", f"Who is hero {number}?"]
+    asked = ["What is the plot of the story?", f"Who is hero {number}?", "Where?", "When?", "Why?"]
     return {
         "metadata": {"passage_id": str(number), "uid": "x"},
         "document": f"Story {number} begins. It ends.",
@@ -243,7 +243,10 @@ def test_summaries_stand_in_for_options(tmp_path):
             example = make(folder, index, split, length=3000)
             check_record(example, TOKENIZER, 3000)
             number = re.search(r"Story (\d+) begins", example.prompt)[1]
-            question = "0" if "What is the plot" in example.prompt else "1"
+            asked = example.ground_truth["question_id"].partition(": ")[2]
+            question = str(
+                [q["question_text"] for q in story(int(number))["questions"]].index(asked)
+            )
             (letter,) = example.ground_truth["answers"]
             named = {
                 a: re.fullmatch(
@@ -254,17 +257,19 @@ def test_summaries_stand_in_for_options(tmp_path):
             assert all(len(text) <= 300 for text in example.ground_truth["choices"].values())
             assert named[letter][1:] == (number, question)
             readers.add(named[letter][0])
-            stories = [story for _, story, _ in named.values()]
-            assert len(set(stories)) == 4
-            # Wrong options answer the like question of their stories.
-            assert {asked for _, _, asked in named.values()} == {question}
+            # Wrong options answer other questions on the same story, each another one.
+            assert {told for _, told, _ in named.values()} == {number}
+            assert len({question for _, _, question in named.values()}) == 4
             assert len(example.targets) == 0
     assert len(readers) > 1
 
 
-def test_too_few_stories_for_options_are_one_clear_error(tmp_path):
-    folder = write(tmp_path / "squality_train.jsonl", [story(n) for n in range(3)])
-    with pytest.raises(TaskInputError, match="fewer than three other stories"):
+def test_too_few_questions_for_options_are_one_clear_error(tmp_path):
+    rows = [story(n) for n in range(3)]
+    for row in rows:
+        del row["questions"][3:]
+    folder = write(tmp_path / "squality_train.jsonl", rows)
+    with pytest.raises(TaskInputError, match="fewer than three other questions"):
         make(folder, length=3000)
 
 
