@@ -28,8 +28,9 @@ def test_every_topology_of_a_config_has_a_plan_that_fits(name, topology):
     assert plan["mesh"] == config.mesh.to_dict()
     names = [row["program"] for row in plan["programs"]]
     assert names == [
-        *("sft1.update", "sft2.update", "grpo.reshard", "grpo.rollout", "grpo.reference"),
-        *("grpo.update", "evaluation.reshard", f"evaluation.{max(config.evaluation.lengths)}"),
+        *("sft1.update", "sft1.apply", "sft2.update", "sft2.apply", "grpo.reshard"),
+        *("grpo.rollout", "grpo.reference", "grpo.update", "grpo.apply"),
+        *("evaluation.reshard", f"evaluation.{max(config.evaluation.lengths)}"),
     ]
     limit = chip_of(topology).hbm
     for row in plan["programs"]:
