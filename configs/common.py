@@ -73,6 +73,7 @@ def base() -> ConfigDict:
             "mesh": mesh(),
             "data": data(),
             "decoding": decoding(),
+            "reward": reward(),
             "stages": ("sft1", "sft2", "grpo"),
             "sft1": sft(learning_rate=5e-5, warmup_fraction=0.02),
             "sft2": sft(learning_rate=2e-6, warmup_fraction=0.05),
@@ -111,10 +112,13 @@ def data() -> dict:
     """Return the settings of the two retrieval tasks, in equal shares."""
     return {
         "source": "seqio",
+        "traces": "",
         "mixture": mixture("retrieval", "math_retrieval"),
         "temperature": 1.0,
         "dir": "",
         "corpus": "",
+        "system_prompt": "ours",
+        "thinking": True,
         "cache_dir": "",
         "target_length": 512,
         "value_length": 10,
@@ -139,6 +143,22 @@ def decoding() -> dict:
         "paper_compatible": False,
         "span_alignment": "character",
         "max_new_tokens": 256,
+    }
+
+
+def reward() -> dict:
+    """Return the paper's weights with our guarded scores (arXiv 2604.09494, section 4.3)."""
+    return {
+        "rule": "ours",
+        "format_weight": 0.2,
+        "sum_weight": 0.4,
+        "product_weight": 0.4,
+        "retrieval_share": 0.5,
+        "gold_documents": True,
+        "density": True,
+        "density_limit": 4.0,
+        "many_shot_gold_mode": "top_k_gold",
+        "function": "",
     }
 
 

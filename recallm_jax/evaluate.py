@@ -23,7 +23,9 @@ import jax
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
+from recallm_jax.config.kept import keep_reward
 from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
+from recallm_jax.config.rewards import check_rewards, evaluation_rewards
 from recallm_jax.evaluation.complete import complete_summaries
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.merge import merge
@@ -68,6 +70,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--merge", action="store_true", help="join shards, without a model")
     parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
+    check_rewards(config)
     workdir, label = open_folder(arguments.workdir), arguments.label
     if label != PurePath(label).name or label == "..":
         raise UserError(f"--label={label} must be the name of a folder, without a path")
@@ -102,7 +105,9 @@ def _run(argv: Sequence[str]) -> None:
 def _saved_rows(config: ConfigDict, folder: Path, arguments: argparse.Namespace) -> list[Row]:
     """Score saved rows again, or join those of shards; this uses no device."""
     if arguments.rescore:
-        return rescore(folder)
+        summaries = rescore(folder, evaluation_rewards(config))
+        keep_reward(config, folder)
+        return summaries
     summaries, missing = merge(folder, config)
     if missing:
         raise UserError(f"{folder} is not complete: {'; '.join(missing)}; run its shards again")

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 
-from recallm_jax.config.kept import MAY_CHANGE, STAGES, keep_config
+from recallm_jax.config.kept import MAY_CHANGE, REWARD, STAGES, keep_config
 from recallm_jax.config.load import JobParser, parse_config
-from recallm_jax.data.records import mixture_datasets, train_records, validation_records
+from recallm_jax.data.records import train_records, validation_records
+from recallm_jax.data.settings import mixture_datasets
 from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError, run_job
@@ -40,7 +41,7 @@ def _run(argv: Sequence[str]) -> None:
     keep_programs(config.compilation_cache)
     tokenizer = load_tokenizer(config)
     remedy = "give another --out, or delete the folder"
-    keep_config(config, out, may_change=MAY_CHANGE + STAGES, remedy=remedy)
+    keep_config(config, out, may_change=MAY_CHANGE + STAGES + REWARD, remedy=remedy)
     with contextlib.closing(train_records(config, tokenizer, 0)) as stream:
         first = islice(stream, arguments.num_train)
         records = Console().progress(first, "train", total=arguments.num_train)

@@ -41,6 +41,7 @@ from recallm_jax.config.load import (
     check_training_mesh,
     parse_config,
 )
+from recallm_jax.config.rewards import check_rewards
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.question import (
     EXAMPLE_DOCUMENT,
@@ -98,6 +99,12 @@ def _run(argv: Sequence[str]) -> None:
     arguments, config = parse_config(parser, argv)
     check_training_mesh(config)
     check_evaluation_mesh(config)
+    check_rewards(config)
+    if not config.data.thinking:
+        raise UserError(
+            "config.data.thinking = False is for evaluations: the rewards and demonstrations have "
+            "a thought; leave it True to train"
+        )
     steps = {stage: config[stage].steps for stage in config.stages}
     profiled = profiling.profiled_steps(arguments.profile, steps)
     workdir = open_folder(arguments.workdir)

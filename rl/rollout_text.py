@@ -1,6 +1,7 @@
 """A rollout on the host: its texts and spans, and the rewards of its responses."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -12,9 +13,9 @@ from decoding.decode_loop import Limits
 from decoding.rollout import Rollout
 from decoding.spans import CopiedSpan, find_spans, span_trace
 from rl.batch import PromptText
-from rl.rewards.composite import Completion, Reward, Scorer, overlong_factor, score
+from rl.rewards.composite import Completion, Reward, overlong_factor
 from rl.rewards.guarded import guarded
-from tasks.scoring.reward import RewardSettings
+from rl.rewards.rule import Asked, RewardRule, recalled_spans
 from tasks.scoring.truth import GroundTruth
 
 Detokenize = Callable[[Sequence[int]], str]
@@ -91,39 +92,34 @@ class GroupRewards:
     problems: list[str]
 
 
-NO_REWARD = Reward(**{field.name: 0.0 for field in dataclasses.fields(Reward)})
+NO_REWARD = Reward(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def reward_groups(
     read: RolloutText,
     texts: Sequence[PromptText],
-    settings: RewardSettings,
+    rule: RewardRule,
     *,
-    scorer_of: Callable[[str], Scorer],
     max_new_tokens: int,
     overlong_buffer: int,
 ) -> GroupRewards:
-    """Return the rewards of all responses; a failing one does not affect the others.
-
-    Args:
-      scorer_of: returns the scorer of a data set by the data set's name, or raises.
-    """
+    """Return the rewards of all responses; a failing one does not affect the others."""
     rewards: list[list[Reward]] = []
     problems: list[str] = []
     totals = np.zeros([len(texts), len(read.completions[0])], np.float32)
     known = np.ones(totals.shape, bool)
     for number, (text, group) in enumerate(zip(texts, read.completions, strict=True)):
         rewards.append([])
+        # Training uses only prompts with a known answer.
+        asked = Asked(text.example_id, text.prompt, cast(GroundTruth, text.ground_truth))
         for place, completion in enumerate(group):
-            found = guarded(
-                lambda completion, truth, settings: score(
-                    completion, truth, settings, scorer_of(truth.dataset)
-                ),
-                completion,
-                # Training uses only prompts with a known answer.
-                cast(GroundTruth, text.ground_truth),
-                settings,
+            # Only a function of the user's sees them.
+            spans = (
+                recalled_spans(read.spans[number][place], completion.spans, text)
+                if rule.function is not None
+                else ()
             )
+            found = guarded(functools.partial(rule.reward, completion, asked, spans))
             if isinstance(found, str):
                 problems.append(f"{text.example_id}, response {place}: {found}")
                 found, known[number, place] = NO_REWARD, False

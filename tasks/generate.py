@@ -7,7 +7,7 @@ import logging
 from tasks.datasets.registry import find
 from tasks.errors import DemonstrationError, TaskInputError, UnfitRowError
 from tasks.names import train_task, validation_task
-from tasks.prompts.context import Prompted, generator
+from tasks.prompts.context import Draft, Example, generator
 from tasks.prompts.fitting import fit
 from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
@@ -45,7 +45,9 @@ def record(
     for attempt in range(MAX_ATTEMPTS):
         try:
             draft = make_draft(settings, split, stream, index, attempt)
-            prompted = _named(fit(draft, tokenizer, settings.target_length), f"{stream}/{index}")
+            draft = _asked_as(draft, settings, f"{stream}/{index}")
+            length, thinking = settings.target_length, settings.thinking
+            prompted = fit(draft, tokenizer, length, thinking=thinking)
             refuse_added(prompted.example.user, tokenizer)
             rng = generator(f"{dataset}/demonstration", stream, index)
             return tokenised(name, dataset, prompted, tokenizer, settings, rng)
@@ -60,9 +62,20 @@ def record(
     raise TaskInputError(f"{dataset}: no row of {MAX_ATTEMPTS} could be used; the last: {reason}")
 
 
-def _named(prompted: Prompted, question_id: str) -> Prompted:
-    """Name a made-up question, which is the same at every target length."""
-    example = prompted.example
-    if example.question_id:
-        return prompted
-    return prompted._replace(example=dataclasses.replace(example, question_id=question_id))
+def _asked_as(draft: Draft, settings: TaskSettings, question_id: str) -> Draft:
+    """Return the draft with the system prompt of the settings, and a name for its question.
+
+    Args:
+      question_id: the name of a made-up question, which is the same at every target length.
+    """
+
+    def example(num_fillers: int) -> Example:
+        made = draft.example(num_fillers)
+        return dataclasses.replace(
+            made,
+            system=made.system if settings.system is None else settings.system,
+            demonstrate=made.demonstrate if settings.thinking else None,
+            question_id=made.question_id or question_id,
+        )
+
+    return dataclasses.replace(draft, example=example)

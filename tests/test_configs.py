@@ -95,7 +95,7 @@ MISTAKES = {
     "learning_rate or config.optimizer.learning_rate?",
     "--config.grpo=1": "config.grpo is a section; set one of its fields: grpo.steps",
     "--config.xyz=1": "config.xyz is not a field; see recallm_jax/config/fields.py",
-    "--config.data.source=generate": "'generate' is not a source; use 'seqio', 'generated' or",
+    "--config.data.source=generate": "'generate' is not a source; use 'seqio', 'generated', ",
     "--config.seed=abc": "config.seed = 'abc' has the wrong type; give int",
     "--config.data.mixture.2wikimultihopqa=all": "2wikimultihopqa = 'all' has the wrong type; give "
     "float",
@@ -126,7 +126,7 @@ MISTAKES = {
     "--config.data.terms=(300,300)": "data.terms = 300 is out of bounds; give at least 1",
     "--config.data.terms=(3,1)": "config.data.terms = (3, 1) must be a range such as (3, 5)",
     "--config.evaluation.suites=rular": "config.evaluation.suites: evaluation suite 'rular' is "
-    "unknown; use any of ruler, ruler_chat, helmet, helmet_chat, or single",
+    "unknown; use any of ruler, ruler_chat, helmet, helmet_chat, own, or single",
     "--confg.seed=1": "argument '--confg.seed=1' is unknown",
     "--config.seed": "--config.seed has no value; write --config.seed=VALUE",
 }

@@ -15,6 +15,7 @@ from recallm_jax.runtime.errors import UserError
 from rl.advantages import OF_GROUPS
 from rl.losses import KL, Aggregation, Ratio
 from tasks.datasets.registry import DATASETS, DECLARED
+from tasks.scoring.reward import GoldMode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,8 +177,14 @@ FIELDS = {
     "mesh.tensor": _count("Devices over which heads, MLP and vocabulary are split."),
     "data.source": Field(
         str,
-        'Where records come from: "seqio"; "generated", the same without TensorFlow; or '
-        '"jsonl:FILE", written by `prepare`.',
+        'Where records come from: "seqio"; "generated", the same without TensorFlow; '
+        '"jsonl:FILE", written by `prepare`; or "release:FOLDER", the paper\'s data set.',
+    ),
+    "data.traces": Field(
+        str,
+        "Traces for the cold start in place of demonstrations, JSONL or Parquet of `prompt` and "
+        "`completion`; empty for none.",
+        blank=True,
     ),
     **{SHARE + dataset.name: _share_of(dataset.name) for dataset in DECLARED},
     "data.temperature": _positive("Shares are raised to 1 / temperature: above 1 evens them out."),
@@ -188,6 +195,13 @@ FIELDS = {
         str,
         "File or folder of passages for distractors; empty pools those of the data sets.",
         blank=True,
+    ),
+    "data.system_prompt": Field(
+        str,
+        'The system prompt of the data sets: "ours", "none", or a text file, local or gs://.',
+    ),
+    "data.thinking": Field(
+        bool, "Whether prompts open a thought; without it, to evaluate a model that has none."
     ),
     "data.cache_dir": Field(
         str, "Folder of caches written by seqio_cache_tasks, local or gs://.", blank=True
@@ -226,7 +240,9 @@ FIELDS = {
         choices=("prompt", "prompt+response"),
     ),
     "decoding.paper_compatible": Field(
-        bool, "Use the span rule of the paper's release; `decoding/span_copy.py` compares both."
+        bool,
+        "Use the span rule of the paper's release; its rollouts also copy from `prompt+response`, "
+        "with spans aligned to tokens (`decoding/span_copy.py`).",
     ),
     "decoding.span_alignment": Field(
         str,
@@ -234,6 +250,31 @@ FIELDS = {
         choices=("character", "word", "token"),
     ),
     "decoding.max_new_tokens": _count("The limit of a response, T."),
+    "reward.rule": Field(
+        str,
+        "How answers are scored: with our guards, or by the paper's rules "
+        "(`tasks/scoring/paper.py`).",
+        choices=("ours", "paper"),
+    ),
+    "reward.format_weight": _share("Weight of the format reward."),
+    "reward.sum_weight": _share("Weight of the mean of answer and retrieval (R_add)."),
+    "reward.product_weight": _share("Weight of their geometric mean (R_mult)."),
+    "reward.retrieval_share": _share("Weight of retrieval in R_add; the answer has the rest."),
+    "reward.gold_documents": Field(
+        bool, "Whether spans must recall the gold documents; otherwise the overlap is 1."
+    ),
+    "reward.density": Field(bool, "Whether many spans lower the reward."),
+    "reward.density_limit": _positive(
+        "Spans per 1,024 response tokens that cost nothing in training; evaluations have 6."
+    ),
+    "reward.many_shot_gold_mode": Field(
+        str,
+        "What counts as recalled in training on many-shot classification.",
+        choices=get_args(GoldMode),
+    ),
+    "reward.function": Field(
+        str, 'A reward of your own, as "module:function"; empty for none.', blank=True
+    ),
     "stages": Field(
         str,
         "The stages of training, in this order.",

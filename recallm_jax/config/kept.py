@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from recallm_jax.config.load import flatten
+from recallm_jax.config.rewards import reward_file_hash
 from recallm_jax.runtime.errors import UserError
 from storage.files import Path, make_folder, read_text, write_whole
 
@@ -40,15 +41,19 @@ MAY_CHANGE = (
     "evaluation.batch_size",
     "probe.",
 )
-STAGES = ("stages", "sft1.", "sft2.", "grpo.", "ppo.", "optimizer.")
+STAGES = ("stages", "sft1.", "sft2.", "grpo.", "ppo.", "optimizer.", "data.traces")
 # Fields that an evaluation of given weights does not depend on, either.
 TRAINING = (*STAGES, "data.mixture.", "data.temperature", "data.target_length")
+# How responses are scored: saved ones can be scored again.
+REWARD = ("reward.", "reward_function_sha256")
 # Fields that prepared records depend on, as they do on the seed and the tokenizer.
 RECORDS = (
     "data.mixture.",
     "data.temperature",
     "data.dir",
     "data.corpus",
+    "data.system_prompt",
+    "data.thinking",
     "data.target_length",
     "data.value_length",
     "data.formats",
@@ -103,8 +108,25 @@ def kept_policy(folder: Path) -> str | None:
     return _values(read_text(path), path).get("policy") if path.exists() else None
 
 
+def keep_reward(config: ConfigDict, folder: Path) -> None:
+    """Write into a folder's `config.json` by which reward its rows are scored now."""
+    path = folder / FILE
+    if path.exists():
+        kept = json.loads(read_text(path))
+        kept.pop("reward_function_sha256", None)
+        write_whole(path, _json(kept | _reward(config)) + "\n")
+
+
 def _kept(config: ConfigDict, policy: str | None) -> dict[str, Any]:
-    return config.to_dict() | ({"policy": policy} if policy else {})
+    return config.to_dict() | _reward(config) | ({"policy": policy} if policy else {})
+
+
+def _reward(config: ConfigDict) -> dict[str, Any]:
+    """Return the section of the reward, and the hash of the file of a user's own."""
+    found: dict[str, Any] = {"reward": config.reward.to_dict()}
+    if config.reward.function:
+        found["reward_function_sha256"] = reward_file_hash(config.reward.function)
+    return found
 
 
 def hold_to_config(config: ConfigDict, folder: Path, *, fields: Sequence[str], remedy: str) -> None:
@@ -130,7 +152,11 @@ def _hold(folder: Path, values: dict[str, Any], counts: Callable[[str], bool], r
     if not path.exists():
         return
     old, new = _values(read_text(path), path), _values(_json(values), path)
+    # Folders of versions without the section were made with its defaults.
+    earlier = not any(name.startswith("reward.") for name in old)
     for name in sorted(old.keys() | new.keys()):
+        if earlier and name.startswith("reward."):
+            continue
         before, now = old.get(name), new.get(name)
         if before != now and counts(name):
             field = name if name == "policy" else f"config.{name}"

@@ -221,10 +221,10 @@ def _check_sizes(config: ConfigDict) -> None:
             f"config.data.terms = {tuple(config.data.terms)} must be a range such as (3, 5)"
         )
     source = config.data.source
-    if source not in ("seqio", "generated") and not source.startswith("jsonl:"):
+    if source not in ("seqio", "generated") and not source.startswith(("jsonl:", "release:")):
         raise UserError(
-            f"config.data.source = {source!r} is not a source; use 'seqio', 'generated' or "
-            "'jsonl:FILE'"
+            f"config.data.source = {source!r} is not a source; use 'seqio', 'generated', "
+            "'jsonl:FILE' or 'release:FOLDER'"
         )
     if not sum(config.data.mixture.values()) and not config.evaluation.suites:
         raise UserError("config.data.mixture has only zeros; give a data set a share above 0")
@@ -236,6 +236,12 @@ def _check_sizes(config: ConfigDict) -> None:
         raise UserError(
             f"config.stages = {tuple(config.stages)} is out of order; the order is "
             f"{', '.join(FIELDS['stages'].choices)}"
+        )
+    weights = [config.reward[f"{name}_weight"] for name in ("format", "sum", "product")]
+    if abs(sum(weights) - 1) > 1e-6:
+        raise UserError(
+            f"config.reward.format_weight + sum_weight + product_weight = {sum(weights):g}; the "
+            "reward is in [0, 1] only if they make 1"
         )
     for stage in {"sft1", "sft2"} & set(config.stages):
         _check_parts(f"config.{stage}.batch_size", config[stage].batch_size, config[stage])

@@ -13,6 +13,7 @@ _SECTIONS = {
     "mesh": "The mesh",
     "data": "The data",
     "decoding": "Recall spans and responses",
+    "reward": "The reward",
     "sft1": "Cold start, phase 1: the embedding rows of the four new tokens",
     "sft2": "Cold start, phase 2: all parameters",
     "grpo": "GRPO and its relatives",

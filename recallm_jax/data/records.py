@@ -8,11 +8,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from recallm_jax.config.kept import RECORDS, hold_to_config
 from recallm_jax.data.arrays import check_prompt
+from recallm_jax.data.released import RELEASE, released_record, released_validation
+from recallm_jax.data.settings import (
+    drawn_dataset,
+    mixture_rates,
+    task_settings,
+)
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.quiet import hidden_stderr
 from storage.errors import InputError, naming
@@ -20,51 +25,12 @@ from storage.files import Path, as_path
 from tasks import generate
 from tasks.datasets.registry import find
 from tasks.names import MIXTURE, validation_task
-from tasks.prompts.context import generator
 from tasks.prompts.demonstrations import check_demonstration
 from tasks.prompts.record import Record, read_jsonl
-from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
 
 JSONL = "jsonl:"
 GENERATED = "generated"
-
-
-def task_settings(config: ConfigDict) -> TaskSettings:
-    """Return the settings of the synthetic tasks that a config asks for."""
-    return TaskSettings(
-        target_length=config.data.target_length,
-        value_length=config.data.value_length,
-        formats=tuple(config.data.formats),
-        terms=tuple(config.data.terms),
-        operators=config.data.operators,
-        data_dir=config.data.dir,
-        corpus=config.data.corpus,
-        span_alignment=config.decoding.span_alignment,
-        min_recall_length=config.decoding.min_recall_length,
-        max_recall_length=config.decoding.max_recall_length,
-    )
-
-
-def mixture_datasets(config: ConfigDict) -> list[str]:
-    """Return the data sets that have a share in the mixture, by name."""
-    return sorted(name for name, rate in config.data.mixture.items() if rate > 0)
-
-
-def mixture_rates(config: ConfigDict) -> dict[str, float]:
-    """Return the data sets of the mixture by name, each with its share^(1 / temperature).
-
-    Raises:
-      UserError: the mixture is empty, as in a config that only evaluates suites.
-    """
-    datasets = mixture_datasets(config)
-    if not datasets:
-        raise UserError(
-            "config.data.mixture has only zeros: there is nothing to train on; give a data set a "
-            "share above 0"
-        )
-    temperature = config.data.temperature
-    return {name: config.data.mixture[name] ** (1.0 / temperature) for name in datasets}
 
 
 def train_records(
@@ -78,8 +44,8 @@ def train_records(
     """Yield the training records from number `start` on, without end; close it when done.
 
     `data.source` is "seqio", the registered mixture; "generated", the same data sets without
-    TensorFlow, where record number i is a function of i alone; or "jsonl:FILE", read in its order,
-    again and again.
+    TensorFlow, where record number i is a function of i alone; "release:FOLDER", the rows of the
+    paper's data set, drawn in the same way; or "jsonl:FILE", read in its order, again and again.
 
     SeqIO's threads read ahead. If they are still running when Python exits, it may crash or hang.
 
@@ -89,9 +55,10 @@ def train_records(
     """
     source = config.data.source
     numbers = (first + row for first in itertools.count(start, size) for row in rows)
-    if source == GENERATED:
+    if source == GENERATED or source.startswith(RELEASE):
+        make = _generated if source == GENERATED else released_record
         for number in numbers:
-            yield _generated(config, tokenizer, number)
+            yield make(config, tokenizer, number)
     elif source.startswith(JSONL):
         path = as_path(source.removeprefix(JSONL))
         records = list(_prepared(config, tokenizer, path, config.data.target_length))
@@ -114,7 +81,8 @@ def validation_records(
 ) -> list[Record]:
     """Return the validation records of a data set at a target length.
 
-    With `data.source = "jsonl:DIR/train.jsonl"` they are read from `DIR/<task>.jsonl`.
+    With `data.source = "jsonl:DIR/train.jsonl"` they are read from `DIR/<task>.jsonl`; with
+    "release:FOLDER" they are the first rows of the release's split of that length.
 
     Args:
       most: return at most this many, the first ones; None returns all.
@@ -128,6 +96,8 @@ def validation_records(
             generate.record(dataset, tokenizer, settings, "validation", config.seed, index)
             for index in range(wanted)
         ]
+    if config.data.source.startswith(RELEASE):
+        return released_validation(config, tokenizer, dataset, length, wanted)
     if config.data.source.startswith(JSONL):
         path = as_path(config.data.source.removeprefix(JSONL)).parent / f"{task}.jsonl"
         records = list(itertools.islice(_prepared(config, tokenizer, path, length), count))
@@ -149,10 +119,7 @@ def _number(record: Record) -> int:
 
 
 def _generated(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
-    rates = mixture_rates(config)
-    shares = np.array(list(rates.values())) / sum(rates.values())
-    drawn = generator("mixture", config.seed, number).choice(len(shares), p=shares)
-    dataset = list(rates)[drawn]
+    dataset = drawn_dataset(config, number)
     return generate.record(dataset, tokenizer, task_settings(config), "train", config.seed, number)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from recallm_jax.config.kept import MAY_CHANGE, TRAINING
 from recallm_jax.evaluation.shards import shard_folders
-from recallm_jax.evaluation.summaries import Row, overall_rows
+from recallm_jax.evaluation.summaries import Row, across_lengths, averages, overall_rows
 from recallm_jax.runtime import jsonl
 from recallm_jax.runtime.errors import UserError
 from storage.files import Path, write_whole
@@ -114,5 +114,8 @@ def write_in_order(
 def write_summaries(folder: Path, summaries: list[Row], *, by: str = "") -> None:
     """Write the summaries of an evaluation, and the metrics of its suites."""
     write_whole(folder / SUMMARY, json.dumps(summaries, indent=1), by=by)
+    if means := averages(summaries):
+        write_whole(folder / "averages.json", json.dumps(means, indent=1), by=by)
     if overall := overall_rows(summaries):
-        write_whole(folder / "suites.json", json.dumps(overall, indent=1), by=by)
+        rows = overall + across_lengths(overall)
+        write_whole(folder / "suites.json", json.dumps(rows, indent=1), by=by)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax.config.kept import check_kept, keep_config
+from recallm_jax.config.rewards import evaluation_rewards
 from recallm_jax.evaluation.files import (
     HELD,
     keep_whole,
@@ -25,6 +26,7 @@ from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import decoding_mode
 from recallm_jax.policy.partitioning import for_rollout
 from recallm_jax.runtime.errors import UserError
+from rl.rewards.rule import RewardRule
 from storage.files import Path
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
@@ -75,7 +77,7 @@ def evaluate(
         for held in (*shard_folders(folder), folder):
             check_kept(config, held, **HELD, policy=evaluated.made_by)
         keep_config(config, kept_in, **HELD, policy=evaluated.made_by)
-    policy = for_rollout(policy)
+    policy, rewards = for_rollout(policy), evaluation_rewards(config)
     modes = [decoding_mode(name, config, context.tokenizer) for name in config.evaluation.modes]
     summaries = []
     for task in evaluation_tasks(config):
@@ -95,7 +97,8 @@ def evaluate(
             names: Row = {"mode": mode.name, "label": evaluated.label}
             names |= {"task": task.name, "target_length": task.length}
             path = kept_in / f"{task.name}.{mode.name}.jsonl"
-            sheet = Sheet(path, asked, functools.partial(_rows, context.tokenizer, names))
+            made = functools.partial(_rows, context.tokenizer, rewards, names)
+            sheet = Sheet(path, asked, made)
             rows = _rows_there(folder, sheet) if context.leads else []
             rows = answer_missing(config, context, policy, sheet, rows)
             if context.leads and shard is None:
@@ -116,8 +119,8 @@ def _records(task: EvaluationTask, tokenizer: Tokenizer) -> list[Record]:
     return records
 
 
-def _rows(tokenizer: Tokenizer, names: Row, answered: Answered) -> list[Row]:
-    return [row | names for row in response_rows(answered, tokenizer)]
+def _rows(tokenizer: Tokenizer, rewards: RewardRule, names: Row, answered: Answered) -> list[Row]:
+    return [row | names for row in response_rows(answered, tokenizer, rewards)]
 
 
 def _rows_there(folder: Path, sheet: Sheet) -> list[Row]:

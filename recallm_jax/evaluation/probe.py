@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
-from recallm_jax.config.kept import MAY_CHANGE, TRAINING, keep_config
-from recallm_jax.data.records import task_settings
+from recallm_jax.config.kept import MAY_CHANGE, REWARD, TRAINING, keep_config
+from recallm_jax.config.rewards import evaluation_rewards
+from recallm_jax.data.settings import task_settings
 from recallm_jax.evaluation.files import keep_whole, write_in_order
 from recallm_jax.evaluation.loop import Evaluated
 from recallm_jax.evaluation.respond import Asked
@@ -48,6 +49,7 @@ HELD: dict[str, Any] = {
         *_SIZES,
         "evaluation.",
         "data.source",
+        *REWARD,
     ),
     "remedy": "give the same config and checkpoint, or another --workdir",
 }
@@ -205,7 +207,7 @@ def _probe_rows(
 ) -> list[Row]:
     """Return a row for each variant of an example: its prefix, its response, and the value read."""
     found = []
-    rows = response_rows(answered, tokenizer)
+    rows = response_rows(answered, tokenizer, evaluation_rewards(config))
     tokens = answered.read.tokens[answered.number]
     for (variant, prefix), row, ids in zip(item.prefixes.items(), rows, tokens, strict=True):
         # A row with a shorter prefix could write more; all are read equally far.

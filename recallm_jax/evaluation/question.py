@@ -114,7 +114,7 @@ def answer(
         prefix=prefix if asked.quote_first else None,
     )
     read = read_rollout(rollout, limits, tokenizer.decode)
-    (row,) = response_rows(Answered(record, text, read, 0), tokenizer)
+    (row,) = response_rows(Answered(record, text, read, 0), tokenizer, evaluation_rewards(config))
     return row
 
 

@@ -8,12 +8,16 @@ from recallm_jax.evaluation.shards import shard_folders
 from recallm_jax.evaluation.summaries import Row, summarise
 from recallm_jax.runtime.errors import UserError
 from rl.rewards.composite import Completion
+from rl.rewards.rule import RewardRule
 from storage.files import Path, read_text
 from tasks.scoring.answers import extract_answer
 
 
-def rescore(folder: Path) -> list[Row]:
+def rescore(folder: Path, rewards: RewardRule) -> list[Row]:
     """Score the saved rows of an evaluation again, from their texts, and write them back.
+
+    Args:
+      rewards: the rule of the new scores.
 
     Returns:
       The new summary of the tasks, modes and prompts that the old one counts: there may be more
@@ -28,7 +32,7 @@ def rescore(folder: Path) -> list[Row]:
         raise UserError(f"{folder} holds no rows; {joined}, or name another --label")
     counts, summaries = _counted_prompts(folder), []
     for path in paths:
-        rows = [_rescored(row) for row in read_rows(path)]
+        rows = [_rescored(row, rewards) for row in read_rows(path)]
         if not rows:
             continue
         write_rows(path, rows)
@@ -53,7 +57,7 @@ def _counted_prompts(folder: Path) -> dict[str, int]:
         return {}
 
 
-def _rescored(row: Row) -> Row:
+def _rescored(row: Row, rewards: RewardRule) -> Row:
     completion = Completion(
         text=row["completion"],
         num_tokens=row["completion_tokens"],
@@ -62,5 +66,5 @@ def _rescored(row: Row) -> Row:
         num_ends=row["span_ends"],
         finished=row["finished"],
     )
-    scores = row_scores(completion, row["dataset"], row["ground_truth"])
+    scores = row_scores(row, completion, rewards)
     return row | {"answer": extract_answer(row["completion"])} | scores

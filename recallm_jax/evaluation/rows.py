@@ -9,13 +9,12 @@ import numpy as np
 from decoding.spans import CopiedSpan
 from recallm_jax.evaluation.summaries import Row, suite_task
 from rl.batch import PromptText
-from rl.rewards.composite import Completion, score
+from rl.rewards.composite import Completion
+from rl.rewards.rule import Asked, RecalledSpan, RewardRule
 from rl.rollout_text import RolloutText
-from tasks.datasets.registry import find
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.scoring import answers
-from tasks.scoring.reward import SETTINGS
 from tasks.scoring.truth import ground_truth
 
 
@@ -29,7 +28,7 @@ class Answered:
     number: int
 
 
-def response_rows(answered: Answered, tokenizer: Tokenizer) -> list[Row]:
+def response_rows(answered: Answered, tokenizer: Tokenizer, rewards: RewardRule) -> list[Row]:
     """Return a row for each response to a record."""
     record, text = answered.record, answered.text
     read, number = answered.read, answered.number
@@ -40,39 +39,51 @@ def response_rows(answered: Answered, tokenizer: Tokenizer) -> list[Row]:
             _span_row(span, copied, tokens[sample], text, tokenizer)
             for span, copied in zip(read.spans[number][sample], completion.spans, strict=True)
         ]
-        rows.append(
-            {
-                "example_id": text.example_id,
-                "dataset": record.dataset,
-                "sample": sample,
-                "prompt": text.prompt,
-                "prompt_tokens": len(record.inputs),
-                "completion": completion.text,
-                "completion_tokens": completion.num_tokens,
-                "finished": completion.finished,
-                "span_starts": completion.num_starts,
-                "span_ends": completion.num_ends,
-                "answer": answers.extract_answer(completion.text),
-                "ground_truth": record.ground_truth,
-                "spans": spans,
-                **row_scores(completion, record.dataset, record.ground_truth),
-            }
-        )
+        row = {
+            "example_id": text.example_id,
+            "dataset": record.dataset,
+            "sample": sample,
+            "prompt": text.prompt,
+            "prompt_tokens": len(record.inputs),
+            "completion": completion.text,
+            "completion_tokens": completion.num_tokens,
+            "finished": completion.finished,
+            "span_starts": completion.num_starts,
+            "span_ends": completion.num_ends,
+            "answer": answers.extract_answer(completion.text),
+            "ground_truth": record.ground_truth,
+            "spans": spans,
+        }
+        rows.append(row | row_scores(row, completion, rewards))
     return rows
 
 
-def row_scores(completion: Completion, dataset: str, truth: dict[str, Any]) -> Row:
-    """Return a suite's own scores, or the reward; empty if no right answer is known."""
+def row_scores(row: Row, completion: Completion, rewards: RewardRule) -> Row:
+    """Return a suite's own scores, or the reward; empty if no right answer is known.
+
+    Args:
+      row: a row without its scores.
+    """
+    dataset, truth = row["dataset"], row["ground_truth"]
     if truth and (scores := suite_scores(dataset, completion.text, truth)):
         return scores
     known = ground_truth(dataset, truth)
     if known is None:
         return {}
-    reward = dataclasses.asdict(score(completion, known, SETTINGS["eval"], find(dataset)))
+    spans = tuple(
+        RecalledSpan(
+            span["text"],
+            span["closed"],
+            tuple(tuple(place["chars"]) for place in span.get("occurrences", ())),
+        )
+        for span in row["spans"]
+    )
+    asked = Asked(row["example_id"], row["prompt"], known)
+    reward = dataclasses.asdict(rewards.reward(completion, asked, spans))
     return {
         "reward": reward.pop("total"),
         "exact_match": reward.pop("exact_match"),
-        "components": reward,
+        "components": reward | reward.pop("extra"),
     }
 
 

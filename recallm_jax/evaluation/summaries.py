@@ -1,6 +1,7 @@
 """Summaries of an evaluation's rows: means, intervals, each task's metrics, and the table."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,75 @@ def overall_rows(summaries: Sequence[Row]) -> list[Row]:
     return rows
 
 
+def across_lengths(rows: Sequence[Row]) -> list[Row]:
+    """Return the metrics of each suite over all its lengths, by label and mode.
+
+    Args:
+      rows: the result of `overall_rows`.
+    """
+    found: dict[tuple, dict[int, dict[str, float]]] = {}
+    for row in rows:
+        where = (row["label"], row["suite"], row["mode"])
+        found.setdefault(where, {})[row["target_length"]] = row["metrics"]
+    return [
+        {"label": label, "suite": suite, "mode": mode, "lengths": sorted(scores)}
+        | {"metrics": registry.ACROSS[suite](scores)}
+        for (label, suite, mode), scores in found.items()
+        if suite in registry.ACROSS
+    ]
+
+
+# Longer prompts are long ones in the averages.
+SHORT = 32_768
+
+
+def averages(summaries: Sequence[Row]) -> list[Row]:
+    """Return the averages of the data sets' main metrics, in percent, by label and mode.
+
+    A data set counts by its mean over the lengths, a category by the mean of its data sets, and
+    `grand` is the mean of the data sets. `short` and `long` are the same over the lengths up to
+    32,768 tokens and above.
+
+    Returns:
+      A row for each label and mode that has more than one data set or length; others say nothing
+      new.
+    """
+    found: dict[tuple, dict[str, dict[int, float]]] = {}
+    for row in summaries:
+        if row["dataset"] in DATASETS and "metrics" in row:
+            scores = found.setdefault((row["label"], row["mode"]), {})
+            of_lengths = scores.setdefault(row["dataset"], {})
+            of_lengths[row["target_length"]] = row["metrics"][row["metric"]]
+    rows = []
+    for (label, mode), scores in found.items():
+        if sum(map(len, scores.values())) < 2:
+            continue
+        by_category: dict[str, list[float]] = {}
+        for dataset, of_lengths in scores.items():
+            mean = statistics.fmean(of_lengths.values())
+            by_category.setdefault(DATASETS[dataset].category, []).append(mean)
+        metrics = {"grand": _grand(scores, lambda length: True)}
+        metrics |= {name: statistics.fmean(means) for name, means in sorted(by_category.items())}
+        halves = {"short": lambda length: length <= SHORT, "long": lambda length: length > SHORT}
+        parts = {name: _grand(scores, wanted) for name, wanted in halves.items()}
+        if all(value is not None for value in parts.values()):
+            metrics |= parts
+        rows.append({"label": label, "mode": mode, "data_sets": len(scores), "metrics": metrics})
+    return rows
+
+
+def _grand(
+    scores: Mapping[str, Mapping[int, float]], wanted: Callable[[int], bool]
+) -> float | None:
+    """Return the mean over data sets of their means over the wanted lengths; None without any."""
+    means = [
+        statistics.fmean(values)
+        for of_lengths in scores.values()
+        if (values := [value for length, value in of_lengths.items() if wanted(length)])
+    ]
+    return statistics.fmean(means) if means else None
+
+
 EXACT_MATCH = "exact_match"
 
 
@@ -117,9 +187,15 @@ def format_table(summaries: Sequence[Row]) -> str:
                 *([_metrics(row.get("metrics", {}))] * others),
             ]
         )
-    table = [align(lines)]
-    for row in overall_rows(summaries):
+    table, overall = [align(lines)], overall_rows(summaries)
+    for row in overall:
         where = f"{row['suite']} at {length_name(row['target_length'])}, {row['mode']}"
+        table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
+    for row in averages(summaries):
+        where = f"averages of {row['data_sets']} data sets, {row['mode']}"
+        table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
+    for row in across_lengths(overall):
+        where = f"{row['suite']} at {len(row['lengths'])} lengths, {row['mode']}"
         table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
     return "\n".join(table)
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from recallm_jax.data.records import mixture_datasets, task_settings, validation_records
+from recallm_jax.data.records import validation_records
+from recallm_jax.data.settings import mixture_datasets, task_settings
 from tasks.names import validation_task
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer

@@ -10,10 +10,12 @@ from ml_collections import ConfigDict
 from decoding.decode_loop import Limits
 from decoding.sampling import Sampling
 from decoding.span_scores import Scoring
+from recallm_jax.config.rewards import training_rewards
 from recallm_jax.policy.context import Context
 from recallm_jax.training.stages import PPO, Stage, scoring_of, training_rules
 from rl.learner import PolicyLoss
 from rl.packing import Packing, RowSize, pack, row_sizes
+from rl.rewards.rule import RewardRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class PolicyStage:
       scoring: the settings of the trainer's scores, with the sampler's span mask.
       loss: the loss of an update.
       sizes: the sizes of rows that responses are packed into for scores and updates.
+      rewards: the rule of the rewards.
     """
 
     context: Context
@@ -40,6 +43,7 @@ class PolicyStage:
     scoring: Scoring
     loss: PolicyLoss
     sizes: tuple[RowSize, ...]
+    rewards: RewardRule
 
     @property
     def max_draws(self) -> int:
@@ -81,6 +85,7 @@ def policy_stage(config: ConfigDict, context: Context, stage: Stage) -> PolicySt
             prompt_length=config.data.target_length,
             parts=config.mesh.sequence,
         ),
+        rewards=training_rewards(config),
     )
 
 

@@ -7,12 +7,9 @@ from itertools import islice
 from ml_collections import ConfigDict
 
 from recallm_jax.data.arrays import check_demonstrations, prompts_and_texts
-from recallm_jax.data.records import (
-    JSONL,
-    mixture_datasets,
-    train_records,
-    validation_records,
-)
+from recallm_jax.data.records import JSONL, train_records, validation_records
+from recallm_jax.data.released import read_trace_records
+from recallm_jax.data.settings import mixture_datasets
 from recallm_jax.evaluation.tasks import suite_records
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import SFT_STAGES, Stage
@@ -74,6 +71,9 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
     prompts_and_texts(records, length)
     if config.data.source.startswith(JSONL):
         _check_distinct(config, stages)
+    if config.data.traces and shown:
+        prompts_and_texts(read_trace_records(config, tokenizer)[:MOST_RECORDS], length)
+        return
     # The stages that learn from demonstrations come first, and so do their records.
     check_demonstrations(records[:shown], config.decoding.max_new_tokens)
 

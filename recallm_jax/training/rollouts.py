@@ -25,8 +25,6 @@ from recallm_jax.training.speed import count_tokens
 from recallm_jax.training.stages import KEY_STRIDE
 from rl.batch import PromptText, ScoredRollout
 from rl.rollout_text import RolloutText, read_rollout, reward_groups
-from tasks.datasets import registry
-from tasks.scoring.reward import SETTINGS
 
 
 def keys_of(run: PolicyStage, texts: Sequence[PromptText], draw: int) -> Key[Array, "rows G"]:
@@ -63,8 +61,7 @@ def reward(
     own = reward_groups(
         read,
         texts,
-        SETTINGS["train"],
-        scorer_of=registry.find,
+        run.rewards,
         max_new_tokens=run.limits.max_new_tokens,
         overlong_buffer=run.options.overlong_buffer,
     )

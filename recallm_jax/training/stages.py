@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from decoding.span_copy import SpanRules
 from decoding.span_scores import Scoring
 from recallm_jax.data.records import train_records
+from recallm_jax.data.released import trace_records
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.training.bad_batch import Inspected, NotFinite
@@ -113,8 +114,10 @@ def batches(
     """
     start, size = stage.first_record + drawn, stage.batch_size
     rows = context.own_rows(size).tolist()
+    traced = stage.name in SFT_STAGES and config.data.traces
+    source = trace_records if traced else train_records
     with contextlib.closing(
-        train_records(config, context.tokenizer, start, rows=rows, size=size)
+        source(config, context.tokenizer, start, rows=rows, size=size)
     ) as records:
         while True:
             yield list(islice(records, len(rows)))

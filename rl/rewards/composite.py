@@ -2,12 +2,20 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from rl.rewards.format import format_score
 from rl.rewards.recall import density, overlap, usage
 from tasks.scoring import answers
-from tasks.scoring.reward import RewardRow, RewardSettings, Score, is_full
+from tasks.scoring.reward import (
+    PAPER_WEIGHTS,
+    RewardRow,
+    RewardSettings,
+    RewardWeights,
+    Score,
+    is_full,
+)
 from tasks.scoring.truth import GroundTruth
 
 EPSILON = 0.01
@@ -57,7 +65,9 @@ class Completion:
 class Reward:
     """The components, each in [0, 1], and their composition.
 
-    `exact_match` is 0 or 1: whether the answer is the reference, as the scorer defines it.
+    Attributes:
+      exact_match: 0 or 1: whether the answer is the reference, as the scorer defines it.
+      extra: further components that a reward of the user's has computed.
     """
 
     total: float
@@ -68,17 +78,23 @@ class Reward:
     usage: float
     density: float
     exact_match: float
+    extra: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-def compose(format_reward: float, answer: float, retrieval: float) -> float:
-    """Return R = 0.2 R_format + 0.4 R_add + 0.4 R_mult.
+def compose(
+    format_reward: float,
+    answer: float,
+    retrieval: float,
+    weights: RewardWeights = PAPER_WEIGHTS,
+) -> float:
+    """Return R = 0.2 R_format + 0.4 R_add + 0.4 R_mult, or with other weights.
 
     R_add = (R_ans + R_ret) / 2 and R_mult = sqrt((R_ans + e)(R_ret + e)) - e with e = 0.01
     (arXiv 2604.09494, section 4.3).
     """
-    additive = (answer + retrieval) / 2
+    additive = (1 - weights.retrieval) * answer + weights.retrieval * retrieval
     product = math.sqrt((answer + EPSILON) * (retrieval + EPSILON)) - EPSILON
-    total = 0.2 * format_reward + 0.4 * additive + 0.4 * product
+    total = weights.format * format_reward + weights.sum * additive + weights.product * product
     # Rounding alone can leave [0, 1].
     return min(1.0, max(0.0, total))
 
@@ -101,7 +117,9 @@ def score(
     row = scorer.reward.under(settings)
     answer, spans = answers.extract_answer(completion.text), completion.spans
     answer_score = scorer.score(answer, spans, truth, settings)
-    recalled = overlap(spans, truth.gold_documents, row, truth.gold_labels)
+    recalled = 1.0
+    if settings.gold_documents:
+        recalled = overlap(spans, truth.gold_documents, row, truth.gold_labels)
     used = usage(spans, completion.num_starts, completion.num_ends, row.min_span)
     dense = density(len(spans), completion.num_tokens, row.free_spans, settings.density_limit)
     well_formed = format_score(completion.text)
@@ -109,7 +127,7 @@ def score(
         well_formed = (well_formed + row.task_format(answer, spans, truth, settings)) / 2
     retrieval = recalled * used * dense
     return Reward(
-        total=compose(well_formed, answer_score, retrieval),
+        total=compose(well_formed, answer_score, retrieval, settings.weights),
         format=well_formed,
         answer=answer_score,
         retrieval=retrieval,

@@ -7,25 +7,20 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from rl.rewards.composite import Completion, Reward
-from tasks.scoring.reward import RewardSettings
-from tasks.scoring.truth import GroundTruth
+from rl.rewards.composite import Reward
 
 # A reward takes a millisecond; math-verify's own limit is a few seconds.
 SECONDS = 30.0
-RewardFunction = Callable[[Completion, GroundTruth, RewardSettings], Reward]
 
 
-def guarded(
-    score: RewardFunction, completion: Completion, truth: GroundTruth, settings: RewardSettings
-) -> Reward | str:
+def guarded(reward_of: Callable[[], Reward]) -> Reward | str:
     """Return the reward, or the reason in a few words why there is none.
 
     In the main thread, a reward that takes longer than `SECONDS` is stopped.
     """
     try:
         with _time_limit(SECONDS) as in_time:
-            reward = score(completion, truth, settings)
+            reward = reward_of()
         # The reward may have caught the exception that was to stop it.
         if not in_time():
             return f"no reward within {SECONDS:g} seconds"

@@ -61,8 +61,13 @@ class TokenCounter:
         return [known[piece] for piece in pieces]
 
 
-def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> Prompted:
+def fit(
+    draft: Draft, tokenizer: Tokenizer, target_length: int, *, thinking: bool = True
+) -> Prompted:
     """Return the example with the most fillers whose prompt fits, with that prompt and its tokens.
+
+    Args:
+      thinking: whether the prompt opens a thought.
 
     Raises:
       TaskInputError: not even the prompt without fillers fits.
@@ -73,7 +78,7 @@ def fit(draft: Draft, tokenizer: Tokenizer, target_length: int) -> Prompted:
     @functools.lru_cache(maxsize=2)
     def sized(number: int) -> tuple[Example, str]:
         example = draft.example(number)
-        return example, tokenizer.chat_prompt(example.system, example.user)
+        return example, tokenizer.chat_prompt(example.system, example.user, thinking=thinking)
 
     def count_tokens(number: int) -> int:
         return counter(sized(number)[1])

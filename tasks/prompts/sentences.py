@@ -39,10 +39,11 @@ ESSAY = SentenceRule(re.compile(r"[.!?][\"')\]\u201d\u2019]*\s+(?=[\"'(\[\u201c]
 # RULER's essays, which the benchmark splits by NLTK's punkt: several quotes or brackets may open
 # the next sentence.
 RULER = SentenceRule(re.compile(r"[.!?][\"'\u201d\u2019)\]]* (?=[\"'\u201c\u2018(\[]*[A-Z0-9])"))
-# Answers with citations, which HELMET splits by NLTK's punkt: citations go with the sentence that
-# they follow, no lower-case letter begins one, and common abbreviations and initials end none.
+# Answers with citations, which HELMET splits by NLTK's punkt: a citation behind the full stop
+# belongs to the next sentence, no lower-case letter begins one, and common abbreviations and
+# initials end none.
 CITED = SentenceRule(
-    re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s?\[\d+\])*\s+(?=\S)(?![a-z]|\[\d)"),
+    re.compile(r"[.!?][\"')\u201d\u2019]*(?:\s+(?=\S)|(?=\[\d))(?![a-z])"),
     re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Prof|Gen|Col|Lt)|\b[A-Z])\.$"),
 )
 

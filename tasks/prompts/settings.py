@@ -20,6 +20,8 @@ class TaskSettings:
       data_dir: folder of the data sets that are not synthetic, local or gs:// (docs/tasks.md says
         which files each one needs); "" if there is none.
       corpus: file of passages for distractors; "" pools the passages of the data sets in data_dir.
+      system: a system prompt in place of ours; "" for none at all, None for ours.
+      thinking: whether prompts open a thought. Without it there are no demonstrations.
       span_alignment: where spans may open and close ("character", "word", "token").
       min_recall_length, max_recall_length: tokens of a span that a demonstration may hold.
     """
@@ -31,6 +33,8 @@ class TaskSettings:
     operators: str = "+-*/"
     data_dir: str = ""
     corpus: str = ""
+    system: str | None = None
+    thinking: bool = True
     span_alignment: str = "character"
     min_recall_length: int = 1
     max_recall_length: int = 128

@@ -143,8 +143,12 @@ class Tokenizer:
         character = np.cumsum(np.frombuffer(raw, np.uint8) & 0xC0 != 0x80) - 1
         return ids, np.stack([character[starts], character[ends - 1] + 1], axis=1)
 
-    def chat_prompt(self, system: str, user: str) -> str:
+    def chat_prompt(self, system: str, user: str, *, thinking: bool = True) -> str:
         """Return the text of a prompt, which ends in the assistant's header and an opened thought.
+
+        Args:
+          system: the system prompt; "" gives the template no such message.
+          thinking: whether the thought is opened.
 
         Raises:
           TaskInputError: the template fails on this conversation, or changes the user's text.
@@ -152,7 +156,7 @@ class Tokenizer:
         try:
             rendered = self._template.render(
                 messages=[
-                    {"role": "system", "content": system},
+                    *([{"role": "system", "content": system}] if system else []),
                     {"role": "user", "content": user},
                 ],
                 add_generation_prompt=True,
@@ -165,7 +169,7 @@ class Tokenizer:
             raise _broken_template(str(error) or type(error).__name__) from None
         if user not in rendered:
             raise _broken_template("it does not write the user's text as it is")
-        return f"{rendered}{THINK}\n"
+        return f"{rendered}{THINK}\n" if thinking else rendered
 
     @functools.cached_property
     def _token_sizes(self) -> Int[np.ndarray, " V"]:

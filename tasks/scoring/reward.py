@@ -14,8 +14,25 @@ GoldMode = Literal["standard", "top_k_gold", "always_1", "used_recall"]
 
 
 @dataclasses.dataclass(frozen=True)
+class RewardWeights:
+    """The weights of R = format R_format + sum R_add + product R_mult.
+
+    Attributes:
+      retrieval: the weight of retrieval in R_add; the answer has the rest.
+    """
+
+    format: float = 0.2
+    sum: float = 0.4
+    product: float = 0.4
+    retrieval: float = 0.5
+
+
+PAPER_WEIGHTS = RewardWeights()
+
+
+@dataclasses.dataclass(frozen=True)
 class RewardSettings:
-    """The settings in which the rewards of training and of evaluation differ.
+    """The settings of the reward: those in which training and evaluation differ come first.
 
     Attributes:
       density_limit: the number of spans per 1,024 response tokens that cost nothing.
@@ -23,12 +40,16 @@ class RewardSettings:
       many_shot_gold_mode: the gold mode of many-shot classification (see `RewardRow.gold_mode`).
       coverage_weight: the weight of the answers given in the score of cited answers; the citations
         have the rest.
+      weights: the weights of the reward's parts.
+      gold_documents: whether spans must recall the gold documents; otherwise the overlap is 1.
     """
 
     density_limit: float
     math_answer_credit: float
     many_shot_gold_mode: GoldMode
     coverage_weight: float
+    weights: RewardWeights = PAPER_WEIGHTS
+    gold_documents: bool = True
 
 
 # The paper's training configurations, and the defaults of its evaluation script.

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from tasks.errors import TaskInputError
+from tasks.suites import own
 from tasks.suites.helmet import suite as helmet
 from tasks.suites.ruler import scores as ruler_scores
 from tasks.suites.ruler import suite as ruler
@@ -18,6 +19,7 @@ SUITES: dict[str, Callable[[], tuple[SuiteTask, ...]]] = {
     "ruler_chat": ruler.chat_tasks,
     "helmet": helmet.helmet,
     "helmet_chat": helmet.helmet_chat,
+    "own": own.tasks,
 }
 # How a suite combines the main metrics of its tasks at one length; by default it is their mean.
 OVERALL: dict[str, Callable[[Mapping[str, float]], Scores]] = {
@@ -25,6 +27,11 @@ OVERALL: dict[str, Callable[[Mapping[str, float]], Scores]] = {
     "ruler_chat": ruler_scores.overall,
     "helmet": helmet.overall,
     "helmet_chat": helmet.overall,
+}
+# How a suite combines its overall scores at several lengths; others are not combined.
+ACROSS: dict[str, Callable[[Mapping[int, Scores]], Scores]] = {
+    "ruler": ruler_scores.across,
+    "ruler_chat": ruler_scores.across,
 }
 
 
@@ -40,6 +47,7 @@ def register(
     """
     SUITES[name] = tasks
     OVERALL.pop(name, None)
+    ACROSS.pop(name, None)
     if overall is not None:
         OVERALL[name] = overall
     _all_tasks.cache_clear()

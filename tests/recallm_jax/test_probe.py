@@ -7,7 +7,7 @@ import pytest
 
 from recallm_jax import probe, report
 from recallm_jax.config.load import load_config
-from recallm_jax.data.records import task_settings
+from recallm_jax.data.settings import task_settings
 from recallm_jax.evaluation.loop import Evaluated
 from recallm_jax.evaluation.probe import (
     format_probe,

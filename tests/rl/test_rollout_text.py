@@ -6,7 +6,6 @@ import itertools
 import math
 import signal
 import time
-import types
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,13 @@ from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.span_copy import SpanRules
 from decoding.spans import CopiedSpan
-from rl import rollout_text
 from rl.batch import PromptText
-from rl.rewards import guarded
+from rl.rewards import guarded, rule
 from rl.rewards.composite import Completion
+from rl.rewards.rule import RewardRule
 from rl.rollout_text import RolloutText, read_rollout, reward_groups
-from tasks.datasets.registry import find
-from tasks.scoring.reward import SETTINGS
 from tasks.scoring.truth import GroundTruth
+from tests.oracles.reward_rules import TRAIN
 from tests.oracles.toy_policy import ToyPolicy
 
 KEY, VALUE, OTHER_KEY, OTHER_VALUE, ANSWER, START, END, STOP = range(8)
@@ -123,7 +121,7 @@ def text(number, answer) -> PromptText:
 
 
 TEXTS = [text(0, "aB3dE6gH9k"), text(1, "xY5zW2")]
-OPTIONS = {"settings": SETTINGS["train"], "scorer_of": find, "max_new_tokens": NEW}
+OPTIONS = {"rule": TRAIN, "max_new_tokens": NEW}
 
 
 def test_rewards_of_groups_by_hand(sampled):
@@ -150,14 +148,14 @@ def test_long_responses_lose_reward_but_keep_their_components(sampled):
 
 def spoil(monkeypatch, spoilt, *, only):
     """Let `spoilt` make the reward of response `only` to the second prompt."""
-    score = rollout_text.score
+    score = rule.score
     calls = itertools.count()
 
     def changed(*arguments):
         reward = score(*arguments)
         return spoilt(reward) if next(calls) == 3 + only else reward
 
-    monkeypatch.setattr(rollout_text, "score", changed)
+    monkeypatch.setattr(rule, "score", changed)
 
 
 def never_returns(reward):
@@ -191,8 +189,6 @@ def raises(reward):
         ),
         (lambda reward: dataclasses.replace(reward, total=1.1), "a reward of 1.1 is not in [0, 1]"),
         (raises, "RuntimeError: no such table"),
-        (lambda reward: None, "has no attribute 'total'"),
-        (lambda reward: types.SimpleNamespace(total="high"), "TypeError: "),
         (never_returns, "no reward within 0.2 seconds"),
         (swallows_what_is_raised, "no reward within 0.2 seconds"),
         (catches_the_alarm, "no reward within 0.2 seconds"),
@@ -210,6 +206,34 @@ def test_a_reward_that_fails_is_named_and_teaches_nothing(sampled, monkeypatch, 
     np.testing.assert_array_equal(found.totals[1], plain.totals[1] * [1, 0, 1])
     assert found.rewards[1][1].answer == 0 and found.rewards[1][0] == plain.rewards[1][0]
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (None, "TypeError: float() argument must be"),
+        ("high", "ValueError: could not convert string to float"),
+        ({"brevity": 1.0}, "KeyError: 'total'"),
+        (2.0, "a reward of 2.0 is not in [0, 1]"),
+    ],
+)
+def test_a_function_of_the_users_that_fails_costs_its_own_responses(sampled, given, reason):
+    calls = itertools.count()
+
+    def function(response, spans, asked):
+        return given if next(calls) == 4 else 0.5
+
+    own = {**OPTIONS, "rule": RewardRule(TRAIN.settings, TRAIN.scorer_of, function)}
+    texts = [
+        dataclasses.replace(text, offsets=np.stack([np.arange(99), np.arange(99) + 1], axis=1))
+        for text in TEXTS
+    ]
+    found = reward_groups(sampled, texts, **own, overlong_buffer=0)
+    assert found.known.tolist() == [[True, True, True], [True, False, True]]
+    assert found.problems[0].startswith(f"example/1, response 1: {reason}")
+    np.testing.assert_array_equal(found.totals, found.known * 0.5)
+    # The components stay those of the data set.
+    assert [reward.answer for reward in found.rewards[0]] == [1, 1, 0]
 
 
 def test_every_prompt_needs_its_text(sampled):

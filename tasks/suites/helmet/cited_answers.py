@@ -2,11 +2,12 @@
 
 Files: `alce/{asqa,qampari}_eval_gtr_top2000.json`, a list of `question, docs [{title, text}]` with
 `qa_pairs [{short_answers}]` (ASQA) or `answers` (QAMPARI, the aliases of each); and
-`prompts/{asqa,qampari}_revised.json` of HELMET's repository: `instruction`, and `demos [{question,
-answer, docs}]`.
+`prompts/{asqa,qampari}_revised.json` of HELMET's repository: `instruction`, `demos [{question,
+answer, docs}]`, and `demo_prompt`, which says how far documents and answer stand apart.
 """
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,9 +86,13 @@ def _prompt_file(path: str) -> tuple[str, list[str]]:
     content = read_object(path)
     try:
         instruction = text_field(content, "instruction")
+        form = content.get("demo_prompt")
+        found = re.search(r"\{D\}(\s*)Answer:", form) if isinstance(form, str) else None
+        joint = found[1] if found else "\n\n"
         demos = [
             f"Question: {text_field(demo, 'question')}\n\n"
-            f"{render_documents(list_field(demo, 'docs'))}\n\nAnswer: {text_field(demo, 'answer')}"
+            f"{render_documents(list_field(demo, 'docs'))}{joint}"
+            f"Answer: {text_field(demo, 'answer')}"
             for demo in list_field(content, "demos")
         ]
     except UnfitRowError as error:

@@ -142,6 +142,8 @@ def _read(dataset: str, data_dir: str, names: list[str]) -> tuple[Labelled, ...]
         field = next((field for field in fields if field in raw), fields[0])
         label = raw.get(field)
         named = {field: str(label)} if isinstance(label, int) else raw
-        return text_field(raw, "text"), text_field(named, field)
+        text_field(raw, "text")  # It must be one.
+        # HELMET keeps the white space around a text, and seeds its draws with it.
+        return raw["text"], text_field(named, field)
 
     return tuple(usable(path, enumerate(open_rows(path)), row))

@@ -10,7 +10,8 @@ HELMET loads these data sets from Hugging Face; here they are JSONL exports with
   v20230518); training rows may leave out `sources`.
 
 HELMET counts Llama 2's tokens when it cuts texts and leaves out texts that are too short for its
-longest prompt; here the policy's own tokens count. HELMET draws the demonstrations of narrativeqa
+longest prompt; here the policy's own tokens count. As there, infbench and multi_lexsum draw from
+the rows that are left. HELMET draws the demonstrations of narrativeqa
 and multi_lexsum without a seed; here they depend on the question alone.
 """
 
@@ -130,7 +131,10 @@ def infbench(selection: Selection) -> Iterator[Item]:
             truth=truth,
         )
 
-    return in_drawn_order(path, item, selection.samples)
+    def kept(row: Any) -> bool:
+        return _is_long(row, "context", selection)
+
+    return in_drawn_order(path, item, selection.samples, kept)
 
 
 def _book_question(row: Any) -> tuple[str, dict]:
@@ -174,7 +178,13 @@ def multi_lexsum(selection: Selection) -> Iterator[Item]:
             truth={"answers": [summary]},
         )
 
-    return in_drawn_order(test, item, selection.samples)
+    def kept(row: Any) -> bool:
+        sources = row.get("sources") if isinstance(row, dict) else None
+        if not isinstance(sources, list) or not isinstance(row.get("summary/short"), str):
+            return False
+        return _is_long({"sources": "\n\n".join(map(str, sources))}, "sources", selection)
+
+    return in_drawn_order(test, item, selection.samples, kept)
 
 
 def _case_demo(row: Any) -> str:
@@ -184,10 +194,19 @@ def _case_demo(row: Any) -> str:
 def _long_text(row: Any, field: str, selection: Selection) -> str:
     """Return a text, cut to the tokens that the task's length leaves for it."""
     text = text_field(row, field, most=LONGEST_TEXT)
-    least = next(n for name, n in SHORTEST.items() if selection.dataset.startswith(name))
-    if not has_tokens(text, least, selection.tokenizer):
-        raise UnfitRowError(f"a text of fewer than {least} tokens")
+    if not _is_long(row, field, selection):
+        raise UnfitRowError(f"a text of fewer than {_shortest(selection)} tokens")
     return omit_the_rest(text, selection.size, selection.tokenizer)
+
+
+def _is_long(row: Any, field: str, selection: Selection) -> bool:
+    """Return whether a text is as long as the benchmark wants it."""
+    text = row.get(field) if isinstance(row, dict) else None
+    return isinstance(text, str) and has_tokens(text, _shortest(selection), selection.tokenizer)
+
+
+def _shortest(selection: Selection) -> int:
+    return next(n for name, n in SHORTEST.items() if selection.dataset.startswith(name))
 
 
 def _shown(

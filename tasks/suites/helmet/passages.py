@@ -13,7 +13,7 @@ Files:
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.sources.table import list_field, text_field
@@ -26,11 +26,11 @@ from tasks.suites.helmet.rows import (
     title_field,
     usable,
 )
-from tasks.suites.helmet.sampling import SHOTS, draw_demos, draw_keys, shuffled
+from tasks.suites.helmet.sampling import SHOTS, Key, draw_demos, draw_keys, shuffled
 from tasks.suites.helmet.selection import Item, Selection
 
 # The key of each row's question: "" if the question doesn't count, None if the row is malformed.
-Keys = tuple[str | None, ...]
+Keys = tuple[Key | None, ...]
 # popqa's questions count if log10 of their monthly views is below this.
 POPULARITY = 3.0
 DEPTHS = {"nq": 6, "triviaqa": 6, "hotpotqa": 3, "popqa": 6}
@@ -59,7 +59,7 @@ def kilt(selection: Selection) -> Iterator[Item]:
 
     def item(number: int, row: Any) -> Item:
         key = _known(keys[number])
-        allowed = [bool(other) and not (popular and other == key) for other in demo_keys]
+        allowed = [is_drawn(other) and not (popular and other == key) for other in demo_keys]
         shown = _demos(train, demos, demo_keys, key, allowed, _demo_question)
         return Item(
             key=f"{key}/{number}",
@@ -68,7 +68,7 @@ def kilt(selection: Selection) -> Iterator[Item]:
             after=f"\n\nQuestion: {text_field(row, 'question')}",
             lead_in="Answer:",
             truth={"answers": answers_field(row, "answers")},
-            question_id=key,
+            question_id=str(key),
         )
 
     return _mixed_depths(test, rows, keys, chosen, item)
@@ -89,7 +89,7 @@ def _question_keys(path: str, popular: bool) -> Keys:
     return tuple(_question_key(row, popular) for row in open_rows(path))
 
 
-def _question_key(row: Any, popular: bool) -> str | None:
+def _question_key(row: Any, popular: bool) -> Key | None:
     if not isinstance(row, dict):
         return None
     if popular:
@@ -98,20 +98,32 @@ def _question_key(row: Any, popular: bool) -> str | None:
             return None
         if math.log10(views) >= POPULARITY:
             return ""
-    return str(row.get("id") or row.get("question") or "") or None
+    own = _key(row.get("id"))
+    return _key(row.get("question")) if own is None else own
 
 
-def _known(key: str | None) -> str:
-    if not key:
+def _key(value: Any) -> Key | None:
+    """Return a name as the file has it, a text or a whole number; None for anything else."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole or (isinstance(value, str) and value) else None
+
+
+def _known(key: Key | None) -> Key:
+    if not is_drawn(key):
         raise UnfitRowError("no id or question, or no s_pop")
-    return key
+    return cast(Key, key)
+
+
+def is_drawn(key: Key | None) -> bool:
+    """Return whether a row's question counts."""
+    return key is not None and key != ""
 
 
 def _demos(
     path: str,
     rows: Rows,
     keys: Keys,
-    key: str,
+    key: Key,
     allowed: list[bool],
     render: Callable[[Any], str],
 ) -> str:
@@ -162,7 +174,7 @@ def msmarco(selection: Selection) -> Iterator[Item]:
     def item(number: int, row: Any) -> Item:
         key = _known(keys[number])
         taken = chosen if apart else {key}
-        allowed = [bool(other) and other not in taken for other in demo_keys]
+        allowed = [is_drawn(other) and other not in taken for other in demo_keys]
         text, labels = _ranked(row)
         return Item(
             key=f"{key}/{number}",
@@ -171,13 +183,13 @@ def msmarco(selection: Selection) -> Iterator[Item]:
             after=f"\n\nQuery: {text_field(row, 'query')}",
             lead_in="Ranking:",
             truth={"answers": [_best_first(labels)], "grades": labels},
-            question_id=key,
+            question_id=str(key),
         )
 
     return _mixed_depths(test, rows, keys, chosen, item)
 
 
-def _mixed_depths(path: str, rows: Rows, keys: Keys, chosen: set[str], item):
+def _mixed_depths(path: str, rows: Rows, keys: Keys, chosen: set[Key], item):
     """Yield the rows of the chosen questions, shuffled, so that the first few have all depths."""
     # Malformed rows are kept here, so that they are counted.
     numbers = [number for number, key in enumerate(keys) if key is None or key in chosen]
@@ -187,10 +199,7 @@ def _mixed_depths(path: str, rows: Rows, keys: Keys, chosen: set[str], item):
 
 @functools.lru_cache(maxsize=16)
 def _query_ids(path: str) -> Keys:
-    return tuple(
-        str(row.get("qid") or "") or None if isinstance(row, dict) else None
-        for row in open_rows(path)
-    )
+    return tuple(_key(row.get("qid")) if isinstance(row, dict) else None for row in open_rows(path))
 
 
 def _demo_ranking(row: Any) -> str:

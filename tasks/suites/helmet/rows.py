@@ -177,10 +177,21 @@ def usable(
     return skipping(path, rows, made, most)
 
 
-def in_drawn_order(path: str, parse: Callable[[int, Any], Made], most: int) -> Iterator[Made]:
-    """Parse at most `most` usable rows of a file, in the order that the benchmark draws."""
+def in_drawn_order(
+    path: str,
+    parse: Callable[[int, Any], Made],
+    most: int,
+    kept: Callable[[Any], bool] | None = None,
+) -> Iterator[Made]:
+    """Parse at most `most` usable rows of a file, in the order that the benchmark draws.
+
+    Args:
+      kept: whether the benchmark draws from a row at all; None: from every one.
+    """
     rows = open_rows(path)
-    return usable(path, ((number, rows[number]) for number in shuffled(len(rows))), parse, most)
+    numbers = [n for n in range(len(rows)) if kept is None or kept(rows[n])]
+    drawn = (numbers[place] for place in shuffled(len(numbers)))
+    return usable(path, ((number, rows[number]) for number in drawn), parse, most)
 
 
 def skipping(

@@ -16,6 +16,8 @@ SEED = 42
 SHOTS = 2
 
 T = TypeVar("T")
+# What names a question in the benchmark's files.
+Key = str | int
 
 
 def text_seed(text: str, plus: int = 0) -> int:
@@ -28,13 +30,17 @@ def shuffled(count: int, seed: int = SEED) -> list[int]:
     return np.random.default_rng(seed).permutation(count).tolist()
 
 
-def draw_keys(keys: Iterable[str | None], count: int) -> set[str]:
-    """Draw `count` of the keys that are not blank, or all if there are fewer."""
-    distinct = sorted({key for key in keys if key})
-    return set(random.Random(SEED).sample(distinct, min(count, len(distinct))))
+def draw_keys(keys: Iterable[Key | None], count: int) -> set[Key]:
+    """Draw `count` of the keys that are not blank, or all if there are fewer.
+
+    The draw is from the sorted keys: whole numbers are sorted as such.
+    """
+    distinct = {key for key in keys if key or key == 0}
+    by_kind = sorted(distinct, key=lambda key: (isinstance(key, str), key))
+    return set(random.Random(SEED).sample(by_kind, min(count, len(by_kind))))
 
 
-def draw_demos(keys: Sequence[str | None], key: str, allowed: Sequence[bool]) -> list[int]:
+def draw_demos(keys: Sequence[Key | None], key: Key, allowed: Sequence[bool]) -> list[int]:
     """Draw the numbers of a question's SHOTS demonstrations, each with another key.
 
     Args:
@@ -43,8 +49,8 @@ def draw_demos(keys: Sequence[str | None], key: str, allowed: Sequence[bool]) ->
       allowed: whether each demonstration may be drawn.
     """
     numbers = [number for number, may in enumerate(allowed) if may]
-    chosen: dict[str | None, int] = {}
-    for place in shuffled(len(numbers), text_seed(key)):
+    chosen: dict[Key | None, int] = {}
+    for place in shuffled(len(numbers), text_seed(str(key))):
         chosen.setdefault(keys[numbers[place]], numbers[place])
         if len(chosen) == SHOTS:
             break

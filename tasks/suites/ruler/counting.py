@@ -38,7 +38,8 @@ def common_words(spec: RowSpec) -> Sized:
 
     Differences from the benchmark: the list is shuffled for each row (there rows of one size are
     shuffled alike); no other word of the list contains a common one, so that naming it can't count
-    as naming the common one; the words are those of `tasks/suites/ruler/words.py`.
+    as naming the common one; the words are those of `tasks/suites/ruler/words.py`, which are as
+    long as the benchmark's (7.2 letters on average).
     """
     long = spec.length >= LONG
     rng = spec.rng()
@@ -60,23 +61,25 @@ def common_words(spec: RowSpec) -> Sized:
 
 
 def _vocabulary(rng: np.random.Generator, most: int) -> tuple[list[str], list[str]]:
-    """Return common words, and others in random order, the plain ones first.
+    """Return common words, and others in random order; the first are 7.2 letters long on average.
 
     None of the others contains a common word.
 
     Args:
       most: the most compounds that are returned.
     """
-    plain = rng.permutation(words.plain()).tolist()
+    plain = rng.permutation(words.long_words()).tolist()
     common: list[str] = []
     for word in plain:
         if len(common) == NUM_COMMON:
             break
         if not any(word in other or other in word for other in common):
             common.append(word)
-    compounds = words.compounds()
+    short, compounds = words.short_compounds(), words.compounds()
+    mixed = [*plain, *(short[n] for n in rng.permutation(len(short))[: len(plain)].tolist())]
     drawn = rng.permutation(len(compounds))[:most].tolist()
-    rest = [*plain, *(compounds[number] for number in drawn)]
+    first = [mixed[number] for number in rng.permutation(len(mixed)).tolist()]
+    rest = dict.fromkeys([*first, *(compounds[number] for number in drawn)])
     return common, [word for word in rest if not any(one in word for one in common)]
 
 

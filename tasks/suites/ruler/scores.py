@@ -41,6 +41,33 @@ def aggregate(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {metric: round(mean, 2), "empty": sum(row["empty"] for row in rows)}
 
 
+def effective_length(means: Mapping[int, float]) -> int:
+    """Return the longest length up to which every mean reaches the threshold; 0 if none does.
+
+    Args:
+      means: the mean of the 13 tasks by target length.
+    """
+    longest = 0
+    for length in sorted(means):
+        if means[length] < THRESHOLD:
+            break
+        longest = length
+    return longest
+
+
+def across(scores: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean over the lengths, and the effective length among them.
+
+    Args:
+      scores: the result of `overall` by target length.
+    """
+    means = {length: row["mean"] for length, row in scores.items()}
+    return {
+        "mean": sum(means.values()) / len(means),
+        "effective_length": effective_length(means),
+    }
+
+
 def overall(scores: Mapping[str, float]) -> dict[str, float]:
     """Return the plain mean of the tasks at one length, and whether it reaches the threshold."""
     mean = sum(scores.values()) / len(scores)

@@ -27,6 +27,18 @@ def compounds() -> tuple[str, ...]:
     return tuple(sorted(joined - set(plain())))
 
 
+@functools.cache
+def long_words() -> tuple[str, ...]:
+    """Return the plain words of at least 6 letters, 6.5 on average."""
+    return tuple(word for word in plain() if len(word) >= 6)
+
+
+@functools.cache
+def short_compounds() -> tuple[str, ...]:
+    """Return the compounds of 7 to 9 letters, so that with `long_words` the average is 7.2."""
+    return tuple(word for word in compounds() if 7 <= len(word) <= 9)
+
+
 def phrase(rng: np.random.Generator) -> str:
     """Draw a key such as "quiet-harbour"."""
     adjectives, nouns = word_list("adjectives"), word_list("nouns")

@@ -17,13 +17,14 @@ from recallm_jax.data.records import validation_records
 from recallm_jax.evaluation.files import read_rows
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.rows import Answered, response_rows
-from recallm_jax.evaluation.summaries import format_table, summarise
+from recallm_jax.evaluation.summaries import averages, format_table, summarise
 from recallm_jax.policy.modes import sampling_of, span_rules
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
 from rl import rollout_text
 from rl.rollout_text import read_rollout
 from tests.oracles.consoles import Listening, toy_context
+from tests.oracles.reward_rules import EVAL
 from tests.oracles.toy_policy import IndifferentPolicy, ToyPolicy, random_toy_policy
 
 NUM_ROWS = 768
@@ -70,7 +71,7 @@ def rows_of(texts, record, config, tokenizer):
         prefix=np.array([padded], np.int32),
     )
     read = read_rollout(given, limits, tokenizer.decode)
-    return response_rows(Answered(record, text, read, 0), tokenizer)
+    return response_rows(Answered(record, text, read, 0), tokenizer, EVAL)
 
 
 def test_a_row_holds_the_answer_and_the_places_it_was_copied_from(config, tokenizer, record):
@@ -293,6 +294,32 @@ def test_prompts_that_ask_the_same_are_one_trial():
     columns = [name for name in header.replace("95 % interval", "").split("  ") if name]
     assert [name.strip() for name in columns][3:5] == ["n", "questions"]
     assert line.split()[3:5] == ["8", "2"]
+
+
+def test_averages_by_hand():
+    def summary(dataset, length, value):
+        names = {"label": "grpo", "mode": "m", "dataset": dataset, "target_length": length}
+        return {**names, "metric": "a", "metrics": {"a": value}}
+
+    rows = [
+        *(summary("retrieval", 4096, 90.0), summary("retrieval", 65_536, 50.0)),
+        *(summary("nq", 4096, 40.0), summary("triviaqa", 4096, 60.0)),
+        summary("triviaqa", 131_072, 20.0),
+        # The tasks of suites have averages of their own.
+        summary("ruler_vt", 4096, 0.0),
+    ]
+    (found,) = averages(rows)
+    assert (found["data_sets"], found["mode"]) == (3, "m")
+    assert found["metrics"] == {
+        "grand": pytest.approx((70 + 40 + 40) / 3),
+        "recall": 70.0,
+        "single_hop_qa": 40.0,
+        "short": pytest.approx((90 + 40 + 60) / 3),
+        "long": 35.0,
+    }
+    # A single number is its own average, and without long prompts there is no such half.
+    assert averages(rows[:1]) == []
+    assert list(averages([rows[0], rows[2]])[0]["metrics"]) == ["grand", "recall", "single_hop_qa"]
 
 
 def test_data_sets_without_an_exact_match_show_metrics_of_their_own():

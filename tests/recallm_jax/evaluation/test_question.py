@@ -23,6 +23,7 @@ from recallm_jax.policy.modes import span_rules
 from recallm_jax.runtime.errors import UserError
 from rl.rollout_text import read_rollout
 from tests.oracles.consoles import toy_context
+from tests.oracles.reward_rules import EVAL
 from tests.oracles.toy_policy import IndifferentPolicy
 
 CONTEXT = 512
@@ -139,7 +140,7 @@ def test_places_are_right_in_text_with_several_bytes_a_character(tokenizer, alig
         limits=limits,
     )
     read = read_rollout(rollout, limits, tokenizer.decode)
-    rows = response_rows(Answered(record, text, read, 0), tokenizer)
+    rows = response_rows(Answered(record, text, read, 0), tokenizer, EVAL)
     spans = [(row, span) for row in rows for span in row["spans"] if span["closed"]]
     whole = 0
     for row, span in spans:

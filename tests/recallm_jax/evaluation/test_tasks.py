@@ -6,12 +6,12 @@ import json
 import pytest
 
 from recallm_jax.config.load import load_config
-from recallm_jax.data.records import mixture_rates
+from recallm_jax.data.settings import mixture_rates
 from recallm_jax.evaluation.files import read_rows
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.rescore import rescore
 from recallm_jax.evaluation.rows import suite_scores
-from recallm_jax.evaluation.summaries import format_table, overall_rows, suite_task
+from recallm_jax.evaluation.summaries import across_lengths, format_table, overall_rows, suite_task
 from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.policy.setup import check_lengths
 from recallm_jax.policy.tiny import TINY
@@ -19,6 +19,7 @@ from recallm_jax.runtime.errors import UserError
 from tasks.suites import registry
 from tasks.suites.registry import suite_tasks
 from tests.oracles.consoles import toy_context
+from tests.oracles.reward_rules import EVAL
 from tests.oracles.toy_policy import random_toy_policy
 
 CONFIG = ["--config=configs/eval_ruler.py:tiny", "--config.decoding.max_new_tokens=40"]
@@ -67,7 +68,7 @@ def test_rows_are_scored_again_without_a_policy(finished):
     rows[0]["completion"] = " ".join(names[:4]).lower()
     rows[1]["completion"] = "\x00 "
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    summary = next(row for row in rescore(folder) if row["dataset"] == "ruler_vt")
+    summary = next(row for row in rescore(folder, EVAL) if row["dataset"] == "ruler_vt")
     assert summary["metrics"] == {"string_match_all": 40.0, "empty": 1.0}
     assert summary["reward"] == 0.4 and summary["exact_match"] == 0.0
     first, second = read_rows(path)
@@ -94,6 +95,10 @@ def test_a_whole_suite_has_a_line_of_its_own():
     (row,) = overall_rows(rows)
     assert (row["suite"], row["target_length"]) == ("ruler", 4096)
     assert row["metrics"] == {"mean": 90.0, "reaches_85_6": 1.0}
+    rows.append(summary(names[0], 8192, 80.0))
+    (both,) = across_lengths(overall_rows(rows))
+    assert both["metrics"] == {"mean": 85.0, "effective_length": 4096}
+    assert (both["lengths"], both["suite"], both["mode"]) == ([4096, 8192], "ruler", "m")
 
 
 def test_tasks_are_those_of_the_mixture_and_of_the_suites():

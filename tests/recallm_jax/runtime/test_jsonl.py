@@ -10,6 +10,7 @@ from recallm_jax.evaluation.rescore import rescore
 from recallm_jax.evaluation.summaries import summarise
 from recallm_jax.runtime.errors import UserError
 from tests.oracles.fake_run import write_run
+from tests.oracles.reward_rules import EVAL
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def spoil(folder, line):
 )
 def test_a_damaged_row_is_named_with_its_line(folder, line, message):
     path = spoil(folder, line)
-    for read in (lambda: read_rows(path), lambda: rescore(folder)):
+    for read in (lambda: read_rows(path), lambda: rescore(folder, EVAL)):
         with pytest.raises(UserError) as caught:
             read()
         assert f"{path}, line 2 " in str(caught.value) and message in str(caught.value)
@@ -54,22 +55,22 @@ def test_a_line_cut_short_is_not_a_row(folder):
 
 def test_scoring_again_counts_the_prompts_that_were_counted(folder):
     """An evaluation of fewer examples leaves the other rows in their files."""
-    summaries = rescore(folder)
+    summaries = rescore(folder, EVAL)
     assert {row["n"] for row in summaries} == {2}
     first, *others = summaries
     fewer = [first | {"n": 1}, *others]
     (folder / "summary.json").write_text(json.dumps(fewer))
     rows = read_rows(folder / f"{first['task']}.{first['mode']}.jsonl")
-    assert rescore(folder)[0] == summarise(rows[:1])
+    assert rescore(folder, EVAL)[0] == summarise(rows[:1])
     assert len(read_rows(folder / f"{first['task']}.{first['mode']}.jsonl")) == len(rows) == 2
     (folder / "summary.json").write_text(json.dumps(others))
-    assert rescore(folder) == others
+    assert rescore(folder, EVAL) == others
     (folder / "summary.json").unlink()
-    assert rescore(folder) == summaries
+    assert rescore(folder, EVAL) == summaries
 
 
 def test_a_summary_that_cannot_be_written_leaves_the_previous_one(folder, monkeypatch):
-    rescore(folder)
+    rescore(folder, EVAL)
     before = (folder / "summary.json").read_text()
     real = Path.write_text
 
@@ -81,5 +82,5 @@ def test_a_summary_that_cannot_be_written_leaves_the_previous_one(folder, monkey
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space left"):
-        rescore(folder)
+        rescore(folder, EVAL)
     assert (folder / "summary.json").read_text() == before

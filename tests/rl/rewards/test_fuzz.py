@@ -68,7 +68,9 @@ def test_every_component_of_any_response_is_finite_and_in_the_unit_interval(
     truth = GroundTruth(**truth) if isinstance(truth, dict) else truth.truth
     settings, scorer_of = rule
     reward = score(response, truth, settings, scorer_of(truth.dataset))
-    for name, value in dataclasses.asdict(reward).items():
+    parts = dataclasses.asdict(reward)
+    assert parts.pop("extra") == {}
+    for name, value in parts.items():
         assert math.isfinite(value), name
         assert 0.0 <= value <= 1.0, name
     assert reward.exact_match in (0.0, 1.0)

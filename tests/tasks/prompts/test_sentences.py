@@ -32,7 +32,16 @@ RULES = (PASSAGE, DOCUMENT, SUMMARY, ESSAY, RULER, CITED)
         (
             CITED,
             "Dr. J. Smith sang [1]. It was loud! [2][3] In the U.S. he won 1.5 prizes. [4]",
-            ["Dr. J. Smith sang [1].", "It was loud! [2][3]", "In the U.S. he won 1.5 prizes. [4]"],
+            # As NLTK splits them: a citation behind the full stop begins the next sentence.
+            [
+                *("Dr. J. Smith sang [1].", "It was loud!"),
+                *("[2][3] In the U.S. he won 1.5 prizes.", "[4]"),
+            ],
+        ),
+        (
+            CITED,
+            "Spain.[1] Beta is so. Then",
+            ["Spain.", "[1] Beta is so.", "Then"],
         ),
         (
             DOCUMENT,

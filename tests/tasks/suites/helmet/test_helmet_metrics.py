@@ -237,6 +237,14 @@ def test_citations_of_a_claim_are_judged(claim, recalled, needed, cited):
     assert scores["citation_prec"] == (needed / cited if cited else 0)
 
 
+def test_a_citation_behind_the_full_stop_counts_for_the_next_sentence():
+    """HELMET's own code gives 0 and 0 here, since NLTK splits before the citation."""
+    claims = sentence_claims("The capital is Madrid. [1]")
+    assert claims == ["The capital is Madrid."]
+    scores = citation_scores(claims, {"1": "Madrid"}, lambda premise, claim: True)
+    assert scores == {"citation_rec": 0.0, "citation_prec": 0.0}
+
+
 def test_citations_of_an_answer_are_pooled_over_its_claims():
     claims = ["Cats purr [1].", "Cats purr [1][3].", "Dogs bark.", "Fish swim [3]."]
     scores = citation_scores(claims, DOCUMENTS, entails)

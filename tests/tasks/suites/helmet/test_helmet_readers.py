@@ -1,7 +1,9 @@
 """HELMET's prompts from rows in each of its layouts, and its draws repeated."""
 
 import hashlib
+import json
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -153,6 +155,15 @@ def test_popular_entities_are_left_out_and_no_question_is_its_own_demonstration(
     assert shown == {"i0": {"q1", "q3"}, "i1": {"q0", "q3"}, "i3": {"q0", "q1"}}
 
 
+def test_popqas_questions_are_drawn_from_sorted_numbers(tmp_path):
+    """Ids are whole numbers in its file: 9 comes before 10, unlike the texts "9" and "10"."""
+    rows = [kilt_row(f"q{i}", 1, id=i, s_pop=10) for i in range(150)]
+    write(tmp_path / "kilt/popqa_test_1000_k50_dep6.jsonl", rows)
+    write(tmp_path / "kilt/popqa_test_1000_k3_dep6.jsonl", rows)
+    drawn = {int(r.example_id.split("/")[1]) for r in make(tmp_path, "helmet_kilt_popqa_3")}
+    assert drawn == set(random.Random(42).sample(range(150), 100))
+
+
 # Re-rank
 
 
@@ -209,6 +220,17 @@ def test_qamparis_answers_are_lists_of_aliases(tmp_path):
     assert score["qampari_rec_top5"] == 0.5
 
 
+def test_the_documents_of_a_demonstration_end_as_its_file_says(tmp_path):
+    """QAMPARI's file puts one line break before the answer, ASQA's two."""
+    alce_files(tmp_path, [alce_row("q", 2, answers=[["a"]])], "qampari")
+    path = tmp_path / "prompts/qampari_revised.json"
+    content = json.loads(path.read_text())
+    form = "{INST}\n\nQuestion: {Q}\n\n{D}\nAnswer: {A}"
+    path.write_text(json.dumps(content | {"demo_prompt": form}))
+    (record,) = make(tmp_path, "helmet_alce_qampari")
+    assert re.search(r"Document \[1\]\(Title: t\): x\d\nAnswer: A\d", record.prompt)
+
+
 # ICL
 
 
@@ -256,6 +278,18 @@ def test_names_of_labels_are_numbered_and_tests_balanced(tmp_path):
     items = list(classification.labels(selection))
     labels = Counter(item.after.strip().rsplit(" ", 1)[0] for item in items)
     assert labels == Counter(dict.fromkeys(names, 2))
+
+
+def test_the_white_space_around_a_text_is_kept_and_hashed(tmp_path):
+    rows = [(f'"\ntext {n} "', str(n % 77)) for n in range(154)]
+    csv(tmp_path / "banking77_train.csv", "text,label", rows)
+    csv(tmp_path / "banking77_test.csv", "text,label", [('" spare "', "5")])
+    (record,) = make(tmp_path, "helmet_icl_banking77")
+    assert record.prompt.endswith("\n\n spare \nlabel:")
+    assert "\n\n\ntext " in record.prompt
+    shown = list(range(77))
+    random.Random(classification.text_seed(" spare ", plus=42)).shuffle(shown)
+    assert record.ground_truth["answers"] == [str(shown[5])]
 
 
 def test_a_tenth_of_nlu_is_for_tests(tmp_path):
@@ -340,3 +374,17 @@ def test_a_case_is_summarised_from_its_sources(tmp_path):
     )
     assert "Summary: S1\n\n" in record.prompt and "Summary: S2\n\n" in record.prompt
     assert copied(record) == "One.\n\nTwo."
+
+
+def test_cases_are_drawn_from_those_that_are_left(tmp_path):
+    """As in HELMET, cases without a short summary are left out before the draw, not after it."""
+    cases = [
+        {"sources": [f"Case {n}."], "summary/short": None if n % 3 == 0 else f"S{n}"}
+        for n in range(60)
+    ]
+    write(tmp_path / "multi_lexsum/validation.jsonl", cases)
+    write(tmp_path / "multi_lexsum/train.jsonl", [{"summary/short": f"T{n}"} for n in range(3)])
+    records = make(tmp_path, "helmet_multi_lexsum", long_only=False)
+    left = [n for n in range(60) if n % 3]
+    order = np.random.default_rng(42).permutation(len(left))
+    assert [copied(record) for record in records] == [f"Case {left[place]}." for place in order]

@@ -4,6 +4,7 @@ import pytest
 
 from tasks.suites.registry import find_task, overall, suite_tasks
 from tasks.suites.ruler import scores
+from tasks.suites.ruler.scores import across
 
 
 def test_predictions_are_cleaned_as_the_benchmark_cleans_them():
@@ -54,3 +55,16 @@ def test_a_length_is_the_plain_mean_of_all_thirteen():
     assert result["mean"] == pytest.approx(85.538, abs=1e-3) and result["reaches_85_6"] == 0.0
     del values["ruler_vt"]
     assert overall("ruler", values) is None
+
+
+def test_the_effective_length_is_the_longest_up_to_which_all_means_reach_the_threshold():
+    def over(**means):
+        return across({int(name[1:]): {"mean": mean} for name, mean in means.items()})
+
+    assert over(n4096=90.0, n8192=85.6, n16384=85.59) == {
+        "mean": pytest.approx(87.0633, abs=1e-3),
+        "effective_length": 8192,
+    }
+    # A mean that recovers at a longer length does not count.
+    assert over(n4096=90.0, n8192=80.0, n16384=95.0)["effective_length"] == 4096
+    assert over(n4096=85.5, n8192=99.0)["effective_length"] == 0
