@@ -68,6 +68,7 @@ def _rule(config: ConfigDict, use: str) -> RewardRule:
     settings = dataclasses.replace(
         settings,
         gold_documents=options.gold_documents,
+        undress=options.rule == "ours",
         weights=RewardWeights(
             options.format_weight,
             options.sum_weight,

@@ -115,7 +115,8 @@ def score(
       scorer: the scorer of the prompt's data set.
     """
     row = scorer.reward.under(settings)
-    answer, spans = answers.extract_answer(completion.text), completion.spans
+    read = answers.extract_answer if settings.undress else answers.bare_answer
+    answer, spans = read(completion.text), completion.spans
     answer_score = scorer.score(answer, spans, truth, settings)
     recalled = 1.0
     if settings.gold_documents:

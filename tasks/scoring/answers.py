@@ -37,20 +37,23 @@ MOST_LAYERS, MOST_READINGS = 8, 8
 
 
 def extract_answer(response: str) -> str:
-    """Return the text after the last `Answer:` that comes after the last `</think>`, undressed.
+    """Return the answer of a response as every score of ours reads it.
+
+    That is `bare_answer` without recall tags, and without what only dresses it (see `undressed`).
+    """
+    answer = bare_answer(response).replace(START_RECALL, "").replace(END_RECALL, "")
+    return undressed(answer) if answer else ""
+
+
+def bare_answer(response: str) -> str:
+    """Return the text after the last `Answer:` that comes after the last `</think>`.
 
     The last-answer rule of arXiv 2604.09494, appendix D.3: the answer runs to the end of the
     response, newlines included. Without `</think>` the whole response is searched (only the format
     reward is lost then), and without `Answer:` the answer is empty.
-
-    Every score reads the same answer: recall tags are taken out, and so is what only dresses the
-    answer (see `undressed`).
     """
-    visible = response.rpartition(THINK_END)[2]
-    _, found, answer = visible.rpartition(ANSWER)
-    if not found:
-        return ""
-    return undressed(answer.replace(START_RECALL, "").replace(END_RECALL, ""))
+    _, found, answer = response.rpartition(THINK_END)[2].rpartition(ANSWER)
+    return answer.strip() if found else ""
 
 
 def undressed(answer: str) -> str:

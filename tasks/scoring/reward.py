@@ -42,6 +42,7 @@ class RewardSettings:
         have the rest.
       weights: the weights of the reward's parts.
       gold_documents: whether spans must recall the gold documents; otherwise the overlap is 1.
+      undress: whether scores read the answer without recall tags, quotes and the like.
     """
 
     density_limit: float
@@ -50,6 +51,7 @@ class RewardSettings:
     coverage_weight: float
     weights: RewardWeights = PAPER_WEIGHTS
     gold_documents: bool = True
+    undress: bool = True
 
 
 # The paper's training configurations, and the defaults of its evaluation script.
