@@ -9,6 +9,7 @@ from decoding.decode_loop import Limits
 from decoding.driver import decode
 from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
+from recallm_jax.config.rewards import evaluation_rewards
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.evaluation.summaries import Row

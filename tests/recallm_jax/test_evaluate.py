@@ -149,9 +149,12 @@ def test_checkpoints_are_compared_in_one_table(copied_run, capsys):
     assert "start: all rows are there\ncold_start: all rows are there\n" in told.out
     table = told.out.rpartition("\n\n")[2].splitlines()[1:]
     labels = ["start", "cold_start", "grpo_step1"]
-    assert [line.split()[:2] for line in table] == [
+    rows, means = table[:6], table[6:]
+    assert [line.split()[:2] for line in rows] == [
         [label, f"{task}_val_256"] for task in ("math_retrieval", "retrieval") for label in labels
     ]
+    assert [line.partition(": ")[0] for line in means] == labels
+    assert all("averages of 2 data sets, constrained-greedy: grand " in line for line in means)
     made = json.loads((copied_run / "eval" / "grpo_step1" / "config.json").read_text())
     assert made["policy"] == "grpo step 1"
     assert sorted(copied_run.glob("checkpoints/**/*")) == before
