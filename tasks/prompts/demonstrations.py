@@ -105,7 +105,8 @@ def demonstration_tokens(
             continue
         first, last = gold_tokens(offsets, copyable, (shift + part[0], shift + part[1]))
         if last - first > max_recall_length:
-            first, last = _cut(first, last, kept, flags, max_recall_length)
+            words = _begin_words(inputs, tokenizer)
+            first, last = _cut(first, last, kept, flags, words, max_recall_length)
         span = inputs[first:last].tolist()
         tokens += [tokenizer.start_recall_id, *span, tokenizer.end_recall_id]
     tokens += tokenizer.encode(
@@ -119,12 +120,16 @@ def _cut(
     last: int,
     kept: Sequence[tuple[int, int]],
     flags: tuple[Bool[np.ndarray, " S"], Bool[np.ndarray, " S"], Bool[np.ndarray, " S"]],
+    words: Bool[np.ndarray, " S"],
     most: int,
 ) -> tuple[int, int]:
     """Return a part of at most `most` tokens that a span may hold.
 
-    It has the first kept range of these tokens in it, or else begins as early as it can. If there
-    is no such part, return the range unchanged.
+    It has the first kept range of these tokens in it, or else begins as early as it can. It begins
+    and ends between words if it can. If there is no such part, return the range unchanged.
+
+    Args:
+      words: which tokens begin a word.
     """
     _, span_start, span_end = flags
     inside = (place for place in kept if first <= place[0] and place[1] <= last)
@@ -134,9 +139,21 @@ def _cut(
     starts = start + np.flatnonzero(span_start[start : low + 1])
     if not len(starts):
         return first, last
-    start = int(starts[0])
+    start = int(next(iter(starts[words[starts]]), starts[0]))
     ends = high - 1 + np.flatnonzero(span_end[high - 1 : min(start + most, last)])
-    return (start, int(ends[-1]) + 1) if len(ends) else (first, last)
+    if not len(ends):
+        return first, last
+    after = ends + 1
+    whole = ends[(after >= len(words)) | words[np.minimum(after, len(words) - 1)]]
+    return start, int(whole[-1] if len(whole) else ends[-1]) + 1
+
+
+def _begin_words(inputs: Int[np.ndarray, " S"], tokenizer: Tokenizer) -> Bool[np.ndarray, " S"]:
+    """Return which tokens begin a word: white space is their first byte, or stands before them."""
+    pieces = [tokenizer.token_bytes[token] for token in inputs.tolist()]
+    opens = np.array([piece[:1].isspace() for piece in pieces])
+    closes = np.array([piece[-1:].isspace() for piece in pieces])
+    return opens | np.append(True, closes[:-1])
 
 
 def check_demonstration(

@@ -249,6 +249,10 @@ def test_what_is_recalled_holds_the_answer_even_if_the_title_has_it_too(tmp_path
     (span,) = [part.partition("<|end_recall|>")[0] for part in text.split("<|start_recall|>")[1:]]
     # The span is cut to 24 tokens, and keeps the answer.
     assert "Ada Marchetti" in span
+    # It begins and ends between words.
+    whole = f" {row['positive_ctxs'][1]['text']} "
+    start = whole.index(span.strip())
+    assert whole[start - 1].isspace() and whole[start + len(span.strip())].isspace()
 
 
 @needs_shared
