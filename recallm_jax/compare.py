@@ -8,16 +8,20 @@ second compares, in each mode of decoding, the exact match of the starting weigh
 last policy that was evaluated. All intervals are 95 % intervals. Both policies answer the same
 prompts, so the prompts gained and lost say more than two intervals do: p is the probability of so
 uneven a split by chance (the exact sign test; McNemar 1947).
+
+`--probes=FIGURE` draws the lost-in-thought probes of all runs in one picture instead.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from recallm_jax.config.load import JobParser
+from recallm_jax.evaluation.probe import format_probe
 from recallm_jax.evaluation.summaries import align
 from recallm_jax.reporting.comparison import comparison_charts, reward_table, score_table
 from recallm_jax.reporting.data import Run, load_run
 from recallm_jax.reporting.figure import check_figure, write_charts
+from recallm_jax.reporting.probe import policies_chart
 from recallm_jax.runtime.errors import UserError, run_job
 
 
@@ -32,19 +36,40 @@ def _run(argv: Sequence[str]) -> None:
         "--run", action="append", required=True, metavar="NAME=FOLDER", help="a run of a setting"
     )
     parser.add_argument("--figure", help="picture to draw, such as compare.png")
+    parser.add_argument(
+        "--probes", metavar="FIGURE", help="draw the probes of all runs in one picture, no more"
+    )
     arguments = parser.parse_args(argv)
-    if arguments.figure:
-        check_figure(arguments.figure)
+    for path in filter(None, (arguments.figure, arguments.probes)):
+        check_figure(path)
     settings: dict[str, list[Run]] = {}
     for text in arguments.run:
         name, equals, folder = text.partition("=")
         if not (name and equals and folder):
             raise UserError(f"--run={text} names no setting or no folder; write --run=NAME=FOLDER")
         settings.setdefault(name, []).append(load_run(folder))
+    if arguments.probes:
+        _draw_probes(settings, arguments.probes)
+        return
     print(align(reward_table(settings)), align(score_table(settings)), sep="\n\n")
     if arguments.figure:
         caption = "mean over runs ± its standard error"
         write_charts(comparison_charts(settings), arguments.figure, caption=caption)
+
+
+def _draw_probes(settings: Mapping[str, Sequence[Run]], path: str) -> None:
+    """Print and draw the lost-in-thought probes of all runs, each policy by name."""
+    probes = {}
+    for name, runs in settings.items():
+        for run in runs:
+            for label, rows in run.probes.items():
+                several = len(run.probes) > 1 or len(runs) > 1
+                title = f"{name}, {run.name} {label}" if several else name
+                probes[title] = [row | {"label": title} for row in rows]
+    if not probes:
+        raise UserError("--probes: none of the runs has a probe; run recallm_jax.probe first")
+    print("\n\n".join(format_probe(rows) for rows in probes.values()))
+    write_charts([policies_chart(probes, "right values, 95 % intervals")], path)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The lost-in-thought curve: accuracy against tokens of reasoning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from recallm_jax.evaluation.summaries import Row
 from recallm_jax.reporting.chart import Chart, Series
+from recallm_jax.reporting.data import NUM_COLOURS
 from recallm_jax.reporting.figure import write_charts
 from storage.files import Path
 from tasks.suites.lost_in_thought import CUED, DIRECT, RECALL, THOUGHT, UNAIDED
@@ -48,6 +49,41 @@ def probe_chart(summaries: Sequence[Row], title: str) -> Chart:
         title,
         series,
         x_label="tokens of reasoning before the value (0: none)",
+        bounds=(0.0, 1.0),
+        percent=True,
+        x_ticks={place: str(length) for place, length in enumerate(lengths)},
+    )
+
+
+def policies_chart(probes: Mapping[str, Sequence[Row]], title: str) -> Chart:
+    """Return the curves of several policies: values after a thought (dashed) and in a recall span.
+
+    Args:
+      probes: the summaries of each policy's probe, by its name.
+    """
+    lengths = sorted({row["reasoning_tokens"] for rows in probes.values() for row in rows})
+    series = []
+    for number, (policy, rows) in enumerate(probes.items()):
+        for variant, thin in ((THOUGHT, True), (RECALL, False)):
+            points = sorted(
+                (lengths.index(row["reasoning_tokens"]), row["accuracy"], row["low"], row["high"])
+                for row in rows
+                if row["variant"] == variant
+            )
+            if points:
+                series.append(
+                    Series(
+                        f"{policy}: {_LOOKS[variant][0]}",
+                        [(place, accuracy) for place, accuracy, _, _ in points],
+                        number % NUM_COLOURS,
+                        [(low, high) for _, _, low, high in points],
+                        thin=thin,
+                    )
+                )
+    return Chart(
+        title,
+        series,
+        x_label="tokens of reasoning before the value",
         bounds=(0.0, 1.0),
         percent=True,
         x_ticks={place: str(length) for place, length in enumerate(lengths)},

@@ -28,6 +28,30 @@ def test_a_trained_run_is_compared(trained_run, capsys):
     assert answers[:3] == ["A", "constrained-greedy", "4"]
 
 
+def test_the_probes_of_several_policies_are_one_picture(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for name, accuracy in (("a", 0.9), ("b", 0.4)):
+        rows = [
+            {"label": "start", "variant": variant, "reasoning_tokens": tokens}
+            | {"target_length": 256, "n": 10, "right": int(10 * accuracy), "accuracy": accuracy}
+            | {"low": accuracy - 0.1, "high": accuracy + 0.1, "spans": 0, "verbatim_spans": 0}
+            for variant in ("thought", "recall")
+            for tokens in (64, 128)
+        ]
+        folder = tmp_path / name / "probe" / "start"
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps(rows))
+    named = [f"--run=Base={tmp_path / 'a'}", f"--run=RecaLLM={tmp_path / 'b'}"]
+    figure = tmp_path / "probes.png"
+    assert compare.main([*named, f"--probes={figure}"]) == 0
+    told = capsys.readouterr().out
+    assert "Base" in told and "RecaLLM" in told and "40.0 %" in told
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+    write_run(tmp_path / "c", examples=2)
+    assert compare.main([f"--run=C={tmp_path / 'c'}", f"--probes={figure}"]) == 2
+    assert "none of the runs has a probe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
