@@ -44,6 +44,22 @@ MAY_CHANGE = (
 STAGES = ("stages", "sft1.", "sft2.", "grpo.", "ppo.", "optimizer.", "data.traces")
 # Fields that an evaluation of given weights does not depend on, either.
 TRAINING = (*STAGES, "data.mixture.", "data.temperature", "data.target_length")
+# Fields that configs of earlier versions lack, with the values that these versions had.
+LATER: dict[str, Any] = {
+    "data.system_prompt": "ours",
+    "data.thinking": True,
+    "data.traces": "",
+    "reward.rule": "ours",
+    "reward.format_weight": 0.2,
+    "reward.sum_weight": 0.4,
+    "reward.product_weight": 0.4,
+    "reward.retrieval_share": 0.5,
+    "reward.gold_documents": True,
+    "reward.density": True,
+    "reward.density_limit": 4.0,
+    "reward.many_shot_gold_mode": "top_k_gold",
+    "reward.function": "",
+}
 # How responses are scored: saved ones can be scored again.
 REWARD = ("reward.", "reward_function_sha256")
 # Fields that prepared records depend on, as they do on the seed and the tokenizer.
@@ -152,12 +168,8 @@ def _hold(folder: Path, values: dict[str, Any], counts: Callable[[str], bool], r
     if not path.exists():
         return
     old, new = _values(read_text(path), path), _values(_json(values), path)
-    # Folders of versions without the section were made with its defaults.
-    earlier = not any(name.startswith("reward.") for name in old)
     for name in sorted(old.keys() | new.keys()):
-        if earlier and name.startswith("reward."):
-            continue
-        before, now = old.get(name), new.get(name)
+        before, now = old.get(name, LATER.get(name)), new.get(name)
         if before != now and counts(name):
             field = name if name == "policy" else f"config.{name}"
             raise UserError(f"{folder} was made with {field} = {before!r}, not {now!r}; {remedy}")

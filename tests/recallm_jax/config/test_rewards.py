@@ -149,5 +149,10 @@ def test_a_folder_of_an_earlier_version_goes_on(tmp_path):
     keep_config(config(), tmp_path, **KEPT)
     kept = json.loads((tmp_path / FILE).read_text())
     del kept["reward"]
+    for name in ("system_prompt", "thinking", "traces"):
+        del kept["data"][name]
     (tmp_path / FILE).write_text(json.dumps(kept))
     check_kept(config(), tmp_path, **KEPT)
+    # It was made with the defaults, and with nothing else.
+    with pytest.raises(UserError, match=r"was made with config.reward.density = True, not False"):
+        check_kept(config("density=False"), tmp_path, **KEPT)
