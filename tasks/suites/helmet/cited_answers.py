@@ -87,7 +87,7 @@ def _prompt_file(path: str) -> tuple[str, list[str]]:
     try:
         instruction = text_field(content, "instruction")
         form = content.get("demo_prompt")
-        found = re.search(r"\{D\}(\s*)Answer:", form) if isinstance(form, str) else None
+        found = re.search(r"\{context\}(\s*)Answer:", form) if isinstance(form, str) else None
         joint = found[1] if found else "\n\n"
         demos = [
             f"Question: {text_field(demo, 'question')}\n\n"

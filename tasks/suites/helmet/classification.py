@@ -14,6 +14,7 @@ Labels that are numbers are kept; Hugging Face's numbers are those of HELMET's p
 numbered in alphabetical order without regard to case, which is banking77's own order.
 """
 
+import dataclasses
 import functools
 import math
 import random
@@ -25,6 +26,7 @@ from tasks.sources.table import text_field
 from tasks.suites.helmet.rows import find_file, open_rows, usable
 from tasks.suites.helmet.sampling import SEED, balanced, shuffled, text_seed
 from tasks.suites.helmet.selection import Item, Selection
+from tasks.suites.helmet.wording import Wording, wording
 
 LEAD_IN = "label:"
 # The braces are written as they are.
@@ -67,6 +69,7 @@ def labels(selection: Selection) -> Iterator[Item]:
     The labels shown are integers, in a new permutation for every text.
     """
     train, tests = read_splits(selection.dataset, selection.data_dir)
+    words = wording(selection.dataset, selection.data_dir, Wording(INSTRUCTION))
     numbers = _label_numbers(selection.dataset, train)
     test = list(tests)
     if len(test) > selection.samples:
@@ -79,7 +82,8 @@ def labels(selection: Selection) -> Iterator[Item]:
                 f"{selection.dataset}: the label {label!r} of a test row is in no training row; "
                 f"get both files from {WHERE[selection.dataset]}"
             )
-        yield _item(number, text, label, selection.size, train, numbers)
+        made = _item(number, text, label, selection.size, train, numbers)
+        yield dataclasses.replace(made, before=words.instruction)
 
 
 def _item(number, text, label, shots, train, numbers) -> Item:
@@ -92,7 +96,7 @@ def _item(number, text, label, shots, train, numbers) -> Item:
     ]
     return Item(
         key=str(number),
-        before=INSTRUCTION,
+        before="",
         context="\n\n".join(demos),
         after=f"\n\n{text}",
         lead_in=LEAD_IN,

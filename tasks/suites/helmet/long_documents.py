@@ -31,6 +31,7 @@ from tasks.suites.helmet.rows import (
 )
 from tasks.suites.helmet.sampling import SEED, SHOTS, shuffled, text_seed
 from tasks.suites.helmet.selection import Item, Selection
+from tasks.suites.helmet.wording import Wording, wording
 
 LONGEST_TEXT = 20_000_000
 # The least tokens that a text must have.
@@ -52,6 +53,7 @@ BOOK_SUMMARY = (
     "Below is a book. Summarise its plot and its characters in 1000 to 1200 words. "
     "Leave out themes, background and comments of your own.\n\n"
 )
+SUMMARISE_BOOK, SUMMARISE_CASE = "\n\nNow summarise the book.", "\n\nNow summarise the case."
 CASE_SUMMARY = (
     "Below are the documents of a civil rights lawsuit. Summarise the case in one paragraph of 200 "
     "to 250 words: its background, the parties, and how it ended.\n\n"
@@ -69,6 +71,7 @@ def narrativeqa(selection: Selection) -> Iterator[Item]:
     test = _exported("narrativeqa", "test", "narrativeqa", selection)
     train = _exported("narrativeqa", "train", "narrativeqa", selection)
     demos = open_rows(train)
+    words = wording(selection.dataset, selection.data_dir, _ours(STORY_QUESTION))
 
     def item(number: int, row: Any) -> Item:
         question, answers = _story_question(row)
@@ -76,7 +79,7 @@ def narrativeqa(selection: Selection) -> Iterator[Item]:
         shown = _shown(train, demos, text_seed(question), _story_demo)
         return Item(
             key=str(number),
-            before=f"{STORY_QUESTION}{_examples(shown)}",
+            before=words.instruction + _examples(shown, words),
             context=text,
             after=f"\n\nQuestion: {question}",
             lead_in="Answer:",
@@ -112,11 +115,16 @@ def infbench(selection: Selection) -> Iterator[Item]:
         "sum_eng": (BOOK_SUMMARY, _book_summary),
     }[kind]
 
+    request = SUMMARISE_BOOK if kind == "sum_eng" else ""
+    words = wording(
+        selection.dataset, selection.data_dir, _ours(instruction, story="[book]", ask=request)
+    )
+
     def demo(row: Any) -> str:
         question, truth = ask(row)
         if kind == "sum_eng":
-            return f"[book]\nSummary: {truth['answers'][0].strip()}"
-        return f"[book]{question[1:]}\nAnswer: {truth['answers'][0]}"
+            return f"{words.story}\nSummary: {truth['answers'][0].strip()}"
+        return f"{words.story}{question[1:]}\nAnswer: {truth['answers'][0]}"
 
     def item(number: int, row: Any) -> Item:
         after, truth = ask(row)
@@ -124,9 +132,9 @@ def infbench(selection: Selection) -> Iterator[Item]:
         shown = _shown(path, rows, SEED, demo, others)
         return Item(
             key=str(number),
-            before=f"{instruction}{_examples(shown)}",
+            before=words.instruction + _examples(shown, words),
             context=_long_text(row, "context", selection),
-            after=after,
+            after=words.ask or after,
             lead_in="Summary:" if kind == "sum_eng" else "Answer:",
             truth=truth,
         )
@@ -153,7 +161,7 @@ def _book_choice(row: Any) -> tuple[str, dict]:
 
 
 def _book_summary(row: Any) -> tuple[str, dict]:
-    return "\n\nNow summarise the book.", {"answers": answers_field(row, "answer")}
+    return "", {"answers": answers_field(row, "answer")}
 
 
 def multi_lexsum(selection: Selection) -> Iterator[Item]:
@@ -161,6 +169,8 @@ def multi_lexsum(selection: Selection) -> Iterator[Item]:
     test = _exported("multi_lexsum", "validation", "allenai/multi_lexsum (v20230518)", selection)
     train = _exported("multi_lexsum", "train", "allenai/multi_lexsum (v20230518)", selection)
     demos = open_rows(train)
+    ours = _ours(CASE_SUMMARY, lead="Legal documents:\n", ask=SUMMARISE_CASE)
+    words = wording(selection.dataset, selection.data_dir, ours)
 
     def item(number: int, row: Any) -> Item:
         summary = text_field(row, "summary/short")
@@ -171,9 +181,9 @@ def multi_lexsum(selection: Selection) -> Iterator[Item]:
         shown = _shown(train, demos, text_seed(summary), _case_demo)
         return Item(
             key=str(number),
-            before=f"{CASE_SUMMARY}{_examples(shown)}Legal documents:\n",
+            before=words.instruction + _examples(shown, words) + words.lead,
             context=text,
-            after="\n\nNow summarise the case.",
+            after=words.ask,
             lead_in="Summary:",
             truth={"answers": [summary]},
         )
@@ -226,5 +236,12 @@ def _shown(
     return shown
 
 
-def _examples(shown: list[str]) -> str:
-    return "For example:\n\n" + "\n\n".join(shown) + "\n\nNow to the text itself.\n\n"
+def _ours(instruction: str, **texts: str) -> Wording:
+    """Return our wording of a task whose demonstrations leave out their texts."""
+    return Wording(
+        instruction, shown="For example:\n\n", then="\n\nNow to the text itself.\n\n", **texts
+    )
+
+
+def _examples(shown: list[str], words: Wording) -> str:
+    return words.shown + "\n\n".join(shown) + words.then

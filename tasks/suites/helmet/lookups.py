@@ -13,8 +13,10 @@ from tasks.sources.table import list_field, text_field
 from tasks.suites.helmet.rows import answers_field, find_file, in_drawn_order
 from tasks.suites.helmet.sampling import SHOTS
 from tasks.suites.helmet.selection import Item, Selection
+from tasks.suites.helmet.wording import Wording, wording
 
 LONGEST_CONTEXT = 10_000_000
+ASK = "\n\nExtract the value corresponding to the specified key of the JSON object above.\n\n"
 VALUE_LEAD_IN = "Corresponding value:"
 FOLDERS = {
     "ruler_niah_mk_2": "niah_multikey_2",
@@ -26,7 +28,10 @@ FOLDERS = {
 def json_kv(selection: Selection) -> Iterator[Item]:
     """Yield rows that ask for the value of a key of a JSON object, after two demonstrations."""
     path = find_file("json_kv", selection.data_dir, [f"json_kv/test_k{selection.size}_dep6.jsonl"])
-    return in_drawn_order(path, _key_and_value, selection.samples)
+    words = wording(selection.dataset, selection.data_dir, Wording(ask=ASK))
+    return in_drawn_order(
+        path, lambda number, row: _key_and_value(number, row, words.ask), selection.samples
+    )
 
 
 def needles(selection: Selection) -> Iterator[Item]:
@@ -39,18 +44,17 @@ def needles(selection: Selection) -> Iterator[Item]:
     )
 
 
-def _key_and_value(number: int, row: Any) -> Item:
+def _key_and_value(number: int, row: Any, ask: str) -> Item:
     question = text_field(row, "question")
     demos = list_field(row, "demos")[:SHOTS]
     if not all(isinstance(d, list) and len(d) == 2 for d in demos) or len(demos) < SHOTS:
         raise UnfitRowError(f"demos that are not {SHOTS} pairs")
     shown = "".join(f"Key: {key}\n{VALUE_LEAD_IN} {value}\n\n" for key, value in demos)
-    instruction = "Extract the value corresponding to the specified key of the JSON object above."
     return Item(
         key=str(number),
         before="",
         context=text_field(row, "context", most=LONGEST_CONTEXT),
-        after=f"\n\n{instruction}\n\n{shown}Key: {question}",
+        after=f"{ask}{shown}Key: {question}",
         lead_in=VALUE_LEAD_IN,
         truth={"answers": answers_field(row, "answer")},
     )

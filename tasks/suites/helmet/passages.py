@@ -28,6 +28,7 @@ from tasks.suites.helmet.rows import (
 )
 from tasks.suites.helmet.sampling import SHOTS, Key, draw_demos, draw_keys, shuffled
 from tasks.suites.helmet.selection import Item, Selection
+from tasks.suites.helmet.wording import Wording, wording
 
 # The key of each row's question: "" if the question doesn't count, None if the row is malformed.
 Keys = tuple[Key | None, ...]
@@ -53,6 +54,7 @@ def kilt(selection: Selection) -> Iterator[Item]:
         for names in _kilt_files(dataset, selection.size)
     )
     rows, demos = open_rows(test), open_rows(train)
+    words = wording(selection.dataset, selection.data_dir, Wording(QUESTION))
     popular = dataset == "popqa"
     keys, demo_keys = _question_keys(test, popular), _question_keys(train, popular)
     chosen = draw_keys(keys, selection.samples)
@@ -63,7 +65,7 @@ def kilt(selection: Selection) -> Iterator[Item]:
         shown = _demos(train, demos, demo_keys, key, allowed, _demo_question)
         return Item(
             key=f"{key}/{number}",
-            before=QUESTION + shown,
+            before=words.instruction + shown,
             context=_passages(row),
             after=f"\n\nQuestion: {text_field(row, 'question')}",
             lead_in="Answer:",
@@ -165,6 +167,7 @@ def msmarco(selection: Selection) -> Iterator[Item]:
         for size in (selection.size, 10)
     )
     rows, demos = open_rows(test), open_rows(shown)
+    words = wording(selection.dataset, selection.data_dir, Wording(RANKING))
     keys, demo_keys = _query_ids(test), _query_ids(shown)
     chosen = draw_keys(keys, selection.samples)
     numbers = [number for number, key in enumerate(keys) if key in chosen]
@@ -178,7 +181,7 @@ def msmarco(selection: Selection) -> Iterator[Item]:
         text, labels = _ranked(row)
         return Item(
             key=f"{key}/{number}",
-            before=RANKING + _demos(shown, demos, demo_keys, key, allowed, _demo_ranking),
+            before=words.instruction + _demos(shown, demos, demo_keys, key, allowed, _demo_ranking),
             context=text,
             after=f"\n\nQuery: {text_field(row, 'query')}",
             lead_in="Ranking:",

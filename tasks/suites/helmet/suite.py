@@ -3,7 +3,8 @@
 Each task has two forms: `helmet_kilt_nq` is the benchmark's, and `helmet_kilt_nq_chat` asks the
 model to think, to recall and to end in `Answer:`, as this project's models are trained to. Rows,
 demonstrations and the numbers of items are HELMET's, whatever the seed of a run. The wording of the
-instructions is ours, so scores are best compared with each other, not with published ones.
+instructions is HELMET's if its `data.py` is in the data folder (`wording.py`); without it the
+wording is ours, and scores are best compared with each other, not with published ones.
 
 Departures: texts that HELMET cuts by Llama 2's tokens are cut by the policy's; a citation of a
 document that was not shown counts as a missing citation; sentences are split by a rule

@@ -225,7 +225,7 @@ def test_the_documents_of_a_demonstration_end_as_its_file_says(tmp_path):
     alce_files(tmp_path, [alce_row("q", 2, answers=[["a"]])], "qampari")
     path = tmp_path / "prompts/qampari_revised.json"
     content = json.loads(path.read_text())
-    form = "{INST}\n\nQuestion: {Q}\n\n{D}\nAnswer: {A}"
+    form = "{instruction}\n\nQuestion: {question}\n\n{context}\nAnswer: {answer}"
     path.write_text(json.dumps(content | {"demo_prompt": form}))
     (record,) = make(tmp_path, "helmet_alce_qampari")
     assert re.search(r"Document \[1\]\(Title: t\): x\d\nAnswer: A\d", record.prompt)
