@@ -11,11 +11,12 @@ The rows are made here and are not the official ones, so scores compare policies
 and not with published numbers. Prompts ask for a thought, recall and a last line `Answer: …`.
 """
 
+import dataclasses
 import difflib
 import functools
 import itertools
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def solve(seed: int, index: int) -> Draft:
         "each of them has, then add up. End with one line Answer: and the number."
     )
     gold = [fact(name, goods, stock[name]) for name in wanted]
-    return _draft(rng, "Read these lines.", more, gold, depths, question, [str(total)])
+    return _draft(rng, Lines("Read these lines.", more, gold, depths, question, str(total)))
 
 
 def _other_fact(
@@ -147,9 +148,8 @@ def coreference(seed: int, index: int) -> Draft:
     )
     gold = [text for text, _ in same]
     answer = f"{mark} {same[number][1]}"
-    return _draft(
-        rng, "Here is a conversation.", more, gold, depths, question, [answer], only=number
-    )
+    lines = Lines("Here is a conversation.", more, gold, depths, question, answer, only=number)
+    return _draft(rng, lines)
 
 
 def chain(seed: int, index: int) -> Draft:
@@ -184,32 +184,38 @@ def chain(seed: int, index: int) -> Draft:
         f"{start}, follow the lines to the question at the end, and answer it. End with one line "
         "Answer: and the town."
     )
-    return _draft(rng, "These lines are in no order.", more, gold, depths, question, [cities[0]])
+    return _draft(
+        rng, Lines("These lines are in no order.", more, gold, depths, question, cities[0])
+    )
 
 
-def _draft(
-    rng: np.random.Generator,
-    introduction: str,
-    fillers: Callable[[int], list[str]],
-    gold: list[str],
-    depths: np.ndarray,
-    question: str,
-    accepted: list[str],
-    *,
-    only: int | None = None,
-) -> Draft:
-    """Return a draft of lines with the gold ones at their depths, and the question at the end.
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """A row before it has a length.
 
-    Args:
-      fillers: returns the first ones of the other lines.
+    Attributes:
+      more: returns the first ones of the lines that are not gold.
+      gold, depths: the lines that lead to the answer, and how deep each stands, from 0 to 1.
       only: the number of the only gold line that is to be recalled; None: all.
     """
+
+    introduction: str
+    more: Callable[[int], list[str]]
+    gold: Sequence[str]
+    depths: np.ndarray
+    question: str
+    answer: str
+    only: int | None = None
+
+
+def _draft(rng: np.random.Generator, row: Lines) -> Draft:
+    """Return a draft: the lines with the gold ones at their depths, then the question."""
     system = SYSTEMS[rng.integers(len(SYSTEMS))]
-    before = f"{introduction}\n\n"
+    before, gold = f"{row.introduction}\n\n", row.gold
 
     def example(num_fillers: int) -> Example:
-        lines = fillers(num_fillers)
-        places = np.floor(depths * (len(lines) + 1)).astype(int)
+        lines = row.more(num_fillers)
+        places = np.floor(row.depths * (len(lines) + 1)).astype(int)
         items: list[str] = []
         numbers: dict[int, int] = {}
         # Gold lines at one place keep their order.
@@ -220,14 +226,14 @@ def _draft(
                 items.append(gold[order.pop(0)])
             items += lines[place : place + 1]
         document, ranges = join(items, "\n", len(before))
-        wanted = range(len(gold)) if only is None else [only]
+        wanted = range(len(gold)) if row.only is None else [row.only]
         recalled: tuple[Range, ...] = tuple(ranges[numbers[i]] for i in wanted)
         return Example(
             system=system,
-            user=f"{before}{document}\n\n{question}",
+            user=f"{before}{document}\n\n{row.question}",
             documents=((len(before), len(before) + len(document)),),
             gold=recalled,
-            truth={"answers": accepted},
+            truth={"answers": [row.answer]},
         )
 
     return Draft(example, most=MOST_ITEMS)
