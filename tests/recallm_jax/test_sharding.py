@@ -141,8 +141,9 @@ def packing_on(mesh, rollout, num_parts) -> Packing:
     sizes = row_sizes(
         limit=LENGTH, group_size=group_size, prompt_length=SIZE, parts=mesh.shape["sequence"]
     )
-    # Two sizes of rows, so that few programs are compiled.
-    return pack(np.asarray(rollout.lengths), (sizes[-3], sizes[-1]), num_parts)
+    # At most two sizes of rows, so that few programs are compiled.
+    two = tuple(dict.fromkeys((sizes[-3:][0], sizes[-1])))
+    return pack(np.asarray(rollout.lengths), two, num_parts)
 
 
 def arrays(found, mesh):

@@ -208,5 +208,9 @@ def test_micro_batches_of_demonstrations_on_eight_devices_train_like_one_batch_o
     metrics, policy = sft_step(whole, alone)
     parts_metrics, parts_policy = sft_step(parts, on_eight_devices(alone))
     assert metrics["loss"] > 1
-    assert parts_metrics == pytest.approx(metrics, rel=1e-5)
+    # Smaller parts are padded less, and take another time.
+    told = ("seconds_", "tokens_per_second", "padding")
+    learned = {name: value for name, value in metrics.items() if not name.startswith(told)}
+    assert {name: parts_metrics[name] for name in learned} == pytest.approx(learned, rel=1e-5)
+    assert parts_metrics["padding"] <= metrics["padding"]
     assert_moved_alike(parts_policy, policy, jax.device_get(alone.policy))
