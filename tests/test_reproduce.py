@@ -1,4 +1,4 @@
-"""The settings that docs/reproduce.md names in its text fit the config (commands: test_readme.py)."""
+"""The settings in the text of docs/reproduce.md fit the config; test_readme.py has the commands."""
 
 import pathlib
 import re
