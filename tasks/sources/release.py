@@ -11,6 +11,7 @@ and `</recall>` or between the recall tokens. Traces of one's own have the same 
 import functools
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ def release_record(raw: Any, name: str, tokenizer: Tokenizer, settings: TaskSett
     refuse_added(user, tokenizer)
     dataset = text_field(raw, "data_source")
     truth = _ground_truth(raw)
-    documents = [text for text in truth.get("pos_docs") or () if isinstance(text, str) and text]
+    documents = _gold_documents(truth)
     gold: list[Range] = []
     for text in documents:
         start = user.find(text)
@@ -148,6 +149,14 @@ def _ground_truth(raw: Any) -> Mapping[str, Any]:
     return truth
 
 
+def _gold_documents(truth: Mapping[str, Any]) -> list[str]:
+    """Return the gold documents in the form that `text_field` gives the prompt."""
+    documents = truth.get("pos_docs") or []
+    if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
+        raise UnfitRowError("pos_docs that is not a list of texts")
+    return [unicodedata.normalize("NFC", text) for text in documents if text]
+
+
 def _truth(
     dataset: str, truth: Mapping[str, Any], documents: Sequence[str], user: str
 ) -> dict[str, Any]:
@@ -155,6 +164,8 @@ def _truth(
     answer = text_field(truth, "answer", most=100_000)
     build: Callable[..., dict[str, Any]] = _BUILD.get(dataset, _one_answer)
     found = build(answer, truth, documents, user)
+    if not any(found["answers"]):
+        raise UnfitRowError("no answer")
     if math := truth.get("math_answer"):
         found["math_answer"] = str(math)
     return found
@@ -213,10 +224,16 @@ def _ranking(answer, truth, documents, user) -> dict[str, Any]:
 def _cited(answer, truth, documents, user) -> dict[str, Any]:
     del truth
     try:
-        parts = json.loads(answer)
+        listed = json.loads(answer)
     except ValueError:
-        raise UnfitRowError("an answer that is not a list") from None
-    parts = [[part] if isinstance(part, str) else part for part in parts]
+        listed = None
+    if not isinstance(listed, list):
+        raise UnfitRowError("an answer that is not a list")
+    parts = [[part] if isinstance(part, str) else part for part in listed]
+    for part in parts:
+        aliases = part if isinstance(part, list) else []
+        if not aliases or not all(isinstance(alias, str) for alias in aliases):
+            raise UnfitRowError("an answer that is not a list of names with their aliases")
     labels = _shown_ids(documents)
     gold = {label.strip("[]") for label in labels}
     ids = dict.fromkeys(_CITED.findall(user))
@@ -274,7 +291,9 @@ def trace_record(raw: Any, name: str, tokenizer: Tokenizer, settings: TaskSettin
     inputs, shift = np.asarray(ids, np.int32), prompt.index(user)
     documents = [(shift, shift + len(user))]
     flags = span_flags(tokenizer, prompt, inputs, offsets, documents, settings.span_alignment)
-    text, targets, end = completion.removeprefix(THINK).lstrip("\n"), [], 0
+    # In the form of the prompt, of which its spans are copies.
+    text = unicodedata.normalize("NFC", completion).removeprefix(THINK).lstrip("\n")
+    targets, end = [], 0
     for found in _SPAN.finditer(text):
         targets += _plain(text[end : found.start()], tokenizer)
         span = found[1] if found[1] is not None else found[2]

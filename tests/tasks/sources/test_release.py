@@ -165,6 +165,40 @@ def test_malformed_rows_are_refused_with_their_reason(change, reason):
         release_record({**ROWS["retrieval"][0], **change}, "a", TOKENIZER, SETTINGS_900)
 
 
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (row("qampari", "Document [1] Oslo.", "5"), "an answer that is not a list$"),
+        (row("qampari", "Document [1] Oslo.", "[5]"), "not a list of names with their aliases"),
+        (row("qampari", "Document [1] Oslo.", "[[]]"), "not a list of names with their aliases"),
+        (row("qampari", "Document [1] Oslo.", "[]"), "no answer"),
+        (row("top_n_vote", "a: Red Fox R1", "|||"), "no answer"),
+        (row("hotpotqa", "T\nThe Rhine.", "|||"), "no answer"),
+        (
+            row("msmarco_v2", "[ID: 1] cats", "1", relevance_grades="[1]"),
+            "no relevance_grades",
+        ),
+        (
+            row("hotpotqa", "T\nThe Rhine.", "Rhine", [5]),
+            "pos_docs that is not a list of texts",
+        ),
+    ],
+)
+def test_malformed_ground_truth_is_refused_with_its_reason(raw, reason):
+    with pytest.raises(UnfitRowError, match=reason):
+        release_record(raw, "a", TOKENIZER, SETTINGS_900)
+
+
+def test_gold_in_decomposed_letters_is_found():
+    # "é" as "e" and an accent, in the prompt and in the gold document.
+    raw = row("retrieval", "Key: cafe\u0301 zz\nKey?", "zz", ["Key: cafe\u0301 zz"])
+    record = release_record(raw, "a", TOKENIZER, SETTINGS_900)
+    assert record.ground_truth["gold_documents"] == ["Key: caf\u00e9 zz"]
+    spans = trace("<recall>cafe\u0301</recall></think> y", "The cafe\u0301 is red.")
+    shown = TOKENIZER.decode(trace_record(spans, "t", TOKENIZER, SETTINGS_900).targets.tolist())
+    assert "caf\u00e9<|end_recall|>" in shown
+
+
 def test_gold_that_is_not_there_and_prompts_too_long_are_refused():
     with pytest.raises(UnfitRowError, match="a gold document that is not in its prompt"):
         release_record(
