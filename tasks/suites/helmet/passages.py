@@ -61,7 +61,7 @@ def kilt(selection: Selection) -> Iterator[Item]:
 
     def item(number: int, row: Any) -> Item:
         key = _known(keys[number])
-        allowed = [is_drawn(other) and not (popular and other == key) for other in demo_keys]
+        allowed = [_is_drawn(other) and not (popular and other == key) for other in demo_keys]
         shown = _demos(train, demos, demo_keys, key, allowed, _demo_question)
         return Item(
             key=f"{key}/{number}",
@@ -111,12 +111,12 @@ def _key(value: Any) -> Key | None:
 
 
 def _known(key: Key | None) -> Key:
-    if not is_drawn(key):
+    if not _is_drawn(key):
         raise UnfitRowError("no id or question, or no s_pop")
     return cast(Key, key)
 
 
-def is_drawn(key: Key | None) -> bool:
+def _is_drawn(key: Key | None) -> bool:
     """Return whether a row's question counts."""
     return key is not None and key != ""
 
@@ -177,7 +177,7 @@ def msmarco(selection: Selection) -> Iterator[Item]:
     def item(number: int, row: Any) -> Item:
         key = _known(keys[number])
         taken = chosen if apart else {key}
-        allowed = [is_drawn(other) and other not in taken for other in demo_keys]
+        allowed = [_is_drawn(other) and other not in taken for other in demo_keys]
         text, labels = _ranked(row)
         return Item(
             key=f"{key}/{number}",

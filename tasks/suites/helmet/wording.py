@@ -2,9 +2,9 @@
 
 The benchmark keeps the texts around a context in its file `data.py`, in a template for each loader:
 `load_qa`, `load_json_kv` and so on. They are not copied into this project. If `data.py` is in the
-data folder (or in `helmet/` or `data/` under it), prompts have the benchmark's words, and are equal
-to the benchmark's letter by letter; otherwise the instructions are ours, and a line says so.
-The file is only parsed, never run.
+data folder, or in `helmet/`, `HELMET/` or `data/` under it, prompts have the benchmark's words and
+are equal to the benchmark's letter by letter; otherwise the instructions are ours, and a line says
+so. The file is only parsed, never run.
 """
 
 import ast
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from storage.files import reading, told
 from tasks.errors import TaskInputError
 from tasks.sources.table import find
+from tasks.suites.helmet.rows import FOLDERS
 
 FILE = "data.py"
-FOLDERS = ("", "helmet/", "HELMET/", "data/")
 # For each task of ours the loader, and which of its templates counts, from the first one.
 _LOADERS: Mapping[str, tuple[str, int]] = {
     "kilt_nq": ("load_qa", -1),
@@ -62,17 +62,18 @@ def wording(dataset: str, data_dir: str, ours: Wording) -> Wording:
     Raises:
       TaskInputError: the file can't be read, or has no such template.
     """
-    found = find(data_dir, [f"{folder}{FILE}" for folder in FOLDERS]) if data_dir else []
+    patterns = [folder + FILE for folder in (*FOLDERS, "HELMET/")]
+    found = find(data_dir, patterns) if data_dir else []
     if not found:
         _say_ours(dataset)
         return ours
     name, number = _LOADERS["icl" if dataset.startswith("icl_") else dataset]
     texts = _texts(found[0]).get(name, ())
     templates = [text for text in texts if "{context}" in text]
-    if not templates:
+    if len(templates) <= max(number, 0):
         raise TaskInputError(
-            f"{found[0]} has no template in {name}; get it from github.com/princeton-nlp/HELMET, "
-            "or take it away for instructions of our own"
+            f"{found[0]} has no template for {dataset} in {name}; get it from "
+            "github.com/princeton-nlp/HELMET, or take it away for instructions of our own"
         )
     before, _, after = templates[number].partition("{context}")
     instruction, _, lead = before.replace("{demos}", "{demo}").partition("{demo}")

@@ -132,10 +132,19 @@ def test_without_the_file_the_words_are_ours_and_a_line_says_so(tmp_path, caplog
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("def load_qa(:", "can't be read"), ("x = 1", "has no template in load_qa")],
+    [("def load_qa(:", "can't be read"), ("x = 1", "has no template for kilt_nq in load_qa")],
 )
 def test_another_file_of_that_name_is_one_clear_error(tmp_path, source, message):
     (tmp_path / "data.py").write_text(source)
     kilt_files(tmp_path, [kilt_row("q")], [kilt_row("d1", 1), kilt_row("d2", 1)])
     with pytest.raises(TaskInputError, match=message):
         make(tmp_path, "helmet_kilt_nq")
+
+
+def test_a_file_that_lacks_a_task_is_one_clear_error(folder):
+    templates = SOURCE.partition('    elif "sum_eng"')[0]
+    (folder / "data.py").write_text(templates)
+    rows = [book(n, answer=["a"], options=["a", "b", "c", "d"]) for n in range(3)]
+    write(folder / "infbench/longbook_sum_eng.jsonl", rows)
+    with pytest.raises(TaskInputError, match="no template for infbench_sum_eng in load_infbench"):
+        make(folder, "helmet_infbench_sum_eng", long_only=False)
