@@ -45,14 +45,7 @@ def probe_chart(summaries: Sequence[Row], title: str) -> Chart:
                     level=variant == DIRECT,
                 )
             )
-    return Chart(
-        title,
-        series,
-        x_label="tokens of reasoning before the value (0: none)",
-        bounds=(0.0, 1.0),
-        percent=True,
-        x_ticks={place: str(length) for place, length in enumerate(lengths)},
-    )
+    return _chart(title, series, lengths)
 
 
 def policies_chart(probes: Mapping[str, Sequence[Row]], title: str) -> Chart:
@@ -80,10 +73,14 @@ def policies_chart(probes: Mapping[str, Sequence[Row]], title: str) -> Chart:
                         thin=thin,
                     )
                 )
+    return _chart(title, series, lengths)
+
+
+def _chart(title: str, series: Sequence[Series], lengths: Sequence[int]) -> Chart:
     return Chart(
         title,
         series,
-        x_label="tokens of reasoning before the value",
+        x_label="tokens of reasoning before the value (0: none)",
         bounds=(0.0, 1.0),
         percent=True,
         x_ticks={place: str(length) for place, length in enumerate(lengths)},

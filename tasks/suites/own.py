@@ -251,7 +251,7 @@ def _names(rng: np.random.Generator, count: int) -> list[str]:
 
 def score_number(response: str, truth: Mapping[str, Any]) -> Scores:
     """Return whether the answer is the number."""
-    answer = answers.plain(answers.extract_answer(response)).replace(",", "")
+    answer = answers.plain(answers.extract_answer(response))
     return {"accuracy": float(answer == truth["answers"][0])}
 
 
@@ -267,8 +267,7 @@ def score_value(response: str, truth: Mapping[str, Any]) -> Scores:
 def score_reply(response: str, truth: Mapping[str, Any]) -> Scores:
     """Return MRCR's score: the likeness of the texts by difflib, 0 without the mark in front."""
     # Not undressed: the reply is to be repeated word for word.
-    answer = response.rpartition(answers.THINK_END)[2].rpartition(answers.ANSWER)[2].strip()
-    answer = answer.replace(START_RECALL, "").replace(END_RECALL, "")
+    answer = answers.bare_answer(response).replace(START_RECALL, "").replace(END_RECALL, "")
     mark, _, text = truth["answers"][0].partition(" ")
     if not answer.startswith(mark):
         return {"likeness": 0.0}

@@ -91,3 +91,11 @@ def test_a_reply_is_scored_by_its_likeness_behind_the_mark():
     # 12 of 12 characters in front agree with 12 of 16: 2 * 12 / 28.
     assert score("</think>\nAnswer: k3 The sea is w", truth)["likeness"] == pytest.approx(24 / 28)
     assert score("</think>\nAnswer: The sea is wide.", truth)["likeness"] == 0.0
+    # As everywhere, what has no label is no answer.
+    assert score("</think>\nk3 The sea is wide.", truth)["likeness"] == 0.0
+
+
+def test_a_sum_counts_with_its_thousands_apart_and_no_other_number():
+    score = find_task("own_solve").score
+    for answer, wanted in (("1,204", 1.0), ("1204.", 1.0), ("1203", 0.0), ("1204 or 7", 0.0)):
+        assert score(f"</think>\nAnswer: {answer}", {"answers": ["1204"]})["accuracy"] == wanted
