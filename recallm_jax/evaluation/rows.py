@@ -1,6 +1,7 @@
 """The rows of an evaluation: a response with its scores, and its spans beside their places."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 
 from decoding.spans import CopiedSpan
 from recallm_jax.evaluation.summaries import Row, suite_task
+from recallm_jax.runtime.errors import UserError
 from rl.batch import PromptText
 from rl.rewards.composite import Completion
+from rl.rewards.guarded import guarded
 from rl.rewards.rule import Asked, RecalledSpan, RewardRule
 from rl.rollout_text import RolloutText
 from tasks.prompts.record import Record
@@ -63,6 +66,9 @@ def row_scores(row: Row, completion: Completion, rewards: RewardRule) -> Row:
 
     Args:
       row: a row without its scores.
+
+    Raises:
+      UserError: there is no reward: it raises, hangs or leaves [0, 1], as a user's own may.
     """
     dataset, truth = row["dataset"], row["ground_truth"]
     if truth and (scores := suite_scores(dataset, completion.text, truth)):
@@ -79,7 +85,14 @@ def row_scores(row: Row, completion: Completion, rewards: RewardRule) -> Row:
         for span in row["spans"]
     )
     asked = Asked(row["example_id"], row["prompt"], known)
-    reward = dataclasses.asdict(rewards.reward(completion, asked, spans))
+    found = guarded(functools.partial(rewards.reward, completion, asked, spans))
+    if isinstance(found, str):
+        # Unlike a step of training, a score can't do without a response.
+        raise UserError(
+            f"{row['example_id']}, response {row['sample']}: no reward ({found}); mend "
+            "config.reward.function and give another --label, or score by another reward"
+        )
+    reward = dataclasses.asdict(found)
     return {
         "reward": reward.pop("total"),
         "exact_match": reward.pop("exact_match"),
