@@ -73,7 +73,11 @@ def read_trace_records(config: ConfigDict, tokenizer: Tokenizer) -> list[Record]
 
 
 def released_record(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Record:
-    """Return training record `number` of the release; rows that don't fit give way to others."""
+    """Return training record `number` of the release; rows that don't fit give way to others.
+
+    Raises:
+      UserError: none of the rows that were tried could be used.
+    """
     dataset, settings = drawn_dataset(config, number), task_settings(config)
     raw = read_release(config.data.source.removeprefix(RELEASE), dataset, "train")
     for attempt in range(MAX_ATTEMPTS):
@@ -90,6 +94,11 @@ def released_record(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Re
 def released_validation(
     config: ConfigDict, tokenizer: Tokenizer, dataset: str, length: int, wanted: int
 ) -> list[Record]:
+    """Return the first `wanted` usable validation records of a data set at a length.
+
+    Raises:
+      UserError: the split has fewer.
+    """
     folder = config.data.source.removeprefix(RELEASE)
     raw = read_release(folder, dataset, validation_split(length))
     settings = dataclasses.replace(task_settings(config), target_length=length)
