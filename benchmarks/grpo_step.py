@@ -35,7 +35,8 @@ from decoding.span_scores import Scoring
 from recallm_jax.models.transformer import random_transformer
 from rl.batch import Batch
 from rl.learner import init_state, policy_update
-from rl.packing import one_a_row, pack, row_sizes
+from rl.packing import one_a_row, pack
+from rl.row_sizes import row_sizes
 
 PROMPTS, GROUP = 4, 8
 STOP = RULES.barriers[0]
@@ -89,7 +90,7 @@ def our_seconds(case: Case, repeats: int) -> tuple[float, float]:
     packing = one_a_row(PROMPTS, GROUP, limit)
     if not case.full:
         sizes = row_sizes(limit=limit, group_size=GROUP, prompt_length=case.prompt)
-        packing = pack(lengths, sizes, 1)
+        packing = pack(lengths, sizes.chosen_for(lengths, 1).chosen, 1)
     scoring = Scoring(rules=RULES, budget=limit, temperature=1.0, chunk=64)
     advantages = jnp.asarray(np.random.default_rng(0).standard_normal((PROMPTS, GROUP, 1)))
     state = init_state(random_transformer(CONFIG, jax.random.key(0)), OPTIMIZER)

@@ -6,9 +6,11 @@ from jaxtyping import Int
 from decoding.decode_loop import SAMPLED
 
 
-def log_normal_lengths(limit: int, prompts: int, group: int) -> Int[np.ndarray, "B G"]:
+def log_normal_lengths(
+    limit: int, prompts: int, group: int, *, seed: int = 0
+) -> Int[np.ndarray, "B G"]:
     """Return log-normal lengths with a mean of about a fifth of the limit and a deviation of 1."""
-    drawn = np.random.default_rng(0).lognormal(np.log(limit / 5) - 0.5, 1.0, (prompts, group))
+    drawn = np.random.default_rng(seed).lognormal(np.log(limit / 5) - 0.5, 1.0, (prompts, group))
     return np.clip(np.ceil(drawn), 1, limit).astype(np.int32)
 
 

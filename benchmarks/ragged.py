@@ -40,7 +40,8 @@ from decoding.span_scores import Scoring
 from recallm_jax.models.transformer import random_transformer
 from rl.batch import Batch
 from rl.learner import init_state, policy_update
-from rl.packing import one_a_row, pack, row_sizes
+from rl.packing import one_a_row, pack
+from rl.row_sizes import row_sizes
 
 PROMPTS, GROUP = 4, 8
 # Prompt tokens, and the limit of responses.
@@ -98,7 +99,11 @@ def _update_seconds(
         packing = one_a_row(*tokens.shape, num_parts=PROMPTS)
     else:
         sizes = row_sizes(limit=limit, group_size=GROUP, prompt_length=prompt)
-        packing = pack(lengths, sizes, PROMPTS)
+        # A run has had other batches before this one.
+        for seed in range(1, 9):
+            before = log_normal_lengths(limit, PROMPTS, GROUP, seed=seed)
+            sizes = sizes.chosen_for(before, PROMPTS)
+        packing = pack(lengths, sizes.chosen_for(lengths, PROMPTS).chosen, PROMPTS)
     update = functools.partial(
         policy_update,
         batch=Batch(rollout, advantages),

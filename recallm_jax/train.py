@@ -163,12 +163,12 @@ def _run_stage(
     """Train a stage's policy from `policy`, which is the reference after the cold start."""
     workdir, termination = output.workdir, output.termination
     with open_saver(config, context, stage, workdir, termination) as saver:
-        state, first_step, drawn = saver.restore(placed_state(policy, stage, context))
+        state, first_step, progress = saver.restore(placed_state(policy, stage, context))
         output.writer.resume(stage.name, first_step)
-        data = batches(config, context, stage, drawn)
+        data = batches(config, context, stage, progress.drawn)
         steps = _steps(context, stage, first_step, output)
         write = functools.partial(output.writer.write, stage.name)
-        loop = Loop(steps, data, drawn, write, saver.save)
+        loop = Loop(steps, data, progress, write, saver.save)
         with (
             termination.deferred(),
             contextlib.closing(data),

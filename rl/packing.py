@@ -1,8 +1,9 @@
 """Which prompts are computed together, and in which rows their responses lie.
 
 A batch is split into micro-batches of equally many prompts. Groups of similar size are put
-together, and each micro-batch takes the smallest of a few sizes that holds them. Everything here is
-a pure function of the responses' lengths and of the config: a run that starts again packs the same.
+together, and each micro-batch takes the smallest of a few sizes that holds them; `rl/row_sizes.py`
+chooses these. Everything here is a pure function of sizes and of the responses' lengths: a run that
+starts again packs the same.
 """
 
 import dataclasses
@@ -14,10 +15,6 @@ import numpy as np
 from jaxtyping import Int
 
 from decoding.packing import RowSize, Slots
-
-# The most sizes, and the least ratio of the work of a size to that of the one below. A large
-# program takes minutes to compile, once for each size that occurs.
-MOST_SIZES, LEAST_RATIO = 8, 1.25
 
 
 class Run(NamedTuple):
@@ -59,41 +56,6 @@ class Packing:
         return 1 - self.num_tokens / self.num_positions
 
 
-def row_sizes(
-    *, limit: int, group_size: int, prompt_length: int, parts: int = 1
-) -> tuple[RowSize, ...]:
-    """Return the sizes of rows, the smallest first; the last holds one full response a row.
-
-    The work for a group is about that for its prompt and its positions, S + R P. From size to size
-    it grows by one ratio, from little more than the prompt alone to full responses.
-
-    Args:
-      limit: T, the most tokens of a response.
-      group_size: G.
-      prompt_length: S.
-      parts: the number of parts that devices split the rows into.
-    """
-    whole = group_size * limit
-    growth = (prompt_length + whole) / prompt_length
-    count = max(1, min(MOST_SIZES, int(math.log(growth) / math.log(LEAST_RATIO))))
-    # The rows of one response alone are not split.
-    parts = parts if group_size > 1 else 1
-    found = [RowSize(-(-group_size // parts) * parts, limit)]
-    for number in reversed(range(1, count)):
-        positions = prompt_length * (growth ** (number / count) - 1)
-        rows = parts * max(1, int(positions / (parts * limit)))
-        size = RowSize(rows, _rounded(math.ceil(positions / rows)))
-        if math.prod(size) < math.prod(found[0]):
-            found.insert(0, size)
-    return tuple(found)
-
-
-def _rounded(length: int) -> int:
-    """Round up to a multiple of 128, or by at most a sixteenth."""
-    multiple = max(1, min(128, 1 << (length.bit_length() - 5 if length >= 32 else 0)))
-    return -(-length // multiple) * multiple
-
-
 def one_a_row(num_prompts: int, group_size: int, limit: int, *, num_parts: int = 1) -> Packing:
     """Return micro-batches in the order of prompts, with each response in a row of its own."""
     rows = np.broadcast_to(np.arange(group_size, dtype=np.int32), (num_prompts, group_size))
@@ -112,15 +74,15 @@ def pack(lengths: Int[np.ndarray, "B G"], sizes: tuple[RowSize, ...], num_parts:
 
     Args:
       lengths: those of the whole batch, the same in every process.
-      sizes: see `row_sizes`; the last holds any group.
+      sizes: those of `rl.row_sizes` that are chosen; the last holds any group.
       num_parts: the number of micro-batches; divides the number of prompts.
     """
-    by_size = np.argsort(lengths.sum(axis=1), kind="stable").reshape(num_parts, -1)
+    by_size = alike(lengths, num_parts)
     fits = [
         next(
             (number, packed)
             for number, size in enumerate(sizes)
-            if (packed := _slots_of(lengths[prompts], size)) is not None
+            if (packed := slots_of(lengths[prompts], size)) is not None
         )
         for prompts in by_size
     ]
@@ -147,7 +109,12 @@ def _runs(sizes: list[RowSize]) -> Iterator[Run]:
             first = last
 
 
-def _slots_of(lengths: Int[np.ndarray, "b G"], size: RowSize) -> Int[np.ndarray, "b G 2"] | None:
+def alike(lengths: Int[np.ndarray, "B G"], num_parts: int) -> Int[np.ndarray, "M b"]:
+    """Return the prompts of each micro-batch: groups of similar size, the smallest first."""
+    return np.argsort(lengths.sum(axis=1), kind="stable").reshape(num_parts, -1)
+
+
+def slots_of(lengths: Int[np.ndarray, "b G"], size: RowSize) -> Int[np.ndarray, "b G 2"] | None:
     """Return row and start of each response, or None if a group does not fit."""
     found = np.zeros((*lengths.shape, 2), np.int32)
     for group, slots in zip(lengths, found, strict=True):

@@ -112,7 +112,7 @@ def _sft(
     trained = vocabulary_matrices(state.policy) if options["matrices_only"] else state.policy
     scoring |= {"scoring": options.pop("scoring"), "shardings": shardings_of(trained)}
     micro_batch = config[stage.name].micro_batch
-    parts = abstract.parts(context, shown, sft_sizes(config)[-1], micro_batch)
+    parts = abstract.parts(context, shown, sft_sizes(config).chosen[-1], micro_batch)
     total = trained if parts.num_parts > 1 else None
     lower = sft_gradient.lower
     yield Program(
@@ -178,7 +178,7 @@ def _policy_gradient(
     # The scores of other policies do not need the sampler's.
     read = dataclasses.replace(rollout, log_probs=None)
     micro_batch, scoring = options.micro_batch, {"scoring": run.scoring}
-    rows = abstract.parts(run.context, rollout, run.sizes[-1], micro_batch)
+    rows = abstract.parts(run.context, rollout, run.sizes.chosen[-1], micro_batch)
     groups, count = _groups(rollout), functools.partial(flops.score_flops, sizes)
     if options.kl_coefficient:
         found = abstract.scores(run.context, rollout, 1) if rows.num_parts > 1 else None
@@ -207,7 +207,7 @@ def _policy_gradient(
             rounds=_rounds(rows),
         )
     part = abstract.minibatch(run, batch)
-    rows = abstract.parts(run.context, part.rollout, run.sizes[-1], micro_batch)
+    rows = abstract.parts(run.context, part.rollout, run.sizes.chosen[-1], micro_batch)
     trained = trained_of(state)
     total = trained if rows.num_parts > 1 else None
     losses = {**scoring, "loss": run.loss, "shardings": shardings_of(trained)}

@@ -37,7 +37,7 @@ from recallm_jax.training.speed import (
     seconds_metrics,
     update_speed,
 )
-from recallm_jax.training.stages import PPO, Loop, Stage, finite
+from recallm_jax.training.stages import PPO, Loop, Progress, Stage, finite
 from rl.batch import Batch, ScoredRollout
 from rl.learner import LearnerState, Metrics, policy_update
 from tasks.prompts.record import Record
@@ -59,13 +59,14 @@ def run_policy(
     Raises:
       UserError: no response of a step has a reward; the state before that step is saved.
     """
-    run, drawn, watch = policy_stage(config, context, stage), loop.drawn, Stopwatch()
+    run, drawn, watch = policy_stage(config, context, stage), loop.progress.drawn, Stopwatch()
+    run = dataclasses.replace(run, sizes=run.sizes.resumed(loop.progress.row_sizes))
     for step in loop.steps:
         collected = collect(run, state.policy, loop.data, drawn, watch)
         for problem in collected.problems:
             context.console.say(f"{stage.name} {step}: no reward for {problem}")
         if not collected.rewarded:
-            loop.save(step, state, drawn, now=True)
+            loop.save(step, state, Progress(drawn, run.sizes.chosen), now=True)
             raise UserError(
                 f"{stage.name} {step}: no response has a reward; the first: "
                 f"{collected.problems[0]}. Step {step} is saved; mend the reward, then start the "
@@ -79,6 +80,7 @@ def run_policy(
                 f"{stage.name} {step}: rewards differ in no group; they teach nothing: {few}"
             )
         drawn += collected.draws * stage.batch_size
+        run = run.sized(processes.fetch(scored.rollout.lengths))
         with watch.part(SCORES):
             batch, penalties = jax.block_until_ready(make_batch(run, state, reference, scored))
         with watch.part(UPDATE):
@@ -89,7 +91,7 @@ def run_policy(
         found |= {name: float(value) for name, value in penalties.items()}
         speed = step_speed(run, collected, state, batch, watch.lap())
         loop.write(step, found | collected.metrics | speed)
-        loop.save(step + 1, state, drawn)
+        loop.save(step + 1, state, Progress(drawn, run.sizes.chosen))
     return state
 
 

@@ -14,8 +14,9 @@ from recallm_jax.config.rewards import training_rewards
 from recallm_jax.policy.context import Context
 from recallm_jax.training.stages import PPO, Stage, scoring_of, training_rules
 from rl.learner import PolicyLoss
-from rl.packing import Packing, RowSize, pack, row_sizes
+from rl.packing import Packing, pack
 from rl.rewards.rule import RewardRule
+from rl.row_sizes import RowSizes, row_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PolicyStage:
       sampling, limits: the settings of the sampler.
       scoring: the settings of the trainer's scores, with the sampler's span mask.
       loss: the loss of an update.
-      sizes: the sizes of rows that responses are packed into for scores and updates.
+      sizes: the sizes of rows that responses are packed into for scores and updates; see `sized`.
       rewards: the rule of the rewards.
     """
 
@@ -42,7 +43,7 @@ class PolicyStage:
     limits: Limits
     scoring: Scoring
     loss: PolicyLoss
-    sizes: tuple[RowSize, ...]
+    sizes: RowSizes
     rewards: RewardRule
 
     @property
@@ -57,7 +58,15 @@ class PolicyStage:
 
     def pack(self, lengths: Int[np.ndarray, "B G"]) -> Packing:
         """Return the micro-batches of responses with these lengths."""
-        return pack(lengths, self.sizes, len(lengths) // self.options.micro_batch)
+        return pack(lengths, self.sizes.chosen, self._num_parts(lengths))
+
+    def sized(self, lengths: Int[np.ndarray, "B G"]) -> "PolicyStage":
+        """Return the stage with the sizes of rows that a batch of these lengths asks for."""
+        sizes = self.sizes.chosen_for(lengths, self._num_parts(lengths))
+        return dataclasses.replace(self, sizes=sizes)
+
+    def _num_parts(self, lengths: Int[np.ndarray, "B G"]) -> int:
+        return len(lengths) // self.options.micro_batch
 
     @property
     def updates_once(self) -> bool:

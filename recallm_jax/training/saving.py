@@ -8,12 +8,13 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from decoding.packing import RowSize
 from recallm_jax.policy import checkpoint
 from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.termination import Termination
 from recallm_jax.training.restore import CHECKPOINTS
-from recallm_jax.training.stages import Stage
+from recallm_jax.training.stages import Progress, Stage
 from rl.learner import LearnerState
 from storage.files import Path
 
@@ -33,23 +34,24 @@ class Saver:
     termination: Termination
     mesh: Mesh
 
-    def restore(self, state: LearnerState) -> tuple[LearnerState, int, int]:
-        """Return the state to go on from, its step, and the number of records drawn before it.
+    def restore(self, state: LearnerState) -> tuple[LearnerState, int, Progress]:
+        """Return the state to go on from, its step, and the progress of the steps before.
 
         If nothing is saved, this is the given state, before the first step.
         """
         restored = checkpoint.restore_latest(self.manager, state, set_aside=True)
         if restored is None:
-            return state, 0, 0
+            return state, 0, Progress()
         state, metadata = restored
         step = metadata["step"]
-        return state, step, metadata.get("drawn", step * self.stage.batch_size)
+        drawn = metadata.get("drawn", step * self.stage.batch_size)
+        row_sizes = tuple(RowSize(*size) for size in metadata.get("row_sizes", ()))
+        return state, step, Progress(drawn, row_sizes)
 
-    def save(self, step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
+    def save(
+        self, step: int, state: LearnerState, progress: Progress, *, now: bool = False
+    ) -> None:
         """Save the state before a step if a checkpoint is due, SIGTERM came, or `now`.
-
-        Args:
-          drawn: number of records that the stage has drawn before that step.
 
         Raises:
           Terminated: SIGTERM came; the state is saved.
@@ -62,7 +64,8 @@ class Saver:
             checkpoint.finish(self.manager)
             saved = self.manager.latest_step() == step
         if (due or now or asked) and not saved:
-            metadata = {"stage": self.stage.name, "step": step, "drawn": drawn}
+            at = {"stage": self.stage.name, "step": step}
+            metadata = at | dataclasses.asdict(progress)
             checkpoint.save(self.manager, step, state, metadata)
         if now or asked:
             checkpoint.finish(self.manager)

@@ -22,9 +22,10 @@ from recallm_jax.training.speed import (
     seconds_metrics,
     update_speed,
 )
-from recallm_jax.training.stages import Loop, Stage, finite, scoring_of, training_rules
+from recallm_jax.training.stages import Loop, Progress, Stage, finite, scoring_of, training_rules
 from rl.learner import LearnerState, sft_update
-from rl.packing import RowSize, pack, row_sizes
+from rl.packing import pack
+from rl.row_sizes import RowSizes, row_sizes
 
 
 def run_sft(
@@ -32,7 +33,7 @@ def run_sft(
 ) -> LearnerState:
     """Fine-tune on demonstrations, under the span mask (arXiv 2604.09494, section 4.1)."""
     options, num_parts = sft_options(config, context, stage), num_parts_of(config, stage)
-    sizes = sft_sizes(config)
+    sizes = sft_sizes(config).resumed(loop.progress.row_sizes)
     rules, watch = options["scoring"].rules, Stopwatch()
     for step in loop.steps:
         with watch.part(DATA):
@@ -44,7 +45,9 @@ def run_sft(
             prompts, tokens, lengths = placed
             num_rows = state.policy.vocab_rows
             rollout = demonstrated(prompts, tokens, lengths, rules=rules, num_rows=num_rows)
-            packing = pack(processes.fetch(lengths), sizes, num_parts)
+            fetched = processes.fetch(lengths)
+            sizes = sizes.chosen_for(fetched, num_parts)
+            packing = pack(fetched, sizes.chosen, num_parts)
             state, metrics = sft_update(state, rollout, packing=packing, **options)
             jax.block_until_ready((state, metrics))
         shares = {
@@ -56,7 +59,7 @@ def run_sft(
         seconds = watch.lap()
         speed = update_speed(context, count_tokens(rollout), seconds[UPDATE])
         loop.write(step, found | seconds_metrics(seconds) | speed)
-        loop.save(step + 1, state, (step + 1) * stage.batch_size)
+        loop.save(step + 1, state, Progress((step + 1) * stage.batch_size, sizes.chosen))
     return state
 
 
@@ -70,8 +73,8 @@ def sft_options(config: ConfigDict, context: Context, stage: Stage) -> dict[str,
     }
 
 
-def sft_sizes(config: ConfigDict) -> tuple[RowSize, ...]:
-    """Return the sizes of rows of demonstrations, the smallest first."""
+def sft_sizes(config: ConfigDict) -> RowSizes:
+    """Return the sizes that rows of demonstrations may have."""
     return row_sizes(
         limit=config.decoding.max_new_tokens, group_size=1, prompt_length=config.data.target_length
     )

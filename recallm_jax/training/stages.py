@@ -11,6 +11,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from decoding.packing import RowSize
 from decoding.span_copy import SpanRules
 from decoding.span_scores import Scoring
 from recallm_jax.data.records import train_records
@@ -123,6 +124,19 @@ def batches(
             yield list(islice(records, len(rows)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a stage goes on with from a step, beside its state.
+
+    Attributes:
+      drawn: number of records that the stage has drawn before that step.
+      row_sizes: the sizes of rows that it has chosen (`rl.row_sizes`).
+    """
+
+    drawn: int = 0
+    row_sizes: tuple[RowSize, ...] = ()
+
+
 # A step and its metrics.
 Write = Callable[[int, dict[str, float]], None]
 
@@ -131,8 +145,9 @@ Write = Callable[[int, dict[str, float]], None]
 class Save(Protocol):
     """Saves the state before a step, if a checkpoint is due or `now`."""
 
-    def __call__(self, step: int, state: LearnerState, drawn: int, *, now: bool = False) -> None:
-        """Args: drawn: number of records that the stage has drawn before that step."""
+    def __call__(
+        self, step: int, state: LearnerState, progress: Progress, *, now: bool = False
+    ) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,14 +157,14 @@ class Loop:
     Attributes:
       steps: numbers of the steps to make.
       data: records of each draw.
-      drawn: number of records that the stage has drawn before.
+      progress: that of the steps before.
       write: takes a step and its metrics.
       save: takes the state after a step.
     """
 
     steps: Iterable[int]
     data: Iterator[list[Record]]
-    drawn: int
+    progress: Progress
     write: Write
     save: Save
 

@@ -44,7 +44,8 @@ from rl.learner import (
     score_in_parts,
     sft_update,
 )
-from rl.packing import Packing, one_a_row, pack, row_sizes
+from rl.packing import Packing, one_a_row, pack
+from rl.row_sizes import row_sizes
 
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (simulated) devices")
 
@@ -142,8 +143,9 @@ def packing_on(mesh, rollout, num_parts) -> Packing:
         limit=LENGTH, group_size=group_size, prompt_length=SIZE, parts=mesh.shape["sequence"]
     )
     # At most two sizes of rows, so that few programs are compiled.
-    two = tuple(dict.fromkeys((sizes[-3:][0], sizes[-1])))
-    return pack(np.asarray(rollout.lengths), two, num_parts)
+    lengths = np.asarray(rollout.lengths)
+    two = sizes.chosen_for(lengths, num_parts).chosen[-2:]
+    return pack(lengths, two, num_parts)
 
 
 def arrays(found, mesh):

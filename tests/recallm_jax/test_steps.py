@@ -21,7 +21,7 @@ from recallm_jax.policy.partitioning import make_mesh, place_model
 from recallm_jax.policy.setup import set_up
 from recallm_jax.training import policy_gradient, policy_stage, rollouts, sft, stages
 from recallm_jax.training.restore import placed_state
-from recallm_jax.training.stages import Loop, plan_stages
+from recallm_jax.training.stages import Loop, Progress, plan_stages
 from rl.batch import Batch
 from rl.learner import PolicyLoss, policy_update, score_in_parts
 from rl.packing import pack
@@ -62,7 +62,7 @@ def test_a_run_samples_and_scores_under_the_constraint_or_all_without(constraine
     monkeypatch.setattr(rollouts, "decode", stop)
 
     def loop(stage):
-        return Loop(range(1), stages.batches(config, context, stage, 0), 0, stop, stop)
+        return Loop(range(1), stages.batches(config, context, stage, 0), Progress(), stop, stop)
 
     _, phase_2, grpo = plan_stages(config, context)
     with pytest.raises(Seen):
@@ -190,7 +190,7 @@ def sft_step(config, context):
     loop = Loop(
         steps=range(1),
         data=stages.batches(config, context, stage, 0),
-        drawn=0,
+        progress=Progress(),
         write=lambda step, metrics: written.append(metrics),
         save=lambda *arguments: None,
     )

@@ -1,7 +1,6 @@
 """Responses in rows: every token has one place, whatever the lengths, and little is padded."""
 
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,8 @@ import numpy as np
 import pytest
 
 from decoding.packing import RowSize, Slots, lay_out
-from rl.packing import LEAST_RATIO, MOST_SIZES, one_a_row, pack, row_sizes
+from rl.packing import one_a_row, pack
+from rl.row_sizes import row_sizes
 
 LIMIT, GROUP, PROMPT = 512, 8, 256
 
@@ -67,52 +67,18 @@ def test_every_response_lies_in_one_row_and_no_two_overlap(parts, num_parts):
         lengths = log_normal(seed, 8)
         # A response without a reward is empty.
         lengths[seed, 0] = 0
-        packing = pack(lengths, sizes, num_parts)
+        sizes = sizes.chosen_for(lengths, num_parts)
+        packing = pack(lengths, sizes.chosen, num_parts)
         assert sorted(packing.order) == list(range(8))
         numbers = [number for _, first, last in packing.runs for number in range(first, last)]
         assert numbers == list(range(num_parts))
         for size, first, last in packing.runs:
-            assert size in sizes
+            assert size in sizes.chosen
             for number in range(first, last):
                 prompts = packing.order[number::num_parts]
                 slots = Slots(packing.slots.row[prompts], packing.slots.start[prompts])
                 found = places_by_hand(slots, lengths[prompts], size)
                 assert (found[..., 0] >= 0).sum() == lengths[prompts].sum()
-
-
-def test_a_run_compiles_few_sizes_whatever_the_lengths():
-    for limit, group, prompt, parts in [
-        *((512, 8, 256, 1), (1024, 8, 4096, 1), (5120, 16, 16000, 4)),
-        *((5120, 1, 8000, 4), (24, 2, 300, 2), (6, 3, 5, 1), (1, 1, 1, 1)),
-    ]:
-        sizes = row_sizes(limit=limit, group_size=group, prompt_length=prompt, parts=parts)
-        assert 1 <= len(sizes) <= MOST_SIZES
-        positions = [math.prod(size) for size in sizes]
-        assert positions == sorted(set(positions))
-        # Any group fits into the last, a response a row.
-        assert sizes[-1].length == limit and sizes[-1].rows >= group
-        if group > 1:
-            assert all(size.rows % parts == 0 for size in sizes)
-        # The work grows evenly, but for the rounding of lengths.
-        work = [prompt, *(prompt + count for count in positions)]
-        ratios = np.array(work[1:]) / work[:-1]
-        assert ratios[1:-1].max(initial=1) < 1.12 * (work[-1] / work[0]) ** (1 / len(sizes))
-        assert len(sizes) == 1 or ratios[1:].max() > LEAST_RATIO - 0.1
-
-
-@pytest.mark.parametrize(("limit", "prompt"), [(512, 256), (1024, 1024), (5120, 8192)])
-def test_log_normal_lengths_are_padded_little(limit, prompt):
-    sizes = row_sizes(limit=limit, group_size=16, prompt_length=prompt)
-    computed, needed = 0, 0
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        drawn = rng.lognormal(np.log(limit / 5) - 0.5, 1.0, (32, 16))
-        packing = pack(np.clip(np.ceil(drawn), 1, limit).astype(np.int32), sizes, 32)
-        computed += 32 * prompt + packing.num_positions
-        needed += 32 * prompt + packing.num_tokens
-        # One response a row would compute five times as many.
-        assert packing.num_positions < 1.6 * packing.num_tokens
-    assert computed < 1.3 * needed
 
 
 def test_micro_batches_hold_groups_of_similar_size():

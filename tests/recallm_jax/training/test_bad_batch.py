@@ -23,7 +23,7 @@ from recallm_jax.runtime.errors import UserError
 from recallm_jax.training import policy_gradient, sft
 from recallm_jax.training.bad_batch import Inspected, NotFinite, write_bad_batch
 from recallm_jax.training.restore import placed_state
-from recallm_jax.training.stages import Loop, batches, plan_stages
+from recallm_jax.training.stages import Loop, Progress, batches, plan_stages
 from rl.batch import Batch
 from tasks.prompts.record import Record
 
@@ -76,7 +76,7 @@ def test_a_cold_starts_batch_is_kept_with_its_demonstrations(context, tmp_path, 
     loop = Loop(
         steps=range(1, 2),
         data=batches(config, context, stage, stage.batch_size),
-        drawn=stage.batch_size,
+        progress=Progress(stage.batch_size),
         write=lambda *arguments: done.append(arguments),
         save=lambda *arguments: done.append(arguments),
     )

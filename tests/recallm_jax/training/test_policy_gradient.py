@@ -20,7 +20,7 @@ from recallm_jax.training import policy_gradient, rollouts
 from recallm_jax.training.policy_gradient import run_policy
 from recallm_jax.training.policy_stage import policy_loss, policy_stage
 from recallm_jax.training.restore import placed_state, restore_policy
-from recallm_jax.training.stages import Loop, batches, plan_stages
+from recallm_jax.training.stages import Loop, Progress, batches, plan_stages
 from rl.advantages import OF_GROUPS, group_relative, leave_one_out, mean_centred
 from tests.oracles import even_tokens, policy_runs
 from tests.oracles.consoles import Listening
@@ -152,14 +152,14 @@ def test_steps_that_teach_nothing_are_reported_and_one_without_rewards_ends_the_
     )
     state, said, saved = placed_state(context.policy, stage, context), console.said, []
 
-    def save(step, state, drawn, *, now=False):
-        saved.append((step, drawn, now))
+    def save(step, state, progress, *, now=False):
+        saved.append((step, progress.drawn, now))
 
     with (
         contextlib.closing(batches(config, context, stage, 0)) as data,
         pytest.raises(UserError, match=r"grpo 1: no response has a reward; .* it raised\."),
     ):
-        loop = Loop(range(3), data, 0, lambda *row: None, save)
+        loop = Loop(range(3), data, Progress(), lambda *row: None, save)
         run_policy(config, context, stage, state, state.policy, loop)
     assert re.match(
         r"grpo 0: rewards differ in no group; they teach nothing: \S+/0, \S+/1, ", said[0]
@@ -191,7 +191,7 @@ def test_the_time_of_an_update_is_that_of_its_arrays_not_of_its_call(dapo, monke
     state, written = placed_state(context.policy, stage, context), []
     with contextlib.closing(batches(config, context, stage, 0)) as data:
         write = lambda step, metrics: written.append(metrics)  # noqa: E731
-        loop = Loop(range(2), data, 0, write, lambda *arguments: None)
+        loop = Loop(range(2), data, Progress(), write, lambda *arguments: None)
         run_policy(config, context, stage, state, state.policy, loop)
     for row in written:
         parts = [row[f"seconds_{part}"] for part in ("data", "rollout", "reward", "scores")]
