@@ -100,10 +100,11 @@ def _run(argv: Sequence[str]) -> None:
     check_training_mesh(config)
     check_evaluation_mesh(config)
     check_rewards(config)
-    if not config.data.thinking:
+    rewarded = [stage for stage in config.stages if stage not in SFT_STAGES]
+    if rewarded and not config.data.thinking:
         raise UserError(
-            "config.data.thinking = False is for evaluations: the rewards and demonstrations have "
-            "a thought; leave it True to train"
+            f"config.data.thinking = False with the stage {rewarded[0]}: its reward asks for a "
+            "thought; leave thinking True, or let config.stages have sft1 and sft2 only"
         )
     steps = {stage: config[stage].steps for stage in config.stages}
     profiled = profiling.profiled_steps(arguments.profile, steps)

@@ -74,7 +74,6 @@ def _asked_as(draft: Draft, settings: TaskSettings, question_id: str) -> Draft:
         return dataclasses.replace(
             made,
             system=made.system if settings.system is None else settings.system,
-            demonstrate=made.demonstrate if settings.thinking else None,
             question_id=made.question_id or question_id,
         )
 

@@ -201,7 +201,8 @@ FIELDS = {
         'The system prompt of the data sets: "ours", "none", or a text file, local or gs://.',
     ),
     "data.thinking": Field(
-        bool, "Whether prompts open a thought; without it, to evaluate a model that has none."
+        bool,
+        "Whether prompts open a thought; without it demonstrations answer at once, for a baseline.",
     ),
     "data.cache_dir": Field(
         str, "Folder of caches written by seqio_cache_tasks, local or gs://.", blank=True

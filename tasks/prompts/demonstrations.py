@@ -89,7 +89,7 @@ def demonstration_tokens(
     shift: int,
     max_recall_length: int,
 ) -> list[int]:
-    """Return the response tokens: thought, closing line, answer, end of turn.
+    """Return the tokens of a response: thought, closing line, answer, end of turn.
 
     The spans are the prompt's own tokens, not encoded again, so that the span mask allows them.
 
@@ -113,6 +113,11 @@ def demonstration_tokens(
         f"\n{END_THINK}\n{demonstration.closing}\nAnswer: {demonstration.answer}"
     )
     return [*tokens, tokenizer.eos_id]
+
+
+def direct_tokens(demonstration: Demonstration, tokenizer: Tokenizer) -> list[int]:
+    """Return the tokens of a response that answers at once: answer, end of turn."""
+    return [*tokenizer.encode(f"Answer: {demonstration.answer}"), tokenizer.eos_id]
 
 
 def _cut(

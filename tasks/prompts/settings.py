@@ -21,7 +21,7 @@ class TaskSettings:
         which files each one needs); "" if there is none.
       corpus: file of passages for distractors; "" pools the passages of the data sets in data_dir.
       system: a system prompt in place of ours; "" for none at all, None for ours.
-      thinking: whether prompts open a thought. Without it there are no demonstrations.
+      thinking: whether prompts open a thought. Without it demonstrations answer at once.
       span_alignment: where spans may open and close ("character", "word", "token").
       min_recall_length, max_recall_length: tokens of a span that a demonstration may hold.
     """

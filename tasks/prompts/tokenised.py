@@ -8,7 +8,7 @@ import numpy as np
 from storage.errors import naming
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Example, Prompted, Range
-from tasks.prompts.demonstrations import check_demonstration, demonstration_tokens
+from tasks.prompts.demonstrations import check_demonstration, demonstration_tokens, direct_tokens
 from tasks.prompts.record import Record, span_flags
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
@@ -98,7 +98,11 @@ def tokenised(
         check_ground_truth(truth)
     flags = span_flags(tokenizer, prompt, inputs, offsets, documents, settings.span_alignment)
     targets = np.zeros(0, np.int32)
-    if example.demonstrate is not None:
+    if example.demonstrate is not None and not settings.thinking:
+        demonstration = example.demonstrate(rng)
+        refuse_added(demonstration.answer, tokenizer)
+        targets = np.asarray(direct_tokens(demonstration, tokenizer), np.int32)
+    elif example.demonstrate is not None:
         demonstration = example.demonstrate(rng)
         pieces = [piece for piece in demonstration.thought if isinstance(piece, str)]
         refuse_added("\n".join([*pieces, demonstration.answer]), tokenizer)

@@ -131,6 +131,10 @@ def test_an_interrupted_run_ends_with_the_same_parameters(trained_run, resumed_r
             ["--workdir={tmp}", "--config.data.source=jsonl:{tmp}/train.jsonl"],
             "recallm_math_retrieval_val_256.jsonl does not exist; write it with",
         ),
+        (
+            ["--workdir={tmp}", "--config.data.thinking=False"],
+            "config.data.thinking = False with the stage grpo: its reward asks for a thought",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line_and_code_2(arguments, message, tmp_path, capsys):

@@ -130,7 +130,9 @@ def test_the_system_prompt_is_a_file_or_none(tmp_path):
     assert len(made.targets)
     bare = record("retrieval", TOKENIZER, task_settings(none), "validation", 0, 0)
     assert "system" not in bare.prompt and not bare.prompt.endswith("<think>\n")
-    assert not len(bare.targets)
+    # Its demonstration answers at once.
+    (answer,) = bare.ground_truth["answers"]
+    assert TOKENIZER.decode(bare.targets.tolist()) == f"Answer: {answer}<|im_end|>"
     missing = load_config([*ARGUMENTS, "--config.data.system_prompt=no_such_file.txt"])
     with pytest.raises(UserError, match=r"config.data.system_prompt = 'no_such_file.txt' can't be"):
         task_settings(missing)
