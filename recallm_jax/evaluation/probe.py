@@ -131,6 +131,7 @@ def make_probes(
             generator(f"lost_in_thought/{reasoning_tokens}", config.seed, index),
             reasoning_tokens=reasoning_tokens,
             max_recall_length=config.decoding.max_recall_length,
+            thinking=config.data.thinking,
         )
         for index, record in enumerate(records)
     ]

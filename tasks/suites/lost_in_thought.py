@@ -16,7 +16,8 @@ model is given before it goes on:
 `recall` and `cued` differ only in the span. In the span the constraint allows only the tokens of
 the value and, where a character ends, the end of the span. The place is found for the model, so
 `recall` is wrong only if the model ends the span too early. In `recall_unaided` the model must find
-the place itself.
+the place itself. If prompts open no thought (`data.thinking=False`), beginnings lack `</think>`,
+and `direct` and `thought` end in `Answer:`, as the model learned to answer.
 """
 
 import dataclasses
@@ -79,8 +80,12 @@ def probe(
     *,
     reasoning_tokens: int,
     max_recall_length: int,
+    thinking: bool = True,
 ) -> Probe:
     """Return the probe of a `retrieval` record; it depends on the record and the generator alone.
+
+    Args:
+      thinking: whether the record's prompt opens a thought.
 
     Raises:
       TaskInputError: a thought of that length can't be written, or a span can't hold the pair.
@@ -101,8 +106,9 @@ def probe(
         )
     before_value = record.offsets[first:last, 1] <= record.prompt.index(value, low)
     cue = record.inputs[first : first + int(before_value.sum())].tolist()
-    answer = f"\n{END_THINK}\nAnswer:" if thought else f"{END_THINK}\nAnswer:"
-    asked = f"{answer} The value of key {key} is"
+    answer = f"{END_THINK}\nAnswer:" if thinking else "Answer:"
+    answer = f"\n{answer}" if thought else answer
+    asked = f"{answer} The value of key {key} is" if thinking else answer
     prefixes = {
         RECALL: [tokenizer.start_recall_id, *cue],
         CUED: [*tokenizer.encode(f"{answer}\n"), *cue],

@@ -26,11 +26,12 @@ from tests.oracles.loops import for_each
 TOKENIZER = tiny_tokenizer()
 
 
-def make(index=0, tokens=128, layout="lines", most=128, seed=0):
-    settings = TaskSettings(400, formats=(layout,))
+def make(index=0, tokens=128, layout="lines", most=128, seed=0, thinking=True):
+    settings = TaskSettings(400, formats=(layout,), thinking=thinking)
     retrieval = record("retrieval", TOKENIZER, settings, "validation", seed, index)
     rng = generator(f"test/{tokens}", seed, index)
-    return probe(retrieval, TOKENIZER, rng, reasoning_tokens=tokens, max_recall_length=most)
+    lengths = {"reasoning_tokens": tokens, "max_recall_length": most}
+    return probe(retrieval, TOKENIZER, rng, **lengths, thinking=thinking)
 
 
 def number_of(text):
@@ -120,6 +121,17 @@ def test_without_a_thought_the_value_is_asked_for_directly():
     later = make(tokens=64)
     assert tuple(later.prefixes) == ("thought", "recall", "cued", "recall_unaided")
     assert TOKENIZER.decode(later.prefixes["thought"]) == f"\n{asked}"
+
+
+def test_a_model_without_thoughts_is_asked_as_it_learned_to_answer():
+    for tokens, name, line in ((0, "direct", ""), (64, "thought", "\n")):
+        item = make(tokens=tokens, thinking=False)
+        prefixes = {variant: TOKENIZER.decode(ids) for variant, ids in item.prefixes.items()}
+        assert prefixes[name] == f"{line}Answer:"
+        assert prefixes["cued"] == f"{line}Answer:\n{item.cue}"
+        assert not item.prompt.endswith("<think>\n")
+        assert not any("think>" in prefix for prefix in prefixes.values())
+        assert read_value(name, f"{line}Answer: {item.value}", item.cue) == item.value
 
 
 def test_sentences_that_hold_a_value_are_left_out():
