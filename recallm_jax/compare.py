@@ -9,7 +9,9 @@ last policy that was evaluated. All intervals are 95 % intervals. Both policies 
 prompts, so the prompts gained and lost say more than two intervals do: p is the probability of so
 uneven a split by chance (the exact sign test; McNemar 1947).
 
-`--probes=FIGURE` draws the lost-in-thought probes of all runs in one picture instead.
+`--probes=FIGURE` draws the lost-in-thought probes of all runs in one picture instead, and
+`--lengths=FIGURE` scores against the length of the prompt. Then `--run=NAME=FOLDER@LABEL` names
+another policy of the run than the last.
 """
 
 import sys
@@ -21,6 +23,7 @@ from recallm_jax.evaluation.summaries import align
 from recallm_jax.reporting.comparison import comparison_charts, reward_table, score_table
 from recallm_jax.reporting.data import Run, load_run
 from recallm_jax.reporting.figure import check_figure, write_charts
+from recallm_jax.reporting.lengths import Answers, length_charts, length_table, series_of
 from recallm_jax.reporting.probe import policies_chart
 from recallm_jax.runtime.errors import UserError, run_job
 
@@ -39,14 +42,19 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--probes", metavar="FIGURE", help="draw the probes of all runs in one picture, no more"
     )
+    parser.add_argument(
+        "--lengths",
+        metavar="FIGURE",
+        help="compare scores by the length of the prompt, no more; --run=NAME=FOLDER@LABEL",
+    )
     arguments = parser.parse_args(argv)
-    for path in filter(None, (arguments.figure, arguments.probes)):
+    for path in filter(None, (arguments.figure, arguments.probes, arguments.lengths)):
         check_figure(path)
+    if arguments.lengths:
+        _compare_lengths(_named(arguments.run), arguments.lengths)
+        return
     settings: dict[str, list[Run]] = {}
-    for text in arguments.run:
-        name, equals, folder = text.partition("=")
-        if not (name and equals and folder):
-            raise UserError(f"--run={text} names no setting or no folder; write --run=NAME=FOLDER")
+    for name, folder in _named(arguments.run):
         settings.setdefault(name, []).append(load_run(folder))
     if arguments.probes:
         _draw_probes(settings, arguments.probes)
@@ -55,6 +63,34 @@ def _run(argv: Sequence[str]) -> None:
     if arguments.figure:
         caption = "mean over runs ± its standard error"
         write_charts(comparison_charts(settings), arguments.figure, caption=caption)
+
+
+def _named(runs: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the setting and the folder of each run."""
+    found = []
+    for text in runs:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise UserError(f"--run={text} names no setting or no folder; write --run=NAME=FOLDER")
+        found.append((name, folder))
+    return found
+
+
+def _compare_lengths(named: Sequence[tuple[str, str]], path: str) -> None:
+    """Print and draw scores by length, each setting's runs pooled."""
+    loaded: dict[str, Run] = {}
+    settings: dict[str, list[Answers]] = {}
+    for name, place in named:
+        folder, at, label = place.rpartition("@") if "@" in place else (place, "", "")
+        if at and not label:
+            raise UserError(
+                f"--run={name}={place} names no policy after @; leave @ out, or name it"
+            )
+        loaded.setdefault(folder, load_run(folder))
+        settings.setdefault(name, []).append(Answers(loaded[folder], label))
+    series = series_of(settings)
+    print(align(length_table(series)))
+    write_charts(length_charts(series), path, caption="95 % intervals, over distinct questions")
 
 
 def _draw_probes(settings: Mapping[str, Sequence[Run]], path: str) -> None:

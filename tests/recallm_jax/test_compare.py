@@ -52,6 +52,17 @@ def test_the_probes_of_several_policies_are_one_picture(tmp_path, capsys):
     assert "none of the runs has a probe" in capsys.readouterr().err
 
 
+def test_policies_are_compared_by_length(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    write_run(tmp_path / "a", examples=2)
+    figure = tmp_path / "lengths.png"
+    named = [f"--run=before={tmp_path / 'a'}@start", f"--run=after={tmp_path / 'a'}"]
+    assert compare.main([*named, f"--lengths={figure}"]) == 0
+    told = capsys.readouterr().out
+    assert "after, constrained-greedy" in told and "retrieval" in told and "640" in told
+    assert figure.read_bytes()[:4] == b"\x89PNG"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -60,6 +71,8 @@ def test_the_probes_of_several_policies_are_one_picture(tmp_path, capsys):
         (["--run=A={folder}/sft"], "sft has no step of grpo or ppo; train it further, or leave"),
         ([], "the following arguments are required: --run"),
         (["--run=A={folder}/sft", "--figure=a.docx"], "must end in a kind of picture"),
+        (["--run=A={folder}/sft", "--lengths=a.png"], "sft@: the run has no evaluation"),
+        (["--run=A={folder}/sft@", "--lengths=a.png"], "names no policy after @"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, capsys):
