@@ -278,6 +278,7 @@ def evaluation() -> dict:
     return {
         "lengths": (512, 1024),
         "suites": (),
+        "policies": ("start", "cold_start", "grpo", "ppo"),
         "num_examples": 64,
         "batch_size": 8,
         "modes": MODES,

@@ -66,9 +66,6 @@ from recallm_jax.training.restore import CHECKPOINTS, Saved, placed_state
 from recallm_jax.training.saving import open_saver
 from recallm_jax.training.sft import run_sft
 from recallm_jax.training.stages import (
-    COLD_START,
-    GRPO,
-    PPO,
     SFT_STAGES,
     START,
     Loop,
@@ -143,9 +140,8 @@ def train(
         for stage in stages:
             policy = _run_stage(config, context, stage, policy, output)
             label = policy_label(config, stage, stage.steps)
-            if label in (COLD_START, GRPO, PPO):
-                made_by = Saved(stage, stage.steps).made_by
-                _evaluate(config, context, policy, label, made_by, workdir)
+            made_by = Saved(stage, stage.steps).made_by
+            _evaluate(config, context, policy, label, made_by, workdir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +221,8 @@ def _first_look(config: ConfigDict, context: Context) -> None:
 def _evaluate(
     config: ConfigDict, context: Context, policy: Policy, label: str, made_by: str, workdir: Path
 ) -> None:
+    if label not in config.evaluation.policies:
+        return
     evaluated = Evaluated(label, made_by, workdir / "eval" / label)
     summaries = evaluate(config, context, policy, evaluated)
     context.console.say(f"\n{format_table(summaries)}\n")

@@ -333,6 +333,13 @@ FIELDS = {
         many=True,
         empty=True,
     ),
+    "evaluation.policies": Field(
+        str,
+        "The policies that training evaluates: before it, and after its stages; () for none.",
+        many=True,
+        empty=True,
+        choices=("start", "cold_start", "grpo", "ppo"),
+    ),
     "evaluation.num_examples": _count("Prompts of a task at each length."),
     "evaluation.batch_size": _count("Prompts decoded at a time."),
     "evaluation.modes": Field(

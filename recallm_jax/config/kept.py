@@ -37,6 +37,7 @@ MAY_CHANGE = (
     "evaluation.lengths",
     "evaluation.modes",
     "evaluation.suites",
+    "evaluation.policies",
     "evaluation.num_examples",
     "evaluation.batch_size",
     "probe.",

@@ -118,6 +118,19 @@ def test_an_interrupted_run_ends_with_the_same_parameters(trained_run, resumed_r
         assert (resumed_run / "eval" / "grpo" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_baseline_learns_to_answer_at_once_and_only_it_is_evaluated(tmp_path):
+    arguments = ["--config.stages=('sft2',)", "--config.sft2.steps=1"]
+    arguments += ["--config.data.thinking=False", "--config.decoding.constrained=False"]
+    arguments += ["--config.evaluation.policies=('cold_start',)"]
+    assert train.main([*CONFIG, *arguments, f"--workdir={tmp_path}"]) == 0
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["cold_start"]
+    paths = sorted((tmp_path / "eval" / "cold_start").glob("*.jsonl"))
+    assert len(paths) == 2
+    for path in paths:
+        row = json.loads(path.read_text().splitlines()[0])
+        assert "<think>\n" not in row["prompt"][-12:]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
