@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.checkpoint.every_steps = 5
     config.grpo.prompts_per_step = 4
     config.grpo.group_size = 8
-    config.grpo.micro_batch = 2
+    config.grpo.micro_batch = 1
     config.grpo.overlong_buffer = 0
     config.optimizer.learning_rate = 1e-5
     # The critic starts at 0 and has few steps to learn.
@@ -70,7 +70,7 @@ def _short(config: ConfigDict) -> ConfigDict:
     config.decoding.max_new_tokens = 64
     config.sft1.micro_batch = 4
     config.sft2.batch_size, config.sft2.micro_batch = 8, 4
-    config.grpo.steps = 10
+    config.grpo.steps, config.grpo.micro_batch = 10, 2
     config.evaluation.lengths = (224,)
     config.evaluation.num_examples = config.evaluation.batch_size = 24
     return config

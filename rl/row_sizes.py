@@ -62,30 +62,32 @@ class RowSizes:
         sizes = self
         # The largest first: what is chosen for it may do for smaller ones.
         for prompts in reversed(alike(lengths, num_parts)):
-            sizes = sizes._with_one_for(lengths[prompts])
+            sizes = _with_one_for(sizes, lengths[prompts])
         return sizes
 
-    def _with_one_for(self, lengths: Int[np.ndarray, "b G"]) -> "RowSizes":
-        left = MOST_SIZES - len(self.chosen)
-        best, full = self._smallest(self.chosen, lengths), self.chosen[-1]
-        least = self.work(self._smallest(self.possible, lengths))
-        if not left or self.work(best) <= WORTH_IT * least:
-            return self
-        reach = self.work(full) / FARTHEST**left
-        if best != full and self.work(self.chosen[-2]) < reach:
-            # The sizes that are left are needed for longer responses.
-            return self
-        wanted = max(HEADROOM * least, reach) if best == full else HEADROOM * least
-        new = self._smallest(self.possible, lengths, wanted)
-        return self if new in self.chosen else self.resumed((*self.chosen, new))
-
-    def _smallest(
-        self, sizes: tuple[RowSize, ...], lengths: Int[np.ndarray, "b G"], work: float = 0
+    def smallest(
+        self, among: tuple[RowSize, ...], lengths: Int[np.ndarray, "b G"], work: float = 0
     ) -> RowSize:
         """Return the smallest of some sizes that holds the responses and has this work."""
         at_least = max(work, self.prompt_length + int(lengths.sum(axis=1).max()))
-        first = bisect.bisect_left(sizes, at_least, key=self.work)
-        return next(size for size in sizes[first:] if slots_of(lengths, size) is not None)
+        first = bisect.bisect_left(among, at_least, key=self.work)
+        return next(size for size in among[first:] if slots_of(lengths, size) is not None)
+
+
+def _with_one_for(sizes: RowSizes, lengths: Int[np.ndarray, "b G"]) -> RowSizes:
+    """Return the sizes with one for the responses of a micro-batch, if it is worth while."""
+    left = MOST_SIZES - len(sizes.chosen)
+    best, full = sizes.smallest(sizes.chosen, lengths), sizes.chosen[-1]
+    least = sizes.work(sizes.smallest(sizes.possible, lengths))
+    if not left or sizes.work(best) <= WORTH_IT * least:
+        return sizes
+    reach = sizes.work(full) / FARTHEST**left
+    if best != full and sizes.work(sizes.chosen[-2]) < reach:
+        # The sizes that are left are needed for longer responses.
+        return sizes
+    wanted = max(HEADROOM * least, reach) if best == full else HEADROOM * least
+    new = sizes.smallest(sizes.possible, lengths, wanted)
+    return sizes if new in sizes.chosen else sizes.resumed((*sizes.chosen, new))
 
 
 def row_sizes(*, limit: int, group_size: int, prompt_length: int, parts: int = 1) -> RowSizes:

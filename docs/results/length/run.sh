@@ -1,0 +1,26 @@
+#!/bin/sh
+# One seed of the comparison in README.md: sh docs/results/length/run.sh SEED FOLDER
+# It leaves the runs direct, cold_start and grpo in FOLDER. Interrupted, the same command goes on.
+set -eu
+seed=$1 folder=$2
+shared="--config=configs/quickstart.py --config.seed=$seed --config.sft2.steps=20
+  --config.evaluation.lengths=(512,1024,2048,4096,7936) --config.evaluation.num_examples=16
+  --config.evaluation.batch_size=8 --config.checkpoint.every_steps=50"
+both="--config.evaluation.modes=('constrained-greedy','unconstrained-greedy')"
+
+# The starting model, and the baseline: the same prompts, answered at once.
+python -m recallm_jax.train $shared --workdir="$folder/direct" --config.stages="('sft2',)" \
+  --config.data.thinking=False --config.data.system_prompt=docs/results/length/system.txt \
+  --config.decoding.constrained=False --config.evaluation.modes="('unconstrained-greedy',)"
+
+# The cold start learns to recall without the mask, so that it can copy with and without it.
+cold="$shared --workdir=$folder/cold_start --config.stages=('sft1','sft2')
+  --config.decoding.constrained=False --config.evaluation.policies=('cold_start',) $both"
+python -m recallm_jax.train $cold
+test -d "$folder/weights" || python -m recallm_jax.convert $cold --out="$folder/weights"
+
+# GRPO goes on from it under the constraint.
+python -m recallm_jax.train $shared --workdir="$folder/grpo" --config.stages="('grpo',)" \
+  --config.model.weights="$folder/weights" --config.grpo.steps=8 \
+  --config.grpo.kl_coefficient=0.0 --config.optimizer.learning_rate=2e-5 \
+  --config.evaluation.policies="('grpo',)" $both
