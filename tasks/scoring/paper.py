@@ -5,15 +5,21 @@ Each function has the signature of the one with its name in `answers`, `candidat
 """
 
 import re
+import string
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from tasks.scoring.answers import normalise
-from tasks.scoring.candidates import last_word, spaced
+from tasks.scoring.candidates import last_word
 from tasks.scoring.ids import ENOUGH, weighted_citation_f1
 from tasks.scoring.mathematics import boxed
 
-_END_PUNCTUATION = " .,;:!?"
+_END_PUNCTUATION = ".,;:!?"
 _CITED = re.compile(r"\[(\d+)\]")
+_MARKS_TO_SPACES = str.maketrans(dict.fromkeys(string.punctuation, " "))
+_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+# A name of one word up to this long must be a word of the answer, not a part of one.
+_SHORT_NAME = 4
 
 
 def contains_value(answer: str, value: str) -> float:
@@ -46,19 +52,31 @@ def majority(answer: str, option: Sequence[str], others: Sequence[str]) -> float
     contains the name as words, or begins or ends with the last word.
     """
     del others
-    text, name = answer.lower().strip(_END_PUNCTUATION), option[0].lower()
+    text = " ".join(answer.lower().strip().rstrip(_END_PUNCTUATION).split())
+    name = " ".join(option[0].lower().split())
     last = last_word(name)
     words = text.split()
-    named = spaced(name) in spaced(text)
-    return float(text in (name, last) or named or last in words[:1] + words[-1:])
+    return float(text in (name, last) or _has_word(text, name) or last in words[:1] + words[-1:])
 
 
 def top_votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str]) -> float:
-    """Return max(0, right - wrong) / N; a name, an identifier or a last word names an option."""
-    text = spaced(answer.lower())
-    right = sum(any(spaced(a.lower()) in text for a in aliases) for aliases in options)
-    wrong = sum(any(spaced(a.lower()) in text for a in (name, last_word(name))) for name in others)
+    """Return max(0, right - wrong) / N.
+
+    An option counts if the answer has its name, in any case, or its last word, in this case.
+    """
+    right, wrong = (
+        sum(
+            _has_word(answer.lower(), name.lower()) or _has_word(answer, last_word(name))
+            for name in names
+        )
+        for names in ([aliases[0] for aliases in options], others)
+    )
     return max(0.0, right - wrong) / max(1, len(options))
+
+
+def _has_word(text: str, name: str) -> bool:
+    """Return whether a name occurs in a text outside longer words."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
 
 
 def several_values(answer: str, parts: Sequence[Sequence[str]], wrong: Sequence[str]) -> float:
@@ -91,10 +109,29 @@ def citation_format(answer: str, grades: Mapping[str, int]) -> float:
 
 
 def answer_coverage(answer: str, parts: Sequence[Sequence[str]]) -> float:
-    """Return min(5, answers given) / min(5, answers there are), counting substrings."""
-    text = normalise(without_citations(answer))
-    given = sum(any(normalise(alias) in text for alias in aliases) for aliases in parts)
+    """Return min(5, answers given) / min(5, answers there are).
+
+    An answer is given if one of its names is a substring, both in `qampari_form`; a name of one
+    word of up to four letters must be a word of its own.
+    """
+    text = qampari_form(without_citations(answer))
+    names = [[qampari_form(alias) for alias in aliases] for aliases in parts]
+    given = sum(any(_gives(text, name) for name in aliases) for aliases in names)
     return min(ENOUGH, given) / max(1, min(ENOUGH, len(parts)))
+
+
+def _gives(text: str, name: str) -> bool:
+    if " " not in name and len(name) <= _SHORT_NAME:
+        return name in text.split()
+    return name in text
+
+
+def qampari_form(text: str) -> str:
+    """Return the normal form of answers that cite: no accents, "and" for "&", no marks."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    words = plain.casefold().replace("&", " and ").translate(_MARKS_TO_SPACES)
+    return " ".join(_ARTICLES.sub(" ", words).split())
 
 
 def equal_expressions(answer: str, reference: str) -> float:

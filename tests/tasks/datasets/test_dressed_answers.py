@@ -162,6 +162,23 @@ def test_the_papers_rule_differs_only_where_the_docs_say_so(name, data_dir):
     assert found == expected
 
 
+QUOTES = ("curly double quotes", "curly single quotes", "quotes before a full stop")
+QUOTES += ("guillemets", "low quotes", "corner brackets")
+
+
+def test_the_paper_does_not_find_a_name_of_four_letters_in_quotes_of_other_scripts():
+    fields = {"answers": ["Oslo"], "parts": [["Oslo"]], "gold_documents": [], "grades": {"1": 1}}
+    truth, settings = ground_truth("qampari", fields), SETTINGS["train"]
+    for what, form in DRESSED.items():
+        response = f"</think>\n{form.format('Oslo [1]')}"
+        ours = find("qampari").score(extract_answer(response), ["[1]"], truth, settings)
+        papers = paper_dataset(find("qampari")).score(
+            bare_answer(response), ["[1]"], truth, settings
+        )
+        # The citations are four fifths of the score.
+        assert (ours, papers) == pytest.approx((1.0, 0.8 if what in QUOTES else 1.0)), what
+
+
 def test_the_docs_name_every_departure():
     text = pathlib.Path("docs/tasks.md").read_text(encoding="utf-8")
     _, _, section = text.partition("### Where our scores depart from the paper's")

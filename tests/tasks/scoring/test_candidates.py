@@ -90,6 +90,27 @@ def test_top_votes_count_right_less_wrong(answer, ours, papers):
     assert paper.top_votes(answer, VOTES, OTHERS) == pytest.approx(papers)
 
 
+@pytest.mark.parametrize(
+    ("answer", "papers"),
+    [
+        # An identifier keeps its case: the article is no option.
+        ("After a count: Proposal B, Proposal C", 2 / 3),
+        ("after a count: proposal b, PROPOSAL C", 2 / 3),
+        ("A, B, C", 1.0),
+        ("a, b, c", 0.0),
+        ("A-B-C", 1.0),
+    ],
+)
+def test_the_paper_reads_an_identifier_in_its_own_case(answer, papers):
+    options = [(f"Proposal {letter}", letter) for letter in "ABC"]
+    assert paper.top_votes(answer, options, []) == pytest.approx(papers)
+
+
+def test_the_papers_majority_is_a_name_outside_longer_words():
+    assert paper.majority("proposal  a!", ("Proposal A", "A"), []) == 1.0
+    assert paper.majority("It is Proposal-A by far", ("Proposal A", "A"), []) == 0.0
+
+
 def test_listing_few_wrong_options_with_all_right_ones_scores_by_the_papers_rule_only():
     answer = "Elm Street, Harbor Lane, Option 7, Mill Road"
     assert top_votes(answer, VOTES, OTHERS[:1]) == 0.0
