@@ -83,7 +83,8 @@ def released_record(config: ConfigDict, tokenizer: Tokenizer, number: int) -> Re
     for attempt in range(MAX_ATTEMPTS):
         try:
             row = pick(raw, 2 * config.seed, number, attempt)
-            return release_record(row, f"{train_task(dataset)}/{number}", tokenizer, settings)
+            name = f"{train_task(dataset)}/{number}"
+            return release_record(row, dataset, name, tokenizer, settings)
         except UnfitRowError as error:
             reason = error
     raise UserError(
@@ -109,7 +110,7 @@ def released_validation(
             break
         try:
             name = f"{validation_task(dataset, length)}/{number}"
-            records.append(release_record(row, name, tokenizer, settings))
+            records.append(release_record(row, dataset, name, tokenizer, settings))
         except UnfitRowError as error:
             left_out[str(error)] += 1
     if len(records) < wanted:

@@ -180,6 +180,14 @@ class Tokenizer:
         found = self._added.search(text)
         return found[0] if found else ""
 
+    def find_control(self, text: str) -> str:
+        """Return an added token that is neither for recall nor for thoughts; "" for none.
+
+        Such a token, as <|im_end|>, would end or begin a turn.
+        """
+        kept = re.compile("|".join(map(re.escape, ADDED_TOKENS)))
+        return self.find_added(kept.sub(" ", text))
+
     @functools.cached_property
     def _added(self) -> re.Pattern[str]:
         contents = [str(token) for token in self._tokenizer.get_added_tokens_decoder().values()]

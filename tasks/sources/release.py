@@ -2,45 +2,47 @@
 
 Data: a folder for each data set with Parquet files of the splits `train` and `val_4k` to
 `val_128k`. A row has `prompt` (messages), `data_source`, `reward_model.ground_truth` {answer,
-pos_docs, math_answer, neg_answer, relevance_grades} and `extra_info` {id, question, question_id}.
+pos_docs, math_answer, neg_answer, relevance_grades} and `extra_info` {id, question, question_id,
+settings}; `release_truth.py` reads what they say of right answers.
 
 Traces: rows of `prompt` (messages) and `completion` (text), with recall spans between `<recall>`
 and `</recall>` or between the recall tokens. Traces of one's own have the same layout.
 """
 
 import functools
-import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.names import length_name
-from tasks.prompts.context import Example, Prompted, Range
+from tasks.prompts.context import Example, Prompted
 from tasks.prompts.demonstrations import check_demonstration, gold_tokens
 from tasks.prompts.record import Record, span_flags
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.tokenised import refuse_added, tokenised
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL, THINK, Tokenizer
+from tasks.sources.release_truth import ReleasedRow, parsed, parsed_object, truth_fields
 from tasks.sources.table import find, read_rows, text_field
 
 # The names of the validation splits by target length.
 LENGTHS = (4096, 8192, 16_384, 32_768, 65_536, 98_304, 131_072)
+# Data sets whose prompts are as long as they are.
+FIXED_LENGTHS = {"dapo_math": (4096,), "mcqa_math": (4096,), "quality": (4096, 8192)}
+# Data sets whose contexts are made up for each row.
+MADE_UP = ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote")
+_OTHER_NAMES = {"retrieval_math": "math_retrieval"}
 _SPAN = re.compile(r"<recall>(.*?)</recall>|<\|start_recall\|>(.*?)<\|end_recall\|>", re.DOTALL)
-_OPTION = re.compile(r"^\s*\(?([A-D])[).:]\s+(.+?)\s*$", re.MULTILINE)
-_CITED = re.compile(r"\[(?:ID: ?)?(\d+)\]")
-_LABEL = re.compile(r"label: ?\S.*$", re.MULTILINE)
 
 
-@functools.lru_cache(maxsize=32)
-def read_release(folder: str, dataset: str, split: str) -> tuple[Any, ...]:
-    """Return the raw rows of a split.
+def release_files(folder: str, dataset: str, split: str) -> list[str]:
+    """Return the paths of the files of a split.
 
     Raises:
-      TaskInputError: there is no such file.
+      TaskInputError: there is none.
     """
     patterns = [
         f"{dataset}/{split}*.parquet",
@@ -53,7 +55,32 @@ def read_release(folder: str, dataset: str, split: str) -> tuple[Any, ...]:
             f"config.data.source = 'release:{folder}' has no {patterns[0]}; download RecaLLM-data "
             "whole, or set the data set's share to 0"
         )
-    return tuple(row for path in paths for row in read_rows(path))
+    return paths
+
+
+@functools.lru_cache(maxsize=32)
+def read_release(folder: str, dataset: str, split: str) -> tuple[Any, ...]:
+    """Return the raw rows of a split.
+
+    Raises:
+      TaskInputError: there is no such file, or it can't be read.
+    """
+    files = release_files(folder, dataset, split)
+    return tuple(row for path in files for row in read_rows(path))
+
+
+def has_split(dataset: str, length: int) -> bool:
+    """Return whether a data set comes in a length of the release."""
+    return length in FIXED_LENGTHS.get(dataset, (length,))
+
+
+def longest_prompt(length: int) -> int:
+    """Return the most tokens that a prompt of a validation split may have.
+
+    The release counted in Qwen's tokens; in others its prompts may be an eighth longer. The longest
+    split was made at 120,704 tokens and has room as it is.
+    """
+    return min(length + length // 8, LENGTHS[-1])
 
 
 def validation_split(length: int) -> str:
@@ -70,38 +97,43 @@ def validation_split(length: int) -> str:
     return f"val_{length_name(length)}"
 
 
-def release_record(raw: Any, name: str, tokenizer: Tokenizer, settings: TaskSettings) -> Record:
-    """Return the record of a row of the data set.
+def release_record(
+    raw: Any, dataset: str, name: str, tokenizer: Tokenizer, settings: TaskSettings
+) -> Record:
+    """Return the record of a row of a data set.
 
     All of the user's text may be copied, as in the release: its rows don't say where the context
     begins.
 
     Args:
+      dataset: the data set in whose folder the row is.
       settings: `system` replaces the row's own system prompt.
 
     Raises:
-      UnfitRowError: the row is malformed, too long, or a gold document is not in its prompt.
+      UnfitRowError: the row is malformed, too long, of another data set, or a gold document is not
+        in its prompt.
     """
-    system, user = read_messages(raw.get("prompt") if isinstance(raw, Mapping) else None)
-    refuse_added(user, tokenizer)
-    dataset = text_field(raw, "data_source")
-    truth = _ground_truth(raw)
-    documents = _gold_documents(truth)
-    gold: list[Range] = []
-    for text in documents:
-        start = user.find(text)
-        if start < 0:
-            raise UnfitRowError("a gold document that is not in its prompt")
-        gold.append((start, start + len(text)))
-    info = raw.get("extra_info")
-    info = info if isinstance(info, Mapping) else {}
+    system, user = _prompt(raw, tokenizer, settings)
+    source = text_field(raw, "data_source")
+    if _OTHER_NAMES.get(source, source) != dataset:
+        raise UnfitRowError(f"a row of {source!r}, not of {dataset}")
+    truth, info = _ground_truth(raw), _extra_info(raw)
+    documents = _gold_documents(truth, user)
+    starts = [user.index(text) for text in documents]
+    row = ReleasedRow(
+        truth=truth,
+        settings=parsed_object(info.get("settings")),
+        documents=documents,
+        user=user,
+        question=unicodedata.normalize("NFC", str(info.get("question") or "").strip()),
+    )
     example = Example(
-        system=system if settings.system is None else settings.system,
+        system=system,
         user=user,
         documents=((0, len(user)),),
-        gold=tuple(gold),
-        truth=_truth(dataset, truth, documents, user),
-        question_id=str(info.get("question_id") or info.get("question") or ""),
+        gold=tuple((at, at + len(text)) for at, text in zip(starts, documents, strict=True)),
+        truth=truth_fields(dataset, row),
+        question_id=question_of(raw, dataset),
     )
     prompt = tokenizer.chat_prompt(example.system, user, thinking=settings.thinking)
     record = tokenised(
@@ -115,19 +147,28 @@ def release_record(raw: Any, name: str, tokenizer: Tokenizer, settings: TaskSett
     return record
 
 
+def _prompt(raw: Any, tokenizer: Tokenizer, settings: TaskSettings) -> tuple[str, str]:
+    """Return the system prompt, the settings' if they have one, and the user's text of a row.
+
+    Raises:
+      UnfitRowError: the prompt is malformed, or holds a token that may not be in it.
+    """
+    system, user = read_messages(raw.get("prompt") if isinstance(raw, Mapping) else None)
+    refuse_added(user, tokenizer)
+    system = system if settings.system is None else settings.system
+    if found := tokenizer.find_control(system):
+        raise UnfitRowError(f"its system prompt holds the token {found}")
+    return system, user
+
+
 def read_messages(value: Any) -> tuple[str, str]:
     """Return the system prompt, "" without one, and the user's text of a conversation.
 
     Raises:
       UnfitRowError: it is not one turn of a user, after at most one system prompt.
     """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise UnfitRowError("a prompt that is not a list of messages") from None
-    turns = value if isinstance(value, list) else []
-    if not all(isinstance(turn, Mapping) for turn in turns):
+    turns = parsed(value)
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
         raise UnfitRowError("a prompt that is not a list of messages")
     roles = [turn.get("role") for turn in turns]
     if roles not in (["user"], ["system", "user"]):
@@ -136,131 +177,42 @@ def read_messages(value: Any) -> tuple[str, str]:
     return (texts[0] if len(texts) == 2 else ""), texts[-1]
 
 
+def question_of(raw: Any, dataset: str) -> str:
+    """Return what names the question of a row; "" if only the whole prompt does.
+
+    That is so in the data sets whose contexts are made up: all their votes ask the same.
+    """
+    info = _extra_info(raw)
+    asked = "" if dataset in MADE_UP else info.get("question")
+    return str(info.get("question_id") or asked or "")
+
+
+def _extra_info(raw: Any) -> Mapping[str, Any]:
+    return parsed_object(raw.get("extra_info")) if isinstance(raw, Mapping) else {}
+
+
 def _ground_truth(raw: Any) -> Mapping[str, Any]:
     reward = raw.get("reward_model") if isinstance(raw, Mapping) else None
-    truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
-    if isinstance(truth, str):
-        try:
-            truth = json.loads(truth)
-        except ValueError:
-            truth = None
-    if not isinstance(truth, Mapping):
+    truth = parsed_object(reward.get("ground_truth")) if isinstance(reward, Mapping) else {}
+    if not truth:
         raise UnfitRowError("no ground_truth")
     return truth
 
 
-def _gold_documents(truth: Mapping[str, Any]) -> list[str]:
-    """Return the gold documents in the form that `text_field` gives the prompt."""
+def _gold_documents(truth: Mapping[str, Any], user: str) -> list[str]:
+    """Return the gold documents as they stand in the user's text, which has lost its outer blanks.
+
+    Raises:
+      UnfitRowError: one is not a text, or is not there.
+    """
     documents = truth.get("pos_docs") or []
     if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
         raise UnfitRowError("pos_docs that is not a list of texts")
-    return [unicodedata.normalize("NFC", text) for text in documents if text]
-
-
-def _truth(
-    dataset: str, truth: Mapping[str, Any], documents: Sequence[str], user: str
-) -> dict[str, Any]:
-    """Return the fields of our ground truth for a row of a data set."""
-    answer = text_field(truth, "answer", most=100_000)
-    build: Callable[..., dict[str, Any]] = _BUILD.get(dataset, _one_answer)
-    found = build(answer, truth, documents, user)
-    if not any(found["answers"]):
-        raise UnfitRowError("no answer")
-    if math := truth.get("math_answer"):
-        found["math_answer"] = str(math)
-    return found
-
-
-def _one_answer(answer, truth, documents, user) -> dict[str, Any]:
-    del truth, documents, user
-    return {"answers": [answer]}
-
-
-def _aliases(answer, truth, documents, user) -> dict[str, Any]:
-    del truth, documents, user
-    return {"answers": [alias for alias in answer.split("|||") if alias.strip()]}
-
-
-def _winner(answer, truth, documents, user) -> dict[str, Any]:
-    del truth, documents, user
-    return {"answers": [answer, answer.split()[-1]]}
-
-
-def _leaders(answer, truth, documents, user) -> dict[str, Any]:
-    del truth, documents, user
-    names = [name for name in answer.split("|||") if name.strip()]
-    parts = [[name, name.split()[-1]] for name in names]
-    return {"answers": [", ".join(names)], "parts": parts}
-
-
-def _values(answer, truth, documents, user) -> dict[str, Any]:
-    del documents, user
-    values, wrong = answer.split(), str(truth.get("neg_answer") or "").split()
-    return {"answers": [", ".join(values)], "parts": [[v] for v in values], "wrong": wrong}
-
-
-def _label(answer, truth, documents, user) -> dict[str, Any]:
-    del truth, user
-    labels = [(found[-1] if (found := _LABEL.findall(text)) else "") for text in documents]
-    return {"answers": [answer], "gold_labels": labels}
-
-
-def _letter(answer, truth, documents, user) -> dict[str, Any]:
-    del truth, documents
-    options = dict(_OPTION.findall(user)[-4:])
-    return {"answers": [answer], "choices": options if len(options) == 4 else {}}
-
-
-def _ranking(answer, truth, documents, user) -> dict[str, Any]:
-    del user
-    try:
-        grades = json.loads(truth.get("relevance_grades") or "")
-        grades = {str(name): int(grade) for name, grade in grades.items()}
-    except (ValueError, TypeError, AttributeError):
-        raise UnfitRowError("no relevance_grades") from None
-    return {"answers": [answer], "grades": grades, "gold_labels": _shown_ids(documents)}
-
-
-def _cited(answer, truth, documents, user) -> dict[str, Any]:
-    del truth
-    try:
-        listed = json.loads(answer)
-    except ValueError:
-        listed = None
-    if not isinstance(listed, list):
-        raise UnfitRowError("an answer that is not a list")
-    parts = [[part] if isinstance(part, str) else part for part in listed]
-    for part in parts:
-        aliases = part if isinstance(part, list) else []
-        if not aliases or not all(isinstance(alias, str) for alias in aliases):
-            raise UnfitRowError("an answer that is not a list of names with their aliases")
-    labels = _shown_ids(documents)
-    gold = {label.strip("[]") for label in labels}
-    ids = dict.fromkeys(_CITED.findall(user))
-    return {
-        "answers": [", ".join(part[0] for part in parts)],
-        "parts": parts,
-        "grades": {name: int(name in gold) for name in ids},
-        "gold_labels": labels,
-    }
-
-
-def _shown_ids(documents: Sequence[str]) -> list[str]:
-    """Return the label of each document as it is shown, such as "[3]" or "[ID: 3]"."""
-    found = [_CITED.search(text) for text in documents]
-    return [match[0] if match else "" for match in found]
-
-
-_BUILD: Mapping[str, Callable[..., dict[str, Any]]] = {
-    **dict.fromkeys(("hotpotqa", "musique", "2wikimultihopqa", "nq", "triviaqa"), _aliases),
-    **dict.fromkeys(("banking77", "massive"), _label),
-    **dict.fromkeys(("quality", "mcqa_math"), _letter),
-    "majority_vote": _winner,
-    "top_n_vote": _leaders,
-    "multi_niah": _values,
-    "msmarco_v2": _ranking,
-    "qampari": _cited,
-}
+    documents = [unicodedata.normalize("NFC", text) for text in documents if text.strip()]
+    documents = [text if text in user else text.strip() for text in documents]
+    if not all(text in user for text in documents):
+        raise UnfitRowError("a gold document that is not in its prompt")
+    return documents
 
 
 def trace_record(raw: Any, name: str, tokenizer: Tokenizer, settings: TaskSettings) -> Record:
@@ -277,22 +229,18 @@ def trace_record(raw: Any, name: str, tokenizer: Tokenizer, settings: TaskSettin
       UnfitRowError: the row is malformed, or the prompt does not hold the text of a span.
       DemonstrationError: a span is empty, too long, or can't be copied.
     """
-    system, user = read_messages(raw.get("prompt") if isinstance(raw, Mapping) else None)
-    completion = raw.get("completion")
-    if isinstance(completion, list) and len(completion) == 1:
-        completion = completion[0].get("content") if isinstance(completion[0], Mapping) else None
-    if not isinstance(completion, str) or not completion.strip():
-        raise UnfitRowError("no completion")
-    refuse_added(user, tokenizer)
-    if settings.system is not None:
-        system = settings.system
+    system, user = _prompt(raw, tokenizer, settings)
+    turns = raw.get("completion")
+    if isinstance(turns, list) and len(turns) == 1 and isinstance(turns[0], Mapping):
+        raw = {"completion": turns[0].get("content")}
+    # In the form of the prompt, of which its spans are copies.
+    completion = text_field(raw, "completion", most=10_000_000)
     prompt = tokenizer.chat_prompt(system, user, thinking=settings.thinking)
     ids, offsets = tokenizer.encode_with_offsets(prompt)
     inputs, shift = np.asarray(ids, np.int32), prompt.index(user)
     documents = [(shift, shift + len(user))]
     flags = span_flags(tokenizer, prompt, inputs, offsets, documents, settings.span_alignment)
-    # In the form of the prompt, of which its spans are copies.
-    text = unicodedata.normalize("NFC", completion).removeprefix(THINK).lstrip("\n")
+    text = completion.removeprefix(THINK).lstrip("\n")
     targets, end = [], 0
     for found in _SPAN.finditer(text):
         targets += _plain(text[end : found.start()], tokenizer)
@@ -332,7 +280,6 @@ def _plain(text: str, tokenizer: Tokenizer) -> list[int]:
     """Return the tokens of a text outside spans."""
     if START_RECALL in text or END_RECALL in text or "<recall>" in text or "</recall>" in text:
         raise UnfitRowError("a span that is not closed, or never began")
-    ended = tokenizer.find_added(text.replace(THINK, "").replace("</think>", ""))
-    if ended:
-        raise UnfitRowError(f"its completion holds the token {ended}")
+    if found := tokenizer.find_control(text):
+        raise UnfitRowError(f"its completion holds the token {found}")
     return tokenizer.encode(text)
