@@ -26,6 +26,7 @@ from decoding.policy import Policy
 from recallm_jax.config.kept import keep_reward
 from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
 from recallm_jax.config.rewards import check_rewards, evaluation_rewards
+from recallm_jax.data.records import check_data
 from recallm_jax.evaluation.complete import complete_summaries
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.merge import merge
@@ -123,6 +124,7 @@ def _evaluate(
         devices = jax.local_devices()
         shard = shard or Shard(*processes.number_and_count())
     context = set_up(config, devices)
+    check_data(config, context.tokenizer)
     if checkpoints:
         return _several(config, context, workdir, shard, checkpoints)
     policy: Policy = context.policy

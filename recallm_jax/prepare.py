@@ -13,8 +13,8 @@ from itertools import islice
 
 from recallm_jax.config.kept import MAY_CHANGE, REWARD, STAGES, keep_config
 from recallm_jax.config.load import JobParser, parse_config
-from recallm_jax.data.records import train_records, validation_records
-from recallm_jax.data.settings import mixture_datasets
+from recallm_jax.data.records import check_data, train_records, validation_records
+from recallm_jax.data.settings import evaluated_lengths, mixture_datasets
 from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError, run_job
@@ -40,6 +40,7 @@ def _run(argv: Sequence[str]) -> None:
     out = open_folder(arguments.out)
     keep_programs(config.compilation_cache)
     tokenizer = load_tokenizer(config)
+    check_data(config, tokenizer)
     remedy = "give another --out, or delete the folder"
     keep_config(config, out, may_change=MAY_CHANGE + STAGES + REWARD, remedy=remedy)
     with contextlib.closing(train_records(config, tokenizer, 0)) as stream:
@@ -47,7 +48,7 @@ def _run(argv: Sequence[str]) -> None:
         records = Console().progress(first, "train", total=arguments.num_train)
         print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
     for dataset in mixture_datasets(config):
-        for length in config.evaluation.lengths:
+        for length in evaluated_lengths(config, dataset):
             path = out / f"{validation_task(dataset, length)}.jsonl"
             print(path, write_jsonl(path, validation_records(config, tokenizer, dataset, length)))
     if gave_way:

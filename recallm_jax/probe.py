@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
+from recallm_jax.data.settings import check_system_prompt
 from recallm_jax.evaluation.loop import Evaluated
 from recallm_jax.evaluation.probe import format_probe, run_probe
 from recallm_jax.evaluation.summaries import Row
@@ -58,6 +59,7 @@ def _run(argv: Sequence[str]) -> None:
 def _probe(config: ConfigDict, workdir: Path, *, checkpoint: bool) -> list[Row]:
     """Probe the starting weights or the newest checkpoint; return the leader's summaries."""
     context = set_up(config)
+    check_system_prompt(config, context.tokenizer)
     policy: Policy = context.policy
     label = made_by = START
     if checkpoint:

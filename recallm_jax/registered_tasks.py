@@ -12,7 +12,7 @@ import os
 import shlex
 
 from recallm_jax.config.load import load_config
-from recallm_jax.data.records import register_tasks
+from recallm_jax.data.records import check_data, register_tasks
 from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.errors import UserError
 from storage.errors import InputError
@@ -35,7 +35,9 @@ def register() -> None:
                 f"{NUM_TRAIN} = {count!r} must be the number of training examples to cache"
             )
         config = load_config(shlex.split(os.environ[CONFIG]))
-        register_tasks(config, load_tokenizer(config), num_train=int(count))
+        tokenizer = load_tokenizer(config)
+        check_data(config, tokenizer)
+        register_tasks(config, tokenizer, num_train=int(count))
     except InputError as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from recallm_jax.config.kept import RECORDS, hold_to_config
 from recallm_jax.data.arrays import check_prompt
-from recallm_jax.data.released import RELEASE, released_record, released_validation
+from recallm_jax.data.released import check_splits, released_record, released_validation
 from recallm_jax.data.settings import (
+    RELEASE,
+    check_system_prompt,
     drawn_dataset,
     mixture_rates,
     task_settings,
@@ -31,6 +33,18 @@ from tasks.prompts.vocabulary import Tokenizer
 
 JSONL = "jsonl:"
 GENERATED = "generated"
+
+
+def check_data(config: ConfigDict, tokenizer: Tokenizer) -> None:
+    """Refuse a system prompt or files of the release that can't be used, before any work is done.
+
+    Raises:
+      UserError: names the field.
+      TaskInputError: a file of the release is missing.
+    """
+    check_system_prompt(config, tokenizer)
+    if config.data.source.startswith(RELEASE):
+        check_splits(config)
 
 
 def train_records(

@@ -8,7 +8,11 @@ from storage.errors import naming
 from storage.files import as_path, read_text
 from tasks.prompts.context import generator
 from tasks.prompts.settings import TaskSettings
+from tasks.prompts.vocabulary import Tokenizer
+from tasks.sources.release import has_split, longest_prompt
 
+# What `data.source` begins with where the paper's data set is read.
+RELEASE = "release:"
 # System prompts that are no files.
 OURS, NONE = "ours", "none"
 
@@ -48,6 +52,30 @@ def system_prompt(config: ConfigDict) -> str | None:
             f"config.data.system_prompt = {name!r} can't be read ({error}); give a text file, "
             f"{OURS!r} or {NONE!r}"
         ) from None
+
+
+def check_system_prompt(config: ConfigDict, tokenizer: Tokenizer) -> None:
+    """Refuse a system prompt that would end or begin a turn.
+
+    Raises:
+      UserError: the file can't be read, or holds such a token.
+    """
+    if found := tokenizer.find_control(system_prompt(config) or ""):
+        raise UserError(
+            f"config.data.system_prompt = {config.data.system_prompt!r} holds the token {found}, "
+            "which would end or begin a turn; take it out of the file"
+        )
+
+
+def evaluated_lengths(config: ConfigDict, dataset: str) -> list[int]:
+    """Return the lengths at which a data set is evaluated: all, or those that the release has."""
+    released = config.data.source.startswith(RELEASE)
+    return [n for n in config.evaluation.lengths if not released or has_split(dataset, n)]
+
+
+def prompt_room(config: ConfigDict, length: int) -> int:
+    """Return the most tokens of a validation prompt at a length; the release's may be longer."""
+    return longest_prompt(length) if config.data.source.startswith(RELEASE) else length
 
 
 def mixture_datasets(config: ConfigDict) -> list[str]:

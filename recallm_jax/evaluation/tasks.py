@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from recallm_jax.data.records import validation_records
-from recallm_jax.data.settings import mixture_datasets, task_settings
+from recallm_jax.data.settings import evaluated_lengths, mixture_datasets, task_settings
 from tasks.names import validation_task
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
@@ -35,7 +35,7 @@ def evaluation_tasks(config: ConfigDict) -> list[EvaluationTask]:
     found = []
     new_tokens = config.decoding.max_new_tokens
     for dataset in mixture_datasets(config):
-        for length in config.evaluation.lengths:
+        for length in evaluated_lengths(config, dataset):
             records = functools.partial(validation_records, config, dataset=dataset, length=length)
             name = validation_task(dataset, length)
             found.append(EvaluationTask(name, length, new_tokens, records))

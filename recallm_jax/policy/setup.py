@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
+from recallm_jax.data.settings import prompt_room
 from recallm_jax.models.presets import ROPE_SCALINGS, ModelConfig
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.policy import partitioning
@@ -115,9 +116,11 @@ def check_lengths(config: ConfigDict, model: ModelConfig) -> None:
     on_top = trains or any(task.max_new_tokens is None for task in suites)
     for name, values in lengths.items():
         for value in values:
-            if value + config.decoding.max_new_tokens * on_top > model.max_positions:
+            room = prompt_room(config, value) if name == "evaluation.lengths" else value
+            if room + config.decoding.max_new_tokens * on_top > model.max_positions:
+                longer = f" (of the release up to {room} tokens)" if room > value else ""
                 raise UserError(
-                    f"config.{name} = {value} with decoding.max_new_tokens = "
+                    f"config.{name} = {value}{longer} with decoding.max_new_tokens = "
                     f"{config.decoding.max_new_tokens * on_top} exceeds the model's context of "
                     f"{model.max_positions} tokens; lower one of them, or set "
                     "config.model.extra_positions"

@@ -7,9 +7,13 @@ from itertools import islice
 from ml_collections import ConfigDict
 
 from recallm_jax.data.arrays import check_demonstrations, prompts_and_texts
-from recallm_jax.data.records import JSONL, train_records, validation_records
-from recallm_jax.data.released import read_trace_records
-from recallm_jax.data.settings import mixture_datasets
+from recallm_jax.data.records import JSONL, check_data, train_records, validation_records
+from recallm_jax.data.released import (
+    read_trace_records,
+    say_shared_questions,
+    shared_questions,
+)
+from recallm_jax.data.settings import RELEASE, evaluated_lengths, mixture_datasets, prompt_room
 from recallm_jax.evaluation.tasks import suite_records
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import SFT_STAGES, Stage
@@ -51,13 +55,18 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
         there are examples.
       TaskInputError: no example fits `data.target_length`, or none can be drawn.
     """
+    check_data(config, tokenizer)
+    shared = {}
     for dataset in mixture_datasets(config):
-        for length in config.evaluation.lengths:
+        for length in evaluated_lengths(config, dataset):
             with naming(f"config.evaluation.lengths = {length}"):
                 records = validation_records(
                     config, tokenizer, dataset, length, most=VALIDATION_RECORDS
                 )
-                prompts_and_texts(records, length)
+                prompts_and_texts(records, prompt_room(config, length))
+        if config.data.source.startswith(RELEASE):
+            shared[dataset] = shared_questions(config, dataset)
+    say_shared_questions(shared)
     for task in suite_tasks(config.evaluation.suites):
         for length in config.evaluation.lengths:
             with naming("config.evaluation.suites"):

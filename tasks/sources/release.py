@@ -140,10 +140,7 @@ def release_record(
         name, dataset, Prompted(example, prompt), tokenizer, settings, np.random.default_rng(0)
     )
     if len(record.inputs) > settings.target_length:
-        raise UnfitRowError(
-            f"the row takes {len(record.inputs)} tokens and target_length is "
-            f"{settings.target_length}"
-        )
+        raise UnfitRowError(f"a prompt of more than {settings.target_length} tokens")
     return record
 
 
