@@ -32,8 +32,10 @@ from tasks.sources.table import find, read_rows, text_field
 LENGTHS = (4096, 8192, 16_384, 32_768, 65_536, 98_304, 131_072)
 # Data sets whose prompts are as long as they are.
 FIXED_LENGTHS = {"dapo_math": (4096,), "mcqa_math": (4096,), "quality": (4096, 8192)}
-# Data sets whose contexts are made up for each row.
-MADE_UP = ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote")
+# Data sets in which rows may ask the same words about different contexts.
+_ASK_OF_CONTEXT = frozenset(
+    ("retrieval", "multi_niah", "math_retrieval", "majority_vote", "top_n_vote", "quality")
+)
 _OTHER_NAMES = {"retrieval_math": "math_retrieval"}
 _SPAN = re.compile(r"<recall>(.*?)</recall>|<\|start_recall\|>(.*?)<\|end_recall\|>", re.DOTALL)
 
@@ -177,11 +179,12 @@ def read_messages(value: Any) -> tuple[str, str]:
 def question_of(raw: Any, dataset: str) -> str:
     """Return what names the question of a row; "" if only the whole prompt does.
 
-    That is so in the data sets whose contexts are made up: all their votes ask the same.
+    All votes ask the same words, for example, about different contexts.
     """
     info = _extra_info(raw)
-    asked = "" if dataset in MADE_UP else info.get("question")
-    return str(info.get("question_id") or asked or "")
+    asked = "" if dataset in _ASK_OF_CONTEXT else info.get("question")
+    name = str(info.get("question_id") or asked or "")
+    return name.encode(errors="replace").decode()
 
 
 def _extra_info(raw: Any) -> Mapping[str, Any]:

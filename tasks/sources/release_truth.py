@@ -63,6 +63,10 @@ def truth_fields(dataset: str, row: ReleasedRow) -> dict[str, Any]:
     math = row.truth.get("math_answer")
     if math is not None and str(math):
         found["math_answer"] = str(math)
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UnfitRowError("a ground_truth that is not valid Unicode") from None
     return found
 
 

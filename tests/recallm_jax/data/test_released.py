@@ -153,7 +153,7 @@ def test_questions_that_training_and_validation_share_are_counted_and_said(folde
     write(folder / "nq" / "val_4k.jsonl", map(asked, [2, 3, 7]))
     config = config_of(folder, "data.mixture.nq=1.0", "data.mixture.retrieval=0.0")
     assert shared_questions(config, "nq") == 2
-    # Contexts are made up: the rows ask the same words of different ones.
+    # These rows ask the same words of different contexts.
     same = [retrieval(n) | {"extra_info": {"question": "Which?"}} for n in (1, 2)]
     for number, split in enumerate(("train", "val_4k")):
         write(folder / "made" / "retrieval" / f"{split}.jsonl", same[number : number + 1])

@@ -196,6 +196,7 @@ def test_malformed_rows_are_refused_with_their_reason(change, reason):
             row("msmarco_v2", "[ID: 1] cats", "1", relevance_grades='{"1": 1e999}'),
             "no relevance_grades",
         ),
+        (row("multi_niah", "1 2", "1", neg_answer="\ud800"), "ground_truth that is not valid Uni"),
         (row("quality", "Who?\nA) Tom", "Tom"), "an answer that is not a letter from A to D"),
         (
             row("hotpotqa", "T\nThe Rhine.", "Rhine", [5]),
@@ -327,12 +328,14 @@ def test_gold_that_ends_in_blanks_at_the_prompts_end_is_found():
     assert record.ground_truth["gold_documents"] == ["1,ab\n"]
 
 
-def test_a_question_has_its_id_or_its_words_unless_its_context_is_made_up():
+def test_a_question_has_its_id_or_its_words_unless_it_asks_of_its_context():
     raw = row("nq", "x", "x")
     assert question_of(raw, "nq") == "q7"
     raw["extra_info"]["question_id"] = None
     assert question_of(raw, "nq") == "Which?"
-    assert question_of(raw, "majority_vote") == ""
+    assert question_of(raw, "majority_vote") == question_of(raw, "quality") == ""
+    raw["extra_info"]["question"] = "\ud800?"
+    assert question_of(raw, "nq") == "??"
 
 
 def test_a_system_prompt_that_ends_its_turn_is_refused():
