@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = common.base()
 
     config.model.unstack_decode = True
-    config.model.remat = "none"
+    config.model.remat = "dots"
     config.data.mixture = common.mixture("retrieval")
     config.data.target_length = 1024
     config.data.value_length = 6
