@@ -20,7 +20,9 @@ from tasks.prompts.demonstrations import recalled_in_turn
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.scoring import answers
-from tasks.scoring.reward import best_of
+from tasks.scoring.answers import normalise
+from tasks.scoring.reward import best_of, of_answer
+from tasks.scoring.truth import GroundTruth
 from tasks.sources.corpus import Corpus, draw_kind, in_order, take
 from tasks.sources.passages import Passage, holds, needles, question_layout, render
 from tasks.sources.passages import places as answer_places
@@ -139,7 +141,7 @@ def question_draft(
             user=before + document + after,
             documents=((len(before), len(before) + len(document)),),
             gold=tuple(ranges[number] for number in places),
-            truth={"answers": list(row.answers)},
+            truth={"answers": list(row.answers), "wrong": rivals(row)},
             question_id=row.name,
             demonstrate=functools.partial(
                 demonstrate, recalled=recalled, answer=answer, kept=tuple(kept)
@@ -147,6 +149,23 @@ def question_draft(
         )
 
     return Draft(example, most=len(distractors), from_row=True)
+
+
+def rivals(row: Question) -> list[str]:
+    """Return the titles between which a question asks to choose, apart from the answer's.
+
+    They are those of its gold passages that it names, if one of them is the answer and it has "or".
+    """
+    answers = {normalise(answer) for answer in row.answers}
+    titles = {normalise(item.passage.title): item.passage.title for item in row.evidence}
+    if answers.isdisjoint(titles) or " or " not in row.text:
+        return []
+    asked = f" {normalise(row.text)} "
+    return [
+        title
+        for name, title in titles.items()
+        if name and name not in answers and f" {name} " in asked
+    ]
 
 
 def stated(answers: Sequence[str], gold: Sequence[Passage]) -> str:
@@ -166,7 +185,14 @@ def demonstrate(
     return Demonstration(tuple(thought), CLOSINGS[rng.integers(len(CLOSINGS))], answer, kept)
 
 
-reference = best_of(answers.matches_reference)
+@of_answer
+def reference(answer: str, truth: GroundTruth) -> float:
+    """Return the best match with an accepted answer; naming another candidate scores 0."""
+    return max(
+        answers.matches_reference(answer, accepted, truth.wrong) for accepted in truth.answers
+    )
+
+
 alias = best_of(answers.is_equal_normalised)
 REFERENCE_METRICS = {
     "exact_match": alias,

@@ -9,12 +9,14 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL
 
 ANSWER = "Answer:"
 THINK_END = "</think>"
+# The label as our scores read it: with Markdown or a space before the colon, or in capitals.
+_LABEL = re.compile(r"(?:Answer|ANSWER)(?:\*\*|__)?\s?:")
 # Enough to name the key and repeat the value in a sentence, too few to list the context's values.
 MAX_ANSWER_WORDS = 16
 MAX_WORD_LENGTH = 16
@@ -27,10 +29,18 @@ _ARTICLE = re.compile(r"\b(a|an|the)\b")
 _QUOTES = {
     *('""', "''", "``", "\u201c\u201d", "\u2018\u2019", "\u201e\u201c", "\u201e\u201d"),
     *("\u201a\u2018", "\u00ab\u00bb", "\u00bb\u00ab", "\u2039\u203a", "\u300c\u300d"),
-    *("\u300e\u300f", "()", "[]", "**", "__"),
+    *("\u300e\u300f", "()", "[]", "**", "__", "$$"),
 }
 _MARKER = re.compile(r"[-*\u2022\u2013\u2014]\s+")
-_LATEX = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf)\s?\{([^{}]*)\}")
+_LEAD_IN = re.compile(
+    r"(?:(?:so|the|my|final|correct|right)\s+)*(?:answer|label|ranking|order)\s*(?:is\b\s*:?|:)\s*",
+    re.IGNORECASE,
+)
+_LATEX = re.compile(r"\\(text|textbf|textit|textrm|mathrm|mathbf|emph|boxed)\s?(?=\{)")
+_TAG = re.compile(r"<(\w+)>((?:(?!</?\1>).)*)</\1>", re.DOTALL)
+_INVISIBLE = str.maketrans("", "", "\u00ad\u200b\u2060\ufeff")
+# What begins a value in a box or between dollar signs.
+_VALUE = re.compile(r"[\w\\$]")
 FULL_STOPS = ".\u3002\uff0e"
 # How much of the dress is looked at: a long answer of stars must not take seconds.
 MOST_LAYERS, MOST_READINGS = 8, 8
@@ -39,10 +49,13 @@ MOST_LAYERS, MOST_READINGS = 8, 8
 def extract_answer(response: str) -> str:
     """Return the answer of a response as every score of ours reads it.
 
-    That is `bare_answer` without recall tags, and without what only dresses it (see `undressed`).
+    That is `bare_answer` without recall tags, and without what only dresses it (see `undressed`);
+    the label may also be written `**Answer**:`, `Answer :` or `ANSWER:`.
     """
-    answer = bare_answer(response).replace(START_RECALL, "").replace(END_RECALL, "")
-    return undressed(answer) if answer else ""
+    _, *answers = _LABEL.split(response.rpartition(THINK_END)[2])
+    if not answers:
+        return ""
+    return undressed(answers[-1].replace(START_RECALL, "").replace(END_RECALL, ""))
 
 
 def bare_answer(response: str) -> str:
@@ -57,31 +70,42 @@ def bare_answer(response: str) -> str:
 
 
 def undressed(answer: str) -> str:
-    """Return an answer without the dash of a list, and without quotes or the like around all of it.
+    """Return an answer without the dash of a list, a lead-in, and quotes or the like around it.
 
-    Taken off are quotes of all kinds, brackets, Markdown, and LaTeX's \\text{}, as long as they
-    open and close around the whole answer; with them a full stop behind the last one.
+    A lead-in is "The answer is", "label:" and the like. Taken off are quotes of all kinds,
+    brackets, Markdown, HTML tags, dollar signs, and LaTeX's \\text{} and \\boxed{}, as long as they
+    open and close around the whole answer; with them a full stop behind the last one, and
+    characters that cannot be seen.
     """
-    text = answer.strip()
+    text = answer.translate(_INVISIBLE).strip()
     if text.count("**") == 1:
         # The other one is before the label.
         text = text.removeprefix("**").removesuffix("**").strip()
     for _ in range(MOST_LAYERS):
         bare = _MARKER.sub("", text, count=1) if _MARKER.match(text) else text
-        wrapped = _LATEX.fullmatch(bare.rstrip(FULL_STOPS))
-        bare = wrapped[1] if wrapped else _unquoted(bare)
+        if lead_in := _LEAD_IN.match(bare):
+            bare = bare[lead_in.end() :]
+        bare = _unwrapped(bare)
         if bare == text:
             break
         text = bare.strip()
     return text
 
 
-def _unquoted(text: str) -> str:
-    """Return a text without the quotes or brackets that open and close around all of it."""
-    inside = text.rstrip(FULL_STOPS)
-    if len(inside) < 2 or inside[0] + inside[-1] not in _QUOTES:
+def _unwrapped(text: str) -> str:
+    """Return a text without the quotes, brackets or markup that open and close around it all."""
+    whole = text.rstrip(FULL_STOPS)
+    if tagged := _TAG.fullmatch(whole):
+        return tagged[2]
+    command = _LATEX.match(whole)
+    rest = whole[command.end() :] if command else whole
+    pair = rest[:1] + rest[1:][-1:]
+    if pair != "{}" if command else pair not in _QUOTES:
         return text
-    opening, closing, inside = inside[0], inside[-1], inside[1:-1]
+    opening, closing, inside = rest[0], rest[-1], rest[1:-1]
+    # In mathematics brackets and signs are part of the value: "(1, 2)", "-5".
+    if (opening == "$" or (command and command[1] == "boxed")) and not _VALUE.match(inside):
+        return text
     # "[1] and [2]" opens and closes twice.
     depth = 1
     for character in inside:
@@ -91,21 +115,55 @@ def _unquoted(text: str) -> str:
     return inside
 
 
-EXPLAINS = re.compile(r"\s[-\u2013\u2014]+\s|[.;]\s|\u3002|\n")
-_CHOICE = re.compile(r"\b(?:or|either|neither|nor)\b", re.IGNORECASE)
+EXPLAINS = re.compile(r"\s[-\u2013\u2014]+\s|[.;!?]\s|[\u3002\uff1b]|\n")
+_READS_ON = re.compile(rf"{EXPLAINS.pattern}|,\s|[\uff0c\u3001]|\s(?=\()")
+_CHOICES = (
+    *("or", "either", "neither", "nor", "vs", "versus", "maybe", "perhaps", "possibly"),
+    *("could", "might", "alternatively"),
+)
+CHOICE = re.compile(rf"\b(?:{'|'.join(_CHOICES)})\b", re.IGNORECASE)
+# Words that a sentence has, and a name or a label seldom has in lower case.
+_TELLING = """
+all am are as be because been both came certain did do does done each fits had has have he here i
+is it its matches not only said says seems she shows since so states sure than that their there
+these they this those was we were when where which who whose why won
+"""
+# Words in lower case that names have.
+_IN_NAMES = "a an and at by da de del der di du for from in la le of on the to von"
+_TELLING_WORDS, _NAME_WORDS = frozenset(_TELLING.split()), frozenset(_IN_NAMES.split())
 
 
 def readings(answer: str) -> Iterator[str]:
-    """Yield the whole answer, and its parts before what may be an explanation.
+    """Yield the whole answer, and its parts before what reads as an explanation.
 
-    An explanation follows a dash, the end of a sentence or a line. The answer before it counts
-    unless the explanation offers a choice.
+    An explanation follows a dash, a comma, a bracket, the end of a sentence or a line. It offers no
+    choice and tells something (`_tells`): what follows in "Paris; London" or "15 - 16" is a second
+    candidate, and the whole is a list. All parts begin where the answer begins, so that a second
+    candidate cannot count in place of the first.
     """
-    yield answer
-    last_choice = max((choice.start() for choice in _CHOICE.finditer(answer)), default=-1)
-    for place in itertools.islice(EXPLAINS.finditer(answer), MOST_READINGS):
-        if last_choice < place.end():
-            yield answer[: place.start()]
+    yield undressed(answer)
+    last_choice = max((choice.start() for choice in CHOICE.finditer(answer)), default=-1)
+    for place in itertools.islice(_READS_ON.finditer(answer), MOST_READINGS):
+        if last_choice < place.end() and _tells(answer[place.end() :].lstrip()):
+            yield undressed(answer[: place.start()])
+
+
+def _tells(text: str) -> bool:
+    """Return whether a text begins with a sentence rather than with another candidate.
+
+    A sentence has a word of _TELLING, or three words of which one is an ordinary one in lower case.
+    In brackets any words will do, but not a number or a code. Nothing that begins with yes or no
+    explains.
+    """
+    words = re.findall(r"\w+", EXPLAINS.split(text, maxsplit=1)[0])
+    if not words or words[0].casefold() in ("yes", "no"):
+        return False
+    if words[0].casefold() in _TELLING_WORDS or not _TELLING_WORDS.isdisjoint(words):
+        return True
+    ordinary = [word for word in words if word.isalpha() and not _is_code(word)]
+    if text.startswith("("):
+        return ordinary == words
+    return len(words) > 2 and any(word.islower() and word not in _NAME_WORDS for word in ordinary)
 
 
 def contains_value(answer: str, value: str) -> float:
@@ -214,10 +272,12 @@ _ARTICLES = frozenset(("a", "an", "the"))
 def plain(text: str) -> str:
     """Return our normal form: as SQuAD's, for all scripts.
 
-    Lower case; no accents; no punctuation of any script, but decimal points stay, and a hyphen or
-    dash separates words; single spaces; no articles, unless the text is nothing else.
+    Lower case; no accents; no punctuation of any script, but decimal points stay, a hyphen or
+    dash separates words, and "&" between words is "and"; single spaces; no articles, unless the
+    text is nothing else.
     """
-    text = _NO_POINT.sub("", unicodedata.normalize("NFKD", text).casefold())
+    text = unicodedata.normalize("NFKD", text).casefold().replace(" & ", " and ")
+    text = _NO_POINT.sub("", text)
     words = text.translate(_PLAIN).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words)
 
@@ -225,58 +285,85 @@ def plain(text: str) -> str:
 def is_equal_normalised(answer: str, reference: str) -> float:
     """Return 1 if the two have the same plain form, apart from an explanation after the answer.
 
-    If nothing is left of the reference (a label such as "?"), the bare texts are compared, so that
-    an empty answer is never right.
+    Hyphens and underscores inside words may be spaces or left out. If nothing is left of the
+    reference (a label such as "?"), the bare texts are compared, so that an empty answer is never
+    right.
     """
-    wanted = plain(reference)
-    if wanted:
-        return float(any(plain(reading) == wanted for reading in readings(answer)))
+    wanted = _spellings(reference)
+    if plain(reference):
+        return float(any(wanted & _spellings(reading) for reading in readings(answer)))
     return exact_match(answer.lower(), reference.lower())
+
+
+_JOINT = re.compile(r"(?<=[^\W\d_])[-_\u2010\u2011](?=[^\W\d_])")
+
+
+def _spellings(text: str) -> set[str]:
+    """Return the plain forms of a text: hyphens and underscores as spaces, or left out."""
+    return {plain(text.replace("_", " ")), plain(_JOINT.sub("", text))} - {""}
 
 
 # How many words an answer may have around the reference.
 MAX_AROUND = 5
-# Separators of a list; between digits they belong to a number.
-_LISTING = re.compile(r"[,;/|\n](?!\d)")
-_SEVERAL = frozenset(("and", "but", "either", "neither", "nor", "not", "or"))
+# Separators of a list; between digits they belong to a number, and after an initial or a title
+# ("J. Dr.") to a name.
+_LISTING = re.compile(
+    r"[,;/|\n](?!\d)|[\uff0c\uff1b\u3001\u2022\u00b7]|\s[-\u2013\u2014+]+\s|\s\(|[:?!]\s"
+    r"|(?<!\b[A-Za-z])(?<!\b[A-Z][a-z])\.\s"
+)
+_SEVERAL = frozenset((*_CHOICES, "and", "but", "not", "plus"))
 
 
-def matches_reference(answer: str, reference: str) -> float:
+def matches_reference(answer: str, reference: str, wrong: Collection[str] = ()) -> float:
     """Return 1 if one of the texts contains the other (short answers to questions).
 
     arXiv 2604.09494, appendix D.3. Our guards:
 
-    * both are in our plain form (`plain`);
+    * both are in our plain form (`plain`), and an explanation after the answer is no part of it
+      (`readings`);
     * if that leaves nothing of a text (""), the score is 0, although any text contains the empty
       one;
     * containment is of whole words ("e" is not in "the beatles");
     * a part of the reference must be half of its words and a third of its characters ("Obama" for
       "Barack Obama", not "of" for "Bank of England");
-    * an answer of more than MAX_ANSWER_WORDS words scores 0 (twice the reference's words for a
-      long one), so that a copy of the context earns nothing;
+    * an answer of more than MAX_ANSWER_WORDS words (twice the reference's words for a long one)
+      must equal the reference, so that a copy of the context earns nothing;
     * an answer with more than MAX_AROUND words around the reference scores 0;
     * an answer that lists, offers a choice or says what is not meant scores 0. It is known by more
       commas or the like than the reference has, by a word of _SEVERAL that the reference lacks, by
-      having both yes and no, or by another number as long as a reference that is a number.
+      having both yes and no, by another number as long as one of the reference, or by a wrong
+      candidate.
+
+    Args:
+      wrong: candidates of the question that are not the answer.
     """
-    given, wanted = plain(answer), plain(reference)
-    if not given or not wanted or is_lengthy(answer, reference):
-        return 0.0
-    if given == wanted:
+    if is_equal_normalised(answer, reference):
         return 1.0
+    if is_lengthy(answer, reference):
+        return 0.0
+    return float(any(_contains(reading, reference, wrong) for reading in readings(answer)))
+
+
+def _contains(answer: str, reference: str, wrong: Collection[str]) -> bool:
+    """Return whether one of the texts contains the other, and the answer no other candidate."""
+    given, wanted = plain(answer), plain(reference)
+    if not given or not wanted:
+        return False
     words, wanted_words = given.split(), wanted.split()
     several = len(_LISTING.findall(answer)) > len(_LISTING.findall(reference))
     if several or _SEVERAL & set(words) - set(wanted_words) or {"yes", "no"} <= set(words):
-        return 0.0
+        return False
     if len(words) - len(wanted_words) > MAX_AROUND:
-        return 0.0
-    if wanted.isdigit():
-        numbers = (word for word in words if word.isdigit())
-        if any(len(number) == len(wanted) and number != wanted for number in numbers):
-            return 0.0
+        return False
+    numbers = {word for word in wanted_words if word.isdigit()}
+    others = {word for word in words if word.isdigit()} - numbers
+    if {len(number) for number in numbers} & {len(number) for number in others}:
+        return False
+    if any(f" {plain(name)} " in f" {given} " for name in wrong):
+        return False
     if f" {wanted} " in f" {given} ":
-        return 1.0
-    return float(
+        return True
+    return (
         f" {given} " in f" {wanted} "
         and 2 * len(words) >= len(wanted_words)
         and 3 * len(given) >= len(wanted)

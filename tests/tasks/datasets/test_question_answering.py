@@ -1,5 +1,6 @@
 """Multi- and single-hop questions: gold passages whole, distractors without the answer."""
 
+import dataclasses
 import itertools
 import logging
 import re
@@ -139,6 +140,20 @@ def test_musique_is_recalled_in_the_order_of_its_steps():
     assert row.answers == ("Port0 Harbour", "Harbour of Port0")
     first = row.evidence[0]
     assert first.passage.text[slice(*first.support)] == "Its mayor is Nadir Holt."
+
+
+def test_the_other_title_of_a_comparison_is_a_wrong_candidate():
+    row = parse_context(files.hotpot(0))
+    first, second = (item.passage.title for item in row.evidence)
+
+    def rivals(text, answer):
+        return questions.rivals(dataclasses.replace(row, text=text, answers=(answer,)))
+
+    assert rivals(f"Which is older, {first} or {second}?", second) == [first]
+    assert rivals(f"Which is older, {first} or {second}?", "yes") == []
+    # Not a choice, or not a title of the question.
+    assert rivals(f"Who was born in {first}?", second) == []
+    assert rivals("Which is older, this or that?", second) == []
 
 
 def test_supporting_facts_choose_the_gold_paragraphs_and_sentences():

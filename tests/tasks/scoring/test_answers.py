@@ -32,6 +32,12 @@ from tasks.scoring.answers import (
         ("</think>Answer: two\nlines", "two\nlines"),
         ("</think>Answer:", ""),
         ("</think>answer: lower case", ""),
+        ("**Answer**: 7", "7"),
+        ("__Answer__: 7", "7"),
+        ("Answer : 7", "7"),
+        ("ANSWER: 7", "7"),
+        ("**ANSWER: 7**", "7"),
+        ("ANSWER: 7 Answer: 8", "8"),
         ("", ""),
     ],
 )
@@ -202,6 +208,12 @@ def test_labels_are_equal_after_normalising(answer, label, ours, papers):
         ("yes and no", "yes", 0.0, 1.0),
         ("yes", "yes", 1.0, 1.0),
         ("1961 1962 1963", "1962", 0.0, 1.0),
+        ("March 24 2017 March 25 2017", "March 24, 2017", 0.0, 1.0),
+        ("Yes \u2014 both are American and French", "yes", 1.0, 1.0),
+        ("Yes, they are", "yes", 1.0, 1.0),
+        ("No. Not both.", "no", 1.0, 1.0),
+        # Nothing tells this apart from a list of two cities.
+        ("Paris, France", "Paris", 0.0, 1.0),
         ("3 May 1962", "1962", 1.0, 1.0),
         ("21962", "1962", 0.0, 1.0),
         ("name " * 16 + "Beatles", "Beatles", 0.0, 1.0),
@@ -291,7 +303,115 @@ def test_an_explanation_is_read_apart_unless_it_offers_a_choice():
         "X \u2014 it says",
     ]
     assert list(readings("X. Or Y")) == ["X. Or Y"]
-    assert list(readings("Dr. No. A film.")) == ["Dr. No. A film.", "Dr", "Dr. No"]
+    assert list(readings("Dr. No. It is a film.")) == ["Dr. No. It is a film.", "Dr. No"]
+
+
+EXPLAINED = (
+    *("{}\nI am certain.", "{}\n\nDone.", "{} \u2014 not the other one", "{}; it is in line 4"),
+    *("{}, as the context says", "{}. The text says so.", "{} (label)", "{}! That is it."),
+    "{} - the one that came first",
+)
+DRESSED = (
+    *(r"\boxed{%s}", r"$\text{%s}$", r"\emph{%s}", r"\boxed{\text{%s}}", "<b>%s</b>", "%s\u200b"),
+    *("\ufeff%s", "label: %s", "The answer is %s.", "So the correct answer is: **%s**"),
+)
+
+
+@pytest.mark.parametrize("value", ["Liezel Huber", "15", "card_arrival", "aB3dE6gH9k", "yes"])
+def test_neither_an_explanation_nor_dress_changes_an_answer(value):
+    for form in (*(form.format(value) for form in EXPLAINED), *(form % value for form in DRESSED)):
+        answer = extract_answer(f"</think>Answer: {form}")
+        assert exact_match(answer, value) == 1.0, form
+        assert is_equal_normalised(answer, value) == 1.0, form
+        assert matches_reference(answer, value) == 1.0, form
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Liezel Huber", "Lisa Raymond"),
+        ("Bank of England", "University of Oxford"),
+        ("Mission: Impossible", "Fallout"),
+        ("15", "16"),
+        ("1939", "1945"),
+        ("card_arrival", "card_lost"),
+        ("aB3dE6gH9k", "zZ1zZ1zZ1z"),
+        ("yes", "no"),
+    ],
+)
+def test_a_list_is_no_answer_whichever_comes_first(first, second):
+    forms = (
+        "{}; {}",
+        "{}\n{}",
+        "{} - {}",
+        "{} \u2013 {}",
+        "{}. {}.",
+        "{}, {}",
+        "{}? {}?",
+        "{}! {}!",
+    )
+    forms += (
+        "{} or {}",
+        "{} / {}",
+        "{} vs. {}",
+        "{}\uff0c{}",
+        "{} \u2022 {}",
+        "{} \u00b7 {}",
+        "{} + {}",
+    )
+    forms += ("{} & {}", "{}: {}", "{} maybe {}", "{}, perhaps {}", "{}. It could be {}.")
+    for form in forms:
+        for answer in (form.format(first, second), form.format(second, first)):
+            assert exact_match(answer, first) == 0.0, answer
+            assert is_equal_normalised(answer, first) == 0.0, answer
+            assert matches_reference(answer, first) == 0.0, answer
+        # The last of several does not count, whatever is said of it.
+        late = form.format(second, f"it is {first}")
+        assert matches_reference(late, first) == 0.0, late
+
+
+def test_words_in_brackets_explain_and_a_second_code_or_number_does_not():
+    assert is_equal_normalised("UK (United Kingdom)", "UK") == 1.0
+    assert matches_reference("UK (United Kingdom)", "United Kingdom") == 0.0
+    assert not is_equal_normalised("15 (16)", "15") and not exact_match("aB3d (zZ1z)", "aB3d")
+
+
+def test_what_belongs_to_a_value_in_mathematics_is_not_taken_off():
+    for answer in (r"\boxed{(1, 2)}", "$(1, 2)$", r"\boxed{-5}", "$5", "$5$ and $6$"):
+        assert undressed(answer) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("XMen", "X-Men", 1.0),
+        ("X Men", "X-Men", 1.0),
+        ("X-Men", "XMen", 1.0),
+        ("co-operation", "cooperation", 1.0),
+        ("card arrival", "card_arrival", 1.0),
+        ("Simon & Garfunkel", "Simon and Garfunkel", 1.0),
+        ("AT&T", "ATT", 1.0),
+        ("nowhere", "now here", 0.0),
+        ("4-2", "42", 0.0),
+        ("1 5", "15", 0.0),
+    ],
+)
+def test_hyphens_and_underscores_inside_words_do_not_matter(answer, reference, score):
+    assert is_equal_normalised(answer, reference) == score
+
+
+def test_a_wrong_candidate_beside_the_right_one_scores_nothing():
+    answer, wrong = "Lisa Raymond Liezel Huber", ["Lisa Raymond"]
+    assert matches_reference(answer, "Liezel Huber", wrong) == 0.0
+    assert matches_reference("the winner Liezel Huber", "Liezel Huber", wrong) == 1.0
+    explained = "Liezel Huber, who has more titles than Lisa Raymond"
+    assert matches_reference(explained, "Liezel Huber", wrong) == 1.0
+
+
+def test_a_long_explanation_asks_for_the_reference_itself():
+    long = "because the text says so " * 8
+    assert matches_reference(f"Liezel Huber, {long}", "Liezel Huber") == 1.0
+    assert matches_reference(f"It is Liezel Huber, {long}", "Liezel Huber") == 0.0
 
 
 @pytest.mark.parametrize(
