@@ -118,10 +118,11 @@ def _unwrapped(text: str) -> str:
 EXPLAINS = re.compile(r"\s[-\u2013\u2014]+\s|[.;!?]\s|[\u3002\uff1b]|\n")
 _READS_ON = re.compile(rf"{EXPLAINS.pattern}|,\s|[\uff0c\u3001]|\s(?=\()")
 _CHOICES = (
-    *("or", "either", "neither", "nor", "vs", "versus", "maybe", "perhaps", "possibly"),
-    *("could", "might", "alternatively"),
+    *("or", "either", "neither", "nor", "vs", "versus"),
+    *("maybe", "perhaps", "possibly", "alternatively"),
 )
-CHOICE = re.compile(rf"\b(?:{'|'.join(_CHOICES)})\b", re.IGNORECASE)
+# "It could be X" offers one candidate, but not after another.
+CHOICE = re.compile(rf"\b(?:{'|'.join(_CHOICES)}|could|might)\b", re.IGNORECASE)
 # Words that a sentence has, and a name or a label seldom has in lower case.
 _TELLING = """
 all am are as be because been both came certain did do does done each fits had has have he here i

@@ -4,62 +4,80 @@ The rules compare whole words, and an answer that lists the candidates scores 0.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from tasks.scoring.answers import is_lengthy, is_value
+from tasks.scoring.answers import is_lengthy, is_value, readings
 
 _WORD = re.compile(r"[^\W_]+")
-# An "A" before a word in lower case is an article, unless the word goes on about option A.
-_ARTICLE = re.compile(r"\bA(?=\s+(?!(?:is|or|and|because|since|as)\b)[a-z])")
+# "option d" and "d)" name a letter in either case.
+_MARKED = re.compile(
+    r"\b(?:option|answer|choice|letter)\s+\(?[a-z]\b|^\W*[a-z](?=\))", re.IGNORECASE
+)
+# An "A" before a word in lower case is an article, unless that is a verb or the like ("A fits"), or
+# the word before it announces a letter.
+_ARTICLE = re.compile(
+    r"(?<!OPTION )(?<!ANSWER )(?<!CHOICE )(?<!LETTER )\bA"
+    r"(?=\s+(?!(?:or|and|because|since|over|by|[a-z]*[^\Ws]s)\b)[a-z])"
+)
+_NOT = r"(?:\b(?:not|never|cannot|except|unlike|wrong|incorrect)|n['\u2019]t)\b"
 
 
 def chosen_letter(answer: str, letter: str, options: Mapping[str, str]) -> float:
     """Return 1 if the answer chooses an option by its letter.
 
     The paper takes the first capital A to D anywhere (arXiv 2604.09494, appendix D.3), which reads
-    "Certainly D" as C. Ours accepts the letter alone, in either case, or one letter that stands
-    alone after the options' texts are removed; the article "A" does not count. Two letters score
-    0, and so do more than MAX_ANSWER_WORDS words beside an option's text.
+    "Certainly D" as C. Ours accepts the letter alone, in either case, before an explanation that
+    names no other letter or says which are wrong; or one letter that stands alone after the
+    options' texts are removed, and that is not denied. The article "A" does not count. Two letters
+    score 0, and so do more than MAX_ANSWER_WORDS words beside an option's text.
 
     Args:
       options: the texts of the options by letter; empty means A to D without texts.
     """
     letters = list(options) or list("ABCD")
-    for name in letters:
-        if is_value(answer.upper(), name.upper()):
-            return float(name == letter)
-    rest = answer
+    rest = answer = _MARKED.sub(lambda found: found[0].upper(), answer)
     for text in sorted(options.values(), key=len, reverse=True):
         # A text of one character may be a letter itself.
         rest = rest.replace(text, " ") if len(text.strip()) > 1 else rest
-    if is_lengthy(rest, letter):
-        return 0.0
     words = set(_WORD.findall(_ARTICLE.sub(" ", rest)))
-    return float({name for name in letters if name in words} == {letter})
+    named = {name for name in letters if name in words}
+    for reading in readings(answer):
+        for name in letters:
+            if is_value(reading.upper(), name.upper()) and (
+                named <= {name} or re.search(_NOT, answer, re.IGNORECASE)
+            ):
+                return float(name == letter)
+    denied = rf"{_NOT}[^,.;:]*\b{re.escape(letter)}\b|\b{re.escape(letter)}\s+(?:is|was)\s*{_NOT}"
+    if is_lengthy(rest, letter) or re.search(denied, rest, re.IGNORECASE):
+        return 0.0
+    return float(named == {letter})
 
 
 def majority(answer: str, option: Sequence[str], others: Sequence[str]) -> float:
     """Return 1 if the answer names the winning option, or gives an identifier of it.
 
     The paper accepts an answer that names other options too (`paper.majority`). Ours must name
-    this option only or, if it names none in full, hold the identifier of this one only, in at most
-    MAX_ANSWER_WORDS words; so listing the options scores 0.
+    this option only, in at most MAX_ANSWER_WORDS words; so listing the options scores 0. What
+    explains the answer (`answers.readings`) may name others.
 
     Args:
       option: the name of the option, then its identifiers.
       others: names of the other options; their identifiers are their last words.
     """
-    right, wrong = _votes(answer, [option], others)
-    return float(right == 1 and wrong == 0)
+    # Only the whole tells a copy of the context from an explanation.
+    if is_lengthy(answer, option[0]):
+        return 0.0
+    return float(any(_votes(reading, [option], others) == (1, 0) for reading in readings(answer)))
 
 
 def top_votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str]) -> float:
     """Return max(0, (right - wrong) / N) over the options named (arXiv 2604.09494, D.3).
 
-    The paper counts an option by its name or its last word. Ours counts identifiers only if the
-    answer names no option in full (a number of votes is not an option), and counts a name inside
-    a longer name once. An answer scores 0 if it names more than half of the wrong options or has
-    more than MAX_ANSWER_WORDS words for each right option.
+    The paper counts an option by its name or its last word. Ours takes the name without its last
+    word too, and counts a name inside a longer name once (`_votes`). An answer scores 0 if it names
+    more than half of the wrong options or has more than MAX_ANSWER_WORDS words for each right
+    option.
 
     Args:
       options: the N right options, each with its name and then its identifiers.
@@ -72,29 +90,28 @@ def top_votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[st
 
 
 def _votes(answer: str, options: Sequence[Sequence[str]], others: Sequence[str]) -> tuple[int, int]:
-    """Return how many right and wrong options the answer names, or else gives by identifier.
+    """Return how many right and wrong options the answer names.
 
-    An answer that is too long to name these options only counts as naming none.
+    An option is named by its full name, its identifier, or its name without the last word if no
+    other begins so. Beside full names, identifiers must be written as they are, and are no plain
+    numbers (a number of votes is not an option). An answer that is too long to name these options
+    only counts as naming none.
     """
-    if is_lengthy(answer, *(aliases[0] for aliases in options)):
+    right = [aliases[0] for aliases in options]
+    if is_lengthy(answer, *right):
         return 0, 0
-    names = [aliases[0] for aliases in options]
-    right, wrong = _named(answer, names), _named(answer, others)
-    everything = _named(answer, [*names, *others])
-    right, wrong = right & everything, wrong & everything
-    if everything:
-        return len(right), len(wrong)
-    text = spaced(answer.lower())
-    found = {
-        alias.lower() for aliases in options for alias in aliases if spaced(alias.lower()) in text
-    }
-    taken = {alias.lower() for aliases in options for alias in aliases}
-    wrong = {
-        name
-        for name in others
-        if (last := last_word(name).lower()) not in taken and spaced(last) in text
-    }
-    return sum(any(a.lower() in found for a in aliases) for aliases in options), len(wrong)
+    short = {last_word(name): name for name in others}
+    short |= {alias: aliases[0] for aliases in options for alias in aliases[1:]}
+    beginnings = Counter(name.rpartition(" ")[0] for name in (*right, *others))
+    for name in (*right, *others):
+        beginning = name.rpartition(" ")[0]
+        if " " in beginning and beginnings[beginning] == 1:
+            short.setdefault(beginning, name)
+    found, rest = _named(spaced(answer), [*right, *others])
+    if found:
+        short = {a: n for a, n in short.items() if not a.isdigit() and _occurs(a, rest)}
+    found |= {short[alias] for alias in _named(rest, short)[0]}
+    return len(found & set(right)), len(found - set(right))
 
 
 def several_values(answer: str, parts: Sequence[Sequence[str]], wrong: Sequence[str]) -> float:
@@ -123,15 +140,18 @@ def is_listing(given: int, candidates: int) -> bool:
     return 2 * given > candidates
 
 
-def _named(text: str, names: Collection[str]) -> set[str]:
-    """Return the names that occur as words, in any case; each place counts for the longest name."""
-    rest, found = spaced(text.lower()), set()
+def _named(text: str, names: Collection[str]) -> tuple[set[str], str]:
+    """Return the names that occur in a spaced text, in any case, and the text without them.
+
+    Each place counts for the longest name.
+    """
+    found = set()
     for name in sorted(names, key=len, reverse=True):
-        wanted = spaced(name.lower())
-        if wanted.strip() and wanted in rest:
-            found.add(name)
-            rest = rest.replace(wanted, "  ")
-    return found
+        wanted = spaced(name)
+        if wanted:
+            text, places = re.subn(re.escape(wanted), "  ", text, flags=re.IGNORECASE)
+            found |= {name} if places else set()
+    return found, text
 
 
 def spaced(text: str) -> str:

@@ -25,7 +25,27 @@ OTHERS = ["Mill Road", "Oak Avenue", "Elm Street North", "Option 12"]
         ("A B C D", None, "A"),
         ("A. A man went home B. the dog C. A cat D. D. Boone", None, "A"),
         ("A or C", None, "A"),
-        ("C, not D", None, "C"),
+        ("C, not D", "C", "C"),
+        ("Option A fits best", "A", "A"),
+        ("A fits best", "A", "A"),
+        ("Option A seems right", "A", "A"),
+        ("A matches the text", "A", "A"),
+        ("I pick A over the rest", "A", "A"),
+        ("A glass of water: C", "C", "A"),
+        ("option d", "D", None),
+        ("d)", "D", None),
+        ("(d) She was a spy for the enemy.", "D", None),
+        ("d. She was a spy for the enemy.", "D", None),
+        ("D. A, B and C are not in the text.", "D", "D"),
+        ("D \u2014 the others are wrong, because " + "the text says so " * 9, "D", "D"),
+        ("Not D", None, "D"),
+        ("The answer is not D", None, "D"),
+        ("It isn't D", None, "D"),
+        ("D is wrong", None, "D"),
+        ("D. B. C.", None, "D"),
+        ("D. It is B.", None, "D"),
+        ("D; C is possible too", None, "D"),
+        ("D, maybe C", None, "D"),
         ("", None, None),
         ("E", None, None),
         ("ABC", None, "A"),
@@ -109,6 +129,49 @@ def test_the_paper_reads_an_identifier_in_its_own_case(answer, papers):
 def test_the_papers_majority_is_a_name_outside_longer_words():
     assert paper.majority("proposal  a!", ("Proposal A", "A"), []) == 1.0
     assert paper.majority("It is Proposal-A by far", ("Proposal A", "A"), []) == 0.0
+
+
+CODES = [("Pure Beach V9", "V9"), ("Elm Road B2", "B2"), ("Old Mill C7", "C7")]
+CODED = ["Calm Harbor C3", "Tall Tree D4", "Red Hill E5"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("Pure Beach", 1.0),
+        ("pure beach v9", 1.0),
+        ("v9", 1.0),
+        ("Pure Beach V9. Elm Road B2 came second.", 1.0),
+        ("Pure Beach V9, with 12 votes, ahead of Elm Road B2", 1.0),
+        ("Pure Beach V9, B2, C3", 0.0),
+        ("Pure Beach V9; Elm Road", 0.0),
+        ("V9 or Elm Road", 0.0),
+        ("Elm Road B2. Pure Beach V9 came second.", 0.0),
+        ("Pure Beach V9 or maybe Elm Road B2. It is one of them.", 0.0),
+        ("Beach", 0.0),
+    ],
+)
+def test_other_options_count_however_they_are_named(answer, score):
+    others = [*(aliases[0] for aliases in CODES[1:]), *CODED]
+    assert majority(answer, CODES[0], others) == score
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("Pure Beach, Elm Road, Old Mill", 1.0),
+        ("Pure Beach V9, B2, C7", 1.0),
+        ("Pure Beach V9; Elm Road B2; D4", 1 / 3),
+        ("Pure Beach V9; Elm Road B2; D4; C3", 0.0),
+        ("V9 B2 C7 Tall Tree", 2 / 3),
+    ],
+)
+def test_top_votes_count_short_forms_beside_names(answer, score):
+    assert top_votes(answer, CODES, CODED) == pytest.approx(score)
+
+
+def test_a_beginning_that_two_options_share_names_neither():
+    assert majority("Pure Beach", CODES[0], ["Pure Beach B2"]) == 0.0
 
 
 def test_listing_few_wrong_options_with_all_right_ones_scores_by_the_papers_rule_only():
