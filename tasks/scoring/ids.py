@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tasks.scoring.answers import EXPLAINS, FULL_STOPS, is_lengthy, plain
@@ -13,18 +14,20 @@ ENOUGH = 5
 # A span may touch up to three passages; a span with more ids is a list.
 MAX_IDS_PER_SPAN = 3
 
-_MARKS = re.compile(r"document|passage|doc|id|[\[\](){}<:#*`\"']")
-_CITED = re.compile(r"\[([0-9, ]{1,40})\]")
+_MARKS = re.compile(
+    r"document|passage|doc|id|[\[\](){}<:#*`\"'\u2018-\u201f\u00ab\u00bb\u2039\u203a\u300c-\u300f]"
+)
+_CITED = re.compile(r"\[(?:(?:document|passage|doc|id)[\s:#]*)?([0-9, ]{1,40})\]", re.IGNORECASE)
 
 
 def ranked_ids(answer: str) -> list[str]:
     """Return the ids of a ranking "a > b > c", best first, each at its first place only.
 
-    Words such as "ID" and "Doc", brackets and colons are dropped, and so are the lines before the
-    first id and what explains the last one.
+    Words such as "ID" and "Doc", brackets, quotes and colons are dropped, and so are the lines and
+    the words with a colon before the first id, and what explains the last one.
     """
     items = answer.lower().split(">")
-    items[0] = items[0].strip().rpartition("\n")[2]
+    items[0] = items[0].strip(": \n").rpartition("\n")[2].rpartition(":")[2]
     items[-1] = EXPLAINS.split(items[-1].strip())[0].rstrip(f"{FULL_STOPS} ")
     ids = (" ".join(_MARKS.sub(" ", item).split()) for item in items)
     return list(dict.fromkeys(name for name in ids if name))
@@ -37,6 +40,17 @@ def _by_id(grades: Mapping[str, int]) -> dict[str, int]:
     }
 
 
+def _as_in_prompt(ranking: Iterable[str], known: Collection[str]) -> list[str]:
+    """Return the ids with the leading zeros that they have in the prompt, each once."""
+    short = Counter(name.lstrip("0") for name in known)
+    full = {bare: name for name in known if short[bare := name.lstrip("0")] == 1}
+    return list(
+        dict.fromkeys(
+            name if name in known else full.get(name.lstrip("0"), name) for name in ranking
+        )
+    )
+
+
 def ndcg(ranking: Sequence[str], grades: Mapping[str, int], *, cut: int = RANKED) -> float:
     """Return nDCG with linear gain: sum of grade / log2(place + 1), over that sum's best value.
 
@@ -44,7 +58,8 @@ def ndcg(ranking: Sequence[str], grades: Mapping[str, int], *, cut: int = RANKED
     """
     known = _by_id(grades)
     best = _dcg(sorted(known.values(), reverse=True)[:cut])
-    return _dcg(known.get(name, 0) for name in ranking[:cut]) / best if best > 0 else 0.0
+    ranked = _as_in_prompt(ranking, known)[:cut]
+    return _dcg(known.get(name, 0) for name in ranked) / best if best > 0 else 0.0
 
 
 def _dcg(gains: Iterable[int]) -> float:
@@ -56,11 +71,11 @@ def _dcg(gains: Iterable[int]) -> float:
 def valid_share(ranking: Collection[str], grades: Mapping[str, int]) -> float:
     """Return the share of the prompt's ids that are ranked."""
     known = _by_id(grades)
-    return len(known.keys() & set(ranking)) / max(1, len(known))
+    return len(known.keys() & set(_as_in_prompt(ranking, known))) / max(1, len(known))
 
 
 def cited_ids(text: str) -> list[str]:
-    """Return the distinct ids cited as "[3]" or "[3, 4]", in their order."""
+    """Return the distinct ids cited as "[3]", "[3, 4]" or "[Document 3]", in their order."""
     groups = _CITED.findall(text)
     return list(dict.fromkeys(name for group in groups for name in re.findall("[0-9]+", group)))
 

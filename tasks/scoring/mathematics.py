@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
+from tasks.scoring.answers import CHOICE, readings
 from tasks.scoring.candidates import chosen_letter
 
 MAX_EXPRESSION = 200
@@ -21,12 +22,27 @@ LIMIT_SECONDS = 2.0
 _BOXED = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
 _DISPLAY = re.compile(r"\$\$?|\\[()\[\]]")
-_PLAIN = re.compile(r"-?\d{1,40}(?:,\d{3})*(?:\.\d{1,40})?")
+_NUMBER = r"-?\d{1,40}(?:,\d{3})*(?:\.\d{1,40})?"
+_PLAIN = re.compile(_NUMBER)
+_CURRENCY = re.compile(r"\\?[$\u20ac\u00a3]")
+# A number with up to three words after it, its unit, and in a sentence with words before it.
+_AMOUNT = re.compile(rf"({_NUMBER})(?: [A-Za-z'\u2019-]{{2,}}){{0,3}}")
+_SENTENCE = re.compile(rf"(?:I |[A-Za-z'\u2019-]{{2,}} ){{1,6}}{_AMOUNT.pattern}")
+# Words that are no unit: with them the value is another one.
+_SCALES = frozenset(
+    (
+        *("hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "halves"),
+        *("thirds", "tenths", "pi", "squared", "cubed", "factorial", "square", "root", "sqrt"),
+        *("sin", "cos", "tan", "log", "ln", "base", "mod", "modulo", "minus", "negative", "plus"),
+        *("times", "not", "no", "than", "least", "most", "about", "around", "nearly", "almost"),
+        *("over", "under"),
+    )
+)
 _LEAD_IN = re.compile(r"\b(?:is|are|equals|be)\b")
 # Words that are not LaTeX commands.
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _TEXT = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s?\{([^{}]{0,200})\}")
-_SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:!]|[\s$]+")
+_SPACING = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:!$]|[\s$]+")
 # "4 2" is not "42".
 _NEEDLESS = re.compile(r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])")
 
@@ -50,21 +66,55 @@ def boxed(text: str) -> list[str]:
 def final_expression(answer: str, reference: str = "") -> str:
     """Return the one expression that an answer gives, "" if it gives none or several.
 
-    It is the content of `\\boxed{}`, which must be the same in all boxes. Without a box it is the
-    text after the last "is", "are", "equals" or "be" of the last line, and after the last ":" and
-    "=" unless the reference has one.
+    It is the content of `\\boxed{}`, which must be the same in all boxes. Without a box it is a
+    number, with its unit, before an explanation (`answers.readings`); or what the last line ends
+    in: the text after the last "is", "are", "equals" or "be", and after the last ":" and "=" unless
+    the reference has one; or the number in which a sentence before an explanation ends. An answer
+    that offers a choice, or states another number by itself or as the left side ("76 is 75"), gives
+    none.
     """
     boxes = set(boxed(answer))
     if boxes:
         return boxes.pop() if len(boxes) == 1 else ""
     lines = [line for line in answer.splitlines() if line.strip()]
-    if not lines or len(lines[-1]) > 2 * MAX_EXPRESSION:
+    if not lines or len(lines[-1]) > 2 * MAX_EXPRESSION or _chooses(answer, reference):
         return ""
-    text = _DISPLAY.sub(" ", lines[-1])
-    text = _LEAD_IN.split(text)[-1]
-    for sign in ":=":
-        text = text if sign in reference else text.rpartition(sign)[2]
-    return _bare(text)
+    _, *parts = readings(answer)
+    for part in parts:
+        if _amount(part) is not None:
+            return part
+    tails = [_tail(line, reference) for line in (lines[-1], *reversed(parts))]
+    values = [_amount(tail, in_sentence=True) for tail in tails]
+    found = next((i for i, value in enumerate(values) if value is not None), 0)
+    stated = {_amount(part) for part in re.split(r"[.;]\s|\n", answer)} - {None, values[found]}
+    return "" if stated else tails[found]
+
+
+def _tail(line: str, reference: str) -> str:
+    """Return what a line says after its last verb or sign; "" if that is said of another number."""
+    text = _DISPLAY.sub(" ", _CURRENCY.sub(" ", line))
+    signs = "".join(sign for sign in ":=" if sign not in reference)
+    *before, tail = re.split(rf"{_LEAD_IN.pattern}|[{signs}]" if signs else _LEAD_IN, text)
+    others = {_number(part.strip()) for part in before if _PLAIN.fullmatch(part.strip())}
+    return "" if others - {_amount(tail)} else _bare(tail)
+
+
+def _amount(text: str, *, in_sentence: bool = False) -> Fraction | None:
+    """Return the number of a text that is one number with its currency or unit, else None.
+
+    Args:
+      in_sentence: whether up to six words may come before it.
+    """
+    text = _bare(" ".join(_CURRENCY.sub(" ", _TEXT.sub(r" \1 ", text)).split()))
+    found = _AMOUNT.fullmatch(text) or (_SENTENCE.fullmatch(text) if in_sentence else None)
+    if found is None or not _SCALES.isdisjoint(text.casefold().split()):
+        return None
+    return _number(found[1])
+
+
+def _chooses(text: str, reference: str) -> bool:
+    """Return whether a text offers a choice that the reference does not."""
+    return bool(CHOICE.search(text)) and not CHOICE.search(reference)
 
 
 _RELATIONS = re.compile(r"\\(?:approx|sim|simeq|neq|ne|not)(?![a-z])|\u2248|\u2260")
@@ -77,7 +127,8 @@ def equal_expressions(answer: str, reference: str) -> float:
     (arXiv 2604.09494, appendix D.3), so that "40, 41, 42" and "142" equal 42, but 0.5 does not
     equal 1/2. Ours asks math-verify; a list or several different boxes do not equal a number. An
     expression of more than MAX_EXPRESSION characters, or one that takes more than LIMIT_SECONDS,
-    scores 0. Plain numbers are compared exactly, without math-verify.
+    scores 0. Plain numbers are compared exactly, without math-verify, and so are numbers with a
+    unit or a currency if the reference is a number.
     """
     inner = boxed(reference)
     reference = (inner[0] if inner else reference).strip().strip("$").strip()
@@ -86,8 +137,11 @@ def equal_expressions(answer: str, reference: str) -> float:
         return 0.0
     if _squeezed(expression) == _squeezed(reference):
         return 1.0
-    if _PLAIN.fullmatch(expression) and _PLAIN.fullmatch(reference):
-        return float(_number(expression) == _number(reference))
+    if _chooses(expression, reference):
+        return 0.0
+    given, wanted = _amount(expression, in_sentence=True), _amount(reference)
+    if given is not None and wanted is not None:
+        return float(given == wanted)
     if len(_WORDS.findall(_TEXT.sub(" ", expression))) > 3:
         return 0.0
     # An expression with two values, such as 42 \approx 43: either could be meant.
@@ -107,13 +161,18 @@ def chosen_option(answer: str, letter: str, options: Mapping[str, str]) -> float
     boxes = boxed(answer)
     if len(set(boxes)) > 1:
         return 0.0
-    given = _TEXT.sub(r" \1 ", boxes[0] if boxes else answer).replace("$", " ").strip()
+    given = boxes[0] if boxes else answer
     if len(given) <= 2 * MAX_EXPRESSION + max(map(len, options.values()), default=0):
-        bare = _bare(_squeezed(given))
-        meant = {n for n, value in options.items() if bare and bare == _bare(_squeezed(value))}
-        if meant:
-            return float(letter in meant)
-    return chosen_letter(given, letter, options)
+        for reading in readings(given):
+            bare, value = _bare(_squeezed(reading)), _amount(reading, in_sentence=True)
+            meant = {n for n, text in options.items() if bare and bare == _bare(_squeezed(text))}
+            if meant:
+                return float(letter in meant)
+            # Two options may have one number with different units.
+            meant = {n for n, text in options.items() if _amount(text) == value}
+            if value is not None and len(meant) == 1:
+                return float(letter in meant)
+    return chosen_letter(_TEXT.sub(r" \1 ", given).replace("$", " ").strip(), letter, options)
 
 
 def _squeezed(text: str) -> str:

@@ -29,7 +29,7 @@ from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.tokenised import tokenised
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL, Tokenizer
 from tasks.prompts.words import word_list
-from tasks.scoring import answers
+from tasks.scoring import answers, mathematics
 from tasks.sources.haystack import own_sentences
 from tasks.suites.task import Scores, SuiteTask, task_at
 
@@ -251,8 +251,8 @@ def _names(rng: np.random.Generator, count: int) -> list[str]:
 
 def score_number(response: str, truth: Mapping[str, Any]) -> Scores:
     """Return whether the answer is the number."""
-    answer = answers.plain(answers.extract_answer(response))
-    return {"accuracy": float(answer == truth["answers"][0])}
+    answer = answers.extract_answer(response)
+    return {"accuracy": mathematics.equal_expressions(answer, truth["answers"][0])}
 
 
 def score_value(response: str, truth: Mapping[str, Any]) -> Scores:

@@ -18,6 +18,10 @@ from tasks.scoring.ids import answer_coverage, citation_f1, cited_ids, ndcg, ran
         ("3 > 1 > 3 > 2", ["3", "1", "2"]),
         ("Here is my ranking:\n3 > 1\nThe first is best.", ["3", "1"]),
         ("3 > 1.", ["3", "1"]),
+        ("My ranking: 3 > 1", ["3", "1"]),
+        ("Ranking:\nID: 3 > ID: 1", ["3", "1"]),
+        ("\u201c0003\u201d > \u201c0001\u201d", ["0003", "0001"]),
+        ("\u00ab3\u00bb > '1'", ["3", "1"]),
         ("> > 4", ["4"]),
         ("", []),
         (">>>", []),
@@ -70,6 +74,16 @@ def test_ndcg_equals_the_formula_written_out(ranking, grades):
     assert 0.0 <= value <= 1.0 + 1e-12
 
 
+def test_ids_may_lack_their_leading_zeros_and_count_once():
+    grades = {"0003": 2, "0001": 1, "0000": 0}
+    assert ndcg(["3", "1"], grades) == 1.0
+    # The first id again takes no place: 2 + 1 / log2(3) of the same.
+    assert ndcg(["3", "0003", "1"], grades) == 1.0
+    assert valid_share(["3", "0003", "0"], grades) == pytest.approx(2 / 3)
+    # Without its zeros the id could be either of two.
+    assert ndcg(["3"], {"03": 1, "003": 0}) == 0.0
+
+
 def test_the_share_of_valid_ids_counts_each_once():
     grades = {"[ID: 1]": 1, "2": 0, "3": 0, "4": 0}
     assert valid_share(["1", "2", "9"], grades) == 0.5
@@ -82,6 +96,7 @@ def test_the_share_of_valid_ids_counts_each_once():
         ("Paris [1], Rome [2][3]", ["1", "2", "3"], ["1", "2", "3"]),
         ("[1] again [1]", ["1"], ["1"]),
         ("Paris [1, 2]", ["1", "2"], []),
+        ("Paris [Document 3], Rome [doc: 4]", ["3", "4"], []),
         ("Paris (1) [a] [] [ ]", [], []),
     ],
 )

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tasks.scoring import mathematics, paper
+from tasks.scoring.answers import extract_answer
 from tasks.scoring.mathematics import boxed, chosen_option, equal_expressions, final_expression
 
 
@@ -76,6 +77,43 @@ def test_signs_of_the_reference_stay():
 def test_mathematical_equality(answer, reference, ours, papers):
     assert equal_expressions(answer, reference) == ours
     assert paper.equal_expressions(answer, reference) == papers
+
+
+RIGHT = (
+    *("75 dollars", r"\boxed{75 dollars}", r"\boxed{75\text{ cookies}}", "75 people", "75 eggs"),
+    *("75 miles per hour", r"\boxed{75.}", r"\boxed{\$75}", "$75", "75.00 dollars", "$75$ books"),
+    *(
+        "75. The text says so.",
+        "75 \u2014 25 for each of the 3",
+        "75, because he has 3",
+        "75\nDone.",
+    ),
+    *(
+        "She earned $75",
+        "It is 75. The text says so.",
+        "The answer is 75 cents.",
+        "75. There are 3.",
+    ),
+    *("There are 25. Each costs 3, so it is 75.", "25 * 3 = 75", "100 - 25 = 75", "100 - 25"),
+    r"She sold $\boxed{75}$ cookies",
+)
+WRONG = (
+    *("76 or maybe the answer is 75", "It could be 76; it could be 75", "76 is 75", "76 = 75"),
+    *("either it is 76\nor it is 75", r"\boxed{75 \text{ (or 76)}}", r"\boxed{75 or 76}", "76: 75"),
+    *("76\n75", "75\n76", "75; 76", "75, 76", "75 - 76", "75 (76)", "76. It is 75.", "75. 76."),
+    *("75 thousand", r"\boxed{75 hundred}", "not 75", "minus 75", "more than 75", "7,5"),
+    r"\boxed{75} and \boxed{76}",
+)
+
+
+def test_a_number_may_have_a_unit_and_an_explanation_but_no_second_one_beside_it():
+    for score, answers in ((1.0, RIGHT), (0.0, WRONG)):
+        for answer in answers:
+            assert equal_expressions(answer, "75") == score, answer
+            # As the answer of a response, where a box around all of it is taken off.
+            read = extract_answer(f"</think>Answer: {answer}")
+            assert equal_expressions(read, "75") == score, answer
+    assert equal_expressions("1,000 dollars", "1000") == 1.0
 
 
 def test_endless_powers_are_stopped_and_the_next_question_is_answered(monkeypatch):
@@ -158,6 +196,13 @@ OPTIONS = {"A": "12", "B": r"$\frac{1}{2}$", "C": "0.25", "D": "(1, 2]"}
         ("The answer is (B)", "B", ""),
         ("12", "A", ""),
         ("112", "", ""),
+        (r"\boxed{\$12}", "A", "A"),
+        ("the answer is 12", "A", ""),
+        ("12 dollars", "A", ""),
+        ("12. The text says so.", "A", ""),
+        ("12 or 0.25", "", ""),
+        ("12; 0.25", "", ""),
+        ("not B", "", ""),
         (r"\boxed{A B C D}", "", "ABCD"),
         (r"\boxed{12 0.25}", "", "AC"),
         (r"\boxed{A}\boxed{B}", "", "A"),
@@ -169,6 +214,13 @@ def test_an_option_is_chosen_by_letter_or_text(answer, letter, papers):
     for name in OPTIONS:
         assert chosen_option(answer, name, OPTIONS) == (name == letter)
         assert paper.chosen_option(answer, name, OPTIONS) == (name in papers)
+
+
+def test_a_number_without_its_unit_does_not_choose_between_two_units():
+    options = {"A": "75 cents", "B": "75 dollars", "C": "80 dollars"}
+    assert chosen_option("75 dollars", "B", options) == 1.0
+    assert chosen_option("75", "A", options) == chosen_option("75", "B", options) == 0.0
+    assert chosen_option("80", "C", options) == 1.0
 
 
 def test_an_empty_answer_chooses_no_option_even_one_with_a_blank_text():

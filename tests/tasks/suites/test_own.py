@@ -97,5 +97,22 @@ def test_a_reply_is_scored_by_its_likeness_behind_the_mark():
 
 def test_a_sum_counts_with_its_thousands_apart_and_no_other_number():
     score = find_task("own_solve").score
-    for answer, wanted in (("1,204", 1.0), ("1204.", 1.0), ("1203", 0.0), ("1204 or 7", 0.0)):
+    right = (
+        "1,204",
+        "1204.",
+        "1204 pens",
+        "1204. The shops say so.",
+        "1204\nDone.",
+        r"\boxed{1204}",
+    )
+    wrong = ("1203", "1204 or 7", "12,04", "1204; 7", "1,2 04")
+    for answer, wanted in (*((text, 1.0) for text in right), *((text, 0.0) for text in wrong)):
         assert score(f"</think>\nAnswer: {answer}", {"answers": ["1204"]})["accuracy"] == wanted
+
+
+def test_a_list_of_towns_names_none():
+    score = find_task("own_chain").score
+    for answer, wanted in (("Amber Wick. It is so.", 1.0), ("Amber Wick\nDull Bay\nRed Fox", 0.0)):
+        assert (
+            score(f"</think>\nAnswer: {answer}", {"answers": ["Amber Wick"]})["accuracy"] == wanted
+        )
