@@ -34,7 +34,7 @@ PAPER: Mapping[str, Score] = {
     "top_n_vote": of_answer(
         lambda answer, truth: paper.top_votes(answer, truth.all_parts, truth.wrong)
     ),
-    # Our score is the paper's.
+    # Our score is the paper's; both read ids in quotes and without their leading zeros.
     "msmarco_v2": ndcg,
     "qampari": cited_answers(paper.citation_f1, paper.answer_coverage),
     "hotpotqa": _reference,

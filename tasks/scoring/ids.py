@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tasks.scoring.answers import EXPLAINS, FULL_STOPS, is_lengthy, plain
+from tasks.scoring.answers import EXPLAINS, FULL_STOPS, is_lengthy, plain, readings
 from tasks.scoring.candidates import is_listing
 
 RANKED = 10
@@ -28,7 +28,8 @@ def ranked_ids(answer: str) -> list[str]:
     """
     items = answer.lower().split(">")
     items[0] = items[0].strip(": \n").rpartition("\n")[2].rpartition(":")[2]
-    items[-1] = EXPLAINS.split(items[-1].strip())[0].rstrip(f"{FULL_STOPS} ")
+    last = min(readings(items[-1].strip()), key=len)
+    items[-1] = EXPLAINS.split(last)[0].rstrip(f"{FULL_STOPS} ")
     ids = (" ".join(_MARKS.sub(" ", item).split()) for item in items)
     return list(dict.fromkeys(name for name in ids if name))
 

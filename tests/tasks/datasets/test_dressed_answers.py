@@ -44,14 +44,28 @@ DRESSED = {
     "recalled, full stop": f"Answer: {RECALLED}.",
     "recalled in quotes": f'Answer: "{RECALLED}"',
     "LaTeX": r"Answer: \text{{{}}}",
+    "LaTeX in dollars": r"Answer: $\text{{{}}}$",
+    "emphasis": r"Answer: \emph{{{}}}",
+    "box": r"Answer: \boxed{{{}}}",
+    "HTML": "Answer: <b>{}</b>",
+    "unseen characters": "Answer: \ufeff{}\u200b",
+    "lead-in": "Answer: The answer is {}",
+    "bold word": "**Answer**: {}",
+    "space before the colon": "Answer : {}",
+    "capitals": "ANSWER: {}",
     "explanation after a dash": "Answer: {} \u2014 as the context says",
+    "explanation after a comma": "Answer: {}, as the context says",
     "sentence after it": "Answer: {}. The context says so.",
+    "line after it": "Answer: {}\n\nDone.",
 }
 # (dressing, data set, metric): (the score that it has, why).
 SQUADS = "token F1 is SQuAD's: it counts all words of the answer, and knows ASCII punctuation only"
 DIFFERENT = {
     (dressing, name, "f1"): (pytest.approx(0.6, abs=0.25), SQUADS)
-    for dressing in ("explanation after a dash", "sentence after it", "ideographic full stop")
+    for dressing in (
+        *("explanation after a dash", "explanation after a comma", "sentence after it"),
+        *("line after it", "ideographic full stop"),
+    )
     for name in ("hotpotqa", "musique", "2wikimultihopqa", "nq", "triviaqa", "own_questions")
 }
 
@@ -113,27 +127,44 @@ REFERENCES = ("hotpotqa", "musique", "2wikimultihopqa", "nq", "triviaqa", "own_q
 # Where the paper's rule gives another score than ours, by case: the data sets, ours, the paper's.
 # docs/tasks.md has the same table, with the reasons.
 DEPARTURES = {
+    # To the paper these responses have no answer, which it finds in every reference.
+    **dict.fromkeys(
+        ("bold word", "space before the colon", "capitals"),
+        (tuple(name for name in NAMES if name not in REFERENCES), 1.0, "less"),
+    ),
     **dict.fromkeys(
         (
-            *("curly double quotes", "curly single quotes", "quotes before a full stop"),
-            *("guillemets", "low quotes", "corner brackets", "bullet", "LaTeX"),
+            *("bullet", "LaTeX", "LaTeX in dollars", "emphasis", "box", "HTML"),
+            *("unseen characters", "lead-in"),
             *("recalled", "recalled, full stop", "recalled in quotes"),
         ),
         (LABELS + RANKED, 1.0, "less"),
     ),
     "list dash": (RANKED, 1.0, "less"),
-    "ideographic full stop": (LABELS, 1.0, "less"),
-    "explanation after a dash": (LABELS, 1.0, "less"),
-    "sentence after it": (LABELS, 1.0, "less"),
-    "nothing": (REFERENCES, 0.0, "more"),
-    "marks alone": (REFERENCES, 0.0, "more"),
-    "the answer or something else": (REFERENCES, 0.0, "more"),
+    **dict.fromkeys(
+        (
+            *("curly double quotes", "curly single quotes", "quotes before a full stop"),
+            *("guillemets", "low quotes", "corner brackets", "ideographic full stop"),
+            *("explanation after a dash", "explanation after a comma"),
+            *("sentence after it", "line after it"),
+        ),
+        (LABELS, 1.0, "less"),
+    ),
+    **dict.fromkeys(
+        (
+            *("nothing", "marks alone", "the answer or something else"),
+            *("the answer, then another", "a comma and a name after it"),
+        ),
+        (REFERENCES, 0.0, "more"),
+    ),
     "all candidates": (("quality", "majority_vote"), 0.0, "more"),
 }
 GAMED = {
     "nothing": "Answer:",
     "marks alone": "Answer: ** . **",
     "the answer or something else": "Answer: {} or something else",
+    "the answer, then another": "Answer: {}; Ines Roth",
+    "a comma and a name after it": "Answer: {}, France",
     "not it": "Answer: I cannot tell from the context.",
 }
 
