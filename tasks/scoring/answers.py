@@ -33,7 +33,7 @@ _QUOTES = {
 }
 _MARKER = re.compile(r"[-*\u2022\u2013\u2014]\s+")
 _LEAD_IN = re.compile(
-    r"(?:(?:so|the|my|final|correct|right)\s+)*(?:answer|label|ranking|order)\s*(?:is\b\s*:?|:)\s*",
+    r"(?:(?:so|the|my|final|correct|right)\s+)*(?:answer|label|ranking|order|winner|result)\s*(?:is\b\s*:?|:)\s*",
     re.IGNORECASE,
 )
 _LATEX = re.compile(r"\\(text|textbf|textit|textrm|mathrm|mathbf|emph|boxed)\s?(?=\{)")
@@ -116,7 +116,7 @@ def _unwrapped(text: str) -> str:
 
 
 EXPLAINS = re.compile(r"\s[-\u2013\u2014]+\s|[.;!?]\s|[\u3002\uff1b]|\n")
-_READS_ON = re.compile(rf"{EXPLAINS.pattern}|,\s|[\uff0c\u3001]|\s(?=\()")
+_READS_ON = re.compile(rf"{EXPLAINS.pattern}|[,:]\s|[\uff0c\u3001]|\s(?=\()")
 _CHOICES = (
     *("or", "either", "neither", "nor", "vs", "versus"),
     *("maybe", "perhaps", "possibly", "alternatively"),
@@ -137,7 +137,7 @@ _TELLING_WORDS, _NAME_WORDS = frozenset(_TELLING.split()), frozenset(_IN_NAMES.s
 def readings(answer: str) -> Iterator[str]:
     """Yield the whole answer, and its parts before what reads as an explanation.
 
-    An explanation follows a dash, a comma, a bracket, the end of a sentence or a line. It offers no
+    An explanation follows a dash, a comma, a colon, a bracket, a sentence or a line. It offers no
     choice and tells something (`_tells`): what follows in "Paris; London" or "15 - 16" is a second
     candidate, and the whole is a list. All parts begin where the answer begins, so that a second
     candidate cannot count in place of the first.

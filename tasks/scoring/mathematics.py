@@ -22,7 +22,7 @@ LIMIT_SECONDS = 2.0
 _BOXED = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
 _DISPLAY = re.compile(r"\$\$?|\\[()\[\]]")
-_NUMBER = r"-?\d{1,40}(?:,\d{3})*(?:\.\d{1,40})?"
+_NUMBER = r"-?\d{1,40}(?:,\d{3}){0,20}(?:\.\d{1,40})?"
 _PLAIN = re.compile(_NUMBER)
 _CURRENCY = re.compile(r"\\?[$\u20ac\u00a3]")
 # A number with up to three words after it, its unit, and in a sentence with words before it.
@@ -95,7 +95,8 @@ def _tail(line: str, reference: str) -> str:
     text = _DISPLAY.sub(" ", _CURRENCY.sub(" ", line))
     signs = "".join(sign for sign in ":=" if sign not in reference)
     *before, tail = re.split(rf"{_LEAD_IN.pattern}|[{signs}]" if signs else _LEAD_IN, text)
-    others = {_number(part.strip()) for part in before if _PLAIN.fullmatch(part.strip())}
+    sides = [part.strip(" ,;") for part in before]
+    others = {_number(side) for side in sides if _PLAIN.fullmatch(side)}
     return "" if others - {_amount(tail)} else _bare(tail)
 
 

@@ -309,11 +309,17 @@ def test_an_explanation_is_read_apart_unless_it_offers_a_choice():
 EXPLAINED = (
     *("{}\nI am certain.", "{}\n\nDone.", "{} \u2014 not the other one", "{}; it is in line 4"),
     *("{}, as the context says", "{}. The text says so.", "{} (label)", "{}! That is it."),
-    "{} - the one that came first",
+    *("{} - the one that came first", "{}: the text says so", "{}: the first of them"),
 )
 DRESSED = (
     *(r"\boxed{%s}", r"$\text{%s}$", r"\emph{%s}", r"\boxed{\text{%s}}", "<b>%s</b>", "%s\u200b"),
-    *("\ufeff%s", "label: %s", "The answer is %s.", "So the correct answer is: **%s**"),
+    *(
+        "\ufeff%s",
+        "label: %s",
+        "The answer is %s.",
+        "Winner: %s",
+        "So the correct answer is: **%s**",
+    ),
 )
 
 
