@@ -290,10 +290,15 @@ def is_equal_normalised(answer: str, reference: str) -> float:
     reference (a label such as "?"), the bare texts are compared, so that an empty answer is never
     right.
     """
+    if not plain(reference):
+        return exact_match(answer.lower(), reference.lower())
     wanted = _spellings(reference)
-    if plain(reference):
-        return float(any(wanted & _spellings(reading) for reading in readings(answer)))
-    return exact_match(answer.lower(), reference.lower())
+    return float(
+        any(
+            not is_lengthy(reading, reference) and wanted & _spellings(reading)
+            for reading in readings(answer)
+        )
+    )
 
 
 _JOINT = re.compile(r"(?<=[^\W\d_])[-_\u2010\u2011](?=[^\W\d_])")
