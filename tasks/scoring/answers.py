@@ -311,11 +311,11 @@ def _spellings(text: str) -> set[str]:
 
 # How many words an answer may have around the reference.
 MAX_AROUND = 5
-# Separators of a list; between digits they belong to a number, and after an initial or a title
-# ("J. Dr.") to a name.
+# Separators of a list: commas and the like, but not in a number; marks between spaces ("A -> B"),
+# marks on both sides of a space ("[A] [B]"), and a full stop that ends no initial or title ("J.").
 _LISTING = re.compile(
-    r"[,;/|\n](?!\d)|[\uff0c\uff1b\u3001\u2022\u00b7]|\s[-\u2013\u2014+]+\s|\s\(|[:?!]\s"
-    r"|(?<!\b[A-Za-z])(?<!\b[A-Z][a-z])\.\s"
+    r"[,;/|\n\t](?!\d)|[\uff0c\uff1b\u3001\u2022\u00b7\u2014\u2026]|\s[^\w\s]+\s|[^\w\s]\s+[^\w\s]"
+    r"|\s\(|[:?!]\s|(?<!\b[A-Za-z])(?<!\b[A-Z][a-z])\.\s"
 )
 _SEVERAL = frozenset((*_CHOICES, "and", "but", "not", "plus"))
 

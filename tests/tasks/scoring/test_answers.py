@@ -365,7 +365,19 @@ def test_a_list_is_no_answer_whichever_comes_first(first, second):
         "{} \u00b7 {}",
         "{} + {}",
     )
-    forms += ("{} & {}", "{}: {}", "{} maybe {}", "{}, perhaps {}", "{}. It could be {}.")
+    forms += (
+        "{} & {}",
+        "{}: {}",
+        "{} -> {}",
+        "{} \u2192 {}",
+        "{} = {}",
+        "[{}] [{}]",
+        "{}\u2014{}",
+        "{} \u2026 {}",
+        "{} maybe {}",
+        "{}, perhaps {}",
+        "{}. It could be {}.",
+    )
     for form in forms:
         for answer in (form.format(first, second), form.format(second, first)):
             assert exact_match(answer, first) == 0.0, answer
