@@ -145,26 +145,28 @@ def readings(answer: str) -> Iterator[str]:
     yield undressed(answer)
     last_choice = max((choice.start() for choice in CHOICE.finditer(answer)), default=-1)
     for place in itertools.islice(_READS_ON.finditer(answer), MOST_READINGS):
-        if last_choice < place.end() and _tells(answer[place.end() :].lstrip()):
-            yield undressed(answer[: place.start()])
+        part, rest = answer[: place.start()], answer[place.end() :].lstrip()
+        if last_choice < place.end() and _tells(rest, part):
+            yield undressed(part)
 
 
-def _tells(text: str) -> bool:
+def _tells(text: str, part: str) -> bool:
     """Return whether a text begins with a sentence rather than with another candidate.
 
     A sentence has a word of _TELLING, or three words of which one is an ordinary one in lower case.
-    In brackets any words will do, but not a number or a code. Nothing that begins with yes or no
-    explains.
+    In brackets any words will do, also a number if the part before has none ("Thriller (1982)"),
+    but not a code. Nothing that begins with yes or no explains.
     """
     words = re.findall(r"\w+", EXPLAINS.split(text, maxsplit=1)[0])
     if not words or words[0].casefold() in ("yes", "no"):
         return False
     if words[0].casefold() in _TELLING_WORDS or not _TELLING_WORDS.isdisjoint(words):
         return True
-    ordinary = [word for word in words if word.isalpha() and not _is_code(word)]
     if text.startswith("("):
-        return ordinary == words
-    return len(words) > 2 and any(word.islower() and word not in _NAME_WORDS for word in ordinary)
+        numbers = any(map(str.isdigit, words)) and any(map(str.isdigit, part))
+        return not numbers and not any(map(_is_code, words))
+    ordinary = (word for word in words if word.isalpha() and word.islower())
+    return len(words) > 2 and not _NAME_WORDS.issuperset(ordinary)
 
 
 def contains_value(answer: str, value: str) -> float:

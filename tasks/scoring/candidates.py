@@ -20,7 +20,7 @@ _ARTICLE = re.compile(
     r"(?<!OPTION )(?<!ANSWER )(?<!CHOICE )(?<!LETTER )\bA"
     r"(?=\s+(?!(?:or|and|because|since|over|by|[a-z]*[^\Ws]s)\b)[a-z])"
 )
-_NOT = r"(?:\b(?:not|never|cannot|except|unlike|wrong|incorrect)|n['\u2019]t)\b"
+_NOT = r"(?:\b(?:not|never|cannot|except|unlike|wrong|false|incorrect)|n['\u2019]t)\b"
 
 
 def chosen_letter(answer: str, letter: str, options: Mapping[str, str]) -> float:

@@ -390,6 +390,8 @@ def test_a_list_is_no_answer_whichever_comes_first(first, second):
 
 def test_words_in_brackets_explain_and_a_second_code_or_number_does_not():
     assert is_equal_normalised("UK (United Kingdom)", "UK") == 1.0
+    assert is_equal_normalised("Thriller (1982)", "Thriller") == 1.0
+    assert matches_reference("the album Thriller (of 1982)", "Thriller") == 1.0
     assert matches_reference("UK (United Kingdom)", "United Kingdom") == 0.0
     assert not is_equal_normalised("15 (16)", "15") and not exact_match("aB3d (zZ1z)", "aB3d")
 
