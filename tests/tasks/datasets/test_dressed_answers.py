@@ -194,13 +194,15 @@ def test_the_papers_rule_differs_only_where_the_docs_say_so(name, data_dir):
 
 
 QUOTES = ("curly double quotes", "curly single quotes", "quotes before a full stop")
-QUOTES += ("guillemets", "low quotes", "corner brackets")
+QUOTES += ("guillemets", "low quotes", "corner brackets", "unseen characters")
 
 
 def test_the_paper_does_not_find_a_name_of_four_letters_in_quotes_of_other_scripts():
     fields = {"answers": ["Oslo"], "parts": [["Oslo"]], "gold_documents": [], "grades": {"1": 1}}
     truth, settings = ground_truth("qampari", fields), SETTINGS["train"]
     for what, form in DRESSED.items():
+        if "qampari" in DEPARTURES.get(what, ((),))[0]:
+            continue
         response = f"</think>\n{form.format('Oslo [1]')}"
         ours = find("qampari").score(extract_answer(response), ["[1]"], truth, settings)
         papers = paper_dataset(find("qampari")).score(
