@@ -3,9 +3,9 @@
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def user_reward(name: str) -> UserReward:
         raise UserError(f'{where} must be "module:function", such as "my_rewards:score"')
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The module is the user's code: importing it may raise anything.
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
@@ -130,8 +130,8 @@ def reward_file_hash(name: str) -> str:
       UserError: see `user_reward`.
     """
     user_reward(name)
-    spec = importlib.util.find_spec(name.partition(":")[0])
-    path = spec.origin if spec is not None else None
+    # A script that is running, `__main__`, has a file and no spec.
+    path = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     if path is None or not Path(path).is_file():
         return "none"
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -24,15 +24,16 @@ def rescore(folder: Path, rewards: RewardRule) -> list[Row]:
       rows, which an evaluation of other lengths or of more examples has left.
 
     Raises:
-      UserError: the folder holds no rows.
+      UserError: the folder holds no rows, or there is no reward for one; nothing is written.
     """
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         joined = "join its shards with --merge first" if shard_folders(folder) else "evaluate first"
         raise UserError(f"{folder} holds no rows; {joined}, or name another --label")
     counts, summaries = _counted_prompts(folder), []
-    for path in paths:
-        rows = [_rescored(row, rewards) for row in read_rows(path)]
+    # Nothing is written before everything is scored: a reward may fail for a single row.
+    scored = {path: [_rescored(row, rewards) for row in read_rows(path)] for path in paths}
+    for path, rows in scored.items():
         if not rows:
             continue
         write_rows(path, rows)

@@ -27,7 +27,7 @@ def guarded(reward_of: Callable[[], Reward]) -> Reward | str:
         if not (math.isfinite(reward.total) and 0 <= reward.total <= 1):
             return f"a reward of {reward.total} is not in [0, 1]"
     # A reward may be any user's code.
-    except (Exception, OutOfTime) as error:
+    except (Exception, SystemExit, OutOfTime) as error:
         reason = str(error).strip().splitlines()
         return f"{type(error).__name__}: {reason[0] if reason else 'no message'}"
     return reward

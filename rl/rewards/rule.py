@@ -1,6 +1,7 @@
 """How a run rewards a response: by the scorers of its data sets, or by a function of the user's."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from decoding.spans import CopiedSpan
@@ -43,6 +44,8 @@ class Asked:
 # (response, its recall spans, what it answers) -> the reward in [0, 1]; or the components by name,
 # of which "total" is the reward, and the others are shown beside it.
 UserReward = Callable[[str, Sequence[RecalledSpan], Asked], float | Mapping[str, float]]
+# The names of the usual components, which stay beside those of the user's.
+USUAL = {field.name for field in dataclasses.fields(Reward)} - {"total"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,7 @@ class RewardRule:
         """Return the reward of a response.
 
         Raises:
+          ValueError: a component of the user's is not finite, or has the name of a usual one.
           Exception: whatever the user's function raises.
         """
         found = score(completion, asked.truth, self.settings, self.scorer_of(asked.truth.dataset))
@@ -72,6 +76,11 @@ class RewardRule:
         if not isinstance(given, Mapping):
             return dataclasses.replace(found, total=float(given))
         extra = {name: float(value) for name, value in given.items() if name != "total"}
+        for name, value in extra.items():
+            if name in USUAL:
+                raise ValueError(f"its component {name!r} is one of the usual ones; rename it")
+            if not math.isfinite(value):
+                raise ValueError(f"its component {name!r} is {value}; give a finite number")
         return dataclasses.replace(found, total=float(given["total"]), extra=extra)
 
 

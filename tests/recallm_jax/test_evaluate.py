@@ -88,6 +88,23 @@ def test_saved_completions_are_scored_again_without_a_model(copied_run, capsys):
     assert "exact match" in capsys.readouterr().out
 
 
+def test_a_reward_that_fails_for_one_data_set_leaves_all_saved_scores(
+    copied_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "picky_rewards.py").write_text(
+        "def score(response, spans, asked):\n"
+        "    if asked.truth.dataset == 'retrieval':\n        raise RuntimeError('no table')\n"
+        "    return 0.125\n"
+    )
+    folder = copied_run / "eval" / "grpo"
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    arguments = [*CONFIG, f"--workdir={copied_run}", "--label=grpo", "--rescore"]
+    assert evaluate.main([*arguments, "--config.reward.function=picky_rewards:score"]) == 2
+    assert "no reward (RuntimeError: no table)" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in folder.iterdir()} == before
+
+
 def test_an_evaluation_goes_on_where_it_stopped(copied_run):
     folder = copied_run / "eval" / "grpo"
     (path,) = folder.glob("recallm_retrieval_*.jsonl")

@@ -3,6 +3,9 @@
 import hashlib
 import json
 import math
+import os
+import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -36,7 +39,7 @@ def config(*overrides):
 def module(tmp_path, monkeypatch):
     """A module of the user's with a reward, in the folder that a job starts in."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("my_rewards", "broken_rewards"):
+    for name in ("my_rewards", "broken_rewards", "leaving_rewards"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     path = tmp_path / "my_rewards.py"
     path.write_text(
@@ -45,6 +48,7 @@ def module(tmp_path, monkeypatch):
         "def two(response, spans):\n    return 1.0\n"
     )
     (tmp_path / "broken_rewards.py").write_text("raise RuntimeError('no such table')\n")
+    (tmp_path / "leaving_rewards.py").write_text("raise SystemExit(3)\n")
     yield path
 
 
@@ -106,6 +110,7 @@ def test_a_users_function_is_found_and_rewards(module):
         (":brief", r'must be "module:function"'),
         ("no_such_rewards:brief", r"can't be imported \(ModuleNotFoundError: .*start the job in"),
         ("broken_rewards:brief", r"can't be imported \(RuntimeError: no such table"),
+        ("leaving_rewards:brief", r"can't be imported \(SystemExit: 3\)"),
         ("my_rewards:long", r"my_rewards has no function long"),
         ("my_rewards:two", r"does not take \(response, spans, asked\): too many positional"),
     ],
@@ -143,6 +148,23 @@ def test_a_folder_keeps_the_hash_of_the_function_and_refuses_another(module, tmp
     assert reward_file_hash("my_rewards:brief") == hashlib.sha256(module.read_bytes()).hexdigest()
     keep_reward(config(), folder)
     check_kept(config(), folder, **KEPT)
+
+
+def test_a_function_of_the_script_that_runs_is_kept_with_the_hash_of_the_script(tmp_path):
+    script = tmp_path / "own_run.py"
+    script.write_text(
+        "from recallm_jax.config.rewards import reward_file_hash\n\n"
+        "def score(response, spans, asked):\n    return 1.0\n\n"
+        "print(reward_file_hash('__main__:score'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == hashlib.sha256(script.read_bytes()).hexdigest(), done.stderr
 
 
 def test_a_folder_of_an_earlier_version_goes_on(tmp_path):

@@ -1,6 +1,7 @@
 """The scores of a row of an evaluation."""
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -45,6 +46,8 @@ def test_a_reward_of_the_users_takes_the_place_of_the_total_and_sees_the_places(
         (lambda *_: float("nan"), "a reward of nan is not in"),
         (lambda *_: {"mine": 1.0}, "KeyError: 'total'"),
         (lambda *_: None, "TypeError"),
+        (lambda *_: sys.exit(3), "SystemExit: 3"),
+        (lambda *_: {"total": 1.0, "format": 9.0}, "ValueError: its component 'format' is one"),
     ],
 )
 def test_a_reward_that_fails_is_one_clear_error(given, reason):

@@ -86,6 +86,21 @@ def test_a_function_may_name_components():
         rewarded(RIGHT, lambda response, spans, asked: {"brevity": 1.0})
 
 
+@pytest.mark.parametrize(
+    ("components", "message"),
+    [
+        ({"format": 9.0}, "its component 'format' is one of the usual ones; rename it"),
+        ({"answer": 0.5}, "its component 'answer' is one of the usual ones"),
+        ({"exact_match": 1.0}, "its component 'exact_match' is one of the usual ones"),
+        ({"brevity": math.nan}, "its component 'brevity' is nan; give a finite number"),
+        ({"brevity": math.inf}, "its component 'brevity' is inf"),
+    ],
+)
+def test_a_component_that_hides_a_usual_one_or_is_no_number_is_refused(components, message):
+    with pytest.raises(ValueError, match=message):
+        rewarded(RIGHT, lambda response, spans, asked: {"total": 0.5, **components})
+
+
 def test_spans_are_given_their_characters_in_the_prompt():
     offsets = np.array([[0, 4], [4, 6], [6, 11], [11, 20]])
     prompt = PromptText("example/1", 0, "x" * 20, (), offsets, TRUTH)
