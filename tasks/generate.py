@@ -45,9 +45,8 @@ def record(
     for attempt in range(MAX_ATTEMPTS):
         try:
             draft = make_draft(settings, split, stream, index, attempt)
-            draft = _asked_as(draft, settings, f"{stream}/{index}")
-            length, thinking = settings.target_length, settings.thinking
-            prompted = fit(draft, tokenizer, length, thinking=thinking)
+            draft = _named(draft, settings, f"{stream}/{index}")
+            prompted = fit(draft, tokenizer, settings.target_length, settings)
             refuse_added(prompted.example.user, tokenizer)
             rng = generator(f"{dataset}/demonstration", stream, index)
             return tokenised(name, dataset, prompted, tokenizer, settings, rng)
@@ -62,8 +61,8 @@ def record(
     raise TaskInputError(f"{dataset}: no row of {MAX_ATTEMPTS} could be used; the last: {reason}")
 
 
-def _asked_as(draft: Draft, settings: TaskSettings, question_id: str) -> Draft:
-    """Return the draft with the system prompt of the settings, and a name for its question.
+def _named(draft: Draft, settings: TaskSettings, question_id: str) -> Draft:
+    """Return the draft with a name for its question; without thoughts it has no demonstration.
 
     Args:
       question_id: the name of a made-up question, which is the same at every target length.
@@ -73,7 +72,6 @@ def _asked_as(draft: Draft, settings: TaskSettings, question_id: str) -> Draft:
         made = draft.example(num_fillers)
         return dataclasses.replace(
             made,
-            system=made.system if settings.system is None else settings.system,
             question_id=made.question_id or question_id,
         )
 

@@ -16,7 +16,7 @@ from rl.rewards.guarded import guarded
 from rl.rewards.rule import Asked, RecalledSpan, RewardRule
 from rl.rollout_text import RolloutText
 from tasks.prompts.record import Record
-from tasks.prompts.vocabulary import Tokenizer
+from tasks.prompts.vocabulary import THINK, Tokenizer
 from tasks.scoring import answers
 from tasks.scoring.truth import ground_truth
 
@@ -71,7 +71,7 @@ def row_scores(row: Row, completion: Completion, rewards: RewardRule) -> Row:
       UserError: there is no reward: it raises, hangs or leaves [0, 1], as a user's own may.
     """
     dataset, truth = row["dataset"], row["ground_truth"]
-    if truth and (scores := suite_scores(dataset, completion.text, truth)):
+    if truth and (scores := suite_scores(dataset, row["prompt"], completion.text, truth)):
         return scores
     known = ground_truth(dataset, truth)
     if known is None:
@@ -100,7 +100,7 @@ def row_scores(row: Row, completion: Completion, rewards: RewardRule) -> Row:
     }
 
 
-def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row | None:
+def suite_scores(dataset: str, prompt: str, response: str, truth: Mapping[str, Any]) -> Row | None:
     """Return the scores of a suite's response; None if the data set is not a task of a suite.
 
     The suite's main metric is the score, and the reward; its metrics are the components.
@@ -108,6 +108,8 @@ def suite_scores(dataset: str, response: str, truth: Mapping[str, Any]) -> Row |
     task = suite_task(dataset)
     if task is None:
         return None
+    if task.thinks and not prompt.rstrip().endswith(THINK) and THINK not in response:
+        response = answers.THINK_END + response
     metrics = task.score(response, truth)
     main = next(iter(metrics.values()))
     return {

@@ -7,6 +7,7 @@ follows punctuation. Each distinct piece is tokenised once, so that a guess cost
 pieces, and the tokens of the final prompt cost nothing more.
 """
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -14,6 +15,7 @@ from collections.abc import Callable
 
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Draft, Example, Prompted
+from tasks.prompts.settings import TaskSettings
 from tasks.prompts.vocabulary import Tokenizer
 
 _CUT = re.compile(r"(?<=\S\n)(?=\S)|(?<=[.,:;!?]) (?=\S)")
@@ -62,12 +64,13 @@ class TokenCounter:
 
 
 def fit(
-    draft: Draft, tokenizer: Tokenizer, target_length: int, *, thinking: bool = True
+    draft: Draft, tokenizer: Tokenizer, target_length: int, settings: TaskSettings | None = None
 ) -> Prompted:
     """Return the example with the most fillers whose prompt fits, with that prompt and its tokens.
 
     Args:
-      thinking: whether the prompt opens a thought.
+      settings: give the system prompt, and whether a thought is opened; None for the draft's
+        system prompt and a thought.
 
     Raises:
       TaskInputError: not even the prompt without fillers fits.
@@ -77,7 +80,10 @@ def fit(
 
     @functools.lru_cache(maxsize=2)
     def sized(number: int) -> tuple[Example, str]:
-        example = draft.example(number)
+        example, thinking = draft.example(number), True
+        if settings is not None:
+            system, thinking = settings.system_prompt(example.system), settings.thinking
+            example = dataclasses.replace(example, system=system)
         return example, tokenizer.chat_prompt(example.system, example.user, thinking=thinking)
 
     def count_tokens(number: int) -> int:

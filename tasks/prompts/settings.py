@@ -55,3 +55,7 @@ class TaskSettings:
             raise TaskInputError(
                 f"value_length {self.value_length} is below 4: values would repeat; raise it"
             )
+
+    def system_prompt(self, ours: str) -> str:
+        """Return the system prompt of these settings: `ours`, or what takes its place."""
+        return ours if self.system is None else self.system

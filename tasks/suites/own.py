@@ -70,7 +70,7 @@ def _records(
     records = []
     for index in range(count):
         place = f"{task_at(name, length)}/{index}"
-        prompted = fit(draft(seed, index), tokenizer, length)
+        prompted = fit(draft(seed, index), tokenizer, length, settings)
         rng = generator(f"{name}/demonstration", seed, index)
         records.append(tokenised(place, name, prompted, tokenizer, settings, rng))
     return records
@@ -98,8 +98,8 @@ def solve(seed: int, index: int) -> Draft:
 
     asked = f"{', '.join(wanted[:-1])} and {wanted[-1]}"
     question = (
-        f"Some shops are described above. How many {goods} do {asked} have together? Recall what "
-        "each of them has, then add up. End with one line Answer: and the number."
+        f"Some shops are described above. How many {goods} do {asked} have together? "
+        "Add up what each of them has. End with one line Answer: and the number."
     )
     gold = [fact(name, goods, stock[name]) for name in wanted]
     return _draft(rng, Lines("Read these lines.", more, gold, depths, question, str(total)))

@@ -38,6 +38,8 @@ class SuiteTask:
       score: returns the metrics of one response, the main one first and from 0 to 1.
       aggregate: returns the metrics of the task, the main one first, in the suite's own units and
         rounding.
+      thinks: whether `score` reads a response after its thought alone. If the prompt opens no
+        thought (config.data.thinking), all of a response without one counts.
     """
 
     name: str
@@ -45,6 +47,7 @@ class SuiteTask:
     records: MakeRecords
     score: ScoreResponse
     aggregate: Aggregate = mean_percent
+    thinks: bool = False
 
 
 def task_at(name: str, length: int) -> str:

@@ -1,6 +1,7 @@
 """HELMET's prompts: the user's text around a context that is cut at its end to fit."""
 
 import dataclasses
+import functools
 import unicodedata
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.tokenised import tokenised
-from tasks.prompts.vocabulary import THINK, Tokenizer
+from tasks.prompts.vocabulary import Tokenizer
 from tasks.suites.helmet.selection import Item
 
 CHAT_SYSTEM = "You are a helpful assistant."
@@ -29,7 +30,8 @@ class Form:
 
     Attributes:
       kind: "plain" (user's text, `joint`, lead-in), "chat" (the benchmark's system message) or
-        "recall" (our system prompt; the user's text ends in `request`, and a thought is opened).
+        "recall" (the system prompt of the settings; the user's text ends in `request`; a thought is
+        opened unless the settings have none).
       budget: the most tokens that the prompt may have.
     """
 
@@ -46,7 +48,7 @@ def to_record(
 
     Args:
       name: the name of the example.
-      settings: say where spans may open and close.
+      settings: say where spans may open and close, and what the recall form begins and ends with.
 
     Raises:
       UnfitRowError: the prompt is too long even without its context.
@@ -57,13 +59,16 @@ def to_record(
         context=_composed(item.context),
         after=_composed(item.after),
     )
+    written = functools.partial(
+        prompt, item, form=form, name=name, tokenizer=tokenizer, settings=settings
+    )
     context = cut_to_fit(
         item.context,
-        lambda context: len(tokenizer.encode(prompt(item, context, form, name, tokenizer)[2])),
+        lambda context: len(tokenizer.encode(written(context)[2])),
         form.budget,
         tokenizer,
     )
-    system, user, text = prompt(item, context, form, name, tokenizer)
+    system, user, text = written(context)
     start = len(item.before)
     example = Example(
         system=system,
@@ -83,18 +88,22 @@ def _composed(text: str) -> str:
 
 
 def prompt(
-    item: Item, context: str, form: Form, name: str, tokenizer: Tokenizer
+    item: Item,
+    context: str,
+    form: Form,
+    name: str,
+    tokenizer: Tokenizer,
+    settings: TaskSettings,
 ) -> tuple[str, str, str]:
     """Return the system prompt ("" in the plain form), the user's text and the whole prompt."""
     user = item.before + context + item.after
     if form.kind == PLAIN:
         return "", user, user + form.joint + item.lead_in
     if form.kind == CHAT:
-        text = tokenizer.chat_prompt(CHAT_SYSTEM, user)
-        return CHAT_SYSTEM, user, text.removesuffix(f"{THINK}\n")
-    system = SYSTEMS[sum(name.encode()) % len(SYSTEMS)]
+        return CHAT_SYSTEM, user, tokenizer.chat_prompt(CHAT_SYSTEM, user, thinking=False)
+    system = settings.system_prompt(SYSTEMS[sum(name.encode()) % len(SYSTEMS)])
     user += f"\n\n{form.request}"
-    return system, user, tokenizer.chat_prompt(system, user)
+    return system, user, tokenizer.chat_prompt(system, user, thinking=settings.thinking)
 
 
 def cut_to_fit(

@@ -72,6 +72,7 @@ def _suite_task(name: str, task: HelmetTask, kind: str, judges: Judges) -> Suite
         records=functools.partial(_records, form),
         score=functools.partial(score_response, form),
         aggregate=functools.partial(aggregate, task, judges),
+        thinks=kind == RECALL,
     )
 
 

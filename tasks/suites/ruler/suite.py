@@ -90,6 +90,7 @@ def _task(name: str, *, chat: bool) -> SuiteTask:
         records=functools.partial(make_records, name, chat),
         score=functools.partial(score, name, chat),
         aggregate=scores.aggregate,
+        thinks=chat,
     )
 
 
@@ -127,7 +128,8 @@ def make_records(
     records = []
     for index in range(count):
         spec = RowSpec(name, tokenizer, settings, length, seed, index)
-        system = SYSTEMS[spec.rng("system").integers(len(SYSTEMS))] if chat else None
+        ours = SYSTEMS[spec.rng("system").integers(len(SYSTEMS))]
+        system = settings.system_prompt(ours) if chat else None
         prompt = official[index] if official else make_prompt(spec, system)
         label = f"line{index + 1}" if official else str(index)
         records.append(_record(f"{task}/{label}", _name(name, chat), spec, prompt, system))
@@ -148,7 +150,7 @@ def make_prompt(spec: RowSpec, system: str | None) -> Prompt:
     """Make the longest row that fits into the length.
 
     Args:
-      system: the system prompt of the chat form; None for the benchmark's prompt.
+      system: the system prompt of the chat form, "" for none; None for the benchmark's prompt.
 
     Raises:
       TaskInputError: no row fits.
@@ -176,7 +178,7 @@ def _fit(
     made = functools.lru_cache(maxsize=2)(sized.prompt)
 
     def count(number: int) -> int:
-        return counter(_text(spec.tokenizer, made(number), system))
+        return counter(_text(spec, made(number), system))
 
     room = spec.length - NEW_TOKENS[spec.task]
     number = largest_fit(count, room, sized.most)
@@ -193,10 +195,10 @@ def _log_short(task: str, length: int) -> None:
     )
 
 
-def _text(tokenizer: Tokenizer, prompt: Prompt, system: str | None) -> str:
+def _text(spec: RowSpec, prompt: Prompt, system: str | None) -> str:
     if system is None:
         return prompt.input + prompt.prefix
-    return tokenizer.chat_prompt(system, prompt.input)
+    return spec.tokenizer.chat_prompt(system, prompt.input, thinking=spec.settings.thinking)
 
 
 def _record(
@@ -218,7 +220,7 @@ def _record(
     return tokenised(
         example_id,
         dataset,
-        Prompted(example, _text(spec.tokenizer, prompt, system)),
+        Prompted(example, _text(spec, prompt, system)),
         spec.tokenizer,
         spec.settings,
         spec.rng("demonstration"),

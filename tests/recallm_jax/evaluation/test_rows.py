@@ -7,7 +7,7 @@ import pytest
 
 from recallm_jax.config.load import load_config
 from recallm_jax.config.rewards import evaluation_rewards
-from recallm_jax.evaluation.rows import row_scores
+from recallm_jax.evaluation.rows import row_scores, suite_scores
 from recallm_jax.runtime.errors import UserError
 from rl.rewards.composite import Completion
 
@@ -53,3 +53,21 @@ def test_a_reward_of_the_users_takes_the_place_of_the_total_and_sees_the_places(
 def test_a_reward_that_fails_is_one_clear_error(given, reason):
     with pytest.raises(UserError, match=f"recallm_hotpotqa/3, response 1: no reward .{reason}"):
         scored(given)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "score"),
+    [
+        # A thought that the prompt opens must be closed before anything counts.
+        ("<user>…<assistant><think>\n", "It is ABC.", 0.0),
+        ("<user>…<assistant><think>\n", "Well.</think> It is ABC.", 1.0),
+        # Without a thought all of the response is the answer, unless it opens one itself.
+        ("<user>…<assistant>", "It is ABC.", 1.0),
+        ("<user>…<assistant>", "<think> It is ABC.", 0.0),
+        ("<user>…<assistant>", "<think> ABC?</think> It is.", 0.0),
+    ],
+)
+def test_a_suites_chat_form_reads_what_follows_the_thought_if_there_is_one(prompt, response, score):
+    truth = {"answers": ["ABC"], "parts": [["ABC"]]}
+    assert suite_scores("ruler_vt_chat", prompt, response, truth)["score"] == score
+    assert suite_scores("ruler_vt", prompt, "It is ABC.", truth)["score"] == 1.0

@@ -30,6 +30,19 @@ def test_rows_fill_their_length_and_depend_on_seed_and_index_alone(name):
     assert [task.name for task in suite_tasks(["own"])] == list(NAMES)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_baseline_is_asked_without_recall_and_without_a_thought(name):
+    bare = TaskSettings(3000, system="", thinking=False)
+    (record,) = find_task(name).records(TOKENIZER, bare, 3000, 1, 0)
+    assert record.prompt.startswith("<|im_start|>user\n")
+    assert record.prompt.endswith("<|im_start|>assistant")
+    assert "recall" not in record.prompt.lower() and "<think>" not in record.prompt
+    own = TaskSettings(3000, system="Be brief.")
+    (record,) = find_task(name).records(TOKENIZER, own, 3000, 1, 0)
+    assert record.prompt.startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert record.prompt.endswith("<think>\n") and len(record.inputs) <= 3000
+
+
 def solved(record):
     """Add up what the text says of the shops that are asked for."""
     goods, asked = re.search(r"How many (\w+) do (.*) have together", record.prompt).groups()

@@ -1,5 +1,6 @@
 """HELMET's fitted prompts, its forms, the scores of whole responses, and the means."""
 
+import dataclasses
 import json
 
 import pytest
@@ -49,6 +50,15 @@ def test_the_context_is_cut_at_its_end_until_the_prompt_fits_and_nothing_else_is
         user += "\n\nEnd with Answer: it"
         assert record.prompt in [TOKENIZER.chat_prompt(system, user) for system in SYSTEMS]
         assert record.prompt.endswith("<think>\n")
+
+
+def test_the_recall_form_has_the_system_prompt_of_the_settings_and_a_thought_if_asked():
+    form = Form("recall", 100_000, request="End with Answer: it")
+    user = f"{ITEM.before}{ITEM.context}{ITEM.after}\n\nEnd with Answer: it"
+    for system, thinking in (("", False), ("Be brief.", False), ("Be brief.", True)):
+        settings = dataclasses.replace(SETTINGS, system=system, thinking=thinking)
+        record = to_record(ITEM, form, "name/7", "helmet_x", TOKENIZER, settings)
+        assert record.prompt == TOKENIZER.chat_prompt(system, user, thinking=thinking)
 
 
 def test_a_prompt_that_fits_is_not_cut():

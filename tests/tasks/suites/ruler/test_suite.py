@@ -48,7 +48,7 @@ def test_a_row_is_the_longest_that_fits_with_its_response(task, system, data_dir
     spec = row_spec(task, data_dir, length=1500)
 
     def tokens(prompt):
-        return len(TOKENIZER.encode(_text(TOKENIZER, prompt, system)))
+        return len(TOKENIZER.encode(_text(spec, prompt, system)))
 
     room = 1500 - NEW_TOKENS[task]
     row = make_prompt(spec, system)
@@ -93,6 +93,22 @@ def test_records_hold_exact_ranges_and_only_the_context_is_copyable(name, form, 
     if name == "ruler_vt":
         # The worked example is not part of the context.
         assert not re.search(r"VAR [A-Z]{3} ", copied)
+
+
+def test_the_chat_form_has_the_system_prompt_of_the_settings_and_opens_a_thought_if_asked():
+    task, room = find_task("ruler_vt_chat"), 1536 - 30
+    for system, start in (("", "<|im_start|>user\n"), ("Be brief.", "<|im_start|>system\nBe b")):
+        for thinking, end in ((True, "assistant<think>\n"), (False, "assistant")):
+            settings = TaskSettings(target_length=1, system=system, thinking=thinking)
+            (record,) = task.records(TOKENIZER, settings, 1536, 1, 0)
+            assert record.prompt.startswith(start) and record.prompt.endswith(end)
+            assert room - 150 < len(record.inputs) <= room
+    # The benchmark's form has neither.
+    plain = [
+        find_task("ruler_vt").records(TOKENIZER, settings, 1536, 1, 0)[0].prompt
+        for settings in (TaskSettings(1), TaskSettings(1, system="Be brief.", thinking=False))
+    ]
+    assert plain[0] == plain[1]
 
 
 def test_missing_files_are_one_clear_error(tmp_path):
