@@ -108,8 +108,8 @@ def test_tasks_are_those_of_the_mixture_and_of_the_suites():
 
 
 def test_only_tasks_of_suites_have_scores_of_their_own():
-    assert suite_scores("retrieval", "x", {"answers": ["x"]}) is None
-    scores = suite_scores("ruler_qa_1", "X.", {"answers": ["x"]})
+    assert suite_scores("retrieval", "", "x", {"answers": ["x"]}) is None
+    scores = suite_scores("ruler_qa_1", "", "X.", {"answers": ["x"]})
     assert scores["score"] == scores["reward"] == scores["exact_match"] == 1.0
 
 
@@ -118,7 +118,7 @@ def test_a_data_set_is_scored_without_a_look_at_the_suites(monkeypatch):
         raise AssertionError("a suite's tasks were made")
 
     monkeypatch.setattr(registry, "_all_tasks", no_look)
-    assert suite_task("retrieval") is None and suite_scores("retrieval", "x", {}) is None
+    assert suite_task("retrieval") is None and suite_scores("retrieval", "", "x", {}) is None
     with pytest.raises(AssertionError):
         suite_task("ruler_vt")
 
