@@ -30,6 +30,17 @@ MODES = (
     "constrained-sampled",
     "unconstrained-sampled",
 )
+# Those of the paper's evaluations.
+LENGTHS = (4_096, 8_192, 16_384, 32_768, 65_536, 98_304, 131_072)
+# The evaluations of docs/reproduce.md: the suites, the lengths, and the most prompts of a task.
+EXPERIMENTS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int]] = {
+    # Those that training itself makes are only to show that it works.
+    "training": ((), (8_192,), 16),
+    "ruler": (("ruler_chat",), tuple(length for length in LENGTHS if length != 98_304), 500),
+    # HELMET's largest tasks have 100 questions at 6 depths each.
+    "helmet": (("helmet_chat",), (8_192, 16_384, 32_768, 65_536, 131_072), 600),
+    "datasets": ((), LENGTHS, 200),
+}
 
 
 def parse_arg(arg: str, **options: bool | int | float | str) -> ConfigDict:
@@ -342,7 +353,7 @@ def paper_scale() -> ConfigDict:
     config.sft1.steps, config.sft2.steps = 281, 57
     config.grpo.prompts_per_step, config.grpo.group_size = 128, 16
     config.grpo.overlong_buffer = 1_024
-    config.evaluation.lengths = (4_096, 8_192, 16_384, 32_768, 65_536, 98_304, 131_072)
+    config.evaluation.lengths = LENGTHS
     # The longest prompts fill the model's context, and their responses extend past it.
     config.model.extra_positions = config.decoding.max_new_tokens
     config.evaluation.num_examples = 64
@@ -353,7 +364,9 @@ def paper_scale() -> ConfigDict:
 def paper_variant(
     config: ConfigDict, arg: str, topologies: dict[str, dict[str, int]]
 ) -> ConfigDict:
-    """Return the variant of `paper_scale` that `arg` names: its topology, size and algorithm.
+    """Return the variant of `paper_scale` that `arg` names.
+
+    `arg` has the topology, `tiny`, the algorithm, and an experiment of `EXPERIMENTS`.
 
     Args:
       topologies: those of `use_topology`; the first one is the default.
@@ -361,13 +374,41 @@ def paper_variant(
     Raises:
       ValueError: a name or a value is unknown.
     """
-    options = parse_arg(arg, tiny=False, topology=next(iter(topologies)), algorithm="grpo")
+    first = next(iter(topologies))
+    options = parse_arg(arg, tiny=False, topology=first, algorithm="grpo", experiment="")
     use_topology(config, options.topology, topologies)
     if options.tiny:
         config = shrink(config)
-        config.data.mixture = mixture(*SYNTHETIC)
+        # Those that fit the tiny length.
+        config.data.mixture = mixture("retrieval", "math_retrieval")
+    if options.experiment:
+        use_experiment(config, options.experiment, tiny=options.tiny)
     use_algorithm(config, options.algorithm)
     return config
+
+
+def use_experiment(config: ConfigDict, name: str, *, tiny: bool) -> None:
+    """Set a config to evaluate what an experiment of `EXPERIMENTS` asks, as the paper samples.
+
+    Raises:
+      ValueError: the experiment is unknown.
+    """
+    if name not in EXPERIMENTS:
+        raise ValueError(
+            f"variant experiment={name!r} is unknown; use any of {', '.join(EXPERIMENTS)}"
+        )
+    suites, lengths, count = EXPERIMENTS[name]
+    config.evaluation.modes = ("constrained-sampled",)
+    config.evaluation.suites = suites
+    if suites:
+        config.data.mixture = mixture()
+    if tiny:
+        return
+    config.evaluation.lengths, config.evaluation.num_examples = lengths, count
+    if name != "training":
+        config.decoding.max_new_tokens = config.model.extra_positions = 10_240
+        # A batch takes the longer the more its prompts read, but the parameters are read once.
+        config.evaluation.batch_size *= 8
 
 
 def use_topology(config: ConfigDict, name: str, topologies: dict[str, dict[str, int]]) -> None:
@@ -393,7 +434,7 @@ def use_topology(config: ConfigDict, name: str, topologies: dict[str, dict[str, 
     for stage in (config.sft1, config.sft2, config.grpo, config.ppo):
         stage.micro_batch = shards
     config.grpo.rollout_parts = config.ppo.rollout_parts = parts
-    config.evaluation.batch_size = shards
+    config.evaluation.batch_size = config.probe.batch_size = shards
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.evaluation.suites = ("helmet",)
     config.evaluation.lengths = (8192,)
-    # No task has more: they have 100 examples, or 500 in in-context learning.
+    # No task has more: the largest ask 100 questions at 6 depths; in-context learning has 500 rows.
     config.evaluation.num_examples = 600
 
     if options.tiny:

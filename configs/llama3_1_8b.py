@@ -14,7 +14,8 @@ mixture is all seventeen data sets in equal shares, and needs their files in `da
 (docs/tasks.md). Prompts are filled up to 8,000 tokens, as the paper makes them.
 
 Variants: `:topology=v6e:8x8` has the sizes for another slice; `:tiny` is a minute or two with a
-random model on a CPU, on tasks that need no files; `:algorithm=dapo` as in quickstart.py.
+random model on a CPU, on tasks that need no files; `:algorithm=dapo` as in quickstart.py;
+`:experiment=ruler` evaluates as docs/reproduce.md says (`EXPERIMENTS` in common.py).
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,8 @@ table compares the mean reward of the first third of the steps with that of the 
 second compares, in each mode of decoding, the exact match of the starting weights with that of the
 last policy that was evaluated. All intervals are 95 % intervals. Both policies answer the same
 prompts, so the prompts gained and lost say more than two intervals do: p is the probability of so
-uneven a split by chance (the exact sign test; McNemar 1947).
+uneven a split by chance (the exact sign test; McNemar 1947). A folder of evaluations alone, such as
+that of `evaluate --results`, is in the second table only.
 
 `--probes=FIGURE` draws the lost-in-thought probes of all runs in one picture instead, and
 `--lengths=FIGURE` scores against the length of the prompt. Then `--run=NAME=FOLDER@LABEL` names
@@ -59,10 +60,14 @@ def _run(argv: Sequence[str]) -> None:
     if arguments.probes:
         _draw_probes(settings, arguments.probes)
         return
-    print(align(reward_table(settings)), align(score_table(settings)), sep="\n\n")
+    trained = {name: runs for name, runs in settings.items() if any(run.metrics for run in runs)}
+    if arguments.figure and not trained:
+        raise UserError("--figure draws the rewards of training, and none of the runs has any")
+    tables = [reward_table(trained)] if trained else []
+    print("\n\n".join(map(align, [*tables, score_table(settings)])))
     if arguments.figure:
         caption = "mean over runs ± its standard error"
-        write_charts(comparison_charts(settings), arguments.figure, caption=caption)
+        write_charts(comparison_charts(trained), arguments.figure, caption=caption)
 
 
 def _named(runs: Sequence[str]) -> list[tuple[str, str]]:

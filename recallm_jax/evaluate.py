@@ -7,12 +7,15 @@ The job evaluates the run's newest checkpoint, and the label says which one it i
 go to WORKDIR/eval/LABEL, and an interrupted evaluation goes on where it stopped. `--rescore` loads
 no model: it computes the rewards of saved completions again.
 
-`--checkpoints=all`, or a list such as `start,sft2/10,grpo/20`, compares policies. With
+`--checkpoints=all`, or a list such as `start,sft2/10,grpo/20`, compares policies. Evaluations with
+other settings go to a folder of their own, `--results=FOLDER`, which `report` and `compare` read
+like a run's. With
 `--shard=i/n` this process answers every n-th prompt from the i-th on. Shards know nothing of each
 other; the last one to end joins them, or `--merge` does. docs/evaluation.md says more.
 """
 
 import argparse
+import dataclasses
 import functools
 import math
 import sys
@@ -62,6 +65,9 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--label", default="", help="name of the evaluation's folder")
     parser.add_argument(
+        "--results", default="", help="folder that gets eval/LABEL, such as WORKDIR/ruler; WORKDIR"
+    )
+    parser.add_argument(
         "--checkpoints",
         default="",
         help="policies to compare: all, or some such as start,sft2/10,grpo/20",
@@ -73,19 +79,20 @@ def _run(argv: Sequence[str]) -> None:
     arguments, config = parse_config(parser, argv)
     check_rewards(config)
     workdir, label = open_folder(arguments.workdir), arguments.label
+    results = (open_folder(arguments.results) if arguments.results else workdir) / "eval"
     if label != PurePath(label).name or label == "..":
         raise UserError(f"--label={label} must be the name of a folder, without a path")
     if arguments.rescore or arguments.merge:
         name = "rescore" if arguments.rescore else "merge"
         if not label:
-            raise UserError(f"--{name} needs --label: the name of a folder in WORKDIR/eval")
+            raise UserError(f"--{name} needs --label: the name of a folder in {results}")
         for other in ("merge", "checkpoints", "shard", "distributed"):
             if other != name and getattr(arguments, other):
                 raise UserError(
                     f"--{name} works on the saved rows of one label, in one process; leave "
                     f"--{other} out"
                 )
-        print(format_table(_saved_rows(config, workdir / "eval" / label, arguments)))
+        print(format_table(_saved_rows(config, results / label, arguments)))
         return
     if label and arguments.checkpoints:
         raise UserError(
@@ -95,12 +102,21 @@ def _run(argv: Sequence[str]) -> None:
     shard = parse_shard(arguments.shard) if arguments.shard else None
     keep_programs(config.compilation_cache, workdir=workdir if arguments.distributed else None)
     with peers.joined(arguments.distributed):
-        summaries, failures = _evaluate(config, workdir, shard, label, arguments.checkpoints)
+        folders = _Folders(workdir, results)
+        summaries, failures = _evaluate(config, folders, shard, label, arguments.checkpoints)
     # After the block, so that the failure of one process does not end the others.
     if summaries:
         print(f"\n{format_table(summaries)}")
     if failures:
         raise UserError(f"{len(failures)} not evaluated: {'; '.join(failures)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Folders:
+    """The folder of the run, and the folder that has one for each label."""
+
+    run: Path
+    results: Path
 
 
 def _saved_rows(config: ConfigDict, folder: Path, arguments: argparse.Namespace) -> list[Row]:
@@ -116,7 +132,7 @@ def _saved_rows(config: ConfigDict, folder: Path, arguments: argparse.Namespace)
 
 
 def _evaluate(
-    config: ConfigDict, workdir: Path, shard: Shard | None, label: str, checkpoints: str
+    config: ConfigDict, folders: _Folders, shard: Shard | None, label: str, checkpoints: str
 ) -> tuple[list[Row], list[str]]:
     """Evaluate the policies asked for; return the summaries, and a line for each that failed."""
     devices = None
@@ -126,16 +142,16 @@ def _evaluate(
     context = set_up(config, devices)
     check_data(config, context.tokenizer)
     if checkpoints:
-        return _several(config, context, workdir, shard, checkpoints)
+        return _several(config, context, folders, shard, checkpoints)
     policy: Policy = context.policy
     made_by = START
     if label == START:
-        hold_to_run(config, workdir, fields=START_WEIGHTS)
+        hold_to_run(config, folders.run, fields=START_WEIGHTS)
     else:
-        policy, stage, step = restore_policy(config, context, workdir)
+        policy, stage, step = restore_policy(config, context, folders.run)
         label = label or policy_label(config, stage, step)
         made_by = Saved(stage, step).made_by
-    evaluated = Evaluated(label, made_by, workdir / "eval" / label)
+    evaluated = Evaluated(label, made_by, folders.results / label)
     return _one(config, context, policy, evaluated, shard), []
 
 
@@ -159,12 +175,12 @@ def _one(
 
 
 def _several(
-    config: ConfigDict, context: Context, workdir: Path, shard: Shard | None, wanted: str
+    config: ConfigDict, context: Context, folders: _Folders, shard: Shard | None, wanted: str
 ) -> tuple[list[Row], list[str]]:
     """Evaluate policies of a run one after the other; say which of them can't be evaluated."""
     found: list[Row] = []
     failures = []
-    for name, evaluated, load in _policies(config, context, workdir, wanted):
+    for name, evaluated, load in _policies(config, context, folders, wanted):
         try:
             done = complete_summaries(config, context, evaluated)
             if done is not None:
@@ -181,25 +197,26 @@ def _several(
 
 
 def _policies(
-    config: ConfigDict, context: Context, workdir: Path, wanted: str
+    config: ConfigDict, context: Context, folders: _Folders, wanted: str
 ) -> list[tuple[str, Evaluated, Callable[[], Policy]]]:
     """Return the name, the evaluation and the loader of each policy that `--checkpoints` asks for.
 
     Raises:
       UserError: a name has no checkpoint, or the run has none at all.
     """
+    workdir, results = folders.run, folders.results
 
     def start() -> Policy:
         hold_to_run(config, workdir, fields=START_WEIGHTS)
         return context.policy
 
     known: dict[str, tuple[Evaluated, Callable[[], Policy]]] = {
-        START: (Evaluated(START, START, workdir / "eval" / START), start)
+        START: (Evaluated(START, START, results / START), start)
     }
     for saved in saved_checkpoints(config, context, workdir):
         label = policy_label(config, saved.stage, saved.step)
         load = functools.partial(restore_saved, config, context, workdir, saved)
-        known[saved.name] = (Evaluated(label, saved.made_by, workdir / "eval" / label), load)
+        known[saved.name] = (Evaluated(label, saved.made_by, results / label), load)
     names = [name for name in known if name != START] if wanted == ALL else wanted.split(",")
     for name in names:
         if name not in known:

@@ -16,7 +16,7 @@ SUMMARY = "summary.json"
 # Arguments of the check that a folder's rows have the same config and policy.
 HELD: dict[str, Any] = {
     "may_change": MAY_CHANGE + TRAINING,
-    "remedy": "give the same config and checkpoint, or another --label",
+    "remedy": "give the same config and checkpoint, or another --label or --results",
 }
 _TEXTS = ("example_id", "dataset", "task", "label", "mode", "prompt", "completion")
 _NUMBERS = ("target_length", "completion_tokens", "exact_match", "reward")

@@ -28,6 +28,21 @@ def test_a_trained_run_is_compared(trained_run, capsys):
     assert answers[:3] == ["A", "constrained-greedy", "4"]
 
 
+def test_folders_of_evaluations_alone_are_compared_by_their_scores(tmp_path, capsys):
+    for name in ("a", "b"):
+        write_run(tmp_path / name, examples=2)
+    (tmp_path / "b" / "metrics.jsonl").unlink()
+    named = [f"--run=A={tmp_path / 'a'}", f"--run=B={tmp_path / 'b'}"]
+    assert compare.main(named) == 0
+    rewards, scores = capsys.readouterr().out.split("\n\n")
+    assert [line.split()[0] for line in rewards.splitlines()] == ["setting", "A"]
+    assert [line.split()[0] for line in scores.splitlines()] == ["setting", "A", "A", "B", "B"]
+    assert compare.main(named[1:]) == 0
+    assert capsys.readouterr().out.startswith("setting  decoding")
+    assert compare.main([*named[1:], f"--figure={tmp_path / 'x.png'}"]) == 2
+    assert "none of the runs has any" in capsys.readouterr().err
+
+
 def test_the_probes_of_several_policies_are_one_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for name, accuracy in (("a", 0.9), ("b", 0.4)):

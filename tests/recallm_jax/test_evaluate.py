@@ -28,7 +28,7 @@ def test_a_label_outside_the_folder_of_evaluations_is_refused(label, tmp_path, c
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--merge"], "--merge needs --label: the name of a folder in WORKDIR/eval"),
+        (["--merge"], "--merge needs --label: the name of a folder in "),
         (["--rescore"], "--rescore needs --label"),
         (["--label=a", "--rescore", "--merge"], "in one process; leave --merge out"),
         (["--label=a", "--merge", "--checkpoints=all"], "of one label, in one process; leave"),
