@@ -72,7 +72,8 @@ def niah(task: Niah, spec: RowSpec) -> Sized:
 
     Differences from the benchmark: keys and values are distinct (there the key that is asked for
     may come a second time with another value), sentences are split by a regular expression (there
-    by NLTK's punkt), and the order of the needles is drawn for each row.
+    by NLTK's punkt), the order of the needles is drawn for each row, and no space stands before a
+    needle at the beginning of essays.
     """
     rng = spec.rng()
     taken_keys: set[str] = set()
