@@ -41,6 +41,7 @@ VARIANTS = [
     *(f"configs/mixture.py:of={of}" for of in ("all", "aggregation", "long_doc_qa", "own")),
     *(f"configs/mixture.py:algorithm={name}" for name in ("dapo", "ppo")),
     "configs/mixture.py:length=4096",
+    *(f"configs/llama3_1_8b.py:experiment={name}" for name in common.EXPERIMENTS),
 ]
 
 
@@ -198,6 +199,7 @@ def test_suites_may_be_none_or_several():
         ("--config=configs/nope.py", "--config=configs/nope.py: there is no such file"),
         (QUICKSTART + ":tny", "variant 'tny' is unknown; use any of tiny"),
         (QUICKSTART + ":tiny=1", "write tiny alone, or leave it out"),
+        ("--config=configs/qwen2_5_7b.py:experiment=x", "experiment='x' is unknown; use any of"),
         ("--config=configs/smollm2_135m.py:length=long", "variant 'length=long': give int"),
         ("--config=configs/smollm2_135m.py:tiny,length=9", "'tiny' has a length of its own"),
     ],
