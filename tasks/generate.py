@@ -62,7 +62,7 @@ def record(
 
 
 def _named(draft: Draft, settings: TaskSettings, question_id: str) -> Draft:
-    """Return the draft with a name for its question; without thoughts it has no demonstration.
+    """Return the draft with a name for its question, if it has none.
 
     Args:
       question_id: the name of a made-up question, which is the same at every target length.
