@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 
 from tasks.datasets.dataset import Dataset
-from tasks.datasets.recall import ROW, exact_value, lookup, value
+from tasks.datasets.recall import MOST_PAIRS, ROW, exact_value, lookup, value
 from tasks.errors import TaskInputError
 from tasks.prompts.context import Draft, generator
 from tasks.prompts.settings import SIGNS, TaskSettings
@@ -24,9 +24,9 @@ EQUATION_QUESTIONS = (
     "Find x with ${problem}$ and give the value stored under key x.",
     "Let x satisfy ${problem}$. Which value belongs to key x?",
 )
-# Keys are drawn around the solution, at least this far on both sides.
-MIN_KEY_SPREAD = 50
-MAX_KEY_SPREAD = 20_000
+# The other keys within a window of so many numbers come first, in random order; the next ones
+# follow outwards.
+WINDOW = 100
 # How many problems are drawn before the settings are refused; usual settings need a few.
 MAX_DRAWS = 2_000
 
@@ -135,7 +135,9 @@ def math_retrieval(
 ) -> Draft:
     """Draw an example: arithmetic for an even index, a linear equation for an odd one.
 
-    The other keys lie near the solution, so that an error in the working finds another value.
+    The keys are consecutive numbers, or some of a hundred, and the solution is any of them with
+    equal chance, at any number of keys: no place among the keys tells it, and an error in the
+    working finds another value.
     """
     del split, attempt
     rng = generator("math_retrieval", stream, index)
@@ -146,15 +148,15 @@ def math_retrieval(
         problem, working, result = equation(rng, settings.terms)
         wordings = EQUATION_QUESTIONS
     question = wordings[rng.integers(len(wordings))].format(problem=problem)
-    # The nearest keys come first, so that any number of keys lies close to the solution. The keys
-    # within MIN_KEY_SPREAD come in random order.
-    near = rng.permutation([d for d in range(-MIN_KEY_SPREAD, MIN_KEY_SPREAD + 1) if d])
-    far = np.arange(MIN_KEY_SPREAD + 1, MAX_KEY_SPREAD)
-    far = np.stack([far, -far], axis=1).ravel()
+    # Each other key is below the solution with one chance, itself drawn uniformly, so that the
+    # number of keys below is uniform too (Bayes' billiard table).
+    below = rng.random(MOST_PAIRS) < rng.random()
+    others = np.where(below, -1 * np.cumsum(below), np.cumsum(~below))
+    rng.shuffle(others[:WINDOW])
     return lookup(
         rng,
         settings,
-        keys=result + np.concatenate([[0], near, far]),
+        keys=result + np.concatenate([[0], others]),
         question=question,
         working=working,
         math_answer=str(result),

@@ -6,7 +6,7 @@ The problems come from files, of which 200 rows (a tenth of small files) are kep
 * dapo_math: DAPO-Math-17k, without duplicates and Chinese problems, or GSM8K, whose answers are
   whole numbers as well.
 * mcqa_math: the problems of MATH of levels 2 to 4 whose answers are numbers, or GSM8K; each with
-  three wrong numbers near the right one.
+  three wrong numbers that answer other problems.
 
 A prompt holds an unchanged problem, whatever the target length; if the problem is too long for it,
 another row is drawn.
@@ -17,12 +17,13 @@ import functools
 import re
 import zlib
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from tasks.datasets.dataset import Dataset
-from tasks.datasets.wrong_numbers import Number, parse_number, wrong_numbers
+from tasks.datasets.wrong_numbers import Group, Look, Number, groups, parse_number, wrong_numbers
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Demonstration, Draft, Example, generator
 from tasks.prompts.settings import TaskSettings
@@ -236,6 +237,12 @@ def _rows(source: Source, data_dir: str, split: str) -> tuple:
     return tuple(ranked[:kept] if split == "validation" else ranked[kept:])
 
 
+@functools.lru_cache(maxsize=8)
+def _groups(data_dir: str) -> Mapping[tuple[Look, Fraction], Group]:
+    """Return the groups of answers that wrong options come from, those of all problems."""
+    return groups(number for _, number in read_table(MATH, data_dir, "train").rows)
+
+
 def dapo_math(settings: TaskSettings, split: str, stream: int, index: int, attempt: int) -> Draft:
     """Draw a problem that asks for its answer in `\\boxed{}`.
 
@@ -262,11 +269,13 @@ def mcqa_math(settings: TaskSettings, split: str, stream: int, index: int, attem
 
     Raises:
       TaskInputError: there are no files.
-      UnfitRowError: the row is too long for the target length.
+      UnfitRowError: the row is too long for the target length, or its answer is written like those
+        of too few problems.
     """
     problem, number = pick(_rows(MATH, settings.data_dir, split), stream, index, attempt)
     rng = generator("mcqa_math", stream, index)
-    numbers = [number, *wrong_numbers(rng, number)]
+    group = _groups(settings.data_dir)[number.look, number.value]
+    numbers = [number, *wrong_numbers(rng, number, group)]
     right = LETTERS[rng.integers(len(LETTERS))]
     others = iter(numbers[1:])
     choices = {letter: (number if letter == right else next(others)).text for letter in LETTERS}

@@ -1,14 +1,22 @@
-"""Read numbers as answers write them, and draw wrong numbers near them that look alike."""
+"""Read numbers as answers write them, and draw wrong ones among the answers to other problems."""
 
+import collections
 import dataclasses
 import re
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 import numpy as np
 
-# The distances of wrong numbers from the right one, in its steps.
-STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 20)
+from tasks.errors import UnfitRowError
+
+# Wrong numbers come from a group of this many that are neighbours by size.
+GROUP = 12
 MOST_DIGITS = 12
+
+Look = tuple[str, int, str, str]
+# The counts of answers that are neighbours by size.
+Group = Mapping[Fraction, int]
 
 _UNIT = r"(?:\s*(?:\\?%|\^\s*\\circ|\^\s*\{\\circ\}|\\(?:text|mbox|mathrm)\s?\{[^{}]{0,40}\}))*"
 _PLAIN = r"(?P<whole>\d{1,3}(?:(?:,|\{,\}|,\\!|\\,)\d{3})+|\d*)(?:\.(?P<part>\d+))?"
@@ -26,19 +34,22 @@ class Number:
     """A number with the way it is written.
 
     Attributes:
-      step: the smallest difference between numbers that are written alike and equally round.
       style: "plain", with `places` after the point and, if `commas`, commas between thousands;
         "frac", a LaTeX fraction; or "slash", such as 3/4.
       before, after: a dollar sign and a unit, "" for none.
     """
 
     value: Fraction
-    step: Fraction
     style: str = "plain"
     places: int = 0
     commas: bool = False
     before: str = ""
     after: str = ""
+
+    @property
+    def look(self) -> Look:
+        """What numbers that are written alike have in common."""
+        return self.style, self.places, self.before, self.after
 
     @property
     def text(self) -> str:
@@ -75,14 +86,12 @@ def parse_number(text: str) -> Number | None:
             return None
         value = sign * Fraction(int(top), under)
         style = "slash" if match["over"] else "frac"
-        return Number(value, Fraction(1, value.denominator), style, before=before, after=after)
+        return Number(value, style, before=before, after=after)
     whole, part = re.sub(r"\D", "", match["whole"]), match["part"] or ""
     if not whole and not part:
         return None
-    digits = int(whole + part)
     return Number(
-        sign * Fraction(digits, 10 ** len(part)),
-        _grid(digits) / 10 ** len(part),
+        sign * Fraction(int(whole + part), 10 ** len(part)),
         places=len(part),
         commas=len(whole) > 3 and whole != match["whole"],
         before=before,
@@ -90,31 +99,54 @@ def parse_number(text: str) -> Number | None:
     )
 
 
-def _grid(number: int) -> Fraction:
-    """Return the power of ten to which a number is round, two digits left: 10 for 240."""
-    grid = 1
-    while number >= 100 * grid and number % (10 * grid) == 0:
-        grid *= 10
-    return Fraction(grid)
+def groups(numbers: Iterable[Number]) -> Mapping[tuple[Look, Fraction], Group]:
+    """Return the group that the options of an answer come from, by its look and value.
 
-
-def wrong_numbers(rng: np.random.Generator, number: Number) -> list[Number]:
-    """Draw three other numbers that are written alike, in any order.
-
-    The count of smaller ones is drawn first, from 0 to 3, so that the right number has each rank
-    equally often. Wrong numbers for a positive number are positive, so there may be fewer smaller
-    ones.
+    The answers that are written alike are put into groups of neighbours by size, in which none has
+    more than a quarter of the answers. All of a group have the same one, so that each may be the
+    right one among the others.
     """
-    value, step = number.value, number.step
-    steps = {Fraction(n) * step for n in STEPS}
-    # Half, a quarter and a tenth of the number.
-    steps |= {abs(value) // (part * step) * step for part in (2, 4, 10)} - {Fraction(0)}
-    near = {value - off for off in steps} | {value + off for off in steps} | {2 * value}
-    if value > 0:
-        near = {other for other in near if other > 0 or (other == 0 and step >= 1)}
-    smaller = sorted(other for other in near if other < value)
-    larger = sorted(other for other in near if other > value)
-    num_smaller = min(int(rng.integers(4)), len(smaller))
-    drawn = [smaller[i] for i in rng.permutation(len(smaller))[:num_smaller]]
-    drawn += [larger[i] for i in rng.permutation(len(larger))[: 3 - num_smaller]]
-    return [dataclasses.replace(number, value=drawn[i]) for i in rng.permutation(3)]
+    alike: dict[Look, collections.Counter[Fraction]] = {}
+    for number in numbers:
+        alike.setdefault(number.look, collections.Counter())[number.value] += 1
+    found: dict[tuple[Look, Fraction], Group] = {}
+    for look, counts in alike.items():
+        parts: list[dict[Fraction, int]] = [{}]
+        for value in sorted(counts):
+            if _is_full(parts[-1]):
+                parts.append({})
+            parts[-1][value] = counts[value]
+        if len(parts) > 1 and not _is_full(parts[-1]):
+            rest = parts.pop()
+            parts[-1] |= rest
+        found |= {(look, value): part for part in parts for value in part}
+    return found
+
+
+def _is_full(group: Group) -> bool:
+    return len(group) >= GROUP and 4 * max(group.values()) <= sum(group.values())
+
+
+def wrong_numbers(rng: np.random.Generator, number: Number, group: Group) -> list[Number]:
+    """Draw three other numbers of a group, written like the number.
+
+    Each number of the group has its count as its share of a line, in random order. The four options
+    lie a quarter of the line apart, the right one at a uniform place of its share: whatever four
+    come together, each of them is the right one equally often. None may have more than a quarter,
+    so that four differ.
+
+    Raises:
+      UnfitRowError: the group has fewer.
+    """
+    if len(group) < 4:
+        raise UnfitRowError("an answer written like fewer than three others")
+    values = list(group)
+    order = rng.permutation(len(values))
+    counts = np.array([group[values[i]] for i in order])
+    shares = (np.minimum(counts, most) for most in sorted(counts, reverse=True))
+    share = next(share for share in shares if 4 * share.max() <= share.sum())
+    ends = np.cumsum(share)
+    right = order.tolist().index(values.index(number.value))
+    place = ends[right] - share[right] * rng.random()
+    drawn = np.searchsorted(ends, (place + np.array([1, 2, 3]) * ends[-1] / 4) % ends[-1])
+    return [dataclasses.replace(number, value=values[order[i]]) for i in drawn]

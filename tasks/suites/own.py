@@ -16,7 +16,7 @@ import difflib
 import functools
 import itertools
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ from tasks.suites.task import Scores, SuiteTask, task_at
 # More items than any prompt of 128K tokens holds.
 MOST_ITEMS = 40_000
 NEEDED, HOPS, REPEATS = (3, 5), 4, 4
+# So many of the facts about other goods are about a shop that is asked for.
+OF_WANTED = 0.02
 FORMS = ("poem", "note", "letter", "story", "speech", "review")
 GOODS = ("lamps", "chairs", "books", "maps", "boots", "clocks", "kettles", "drums")
 REPLY_SENTENCES = 3
@@ -79,12 +81,12 @@ def _records(
 def solve(seed: int, index: int) -> Draft:
     """Draw a row: how much some shops have together, among facts about other shops."""
     rng = generator("own_solve", seed, index)
-    names = _names(rng, 200)
-    stock = {name: int(rng.integers(11, 99)) for name in names}
+    names = _names(rng)
     goods = GOODS[rng.integers(len(GOODS))]
-    wanted = names[: rng.integers(NEEDED[0], NEEDED[1] + 1)]
+    wanted = list(itertools.islice(names, int(rng.integers(NEEDED[0], NEEDED[1] + 1))))
+    stock = {name: int(rng.integers(11, 99)) for name in wanted}
     depths = rng.random(len(wanted))
-    total = sum(stock[name] for name in wanted)
+    total = sum(stock.values())
 
     def fact(name: str, what: str, number: int) -> str:
         return f"The shop {name} has {number} {what} in stock."
@@ -93,7 +95,7 @@ def solve(seed: int, index: int) -> Draft:
 
     def more(number: int) -> list[str]:
         while len(others) < number:
-            others.append(fact(*_other_fact(names, wanted, goods, len(others), rng)))
+            others.append(fact(*_other_fact(names, wanted, goods, rng)))
         return others[:number]
 
     asked = f"{', '.join(wanted[:-1])} and {wanted[-1]}"
@@ -106,14 +108,14 @@ def solve(seed: int, index: int) -> Draft:
 
 
 def _other_fact(
-    names: list[str], wanted: list[str], goods: str, number: int, rng: np.random.Generator
+    names: Iterator[str], wanted: list[str], goods: str, rng: np.random.Generator
 ) -> tuple[str, str, int]:
     """Draw a fact that is not asked for: of another shop, or of other goods of a wanted one."""
-    name = names[int(rng.integers(len(names)))]
     what = GOODS[int(rng.integers(len(GOODS)))]
-    if name in wanted and what == goods:
-        what = next(other for other in GOODS if other != goods)
-    return f"{name} {number}" if name not in wanted else name, what, int(rng.integers(11, 99))
+    number = int(rng.integers(11, 99))
+    if what == goods or rng.random() > OF_WANTED:
+        return next(names), what, number
+    return wanted[int(rng.integers(len(wanted)))], what, number
 
 
 def coreference(seed: int, index: int) -> Draft:
@@ -155,8 +157,8 @@ def coreference(seed: int, index: int) -> Draft:
 def chain(seed: int, index: int) -> Draft:
     """Draw a row: a chain of UUIDs to the question, and the fact that answers it."""
     rng = generator("own_chain", seed, index)
-    names = _names(rng, 400)
-    cities = _names(rng, 200)
+    names = _names(rng)
+    towns = [next(names) for _ in range(100)]
 
     def identifier() -> str:
         return str(uuid.UUID(bytes=rng.bytes(16), version=4))
@@ -166,16 +168,18 @@ def chain(seed: int, index: int) -> Draft:
         lines = [f"{a} leads to {b}." for a, b in itertools.pairwise(keys)]
         return keys[0], [*lines, f"{keys[-1]} asks: In which town does {person} live?"]
 
-    start, gold = links(names[0])
-    gold.append(f"{names[0]} lives in {cities[0]}.")
+    # Everyone has a name and a town drawn alike, so that only the chain tells who is asked for.
+    def draw() -> tuple[str, str, list[str]]:
+        person, town = next(names), towns[rng.integers(len(towns))]
+        start, lines = links(person)
+        return start, town, [*lines, f"{person} lives in {town}."]
+
+    start, town, gold = draw()
     others: list[str] = []
 
     def more(number: int) -> list[str]:
         while len(others) < number:
-            place = 1 + len(others)
-            person = names[1 + place % (len(names) - 1)]
-            city = cities[1 + place % (len(cities) - 1)]
-            others.extend([*links(f"{person} {place}")[1], f"{person} {place} lives in {city}."])
+            others.extend(draw()[2])
         return others[:number]
 
     depths = rng.random(len(gold))
@@ -184,9 +188,7 @@ def chain(seed: int, index: int) -> Draft:
         f"{start}, follow the lines to the question at the end, and answer it. End with one line "
         "Answer: and the town."
     )
-    return _draft(
-        rng, Lines("These lines are in no order.", more, gold, depths, question, cities[0])
-    )
+    return _draft(rng, Lines("These lines are in no order.", more, gold, depths, question, town))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,14 +241,11 @@ def _draft(rng: np.random.Generator, row: Lines) -> Draft:
     return Draft(example, most=MOST_ITEMS)
 
 
-def _names(rng: np.random.Generator, count: int) -> list[str]:
-    """Draw distinct made-up names, such as "Amber Wick"."""
+def _names(rng: np.random.Generator) -> Iterator[str]:
+    """Yield distinct made-up names, such as "Amber Wick", in random order."""
     first, last = word_list("adjectives"), word_list("nouns")
-    found: dict[str, None] = {}
-    while len(found) < count:
-        pair = first[rng.integers(len(first))], last[rng.integers(len(last))]
-        found.setdefault(" ".join(pair).title())
-    return list(found)
+    for number in rng.permutation(len(first) * len(last)):
+        yield f"{first[number % len(first)]} {last[number // len(first)]}".title()
 
 
 def score_number(response: str, truth: Mapping[str, Any]) -> Scores:

@@ -11,7 +11,7 @@ import pytest
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets.registry import find
 from tasks.datasets.short_context_math import last_boxed, parse_dapo, parse_gsm8k, parse_math
-from tasks.datasets.wrong_numbers import parse_number, wrong_numbers
+from tasks.datasets.wrong_numbers import groups, parse_number, wrong_numbers
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import record
 from tasks.prompts.context import generator
@@ -251,21 +251,48 @@ def test_numbers_are_told_from_other_answers(text, value):
     assert (number and number.value) == value
 
 
+ANSWERS = {
+    "plain": ["0", "-1", "7", "7", "7", "12", "240", "85,000", "85000"],
+    "decimal": ["0.05", "1.20", ".25", "3.75"],
+    "fraction": [r"\frac{1}{9}", r"\frac23", r"\dfrac{7}{2}", r"-\frac{1}{2}"],
+    "dollars": [r"\$2.50", r"\$3.00", r"\$12.75", r"\$0.40"],
+}
+
+
 @for_each("seed", range(40))
-@pytest.mark.parametrize("text", ["0", "1", "-1", "7", "240", "85,000", "0.05", r"\frac{1}{9}"])
-def test_wrong_numbers_differ_and_look_alike(text, seed):
-    right = parse_number(text)
-    wrong = wrong_numbers(np.random.default_rng(seed), right)
-    values = [other.value for other in wrong]
-    assert len({right.value, *values}) == 4
-    assert len({right.text, *(other.text for other in wrong)}) == 4
-    for other in wrong:
-        # The text that is written equals the number that is meant.
-        assert parse_number(other.text).value == other.value
-        assert ("." in other.text) == ("." in text)
-        assert right.value <= 0 or other.value >= 0
-    if text == "85,000":
-        assert all(value % 1000 == 0 for value in values)
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_wrong_numbers_answer_other_problems_and_look_alike(kind, seed):
+    numbers = [parse_number(text) for texts in ANSWERS.values() for text in texts]
+    found = groups(numbers)
+    for right in map(parse_number, ANSWERS[kind]):
+        wrong = wrong_numbers(np.random.default_rng(seed), right, found[right.look, right.value])
+        assert len({right.value, *(other.value for other in wrong)}) == 4
+        assert len({right.text, *(other.text for other in wrong)}) == 4
+        for other in wrong:
+            # The text that is written equals the number that is meant.
+            assert parse_number(other.text).value == other.value
+            assert other.value in {parse_number(text).value for text in ANSWERS[kind]}
+
+
+def test_an_answer_written_like_fewer_than_three_others_gives_way():
+    numbers = [parse_number(text) for text in ("1", "2", "3", "0.5")]
+    group = groups(numbers)[numbers[0].look, numbers[0].value]
+    with pytest.raises(UnfitRowError, match="written like fewer than three others"):
+        wrong_numbers(np.random.default_rng(0), numbers[0], group)
+
+
+def test_each_of_four_options_is_the_right_one_equally_often():
+    """Twelve answers, one of them three times as common as the others."""
+    numbers = [parse_number(f"{n}") for n in (1, 2, 3, 4, 5, 5, 5, 6, 7, 8, 9, 10, 11, 12)]
+    found = groups(numbers)
+    rng, right, shown = np.random.default_rng(0), Counter(), Counter()
+    for number in numbers * 400:
+        wrong = wrong_numbers(rng, number, found[number.look, number.value])
+        right[number.value] += 1
+        shown.update(other.value for other in (number, *wrong))
+    # Four standard deviations around a quarter of some 1,600 times, and of 4,800.
+    for value, count in shown.items():
+        assert abs(right[value] / count - 0.25) < 4 * (0.1875 / count) ** 0.5, value
 
 
 @pytest.mark.skipif(shared_file("gsm8k_train.jsonl") is None, reason="GSM8K is not here")

@@ -20,11 +20,11 @@ from tests.oracles.real_data import needs_shared, shared_data
 SHARED = shared_data()
 
 
-def examples(name, count, length=4096, data_dir="", fillers=12):
-    """Yield examples of the validation stream, those whose rows fit."""
+def examples(name, count, length=4096, data_dir="", fillers=12, split="validation"):
+    """Yield examples of a split's stream, those whose rows fit."""
     settings = TaskSettings(length, data_dir=str(data_dir))
     for index in range(count):
-        draft = find(name).draft(settings, "validation", 1, index, 0)
+        draft = find(name).draft(settings, split, 1, index, 0)
         yield draft.example(min(draft.most, fillers))
 
 
@@ -65,16 +65,33 @@ GUESSES = {
     ),
     "largest": lambda option, *_: number(option),
     "smallest": lambda option, *_: -number(option),
+    "roundest": lambda option, *_: len(option) - len(option.rstrip("0")) + option.endswith("5") / 2,
+    "shares most digits": lambda option, options, _: sum(
+        (collections.Counter(option) & collections.Counter(other)).total() for other in options
+    ),
+    "nearest to the others": lambda option, options, _: (
+        -sum(abs(number(option) - number(other)) for other in options)
+    ),
+    "most others at few steps": lambda option, options, _: sum(
+        abs(number(option) - number(other)) in (1, 2, 3, 4, 5, 6, 8, 10, 12, 20)
+        or number(option) in (2 * number(other), 4 * number(other), 10 * number(other))
+        for other in options
+    ),
+    "farthest from its nearest": lambda option, options, _: min(
+        abs(number(option) - number(other)) for other in options if other != option
+    ),
 }
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["quality", "mcqa_math"])
-def test_options_do_not_show_which_is_right(name):
+@pytest.mark.parametrize(
+    ("name", "split", "count"), [("quality", "validation", 160), ("mcqa_math", "train", 1800)]
+)
+def test_options_do_not_show_which_is_right(name, split, count):
     right: dict[str, dict[str, list[float]]] = collections.defaultdict(
         lambda: collections.defaultdict(list)
     )
-    for example in examples(name, 160, 131_072, SHARED):
+    for example in examples(name, count, 131_072, SHARED, split=split):
         options, (answer,) = example.truth["choices"], example.truth["answers"]
         for title, guess in GUESSES.items():
             scores = {
@@ -86,6 +103,37 @@ def test_options_do_not_show_which_is_right(name):
         rate = np.mean([np.mean(values) for values in found.values()])
         _, high = wilson_interval(len(found) / 4, len(found))
         assert rate <= high, (title, rate, high, len(found))
+
+
+# From the sorted keys to the one that a guesser takes.
+KEYS = {
+    "median": lambda keys: keys[len(keys) // 2],
+    "middle": lambda keys: min(keys, key=lambda key: abs(2 * key - keys[0] - keys[-1])),
+    "smallest": lambda keys: keys[0],
+    "largest": lambda keys: keys[-1],
+    "closest pair": lambda keys: keys[1 + int(np.argmin(np.diff(keys)))],
+    "widest gap": lambda keys: keys[1 + int(np.argmax(np.diff(keys)))],
+    "nearest to the others": lambda keys: min(
+        keys, key=lambda key: np.partition(np.abs(np.array(keys) - key), 3)[3]
+    ),
+}
+
+
+@pytest.mark.parametrize("fillers", [8, 60, 150, 400])
+def test_the_key_must_be_worked_out(fillers):
+    """No rule about the keys alone finds the solution: half the time it is in either half."""
+    count, right, halves = 400, collections.Counter(), 0
+    for example in examples("math_retrieval", count, fillers=fillers):
+        text = example.user[slice(*example.documents[0])]
+        keys = sorted(map(int, re.findall(r"-?\d+(?=:\n|\": \"|,\w)", text)))
+        assert len(keys) == fillers + 1
+        solution = int(example.truth["math_answer"])
+        halves += 0.5 if solution == keys[fillers // 2] else solution < keys[fillers // 2]
+        right.update(title for title, guess in KEYS.items() if guess(keys) == solution)
+    # Three standard deviations, as there are seven guesses and four sizes.
+    _, most = wilson_interval(count / (fillers + 1), count, z=3.0)
+    assert all(right[title] / count <= most for title in KEYS), right
+    assert abs(halves / count - 0.5) <= 0.075
 
 
 @needs_shared

@@ -95,6 +95,26 @@ def test_the_text_alone_gives_the_answer(name, solve):
         assert score == 0.0
 
 
+def test_only_the_chain_tells_who_is_asked_for():
+    """The person of the answer is named like all others, and the town is no rarer than others."""
+    alone = 0
+    for record in records("own_chain", length=12_000, count=40):
+        lives = re.findall(r"^(.*) lives in (.*)\.$", record.prompt, re.MULTILINE)
+        assert len({person for person, _ in lives}) == len(lives) > 30
+        assert all(re.fullmatch(r"[A-Z][\w-]* [A-Z][\w-]*", person) for person, _ in lives)
+        towns = [town for _, town in lives]
+        assert len(set(towns)) < len(towns)
+        alone += towns.count(record.ground_truth["answers"][0]) == 1
+    assert 10 <= alone < 40
+
+
+def test_all_shops_are_named_alike():
+    for record in records("own_solve"):
+        shops = re.findall(r"^The shop (.*) has \d+ \w+ in stock\.$", record.prompt, re.MULTILINE)
+        assert len(shops) > 20
+        assert all(re.fullmatch(r"[A-Z][\w-]* [A-Z][\w-]*", shop) for shop in shops)
+
+
 def test_a_reply_is_scored_by_its_likeness_behind_the_mark():
     truth = {"answers": ["k3 The sea is wide."]}
     score = find_task("own_coreference").score
