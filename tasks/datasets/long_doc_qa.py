@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tasks.prompts.system_prompts import SYSTEMS
 from tasks.scoring import candidates
 from tasks.scoring.reward import RewardRow, of_answer
 from tasks.scoring.truth import GroundTruth
-from tasks.sources.corpus import words
+from tasks.sources.corpus import stem, words
 from tasks.sources.table import Source, list_field, pick, plain_text, read_table
 
 LETTERS = "ABCD"
@@ -36,8 +37,12 @@ SHORTER = 0.9
 SHORTEST = 1.25
 # How many characters of a summary an option shows, if options are made from summaries.
 SUMMARY_CHARACTERS = 300
-# How often options are drawn before the best ones are taken.
-MAX_DRAWS = 60
+# Words of questions that say nothing of what a summary is about.
+_ASKING = frozenset(
+    map(stem, re.findall(r"\w+", "what who where when how why which does did story describe"))
+)
+# How often options are drawn from the summaries.
+NUM_DRAWS = 4_000
 
 INTRODUCTIONS = (
     "Here is the text.",
@@ -124,22 +129,30 @@ def _parse_summaries(item: Any) -> ChoiceQuestion:
         _line(response if isinstance(response, dict) else {"response_text": response}, name)
         for name, response in [("response_text", r) for r in list_field(item, "responses")]
     ]
-    return ChoiceQuestion(question, tuple(dict.fromkeys(map(_opening, summaries))))
+    return ChoiceQuestion(
+        question, tuple(dict.fromkeys(text for s in summaries for text in _excerpts(s)))
+    )
 
 
 def _line(row: Any, name: str) -> str:
     return " ".join(plain_text(row, name, most=10_000).split())
 
 
-def _opening(summary: str) -> str:
-    """Return the first sentences of a summary, as many as an option shows, but at least one."""
+def _excerpts(summary: str) -> list[str]:
+    """Return the runs of whole sentences of a summary that are as long as an option shows.
+
+    There is one from each sentence on, unless too little follows it. A longer sentence is whole.
+    """
     sentences = split_sentences(summary, SUMMARY)
-    text = sentences[0]
-    for sentence in sentences[1:]:
-        if len(text) + 1 + len(sentence) > SUMMARY_CHARACTERS:
-            break
-        text += f" {sentence}"
-    return text
+    found: list[str] = []
+    for number, text in enumerate(sentences):
+        for sentence in sentences[number + 1 :]:
+            if len(text) + 1 + len(sentence) > SUMMARY_CHARACTERS:
+                break
+            text += f" {sentence}"
+        if not found or 2 * len(text) >= SUMMARY_CHARACTERS:
+            found.append(text)
+    return found
 
 
 SOURCE = Source(
@@ -210,7 +223,8 @@ def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt
 
     If there are files of SQuALITY but not of QuALITY, options are made from its summaries as our
     own stand-in: one that a reader of the story wrote for this question, and three that readers
-    wrote for other questions on the same story. An option shows the first sentences of a summary.
+    wrote for other questions on the same story. An option shows some
+    sentences of a summary.
 
     There is no demonstration, because the data do not say where the evidence is.
 
@@ -255,18 +269,16 @@ def _summaries(
 ) -> tuple[str, list[str]]:
     """Return a summary for the question, and three that were written for others on the same story.
 
-    How many of the three share more words with the question than the right one is drawn, and
-    summaries of several readers are tried until it is so, or nearly. Otherwise the option with the
-    question's words would be the right one.
+    A summary mostly names early and often what it was asked about, so that the question's words
+    would tell the right option. Therefore of many draws one is taken in which none, one, two or all
+    of the three, equally often, have more of them, have them earlier and repeat them more often
+    than the right one, or all four are alike in it.
 
     Raises:
-      UnfitRowError: there are not three other questions with summaries of their own.
+      UnfitRowError: there are not three other questions with summaries of their own, or one of the
+        four cases is in no draw.
     """
-    asked, own = set(words(question.text)), set(question.right)
-
-    def shared(text: str) -> int:
-        return len(asked & set(words(text)))
-
+    own = set(question.right)
     others = [
         texts
         for other in article.questions
@@ -274,22 +286,43 @@ def _summaries(
     ]
     if len(others) < 3:
         raise UnfitRowError("a story with fewer than three other questions to draw options from")
-    wanted = int(rng.integers(len(LETTERS)))
-    best: tuple[int, str, list[str]] | None = None
-    for _ in range(MAX_DRAWS):
-        right = question.right[rng.integers(len(question.right))]
-        wrong = [
-            others[number][rng.integers(len(others[number]))]
-            for number in rng.permutation(len(others))[:3]
+    texts = [text for group in (question.right, *others) for text in group]
+    sizes = np.array([len(group) for group in (question.right, *others)])
+    asked = frozenset(_stems(question.text)) - _ASKING
+    marks = np.array([_marks(text, asked) for text in texts])
+    # In each row the group of the right option, which is the first, and three others.
+    groups = rng.permuted(np.tile(np.arange(1, len(sizes)), (NUM_DRAWS, 1)), axis=1)[:, :3]
+    groups = np.insert(groups, 0, 0, axis=1)
+    chosen = np.cumsum(sizes)[groups] - 1 - rng.integers(sizes[groups])
+    drawn = marks[chosen]
+    more = (drawn[:, 1:] > drawn[:, :1]).sum(axis=1)
+    equal = (drawn[:, 1:] == drawn[:, :1]).sum(axis=1)
+    # Marks that all four have alike tell nothing. The four cases have the same marks alike.
+    alike = equal == len(LETTERS) - 1
+    patterns = alike @ (1 << np.arange(marks.shape[1]))
+    for pattern in np.unique(patterns):
+        cases = [
+            np.flatnonzero(
+                (patterns == pattern) & (alike | ((equal == 0) & (more == number))).all(axis=1)
+            )
+            for number in range(len(LETTERS))
         ]
-        more = sum(shared(text) > shared(right) for text in wrong)
-        missed = abs(more - wanted)
-        if best is None or missed < best[0]:
-            best = missed, right, wrong
-        if not missed:
-            break
-    assert best is not None
-    return best[1], best[2]
+        if all(map(len, cases)):
+            right, *wrong = chosen[cases[rng.integers(len(LETTERS))][0]]
+            return texts[right], [texts[number] for number in wrong]
+    raise UnfitRowError("summaries whose words tell which of them answers the question")
+
+
+def _marks(text: str, asked: frozenset[str]) -> tuple[int, int, int]:
+    """Return how many of some stems a text has, how early the first, and how often it has any."""
+    stems = _stems(text)
+    places = [place for place, word in enumerate(stems) if word in asked]
+    return len(asked.intersection(stems)), -min(places, default=SUMMARY_CHARACTERS), len(places)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _stems(text: str) -> tuple[str, ...]:
+    return tuple(map(stem, words(text)))
 
 
 @of_answer

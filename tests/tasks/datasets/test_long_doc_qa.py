@@ -4,12 +4,13 @@ import collections
 import json
 import re
 
+import numpy as np
 import pytest
 
 from recallm_jax.policy.tiny import tiny_tokenizer
 from tasks.datasets import long_doc_qa
 from tasks.datasets.registry import find
-from tasks.errors import TaskInputError
+from tasks.errors import TaskInputError, UnfitRowError
 from tasks.generate import record
 from tasks.prompts.settings import TaskSettings
 from tasks.sources.table import read_table
@@ -221,8 +222,7 @@ def story(number: int) -> dict:
                 "question_text": text,
                 "question_number": q,
                 "responses": [
-                    f"Reader {r} on story {number}, question {q}. " + "And so on. " * 40
-                    for r in range(4)
+                    f"Reader {r} on story {number}, question {q}. " * 12 for r in range(4)
                 ],
             }
             for q, text in enumerate(asked)
@@ -250,7 +250,7 @@ def test_summaries_stand_in_for_options(tmp_path):
             (letter,) = example.ground_truth["answers"]
             named = {
                 a: re.fullmatch(
-                    r"Reader (\d) on story (\d+), question (\d)\.(?: And so on\.)+", text
+                    r"(?:Reader (\d) on story (\d+), question (\d)\. ?)+", text
                 ).groups()
                 for a, text in example.ground_truth["choices"].items()
             }
@@ -262,6 +262,34 @@ def test_summaries_stand_in_for_options(tmp_path):
             assert len({question for _, _, question in named.values()}) == 4
             assert len(example.targets) == 0
     assert len(readers) > 1
+
+
+def test_an_option_is_a_run_of_whole_sentences_from_anywhere_in_a_summary():
+    sentences = [f"{letter * 100}." for letter in "ABCDE"] + ["F" * 400 + ".", "G."]
+    text = " ".join(sentences)
+    found = long_doc_qa._excerpts(text)
+    # Two sentences and a space are 203 characters; a long one is whole; a short rest is left out.
+    wanted = [" ".join(sentences[n : n + 2]) for n in range(4)] + [sentences[5]]
+    assert found == wanted
+    assert long_doc_qa._excerpts("Short.") == ["Short."]
+
+
+def test_a_question_whose_words_tell_its_summaries_gives_way():
+    """Only the right ones name Quade, so no wrong one could have as many of the words."""
+    rng = np.random.default_rng(0)
+    named = tuple(f"Quade sails on day {n}." for n in range(3))
+    others = [(f"The sea is wide on day {n}.",) for n in range(3)]
+    asked = [
+        long_doc_qa.ChoiceQuestion(text, right)
+        for text, right in zip(
+            ["Who is Quade?", "Why?", "When?", "Where?"], [named, *others], strict=True
+        )
+    ]
+    article = long_doc_qa.Article("1", "1", "A text.", tuple(asked))
+    with pytest.raises(UnfitRowError, match="words tell which"):
+        long_doc_qa._summaries(rng, article, asked[0])
+    right, wrong = long_doc_qa._summaries(rng, article, asked[1])
+    assert right == others[0][0] and len(set(wrong)) == 3
 
 
 def test_too_few_questions_for_options_are_one_clear_error(tmp_path):

@@ -45,6 +45,23 @@ def number(text):
     return float(found[0].replace(",", "")) if found else 0.0
 
 
+def earliest(option, wanted):
+    """Return a number that is the higher, the earlier one of some words comes."""
+    found = re.findall(r"\w+", option.casefold())
+    return -next((place for place, word in enumerate(found) if word in wanted), len(option))
+
+
+def asked(example):
+    return example.question_id.partition(": ")[2]
+
+
+def names(question):
+    return {word.casefold() for word in re.findall(r"(?<=\s)[A-Z]\w+", question)}
+
+
+SAID = frozenset(words("what who where when why how does did happens story describe"))
+
+
 # From (an option, all options, the example) to how likely a guesser thinks it.
 GUESSES = {
     "longest": lambda option, *_: len(option),
@@ -59,6 +76,19 @@ GUESSES = {
     ),
     "fewest of the question's words": lambda option, _, example: (
         -len(set(words(option)) & set(words(example.question_id)))
+    ),
+    "the question's names earliest": lambda option, _, example: earliest(
+        option, names(asked(example))
+    ),
+    "the question's words earliest": lambda option, _, example: earliest(
+        option, set(words(asked(example))) - SAID
+    ),
+    "the question's words most often": lambda option, _, example: sum(
+        word in set(words(asked(example))) - SAID for word in words(option)
+    ),
+    "says what is set where": lambda option, _, example: (
+        ("setting" in asked(example) and bool(re.search(r"set (in|on|at)|takes? place", option)))
+        + earliest(option, names(asked(example))) / 1000
     ),
     "nearest the middle": lambda option, options, _: (
         -abs(number(option) - np.median([number(other) for other in options]))
