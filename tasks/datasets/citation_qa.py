@@ -31,6 +31,7 @@ from tasks.scoring.answers import normalise
 from tasks.scoring.reward import RewardRow, RewardSettings, Score, of_answer
 from tasks.scoring.truth import GroundTruth
 from tasks.sources.corpus import corpus_of, draw_kind, in_order, take
+from tasks.sources.evidence import asked_stems, num_shared
 from tasks.sources.passages import (
     MAX_QUESTION,
     Layout,
@@ -136,12 +137,20 @@ def parse_qampari(raw: Any) -> ManyAnswers:
         raise UnfitRowError("no answer")
     wanted = needles([alias for aliases in answers for alias in aliases])
     gold = tuple(passage for passage in candidates if holds(passage, wanted))
+    if "answer_list" not in raw:
+        gold = tuple(passage for passage in gold if _is_about(passage, text))
     if not gold:
         raise UnfitRowError("an answer that is in no passage")
     others = tuple(passage for passage in candidates if not holds(passage, wanted))
     return ManyAnswers(
         name if isinstance(name, str) and name else text, text, answers, gold, others
     )
+
+
+def _is_about(passage: Passage, question: str) -> bool:
+    """Return whether a passage has half of a question's words: others hold an answer by chance."""
+    shared = num_shared(question, (), f"{passage.title} {passage.text}")
+    return 2 * shared >= len(asked_stems(question))
 
 
 def _each(values: Sequence[Any]) -> tuple[tuple[str, ...], ...]:

@@ -4,10 +4,10 @@ A row of JSONL has `question`, `answers` (aliases of one answer, or `answer` alo
 
 * `document`, a text that is shown whole and unchanged, with `evidence`: verbatim quotes from it
   that lead to the answer, in the order of the reasoning. Without quotes the evidence is the
-  sentence that holds an answer and has the most words of the question;
+  sentence that holds an answer and has the most words of the question, for a bare number at least
+  one;
 * `passages`, objects with `title`, `text` and, if it is known, `gold`: whether the passage leads to
-  the answer. Without `gold` the first passage that holds an answer does. Distractors fill the
-  prompt.
+  the answer. Without `gold` it is the passage with that sentence. Distractors fill the prompt.
 
 A field that is null counts as absent, and a number counts as its digits.
 """
@@ -48,15 +48,14 @@ from tasks.prompts.sentences import DOCUMENT, sentence_ends
 from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.scoring.reward import RewardRow
-from tasks.sources.corpus import corpus_of, words
+from tasks.sources.corpus import corpus_of
+from tasks.sources.evidence import least_shared, most_alike, num_shared
 from tasks.sources.passages import (
     MAX_ANSWER,
     MAX_QUESTION,
     Passage,
     clean,
-    holds,
     is_spaced,
-    needles,
     places,
     read_answers,
     read_passage,
@@ -193,11 +192,16 @@ def _sentence(document: str, question: str, answers: Sequence[str]) -> Range:
     ]
     if not found:
         raise UnfitRowError("no evidence, and an answer that is not in the document")
-    asked = set(words(question))
-    return max(
-        dict.fromkeys(_around(document, place) for place in found),
-        key=lambda part: len(asked & set(words(document[slice(*part)]))),
-    )
+
+    def shared(part: Range) -> int:
+        return num_shared(question, answers, document[slice(*part)])
+
+    best = max(dict.fromkeys(_around(document, place) for place in found), key=shared)
+    if shared(best) < least_shared(question, answers):
+        raise UnfitRowError(
+            "no evidence, and no sentence with the number and a word of what is asked"
+        )
+    return best
 
 
 def _around(document: str, place: Range) -> Range:
@@ -233,7 +237,6 @@ def _shortened(row: Reading, part: Range, most: int) -> Range:
 
 
 def _of_passages(raw: Mapping, text: str, answers: tuple[str, ...]) -> Question:
-    wanted = needles(answers)
     gold: list[Passage] = []
     others: list[Passage] = []
     values = [value for value in list_field(raw, "passages") if isinstance(value, Mapping)]
@@ -246,12 +249,14 @@ def _of_passages(raw: Mapping, text: str, answers: tuple[str, ...]) -> Question:
                 raise
             continue
         (gold if is_gold else others).append(passage)
-    if not gold:
-        gold = [passage for passage in others if holds(passage, wanted)][:1]
-        others = [passage for passage in others if passage not in gold]
-    if not gold:
-        raise UnfitRowError("no passage is gold, or holds an answer")
-    evidence = {passage.key: Evidence(passage, support(passage, answers)) for passage in gold}
+    if gold:
+        found = [(passage, support(passage, answers)) for passage in gold]
+    elif alike := most_alike(text, answers, others):
+        found = [alike]
+        others = [passage for passage in others if passage != alike[0]]
+    else:
+        raise UnfitRowError("no passage is gold, or has a sentence that answers the question")
+    evidence = {passage.key: Evidence(passage, part) for passage, part in found}
     return Question(text, text, answers, tuple(evidence.values()), tuple(others))
 
 

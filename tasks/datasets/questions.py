@@ -24,7 +24,7 @@ from tasks.scoring.answers import normalise
 from tasks.scoring.reward import best_of, of_answer
 from tasks.scoring.truth import GroundTruth
 from tasks.sources.corpus import Corpus, draw_kind, in_order, take
-from tasks.sources.passages import Passage, holds, needles, question_layout, render
+from tasks.sources.passages import Passage, holds, needles, question_layout, render, support
 from tasks.sources.passages import places as answer_places
 
 INTRODUCTIONS = (
@@ -107,6 +107,7 @@ def question_draft(
     """
     rng = generator(dataset, stream, index)
     gold = [item.passage for item in row.evidence]
+    parts = _parts(row)
     system = SYSTEMS[rng.integers(len(SYSTEMS))]
     introduction = INTRODUCTIONS[rng.integers(len(INTRODUCTIONS))]
     question = WORDINGS[rng.integers(len(WORDINGS))].format(question=row.text)
@@ -124,18 +125,26 @@ def question_draft(
     # The nearest are taken first, but their places are drawn.
     order = rng.random(len(distractors))
     before, after = around(question, introduction, place)
-    answer = stated(row.answers, gold)
+    recited = [
+        Passage(passage.title if part is None else "", passage.text[slice(*(part or (0, None)))])
+        for passage, part in zip(gold, parts, strict=True)
+    ]
+    answer = stated(row.answers, recited)
+    named = needles([answer])
+    answers_it = not named or any(holds(passage, named) for passage in recited)
 
     def example(num_fillers: int) -> Example:
         fillers = [distractors[i] for i in np.argsort(order[:num_fillers])]
         shown, places = insert_at_depths(fillers, gold, depths)
         document, ranges, heads = render(shown, layout, len(before))
         recalled, kept = [], []
-        for item, number in zip(row.evidence, places, strict=True):
-            start, (low, high) = ranges[number][0] + heads[number], item.support
-            recalled.append((start + low, start + high))
-            found = answer_places(item.passage.text[low:high], answer)
-            kept += [(start + low + a, start + low + b) for a, b in found]
+        for part, number in zip(parts, places, strict=True):
+            first, last = ranges[number]
+            head = first + heads[number]
+            low, high = (head + part[0], head + part[1]) if part else (first, last)
+            recalled.append((low, high))
+            found = answer_places(document[low - len(before) : high - len(before)], answer)
+            kept += [(low + a, low + b) for a, b in found]
         return Example(
             system=system,
             user=before + document + after,
@@ -145,7 +154,9 @@ def question_draft(
             question_id=row.name,
             demonstrate=functools.partial(
                 demonstrate, recalled=recalled, answer=answer, kept=tuple(kept)
-            ),
+            )
+            if answers_it
+            else None,
         )
 
     return Draft(example, most=len(distractors), from_row=True)
@@ -166,6 +177,32 @@ def rivals(row: Question) -> list[str]:
         for name, title in titles.items()
         if name and name not in answers and f" {name} " in asked
     ]
+
+
+def _parts(row: Question) -> list[Range | None]:
+    """Return the range of each gold text to recall; None for the passage with its heading.
+
+    If no support holds an answer, as where the data set names the sentence beside it, the last
+    passage that does is recalled up to its sentence, or with its title if only that has it.
+    """
+    parts: list[Range | None] = [item.support for item in row.evidence]
+    wanted = needles(row.answers)
+
+    def says(text: str) -> bool:
+        return holds(Passage("", text), wanted)
+
+    if any(says(item.passage.text[slice(*item.support)]) for item in row.evidence):
+        return parts
+    for number, item in reversed(list(enumerate(row.evidence))):
+        if says(item.passage.text):
+            low, high = support(item.passage, row.answers)
+            parts[number] = min(low, item.support[0]), max(high, item.support[1])
+            return parts
+    for number, item in reversed(list(enumerate(row.evidence))):
+        if says(item.passage.title):
+            parts[number] = None
+            return parts
+    return parts
 
 
 def stated(answers: Sequence[str], gold: Sequence[Passage]) -> str:

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -31,7 +31,7 @@ from tasks.prompts.system_prompts import SYSTEMS
 from tasks.scoring import mathematics
 from tasks.scoring.reward import RewardRow, best_of, of_answer
 from tasks.scoring.truth import GroundTruth
-from tasks.sources.table import VALIDATION_SHARE, Source, pick, read_table, text_field
+from tasks.sources.table import VALIDATION_SHARE, Source, files_of, pick, read_table, text_field
 
 NUM_VALIDATION = 200
 LEVELS = ("Level 2", "Level 3", "Level 4")
@@ -223,6 +223,8 @@ MATH: Source[tuple[Problem, Number]] = Source(
 def _rows(source: Source, data_dir: str, split: str) -> tuple:
     """Return the rows of a split; the rows with the lowest hashes are for validation.
 
+    Where both data sets read the same files, neither trains on what the other validates on.
+
     Raises:
       TaskInputError: there are no files, or fewer than two rows in them.
     """
@@ -232,9 +234,29 @@ def _rows(source: Source, data_dir: str, split: str) -> tuple:
             f"config.data.dir = {data_dir!r} holds one usable row for {source.dataset}; at least "
             f"two are needed, one of them for validation: get all of {source.where}"
         )
-    ranked = sorted(rows, key=lambda row: zlib.crc32(source.key(row).encode()))
+    sources = [source]
+    if files_of(DAPO, data_dir, "train") == files_of(MATH, data_dir, "train"):
+        sources = [DAPO, MATH]
+    held_out = _held_out(source, data_dir, sources)
+    if split == "validation":
+        return tuple(held_out.values())
+    barred = {text for other in sources for text in _held_out(other, data_dir, sources)}
+    return tuple(row for row in rows if source.key(row) not in barred)
+
+
+def _held_out(source: Source, data_dir: str, sources: Sequence[Source]) -> dict[str, Any]:
+    """Return the rows for validation by their problems.
+
+    Args:
+      sources: the data sets that read the same files. Each holds out problems of its own, by the
+        rest of their hashes, so that no question counts as two.
+    """
+    rows = read_table(source, data_dir, "train").rows
+    hashes = {source.key(row): zlib.crc32(source.key(row).encode()) for row in rows}
+    own = [row for row in rows if sources[hashes[source.key(row)] % len(sources)] is source]
     kept = min(NUM_VALIDATION, -(-len(rows) // VALIDATION_SHARE))
-    return tuple(ranked[:kept] if split == "validation" else ranked[kept:])
+    ranked = sorted(own or rows, key=lambda row: hashes[source.key(row)])
+    return {source.key(row): row for row in ranked[:kept]}
 
 
 @functools.lru_cache(maxsize=8)

@@ -25,12 +25,11 @@ from tasks.datasets.questions import (
 )
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Draft
-from tasks.prompts.sentences import PASSAGE, sentence_ranges
 from tasks.prompts.settings import TaskSettings
 from tasks.scoring.answers import normalise
 from tasks.scoring.reward import RewardRow
 from tasks.sources.corpus import Corpus, corpus_of
-from tasks.sources.evidence import find_evidence
+from tasks.sources.evidence import find_evidence, most_alike, supported
 from tasks.sources.passages import (
     MAX_QUESTION,
     Passage,
@@ -100,10 +99,11 @@ def parse_question(raw: Any) -> Question:
         return _of_paragraph(raw, text)
     answers = read_answers(_answers(raw.get("answers", raw.get("answer"))))
     marked = read_passages(raw.get("positive_ctxs"))
-    first = next((passage for passage in marked if _says(passage, answers)), None)
+    # Many of TriviaQA's only hold the answer, by chance.
+    found = most_alike(text, answers, marked)
     hard = raw.get("hard_negative_ctxs")
     others = read_passages(hard[:MAX_NEGATIVES]) if isinstance(hard, list) else read_pages(raw)
-    return Question(text, text, answers, _evidence(first, answers), tuple(others))
+    return Question(text, text, answers, (Evidence(*found),) if found else (), tuple(others))
 
 
 def _answers(value: Any) -> Any:
@@ -258,10 +258,8 @@ def _found(corpus: Corpus, row: Question) -> tuple[Evidence, ...]:
     found = find_evidence(corpus, row.text, row.answers, (*row.others, *named))
     if found is None:
         return ()
-    passage, (low, high) = found
-    parts = sentence_ranges(passage.text, PASSAGE)
-    known = [number for number, (start, end) in enumerate(parts) if start < high and end > low]
-    return (Evidence(passage, support(passage, row.answers, known, parts)),)
+    passage, place = found
+    return (Evidence(passage, supported(passage, row.answers, place)),)
 
 
 def _pooled(dataset: str) -> tuple[Source, ...]:

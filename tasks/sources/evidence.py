@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from tasks.prompts.context import Range
 from tasks.prompts.sentences import PASSAGE, sentence_ranges
 from tasks.sources.corpus import Corpus, stem, words
-from tasks.sources.passages import Passage, places
+from tasks.sources.passages import Passage, places, support
 
 # How many of the question's nearest passages are looked at.
 RANKS = 5
@@ -60,7 +60,7 @@ def find_evidence(
     Returns:
       The passage and the sentence (of a table, the words around the answer), or None.
     """
-    asked = {stem(word) for word in words(question) if word not in _ASKING}
+    asked = asked_stems(question)
     best: tuple[float, Passage, Range] | None = None
     for passage in (*also, *itertools.islice(corpus.nearest(question), RANKS)):
         for answer in answers:
@@ -78,6 +78,50 @@ def find_evidence(
                 if total and enough and (best is None or near / total > best[0]):
                     best = near / total, passage, place
     return None if best is None else best[1:]
+
+
+def asked_stems(question: str) -> set[str]:
+    """Return the stems of a question's words, without those that only ask."""
+    return {stem(word) for word in words(question) if word not in _ASKING}
+
+
+def num_shared(question: str, answers: Sequence[str], text: str) -> int:
+    """Return how many of a question's stems, other than the answers', a text has."""
+    own = {stem(word) for answer in answers for word in words(answer)}
+    return len((asked_stems(question) - own) & {stem(word) for word in words(text)})
+
+
+def least_shared(question: str, answers: Sequence[str]) -> int:
+    """Return how many of the question's stems a sentence must have beside one of its answers.
+
+    A bare number stands in many places by chance.
+    """
+    return int(bool(asked_stems(question)) and all(_is_number(words(answer)) for answer in answers))
+
+
+def most_alike(
+    question: str, answers: Sequence[str], passages: Iterable[Passage]
+) -> tuple[Passage, Range] | None:
+    """Return the passage that answers a question, among some of which one should, and its support.
+
+    It is the first with the sentence that holds an answer and shares, with its title, most words
+    with the question. None if no sentence holds an answer, or those of a bare number share none.
+    """
+    best, found = least_shared(question, answers) - 1, None
+    for passage in passages:
+        for place in (place for answer in answers for place in _around(passage.text, answer)):
+            near = f"{passage.title} {passage.text[slice(*place)]}"
+            if (shared := num_shared(question, answers, near)) > best:
+                best, found = shared, (passage, supported(passage, answers, place))
+    return found
+
+
+def supported(passage: Passage, answers: Sequence[str], place: Range) -> Range:
+    """Return the range of a passage's text to recall for the sentences at a place."""
+    parts = sentence_ranges(passage.text, PASSAGE)
+    low, high = place
+    known = [number for number, (start, end) in enumerate(parts) if start < high and end > low]
+    return support(passage, answers, known, parts)
 
 
 def is_of_kind(question: str, answer: str) -> bool:

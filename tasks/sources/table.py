@@ -167,6 +167,12 @@ def is_stored(source: Source, data_dir: str) -> bool:
     return any(_stored(source, data_dir, split) for split in ("train", "validation"))
 
 
+def files_of(source: Source, data_dir: str, split: str) -> frozenset[str]:
+    """Return the files that the rows of a split come from: its own, or those of the other one."""
+    other = "validation" if split == "train" else "train"
+    return frozenset(_stored(source, data_dir, split) or _stored(source, data_dir, other))
+
+
 def _stored(source: Source, data_dir: str, split: str) -> dict[str, Iterator[Any]]:
     """Return the rows of each file of a split, or else those that TFDS prepared."""
     paths = find(data_dir, source.files.get(split, ()))

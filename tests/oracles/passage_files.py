@@ -137,7 +137,7 @@ def ranked(i: int, fillers: int = 12) -> dict:
 
 
 def alce(i: int) -> dict:
-    towns = [passage([TOWNS[n], [f"{TOWNS[n]} has a mayor.", " It is old."]]) for n in range(9)]
+    towns = [passage([TOWNS[n], [f"{TOWNS[n]} is a town near a hill."]]) for n in range(9)]
     return {
         "id": f"a{i}",
         "question": f"Which towns are near {MAYORS[i]}?",

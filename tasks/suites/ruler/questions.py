@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
+import logging
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
+from tasks.datasets.single_hop_qa import SOURCES as SINGLE_HOP
 from tasks.errors import UnfitRowError
 from tasks.sources import table
-from tasks.sources.table import Source, list_field, read_table, text_field
+from tasks.sources.table import Source, files_of, list_field, read_table, text_field
 from tasks.suites.ruler.prompts import QA, QA_PREFIX, Prompt, RowSpec, Sized, filled
 
 DOCUMENT = "Document {number}:\n{text}"
@@ -131,6 +134,7 @@ HOTPOTQA: Source[MultiHop] = Source(
 @functools.lru_cache(maxsize=4)
 def squad(data_dir: str) -> Collection:
     """Read SQuAD. The near documents of a question are the other paragraphs of its article."""
+    _warn_of_training(SQUAD, SINGLE_HOP["nq"], data_dir)
     articles = read_table(SQUAD, data_dir, "validation").rows
     documents = sorted({text for article in articles for text, _ in article.paragraphs})
     number = {text: i for i, text in enumerate(documents)}
@@ -148,6 +152,7 @@ def squad(data_dir: str) -> Collection:
 @functools.lru_cache(maxsize=4)
 def hotpotqa(data_dir: str) -> Collection:
     """Read HotpotQA. The near documents of a question are those of its row without support."""
+    _warn_of_training(HOTPOTQA, MULTI_HOP["hotpotqa"], data_dir)
     rows = read_table(HOTPOTQA, data_dir, "validation").rows
     documents = sorted({text for row in rows for text in row.documents})
     number = {text: i for i, text in enumerate(documents)}
@@ -158,6 +163,17 @@ def hotpotqa(data_dir: str) -> Collection:
         near = tuple(other for other in dict.fromkeys(own) if other not in gold)
         questions.append(RulerQuestion(row.query, (row.answer,), gold, near))
     return Collection(tuple(documents), tuple(questions))
+
+
+def _warn_of_training(suite: Source, source: Source, data_dir: str) -> None:
+    """Warn if a data set takes its rows for training from the file of the benchmark."""
+    shared = files_of(suite, data_dir, "validation") & files_of(source, data_dir, "train")
+    if shared:
+        logging.getLogger(__name__).warning(
+            "%s: %s also serves %s for training, so a policy trained on that data set knows most "
+            "of these questions; give it a file of its own (%s)",
+            *(suite.dataset, ", ".join(sorted(shared)), source.dataset, source.files["train"][0]),
+        )
 
 
 def answer_question(collection: Collection, spec: RowSpec) -> Sized:

@@ -135,7 +135,7 @@ def test_five_documents_are_recalled_and_all_answers_cited(tmp_path):
 def test_answers_cite_documents_of_their_own_as_far_as_there_are(tmp_path):
     row = files.alce(0)
     row["answers"] = [["Ardel"], ["Brimo"]]
-    texts = ["Both Ardel and Brimo.", "Only Ardel here."]
+    texts = ["The towns Ardel and Brimo are near.", "Only the town of Ardel is near."]
     row["docs"] = [{"title": "T", "text": text} for text in texts]
     row["docs"] += [files.passage(item) for item in files.FILLERS]
     files.write_json(tmp_path / "qampari_eval.json", [{**row, "id": str(n)} for n in range(9)])
@@ -144,6 +144,26 @@ def test_answers_cite_documents_of_their_own_as_far_as_there_are(tmp_path):
     found = {int(HEAD.match(item)[1]): HEAD.sub("", item) for item in documents(example)}
     cited = {name: found[int(n)] for name, n in re.findall(r"(\w+) \[(\d+)\]", answer)}
     assert cited == {"Ardel": texts[1], "Brimo": texts[0]}
+
+
+def test_alces_documents_that_hold_an_answer_by_chance_are_not_gold():
+    texts = {
+        "Up": "Up is a film that Pete Docter directed.",
+        "Prices": "Prices went up in May.",
+        "Soul": "Soul is a 2020 film by Pete Docter.",
+        "Oats": "Oats are good for man and horse.",
+    }
+    row = parse_qampari(
+        {
+            "id": "1",
+            "question": "Which films did Pete Docter direct?",
+            "answers": [["Up"], ["Soul"]],
+            "docs": [{"title": title, "text": text} for title, text in texts.items()],
+        }
+    )
+    assert [passage.title for passage in row.gold] == ["Up", "Soul"]
+    # What holds an answer is no distractor either.
+    assert [passage.title for passage in row.others] == ["Oats"]
 
 
 def test_alces_documents_are_gold_where_they_hold_an_answer(tmp_path):

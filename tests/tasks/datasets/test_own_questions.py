@@ -128,6 +128,39 @@ def test_without_a_mark_the_passage_that_holds_an_answer_is_gold():
     assert gold.passage.title == FILLERS[1][0] and len(parse(row).others) == 4
 
 
+def test_without_a_mark_the_passage_that_speaks_of_what_is_asked_is_gold():
+    def row(*passages, **fields):
+        values = [{"title": title, "text": text} for title, text in passages]
+        return {
+            "question": "When was the mill built?",
+            "answer": "1990",
+            "passages": values,
+        } | fields
+
+    oats = ("Oats", "Oats were first sold for ten pounds in 1990.")
+    mill = ("The Mill", "It is red. It was built in 1990 by Ines Roth.")
+    (gold,) = parse(row(oats, mill)).evidence
+    assert gold.passage.title == "The Mill"
+    assert "built in 1990" in gold.passage.text[slice(*gold.support)]
+    # Nothing is asked of the oats, and a title alone can't be recited as the answer.
+    who = {"question": "Who built the mill?", "answer": "Ines Roth"}
+    for unfit in (row(oats), row(("Ines Roth", "She built the mill."), **who)):
+        with pytest.raises(UnfitRowError, match="no passage is gold"):
+            parse(unfit)
+    unfit["passages"][0]["gold"] = True
+    assert parse(unfit).evidence[0].passage.title == "Ines Roth"
+
+
+def test_a_bare_number_is_evidence_only_beside_a_word_of_the_question():
+    asked = {"question": "How many rooms does the inn have?", "answer": 3}
+    chapter = asked | {"document": "Chapter 3 begins here. The inn is old."}
+    with pytest.raises(UnfitRowError, match="no sentence with the number"):
+        parse(chapter)
+    assert parse(chapter | {"evidence": ["Chapter 3 begins here."]}).evidence
+    both = asked | {"document": "Chapter 3 begins here. The inn has 3 rooms."}
+    assert quoted(parse(both)) == ["The inn has 3 rooms."]
+
+
 def evidence_of(document, *answers, question="What is it?", **fields):
     row = {"question": question, "answers": list(answers), "document": document, **fields}
     return quoted(parse(row))
@@ -251,7 +284,7 @@ def test_rows_that_can_not_be_used_are_left_out_and_counted(reason, tmp_path):
 def test_passages_without_a_gold_one_are_refused():
     row = lake(1, answer="9 hectares")
     row["passages"][-1]["gold"] = False
-    with pytest.raises(UnfitRowError, match="no passage is gold, or holds an answer"):
+    with pytest.raises(UnfitRowError, match="no passage is gold, or has a sentence that answers"):
         parse(row)
 
 

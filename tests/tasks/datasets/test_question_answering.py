@@ -23,7 +23,8 @@ from tasks.prompts.context import generator
 from tasks.prompts.fitting import fit
 from tasks.prompts.settings import TaskSettings
 from tasks.scoring.answers import normalise
-from tasks.sources.passages import read_passage
+from tasks.sources.corpus import Corpus
+from tasks.sources.passages import holds, needles, read_passage
 from tasks.sources.table import read_table
 from tests.oracles import passage_files as files
 from tests.oracles.real_data import needs_shared, shared_data
@@ -275,6 +276,71 @@ def test_dprs_passages_and_answers_are_read():
     }
     assert parse_question(mixed).evidence == row.evidence
     assert parse_question({**files.dpr(1), "positive_ctxs": []}).evidence == ()
+
+
+def test_of_dprs_passages_the_one_that_speaks_of_what_is_asked_is_gold():
+    texts = {"Wheat": "Wheat was dear in 1990.", "The Mill": "The mill was built in 1990."}
+    row = {
+        "question": "When was the mill built?",
+        "answers": ["1990"],
+        "positive_ctxs": [{"title": title, "text": text} for title, text in texts.items()],
+        "hard_negative_ctxs": [],
+    }
+    (gold,) = parse_question(row).evidence
+    assert gold.passage.title == "The Mill"
+    # The year alone is no evidence.
+    assert parse_question(row | {"positive_ctxs": row["positive_ctxs"][:1]}).evidence == ()
+
+
+def _recited(row: Question) -> list[str]:
+    """Return the texts that a demonstration recalls; none if there is no demonstration."""
+    draft = questions.question_draft(
+        "hotpotqa", row, Corpus(row.passages), TaskSettings(4096), 0, len(row.text)
+    )
+    example = draft.example(0)
+    if example.demonstrate is None:
+        return []
+    thought = example.demonstrate(generator("words", 0, 0)).thought
+    return [example.user[slice(*part)] for part in thought if not isinstance(part, str)]
+
+
+def test_a_demonstration_reaches_to_the_answer_beside_the_named_sentence_or_in_the_title():
+    """As where the number of a supporting fact is off by one."""
+    text = "The mill is red and wide and stands by the river. Ines Roth built it. " + "More. " * 40
+    passage = read_passage("Ardel", text)
+    evidence = (questions.Evidence(passage, (0, 49)),)
+    (reached,) = _recited(Question("1", "Who built it?", ("Ines Roth",), evidence))
+    assert reached.startswith(f"{text[:49]} Ines Roth built it.")
+    (whole,) = _recited(Question("2", "Which town?", ("Ardel",), evidence))
+    assert "Ardel" in whole and whole.endswith("More.")
+    assert _recited(Question("3", "Is it red?", ("yes",), evidence)) == [text[:49]]
+    assert _recited(Question("4", "Who?", ("Nobody",), evidence)) == []
+
+
+@needs_shared
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_each_demonstration_of_the_shared_data_recites_its_answer(dataset):
+    asked = left_out = 0
+    for split in ("train", "validation"):
+        if dataset in MULTI_HOP:
+            rows = read_table(MULTI_HOP[dataset], str(SHARED), split).rows
+        else:
+            try:
+                rows = answered(dataset, TaskSettings(0, data_dir=str(SHARED)), split)
+            except TaskInputError:
+                continue
+        for row in rows:
+            if not needles(row.answers):
+                continue
+            recited, asked = _recited(row), asked + 1
+            left_out += not recited
+            held = any(
+                holds(read_passage("", text), needles([answer]))
+                for text in recited
+                for answer in row.answers
+            )
+            assert held or not recited, row
+    assert asked and left_out <= asked / 100
 
 
 def test_rows_as_tfds_has_them_are_read():
