@@ -1,5 +1,6 @@
 """Summaries of an evaluation's rows: means, intervals, each task's metrics, and the table."""
 
+import collections
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -121,16 +122,20 @@ def averages(summaries: Sequence[Row]) -> list[Row]:
 
     A data set counts by its mean over the lengths, a category by the mean of its data sets, and
     `grand` is the mean of the data sets. `short` and `long` are the same over the lengths up to
-    32,768 tokens and above.
+    32,768 tokens and above. Questions count at the length at which a data set has most, since its
+    lengths may ask the same.
 
     Returns:
       A row for each label and mode that has more than one data set or length; others say nothing
       new.
     """
     found: dict[tuple, dict[str, dict[int, float]]] = {}
+    asked: dict[tuple, collections.Counter[str]] = {}
     for row in summaries:
         if row["dataset"] in DATASETS and "metrics" in row:
             scores = found.setdefault((row["label"], row["mode"]), {})
+            counts = asked.setdefault((row["label"], row["mode"]), collections.Counter())
+            counts |= collections.Counter({row["dataset"]: row["questions"]})
             of_lengths = scores.setdefault(row["dataset"], {})
             of_lengths[row["target_length"]] = row["metrics"][row["metric"]]
     rows = []
@@ -147,7 +152,9 @@ def averages(summaries: Sequence[Row]) -> list[Row]:
         parts = {name: _grand(scores, wanted) for name, wanted in halves.items()}
         if all(value is not None for value in parts.values()):
             metrics |= parts
-        rows.append({"label": label, "mode": mode, "data_sets": len(scores), "metrics": metrics})
+        fields = {"label": label, "mode": mode, "data_sets": len(scores)}
+        questions = asked[label, mode].total()
+        rows.append(fields | {"questions": questions, "metrics": metrics})
     return rows
 
 
@@ -192,7 +199,8 @@ def format_table(summaries: Sequence[Row]) -> str:
         where = f"{row['suite']} at {length_name(row['target_length'])}, {row['mode']}"
         table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
     for row in averages(summaries):
-        where = f"averages of {row['data_sets']} data sets, {row['mode']}"
+        where = f"averages of {row['data_sets']} data sets, {row['questions']} questions"
+        where += f", {row['mode']}"
         table.append(f"{row['label']}: {where}: {_metrics(row['metrics'])}")
     for row in across_lengths(overall):
         where = f"{row['suite']} at {len(row['lengths'])} lengths, {row['mode']}"

@@ -226,14 +226,9 @@ def _rows(source: Source, data_dir: str, split: str) -> tuple:
     Where both data sets read the same files, neither trains on what the other validates on.
 
     Raises:
-      TaskInputError: there are no files, or fewer than two rows in them.
+      TaskInputError: there are no files, or too few rows in them to train on some.
     """
     rows = read_table(source, data_dir, "train").rows
-    if len(rows) < 2:
-        raise TaskInputError(
-            f"config.data.dir = {data_dir!r} holds one usable row for {source.dataset}; at least "
-            f"two are needed, one of them for validation: get all of {source.where}"
-        )
     sources = [source]
     if files_of(DAPO, data_dir, "train") == files_of(MATH, data_dir, "train"):
         sources = [DAPO, MATH]
@@ -241,7 +236,13 @@ def _rows(source: Source, data_dir: str, split: str) -> tuple:
     if split == "validation":
         return tuple(held_out.values())
     barred = {text for other in sources for text in _held_out(other, data_dir, sources)}
-    return tuple(row for row in rows if source.key(row) not in barred)
+    left = tuple(row for row in rows if source.key(row) not in barred)
+    if not left:
+        raise TaskInputError(
+            f"config.data.dir = {data_dir!r} has too few usable rows for {source.dataset} "
+            f"({len(rows)}) to keep some for validation: get all of {source.where}"
+        )
+    return left
 
 
 def _held_out(source: Source, data_dir: str, sources: Sequence[Source]) -> dict[str, Any]:

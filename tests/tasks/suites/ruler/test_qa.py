@@ -5,8 +5,13 @@ import re
 
 import pytest
 
+from tasks.datasets.multi_hop_qa import SOURCES as MULTI_HOP
+from tasks.datasets.single_hop_qa import SOURCES as SINGLE_HOP
+from tasks.suites.ruler import questions
 from tasks.suites.ruler.suite import DRAFTS, QA
 from tests.oracles.ruler_files import CAPITALS, context_of, fact, made, row_spec
+
+DEV = "dev-v2.0.json"
 
 
 @pytest.mark.parametrize("task", QA)
@@ -58,3 +63,16 @@ def test_distractors_come_from_the_same_article_first(data_dir):
     near = sized.prompt(len(article) - 1)
     assert all(fact(name) in near.input for name in article)
     assert sized.most == len(CAPITALS) - 1
+
+
+def test_a_file_that_also_serves_training_is_told(tmp_path, caplog):
+    for dataset, name in (("ruler_qa_2", "hotpot_dev_distractor_v1.json"), ("ruler_qa_1", DEV)):
+        (tmp_path / name).write_text("[]")
+        source = {"ruler_qa_2": questions.HOTPOTQA, "ruler_qa_1": questions.SQUAD}[dataset]
+        trained = {"ruler_qa_2": MULTI_HOP["hotpotqa"], "ruler_qa_1": SINGLE_HOP["nq"]}[dataset]
+        questions._warn_of_training(source, trained, str(tmp_path))
+        assert f"{dataset}: " in caplog.text and f"serves {trained.dataset} for" in caplog.text
+        caplog.clear()
+        (tmp_path / trained.files["train"][-1].replace("*", "")).write_text("[]")
+        questions._warn_of_training(source, trained, str(tmp_path))
+        assert not caplog.text
