@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct learns, from short prompts, to answer from long ones.
 
 It is trained on prompts of 1,024 tokens, with a cold start and a few steps of GRPO, and evaluated
-at 1,024 and 4,096 tokens, before, between and after.
+at 1,024 and 4,096 tokens, before and after.
 Result: RESULT
 Hardware: 2 CPU cores, 12 GiB.
 
@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.mixture = common.mixture("retrieval")
     config.data.target_length = 1024
     config.data.value_length = 6
-    config.decoding.max_new_tokens = 256
+    config.decoding.max_new_tokens = 128
 
     config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 4, 4, 2
     config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 10, 4, 2
@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.grpo.steps = 4
     config.checkpoint.every_steps = 5
-    config.grpo.prompts_per_step = 4
+    config.grpo.prompts_per_step = 2
     config.grpo.group_size = 8
     config.grpo.micro_batch = 1
     config.grpo.overlong_buffer = 0
@@ -51,6 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evaluation.num_examples = 12
     config.evaluation.batch_size = 12
     config.evaluation.modes = common.MODES[:1]
+    config.evaluation.policies = ("start", "grpo", "ppo")
 
     if options.tiny or options.short:
         config = _short(config)
@@ -70,7 +71,8 @@ def _short(config: ConfigDict) -> ConfigDict:
     config.decoding.max_new_tokens = 64
     config.sft1.micro_batch = 4
     config.sft2.batch_size, config.sft2.micro_batch = 8, 4
-    config.grpo.steps, config.grpo.micro_batch = 10, 2
+    config.grpo.steps, config.grpo.prompts_per_step, config.grpo.micro_batch = 10, 4, 2
     config.evaluation.lengths = (224,)
     config.evaluation.num_examples = config.evaluation.batch_size = 24
+    config.evaluation.policies = ("start", "cold_start", "grpo", "ppo")
     return config
