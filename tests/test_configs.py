@@ -16,7 +16,7 @@ CONFIGS = sorted(
     for path in pathlib.Path("configs").glob("*.py")
     if path.name not in ("__init__.py", "common.py")
 )
-QUICKSTART = "--config=configs/quickstart.py"
+QUICKSTART = "--config=configs/quickstart.py:short"
 
 
 @pytest.mark.parametrize("variant", ["", ":tiny"])
@@ -197,8 +197,8 @@ def test_suites_may_be_none_or_several():
     ("argument", "message"),
     [
         ("--config=configs/nope.py", "--config=configs/nope.py: there is no such file"),
-        (QUICKSTART + ":tny", "variant 'tny' is unknown; use any of tiny"),
-        (QUICKSTART + ":tiny=1", "write tiny alone, or leave it out"),
+        ("--config=configs/quickstart.py:tny", "variant 'tny' is unknown; use any of tiny"),
+        ("--config=configs/quickstart.py:tiny=1", "write tiny alone, or leave it out"),
         ("--config=configs/qwen2_5_7b.py:experiment=x", "experiment='x' is unknown; use any of"),
         ("--config=configs/smollm2_135m.py:length=long", "variant 'length=long': give int"),
         ("--config=configs/smollm2_135m.py:tiny,length=9", "'tiny' has a length of its own"),
