@@ -175,12 +175,14 @@ def chain(seed: int, index: int) -> Draft:
         return start, town, [*lines, f"{person} lives in {town}."]
 
     start, town, gold = draw()
-    others: list[str] = []
+    # The lines of a chain stand apart from each other, as the gold ones do.
+    others: list[tuple[float, str]] = []
 
     def more(number: int) -> list[str]:
         while len(others) < number:
-            others.extend(draw()[2])
-        return others[:number]
+            lines = draw()[2]
+            others.extend(zip(rng.random(len(lines)).tolist(), lines, strict=True))
+        return [line for _, line in sorted(others[:number])]
 
     depths = rng.random(len(gold))
     question = (

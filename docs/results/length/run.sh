@@ -1,17 +1,18 @@
 #!/bin/sh
-# One seed of the comparison in README.md: sh docs/results/length/run.sh SEED FOLDER
+# One seed of the comparison in README.md: sh docs/results/length/run.sh SEED FOLDER [LENGTHS]
 # It leaves the runs direct, cold_start and grpo in FOLDER. Interrupted, the same command goes on.
 set -eu
-seed=$1 folder=$2
+seed=$1 folder=$2 lengths=${3:-(512,1024,2048,4096,7936)}
 shared="--config=configs/quickstart.py --config.seed=$seed --config.sft2.steps=20
-  --config.evaluation.lengths=(512,1024,2048,4096,7936) --config.evaluation.num_examples=16
+  --config.evaluation.lengths=$lengths --config.evaluation.num_examples=16
   --config.evaluation.batch_size=8 --config.checkpoint.every_steps=50"
 both="--config.evaluation.modes=('constrained-greedy','unconstrained-greedy')"
 
 # The starting model, and the baseline: the same prompts, answered at once.
 python -m recallm_jax.train $shared --workdir="$folder/direct" --config.stages="('sft2',)" \
   --config.data.thinking=False --config.data.system_prompt=docs/results/length/system.txt \
-  --config.decoding.constrained=False --config.evaluation.modes="('unconstrained-greedy',)"
+  --config.decoding.constrained=False --config.evaluation.policies="('start','cold_start')" \
+  --config.evaluation.modes="('unconstrained-greedy',)"
 
 # The cold start learns to recall without the mask, so that it can copy with and without it.
 cold="$shared --workdir=$folder/cold_start --config.stages=('sft1','sft2')

@@ -108,6 +108,29 @@ def test_only_the_chain_tells_who_is_asked_for():
     assert 10 <= alone < 40
 
 
+def test_no_lines_of_a_chain_stand_together():
+    """Else the line that stands apart from its chain would be the answer's."""
+    following = 0
+    for record in records("own_chain", length=12_000, count=10):
+        lines = record.prompt.splitlines()
+        asked = {
+            match[1]: place
+            for place, line in enumerate(lines)
+            if (match := re.search(r"In which town does (.*) live\?$", line))
+        }
+        lives = re.findall(r"^(.*) lives in ", record.prompt, re.MULTILINE)
+        places = [place for place, line in enumerate(lines) if " lives in " in line]
+        steps = [
+            place - asked[person]
+            for person, place in zip(lives, places, strict=True)
+            if person in asked
+        ]
+        assert len(steps) > 20
+        following += steps.count(1)
+    # One in a hundred or so does by chance.
+    assert following < 20
+
+
 def test_all_shops_are_named_alike():
     for record in records("own_solve"):
         shops = re.findall(r"^The shop (.*) has \d+ \w+ in stock\.$", record.prompt, re.MULTILINE)
