@@ -126,8 +126,7 @@ def averages(summaries: Sequence[Row]) -> list[Row]:
     lengths may ask the same.
 
     Returns:
-      A row for each label and mode that has more than one data set or length; others say nothing
-      new.
+      A row for each label and mode that has more than one data set.
     """
     found: dict[tuple, dict[str, dict[int, float]]] = {}
     asked: dict[tuple, collections.Counter[str]] = {}
@@ -140,7 +139,7 @@ def averages(summaries: Sequence[Row]) -> list[Row]:
             of_lengths[row["target_length"]] = row["metrics"][row["metric"]]
     rows = []
     for (label, mode), scores in found.items():
-        if sum(map(len, scores.values())) < 2:
+        if len(scores) < 2:
             continue
         by_category: dict[str, list[float]] = {}
         for dataset, of_lengths in scores.items():
