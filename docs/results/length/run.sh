@@ -9,10 +9,14 @@ shared="--config=configs/quickstart.py --config.seed=$seed --config.sft2.steps=2
 both="--config.evaluation.modes=('constrained-greedy','unconstrained-greedy')"
 
 # The starting model, and the baseline: the same prompts, answered at once.
-python -m recallm_jax.train $shared --workdir="$folder/direct" --config.stages="('sft2',)" \
-  --config.data.thinking=False --config.data.system_prompt=docs/results/length/system.txt \
-  --config.decoding.constrained=False --config.evaluation.policies="('start','cold_start')" \
-  --config.evaluation.modes="('unconstrained-greedy',)"
+direct="$shared --workdir=$folder/direct --config.stages=('sft2',) --config.data.thinking=False
+  --config.data.system_prompt=docs/results/length/system.txt --config.decoding.constrained=False
+  --config.evaluation.policies=('start','cold_start')
+  --config.evaluation.modes=('unconstrained-greedy',)"
+python -m recallm_jax.train $direct
+# Lost in thought, where there is something to lose.
+python -m recallm_jax.probe $direct --checkpoint --config.probe.target_length=1024 \
+  --config.probe.num_examples=96 --config.probe.reasoning_tokens="(64,256,1024,2048)"
 
 # The cold start learns to recall without the mask, so that it can copy with and without it.
 cold="$shared --workdir=$folder/cold_start --config.stages=('sft1','sft2')

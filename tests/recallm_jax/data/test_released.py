@@ -255,17 +255,3 @@ def test_the_system_prompt_is_a_file_or_none(tmp_path):
     missing = load_config([*ARGUMENTS, "--config.data.system_prompt=no_such_file.txt"])
     with pytest.raises(UserError, match=r"config.data.system_prompt = 'no_such_file.txt' can't be"):
         task_settings(missing)
-
-
-def test_questions_of_training_and_validation_alike_are_counted_once(folder, caplog):
-    def asked(number):
-        made = retrieval(number)
-        return made | {"extra_info": {"question_id": f"q{number}"}}
-
-    write(folder / "retrieval" / "train.jsonl", map(asked, range(20)))
-    write(folder / "retrieval" / "val_4k.jsonl", map(asked, range(18, 26)))
-    stream = train_records(config_of(folder), TOKENIZER, 0, rows=(0,), size=1)
-    for _ in range(3):
-        next(stream)
-    told = [line for line in caplog.messages if "also trained on" in line]
-    assert told == ["retrieval: 2 of 8 questions of val_4k of the release are also trained on"]

@@ -30,7 +30,7 @@ def check(*overrides: str) -> None:
     [
         ("data.target_length=128", "target_length 128 is too short: the question and its gold"),
         ("decoding.max_new_tokens=20", "has .* tokens, more than the 20 there is room for; raise"),
-        ("evaluation.lengths=(256,130)", r"config\.evaluation\.lengths = 130: target_length 130"),
+        ("evaluation.lengths=(256,128)", r"config\.evaluation\.lengths = 128: target_length 128"),
         ("model.param_dtype=bfloat16", "would round updates away; train with 'float32'"),
     ],
 )
