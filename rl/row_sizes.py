@@ -48,8 +48,11 @@ class RowSizes:
         return self.prompt_length + math.prod(size)
 
     def resumed(self, chosen: Iterable[Iterable[int]]) -> "RowSizes":
-        """Return the sizes with those that a run had chosen before."""
-        before = {RowSize(*size) for size in chosen} | {self.possible[-1]}
+        """Return the sizes with those that a run had chosen before.
+
+        Those that are not possible are left out: a run may go on with its rows split otherwise.
+        """
+        before = {RowSize(*size) for size in chosen} & {*self.possible} | {self.possible[-1]}
         return dataclasses.replace(self, chosen=tuple(sorted(before, key=self.work)))
 
     def chosen_for(self, lengths: Int[np.ndarray, "B G"], num_parts: int) -> "RowSizes":

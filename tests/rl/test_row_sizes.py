@@ -102,3 +102,7 @@ def test_a_run_that_goes_on_has_the_sizes_that_it_had():
         first, again = first.chosen_for(lengths, 4), again.chosen_for(lengths, 4)
         assert again == first
     assert fresh.resumed([]) == fresh
+    # On a mesh that splits rows, those that can't be split are not taken over.
+    split = row_sizes(limit=512, group_size=8, prompt_length=256, parts=4)
+    assert {size.rows % 4 for size in split.resumed(first.chosen).chosen} == {0}
+    assert any(size.rows % 4 for size in first.chosen)
