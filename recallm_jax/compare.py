@@ -86,12 +86,15 @@ def _compare_lengths(named: Sequence[tuple[str, str]], path: str) -> None:
     loaded: dict[str, Run] = {}
     settings: dict[str, list[Answers]] = {}
     for name, place in named:
-        folder, at, label = place.rpartition("@") if "@" in place else (place, "", "")
+        folder, at, label = place.rpartition("@")
+        if not at or "/" in label:
+            folder, at, label = place, "", ""
         if at and not label:
             raise UserError(
                 f"--run={name}={place} names no policy after @; leave @ out, or name it"
             )
-        loaded.setdefault(folder, load_run(folder))
+        if folder not in loaded:
+            loaded[folder] = load_run(folder)
         settings.setdefault(name, []).append(Answers(loaded[folder], label))
     series = series_of(settings)
     print(align(length_table(series)))

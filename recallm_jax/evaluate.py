@@ -9,9 +9,9 @@ no model: it computes the rewards of saved completions again.
 
 `--checkpoints=all`, or a list such as `start,sft2/10,grpo/20`, compares policies. Evaluations with
 other settings go to a folder of their own, `--results=FOLDER`, which `report` and `compare` read
-like a run's. With
-`--shard=i/n` this process answers every n-th prompt from the i-th on. Shards know nothing of each
-other; the last one to end joins them, or `--merge` does. docs/evaluation.md says more.
+like a run's. With `--shard=i/n` this process answers every n-th prompt from the i-th on. Shards
+know nothing of each other; the last one to end joins them, or `--merge` does. docs/evaluation.md
+says more.
 """
 
 import argparse

@@ -108,6 +108,7 @@ def suite_scores(dataset: str, prompt: str, response: str, truth: Mapping[str, A
     task = suite_task(dataset)
     if task is None:
         return None
+    # To a prompt that opens no thought, a response without one is the answer from its first word.
     if task.thinks and not prompt.rstrip().endswith(THINK) and THINK not in response:
         response = answers.THINK_END + response
     metrics = task.score(response, truth)

@@ -67,7 +67,7 @@ def length_table(series: Mapping[str, Sequence[Row]]) -> list[list[str]]:
 
     Each series is compared with the first one, over the questions that both have answered.
     """
-    lines = [["data set", "length", "policy", "n", "questions", "score", "95 % interval"]]
+    lines = [["data set", "length", "policy", "responses", "questions", "score", "95 % interval"]]
     lines[0] += ["gained", "lost", "p"]
     first = next(iter(series))
     for dataset, length in _places(series):

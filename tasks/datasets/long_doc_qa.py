@@ -223,8 +223,7 @@ def quality(settings: TaskSettings, split: str, stream: int, index: int, attempt
 
     If there are files of SQuALITY but not of QuALITY, options are made from its summaries as our
     own stand-in: one that a reader of the story wrote for this question, and three that readers
-    wrote for other questions on the same story. An option shows some
-    sentences of a summary.
+    wrote for other questions on the same story. An option shows some sentences of a summary.
 
     There is no demonstration, because the data do not say where the evidence is.
 

@@ -98,12 +98,11 @@ def tokenised(
         check_ground_truth(truth)
     flags = span_flags(tokenizer, prompt, inputs, offsets, documents, settings.span_alignment)
     targets = np.zeros(0, np.int32)
-    if example.demonstrate is not None and not settings.thinking:
-        demonstration = example.demonstrate(rng)
+    demonstration = None if example.demonstrate is None else example.demonstrate(rng)
+    if demonstration is not None and not settings.thinking:
         refuse_added(demonstration.answer, tokenizer)
         targets = np.asarray(direct_tokens(demonstration, tokenizer), np.int32)
-    elif example.demonstrate is not None:
-        demonstration = example.demonstrate(rng)
+    elif demonstration is not None:
         pieces = [piece for piece in demonstration.thought if isinstance(piece, str)]
         refuse_added("\n".join([*pieces, demonstration.answer]), tokenizer)
         tokens = demonstration_tokens(

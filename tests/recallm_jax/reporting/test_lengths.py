@@ -38,7 +38,7 @@ def test_a_policy_is_compared_with_the_first_one_question_by_question(runs):
         before = by_hand(run, "start", MODES[0], length)
         after = by_hand(run, "grpo", MODES[0], length)
         line = table["retrieval", str(length), f"after, {MODES[0]}"]
-        assert (line["n"], line["questions"]) == ("6", "6")
+        assert (line["responses"], line["questions"]) == ("6", "6")
         assert line["score"] == f"{100 * sum(after.values()) / 6:.1f} %"
         low, high = wilson_interval(sum(after.values()), 6)
         assert line["95 % interval"] == f"{100 * low:.1f} to {100 * high:.1f} %"
@@ -52,7 +52,7 @@ def test_runs_of_a_setting_are_pooled_and_a_question_counts_once(runs):
     # Both runs hold the same questions.
     series = series_of({"both": [Answers(run, "grpo") for run in runs]})
     header, *lines = length_table(series)
-    assert all(line[header.index("n")] == "12" for line in lines)
+    assert all(line[header.index("responses")] == "12" for line in lines)
     assert all(line[header.index("questions")] == "6" for line in lines)
 
 
