@@ -45,6 +45,16 @@ def test_a_run_leaves_metrics_and_evaluations_of_every_stage(trained_run):
         }
 
 
+def test_a_checkpoint_keeps_the_sizes_of_rows_that_its_stage_chose(trained_run):
+    """Demonstrations are much shorter than the limit, so a smaller size than its own is chosen."""
+    paths = sorted(trained_run.glob("checkpoints/sft2/*/metadata/metadata"))
+    kept = json.loads(paths[-1].read_text())["run"]
+    assert kept["step"] == 2
+    limit = load_config(CONFIG).decoding.max_new_tokens
+    *smaller, full = kept["row_sizes"]
+    assert full == [1, limit] and smaller and all(size[1] < limit for size in smaller)
+
+
 def test_phase_one_trains_only_the_four_new_rows(trained_run):
     config = load_config(CONFIG)
     context = set_up(config)
