@@ -107,10 +107,21 @@ def model() -> dict:
         "extra_positions": 0,
         "dtype": "float32",
         "param_dtype": "float32",
+        "lora": lora(),
+        "adapter": "",
         "remat": "full",
         "attention": "auto",
         "unstack_decode": False,
         "logits_chunk": 64,
+    }
+
+
+def lora() -> dict:
+    """Return the settings of adapters: none, so that all parameters are trained."""
+    return {
+        "rank": 0,
+        "alpha": 32.0,
+        "matrices": ("query", "key", "value", "attention_output", "gate", "up", "down"),
     }
 
 

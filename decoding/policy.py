@@ -36,7 +36,8 @@ class Policy(Unembedding, Protocol):
     that is being decoded.
 
     A policy that inherits from this class and has one device, prompts of one size and a cache that
-    never grows can do without `parts`, `prompt_sizes`, `grow` and `gathered`.
+    never grows can do without `parts`, `prompt_sizes`, `grow` and `gathered`, and one that is
+    trained whole without `trained` and `with_trained`.
     """
 
     @property
@@ -53,6 +54,14 @@ class Policy(Unembedding, Protocol):
     def width(self) -> int:
         """D: the size of a hidden state."""
         ...
+
+    def trained(self) -> Any:
+        """Return the parameters that updates change: all, or a tree of some of its arrays."""
+        return self
+
+    def with_trained(self, trained: Any) -> "Policy":
+        """Return this policy with other values of what `trained` returns."""
+        return trained
 
     def parts(self, num_prompts: int) -> int:
         """Return A, the number of equal parts that devices split a batch of prompts into."""

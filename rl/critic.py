@@ -26,6 +26,16 @@ class Critic:
     bias: Any
     trunk: Any = None
 
+    def trained(self) -> "Critic":
+        """Return the critic without the arrays of its trunk that updates leave as they are."""
+        return self if self.trunk is None else dataclasses.replace(self, trunk=self.trunk.trained())
+
+    def with_trained(self, trained: "Critic") -> "Critic":
+        """Return this critic with other values of what `trained` returns."""
+        if self.trunk is None:
+            return trained
+        return dataclasses.replace(trained, trunk=self.trunk.with_trained(trained.trunk))
+
 
 def init_critic(width: int, trunk: Any = None) -> Critic:
     """Return a critic whose values are all 0."""

@@ -45,6 +45,7 @@ from rl.optimizer import vocabulary_matrices, with_matrices
 from rl.packing import Packing
 
 Metrics = dict[str, Float[Array, ""]]
+Models = tuple[Policy, Critic | None]
 
 
 @jax.tree_util.register_dataclass
@@ -53,11 +54,12 @@ class LearnerState:
     """The state that an update changes. The leaves may also be the arrays' shapes or shardings.
 
     Attributes:
+      policy: the policy; in a changed part (`changed_part`) its trained parameters.
       step: an int32 scalar.
       critic: PPO's critic; None without one.
     """
 
-    policy: Policy
+    policy: Any
     optimizer_state: optax.OptState
     step: Any
     critic: Critic | None = None
@@ -90,21 +92,40 @@ def init_state(
     policy: Policy, optimizer: optax.GradientTransformation, critic: Critic | None = None
 ) -> LearnerState:
     """Return the state before the first update."""
-    optimizer_state = optimizer.init(_trained(policy, critic))
-    return LearnerState(policy, optimizer_state, jnp.zeros((), jnp.int32), critic)
+    state = LearnerState(policy, None, jnp.zeros((), jnp.int32), critic)
+    return dataclasses.replace(state, optimizer_state=optimizer.init(trained_of(state)))
+
+
+def changed_part(state: LearnerState) -> LearnerState:
+    """Return the state without the arrays that no update changes, those of a frozen model."""
+    critic = None if state.critic is None else state.critic.trained()
+    return dataclasses.replace(state, policy=state.policy.trained(), critic=critic)
+
+
+def with_changed(state: LearnerState, changed: LearnerState) -> LearnerState:
+    """Return a state with another changed part, and the frozen arrays of `state`."""
+    policy = state.policy.with_trained(changed.policy)
+    critic = changed.critic
+    if state.critic is not None and critic is not None:
+        critic = state.critic.with_trained(critic)
+    return dataclasses.replace(changed, policy=policy, critic=critic)
 
 
 def trained_of(state: LearnerState) -> Any:
     """Return the parameters to optimise: the policy's, or policy and critic by name."""
-    return _trained(state.policy, state.critic)
+    changed = changed_part(state)
+    return _trained(changed.policy, changed.critic)
 
 
-def _trained(policy: Policy, critic: Critic | None) -> Any:
+def _trained(policy: Any, critic: Critic | None) -> Any:
     return policy if critic is None else {"policy": policy, "critic": critic}
 
 
-def _both(trained) -> tuple[Policy, Critic | None]:
-    return (trained["policy"], trained["critic"]) if isinstance(trained, dict) else (trained, None)
+def _joined(models: Models, trained: Any) -> Models:
+    policy, critic = models
+    if critic is None:
+        return policy.with_trained(trained), None
+    return policy.with_trained(trained["policy"]), critic.with_trained(trained["critic"])
 
 
 def score_in_parts(
@@ -184,9 +205,9 @@ def _sft_loss(policy: Policy, rollout: Rollout, layout: Layout, num_tokens, scor
 
 
 def _policy_loss(
-    trained, batch: Batch, layout: Layout, denominators, scoring: Scoring, loss: PolicyLoss
+    models: Models, batch: Batch, layout: Layout, denominators, scoring: Scoring, loss: PolicyLoss
 ):
-    policy, critic = _both(trained)
+    policy, critic = models
     rollout, mask = batch.rollout, batch.rollout.mask
     hidden = hidden_states(policy, rollout, layout)
     scores = score_tokens(policy, hidden, rollout, scoring, layout)
@@ -278,9 +299,11 @@ def _of_runs(add: Callable, trained, slots: Slots, packing: Packing) -> tuple[An
     return total, jax.tree.map(lambda *values: sum(values[1:], values[0]), *found)
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "matrices_only"), donate_argnames="state")
+@functools.partial(
+    jax.jit, static_argnames=("optimizer", "matrices_only"), donate_argnames="changed"
+)
 def apply_gradient(
-    state: LearnerState,
+    changed: LearnerState,
     gradient: Any,
     *,
     optimizer: optax.GradientTransformation,
@@ -289,15 +312,24 @@ def apply_gradient(
     """Return the state after a step along a gradient, and the gradient's norm.
 
     Args:
+      changed: the part of a state that updates change, see `changed_part`; donated.
       gradient: of the trained parameters, or of the vocabulary's matrices only.
     """
-    trained = trained_of(state)
+    trained = _trained(changed.policy, changed.critic)
     norm = optax.tree.norm(gradient)
     if matrices_only:
         gradient = with_matrices(jax.tree.map(jnp.zeros_like, trained), gradient)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, trained)
-    policy, critic = _both(optax.apply_updates(trained, updates))
-    return LearnerState(policy, optimizer_state, state.step + 1, critic), norm
+    updates, optimizer_state = optimizer.update(gradient, changed.optimizer_state, trained)
+    trained = optax.apply_updates(trained, updates)
+    policy, critic = trained, None
+    if changed.critic is not None:
+        policy, critic = trained["policy"], trained["critic"]
+    return LearnerState(policy, optimizer_state, changed.step + 1, critic), norm
+
+
+def _applied(state: LearnerState, gradient: Any, **options: Any) -> tuple[LearnerState, Array]:
+    changed, norm = apply_gradient(changed_part(state), gradient, **options)
+    return with_changed(state, changed), norm
 
 
 def sft_update(
@@ -314,18 +346,20 @@ def sft_update(
     Loss: the mean over completion tokens of -log pi (arXiv 2604.09494, section 4.1).
 
     Args:
-      state: donated.
+      state: its changed part is donated.
       rollout: demonstrations, G = 1; empty ones have no weight.
       packing: the micro-batches.
       matrices_only: whether the optimiser reads the gradient of the vocabulary's matrices only
         (`train_rows_only`), so that no other gradient is computed.
     """
     rollout, slots = in_order((rollout, packing.slots), packing.order)
-    trained = vocabulary_matrices(state.policy) if matrices_only else state.policy
+    trained = trained_of(state)
+    if matrices_only:
+        trained = vocabulary_matrices(trained)
     add = functools.partial(sft_gradient, trained, state.policy, rollout, scoring=scoring)
     gradient, metrics = _of_runs(add, trained, slots, packing)
-    changes = {"optimizer": optimizer, "matrices_only": matrices_only}
-    return apply_gradient(state, gradient, **changes)[0], metrics
+    state, _ = _applied(state, gradient, optimizer=optimizer, matrices_only=matrices_only)
+    return state, metrics
 
 
 @functools.partial(jax.jit, static_argnames=("scoring", "shardings"), donate_argnames="total")
@@ -342,7 +376,7 @@ def sft_gradient(
     """Add the gradients of some micro-batches of demonstrations to `total`.
 
     Args:
-      trained: the policy, or its vocabulary's matrices.
+      trained: the trained parameters of the policy, or those of its vocabulary only.
       rollout: the whole batch, in the order of its packing.
       total: the gradient of other micro-batches; None if the batch is one micro-batch.
       shardings: the layout of the trained parameters, for their gradients.
@@ -354,7 +388,8 @@ def sft_gradient(
 
     def loss_fn(trained, number):
         some, slots = parts.split(rollout, number)
-        changed = with_matrices(policy, trained) if isinstance(trained, dict) else trained
+        every = with_matrices(policy.trained(), trained) if isinstance(trained, dict) else trained
+        changed = policy.with_trained(every)
         return _sft_loss(changed, some, parts.lay_out(some, slots), num_tokens, scoring)
 
     return _summed(loss_fn, trained, parts, total, shardings)
@@ -375,14 +410,15 @@ def policy_update(
     the KL penalty (arXiv 2604.09494, section 4.2); with a critic its value loss too.
 
     Args:
-      state: donated.
+      state: its changed part is donated.
       packing: the micro-batches of whole groups.
     """
     batch, slots = in_order((batch, packing.slots), packing.order)
     trained = trained_of(state)
-    add = functools.partial(policy_gradient, trained, batch, scoring=scoring, loss=loss)
+    models = state.policy, state.critic
+    add = functools.partial(policy_gradient, trained, models, batch, scoring=scoring, loss=loss)
     gradient, metrics = _of_runs(add, trained, slots, packing)
-    state, metrics["grad_norm"] = apply_gradient(state, gradient, optimizer=optimizer)
+    state, metrics["grad_norm"] = _applied(state, gradient, optimizer=optimizer)
     return state, metrics
 
 
@@ -391,6 +427,7 @@ def policy_update(
 )
 def policy_gradient(
     trained: Any,
+    models: Models,
     batch: Batch,
     parts: Parts,
     total: Any,
@@ -402,7 +439,8 @@ def policy_gradient(
     """Add the policy gradients of some micro-batches to `total`.
 
     Args:
-      trained: the policy, or policy and critic by name.
+      trained: the trained parameters of the policy, or of policy and critic by name.
+      models: policy and critic, from which frozen parameters are taken.
       batch: the whole batch, in the order of its packing.
       total: the gradient of other micro-batches; None if the batch is one micro-batch.
       shardings: the layout of the trained parameters, for their gradients.
@@ -417,6 +455,6 @@ def policy_gradient(
     def loss_fn(trained, number):
         some, slots = parts.split(batch, number)
         layout = parts.lay_out(some.rollout, slots)
-        return _policy_loss(trained, some, layout, denominators, scoring, loss)
+        return _policy_loss(_joined(models, trained), some, layout, denominators, scoring, loss)
 
     return _summed(loss_fn, trained, parts, total, shardings)

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+# The matrices with a row a token; of a model with adapters, the trained rows of these.
+VOCABULARY = ("embedding", "output", "embedding_rows", "output_rows")
+
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
@@ -68,7 +71,7 @@ def train_rows_only(
     """Train only some rows of the embedding, and of the output matrix if it is untied.
 
     The inner optimiser gets only these rows, so its state, its clipping and its weight decay apply
-    to them alone. Parameters are a tree with a leaf `embedding` and perhaps `output`, [V, D].
+    to them alone. Parameters are a tree with one or two of the leaves in `VOCABULARY`, [V, D].
 
     Raises:
       ValueError: on `init`, if the parameters have neither leaf or lack some of these rows.
@@ -108,9 +111,9 @@ def train_rows_only(
 
 
 def vocabulary_matrices(tree: Any) -> dict[str, Any]:
-    """Return the leaves `embedding` and `output` of a tree of parameters, those that it has."""
+    """Return the leaves of a tree of parameters that are named in `VOCABULARY`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_name(path): leaf for path, leaf in leaves if _name(path) in ("embedding", "output")}
+    return {_name(path): leaf for path, leaf in leaves if _name(path) in VOCABULARY}
 
 
 def with_matrices(tree: Any, matrices: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ import sys
 from typing import Any, get_args
 
 from decoding.sampling import LOWEST_TEMPERATURE
-from recallm_jax.models.presets import PRESETS, ROPE_SCALINGS
+from recallm_jax.models.presets import MATRICES, PRESETS, ROPE_SCALINGS
 from recallm_jax.runtime.errors import UserError
 from rl.advantages import OF_GROUPS
 from rl.losses import KL, Aggregation, Ratio
@@ -152,7 +152,24 @@ FIELDS = {
     ),
     "model.dtype": Field(str, "Data type of activations and matrix products.", choices=_DTYPES),
     "model.param_dtype": Field(
-        str, "Data type that parameters are kept in; training needs float32.", choices=_DTYPES
+        str,
+        "Data type that parameters are kept in; training all of them needs float32.",
+        choices=_DTYPES,
+    ),
+    "model.lora.rank": Field(
+        int,
+        "Rank of the adapters (LoRA) that are trained in place of all weights; 0 for none.",
+        low=0,
+    ),
+    "model.lora.alpha": _positive("Scale of an adapter's product, times the rank."),
+    "model.lora.matrices": Field(
+        str, "Matrices of each layer that have an adapter.", many=True, choices=MATRICES
+    ),
+    "model.adapter": Field(
+        str,
+        "A PEFT folder to start from, for the weights of `model.weights`; with a rank of 0 it is "
+        "added to them. Empty for none.",
+        blank=True,
     ),
     "model.remat": Field(
         str,

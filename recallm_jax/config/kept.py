@@ -47,6 +47,10 @@ STAGES = ("stages", "sft1.", "sft2.", "grpo.", "ppo.", "optimizer.", "data.trace
 TRAINING = (*STAGES, "data.mixture.", "data.temperature", "data.target_length")
 # Fields that configs of earlier versions lack, with the values that these versions had.
 LATER: dict[str, Any] = {
+    "model.lora.rank": 0,
+    "model.lora.alpha": 32.0,
+    "model.lora.matrices": ["query", "key", "value", "attention_output", "gate", "up", "down"],
+    "model.adapter": "",
     "data.system_prompt": "ours",
     "data.thinking": True,
     "data.traces": "",

@@ -20,6 +20,35 @@ class RopeScaling:
     beta_slow: float = 1.0
 
 
+# The matrices of a layer, which adapters can change.
+MATRICES = ("query", "key", "value", "attention_output", "gate", "up", "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """The adapters of a model whose other parameters are frozen (LoRA, arXiv 2106.09685).
+
+    A matrix W [in, out] becomes W + (alpha / rank) A B, with A [in, rank] and B [rank, out]. The
+    embeddings of some tokens are trained fully: each is the frozen row plus a difference.
+
+    Attributes:
+      rank: r, the columns of A.
+      alpha: the scale of A B, times r.
+      matrices: the names, of `MATRICES`, that have an A and a B in every layer.
+      rows: the ids of the tokens whose rows are trained.
+    """
+
+    rank: int
+    alpha: float
+    matrices: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def scale(self) -> float:
+        """The factor of A B."""
+        return self.alpha / self.rank
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Sizes and options of a decoder; static.
@@ -33,6 +62,7 @@ class ModelConfig:
       tie_embeddings: whether the output matrix is the embedding.
       qkv_bias: whether there are Qwen2's biases.
       qk_norm: whether there are Qwen3's norms of queries and keys.
+      lora: the adapters; None if all parameters are trained.
       dtype: the type of activations and matrix products; norms, softmax and logits are float32.
       remat: the part that the backward pass computes again: "none", "full" (each layer),
         "attention" (each layer except its attention), or "dots" (all except matrix products).
@@ -57,6 +87,7 @@ class ModelConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     rope_scaling: RopeScaling | None = None
+    lora: Lora | None = None
     dtype: str = "float32"
     remat: str = "full"
     unstack_decode: bool = False

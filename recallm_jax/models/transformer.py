@@ -5,8 +5,6 @@ Matrices are stored [in, out].
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -40,7 +38,16 @@ from recallm_jax.models.kv_cache import (
     unstacked,
     written,
 )
-from recallm_jax.models.output_matrix import OutputCopies
+from recallm_jax.models.output_matrix import AddedRows, OutputCopies
+from recallm_jax.models.parameters import (
+    ADDED_ROWS,
+    Params,
+    adapter_specs,
+    divided_sizes,
+    draw,
+    layer_specs,
+    top_specs,
+)
 from recallm_jax.models.placement import Placement
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.rope import rotate, rotation
@@ -57,72 +64,6 @@ RESIDUAL = {
 }
 # A layer's keys and values after prefill.
 PROMPT_CACHE = ("batch", "kv_heads", "length", None)
-
-
-# Arrays by name; only their shapes in a model that is planned for and not computed.
-Params = Mapping[str, Array | jax.ShapeDtypeStruct]
-
-
-@dataclasses.dataclass(frozen=True)
-class ParamSpec:
-    """The shape of a parameter, the logical name of each axis, and its initial distribution."""
-
-    shape: tuple[int, ...]
-    axes: tuple[str | None, ...]
-    # The standard deviation of the initial values, which are normal. Norm scales have `mean` 1.
-    scale: float
-    mean: float = 0.0
-
-
-def top_specs(config: ModelConfig) -> dict[str, ParamSpec]:
-    """Return the parameters outside the layers."""
-    matrix = ParamSpec((config.vocab_rows, config.width), ("vocab", "embed"), 0.02)
-    specs = {
-        "embedding": matrix,
-        "final_norm": ParamSpec((config.width,), (None,), 0.0, mean=1.0),
-    }
-    if not config.tie_embeddings:
-        specs["output"] = matrix
-    return specs
-
-
-def layer_specs(config: ModelConfig) -> dict[str, ParamSpec]:
-    """Return the parameters of the stacked layers; the leading axis is the layer."""
-    width, mlp, head_dim = config.width, config.mlp_dim, config.head_dim
-    query, key = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    small = 0.02 / math.sqrt(2 * config.num_layers)
-
-    def matrix(rows, columns, axes, scale=0.02):
-        return ParamSpec((config.num_layers, rows, columns), ("layers", *axes), scale)
-
-    def vector(size, axis, mean):
-        return ParamSpec((config.num_layers, size), ("layers", axis), 0.0, mean)
-
-    specs = {
-        "attention_norm": vector(width, None, 1.0),
-        "query": matrix(width, query, ("embed", "heads")),
-        "key": matrix(width, key, ("embed", "kv_heads")),
-        "value": matrix(width, key, ("embed", "kv_heads")),
-        "attention_output": matrix(query, width, ("heads", "embed"), small),
-        "mlp_norm": vector(width, None, 1.0),
-        "gate": matrix(width, mlp, ("embed", "mlp")),
-        "up": matrix(width, mlp, ("embed", "mlp")),
-        "down": matrix(mlp, width, ("mlp", "embed"), small),
-    }
-    if config.qkv_bias:
-        specs["query_bias"] = vector(query, "heads", 0.0)
-        specs["key_bias"] = vector(key, "kv_heads", 0.0)
-        specs["value_bias"] = vector(key, "kv_heads", 0.0)
-    if config.qk_norm:
-        specs["query_norm"] = vector(head_dim, None, 1.0)
-        specs["key_norm"] = vector(head_dim, None, 1.0)
-    return specs
-
-
-def divided_sizes(config: ModelConfig, spec: ParamSpec) -> list[int]:
-    """Return the number of units of each axis that can't be cut: heads, or single entries."""
-    heads = {"heads": config.num_heads, "kv_heads": config.num_kv_heads}
-    return [heads.get(axis or "", size) for axis, size in zip(spec.axes, spec.shape, strict=True)]
 
 
 class Layers(nnx.Module):
@@ -175,6 +116,24 @@ class Transformer(nnx.Module):
         top = {name: getattr(self, name).get_value() for name in top_specs(self.config)}
         layers = layer_specs(self.config)
         return top, {name: getattr(self.layers, name).get_value() for name in layers}
+
+    def trained(self) -> "Transformer | Params":
+        """Return the parameters that updates change: all, or the adapters by name."""
+        names = adapter_specs(self.config)
+        if not names:
+            return self
+        top, layers = self._params()
+        return {name: value for name, value in {**top, **layers}.items() if name in names}
+
+    def with_trained(self, trained: "Transformer | Params") -> "Transformer":
+        """Return this model with other values of what `trained` returns."""
+        if isinstance(trained, Transformer):
+            return trained
+        top, layers = (
+            {name: trained.get(name, value) for name, value in params.items()}
+            for params in self._params()
+        )
+        return Transformer(self.config, top, layers, self.placement)
 
     @property
     def vocab_rows(self) -> int:
@@ -388,14 +347,18 @@ class Transformer(nnx.Module):
     def unembed(self, hidden: Float[Array, "*rows D"]) -> Float[Array, "*rows V"]:
         """Return the float32 logits of hidden states."""
         matrix = self._output_matrix().astype(hidden.dtype)
-        return jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,vd->...v", hidden, matrix, preferred_element_type=jnp.float32)
+        added = self._output_rows()
+        return logits if added is None else added.to_logits(logits, hidden)
 
     def unembed_at(
         self, hidden: Float[Array, "*rows D"], tokens: Int[Array, "*rows K"]
     ) -> Float[Array, "*rows K"]:
         """Return the float32 logits of K tokens each."""
         rows = self._output_matrix()[tokens].astype(hidden.dtype)
-        return jnp.einsum("...d,...kd->...k", hidden, rows, preferred_element_type=jnp.float32)
+        logits = jnp.einsum("...d,...kd->...k", hidden, rows, preferred_element_type=jnp.float32)
+        added = self._output_rows()
+        return logits if added is None else added.to_logits(logits, hidden, tokens)
 
     def gathered(self, num_prompts: int, parts: int) -> "Transformer | OutputCopies":
         """Gather the output matrix once for many calls of `unembed`."""
@@ -408,15 +371,24 @@ class Transformer(nnx.Module):
             self.placement.parts("group", parts)[1],
         )
         matrix = jnp.broadcast_to(matrix[None, None], (*copies, *matrix.shape))
-        return OutputCopies(
-            self.placement.constrain_used(matrix, ("batch", "group", "vocab", None))
-        )
+        matrix = self.placement.constrain_used(matrix, ("batch", "group", "vocab", None))
+        return OutputCopies(matrix, self._output_rows())
 
     def _output_matrix(self):
         return (self.embedding if self.config.tie_embeddings else self.output)[...]
 
+    def _output_rows(self) -> AddedRows | None:
+        """Return what is added to the output matrix's trained rows, if not all are trained."""
+        return self._added_rows(ADDED_ROWS[0 if self.config.tie_embeddings else 1])
+
+    def _added_rows(self, name: str) -> AddedRows | None:
+        lora = self.config.lora
+        return None if lora is None else AddedRows(getattr(self, name)[...], lora.rows)
+
     def _embed(self, tokens, stream):
         x = self.embedding[...].astype(self.config.dtype)[tokens]
+        if (added := self._added_rows(ADDED_ROWS[0])) is not None:
+            x = added.to_embedded(x, tokens)
         # Each device looks all tokens up in its part of the matrix, and then sends the results to
         # the devices that need them. So the matrix is never gathered.
         x = self._laid_out(x, "looked_up", *(None,) * (x.ndim - 2), "embed")
@@ -465,7 +437,7 @@ class Transformer(nnx.Module):
         normed = self._laid_out(self._norm(x, params["attention_norm"]), *stream, None)
 
         def heads(name, num_heads, axis):
-            out = normed @ params[name]
+            out = self._times(normed, params, name)
             if config.qkv_bias:
                 out = out + params[f"{name}_bias"][(None,) * (out.ndim - 1)]
             out = out.reshape(*x.shape[:-1], num_heads, config.head_dim)
@@ -483,10 +455,18 @@ class Transformer(nnx.Module):
         """Add attention's output and the gated MLP to the residual stream."""
         residual = (*RESIDUAL[stream], None)
         flat = mixed.reshape(*x.shape[:-1], -1)
-        x = self._laid_out(x + flat @ params["attention_output"], *residual)
+        x = self._laid_out(x + self._times(flat, params, "attention_output"), *residual)
         normed = self._laid_out(self._norm(x, params["mlp_norm"]), *stream, None)
-        hidden = nnx.silu(normed @ params["gate"]) * (normed @ params["up"])
-        return self._laid_out(x + hidden @ params["down"], *residual)
+        gate, up = (self._times(normed, params, name) for name in ("gate", "up"))
+        hidden = nnx.silu(gate) * up
+        return self._laid_out(x + self._times(hidden, params, "down"), *residual)
+
+    def _times(self, x, params, name):
+        """Multiply activations by a matrix of a layer, with its adapter if it has one."""
+        out, lora = x @ params[name], self.config.lora
+        if lora is None or name not in lora.matrices:
+            return out
+        return out + (lora.scale * (x @ params[f"{name}_a"])) @ params[f"{name}_b"]
 
 
 def _computed(name: str, value: Array, config: ModelConfig) -> Array:
@@ -516,14 +496,6 @@ def _remat(block, policy: str):
 
 def random_transformer(config: ModelConfig, key: Array) -> Transformer:
     """Draw a model with normal float32 weights, for tests and tiny runs."""
-
-    def draw(specs, key):
-        keys = jax.random.split(key, len(specs))
-        return {
-            name: spec.mean + spec.scale * jax.random.normal(k, spec.shape)
-            for k, (name, spec) in zip(keys, specs.items(), strict=True)
-        }
-
     top_key, layer_key = jax.random.split(key)
     return Transformer(
         config, draw(top_specs(config), top_key), draw(layer_specs(config), layer_key)

@@ -39,7 +39,7 @@ from recallm_jax.training.rollouts import interleaved
 from recallm_jax.training.sft import demonstrated
 from recallm_jax.training.stages import Stage, training_rules
 from rl.batch import Batch, ScoredRollout
-from rl.learner import LearnerState
+from rl.learner import LearnerState, changed_part, with_changed
 from rl.micro_batches import Parts
 from rl.packing import one_a_row
 
@@ -58,8 +58,10 @@ def abstract_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Conte
     mesh = partitioning.make_mesh(**config.mesh, devices=devices)
     partitioning.check_config(sizes, mesh)
     model = jax.eval_shape(functools.partial(random_transformer, sizes), jax.random.key(0))
-    dtype = jnp.dtype(config.model.param_dtype)
+    dtype, adapters = jnp.dtype(config.model.param_dtype), model.trained()
     model = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), model)
+    if sizes.lora is not None:
+        model = model.with_trained(adapters)
     policy = partitioning.place_model(model, mesh, attention=config.model.attention)
     return Context(policy, tiny_tokenizer(), mesh, Console(silent=True))
 
@@ -68,7 +70,18 @@ def learner_state(policy: Transformer, stage: Stage, context: Context) -> Learne
     """Return the state before a stage's first update."""
     state = jax.eval_shape(lambda policy: first_state(policy, stage), policy)
     shardings = partitioning.state_shardings(state, policy.config, context.mesh)
-    return partitioning.abstract(state, shardings)
+    state = partitioning.abstract(state, shardings)
+    critic = state.critic
+    if critic is not None and critic.trunk is not None:
+        critic = dataclasses.replace(critic, trunk=policy)
+    # Frozen arrays are the very ones of the given policy.
+    frozen = dataclasses.replace(state, policy=policy, critic=critic)
+    return with_changed(frozen, changed_part(state))
+
+
+def copied(tree: Any) -> Any:
+    """Describe copies of arrays."""
+    return jax.tree.map(lambda x: x.update(), tree)
 
 
 def prompts(context: Context, count: int, length: int) -> Prompts:

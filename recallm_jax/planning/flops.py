@@ -10,8 +10,8 @@ import math
 import numpy as np
 from jaxtyping import Int
 
+from recallm_jax.models.parameters import layer_specs, top_specs
 from recallm_jax.models.presets import ModelConfig
-from recallm_jax.models.transformer import layer_specs, top_specs
 from recallm_jax.planning.lengths import LengthDistribution
 
 
@@ -134,9 +134,14 @@ def update_flops(config: ModelConfig, groups: Groups) -> Work:
     """Return the operations of an update: forward, backward (twice as many), and recomputation.
 
     Logits are always computed twice, because only a chunk of them is kept at a time. With `remat`
-    "full" the layers run forward twice as well.
+    "full" the layers run forward twice as well. Frozen matrices have no gradients of their own,
+    which are half of a backward pass.
     """
     forward = score_flops(config, groups).model
     logits = groups.new_tokens * unembed_flops(config)
     again = logits + (forward - logits if config.remat == "full" else 0.0)
-    return Work(3 * forward, 3 * forward + again)
+    frozen = 0.0
+    if config.lora is not None:
+        base = dataclasses.replace(config, lora=None)
+        frozen = groups.tokens * layer_flops(base) + logits
+    return Work(3 * forward - frozen, 3 * forward - frozen + again)

@@ -31,6 +31,7 @@ from recallm_jax.training.stages import SFT_STAGES, Stage, plan_stages
 from rl.learner import (
     LearnerState,
     apply_gradient,
+    changed_part,
     policy_gradient,
     score_parts,
     sft_gradient,
@@ -85,12 +86,35 @@ class Program:
 
 def programs(config: ConfigDict, context: Context) -> Iterator[Program]:
     """Yield the programs of the config's stages, then the programs of its evaluation."""
+    for program in _programs(config, context):
+        yield _counted_once(program)
+
+
+def _counted_once(program: Program) -> Program:
+    """Return a program with each array in the first part only that holds it.
+
+    Policies share their frozen arrays, and decoding shares those that already lie as it needs them.
+    """
+    seen: set[int] = set()
+
+    def unseen(leaf: Any) -> Any:
+        again = id(leaf) in seen
+        seen.add(id(leaf))
+        return None if again else leaf
+
+    arguments = jax.tree.map(unseen, dict(program.arguments))
+    resident = jax.tree.map(unseen, dict(program.resident))
+    return dataclasses.replace(program, arguments=arguments, resident=resident)
+
+
+def _programs(config: ConfigDict, context: Context) -> Iterator[Program]:
     start = context.policy
     others: tuple[Any, ...] = ()
     for stage in plan_stages(config, context):
         state = abstract.learner_state(start, stage, context)
         # The policy before the stage is the reference of the KL penalty; `Context` holds the first.
-        others = (start,) if stage.number == 0 else (start, start)
+        before = start.with_trained(abstract.copied(start.trained()))
+        others = (start,) if stage.number == 0 else (start, before)
         if stage.name in SFT_STAGES:
             yield from _sft(config, context, stage, state, others)
         else:
@@ -109,11 +133,14 @@ def _sft(
 ) -> Iterator[Program]:
     shown = abstract.shown(config, context, stage)
     options, scoring = sft_options(config, context, stage), dict[str, Any]()
-    trained = vocabulary_matrices(state.policy) if options["matrices_only"] else state.policy
+    trained = trained_of(state)
+    if options["matrices_only"]:
+        trained = vocabulary_matrices(trained)
     scoring |= {"scoring": options.pop("scoring"), "shardings": shardings_of(trained)}
     micro_batch = config[stage.name].micro_batch
     parts = abstract.parts(context, shown, sft_sizes(config).chosen[-1], micro_batch)
-    total = trained if parts.num_parts > 1 else None
+    gradient = abstract.copied(trained)
+    total = gradient if parts.num_parts > 1 else None
     lower = sft_gradient.lower
     yield Program(
         f"{stage.name}.update",
@@ -126,7 +153,7 @@ def _sft(
         rounds=_rounds(parts),
     )
     beside = {OTHERS: others, BATCH: shown}
-    yield _application(stage.name, state, trained, beside, options)
+    yield _application(stage.name, state, gradient, beside, options)
 
 
 def _rounds(parts: MicroBatches) -> int:
@@ -140,7 +167,7 @@ def _application(
     return Program(
         f"{name}.apply",
         "apply",
-        functools.partial(apply_gradient.lower, state, gradient, **options),
+        functools.partial(apply_gradient.lower, changed_part(state), gradient, **options),
         {**_of_state(state), GRADIENT: gradient},
         beside,
         NO_GROUPS,
@@ -208,16 +235,17 @@ def _policy_gradient(
         )
     part = abstract.minibatch(run, batch)
     rows = abstract.parts(run.context, part.rollout, run.sizes.chosen[-1], micro_batch)
-    trained = trained_of(state)
-    total = trained if rows.num_parts > 1 else None
+    trained, models = trained_of(state), (state.policy, state.critic)
+    gradient = abstract.copied(trained)
+    total = gradient if rows.num_parts > 1 else None
     losses = {**scoring, "loss": run.loss, "shardings": shardings_of(trained)}
     whole = batch if part is not batch else ()
     runs = options.minibatches * options.epochs
     yield Program(
         f"{name}.update",
         "update",
-        functools.partial(policy_gradient.lower, trained, part, rows, total, **losses),
-        {PARAMETERS: trained, GRADIENT: total, BATCH: (part, rows)},
+        functools.partial(policy_gradient.lower, trained, models, part, rows, total, **losses),
+        {PARAMETERS: models, GRADIENT: total, BATCH: (part, rows)},
         {OPTIMISER: held[OPTIMISER], OTHERS: others, BATCH: whole},
         _groups(part.rollout),
         functools.partial(flops.update_flops, sizes),
@@ -225,7 +253,7 @@ def _policy_gradient(
         runs=runs,
     )
     beside = {OTHERS: others, BATCH: (part, whole)}
-    yield _application(name, state, trained, beside, {"optimizer": run.stage.optimizer}, runs=runs)
+    yield _application(name, state, gradient, beside, {"optimizer": run.stage.optimizer}, runs=runs)
 
 
 def _evaluations(

@@ -6,7 +6,7 @@ import json
 from ml_collections import ConfigDict
 
 from recallm_jax.models.presets import PRESETS, ROPE_SCALINGS, ModelConfig
-from recallm_jax.policy.setup import with_options
+from recallm_jax.policy.setup import lora_of, with_options
 from recallm_jax.policy.tiny import RANDOM, tiny_sizes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.added_tokens import padded_rows, tokenizer_size
@@ -25,7 +25,7 @@ TOKENIZER_SIZES = {
 
 
 def model_sizes(config: ConfigDict) -> ModelConfig:
-    """Return the sizes of the policy that a job would load, the four added tokens included.
+    """Return the sizes of the policy that a job would load, with added tokens and adapters.
 
     They come from the weights if these are here, and else from the preset. A Hugging Face folder
     with config.json and tokenizer.json is enough.
@@ -33,6 +33,12 @@ def model_sizes(config: ConfigDict) -> ModelConfig:
     Raises:
       UserError: the weights are missing, and the config names no preset.
     """
+    # The ids of the added tokens are constants in the programs, and don't change their sizes.
+    lora = lora_of(config, range(len(ADDED_TOKENS)))
+    return dataclasses.replace(_frozen_sizes(config), lora=lora)
+
+
+def _frozen_sizes(config: ConfigDict) -> ModelConfig:
     weights = config.model.weights
     if weights == RANDOM:
         return with_options(tiny_sizes(config), config)

@@ -100,7 +100,7 @@ def save(
       UserError: the disk was full, now or while the previous save ran in the background.
     """
     flat = _flatten(state)
-    written = {"run": dict(metadata), _LAYOUT: _layout(flat), _CHECKSUMS: _checksums(flat)}
+    written = {"run": dict(metadata), _LAYOUT: _layout(flat), _CHECKSUMS: checksums(flat)}
     with _full_disk_told(manager):
         # Orbax would wait for the previous save anyway; here its failure is reported.
         manager.wait_until_finished()
@@ -231,13 +231,13 @@ def restore_step(
     mesh = processes.mesh_of(template)
     flat, damage = _flatten(template), []
     try:
-        restored, checksums, run = _read(manager, step, flat)
+        restored, sums, run = _read(manager, step, flat)
     except Damaged as damaged:
         damage.append(str(damaged))
     for reason in processes.texts_of_all(damage, mesh):
         raise Damaged(reason)
-    found = _checksums(restored)
-    changed = [name for name in found if found[name] != checksums[name]]
+    found = checksums(restored)
+    changed = [name for name in found if found[name] != sums[name]]
     if changed:
         raise Damaged(f"the values of {changed[0]} have changed")
     return _unflatten(template, restored), run
@@ -251,12 +251,12 @@ def _read(
     with _damage(folder):
         args = ocp.args.Composite(**{_METADATA: ocp.args.JsonRestore()})
         written = manager.restore(step, args=args)[_METADATA]
-        run, layout, checksums = (written[name] for name in ("run", _LAYOUT, _CHECKSUMS))
+        run, layout, sums = (written[name] for name in ("run", _LAYOUT, _CHECKSUMS))
     _check_layout(folder, layout, _layout(flat))
     with _damage(folder):
         abstract = ocp.args.StandardRestore(jax.tree.map(_abstract, flat))
         args = ocp.args.Composite(**{_ARRAYS: abstract})
-        return manager.restore(step, args=args)[_ARRAYS], checksums, run
+        return manager.restore(step, args=args)[_ARRAYS], sums, run
 
 
 def _set_aside(manager: ocp.CheckpointManager, folder: Path, mesh: Mesh | None) -> str:
@@ -330,7 +330,7 @@ def _bit_sum(x: Any) -> Any:
     return jax.lax.bitcast_convert_type(x, unsigned).sum(dtype=jnp.uint32)
 
 
-def _checksums(flat: dict[str, Any]) -> dict[str, int]:
+def checksums(flat: Mapping[str, Any]) -> dict[str, int]:
     """Return the sum of each array's bits; the format on disk has no checksums of its own."""
     # One by one, since they may lie on different devices; all start before the first is awaited.
     sums = {name: _bit_sum(value) for name, value in flat.items()}

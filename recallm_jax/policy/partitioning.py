@@ -21,9 +21,10 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from recallm_jax.models.parameters import divided_sizes, layer_specs, top_specs
 from recallm_jax.models.placement import Placement, Rules, partition_spec
 from recallm_jax.models.presets import ModelConfig
-from recallm_jax.models.transformer import Transformer, divided_sizes, layer_specs, top_specs
+from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
 
@@ -211,47 +212,78 @@ def _is_abstract(tree: Any) -> bool:
 def for_rollout(policy: Any) -> Any:
     """Return the policy as decoding reads it: under ROLLOUT_RULES, in its compute dtype.
 
-    One program reshards it, so that no step of decoding gathers a parameter. A policy that lies so
-    already is returned without a copy; any other is held twice until the caller drops one of the
-    two. A policy without a placement, such as a toy, is returned as it is; one of abstract arrays
-    stays abstract.
+    One program reshards it, so that no step of decoding gathers a parameter. Arrays that lie so
+    already are shared with the given policy; any other is held twice until the caller drops one of
+    the two. A policy without a placement, such as a toy, is returned as it is; one of abstract
+    arrays stays abstract.
     """
     placed: Placement | None = getattr(policy, "placement", None)
     if placed is None:
         return policy
+    leaves, structure = jax.tree.flatten(policy)
+    layouts = _rollout_layouts(policy)
+    moving = [
+        n for n, (x, layout) in enumerate(zip(leaves, layouts, strict=True)) if not layout.is_of(x)
+    ]
+    given, wanted = tuple(leaves[n] for n in moving), tuple(layouts[n] for n in moving)
     if _is_abstract(policy):
-        moved = _under_rollout_rules(jax.eval_shape(as_rollout, policy))
-        return abstract(moved, _rollout_shardings(moved))
-    wanted = jax.tree.leaves(_rollout_shardings(policy))
-    dtypes = [_rollout_dtype(policy, path, x) for path, x in jax.tree.leaves_with_path(policy)]
-    lies_so = all(
-        x.dtype == dtype and x.sharding.is_equivalent_to(sharding, x.ndim)
-        for x, dtype, sharding in zip(jax.tree.leaves(policy), dtypes, wanted, strict=True)
-    )
-    return _under_rollout_rules(policy) if lies_so else _reshard(policy)
+        moved = [layout.of(x) for x, layout in zip(given, wanted, strict=True)]
+    else:
+        moved = _reshard(given, layouts=wanted) if given else []
+    for n, x in zip(moving, moved, strict=True):
+        leaves[n] = x
+    return _under_rollout_rules(jax.tree.unflatten(structure, leaves))
 
 
 def as_rollout(policy: Transformer) -> Transformer:
     """Do the same as `for_rollout`, inside a program."""
+    leaves, structure = jax.tree.flatten(policy)
+    moved = _moved(tuple(leaves), layouts=tuple(_rollout_layouts(policy)))
+    return _under_rollout_rules(jax.tree.unflatten(structure, moved))
 
-    def laid(path: tuple, x: jax.Array, *shardings: NamedSharding) -> jax.Array:
-        x = x.astype(_rollout_dtype(policy, path, x))
-        for sharding in shardings:
+
+@dataclasses.dataclass(frozen=True)
+class _RolloutLayout:
+    """The type of a parameter while decoding, and the shardings on its way there."""
+
+    dtype: jnp.dtype
+    halfway: NamedSharding
+    sharding: NamedSharding
+
+    def is_of(self, x: Any) -> bool:
+        return x.dtype == self.dtype and x.sharding.is_equivalent_to(self.sharding, len(x.shape))
+
+    def of(self, x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, self.dtype, sharding=self.sharding)
+
+
+def _rollout_layouts(policy: Transformer) -> list[_RolloutLayout]:
+    assert policy.placement is not None
+    mesh = policy.placement.mesh
+    return [
+        _RolloutLayout(_rollout_dtype(policy, path, x), halfway, sharding)
+        for (path, x), halfway, sharding in zip(
+            jax.tree.leaves_with_path(policy),
+            jax.tree.leaves(model_shardings(policy, mesh, HALFWAY_RULES)),
+            jax.tree.leaves(model_shardings(policy, mesh, ROLLOUT_RULES)),
+            strict=True,
+        )
+    ]
+
+
+def _moved(
+    arrays: tuple[jax.Array, ...], *, layouts: tuple[_RolloutLayout, ...]
+) -> list[jax.Array]:
+    moved = []
+    for x, layout in zip(arrays, layouts, strict=True):
+        x = x.astype(layout.dtype)
+        for sharding in (layout.halfway, layout.sharding):
             x = jax.lax.with_sharding_constraint(x, sharding)
-        return x
-
-    assert policy.placement is not None
-    halfway = model_shardings(policy, policy.placement.mesh, HALFWAY_RULES)
-    moved = jax.tree.map_with_path(laid, policy, halfway, _rollout_shardings(policy))
-    return _under_rollout_rules(moved)
+        moved.append(x)
+    return moved
 
 
-_reshard = jax.jit(as_rollout)
-
-
-def _rollout_shardings(policy: Transformer) -> Any:
-    assert policy.placement is not None
-    return model_shardings(policy, policy.placement.mesh, ROLLOUT_RULES)
+_reshard = jax.jit(_moved, static_argnames="layouts")
 
 
 def _rollout_dtype(policy: Transformer, path: tuple, x: Any) -> Any:

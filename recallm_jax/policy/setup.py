@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from recallm_jax.data.settings import prompt_room
-from recallm_jax.models.presets import ROPE_SCALINGS, ModelConfig
+from recallm_jax.models.presets import MATRICES, ROPE_SCALINGS, Lora, ModelConfig
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
@@ -16,6 +16,8 @@ from recallm_jax.policy.tiny import RANDOM, tiny_sizes, tiny_tokenizer
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError
+from recallm_jax.weights import peft
+from recallm_jax.weights.lora import merged, with_lora
 from recallm_jax.weights.source import load_policy
 from storage.errors import naming
 from tasks.prompts.vocabulary import Tokenizer
@@ -35,6 +37,7 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
     """
     model, tokenizer = _load(config)
+    model = _adapted(config, model, tokenizer)
     model = model.with_config(with_options(model.config, config))
     check_lengths(config, model.config)
     mesh = partitioning.make_mesh(**config.mesh, devices=devices)
@@ -92,6 +95,44 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
             f"embedding {loaded.model.config.vocab_rows} rows; take both from the same model"
         )
     return loaded.model, tokenizer
+
+
+def lora_of(config: ConfigDict, rows: Sequence[int]) -> Lora | None:
+    """Return the adapters that a config asks for; None if it trains all weights.
+
+    Args:
+      rows: the ids of the added tokens.
+    """
+    lora = config.model.lora
+    if not lora.rank:
+        return None
+    matrices = tuple(name for name in MATRICES if name in lora.matrices)
+    return Lora(lora.rank, lora.alpha, matrices, tuple(rows))
+
+
+def _adapted(config: ConfigDict, model: Transformer, tokenizer: Tokenizer) -> Transformer:
+    """Return the model with the adapters that a config names, or with these added to its weights.
+
+    Raises:
+      UserError: the adapter can't be read, or is not of the config's rank, scale and matrices.
+    """
+    lora, folder = lora_of(config, tokenizer.added_ids), config.model.adapter
+    with jax.default_device(_host()):
+        if not folder:
+            return model if lora is None else with_lora(model, lora, seed=config.seed)
+        loaded = peft.load(folder, model, tokenizer.added_ids)
+        if lora is None:
+            return merged(loaded)
+    found = loaded.config.lora
+    assert found is not None
+    for name in ("rank", "alpha", "matrices"):
+        there, here = getattr(found, name), getattr(lora, name)
+        if there != here:
+            raise UserError(
+                f"config.model.lora.{name} = {here!r}, but the adapter {folder} has {there!r}; "
+                "give its value, or a rank of 0 to train all weights"
+            )
+    return loaded
 
 
 def _host() -> jax.Device | None:

@@ -35,10 +35,12 @@ def check_precision(config: ConfigDict) -> None:
       UserError: they are kept in bfloat16, whose neighbouring numbers are 0.4 % apart: a hundred
         steps of policy gradients move a parameter by less.
     """
-    if config.model.param_dtype == "bfloat16":
+    # Adapters are always float32.
+    if config.model.param_dtype == "bfloat16" and not config.model.lora.rank:
         raise UserError(
             "config.model.param_dtype = 'bfloat16' would round updates away; train with 'float32' "
-            "(config.model.dtype = 'bfloat16' computes in bfloat16 all the same)"
+            "(config.model.dtype = 'bfloat16' computes in bfloat16 all the same), or train "
+            "adapters: config.model.lora.rank = 16"
         )
 
 

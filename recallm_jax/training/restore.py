@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
@@ -15,10 +17,12 @@ from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import Stage, plan_stages
 from rl.critic import init_critic
-from rl.learner import LearnerState, init_state
+from rl.learner import LearnerState, changed_part, init_state, with_changed
 from storage.files import Path
 
 CHECKPOINTS = "checkpoints"
+# In a checkpoint's metadata: the sums of arrays that are not in it.
+FROZEN = "frozen"
 # Fields that, with a checkpoint's arrays, decide the policy: sizes that are not shapes, and the
 # tokenizer.
 WEIGHTS = ("model.weights", "model.rope_scaling")
@@ -47,11 +51,50 @@ class Saved:
 def placed_state(policy: Policy, stage: Stage, context: Context) -> LearnerState:
     """Return the state before a stage's first update, on the mesh, in buffers of its own.
 
-    Updates donate the buffers of their argument, and the policy before a stage is still needed.
+    Updates donate the buffers of what they change, and the policy before a stage is still needed.
     """
-    state = jax.tree.map(jnp.copy, first_state(policy, stage))
-    shardings = partitioning.state_shardings(state, context.policy.config, context.mesh)
-    return processes.put(state, shardings)
+    state = first_state(policy, stage)
+    changed = jax.tree.map(jnp.copy, changed_part(state))
+    shardings = partitioning.state_shardings(changed, context.policy.config, context.mesh)
+    return with_changed(state, processes.put(changed, shardings))
+
+
+def restored_latest(
+    manager: ocp.CheckpointManager, state: LearnerState, *, set_aside: bool = False
+) -> tuple[LearnerState, dict[str, Any]] | None:
+    """Return the newest checkpoint's state and metadata, with the frozen arrays of `state`.
+
+    Raises:
+      UserError: see `checkpoint.restore_latest`; or the frozen arrays are not those of the run.
+    """
+    restored = checkpoint.restore_latest(manager, changed_part(state), set_aside=set_aside)
+    return restored and _whole(state, *restored)
+
+
+def _whole(
+    state: LearnerState, changed: LearnerState, metadata: dict[str, Any]
+) -> tuple[LearnerState, dict[str, Any]]:
+    if metadata.get(FROZEN, {}) != frozen_sums(state).get(FROZEN, {}):
+        raise UserError(
+            "the run's adapters belong to other weights than those that config.model.weights, "
+            "config.model.param_dtype and config.seed give now; give the ones it began with"
+        )
+    return with_changed(state, changed), metadata
+
+
+def frozen_sums(state: LearnerState) -> dict[str, dict[str, int]]:
+    """Return sums of the bits of a policy's frozen arrays, for a checkpoint without these arrays.
+
+    A policy that is trained whole has none: {}.
+    """
+    policy = state.policy
+    trained = {id(x) for x in jax.tree.leaves(policy.trained())}
+    frozen = {
+        jax.tree_util.keystr(path, simple=True, separator="."): x
+        for path, x in jax.tree.leaves_with_path(policy)
+        if id(x) not in trained
+    }
+    return {FROZEN: checkpoint.checksums(frozen)} if frozen else {}
 
 
 def first_state(policy: Policy, stage: Stage) -> LearnerState:
@@ -90,7 +133,7 @@ def restore_policy(
             continue
         with checkpoint.open_reader(folder) as manager:
             state = placed_state(context.policy, stage, context)
-            restored = checkpoint.restore_latest(manager, state)
+            restored = restored_latest(manager, state)
         if restored is not None:
             return restored[0].policy, stage, restored[1]["step"]
     raise UserError(
@@ -124,7 +167,8 @@ def restore_saved(config: ConfigDict, context: Context, workdir: Path, saved: Sa
     with checkpoint.open_reader(folder) as manager:
         state = placed_state(context.policy, saved.stage, context)
         try:
-            return checkpoint.restore_step(manager, saved.step, state)[0].policy
+            restored = checkpoint.restore_step(manager, saved.step, changed_part(state))
+            return _whole(state, *restored)[0].policy
         except checkpoint.Damaged as damaged:
             raise UserError(
                 f"checkpoint {folder / str(saved.step)} can't be read ({damaged}); it is damaged, "

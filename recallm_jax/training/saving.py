@@ -13,9 +13,9 @@ from recallm_jax.policy import checkpoint
 from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.termination import Termination
-from recallm_jax.training.restore import CHECKPOINTS
+from recallm_jax.training.restore import CHECKPOINTS, frozen_sums, restored_latest
 from recallm_jax.training.stages import Progress, Stage
-from rl.learner import LearnerState
+from rl.learner import LearnerState, changed_part
 from storage.files import Path
 
 
@@ -39,7 +39,7 @@ class Saver:
 
         If nothing is saved, this is the given state, before the first step.
         """
-        restored = checkpoint.restore_latest(self.manager, state, set_aside=True)
+        restored = restored_latest(self.manager, state, set_aside=True)
         if restored is None:
             return state, 0, Progress()
         state, metadata = restored
@@ -65,8 +65,8 @@ class Saver:
             saved = self.manager.latest_step() == step
         if (due or now or asked) and not saved:
             at = {"stage": self.stage.name, "step": step}
-            metadata = at | dataclasses.asdict(progress)
-            checkpoint.save(self.manager, step, state, metadata)
+            metadata = at | dataclasses.asdict(progress) | frozen_sums(state)
+            checkpoint.save(self.manager, step, changed_part(state), metadata)
         if now or asked:
             checkpoint.finish(self.manager)
         if asked:

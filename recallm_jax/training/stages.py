@@ -96,14 +96,10 @@ def make_optimizer(config: ConfigDict, context: Context, name: str) -> optax.Gra
     optimizer = at(section.learning_rate if name in SFT_STAGES else shared.learning_rate)
     if name != "sft1":
         return optimizer
-    tokenizer = context.tokenizer
-    rows = (
-        tokenizer.start_recall_id,
-        tokenizer.end_recall_id,
-        tokenizer.think_id,
-        tokenizer.end_think_id,
-    )
-    return train_rows_only(optimizer, rows)
+    rows = context.tokenizer.added_ids
+    lora = context.policy.config.lora
+    # A model with adapters has these rows apart from the others.
+    return train_rows_only(optimizer, rows if lora is None else tuple(range(len(rows))))
 
 
 def batches(

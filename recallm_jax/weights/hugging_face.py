@@ -202,17 +202,22 @@ def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: Tokeniz
         param_dtype=str(model.embedding[...].dtype),
         eos_id=vocabulary[tokenizer.eos_token],
     )
+    _write_json(folder / "config.json", config)
+    write_tokenizer(folder, tokenizer, max_length=model.config.max_positions)
+
+
+def write_tokenizer(folder: pathlib.Path, tokenizer: TokenizerFiles, *, max_length: int) -> None:
+    """Write tokenizer.json and tokenizer_config.json."""
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": tokenizer.eos_token,
         "pad_token": tokenizer.eos_token,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": model.config.max_positions,
+        "model_max_length": max_length,
         "chat_template": tokenizer.chat_template,
     }
     if tokenizer.bos_token:
         settings["bos_token"] = tokenizer.bos_token
-    _write_json(folder / "config.json", config)
     _write_json(folder / "tokenizer_config.json", settings)
     (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
 

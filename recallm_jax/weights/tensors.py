@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from recallm_jax.models.parameters import layer_specs, top_specs
 from recallm_jax.models.presets import ModelConfig
-from recallm_jax.models.transformer import Transformer, layer_specs, top_specs
+from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
 
 TOP_NAMES = {

@@ -41,6 +41,7 @@ class Tokenizer:
     Attributes:
       size: the last id plus one.
       eos_id: the token that ends an assistant's turn.
+      added_ids: those of `ADDED_TOKENS`, in that order.
       special_ids: all added tokens (chat, control, recall, think); no span may copy one.
     """
 
@@ -73,6 +74,7 @@ class Tokenizer:
             self._id(bos_token)
         self.start_recall_id, self.end_recall_id = self._id(START_RECALL), self._id(END_RECALL)
         self.think_id, self.end_think_id = self._id(THINK), self._id(END_THINK)
+        self.added_ids = tuple(map(self._id, ADDED_TOKENS))
         self.special_ids = frozenset(self._tokenizer.get_added_tokens_decoder())
         environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True

@@ -24,8 +24,9 @@ from decoding.sampling import Sampling, row_keys
 from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules, index_prompts
 from recallm_jax.models import group_attention, kv_cache, transformer
+from recallm_jax.models.parameters import layer_specs, top_specs
 from recallm_jax.models.presets import ModelConfig
-from recallm_jax.models.transformer import layer_specs, random_transformer, top_specs
+from recallm_jax.models.transformer import random_transformer
 from recallm_jax.policy.partitioning import (
     as_rollout,
     batch_sharding,

@@ -11,8 +11,9 @@ import pytest
 
 from decoding.packing import RowSize, lay_out
 from recallm_jax.models import group_attention, kv_cache, transformer
+from recallm_jax.models.parameters import layer_specs, top_specs
 from recallm_jax.models.presets import PRESETS
-from recallm_jax.models.transformer import Transformer, layer_specs, random_transformer, top_specs
+from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
 from rl.packing import pack
 from tests.oracles.tiny_models import tiny_model

@@ -113,6 +113,8 @@ def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
     apply = found["grpo.apply"]
     assert held[OPTIMISER] == bytes_per_chip(apply.arguments[OPTIMISER])
     assert held[OPTIMISER] == bytes_per_chip(update.resident[OPTIMISER])
+    # Decoding shares the norms: two a layer and the last, each of 64 float32 numbers.
+    held[PARAMETERS] += 5 * 64 * 4
     assert held[PARAMETERS] == bytes_per_chip(update.arguments[PARAMETERS])
     # There are two micro-batches, so their gradients are summed.
     assert update.rounds == 2

@@ -1,0 +1,51 @@
+"""Adapters of a model (LoRA): adding them, and adding them up with the weights."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from recallm_jax.models.parameters import ADDED_ROWS, adapter_specs, draw
+from recallm_jax.models.presets import Lora
+from recallm_jax.models.transformer import Transformer
+from recallm_jax.weights.tensors import layer_arrays, top_arrays
+
+
+def with_lora(
+    model: Transformer, lora: Lora, *, seed: int = 0, values: Mapping[str, Array] | None = None
+) -> Transformer:
+    """Return a model whose own parameters are frozen, with float32 adapters.
+
+    Args:
+      seed: the seed of new adapters, with which the model computes what it did without them.
+      values: the adapters, by name; None makes new ones.
+    """
+    config = dataclasses.replace(model.config, lora=lora)
+    specs = adapter_specs(config)
+    if values is None:
+        values = draw(specs, jax.random.key(seed))
+    top, layers = dict(top_arrays(model)), dict(layer_arrays(model))
+    for name in specs:
+        (top if name in ADDED_ROWS else layers)[name] = values[name]
+    return Transformer(config, top, layers, model.placement)
+
+
+def merged(model: Transformer) -> Transformer:
+    """Return the model without adapters that computes the same: W + (alpha / rank) A B."""
+    lora = model.config.lora
+    if lora is None:
+        return model
+    top, layers = dict(top_arrays(model)), dict(layer_arrays(model))
+    for name in lora.matrices:
+        a, b = layers.pop(f"{name}_a"), layers.pop(f"{name}_b")
+        matrix = layers[name]
+        product = jnp.einsum("lir,lro->lio", a, b, preferred_element_type=jnp.float32)
+        layers[name] = (matrix + lora.scale * product).astype(matrix.dtype)
+    rows = jnp.array(lora.rows)
+    for name, matrix in zip(ADDED_ROWS, ("embedding", "output"), strict=True):
+        if name in top:
+            changed = top[matrix][rows] + top.pop(name)
+            top[matrix] = top[matrix].at[rows].set(changed.astype(top[matrix].dtype))
+    return Transformer(dataclasses.replace(model.config, lora=None), top, layers, model.placement)
