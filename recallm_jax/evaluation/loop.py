@@ -24,7 +24,7 @@ from recallm_jax.evaluation.summaries import Row, summarise
 from recallm_jax.evaluation.tasks import EvaluationTask, evaluation_tasks
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import decoding_mode
-from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.runtime.errors import UserError
 from rl.rewards.rule import RewardRule
 from storage.files import Path

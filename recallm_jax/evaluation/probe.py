@@ -21,7 +21,7 @@ from recallm_jax.evaluation.statistics import wilson_interval
 from recallm_jax.evaluation.summaries import Row, align
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import Mode, span_rules
-from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.runtime import jsonl
 from recallm_jax.runtime.errors import UserError
 from storage.files import Path, read_text, write_whole

@@ -15,7 +15,7 @@ from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.evaluation.summaries import Row
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import span_rules
-from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.runtime.errors import UserError
 from rl.rollout_text import read_rollout
 from tasks.prompts.record import Record, span_flags

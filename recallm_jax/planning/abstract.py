@@ -28,6 +28,7 @@ from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.planning.sizes import model_sizes
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
+from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.policy.setup import check_lengths
 from recallm_jax.policy.tiny import tiny_tokenizer
 from recallm_jax.runtime.console import Console
@@ -183,7 +184,7 @@ def decoding(
     keys = jax.eval_shape(lambda numbers: row_keys(0, 0, numbers, sizes.size), numbers)
     return Decoding(
         context,
-        partitioning.for_rollout(policy),
+        for_rollout(policy),
         prompts(context, sizes.prompts, sizes.length),
         _placed(context, keys),
         sampling,

@@ -19,12 +19,13 @@ from ml_collections import ConfigDict
 
 from decoding.decode_loop import Limits
 from decoding.rollout import Rollout
+from recallm_jax.models.transformer import Transformer
 from recallm_jax.planning import abstract, flops
 from recallm_jax.planning.flops import Groups, Work
 from recallm_jax.planning.lengths import full
-from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.modes import decoding_mode
+from recallm_jax.policy.rollout_layout import reshard, rollout_moves
 from recallm_jax.training.policy_stage import PolicyStage, policy_stage
 from recallm_jax.training.sft import sft_options, sft_sizes
 from recallm_jax.training.stages import SFT_STAGES, Stage, plan_stages
@@ -113,13 +114,20 @@ def _programs(config: ConfigDict, context: Context) -> Iterator[Program]:
     for stage in plan_stages(config, context):
         state = abstract.learner_state(start, stage, context)
         # The policy before the stage is the reference of the KL penalty; `Context` holds the first.
-        before = start.with_trained(abstract.copied(start.trained()))
-        others = (start,) if stage.number == 0 else (start, before)
+        others = (start,) if stage.number == 0 else (start, _another(start))
         if stage.name in SFT_STAGES:
             yield from _sft(config, context, stage, state, others)
         else:
             yield from _policy_gradient(policy_stage(config, context, stage), state, others)
-    yield from _evaluations(config, context, start, (start,) if others else ())
+    if others:
+        yield from _evaluations(config, context, _another(start), (start,))
+    else:
+        yield from _evaluations(config, context, start, ())
+
+
+def _another(policy: Transformer) -> Transformer:
+    """Describe another policy with the same frozen arrays."""
+    return policy.with_trained(abstract.copied(policy.trained()))
 
 
 def _groups(rollout: Rollout) -> Groups:
@@ -276,12 +284,13 @@ def _evaluations(
 
 
 def _reshard(name: str, policy: Any, held: Parts) -> Program:
+    moves = rollout_moves(policy)
     return Program(
         f"{name}.reshard",
         "reshard",
-        functools.partial(jax.jit(partitioning.as_rollout).lower, policy),
-        {PARAMETERS: policy},
-        {**held, PARAMETERS: ()},
+        functools.partial(reshard.lower, moves.arrays, layouts=moves.layouts),
+        {PARAMETERS: moves.arrays},
+        held,
         NO_GROUPS,
         _no_work,
     )

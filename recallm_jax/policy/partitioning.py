@@ -10,13 +10,11 @@ Mesh axes are named in this file only. Models name the axes of their arrays logi
     tensor    heads, MLP and vocabulary are split
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -145,7 +143,7 @@ def state_shardings(state: Any, config: ModelConfig, mesh: Mesh, rules: Rules = 
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         # The first name: the path goes on into the parameter's own field, `value`.
-        name = next((name for name in map(_key_name, path) if name in specs), None)
+        name = next((name for name in map(key_name, path) if name in specs), None)
         if name is None or tuple(leaf.shape) != specs[name].shape:
             return replicated(mesh)
         spec = specs[name]
@@ -155,7 +153,8 @@ def state_shardings(state: Any, config: ModelConfig, mesh: Mesh, rules: Rules = 
     return jax.tree.map_with_path(sharding, state)
 
 
-def _key_name(key: Any) -> Any:
+def key_name(key: Any) -> Any:
+    """Return the name or the number in a key of a tree path."""
     for attribute in ("name", "key", "idx"):
         if hasattr(key, attribute):
             return getattr(key, attribute)
@@ -192,7 +191,7 @@ def place_model(
     A model of abstract arrays stays abstract: its arrays are given their shardings.
     """
     shardings = model_shardings(model, mesh, rules)
-    placed = abstract(model, shardings) if _is_abstract(model) else processes.put(model, shardings)
+    placed = abstract(model, shardings) if is_abstract(model) else processes.put(model, shardings)
     return placed.with_placement(placement(mesh, rules, attention=attention))
 
 
@@ -205,97 +204,9 @@ def abstract(tree: Any, shardings: Any) -> Any:
     )
 
 
-def _is_abstract(tree: Any) -> bool:
+def is_abstract(tree: Any) -> bool:
+    """Return whether a tree holds descriptions of arrays."""
     return any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(tree))
-
-
-def for_rollout(policy: Any) -> Any:
-    """Return the policy as decoding reads it: under ROLLOUT_RULES, in its compute dtype.
-
-    One program reshards it, so that no step of decoding gathers a parameter. Arrays that lie so
-    already are shared with the given policy; any other is held twice until the caller drops one of
-    the two. A policy without a placement, such as a toy, is returned as it is; one of abstract
-    arrays stays abstract.
-    """
-    placed: Placement | None = getattr(policy, "placement", None)
-    if placed is None:
-        return policy
-    leaves, structure = jax.tree.flatten(policy)
-    layouts = _rollout_layouts(policy)
-    moving = [
-        n for n, (x, layout) in enumerate(zip(leaves, layouts, strict=True)) if not layout.is_of(x)
-    ]
-    given, wanted = tuple(leaves[n] for n in moving), tuple(layouts[n] for n in moving)
-    if _is_abstract(policy):
-        moved = [layout.of(x) for x, layout in zip(given, wanted, strict=True)]
-    else:
-        moved = _reshard(given, layouts=wanted) if given else []
-    for n, x in zip(moving, moved, strict=True):
-        leaves[n] = x
-    return _under_rollout_rules(jax.tree.unflatten(structure, leaves))
-
-
-def as_rollout(policy: Transformer) -> Transformer:
-    """Do the same as `for_rollout`, inside a program."""
-    leaves, structure = jax.tree.flatten(policy)
-    moved = _moved(tuple(leaves), layouts=tuple(_rollout_layouts(policy)))
-    return _under_rollout_rules(jax.tree.unflatten(structure, moved))
-
-
-@dataclasses.dataclass(frozen=True)
-class _RolloutLayout:
-    """The type of a parameter while decoding, and the shardings on its way there."""
-
-    dtype: jnp.dtype
-    halfway: NamedSharding
-    sharding: NamedSharding
-
-    def is_of(self, x: Any) -> bool:
-        return x.dtype == self.dtype and x.sharding.is_equivalent_to(self.sharding, len(x.shape))
-
-    def of(self, x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, self.dtype, sharding=self.sharding)
-
-
-def _rollout_layouts(policy: Transformer) -> list[_RolloutLayout]:
-    assert policy.placement is not None
-    mesh = policy.placement.mesh
-    return [
-        _RolloutLayout(_rollout_dtype(policy, path, x), halfway, sharding)
-        for (path, x), halfway, sharding in zip(
-            jax.tree.leaves_with_path(policy),
-            jax.tree.leaves(model_shardings(policy, mesh, HALFWAY_RULES)),
-            jax.tree.leaves(model_shardings(policy, mesh, ROLLOUT_RULES)),
-            strict=True,
-        )
-    ]
-
-
-def _moved(
-    arrays: tuple[jax.Array, ...], *, layouts: tuple[_RolloutLayout, ...]
-) -> list[jax.Array]:
-    moved = []
-    for x, layout in zip(arrays, layouts, strict=True):
-        x = x.astype(layout.dtype)
-        for sharding in (layout.halfway, layout.sharding):
-            x = jax.lax.with_sharding_constraint(x, sharding)
-        moved.append(x)
-    return moved
-
-
-_reshard = jax.jit(_moved, static_argnames="layouts")
-
-
-def _rollout_dtype(policy: Transformer, path: tuple, x: Any) -> Any:
-    # Norms are computed in float32, whatever the type of the products.
-    norm = any(str(_key_name(key)).endswith("norm") for key in path)
-    return x.dtype if norm else jnp.dtype(policy.config.dtype)
-
-
-def _under_rollout_rules(policy: Transformer) -> Transformer:
-    assert policy.placement is not None
-    rules = tuple(ROLLOUT_RULES.items())
-    return policy.with_placement(dataclasses.replace(policy.placement, stored=rules))
 
 
 def check_config(config: ModelConfig, mesh: Mesh, rules: Rules = TRAIN_RULES) -> None:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from decoding.policy import Policy
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.policy.context import Context
-from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.timing import Stopwatch

@@ -28,13 +28,12 @@ from recallm_jax.models.parameters import layer_specs, top_specs
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import random_transformer
 from recallm_jax.policy.partitioning import (
-    as_rollout,
     batch_sharding,
-    for_rollout,
     make_mesh,
     place_model,
     state_shardings,
 )
+from recallm_jax.policy.rollout_layout import for_rollout, reshard, rollout_moves
 from rl.batch import Batch
 from rl.learner import (
     LearnerState,
@@ -313,7 +312,8 @@ def test_a_step_of_decoding_gathers_no_parameter(mixed):
 def test_on_the_way_to_decoding_no_device_gathers_more_than_it_keeps():
     wide = dataclasses.replace(CONFIG, mlp_dim=1024)
     policy = place_model(random_transformer(wide, jax.random.key(0)), make_mesh(fsdp=2, sequence=4))
-    text = jax.jit(as_rollout).lower(policy).compile().as_text()
+    moves = rollout_moves(policy)
+    text = reshard.lower(moves.arrays, layouts=moves.layouts).compile().as_text()
     gathered = re.findall(r"= (\w+\[[\d,]+\])\S* all-gather\(", text)
     kept = [x.addressable_shards[0].data.size for x in jax.tree.leaves(for_rollout(policy))]
     assert gathered and max(map(num_elements, gathered)) == max(kept)
@@ -395,9 +395,9 @@ def flags_of(prompts):
 def test_the_policy_that_samples_is_the_policy_that_learns(model):
     mesh = make_mesh(**MIXED)
     policy = place_model(model, mesh)
-    for rollout in (for_rollout(policy), jax.jit(as_rollout)(policy)):
-        for got, wanted in zip(jax.tree.leaves(rollout), jax.tree.leaves(model), strict=True):
-            np.testing.assert_array_equal(got, wanted)
+    rollout = for_rollout(policy)
+    for got, wanted in zip(jax.tree.leaves(rollout), jax.tree.leaves(model), strict=True):
+        np.testing.assert_array_equal(got, wanted)
     # The second time there is nothing to do.
     again = for_rollout(rollout)
     for got, wanted in zip(jax.tree.leaves(again), jax.tree.leaves(rollout), strict=True):

@@ -7,7 +7,8 @@ import pytest
 
 from recallm_jax.models.parameters import adapter_specs
 from recallm_jax.models.presets import MATRICES, Lora
-from recallm_jax.policy.partitioning import for_rollout, make_mesh, place_model
+from recallm_jax.policy.partitioning import make_mesh, place_model
+from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.weights.lora import merged, with_lora
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
 from tests.oracles.tiny_models import tiny_model
@@ -149,7 +150,7 @@ def test_adapters_on_a_mesh_compute_what_they_compute_on_one_device(name, batch)
 
 
 def test_decoding_shares_the_arrays_that_already_lie_as_it_needs_them():
-    """A frozen bfloat16 model serves as policy, reference and sampler; float32 adapters are cast."""
+    """One frozen bfloat16 model serves as policy and sampler; float32 adapters are cast."""
     model = tiny_model("smollm2_plain", dtype="bfloat16", param_dtype="bfloat16")
     model = place_model(with_lora(model, LORA), make_mesh())
     rollout = for_rollout(model)

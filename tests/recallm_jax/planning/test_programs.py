@@ -19,7 +19,7 @@ from recallm_jax.planning.programs import (
     ROLLOUT,
     programs,
 )
-from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.policy_stage import policy_stage

@@ -1,0 +1,78 @@
+"""Adapters that peft wrote compute here what they compute there."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from recallm_jax.runtime.errors import UserError
+from recallm_jax.weights import peft
+from recallm_jax.weights.hugging_face import TokenizerFiles
+from tests.oracles.tiny_models import GOLDEN, tiny_model
+
+ROWS = (2, 5, 11, 37)
+FILES = TokenizerFiles('{"model": {"vocab": {"e": 0}}, "added_tokens": []}', "{{ x }}", "e", "")
+
+
+@pytest.mark.parametrize("name", ["qwen2_plain", "smollm2_plain"])
+def test_logits_are_those_of_peft(name):
+    folder = GOLDEN / "peft" / name
+    model = peft.load(folder, tiny_model(name), ROWS)
+    with np.load(folder / "expected.npz") as golden:
+        tokens, expected = golden["tokens"], golden["logits"]
+    hidden = jax.jit(type(model).score)(
+        model, jnp.asarray(tokens[None, :1]), jnp.array([1]), jnp.asarray(tokens[None, None, 1:])
+    )
+    got = model.unembed(hidden)[0, 0]
+    np.testing.assert_allclose(got, expected[:-1], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen2_plain", "smollm2_plain"])
+def test_an_adapter_is_written_as_peft_wrote_it(name, tmp_path):
+    folder = GOLDEN / "peft" / name
+    peft.save(peft.load(folder, tiny_model(name), ROWS), tmp_path / "out", FILES)
+    got, expected = (load_file(path / peft.WEIGHTS) for path in (tmp_path / "out", folder))
+    assert got.keys() == expected.keys()
+    for tensor in got:
+        np.testing.assert_allclose(got[tensor], expected[tensor], rtol=0, atol=1e-6)
+    ours, theirs = (
+        json.loads((path / peft.CONFIG).read_text()) for path in (tmp_path / "out", folder)
+    )
+    for setting in ("r", "lora_alpha", "peft_type", "task_type", "trainable_token_indices", "bias"):
+        assert ours[setting] == theirs[setting], setting
+    assert sorted(ours["target_modules"]) == sorted(theirs["target_modules"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop(next(iter(tensors))), "has no tensor 'base_model.model"),
+        (lambda tensors: tensors.update(extra=np.zeros(1)), "no adapter here, such as 'extra'"),
+        (
+            lambda tensors: next(iter(tensors.values())).fill(np.nan),
+            "holds NaN or infinite numbers",
+        ),
+    ],
+)
+def test_a_damaged_adapter_is_refused_by_name(tmp_path, change, message):
+    folder = shutil.copytree(GOLDEN / "peft" / "smollm2_plain", tmp_path / "adapter")
+    tensors = load_file(folder / peft.WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / peft.WEIGHTS)
+    with pytest.raises(UserError, match=message):
+        peft.load(folder, tiny_model("smollm2_plain"), ROWS)
+
+
+def test_a_truncated_or_missing_file_is_refused(tmp_path):
+    folder = shutil.copytree(GOLDEN / "peft" / "smollm2_plain", tmp_path / "adapter")
+    whole = (folder / peft.WEIGHTS).read_bytes()
+    (folder / peft.WEIGHTS).write_bytes(whole[:-9])
+    with pytest.raises(UserError, match="truncated or damaged"):
+        peft.load(folder, tiny_model("smollm2_plain"), ROWS)
+    (folder / peft.WEIGHTS).unlink()
+    with pytest.raises(UserError, match="is missing; fetch the adapter again"):
+        peft.load(folder, tiny_model("smollm2_plain"), ROWS)
