@@ -12,20 +12,23 @@ Hardware: one host of eight chips, `v5e:2x4` (the default) or `v6e:2x4`.
 Weights and data are those of qwen2_5_7b.py. Learning rates are ten times those of full training, as
 adapters need (arXiv 2106.09685); rank and rates are starting points, not yet measured at this size.
 
-Variants: `:topology=v6e:2x4` has the sizes for another host; `:tiny`, `:algorithm=dapo` and
-`:experiment=ruler` as in qwen2_5_7b.py.
+Variants: `:topology=v6e:2x4` has the sizes for another host, `:topology=gpu` those for one GPU of
+80 GB; `:tiny`, `:algorithm=dapo` and `:experiment=ruler` as in qwen2_5_7b.py.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common
 
-# Without `fsdp` and `sequence` training and decoding lay parameters out alike, so that one frozen
-# model in memory serves both. The 28 heads can be split over four chips, not over eight.
+# The 28 heads can be split over four chips, not over eight. Without `fsdp` and `sequence` training
+# and decoding lay parameters out alike, so that one frozen model in memory serves both. The update
+# on v5e has no room for half of it on each chip; there decoding gathers a copy.
 TOPOLOGIES = {
-    "v5e:2x4": {"data": 2, "tensor": 4, "rollout_parts": 16, "logits_chunk": 512},
+    "v5e:2x4": {"fsdp": 2, "tensor": 4, "rollout_parts": 16, "logits_chunk": 512},
     "v6e:2x4": {"data": 2, "tensor": 4, "rollout_parts": 8, "logits_chunk": 512},
 }
+# One GPU of 80 GB, by arithmetic (docs/lora.md).
+ONE_GPU = {"rollout_parts": 32, "logits_chunk": 512}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -41,4 +44,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sft2.learning_rate *= 10
     config.optimizer.learning_rate *= 10
     config.grpo.steps = 150
-    return common.paper_variant(config, arg, TOPOLOGIES)
+    config = common.paper_variant(config, arg, TOPOLOGIES | {"gpu": ONE_GPU})
+    if config.topology == "gpu":
+        # `plan` knows the compilers of TPUs only.
+        config.topology = ""
+    return config

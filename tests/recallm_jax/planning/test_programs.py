@@ -141,6 +141,32 @@ def test_the_programs_of_a_run_are_those_of_its_stages_and_evaluations():
 
 
 @needs_eight
+def test_frozen_arrays_are_in_memory_once():
+    """Without fsdp, decoding reads the frozen model where it lies; the rest are adapters."""
+    config = config_of(
+        *("model.lora.rank=4", "model.dtype=bfloat16", "model.param_dtype=bfloat16"),
+        *("mesh.data=2", "mesh.fsdp=1", "mesh.tensor=2"),
+    )
+    context = abstract.abstract_context(config, jax.devices())
+    found = {program.name: program for program in programs(config, context)}
+    adapters = bytes_per_chip(context.policy.trained())
+    whole = bytes_per_chip(context.policy)
+    assert 0 < adapters < 0.5 * whole
+    rollout, update, apply = (found[f"grpo.{name}"] for name in ("rollout", "update", "apply"))
+    # The sampler's adapters are bfloat16.
+    assert bytes_per_chip(rollout.arguments[ROLLOUT]) == whole - adapters + adapters // 2
+    held = {name: bytes_per_chip(tree) for name, tree in rollout.resident.items()}
+    assert held[PARAMETERS] == adapters
+    assert held[OTHERS] == 2 * adapters
+    assert held[OPTIMISER] == pytest.approx(2 * adapters, rel=1e-3)
+    assert bytes_per_chip(found["grpo.reshard"].arguments[PARAMETERS]) == adapters
+    assert bytes_per_chip(update.arguments[PARAMETERS]) == whole
+    for program in (update, apply):
+        assert bytes_per_chip(program.arguments[GRADIENT]) == adapters
+    assert bytes_per_chip(apply.arguments[PARAMETERS]) == whole
+
+
+@needs_eight
 def test_ppo_scores_the_old_policy_and_keeps_the_batch_between_updates():
     config = config_of("ppo.minibatches=2", "ppo.epochs=3", algorithm="ppo")
     context = abstract.abstract_context(config, jax.devices())
