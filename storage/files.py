@@ -175,9 +175,9 @@ def told(path: str) -> Iterator[None]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8.
+    """Return the text of a file in UTF-8, with its line ends as they are.
 
     Raises:
       UnicodeDecodeError: the file is not UTF-8.
     """
-    return path.read_bytes().decode() if is_remote(path) else path.read_text(encoding="utf-8")
+    return path.read_bytes().decode()

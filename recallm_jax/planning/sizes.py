@@ -13,7 +13,8 @@ from recallm_jax.weights.added_tokens import padded_rows, tokenizer_size
 from recallm_jax.weights.hugging_face_config import read_config
 from recallm_jax.weights.source import load_policy, rescaled_sizes
 from storage.files import Path, as_path, read_text
-from tasks.prompts.vocabulary import ADDED_TOKENS, read_tokenizer
+from tasks.prompts.tokenizer_json import read_tokenizer
+from tasks.prompts.vocabulary import ADDED_TOKENS
 
 # The number of ids in the published tokenizer of each family of presets, by the names' beginning.
 TOKENIZER_SIZES = {

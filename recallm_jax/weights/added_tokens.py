@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.tensors import layer_arrays, top_arrays
-from tasks.prompts.vocabulary import ADDED_TOKENS, read_tokenizer
+from tasks.prompts.tokenizer_json import read_tokenizer, with_tokens
+from tasks.prompts.vocabulary import ADDED_TOKENS
 
 # The standard deviation of the noise on new rows, relative to that of the existing rows' entries.
 NOISE = 0.1
@@ -27,9 +28,9 @@ def add_tokens(
 ) -> tuple[Transformer, str]:
     """Add missing tokens to the tokenizer, and a row for each to the model.
 
-    A new row is the mean of the tokenizer's existing rows plus small noise, in the embedding and in
-    an untied output matrix. Rows past the tokenizer's last id, which pad to a multiple for
-    sharding, keep their values or are zero; the decoder never allows them.
+    A new row is the mean of the rows of the tokenizer's own tokens plus small noise, in the
+    embedding and in an untied output matrix. Rows past the tokenizer's last id, which pad to a
+    multiple for sharding, keep their values or are zero; the decoder never allows them.
 
     Args:
       tokenizer_json: the text of tokenizer.json.
@@ -51,9 +52,10 @@ def add_tokens(
             f"the tokenizer has ids up to {size - 1}, but the embedding has {rows} rows: "
             "tokenizer and weights do not belong together"
         )
+    own_ids = sorted(set(tokenizer.get_vocab().values()))
     missing = [token for token in tokens if tokenizer.token_to_id(token) is None]
     if missing:
-        tokenizer.add_tokens([AddedToken(t, normalized=False, special=False) for t in missing])
+        tokenizer = with_tokens(tokenizer, missing)
         tokenizer_json = tokenizer.to_str()
     vocabulary = tokenizer.get_vocab()
     new_ids = [vocabulary[token] for token in missing]
@@ -64,7 +66,8 @@ def add_tokens(
     top = dict(top_arrays(model))
     for name in ("embedding", "output"):
         if name in top:
-            top[name] = jnp.asarray(_extended(np.asarray(top[name]), size, new_ids, wanted, rng))
+            matrix = np.asarray(top[name])
+            top[name] = jnp.asarray(_extended(matrix, own_ids, new_ids, wanted, rng))
     config = dataclasses.replace(model.config, vocab_rows=wanted)
     return Transformer(config, top, layer_arrays(model)), tokenizer_json
 
@@ -80,11 +83,15 @@ def tokenizer_size(tokenizer: Tokenizer) -> int:
 
 
 def _extended(
-    matrix: np.ndarray, size: int, new_ids: Sequence[int], rows: int, rng: np.random.Generator
+    matrix: np.ndarray,
+    own_ids: Sequence[int],
+    new_ids: Sequence[int],
+    rows: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     out = np.zeros((rows, matrix.shape[1]), matrix.dtype)
     out[: len(matrix)] = matrix
-    existing = matrix[:size].astype(np.float32)
+    existing = matrix[own_ids].astype(np.float32)
     mean, spread = existing.mean(axis=0), existing.std(axis=0)
     for number in new_ids:
         out[number] = mean + NOISE * spread * rng.standard_normal(len(mean))

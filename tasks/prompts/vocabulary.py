@@ -5,34 +5,18 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import jinja2
-import jinja2.sandbox
 import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int
 
 from tasks.errors import TaskInputError
+from tasks.prompts.chat_template import END_THINK, THINK, ChatTemplate
+from tasks.prompts.tokenizer_json import changes, read_tokenizer, with_tokens, without_added_tokens
 
 START_RECALL, END_RECALL = "<|start_recall|>", "<|end_recall|>"
-THINK, END_THINK = "<think>", "</think>"
 ADDED_TOKENS = (START_RECALL, END_RECALL, THINK, END_THINK)
-
-
-def read_tokenizer(tokenizer_json: str) -> tokenizers.Tokenizer:
-    """Return the tokenizer of a tokenizer.json.
-
-    Raises:
-      TaskInputError: the text is not a tokenizer.json.
-    """
-    try:
-        return tokenizers.Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # The library raises bare Exceptions.
-        raise TaskInputError(
-            f"tokenizer.json can't be read ({str(error).splitlines()[0]}); "
-            "take it from the folder that the weights came from"
-        ) from None
 
 
 class Tokenizer:
@@ -46,44 +30,40 @@ class Tokenizer:
     """
 
     def __init__(
-        self, tokenizer_json: str, *, chat_template: str, eos_token: str, bos_token: str = ""
+        self,
+        tokenizer_json: str,
+        *,
+        chat_template: str,
+        eos_token: str,
+        bos_token: str = "",
+        special_tokens: Mapping[str, str] | None = None,
     ):
         """Read a tokenizer.json; those of the four tokens that it lacks get the next free ids.
 
         Args:
           eos_token, bos_token: for the template, which writes them where the model needs them;
             bos_token is "" if the model has none.
+          special_tokens: further tokens for the template, such as {"pad_token": "<|pad|>"}.
 
         Raises:
-          TaskInputError: the text is not a tokenizer, it lacks eos_token or bos_token, or the
-            template is broken.
+          TaskInputError: the text is not a tokenizer, it lacks a special token, or the template
+            is broken.
         """
-        self._tokenizer = read_tokenizer(tokenizer_json)
-        self._tokenizer.add_tokens(
-            [
-                tokenizers.AddedToken(token, special=False, normalized=False)
-                for token in ADDED_TOKENS
-                if self._tokenizer.token_to_id(token) is None
-            ]
-        )
+        self._tokenizer = with_tokens(read_tokenizer(tokenizer_json), ADDED_TOKENS)
         self.chat_template = chat_template
         self.eos_token, self.bos_token = eos_token, bos_token
+        self.special_tokens = dict(special_tokens or {})
         self.size = max(self._tokenizer.get_vocab().values()) + 1
         self.eos_id = self._id(eos_token)
-        if bos_token:
-            self._id(bos_token)
+        named = {"eos_token": eos_token, "bos_token": bos_token, **self.special_tokens}
+        named = {name: token for name, token in named.items() if token}
+        for token in named.values():
+            self._id(token)
         self.start_recall_id, self.end_recall_id = self._id(START_RECALL), self._id(END_RECALL)
         self.think_id, self.end_think_id = self._id(THINK), self._id(END_THINK)
         self.added_ids = tuple(map(self._id, ADDED_TOKENS))
         self.special_ids = frozenset(self._tokenizer.get_added_tokens_decoder())
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True
-        )
-        environment.globals["raise_exception"] = _template_error
-        try:
-            self._template = environment.from_string(chat_template)
-        except jinja2.TemplateSyntaxError as error:
-            raise _broken_template(f"line {error.lineno}: {error.message}") from None
+        self._template = ChatTemplate(chat_template, named)
 
     def _id(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
@@ -96,8 +76,13 @@ class Tokenizer:
 
     def __reduce__(self):
         """Pickle the arguments, because compiled templates can't be pickled."""
-        names = {"eos_token": self.eos_token, "bos_token": self.bos_token}
-        make = functools.partial(Tokenizer, chat_template=self.chat_template, **names)
+        make = functools.partial(
+            Tokenizer,
+            chat_template=self.chat_template,
+            eos_token=self.eos_token,
+            bos_token=self.bos_token,
+            special_tokens=self.special_tokens,
+        )
         return make, (self.to_json(),)
 
     def to_json(self) -> str:
@@ -113,6 +98,38 @@ class Tokenizer:
         """Return the token ids of each text."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_quoting(self, text: str, quoted: tuple[int, int]) -> list[int]:
+        """Return the token ids of a text, a part of which stays text whatever tokens it spells.
+
+        The ids differ from those of `encode` only if the part spells added tokens, such as
+        <|im_end|>; these are encoded in the tokens of plain text.
+
+        Args:
+          quoted: the character range of the part.
+
+        Raises:
+          TaskInputError: the tokenizer can't write one of these tokens as text.
+        """
+        low, high = quoted
+        if not self.find_added(text[low:high]):
+            return self.encode(text)
+        # Tokenizers split a text at its added tokens, and encode what is between two of them apart.
+        # So the part is encoded together with all its neighbours up to the next added tokens.
+        low = max((found.end() for found in self._added.finditer(text, 0, low)), default=0)
+        following = self._added.search(text, high)
+        high = following.start() if following else len(text)
+        ids = self._as_text.encode(text[low:high], add_special_tokens=False).ids
+        if unwritable := self.special_ids.intersection(ids):
+            raise TaskInputError(
+                f"the tokenizer reads {self.decode([min(unwritable)])!r} as a token of its own "
+                "even in plain text; take it out of the text"
+            )
+        return [*self.encode(text[:low]), *ids, *self.encode(text[high:])]
+
+    @functools.cached_property
+    def _as_text(self) -> tokenizers.Tokenizer:
+        return without_added_tokens(self._tokenizer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text, with added tokens visible; invalid UTF-8 becomes U+FFFD."""
@@ -136,8 +153,8 @@ class Tokenizer:
         raw = text.encode()
         if b"".join([self.token_bytes[token] for token in ids]) != raw:
             raise TaskInputError(
-                "the tokenizer changes this text (Unicode normalisation), so spans would have no "
-                "exact place in it; normalise the text to NFC first"
+                "the tokenizer changes this text, so spans would have no exact place in it; the "
+                f"cause is {changes(self._tokenizer, text)}"
             )
         ends = np.cumsum(self._token_sizes[ids])
         starts = ends - self._token_sizes[ids]
@@ -150,28 +167,13 @@ class Tokenizer:
 
         Args:
           system: the system prompt; "" gives the template no such message.
-          thinking: whether the thought is opened.
+          thinking: whether the thought is opened. It is opened once, also if the template opens
+            one, or an empty one, itself.
 
         Raises:
           TaskInputError: the template fails on this conversation, or changes the user's text.
         """
-        try:
-            rendered = self._template.render(
-                messages=[
-                    *([{"role": "system", "content": system}] if system else []),
-                    {"role": "user", "content": user},
-                ],
-                add_generation_prompt=True,
-                eos_token=self.eos_token,
-                bos_token=self.bos_token,
-            )
-        except TaskInputError:
-            raise
-        except Exception as error:  # The template is foreign code: it may raise anything.
-            raise _broken_template(str(error) or type(error).__name__) from None
-        if user not in rendered:
-            raise _broken_template("it does not write the user's text as it is")
-        return f"{rendered}{THINK}\n" if thinking else rendered
+        return self._template.prompt(system, user, thinking=thinking)
 
     @functools.cached_property
     def _token_sizes(self) -> Int[np.ndarray, " V"]:
@@ -220,17 +222,6 @@ class Tokenizer:
                         "(Llama 3, Qwen2/2.5/3, SmolLM2)"
                     ) from error
         return pieces
-
-
-def _broken_template(reason: str) -> TaskInputError:
-    return TaskInputError(
-        f"the chat template can't be used ({reason}); take it from the folder that the weights "
-        "came from"
-    )
-
-
-def _template_error(message: str):
-    raise TaskInputError(f"the chat template refuses this conversation: {message}")
 
 
 @functools.cache

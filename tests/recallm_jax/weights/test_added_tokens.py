@@ -51,6 +51,22 @@ def test_spare_rows_are_used_and_tokens_that_exist_keep_theirs():
     assert changed.tolist() == [32, 33]
 
 
+def test_a_vocabulary_with_gaps_keeps_its_ids_and_their_rows():
+    vocabulary = {chr(0x4E00 + n): n for n in (*range(10), 15, 20)}
+    gaps = Tokenizer(BPE(vocab=vocabulary, merges=[])).to_str()
+    model = tiny_model("llama_plain")
+    grown, text = add_tokens(model, gaps, seed=0, rows_multiple=8)
+    tokenizer = Tokenizer.from_str(text)
+    assert [tokenizer.token_to_id(token) for token in ADDED_TOKENS] == [21, 22, 23, 24]
+    assert {token: tokenizer.token_to_id(token) for token in vocabulary} == vocabulary
+    assert tokenizer.encode("\u4e0f<think>\u4e14").ids == [15, 23, 20]
+    before, after = (np.asarray(m.embedding[...]) for m in (model, grown))
+    assert np.flatnonzero((before != after).any(axis=1)).tolist() == [21, 22, 23, 24]
+    # Ids without a token have rows that were never trained; they don't count.
+    own = before[[*range(10), 15, 20]]
+    assert np.all(np.abs(after[21:25] - own.mean(axis=0)) < 0.5 * own.std(axis=0))
+
+
 def test_adding_twice_changes_nothing_more():
     once = add_tokens(tiny_model("llama_plain"), tokenizer_json(ROWS), seed=0)
     twice = add_tokens(*once, seed=1)
