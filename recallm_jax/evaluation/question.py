@@ -11,6 +11,7 @@ from decoding.policy import Policy
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.rewards import evaluation_rewards
 from recallm_jax.data.arrays import prompts_and_texts
+from recallm_jax.data.settings import task_settings
 from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.evaluation.summaries import Row
 from recallm_jax.policy.context import Context
@@ -19,6 +20,7 @@ from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.runtime.errors import UserError
 from rl.rollout_text import read_rollout
 from tasks.prompts.record import Record, span_flags
+from tasks.prompts.settings import TaskSettings
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.vocabulary import START_RECALL, Tokenizer
 
@@ -35,9 +37,18 @@ EXAMPLE_QUESTION = "How much oil did the lamp burn a night?"
 
 
 def question_record(
-    tokenizer: Tokenizer, document: str, question: str, span_alignment: str
-) -> Record:
-    """Return the prompt of a question; only the document may be copied.
+    tokenizer: Tokenizer, document: str, question: str, settings: TaskSettings
+) -> tuple[Record, int]:
+    """Return the prompt of a question, and where in it the document begins.
+
+    Only the document may be copied. Document and question stay text, whatever tokens they spell.
+
+    Args:
+      settings: give the system prompt, whether a thought is opened, and where spans may open.
+
+    Returns:
+      The record, and the place in its prompt of the document's first character. It is the place
+      that this character would have if the prompt had the document's outer white space, too.
 
     Raises:
       UserError: the document or the question is empty.
@@ -46,14 +57,17 @@ def question_record(
         raise UserError("the question is empty; give one, such as --question='Who kept it?'")
     if not document.strip():
         raise UserError("the document is empty, so there is nothing to recall; give a text file")
+    outer = len(document) - len(document.lstrip())
     document = document.strip()
     user = f"{document}\n\n{question.strip()}"
-    prompt = tokenizer.chat_prompt(SYSTEMS[0], user)
-    shift = prompt.index(user)
-    inputs, offsets = tokenizer.encode_with_offsets(prompt)
+    system = settings.system_prompt(SYSTEMS[0])
+    prompt = tokenizer.chat_prompt(system, user, thinking=settings.thinking)
+    shift = prompt.rindex(user)
+    ids = tokenizer.encode_quoting(prompt, (shift, shift + len(user)))
+    inputs, offsets = tokenizer.encode_with_offsets(prompt, ids)
     ranges = [(shift, shift + len(document))]
-    flags = span_flags(tokenizer, prompt, inputs, offsets, ranges, span_alignment)
-    return Record(
+    flags = span_flags(tokenizer, prompt, inputs, offsets, ranges, settings.span_alignment)
+    record = Record(
         "document/0",
         "retrieval",
         prompt,
@@ -63,6 +77,7 @@ def question_record(
         targets=np.zeros(0, np.int32),
         ground_truth={},
     )
+    return record, shift - outer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +103,15 @@ def answer(
     """Answer a question from a document; every recall span is a copy of part of it.
 
     Returns:
-      A row as evaluation writes them, spans with their places in the prompt.
+      A row as evaluation writes them, spans with their places in the prompt and, as
+      `document_chars`, in the document.
 
     Raises:
       UserError: an empty document or question, or more than the model's context holds.
     """
     tokenizer, max_new_tokens = context.tokenizer, config.decoding.max_new_tokens
-    alignment = config.decoding.span_alignment
-    record = question_record(tokenizer, asked.document, asked.question, alignment)
+    settings = task_settings(config)
+    record, start = question_record(tokenizer, asked.document, asked.question, settings)
     limit = policy.max_positions
     if len(record.inputs) + max_new_tokens > limit:
         raise UserError(
@@ -116,6 +132,9 @@ def answer(
     )
     read = read_rollout(rollout, limits, tokenizer.decode)
     (row,) = response_rows(Answered(record, text, read, 0), tokenizer, evaluation_rewards(config))
+    for span in row["spans"]:
+        for place in span["occurrences"]:
+            place["document_chars"] = [character - start for character in place["chars"]]
     return row
 
 
@@ -126,12 +145,18 @@ def show(row: Row) -> str:
         lines.append(f"  recall span {number}: {span['text']!r}")
         for place in span["occurrences"]:
             first, last = place["chars"]
-            before = row["prompt"][max(0, first - 24) : first].replace("\n", " ")
-            after = row["prompt"][last : last + 24].replace("\n", " ")
-            copied = row["prompt"][first:last].replace("\n", " ")
+            before = row["prompt"][max(0, first - 24) : first]
+            after = row["prompt"][last : last + 24]
+            copied = row["prompt"][first:last]
+            low, high = place["document_chars"]
             lines.append(
-                f"    characters {first} to {last} of the prompt: …{before}[{copied}]{after}…"
+                f"    characters {low} to {high} of the document: "
+                + _in_a_line(f"…{before}[{copied}]{after}…")
             )
     if not row["spans"]:
         lines.append("  no recall span (a model learns to use them in the cold start)")
     return "\n".join(lines)
+
+
+def _in_a_line(text: str) -> str:
+    return text.replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
