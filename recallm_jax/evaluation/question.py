@@ -19,8 +19,9 @@ from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.runtime.errors import UserError
 from rl.rollout_text import read_rollout
-from tasks.prompts.record import Record, span_flags
+from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
+from tasks.prompts.span_edges import span_flags
 from tasks.prompts.system_prompts import SYSTEMS
 from tasks.prompts.vocabulary import START_RECALL, Tokenizer
 

@@ -8,7 +8,7 @@ from decoding.sampling import Sampling
 from decoding.span_copy import SpanRules
 from recallm_jax.config.fields import FIELDS
 from recallm_jax.runtime.errors import UserError
-from tasks.prompts.record import token_edges
+from tasks.prompts.span_edges import token_edges
 from tasks.prompts.vocabulary import Tokenizer
 
 MODES = FIELDS["evaluation.modes"].choices

@@ -11,10 +11,7 @@ from jaxtyping import Bool, Int
 from storage.errors import naming
 from storage.files import Path, as_path, make_folder, written_whole
 from tasks.errors import TaskInputError
-from tasks.prompts.vocabulary import Tokenizer
 from tasks.scoring.truth import check_ground_truth
-
-ALIGNMENTS = ("character", "word", "token")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,64 +135,3 @@ def write_jsonl(path: str | Path, records: Iterable[Record]) -> int:
             file.write(to_json(record) + "\n")
             count += 1
     return count
-
-
-def span_flags(
-    tokenizer: Tokenizer,
-    text: str,
-    inputs: Int[np.ndarray, " S"] | list[int],
-    offsets: Int[np.ndarray, "S 2"],
-    documents: list[tuple[int, int]],
-    alignment: str,
-) -> tuple[Bool[np.ndarray, " S"], Bool[np.ndarray, " S"], Bool[np.ndarray, " S"]]:
-    """Return which tokens may be copied, and where a span may open and close.
-
-    Args:
-      documents: character ranges of `text` that may be copied; a token must lie wholly inside
-        one. Added tokens may never be copied.
-      alignment: whether spans open and close at boundaries of characters ("character"), of words
-        ("word": runs of letters and digits), or anywhere ("token", the paper's rule).
-    """
-    if alignment not in ALIGNMENTS:
-        raise TaskInputError(
-            f"span_alignment {alignment!r} is unknown; use one of {', '.join(ALIGNMENTS)}"
-        )
-    starts, ends = offsets[:, 0], offsets[:, 1]
-    copyable = np.zeros(len(inputs), bool)
-    for low, high in documents:
-        copyable |= (starts >= low) & (ends <= high)
-    copyable &= ~np.isin(inputs, list(tokenizer.special_ids))
-    if alignment == "token":
-        return copyable, copyable.copy(), copyable.copy()
-
-    opens = tokenizer.begins_character[inputs]
-    # A token ends a character if the next token starts one.
-    closes = np.append(opens[1:], True) if len(opens) else opens
-    if alignment == "word":
-
-        def splits_word(place: int) -> bool:
-            return 0 < place < len(text) and text[place - 1].isalnum() and text[place].isalnum()
-
-        opens &= np.array([not splits_word(place) for place in starts])
-        closes &= np.array([not splits_word(place) for place in ends])
-    return copyable, copyable & opens, copyable & closes
-
-
-def token_edges(tokenizer: Tokenizer, alignment: str) -> bytes:
-    """Return one byte for each token that says how it begins and ends, as `span_flags` sees it.
-
-    Bit 1: the token begins a character. Bits 2 and 4: its first and its last character is a letter
-    or a digit. Only "word" sets bits 2 and 4; "token" always sets bit 1. A character of which the
-    token holds only a part counts as a letter.
-    """
-    if alignment == "token":
-        return bytes([1] * tokenizer.size)
-
-    def edges(piece: bytes) -> int:
-        begins = piece[:1] != b"" and piece[0] & 0xC0 != 0x80
-        if alignment == "character" or not piece:
-            return int(begins)
-        text = piece.decode("utf-8", errors="replace").replace("\ufffd", "a")
-        return begins | 2 * text[0].isalnum() | 4 * text[-1].isalnum()
-
-    return bytes(edges(piece) for piece in tokenizer.token_bytes)

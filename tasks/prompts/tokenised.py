@@ -9,8 +9,9 @@ from storage.errors import naming
 from tasks.errors import TaskInputError, UnfitRowError
 from tasks.prompts.context import Example, Prompted, Range
 from tasks.prompts.demonstrations import check_demonstration, demonstration_tokens, direct_tokens
-from tasks.prompts.record import Record, span_flags
+from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
+from tasks.prompts.span_edges import span_flags
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.scoring.truth import check_ground_truth
 

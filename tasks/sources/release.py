@@ -21,8 +21,9 @@ from tasks.errors import TaskInputError, UnfitRowError
 from tasks.names import length_name
 from tasks.prompts.context import Example, Prompted
 from tasks.prompts.demonstrations import check_demonstration, gold_tokens
-from tasks.prompts.record import Record, span_flags
+from tasks.prompts.record import Record
 from tasks.prompts.settings import TaskSettings
+from tasks.prompts.span_edges import span_flags
 from tasks.prompts.tokenised import refuse_added, tokenised
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL, THINK, Tokenizer
 from tasks.sources.release_truth import ReleasedRow, parsed, parsed_object, truth_fields

@@ -20,8 +20,9 @@ from tasks.generate import record
 from tasks.prompts.context import generator, insert_at_depths
 from tasks.prompts.demonstrations import check_demonstration
 from tasks.prompts.fitting import TokenCounter, largest_fit, splits_at_cuts
-from tasks.prompts.record import from_json, read_jsonl, span_flags, to_json, write_jsonl
+from tasks.prompts.record import from_json, read_jsonl, to_json, write_jsonl
 from tasks.prompts.settings import TaskSettings
+from tasks.prompts.span_edges import span_flags
 from tests.oracles.loops import for_each
 from tests.oracles.task_checks import check_fit
 
