@@ -88,7 +88,11 @@ def _cast(policy: Transformer, dtype: str) -> Transformer:
 
 def _files_of(tokenizer: Tokenizer) -> TokenizerFiles:
     return TokenizerFiles(
-        tokenizer.to_json(), tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token
+        tokenizer.to_json(),
+        tokenizer.chat_template,
+        tokenizer.eos_token,
+        tokenizer.bos_token,
+        tokenizer.special_tokens,
     )
 
 

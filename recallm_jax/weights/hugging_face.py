@@ -18,6 +18,7 @@ from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.hugging_face_config import read_config, write_config
 from recallm_jax.weights.tensors import assemble, disassemble
+from recallm_jax.weights.tokenizer_settings import read_special_tokens, read_template
 from storage.files import Path, as_path, is_remote, store
 
 SINGLE_FILE = "model.safetensors"
@@ -33,12 +34,14 @@ class TokenizerFiles:
       chat_template: the Jinja template of a chat.
       eos_token: the token that ends a turn.
       bos_token: the token that begins a prompt, for the template; "" without one.
+      special_tokens: further tokens for the template by their names, such as "pad_token".
     """
 
     tokenizer_json: str
     chat_template: str
     eos_token: str
     bos_token: str
+    special_tokens: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load(
@@ -105,7 +108,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     The template is chat_template.jinja if there is one, else the one of tokenizer_config.json.
 
     Raises:
-      UserError: a file, the template or the end-of-turn token is missing or not a text.
+      UserError: a file, the template or the end-of-turn token is missing or not a text, or a file
+        has a setting that is not read (`tokenizer_settings`).
     """
     folder = pathlib.Path(folder)
     tokenizer_path = folder / "tokenizer.json"
@@ -113,12 +117,14 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
         raise UserError(f"{tokenizer_path} is missing; fetch the checkpoint's tokenizer files too")
     settings_path = folder / "tokenizer_config.json"
     settings = _read_json(settings_path)
+    tokenizer_json = _read_text(tokenizer_path)
+    special = read_special_tokens(settings, tokenizer_json, str(folder))
     template_path = folder / "chat_template.jinja"
-    template = settings.get("chat_template")
-    if template_path.exists():
-        template = _read_text(template_path)
-    elif isinstance(template, list):
-        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    template = (
+        _read_text(template_path)
+        if template_path.exists()
+        else read_template(settings, str(folder))
+    )
     if not template:
         raise UserError(
             f"{folder} has no chat template, neither {template_path.name} nor in "
@@ -127,7 +133,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     eos, bos = (_special_token(settings, name) for name in ("eos_token", "bos_token"))
     if not eos:
         raise UserError(f"{settings_path} names no eos_token; add the token that ends a turn")
-    return TokenizerFiles(_read_text(tokenizer_path), template, eos, bos)
+    return TokenizerFiles(tokenizer_json, template, eos, bos, special)
 
 
 def _special_token(settings: dict, name: str) -> str:
@@ -218,6 +224,7 @@ def write_tokenizer(folder: pathlib.Path, tokenizer: TokenizerFiles, *, max_leng
     }
     if tokenizer.bos_token:
         settings["bos_token"] = tokenizer.bos_token
+    settings |= tokenizer.special_tokens
     _write_json(folder / "tokenizer_config.json", settings)
     (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
 
@@ -280,11 +287,14 @@ def _read_text(path: pathlib.Path) -> str:
 
 def _read_json(path: pathlib.Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; fetch the checkpoint again") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object; fetch it again")
+    return content
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:

@@ -80,12 +80,15 @@ def tokenised(
     example, prompt = prompted.example, prompted.prompt
     with naming(name):
         check_ranges(example)
-    shift = prompt.index(example.user)
+    shift = prompt.rindex(example.user)
 
     def in_prompt(ranges):
         return [(shift + int(low), shift + int(high)) for low, high in ranges]
 
-    ids, offsets = tokenizer.encode_with_offsets(prompt, prompted.ids)
+    ids = prompted.ids
+    if ids is None:
+        ids = tokenizer.encode_quoting(prompt, (shift, shift + len(example.user)))
+    ids, offsets = tokenizer.encode_with_offsets(prompt, ids)
     inputs = np.asarray(ids, np.int32)
     documents, gold = in_prompt(example.documents), in_prompt(example.gold)
     truth = {

@@ -57,8 +57,14 @@ class Tokenizer:
         self.eos_id = self._id(eos_token)
         named = {"eos_token": eos_token, "bos_token": bos_token, **self.special_tokens}
         named = {name: token for name, token in named.items() if token}
-        for token in named.values():
-            self._id(token)
+        # Also tokens of the vocabulary alone are read whole where the template writes them.
+        self._tokenizer.add_special_tokens(
+            [
+                tokenizers.AddedToken(token, normalized=False)
+                for token in named.values()
+                if self._id(token) not in self._tokenizer.get_added_tokens_decoder()
+            ]
+        )
         self.start_recall_id, self.end_recall_id = self._id(START_RECALL), self._id(END_RECALL)
         self.think_id, self.end_think_id = self._id(THINK), self._id(END_THINK)
         self.added_ids = tuple(map(self._id, ADDED_TOKENS))

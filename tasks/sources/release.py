@@ -238,7 +238,7 @@ def trace_record(raw: Any, name: str, tokenizer: Tokenizer, settings: TaskSettin
     completion = text_field(raw, "completion", most=10_000_000)
     prompt = tokenizer.chat_prompt(system, user, thinking=settings.thinking)
     ids, offsets = tokenizer.encode_with_offsets(prompt)
-    inputs, shift = np.asarray(ids, np.int32), prompt.index(user)
+    inputs, shift = np.asarray(ids, np.int32), prompt.rindex(user)
     documents = [(shift, shift + len(user))]
     flags = span_flags(tokenizer, prompt, inputs, offsets, documents, settings.span_alignment)
     text = completion.removeprefix(THINK).lstrip("\n")

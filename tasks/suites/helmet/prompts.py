@@ -62,12 +62,13 @@ def to_record(
     written = functools.partial(
         prompt, item, form=form, name=name, tokenizer=tokenizer, settings=settings
     )
-    context = cut_to_fit(
-        item.context,
-        lambda context: len(tokenizer.encode(written(context)[2])),
-        form.budget,
-        tokenizer,
-    )
+
+    def count_tokens(context: str) -> int:
+        _, user, text = written(context)
+        start = text.rindex(user)
+        return len(tokenizer.encode_quoting(text, (start, start + len(user))))
+
+    context = cut_to_fit(item.context, count_tokens, form.budget, tokenizer)
     system, user, text = written(context)
     start = len(item.before)
     example = Example(

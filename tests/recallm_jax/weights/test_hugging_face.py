@@ -22,6 +22,7 @@ TOKENIZER = TokenizerFiles(
     chat_template="{{ messages[0]['content'] }}",
     eos_token="<end>",
     bos_token="<begin>",
+    special_tokens={"pad_token": "<end>"},
 )
 
 
