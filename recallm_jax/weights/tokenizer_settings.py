@@ -14,14 +14,14 @@ CONFIG, TOKENIZER = "tokenizer_config.json", "tokenizer.json"
 _USED = frozenset(
     {
         *("chat_template", "added_tokens_decoder"),
-        *("additional_special_tokens", "extra_special_tokens"),
+        *("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens"),
     }
 )
 # Keys without an effect here, by the reason.
 _HARMLESS = {
     "how tokens become text, which is done from the bytes of each token": (
         *("clean_up_tokenization_spaces", "spaces_between_special_tokens", "errors"),
-        *("decode_with_prefix_space", "response_schema"),
+        *("decode_with_prefix_space", "response_schema", "response_template"),
     ),
     "what encodings of several texts get on top, which are not asked for": (
         *("model_input_names", "return_token_type_ids", "pad_token_type_id"),
@@ -111,9 +111,10 @@ def read_special_tokens(
             named[key] = _text(value, key, folder)
         elif key not in _KNOWN:
             raise _unknown(f"{folder}/{CONFIG}", key, value)
-    extra = settings.get("extra_special_tokens")
-    if isinstance(extra, dict):
-        named |= {key: _text(value, key, folder) for key, value in extra.items()}
+    for key in ("extra_special_tokens", "model_specific_special_tokens"):
+        extra = settings.get(key)
+        if isinstance(extra, dict):
+            named |= {name: _text(value, name, folder) for name, value in extra.items()}
     others = {key: token for key, token in named.items() if token and key not in _ENDS}
     _check_tokens(settings, tokenizer, others, folder)
     return others
@@ -157,20 +158,31 @@ def _check_tokens(
     settings: Mapping[str, Any], tokenizer: dict, named: Mapping[str, str], folder: str
 ) -> None:
     """Refuse tokens that transformers would add to tokenizer.json, or read in another way."""
-    model = tokenizer.get("model") or {}
-    vocabulary: Any = model.get("vocab")
-    ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
-    added = {token["content"]: token for token in tokenizer.get("added_tokens") or ()}
-    ids |= {content: token["id"] for content, token in added.items()}
+    try:
+        vocabulary = tokenizer["model"]["vocab"]
+        added = {token["content"]: token for token in tokenizer.get("added_tokens") or ()}
+        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {}
+        ids |= {content: token["id"] for content, token in added.items()}
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}/{TOKENIZER} can't be read (its vocabulary or added_tokens: {error!r}); "
+            "fetch it again"
+        ) from None
     for key, content in (*named.items(), *_listed(settings, folder)):
         if content not in ids:
             raise UserError(
                 f"{folder}/{CONFIG}: {key} names the token {content!r}, which {TOKENIZER} lacks; "
                 f"{_SAVE_AGAIN}"
             )
-    for number, token in (settings.get("added_tokens_decoder") or {}).items():
+    decoder = settings.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict) or not all(isinstance(t, dict) for t in decoder.values()):
+        raise UserError(
+            f"{folder}/{CONFIG}: added_tokens_decoder is not an object with an object for each id; "
+            f"{_SAVE_AGAIN}"
+        )
+    for number, token in decoder.items():
         content = _text(token, "added_tokens_decoder", folder)
-        if ids.get(content) != int(number):
+        if str(ids.get(content)) != number:
             raise UserError(
                 f"{folder}/{CONFIG}: added_tokens_decoder gives {content!r} the id {number}, "
                 f"{TOKENIZER} {ids.get(content, 'none')}; {_SAVE_AGAIN}"

@@ -90,6 +90,9 @@ def test_a_special_token_of_the_vocabulary_alone_is_read_whole():
             {"added_tokens_decoder": {"2": {"content": "<|im_end|>", "rstrip": True}}},
             "gives '<|im_end|>' rstrip = True, tokenizer.json False; load",
         ),
+        ({"added_tokens_decoder": {"2": "<|im_end|>"}}, "added_tokens_decoder is not an object"),
+        ({"added_tokens_decoder": ["<|im_end|>"]}, "added_tokens_decoder is not an object with"),
+        ({"added_tokens_decoder": {"two": {"content": "<|im_end|>"}}}, "the id two, tokenizer"),
         ({"chat_template": 3}, "chat_template is neither a text nor a list of objects"),
         ({"chat_template": ["a"]}, "chat_template is neither a text nor a list of objects"),
     ],
@@ -103,6 +106,12 @@ def test_settings_that_change_tokens_are_refused_by_name(tmp_path, changed, mess
 def test_unknown_parts_of_a_tokenizer_are_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.json has the key 'reverser' = \{'type': 'R'"):
         load(tmp_path, tokenizer=TOKENIZER | {"reverser": {"type": "R"}})
+
+
+@pytest.mark.parametrize("broken", [{"model": None}, {"added_tokens": [{}]}, {"model": {}}])
+def test_a_damaged_tokenizer_is_refused(tmp_path, broken):
+    with pytest.raises(UserError, match=r"tokenizer\.json can't be read \(its vocabulary or added"):
+        load(tmp_path, tokenizer=TOKENIZER | broken)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
