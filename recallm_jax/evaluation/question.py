@@ -52,7 +52,7 @@ def question_record(
       that this character would have if the prompt had the document's outer white space, too.
 
     Raises:
-      UserError: the document or the question is empty.
+      UserError: the document or the question is empty, or no span can begin in the document.
     """
     if not question.strip():
         raise UserError("the question is empty; give one, such as --question='Who kept it?'")
@@ -68,6 +68,11 @@ def question_record(
     inputs, offsets = tokenizer.encode_with_offsets(prompt, ids)
     ranges = [(shift, shift + len(document))]
     flags = span_flags(tokenizer, prompt, inputs, offsets, ranges, settings.span_alignment)
+    if not (flags[0] & flags[1]).any():
+        raise UserError(
+            f"no recall span can begin in the document {document[:40]!r}: the tokenizer joins its "
+            "characters with those around it; give a longer document"
+        )
     record = Record(
         "document/0",
         "retrieval",

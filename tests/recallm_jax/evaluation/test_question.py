@@ -12,6 +12,7 @@ from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.settings import task_settings
+from recallm_jax.evaluation import question
 from recallm_jax.evaluation.question import (
     QUOTE_FIRST,
     DocumentQuestion,
@@ -88,6 +89,17 @@ def test_unless_asked_a_response_does_not_begin_with_a_quotation():
 def test_an_empty_document_is_refused(document):
     with pytest.raises(UserError, match=r"the document is empty, .* give a text file"):
         ask(document)
+
+
+def test_a_document_in_which_no_span_can_begin_is_refused_by_its_text(tokenizer, monkeypatch):
+    def nothing(tokenizer, text, inputs, *_):
+        return (np.zeros(len(inputs), bool),) * 3
+
+    monkeypatch.setattr(question, "span_flags", nothing)
+    with pytest.raises(
+        UserError, match=r"no recall span can begin in the document '\.': .* longer"
+    ):
+        question_record(tokenizer, ".", QUESTION, SETTINGS)
 
 
 def test_an_empty_question_is_refused(tokenizer):
