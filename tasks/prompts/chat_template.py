@@ -43,26 +43,33 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise _broken(f"line {error.lineno}: {error.message}") from None
 
-    def render(self, messages: Sequence[Mapping[str, str]], *, thinking: bool) -> str:
-        """Return a conversation up to the header of the next response, as the template writes it.
+    def render(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        opens_turn: bool = True,
+        thinking: bool | None = None,
+    ) -> str:
+        """Return a conversation as the template writes it.
 
         Args:
           messages: turns with "role" and "content".
+          opens_turn: whether the header of a response follows (`add_generation_prompt`).
           thinking: what the template sees as `enable_thinking` (Qwen3, SmolLM3) and `thinking`
-            (DeepSeek-V3.1).
+            (DeepSeek-V3.1); None leaves both undefined, as most servers do.
 
         Raises:
           TaskInputError: the template fails on this conversation.
         """
+        switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
         try:
             return self._template.render(
                 messages=list(messages),
                 # None, as in transformers, and not undefined: templates ask `tools is not none`.
                 tools=None,
                 documents=None,
-                add_generation_prompt=True,
-                enable_thinking=thinking,
-                thinking=thinking,
+                add_generation_prompt=opens_turn,
+                **switches,
                 **self._special_tokens,
             )
         except TaskInputError:

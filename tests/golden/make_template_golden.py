@@ -7,7 +7,7 @@ environment that `make_golden.py` describes:
 
 Reads chat_templates/<family>.jinja, which use the constructs of the templates of that family, and
 writes chat_templates.json: the versions, the day that templates take as today, the special tokens,
-the conversations, and a text for each template, conversation and value of `enable_thinking`. A
+the conversations, and a text for each template, conversation and choice of options. A
 conversation that the template refuses has `error`, its message, in the place of a text.
 """
 
@@ -34,6 +34,8 @@ SYSTEM = {"role": "system", "content": "Be <brief> & 'exact', naïvely.\n"}
 USER = {"role": "user", "content": 'Which key?\n  {"17": "k4Qz9"}\n<b>&"é"</b> 日本 🙂'}
 ASSISTANT = {"role": "assistant", "content": "<think>\nThe key of 17.\n</think>\n\nIt is k4Qz9. "}
 AGAIN = {"role": "user", "content": "  And \t the key of 18, please?  "}
+# `add_generation_prompt`, and `enable_thinking` and `thinking`; None leaves these undefined.
+OPTIONS = ((True, True), (True, False), (True, None), (False, None))
 CONVERSATIONS = {
     "user": [USER],
     "system and user": [SYSTEM, USER],
@@ -49,15 +51,17 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(model), **SPECIAL_TOKENS)
 
 
-def rendered(template: str, messages: list[dict[str, str]], thinking: bool) -> dict[str, str]:
+def rendered(
+    template: str, messages: list[dict[str, str]], opens_turn: bool, thinking: bool | None
+) -> dict[str, str]:
+    switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
     try:
         text = tokenizer().apply_chat_template(
             messages,
             chat_template=template,
             tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=thinking,
-            thinking=thinking,
+            add_generation_prompt=opens_turn,
+            **switches,
         )
     except jinja2.TemplateError as error:
         return {"error": str(error)}
@@ -71,9 +75,10 @@ def main() -> None:
         for path in sorted((HERE / "chat_templates").glob("*.jinja")):
             template = path.read_text(encoding="utf-8")
             for name, messages in CONVERSATIONS.items():
-                for thinking in (True, False):
-                    case = {"template": path.stem, "conversation": name, "thinking": thinking}
-                    cases.append(case | rendered(template, messages, thinking))
+                for opens, thinking in OPTIONS:
+                    case = {"template": path.stem, "conversation": name}
+                    case |= {"opens_turn": opens, "thinking": thinking}
+                    cases.append(case | rendered(template, messages, opens, thinking))
     content = {
         "versions": {"transformers": transformers.__version__, "jinja2": jinja2.__version__},
         "today": TODAY.date().isoformat(),

@@ -30,12 +30,13 @@ def test_templates_render_as_in_transformers(family):
     compiled = template(source(family))
     for case in cases:
         messages = WRITTEN["conversations"][case["conversation"]]
+        options = {name: case[name] for name in ("opens_turn", "thinking")}
         if "error" in case:
             with pytest.raises(TaskInputError, match=f"refuses .*: {case['error']}; if the model"):
-                compiled.render(messages, thinking=case["thinking"])
+                compiled.render(messages, **options)
         else:
-            assert compiled.render(messages, thinking=case["thinking"]) == case["text"]
-    assert len(cases) == 2 * len(WRITTEN["conversations"])
+            assert compiled.render(messages, **options) == case["text"]
+    assert len(cases) == 4 * len(WRITTEN["conversations"])
 
 
 def test_today_is_the_day_of_the_golden_texts():
