@@ -7,8 +7,13 @@ import dataclasses
 class RopeScaling:
     """The stretching of rotary frequencies for long contexts; fields as in Hugging Face configs.
 
-    Kind "llama3" uses factor, low_freq_factor, high_freq_factor and original_max_positions; kind
-    "yarn" uses factor, beta_fast, beta_slow and original_max_positions.
+    Kind "linear" uses factor; kind "llama3" uses factor, low_freq_factor, high_freq_factor and
+    original_max_positions; kind "yarn" uses all others.
+
+    Attributes:
+      attention_factor: the factor on cos and sin; None computes it from `factor` and the mscales.
+      mscale, mscale_all_dim: DeepSeek's weights in the attention factor; only both have an effect.
+      truncate: whether the bounds of YaRN's ramp are rounded to whole dimensions.
     """
 
     kind: str
@@ -18,6 +23,10 @@ class RopeScaling:
     high_freq_factor: float = 4.0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
 
 
 # The matrices of a layer, which adapters can change.

@@ -7,9 +7,17 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from recallm_jax.runtime import processes
+
 Item = TypeVar("Item")
 # Seconds between two states of a progress bar, on a terminal and in a log.
 _TERMINAL_INTERVAL, _LOG_INTERVAL = 0.2, 20.0
+
+
+def warn(line: str) -> None:
+    """Print a warning on standard error, in the first process; for code that has no `Console`."""
+    if processes.number_and_count()[0] == 0:
+        print(f"warning: {line}", file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True)

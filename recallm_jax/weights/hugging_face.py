@@ -7,22 +7,27 @@ import pathlib
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
+from recallm_jax.weights.config_keys import check_generation_config
 from recallm_jax.weights.hugging_face_config import read_config, write_config
-from recallm_jax.weights.tensors import assemble, disassemble
+from recallm_jax.weights.hugging_face_tensors import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    open_tensors,
+    read_json,
+    with_ties,
+)
+from recallm_jax.weights.tensors import assemble, check_names, disassemble
 from recallm_jax.weights.tokenizer_settings import read_special_tokens, read_template
 from storage.files import Path, as_path, is_remote, store
-
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,47 +64,25 @@ def load(
       remat: see `ModelConfig`.
 
     Raises:
-      UserError: the folder lacks a file, a file is truncated, or the sizes do not agree.
+      UserError: the folder lacks a file, a file is truncated, the sizes do not agree, a key or a
+        tensor is not known, or the weights are quantized or hold NaN or infinity.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a Hugging Face checkpoint folder")
-    config_path = folder / "config.json"
-    config = read_config(_read_json(config_path), str(config_path), dtype=dtype, remat=remat)
-    with ExitStack() as stack:
-        read = _tensor_reader(folder, stack)
-        return assemble(config, read, param_dtype, str(folder))
-
-
-def _tensor_reader(folder: pathlib.Path, stack: ExitStack) -> Callable[[str], np.ndarray]:
-    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
-    if index.exists():
-        content = _read_json(index)
-        if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
-            raise UserError(f"{index} has no field 'weight_map': fetch the checkpoint again")
-        names = sorted(set(content["weight_map"].values()))
-        if any(pathlib.PurePath(name).name != name for name in names):
-            raise UserError(f"{index} names files outside its folder: fetch the checkpoint again")
-    elif single.exists():
-        names = [SINGLE_FILE]
-    else:
+    if (folder / "adapter_config.json").exists():
         raise UserError(
-            f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors checkpoints "
-            "are read"
+            f"{folder} holds an adapter (adapter_config.json), which is not read; save the whole "
+            "model with PEFT's merge_and_unload"
         )
-    files = {}
-    for name in names:
-        path = folder / name
-        if not path.exists():
-            raise UserError(f"{path} is missing; {INDEX_FILE} names it: fetch it again")
-        try:
-            opened = stack.enter_context(safe_open(path, framework="numpy"))
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} is truncated or not a safetensors file ({error}): fetch it again"
-            ) from None
-        files.update(dict.fromkeys(opened.keys(), opened))
-    return lambda name: files[name].get_tensor(name)
+    config_path, generation_path = folder / "config.json", folder / "generation_config.json"
+    config = read_config(read_json(config_path), str(config_path), dtype=dtype, remat=remat)
+    if generation_path.exists():
+        check_generation_config(read_json(generation_path), str(generation_path))
+    with ExitStack() as stack:
+        config, tensors = with_ties(config, open_tensors(folder, stack))
+        check_names(config, tensors.places, str(folder))
+        return assemble(config, tensors.read, param_dtype, str(folder))
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
@@ -116,7 +99,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     if not tokenizer_path.exists():
         raise UserError(f"{tokenizer_path} is missing; fetch the checkpoint's tokenizer files too")
     settings_path = folder / "tokenizer_config.json"
-    settings = _read_json(settings_path)
+    settings = read_json(settings_path)
     tokenizer_json = _read_text(tokenizer_path)
     special = read_special_tokens(settings, tokenizer_json, str(folder))
     template_path = folder / "chat_template.jinja"
@@ -283,18 +266,6 @@ def _read_text(path: pathlib.Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error}); fetch it again") from None
-
-
-def _read_json(path: pathlib.Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; fetch the checkpoint again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); fetch it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object; fetch it again")
-    return content
 
 
 def _write_json(path: pathlib.Path, content: dict) -> None:

@@ -4,11 +4,12 @@ Checkpoints store matrices [out, in] and one tensor a layer. A Transformer has m
 and stacks the layers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
+from recallm_jax.models.finite import LARGEST, usable
 from recallm_jax.models.parameters import layer_specs, top_specs
 from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
@@ -42,34 +43,81 @@ def layer_name(number: int, name: str) -> str:
     return f"model.layers.{number}.{name}"
 
 
+def stored_names(config: ModelConfig) -> list[str]:
+    """Return the names of the tensors that a checkpoint of these sizes has."""
+    return [TOP_NAMES[name] for name in top_specs(config)] + [
+        layer_name(number, LAYER_NAMES[name][0])
+        for number in range(config.num_layers)
+        for name in layer_specs(config)
+    ]
+
+
+def check_names(config: ModelConfig, held: Collection[str], origin: str) -> None:
+    """Refuse a checkpoint that lacks a tensor of the model, or holds one that it does not use.
+
+    Args:
+      held: the names of the checkpoint's tensors, without harmless ones.
+      origin: the file or folder to name in errors.
+
+    Raises:
+      UserError: names the tensors.
+    """
+    needed = stored_names(config)
+    missing = [name for name in needed if name not in held]
+    if TOP_NAMES["output"] in missing:
+        raise UserError(
+            f"{origin} has no output matrix: there is no tensor {TOP_NAMES['output']!r}, and "
+            "tie_word_embeddings = true does not put the embedding in its place; take a "
+            "checkpoint of the whole model"
+        )
+    if missing:
+        raise UserError(
+            f"{origin} has no tensor {_listed(missing)}, which a {config.family} of "
+            f"{config.num_layers} layers has: weights and configuration do not belong together, or "
+            "a file is missing"
+        )
+    unknown = sorted(set(held) - set(needed))
+    if unknown:
+        raise UserError(
+            f"{origin} holds tensor {_listed(unknown)}, which the decoder of {config.family} does "
+            "not use, so the model would compute something else; take a checkpoint without it"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]!r}{more}"
+
+
 def assemble(
     config: ModelConfig, read: Callable[[str], np.ndarray], param_dtype: str, origin: str
 ) -> Transformer:
     """Build the model from a reader of checkpoint tensors.
 
     Args:
-      read: returns the checkpoint's tensor of a name, or raises KeyError.
+      read: returns the checkpoint's tensor of a name in `stored_names`.
       param_dtype: the data type of stored parameters.
       origin: the file or folder to name in errors.
 
     Raises:
-      UserError: a tensor is missing, or its shape does not fit the sizes.
+      UserError: the shape of a tensor does not fit the sizes, or it holds NaN, infinity, or a value
+        too large to compute with.
     """
     dtype = jnp.dtype(param_dtype)
 
     def checked(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        try:
-            tensor = read(name)
-        except KeyError:
-            raise UserError(
-                f"{origin} has no tensor {name!r}; its configuration promises one: "
-                "fetch the checkpoint again"
-            ) from None
+        tensor = read(name)
         if tensor.shape != shape:
             raise UserError(
                 f"{origin}: tensor {name!r} has shape {list(tensor.shape)}, but the "
-                f"configuration asks for {list(shape)}: weights and config.json do not belong "
+                f"configuration asks for {list(shape)}: weights and configuration do not belong "
                 "together"
+            )
+        if not usable(tensor):
+            raise UserError(
+                f"{origin}: tensor {name!r} holds NaN, infinity, or a value above {LARGEST:.1e}, "
+                "with which nothing can be computed; take a checkpoint from before its training "
+                "went wrong"
             )
         return tensor
 
