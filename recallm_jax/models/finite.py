@@ -37,7 +37,7 @@ def unusable_names(tree: Any) -> list[str]:
     The arrays may lie on a mesh of several processes, which all call this.
     """
     floats = [
-        (jax.tree_util.keystr(path), x)
+        (jax.tree_util.keystr(path, simple=True, separator="."), x)
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
         if jnp.issubdtype(x.dtype, jnp.floating)
     ]

@@ -55,11 +55,11 @@ class NotFinite(UserError):
 
     def __init__(self, stage: str, step: int, metrics: Mapping[str, float], seen: Inspected):
         name, value = next((n, v) for n, v in metrics.items() if not math.isfinite(v))
-        super().__init__(f"{name} of {stage} at step {step} is {value}; {_REMEDY}")
+        super().__init__(f"{name} of {stage} at step {step} is {value}; {REMEDY}")
         self.stage, self.step, self.metrics, self.seen = stage, step, metrics, seen
 
 
-_REMEDY = "start again with a lower learning rate and another --workdir"
+REMEDY = "start again with a lower learning rate and another --workdir"
 
 
 def write_bad_batch(

@@ -9,13 +9,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from decoding.packing import RowSize
+from recallm_jax.models.finite import LARGEST, unusable_names
 from recallm_jax.policy import checkpoint
 from recallm_jax.policy.context import Context
 from recallm_jax.runtime import processes
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.runtime.termination import Termination
+from recallm_jax.training.bad_batch import REMEDY
 from recallm_jax.training.restore import CHECKPOINTS, frozen_sums, restored_latest
 from recallm_jax.training.stages import Progress, Stage
-from rl.learner import LearnerState, changed_part
+from rl.learner import LearnerState, changed_part, trained_of
 from storage.files import Path
 
 
@@ -55,6 +58,7 @@ class Saver:
 
         Raises:
           Terminated: SIGTERM came; the state is saved.
+          UserError: a parameter is not a number to compute with; nothing is saved.
         """
         # All processes stop at the step in which one of them is asked to.
         asked = self.termination.requested = processes.any_of(self.termination.requested, self.mesh)
@@ -64,6 +68,7 @@ class Saver:
             checkpoint.finish(self.manager)
             saved = self.manager.latest_step() == step
         if (due or now or asked) and not saved:
+            _check_usable(state, self.stage.name, step)
             at = {"stage": self.stage.name, "step": step}
             metadata = at | dataclasses.asdict(progress) | frozen_sums(state)
             checkpoint.save(self.manager, step, changed_part(state), metadata)
@@ -75,6 +80,19 @@ class Saver:
     def finish(self) -> None:
         """Wait until the last checkpoint is whole."""
         checkpoint.finish(self.manager)
+
+
+def _check_usable(state: LearnerState, stage: str, step: int) -> None:
+    """Refuse a state whose parameters its last update made NaN, infinite or too large.
+
+    The metrics of an update are those of the parameters before it.
+    """
+    names = unusable_names(trained_of(state))
+    if names:
+        raise UserError(
+            f"parameter {names[0]} of {stage} holds NaN, infinity, or a value above {LARGEST:.1e} "
+            f"after step {step - 1}, so no checkpoint of it is saved; {REMEDY}"
+        )
 
 
 @contextlib.contextmanager

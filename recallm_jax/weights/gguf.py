@@ -12,12 +12,43 @@ from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.hugging_face import TokenizerFiles
-from recallm_jax.weights.tensors import assemble
+from recallm_jax.weights.settings import Settings
+from recallm_jax.weights.tensors import assemble, check_names, stored_names
 
 # llama.cpp's token types.
 _CONTROL, _USER_DEFINED = 3, 4
 # The errors of the reader and of `dequantize` on bytes that are not GGUF, or are cut short.
 _BROKEN = (ValueError, IndexError, KeyError, OverflowError, struct.error, UnicodeDecodeError)
+_FAMILY = "llama"
+_PREFIX = f"{_FAMILY}."
+# The keys of `llama.` that `_config` uses.
+_USED = {
+    "vocab_size",
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "rope.freq_base",
+    "rope.dimension_count",
+}
+# The file's own form and origin; `_tokenizer` reads the tokenizer's keys.
+_HARMLESS_PREFIXES = ("GGUF.", "general.", "tokenizer.", "quantize.imatrix.", "split.tensors.")
+# Options that the decoder lacks, with the values that turn each off.
+_OFF: dict[str, tuple] = {
+    "llama.rope.scaling.type": ("none",),
+    "llama.rope.scale_linear": (1,),
+    "llama.expert_count": (0,),
+    "llama.expert_used_count": (0,),
+    "llama.use_parallel_residual": (False,),
+    "llama.attention.causal": (True,),
+    "split.count": (0, 1),
+    "split.no": (0,),
+}
 
 
 def load(
@@ -43,9 +74,14 @@ def load(
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         config = _config(fields, tensors, str(path), dtype, remat)
         names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_layers)
+        stored = {
+            name: names.get_name(name, try_suffixes=(".weight",)) for name in stored_names(config)
+        }
+        held = {name for name, own in stored.items() if own in tensors}
+        check_names(config, held | (tensors.keys() - set(stored.values())), str(path))
 
         def read(name: str) -> np.ndarray:
-            tensor = tensors[names.get_name(name, try_suffixes=(".weight",)) or name]
+            tensor = tensors[stored[name]]
             values = dequantize(tensor.data, tensor.tensor_type)
             values = values.reshape(tuple(int(size) for size in tensor.shape[::-1]))
             if name.endswith("q_proj.weight"):
@@ -55,6 +91,9 @@ def load(
             return values
 
         return assemble(config, read, param_dtype, str(path)), _tokenizer(fields, str(path))
+    except UserError:
+        # It is a ValueError too, but tells the cause itself.
+        raise
     except _BROKEN as error:
         raise UserError(
             f"{path} is truncated or not a GGUF file ({error}): fetch it again"
@@ -62,40 +101,67 @@ def load(
 
 
 def _config(fields, tensors, origin, dtype, remat) -> ModelConfig:
-    def field(name):
-        if name not in fields:
-            raise UserError(f"{origin} has no field {name!r}: fetch the file again")
-        return fields[name]
-
-    architecture = field("general.architecture")
-    if architecture != "llama":
+    architecture = fields.get("general.architecture")
+    if architecture != _FAMILY:
         raise UserError(
             f"{origin}: architecture {architecture!r} is not supported in GGUF; use a llama one, "
             "or the model's Hugging Face folder"
         )
-    if "llama.rope.scaling.type" in fields or "rope_freqs.weight" in tensors:
+    _check_keys(fields, origin)
+    if "rope_freqs.weight" in tensors:
         raise UserError(
-            f"{origin}: scaled rotary frequencies are not read from GGUF; "
-            "use the model's Hugging Face folder"
+            f"{origin}: scaled rotary frequencies (tensor rope_freqs.weight) are not read from "
+            "GGUF; use the model's Hugging Face folder"
         )
-    num_heads = field("llama.attention.head_count")
+    own = {name.removeprefix(_PREFIX): fields[name] for name in fields if name.startswith(_PREFIX)}
+    # llama.cpp's values of absent keys.
+    defaults = {
+        "rope.freq_base": 10_000.0,
+        "vocab_size": len(fields.get("tokenizer.ggml.tokens", ())),
+        "attention.head_count_kv": own.get("attention.head_count"),
+    }
+    settings = Settings(own, f"{origin}: {_FAMILY}", defaults)
+    width, num_heads = (
+        settings.integer("embedding_length"),
+        settings.integer("attention.head_count"),
+    )
+    head_dim = width // num_heads
+    for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        if settings.get(name) not in (None, head_dim):
+            raise UserError(
+                f"{origin}: {_PREFIX}{name} = {own[name]!r} is not supported in GGUF; only the "
+                f"size of a head, {head_dim}, is: use the model's Hugging Face folder"
+            )
     return ModelConfig(
         family="llama",
-        vocab_rows=field("llama.vocab_size"),
-        width=field("llama.embedding_length"),
-        num_layers=field("llama.block_count"),
+        vocab_rows=settings.integer("vocab_size"),
+        width=width,
+        num_layers=settings.integer("block_count"),
         num_heads=num_heads,
-        num_kv_heads=field("llama.attention.head_count_kv"),
-        head_dim=field("llama.embedding_length") // num_heads,
-        mlp_dim=field("llama.feed_forward_length"),
-        max_positions=field("llama.context_length"),
-        rope_theta=float(field("llama.rope.freq_base")),
+        num_kv_heads=settings.integer("attention.head_count_kv"),
+        head_dim=head_dim,
+        mlp_dim=settings.integer("feed_forward_length"),
+        max_positions=settings.integer("context_length"),
+        rope_theta=settings.number("rope.freq_base"),
         # The file holds a float32; the value that was meant is its shortest decimal.
-        norm_eps=float(str(np.float32(field("llama.attention.layer_norm_rms_epsilon")))),
+        norm_eps=float(str(np.float32(settings.number("attention.layer_norm_rms_epsilon")))),
         tie_embeddings="output.weight" not in tensors,
         dtype=dtype,
         remat=remat,
     )
+
+
+def _check_keys(fields: dict, origin: str) -> None:
+    """Refuse a key that changes what the model computes, or that is not known."""
+    for name, value in fields.items():
+        if name.startswith(_HARMLESS_PREFIXES) or name.removeprefix(_PREFIX) in _USED:
+            continue
+        if name in _OFF and value in _OFF[name]:
+            continue
+        raise UserError(
+            f"{origin}: the key {name!r} (= {value!r}) is not read from GGUF, and it may change "
+            "what the model computes; use the model's Hugging Face folder"
+        )
 
 
 def _unpermute(matrix: np.ndarray, num_heads: int) -> np.ndarray:

@@ -102,9 +102,7 @@ def _file_names(folder: pathlib.Path) -> list[str]:
     return names
 
 
-def with_ties(
-    config: ModelConfig, tensors: FolderTensors
-) -> tuple[ModelConfig, FolderTensors]:
+def with_ties(config: ModelConfig, tensors: FolderTensors) -> tuple[ModelConfig, FolderTensors]:
     """Return the sizes and tensors after the rule of transformers for tied embeddings.
 
     If the configuration ties them and the files hold both matrices, they are tied only if they are

@@ -66,7 +66,7 @@ class Settings:
         value = self.get(name)
         if value is None:
             raise UserError(
-                f"{self.origin} has no field {name!r}, and nothing stands in for it: take the file "
-                "of the model that the weights belong to"
+                f"{self.origin} has no field {name!r}, which has no default; take the file that "
+                "belongs to the weights"
             )
         return value

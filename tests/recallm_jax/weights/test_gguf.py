@@ -6,7 +6,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFWriter, dequantize, quantize
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, dequantize, quantize
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
@@ -38,8 +38,10 @@ def permuted(matrix, num_heads):
     return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
-def write_gguf(path, *, quantized=False, pre="smollm", architecture="llama"):
-    """Write tests/golden/tiny/llama_plain as GGUF."""
+def write_gguf(
+    path, *, quantized=False, pre="smollm", architecture="llama", absent=(), keys=None, tensors=None
+):
+    """Write tests/golden/tiny/llama_plain as GGUF, without some keys and with others added."""
     writer = GGUFWriter(path, architecture)
     writer.add_context_length(512)
     writer.add_embedding_length(32)
@@ -74,6 +76,12 @@ def write_gguf(path, *, quantized=False, pre="smollm", architecture="llama"):
             kind = GGMLQuantizationType.Q8_0
             tensor = quantize(tensor, kind)
         writer.add_tensor(f"{stored}.weight", tensor, raw_dtype=kind)
+    for name in absent:
+        del writer.kv_data[0][name]
+    for name, value in (keys or {}).items():
+        writer.add_key_value(name, value, GGUFValueType.get_type(value))
+    for name, tensor in (tensors or {}).items():
+        writer.add_tensor(name, tensor)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -115,10 +123,60 @@ def test_truncated_files_are_refused(tmp_path, kept):
 def test_unsupported_contents_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer .*'other'.* is not read from GGUF"):
         gguf.load(write_gguf(tmp_path / "a.gguf", pre="other"))
-    with pytest.raises(UserError, match="architecture 'gemma' is not supported"):
+    with pytest.raises(UserError, match="architecture 'gemma' is not supported") as error:
         gguf.load(write_gguf(tmp_path / "b.gguf", architecture="gemma"))
+    # The file is whole: to fetch it again would not help.
+    assert "truncated" not in str(error.value)
     with pytest.raises(UserError, match="does not exist"):
         gguf.load(tmp_path / "c.gguf")
+
+
+def test_absent_keys_have_the_values_of_llama_cpp(tmp_path):
+    absent = ("llama.rope.freq_base", "llama.vocab_size")
+    model, _ = gguf.load(write_gguf(tmp_path / "a.gguf", absent=absent))
+    assert model.config == tiny_model("llama_plain").config
+    # One head of keys for each of queries: the file, which has two for four, is of other sizes.
+    with pytest.raises(UserError, match=r"'.*k_proj.weight' has shape \[16, 32\].*\[32, 32\]"):
+        gguf.load(write_gguf(tmp_path / "b.gguf", absent=["llama.attention.head_count_kv"]))
+    with pytest.raises(UserError, match="llama has no field 'context_length', which has no def"):
+        gguf.load(write_gguf(tmp_path / "c.gguf", absent=["llama.context_length"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("llama.rope.scaling.type", "linear", "the key 'llama.rope.scaling.type' (= 'linear')"),
+        ("llama.attention.sliding_window", 64, "(= 64) is not read from GGUF"),
+        ("llama.rope.dimension_count", 4, "llama.rope.dimension_count = 4 is not supported in"),
+        ("split.count", 2, "the key 'split.count' (= 2) is not read"),
+    ],
+)
+def test_keys_that_change_the_model_are_refused(tmp_path, key, value, message):
+    with pytest.raises(UserError) as error:
+        gguf.load(write_gguf(tmp_path / "tiny.gguf", keys={key: value}))
+    assert message in str(error.value)
+
+
+def test_keys_that_change_nothing_are_read_over(tmp_path):
+    keys = {"llama.rope.scaling.type": "none", "llama.rope.dimension_count": 8, "split.count": 1}
+    keys |= {"general.author": "x", "quantize.imatrix.file": "x", "llama.expert_count": 0}
+    model, _ = gguf.load(write_gguf(tmp_path / "tiny.gguf", keys=keys))
+    assert model.config == tiny_model("llama_plain").config
+
+
+def test_tensors_that_are_not_used_or_no_numbers_are_named(tmp_path):
+    bias = {"blk.0.attn_q.bias": np.zeros(32, np.float32)}
+    with pytest.raises(UserError, match=r"holds tensor 'blk\.0\.attn_q\.bias', which the decoder"):
+        gguf.load(write_gguf(tmp_path / "a.gguf", tensors=bias))
+    with pytest.raises(UserError, match=r"\(tensor rope_freqs\.weight\) are not read"):
+        freqs = {"rope_freqs.weight": np.ones(4, np.float32)}
+        gguf.load(write_gguf(tmp_path / "b.gguf", tensors=freqs))
+    path = write_gguf(tmp_path / "c.gguf")
+    content = path.read_bytes()
+    # The last tensor of the file; NaN in the place of its last values.
+    path.write_bytes(content[:-4] + np.float32(np.nan).tobytes())
+    with pytest.raises(UserError, match=r"tensor '.*' holds NaN, infinity, or a value above"):
+        gguf.load(path)
 
 
 def test_a_wheel_is_unpacked_once_and_whole(tmp_path):
