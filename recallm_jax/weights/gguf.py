@@ -75,7 +75,8 @@ def load(
         config = _config(fields, tensors, str(path), dtype, remat)
         names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_layers)
         stored = {
-            name: names.get_name(name, try_suffixes=(".weight",)) for name in stored_names(config)
+            name: names.get_name(name, try_suffixes=(".weight",)) or name
+            for name in stored_names(config)
         }
         held = {name for name, own in stored.items() if own in tensors}
         check_names(config, held | (tensors.keys() - set(stored.values())), str(path))
