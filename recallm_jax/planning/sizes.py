@@ -1,7 +1,6 @@
 """The sizes of the model that a config names, whether or not its weights are here."""
 
 import dataclasses
-import json
 
 from ml_collections import ConfigDict
 
@@ -11,6 +10,7 @@ from recallm_jax.policy.tiny import RANDOM, tiny_sizes
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.added_tokens import padded_rows, tokenizer_size
 from recallm_jax.weights.hugging_face_config import read_config
+from recallm_jax.weights.settings import json_object
 from recallm_jax.weights.source import load_policy, rescaled_sizes
 from storage.files import Path, as_path, read_text
 from tasks.prompts.tokenizer_json import read_tokenizer
@@ -73,10 +73,7 @@ def _with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
 
 def _of_folder(folder: Path, config: ConfigDict) -> ModelConfig:
     path = folder / "config.json"
-    try:
-        fields = json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); fetch the checkpoint again") from None
+    fields = json_object(path.read_bytes(), str(path))
     options = {"dtype": config.model.dtype, "remat": config.model.remat}
     sizes = read_config(fields, str(path), **options)
     tokenizer_path = folder / "tokenizer.json"

@@ -64,8 +64,6 @@ def read_config(fields: dict[str, Any], origin: str, *, dtype: str, remat: str) 
       UserError: the weights are quantized; an architecture, key, option or rope type is not
         supported; or a value is not of its type.
     """
-    if not isinstance(fields, dict):
-        raise UserError(f"{origin} is not a JSON object; take the config.json of a model")
     quantized.check_config(fields, os.path.dirname(origin) or origin)
     family = _family(fields, origin)
     check_config(fields, origin, family)

@@ -1,7 +1,6 @@
 """The tensors of a Hugging Face folder: the files that hold them, and what each name stands for."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from recallm_jax.models.presets import ModelConfig
 from recallm_jax.runtime.console import warn
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import quantized
+from recallm_jax.weights.settings import json_object
 from recallm_jax.weights.tensors import TOP_NAMES
 
 SINGLE_FILE = "model.safetensors"
@@ -94,7 +94,7 @@ def _file_names(folder: pathlib.Path) -> list[str]:
             "are read: save other ones with transformers' save_pretrained"
         )
     content = read_json(index)
-    if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+    if not isinstance(content.get("weight_map"), dict):
         raise UserError(f"{index} has no field 'weight_map': fetch the checkpoint again")
     names = content["weight_map"].values()
     if not all(isinstance(name, str) and pathlib.PurePath(name).name == name for name in names):
@@ -126,15 +126,14 @@ def with_ties(config: ModelConfig, tensors: FolderTensors) -> tuple[ModelConfig,
     return config, dataclasses.replace(tensors, places=places)
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Return the content of a JSON file.
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
 
     Raises:
-      UserError: it is missing, or not JSON.
+      UserError: it is missing, or not a JSON object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is missing; fetch the checkpoint again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); fetch it again") from None
+    return json_object(content, str(path))

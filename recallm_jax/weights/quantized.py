@@ -1,7 +1,7 @@
 """Recognising folders of quantized weights, which are not read."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from recallm_jax.runtime.errors import UserError
@@ -20,7 +20,11 @@ _WAYS = {
     "compressed-tensors": _LOADED % "CompressedTensorsConfig",
 }
 # The keys of config.json, with the method that writes them without naming itself.
-_CONFIGS = {"quantization_config": "bitsandbytes", "compression_config": "compressed-tensors"}
+_CONFIGS = {
+    "quantization_config": "bitsandbytes",
+    "compression_config": "compressed-tensors",
+    "quantization": "MLX",
+}
 # The ends of names of tensors that only quantized weights have, with their method.
 _SUFFIXES = {
     ".SCB": "bitsandbytes (int8)",
@@ -37,6 +41,7 @@ _SUFFIXES = {
     ".qweight": "gptq or awq",
     ".qzeros": "gptq or awq",
     ".g_idx": "gptq",
+    ".scales": "MLX",
 }
 
 
@@ -53,14 +58,15 @@ def check_config(fields: Mapping[str, Any], folder: str | os.PathLike[str]) -> N
             raise _refusal(folder, stated or method, f"{name} of its config.json")
 
 
-def check_tensors(names: Iterable[str], folder: str | os.PathLike[str]) -> None:
+def check_tensors(names: Collection[str], folder: str | os.PathLike[str]) -> None:
     """Refuse a folder with tensors that only quantized weights have.
 
     Raises:
       UserError: names the method, a tensor, and the way to plain weights.
     """
-    for name in names:
-        for suffix, method in _SUFFIXES.items():
+    # GPTQ and AWQ have scales as well, so they come first.
+    for suffix, method in _SUFFIXES.items():
+        for name in sorted(names):
             if name.endswith(suffix) or f"{suffix}." in name:
                 raise _refusal(folder, method, f"tensor {name!r}")
 

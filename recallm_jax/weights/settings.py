@@ -1,11 +1,27 @@
 """Reading values of a model's settings with their types: config.json, or the fields of a GGUF."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from recallm_jax.runtime.errors import UserError
+
+
+def json_object(content: bytes, origin: str) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+      UserError: the content is not JSON, or not an object.
+    """
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{origin} is not JSON ({error}); fetch it again") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{origin} is not a JSON object; take the file that belongs to the weights")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from transformers import (
     Qwen3Config,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
 from tests.oracles.folder_variants import VARIANTS
 
@@ -89,8 +90,6 @@ def rope(fields: dict) -> dict:
     config = Qwen3Config(**json.loads(json.dumps(fields)), head_dim=64)
     kind = config.rope_parameters["rope_type"]
     if kind == "default":
-        from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
-
         found = Qwen3RotaryEmbedding.compute_default_rope_parameters(config)
     else:
         found = ROPE_INIT_FUNCTIONS[kind](config, "cpu")

@@ -203,6 +203,9 @@ def test_a_broken_config_is_named(folder):
     (folder / "config.json").write_text('{"architectures": ')
     with pytest.raises(UserError, match=r"config\.json is not JSON"):
         hugging_face.load(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json is not a JSON object"):
+        hugging_face.load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json is missing"):
         hugging_face.load(folder)

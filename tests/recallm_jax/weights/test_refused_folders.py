@@ -135,6 +135,8 @@ def test_a_generation_config_that_changes_tokens_is_refused(folder, content, exp
     path = folder / "generation_config.json"
     path.write_text(json.dumps({"do_sample": True, "top_p": 0.8, "eos_token_id": [2, 0]}))
     hugging_face.load(folder)
+    path.write_text("[]")
+    assert "generation_config.json is not a JSON object" in message(folder)
     path.write_text(json.dumps(content))
     assert f"generation_config.json: {expected}" in message(folder)
 
@@ -162,6 +164,7 @@ def test_a_config_of_quantized_weights_says_how_to_get_plain_ones(folder, settin
         (".weight.quant_state.bitsandbytes__nf4", np.ones(8, np.uint8), "bitsandbytes (4 bits)"),
         (".weight_scale_inv", np.ones((1, 1), np.float32), "fp8"),
         (".qweight", np.ones((4, 4), np.int32), "gptq or awq"),
+        (".scales", np.ones((4, 4), np.float16), "MLX"),
         (".weight_packed", np.ones((4, 4), np.int32), "compressed-tensors"),
     ],
 )
@@ -213,6 +216,11 @@ def test_large_and_small_numbers_of_every_type_are_weights(folder, dtype):
 def test_half_precision_weights_that_are_no_numbers_are_named(folder, value):
     edit_tensors(folder, **{f"{KEY}.bias": np.full(16, value, np.float16)})
     assert f"tensor '{KEY}.bias' holds NaN" in message(folder)
+
+
+def test_a_folder_for_mlx_is_recognised(folder):
+    edit_config(folder, quantization={"group_size": 64, "bits": 4})
+    assert "quantized by MLX (quantization of its config.json)" in message(folder)
 
 
 def test_an_adapter_is_not_a_model(folder):
