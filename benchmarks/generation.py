@@ -58,7 +58,7 @@ CASES = (
     Case(16, 1024, 1024, full=False),
 )
 # No token ends a response early.
-SIZES = write_config(CONFIG, param_dtype="float32", eos_id=0) | {"eos_token_id": None}
+SIZES = write_config(CONFIG, param_dtype="float32") | {"eos_token_id": None}
 
 
 def our_seconds(model: Transformer, case: Case, repeats: int) -> float:

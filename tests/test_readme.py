@@ -153,6 +153,8 @@ def test_the_wheel_holds_every_package_and_every_data_file():
     listed = re.search(r"PACKAGES = \((.*?)\)", text)
     assert listed is not None
     tops = {path.parent.name for path in pathlib.Path().glob("*/__init__.py")}
+    # A package of its own, with a wheel of its own.
+    tops.remove("recall_spans")
     assert tops == set(re.findall(r'"(\w+)"', listed[1]))
     folders = {path.parent for top in tops for path in pathlib.Path(top).rglob("*.py")}
     assert all((folder / "__init__.py").exists() for folder in folders)
