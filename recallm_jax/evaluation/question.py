@@ -127,7 +127,7 @@ def answer(
     padded = -(-len(record.inputs) // LENGTH_STEP) * LENGTH_STEP
     prompts, (text,) = prompts_and_texts([record], min(padded, limit - max_new_tokens))
     prefix = np.asarray(tokenizer.encode(QUOTE_FIRST), np.int32)[None, None]
-    limits = Limits(span_rules(config, tokenizer), max_new_tokens, (tokenizer.eos_id,))
+    limits = Limits(span_rules(config, tokenizer), max_new_tokens, tokenizer.end_ids)
     rollout = decode(
         for_rollout(policy),
         context.place(prompts),

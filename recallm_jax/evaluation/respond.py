@@ -109,7 +109,7 @@ def _in_batches(
 
 
 def _limits(context: Context, asked: Asked) -> Limits:
-    return Limits(asked.mode.rules, asked.max_new_tokens, (context.tokenizer.eos_id,))
+    return Limits(asked.mode.rules, asked.max_new_tokens, context.tokenizer.end_ids)
 
 
 def _keys(config: ConfigDict, texts: Sequence[PromptText], mode: Mode) -> Key[Array, "B G"]:

@@ -30,7 +30,7 @@ from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.policy.setup import check_lengths
-from recallm_jax.policy.tiny import tiny_tokenizer
+from recallm_jax.policy.tiny import tiny_files
 from recallm_jax.runtime.console import Console
 from recallm_jax.training.batch import batch_of
 from recallm_jax.training.policy_gradient import minibatches, rows_of
@@ -64,7 +64,8 @@ def abstract_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Conte
     if sizes.lora is not None:
         model = model.with_trained(adapters)
     policy = partitioning.place_model(model, mesh, attention=config.model.attention)
-    return Context(policy, tiny_tokenizer(), mesh, Console(silent=True))
+    files = tiny_files()
+    return Context(policy, files.tokenizer(), files, mesh, Console(silent=True))
 
 
 def learner_state(policy: Transformer, stage: Stage, context: Context) -> LearnerState:

@@ -276,7 +276,7 @@ def _evaluations(
     yield _reshard("evaluation", policy, held)
     modes = [decoding_mode(name, config, context.tokenizer) for name in config.evaluation.modes]
     mode = max(modes, key=lambda mode: (mode.group_size, mode.rules.constrained))
-    limits = Limits(mode.rules, config.decoding.max_new_tokens, (context.tokenizer.eos_id,))
+    limits = Limits(mode.rules, config.decoding.max_new_tokens, context.tokenizer.end_ids)
     for length in sorted(config.evaluation.lengths):
         sizes = abstract.BatchSizes(config.evaluation.batch_size, length, mode.group_size)
         decoding = abstract.decoding(context, policy, sizes, mode.sampling, limits)

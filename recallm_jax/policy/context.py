@@ -12,6 +12,7 @@ from recallm_jax.models.transformer import Transformer
 from recallm_jax.policy import partitioning
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.console import Console
+from recallm_jax.weights.hugging_face import TokenizerFiles
 from tasks.prompts.vocabulary import Tokenizer
 
 
@@ -21,11 +22,13 @@ class Context:
 
     Attributes:
       policy: the starting weights, placed on the mesh.
+      files: what the tokenizer was made from, for exports.
       console: silent if this process does not lead.
     """
 
     policy: Transformer
     tokenizer: Tokenizer
+    files: TokenizerFiles
     mesh: Mesh
     console: Console
 

@@ -12,11 +12,12 @@ from recallm_jax.models.presets import MATRICES, ROPE_SCALINGS, Lora, ModelConfi
 from recallm_jax.models.transformer import Transformer, random_transformer
 from recallm_jax.policy import partitioning
 from recallm_jax.policy.context import Context
-from recallm_jax.policy.tiny import RANDOM, tiny_sizes, tiny_tokenizer
+from recallm_jax.policy.tiny import RANDOM, tiny_files, tiny_sizes
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import peft
+from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.lora import merged, with_lora
 from recallm_jax.weights.source import load_policy
 from storage.errors import naming
@@ -36,7 +37,7 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
     Raises:
       UserError: weights or tokenizer are missing or broken, or the sizes don't fit the mesh.
     """
-    model, tokenizer = _load(config)
+    model, tokenizer, files = _load(config)
     model = _adapted(config, model, tokenizer)
     model = model.with_config(with_options(model.config, config))
     check_lengths(config, model.config)
@@ -57,7 +58,7 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
             "use 'auto'"
         )
     placed = partitioning.place_model(model, mesh, attention=config.model.attention)
-    return Context(placed, tokenizer, mesh, Console(silent=not processes.leads(mesh)))
+    return Context(placed, tokenizer, files, mesh, Console(silent=not processes.leads(mesh)))
 
 
 def with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
@@ -74,9 +75,11 @@ def load_tokenizer(config: ConfigDict) -> Tokenizer:
     return _load(config)[1]
 
 
-def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
+def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer, TokenizerFiles]:
     if config.model.weights == RANDOM:
-        return random_transformer(tiny_sizes(config), jax.random.key(config.seed)), tiny_tokenizer()
+        model = random_transformer(tiny_sizes(config), jax.random.key(config.seed))
+        files = tiny_files()
+        return model, files.tokenizer(), files
     # On the host, since a single device may lack room for all of the weights.
     with jax.default_device(_host()):
         loaded = load_policy(
@@ -88,13 +91,13 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer]:
             seed=config.seed,
         )
     with naming(config.model.weights):
-        tokenizer = Tokenizer(**dataclasses.asdict(loaded.tokenizer))
+        tokenizer = loaded.tokenizer.tokenizer()
     if tokenizer.size > loaded.model.config.vocab_rows:
         raise UserError(
             f"{config.model.weights}: the tokenizer has {tokenizer.size} entries, but the "
             f"embedding {loaded.model.config.vocab_rows} rows; take both from the same model"
         )
-    return loaded.model, tokenizer
+    return loaded.model, tokenizer, loaded.tokenizer
 
 
 def lora_of(config: ConfigDict, rows: Sequence[int]) -> Lora | None:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from recallm_jax.models.presets import ModelConfig
+from recallm_jax.weights.hugging_face import TokenizerFiles
 from tasks.datasets import reasoning_retrieval, recall
 from tasks.prompts.vocabulary import Tokenizer
 
@@ -58,3 +59,9 @@ def tiny_tokenizer() -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return Tokenizer(tokenizer.to_str(), chat_template=CHAT_TEMPLATE, eos_token="<|im_end|>")
+
+
+def tiny_files() -> TokenizerFiles:
+    """Return the files of `tiny_tokenizer`."""
+    tokenizer = tiny_tokenizer()
+    return TokenizerFiles(tokenizer.to_json(), tokenizer.chat_template, tokenizer.eos_token)

@@ -85,7 +85,7 @@ def policy_stage(config: ConfigDict, context: Context, stage: Stage) -> PolicySt
         seed=config.seed,
         prompt_length=config.data.target_length,
         sampling=Sampling(temperature=options.temperature),
-        limits=Limits(rules, config.decoding.max_new_tokens, (context.tokenizer.eos_id,)),
+        limits=Limits(rules, config.decoding.max_new_tokens, context.tokenizer.end_ids),
         scoring=scoring_of(config, rules, temperature=options.temperature),
         loss=policy_loss(config, stage),
         sizes=row_sizes(

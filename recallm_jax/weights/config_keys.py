@@ -35,6 +35,7 @@ USED = frozenset(
 )
 # Keys that do not change what the model computes, by the reason.
 HARMLESS = {
+    "`convert` writes it for the package recall_spans": ("recall_spans",),
     "it says where the file comes from": (
         "_name_or_path",
         "_commit_hash",

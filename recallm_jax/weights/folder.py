@@ -13,6 +13,17 @@ from recallm_jax.runtime.errors import UserError
 from storage.files import Path, as_path, is_remote, store
 
 
+def check_new(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that `write_folder` would not write.
+
+    Raises:
+      UserError: the folder has contents, or is a file.
+    """
+    path = as_path(os.fspath(folder))
+    if path.exists() and (is_remote(path) or not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already; give a new folder or remove it first")
+
+
 def write_folder(
     folder: str | os.PathLike[str], write: Callable[[pathlib.Path], None], *, last: str
 ) -> None:
@@ -26,13 +37,12 @@ def write_folder(
     Raises:
       UserError: the folder has contents, or the disk is full or not writable.
     """
+    check_new(folder)
     target = as_path(os.fspath(folder))
     if is_remote(target):
         _write_remote(target, write, last)
         return
     folder = pathlib.Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already; give a new folder or remove it first")
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
     try:
         partial.mkdir(parents=True)
@@ -41,14 +51,14 @@ def write_folder(
             folder.rmdir()
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {folder}: {error}") from error
+        raise UserError(
+            f"cannot write {folder} ({error}); make room, or give another folder"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_remote(folder: Path, write: Callable[[pathlib.Path], None], last: str) -> None:
-    if folder.exists():
-        raise UserError(f"{folder} exists already; give a new folder or remove it first")
     with tempfile.TemporaryDirectory() as temporary:
         local = pathlib.Path(temporary) / folder.name
         write_folder(local, write, last=last)

@@ -13,6 +13,7 @@ from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.settings import Settings
+from recallm_jax.weights.special_ids import BOS, EOS, PAD, StatedIds
 from recallm_jax.weights.tensors import assemble, check_names, stored_names
 
 # llama.cpp's token types.
@@ -215,11 +216,19 @@ def _tokenizer(fields: dict, origin: str) -> TokenizerFiles:
             "merges": [merge.split(" ") for merge in fields["tokenizer.ggml.merges"]],
         },
     }
+    ids = {
+        name: fields[f"tokenizer.ggml.{stored}_token_id"]
+        for name, stored in ((BOS, "bos"), (PAD, "padding"))
+        if f"tokenizer.ggml.{stored}_token_id" in fields
+    }
+    # The end of a text, of a turn, and of a message that calls a tool.
+    ends = [fields.get(f"tokenizer.ggml.{stored}_token_id") for stored in ("eos", "eot", "eom")]
+    ids[EOS] = list(dict.fromkeys(number for number in ends if number is not None))
     return TokenizerFiles(
         tokenizer_json=json.dumps(content, ensure_ascii=False),
         chat_template=fields["tokenizer.chat_template"],
         eos_token=tokens[fields["tokenizer.ggml.eos_token_id"]],
-        bos_token=tokens[fields["tokenizer.ggml.bos_token_id"]]
-        if "tokenizer.ggml.bos_token_id" in fields
-        else "",
+        bos_token=tokens[ids[BOS]] if BOS in ids else "",
+        special_tokens={"pad_token": tokens[ids[PAD]]} if PAD in ids else {},
+        stated=StatedIds(ids),
     )

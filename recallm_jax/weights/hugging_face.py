@@ -4,19 +4,18 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
+from recallm_jax.weights import recall_rules
 from recallm_jax.weights.config_keys import check_generation_config
+from recallm_jax.weights.folder import write_folder
 from recallm_jax.weights.hugging_face_config import read_config, write_config
 from recallm_jax.weights.hugging_face_tensors import (
     INDEX_FILE,
@@ -25,9 +24,10 @@ from recallm_jax.weights.hugging_face_tensors import (
     read_json,
     with_ties,
 )
+from recallm_jax.weights.special_ids import StatedIds, exported_ids, read_stated
 from recallm_jax.weights.tensors import assemble, check_names, disassemble
 from recallm_jax.weights.tokenizer_settings import read_special_tokens, read_template
-from storage.files import Path, as_path, is_remote, store
+from tasks.prompts.vocabulary import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +37,33 @@ class TokenizerFiles:
     Attributes:
       tokenizer_json: the text of tokenizer.json.
       chat_template: the Jinja template of a chat.
-      eos_token: the token that ends a turn.
+      eos_token: the token that ends a turn, for the template.
       bos_token: the token that begins a prompt, for the template; "" without one.
       special_tokens: further tokens for the template by their names, such as "pad_token".
+      stated: what config.json and generation_config.json state about such tokens.
     """
 
     tokenizer_json: str
     chat_template: str
     eos_token: str
-    bos_token: str
+    bos_token: str = ""
     special_tokens: dict[str, str] = dataclasses.field(default_factory=dict)
+    stated: StatedIds = dataclasses.field(default_factory=StatedIds)
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer.
+
+        Raises:
+          TaskInputError: the files are broken, or do not belong together.
+        """
+        return Tokenizer(
+            self.tokenizer_json,
+            chat_template=self.chat_template,
+            eos_token=self.eos_token,
+            bos_token=self.bos_token,
+            end_ids=self.stated.end_ids,
+            special_tokens=self.special_tokens,
+        )
 
 
 def load(
@@ -116,7 +133,10 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     eos, bos = (_special_token(settings, name) for name in ("eos_token", "bos_token"))
     if not eos:
         raise UserError(f"{settings_path} names no eos_token; add the token that ends a turn")
-    return TokenizerFiles(tokenizer_json, template, eos, bos, special)
+    generation_path = folder / "generation_config.json"
+    generation = read_json(generation_path) if generation_path.exists() else None
+    stated = read_stated(read_json(folder / "config.json"), generation, str(folder))
+    return TokenizerFiles(tokenizer_json, template, eos, bos, special, stated)
 
 
 def _special_token(settings: dict, name: str) -> str:
@@ -128,99 +148,94 @@ def _special_token(settings: dict, name: str) -> str:
 def save(
     model: Transformer,
     folder: str | os.PathLike[str],
-    tokenizer: TokenizerFiles,
+    files: TokenizerFiles,
     *,
+    recall_spans: dict[str, Any] | None = None,
     max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Write a folder that transformers and vLLM load, whole or not at all.
 
+    It behaves like the policy: it has a row for each entry of the tokenizer and no more, and ends
+    responses at the same tokens. The chat template is written as it is (`served_template.py`).
+
     Args:
       folder: a folder that does not exist or is empty.
+      recall_spans: the rules of recall spans (`recall_rules`), for config.json.
       max_shard_bytes: the most bytes of a safetensors file, unless a single tensor has more.
 
     Raises:
-      UserError: the folder has contents, or the disk is full or not writable.
+      UserError: the folder has contents, the disk is full or not writable, or tokenizer and model
+        do not belong together.
+      TaskInputError: the tokenizer's files are broken.
     """
-    target = as_path(os.fspath(folder))
-    if is_remote(target):
-        _save_remote(model, target, tokenizer, max_shard_bytes)
-        return
-    folder = pathlib.Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already; give a new folder or remove it first")
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
-    try:
-        partial.mkdir(parents=True)
-        _write_weights(model, partial, max_shard_bytes)
-        _write_settings(model, partial, tokenizer)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {folder}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    tokenizer = files.tokenizer()
+    settings = _settings(model, files, tokenizer)
+    if recall_spans is not None:
+        settings["config.json"][recall_rules.KEY] = recall_spans
+
+    def write(partial: pathlib.Path) -> None:
+        _write_weights(model, tokenizer.size, partial, max_shard_bytes)
+        for name, content in settings.items():
+            _write_json(partial / name, content)
+        write_tokenizer(partial, files, max_length=model.config.max_positions)
+
+    # A folder without config.json is refused.
+    write_folder(folder, write, last="config.json")
 
 
-def _save_remote(
-    model: Transformer, folder: Path, tokenizer: TokenizerFiles, max_shard_bytes: int
-) -> None:
-    """Write a folder locally, then copy it to gs://, its config.json last to make it complete.
-
-    Raises:
-      UserError: see `save`.
-    """
-    if folder.exists():
-        raise UserError(f"{folder} exists already; give a new folder or remove it first")
-    with tempfile.TemporaryDirectory() as temporary:
-        local = pathlib.Path(temporary) / folder.name
-        save(model, local, tokenizer, max_shard_bytes=max_shard_bytes)
-        files = sorted(local.iterdir(), key=lambda file: file.name == "config.json")
-        for file in files:
-            store(folder).put_file(str(file), str(folder / file.name))
-
-
-def _write_settings(model: Transformer, folder: pathlib.Path, tokenizer: TokenizerFiles) -> None:
-    vocabulary = _ids(tokenizer.tokenizer_json)
-    if tokenizer.eos_token not in vocabulary:
+def _settings(model: Transformer, files: TokenizerFiles, tokenizer: Tokenizer) -> dict[str, dict]:
+    """Return the contents of the folder's JSON files but the tokenizer and the index."""
+    if tokenizer.size > model.config.vocab_rows:
         raise UserError(
-            f"the tokenizer has no token {tokenizer.eos_token!r}, which should end a turn"
+            f"the tokenizer has {tokenizer.size} entries, but the embedding "
+            f"{model.config.vocab_rows} rows; take both from the same model"
         )
-    config = write_config(
-        model.config,
-        param_dtype=str(model.embedding[...].dtype),
-        eos_id=vocabulary[tokenizer.eos_token],
+    ids, generation = exported_ids(
+        files.stated, tokenizer, pad_token=_pad_token(files, _added_tokens(tokenizer))
     )
-    _write_json(folder / "config.json", config)
-    write_tokenizer(folder, tokenizer, max_length=model.config.max_positions)
+    sizes = dataclasses.replace(model.config, vocab_rows=tokenizer.size)
+    return {
+        "config.json": write_config(sizes, param_dtype=str(model.embedding[...].dtype)) | ids,
+        "generation_config.json": generation,
+    }
 
 
-def write_tokenizer(folder: pathlib.Path, tokenizer: TokenizerFiles, *, max_length: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json."""
+def write_tokenizer(folder: pathlib.Path, files: TokenizerFiles, *, max_length: int) -> None:
+    """Write tokenizer.json and tokenizer_config.json, with the added tokens in both."""
+    tokenizer = files.tokenizer()
+    added = _added_tokens(tokenizer)
+    named = {
+        **files.special_tokens,
+        "eos_token": files.eos_token,
+        "bos_token": files.bos_token,
+        "pad_token": _pad_token(files, added),
+    }
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": tokenizer.eos_token,
-        "pad_token": tokenizer.eos_token,
+        **{name: token for name, token in named.items() if token},
+        "added_tokens_decoder": {str(token.pop("id")): token for token in added},
         "clean_up_tokenization_spaces": False,
         "model_max_length": max_length,
-        "chat_template": tokenizer.chat_template,
+        "chat_template": files.chat_template,
     }
-    if tokenizer.bos_token:
-        settings["bos_token"] = tokenizer.bos_token
-    settings |= tokenizer.special_tokens
     _write_json(folder / "tokenizer_config.json", settings)
-    (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
 
 
-def _ids(tokenizer_json: str) -> dict[str, int]:
-    content = json.loads(tokenizer_json)
-    ids = dict(content["model"]["vocab"])
-    ids.update({token["content"]: token["id"] for token in content["added_tokens"]})
-    return ids
+def _added_tokens(tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    return json.loads(tokenizer.to_json())["added_tokens"]
 
 
-def _write_weights(model: Transformer, folder: pathlib.Path, max_shard_bytes: int) -> None:
-    shards = _shards(disassemble(model), max_shard_bytes)
+def _pad_token(files: TokenizerFiles, added: list[dict[str, Any]]) -> str:
+    """Return the token that pads batches: the source's; without one, the eos token, as is usual."""
+    stated = {token["id"]: token["content"] for token in added}.get(files.stated.pad_id)
+    return files.special_tokens.get("pad_token") or stated or files.eos_token
+
+
+def _write_weights(
+    model: Transformer, vocab_size: int, folder: pathlib.Path, max_shard_bytes: int
+) -> None:
+    shards = _shards(disassemble(model, vocab_size), max_shard_bytes)
     # Every name contains the number of shards, so names are given last.
     weight_map, total, count = {}, 0, 0
     for number, shard in enumerate(shards):

@@ -150,8 +150,11 @@ def _max_positions(stated: int, scaling: RopeScaling | None) -> int:
     return stated
 
 
-def write_config(config: ModelConfig, *, param_dtype: str, eos_id: int) -> dict[str, Any]:
-    """Return a model's config.json, in a spelling that transformers 4, 5 and vLLM read."""
+def write_config(config: ModelConfig, *, param_dtype: str) -> dict[str, Any]:
+    """Return a model's config.json, in a spelling that transformers 4, 5 and vLLM read.
+
+    It lacks the ids of special tokens (`special_ids.exported_ids`).
+    """
     (architecture,) = [name for name, family in ARCHITECTURES.items() if family == config.family]
     return {
         "architectures": [architecture],
@@ -170,5 +173,4 @@ def write_config(config: ModelConfig, *, param_dtype: str, eos_id: int) -> dict[
         "rope_scaling": write_rope(config.rope_scaling),
         "tie_word_embeddings": config.tie_embeddings,
         "torch_dtype": param_dtype,
-        "eos_token_id": eos_id,
     }

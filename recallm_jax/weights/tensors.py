@@ -137,11 +137,16 @@ def assemble(
     return Transformer(config, top, layers)
 
 
-def disassemble(model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the checkpoint tensors of a model one by one, in the order of its layers."""
+def disassemble(model: Transformer, vocab_size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the checkpoint tensors of a model one by one, in the order of its layers.
+
+    Rows of the vocabulary from `vocab_size` on are left out. They pad for sharding, and the decoder
+    masks them; elsewhere they would take part in the softmax.
+    """
     top, layers = top_arrays(model), layer_arrays(model)
     for name, value in top.items():
-        yield TOP_NAMES[name], np.asarray(value)
+        rows = slice(vocab_size if name in ("embedding", "output") else None)
+        yield TOP_NAMES[name], np.asarray(value[rows])
     for number in range(model.config.num_layers):
         for name, value in layers.items():
             stored_name, transposed = LAYER_NAMES[name]

@@ -46,10 +46,10 @@ class RecallVocabulary(seqio.Vocabulary):
         return self.tokenizer.decode(list(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text of ids up to the end of turn; ids out of range are dropped."""
+        """Return the text of ids up to the first end token; ids out of range are dropped."""
         kept: list[int] = []
         for token in ids:
-            if int(token) == self.eos_id:
+            if int(token) in self.tokenizer.end_ids:
                 break
             kept.append(int(token))
         return self.tokenizer.decode(kept)
@@ -72,9 +72,10 @@ class RecallVocabulary(seqio.Vocabulary):
         """Compare the tokenizers; SeqIO compares the vocabularies of a mixture."""
         return (
             isinstance(other, RecallVocabulary)
+            and self.tokenizer.end_ids == other.tokenizer.end_ids
             and self.tokenizer.to_json() == other.tokenizer.to_json()
         )
 
     def __hash__(self) -> int:
         """Return a hash that agrees with equality."""
-        return hash((self.tokenizer.size, self.tokenizer.eos_id))
+        return hash((self.tokenizer.size, self.tokenizer.end_ids))

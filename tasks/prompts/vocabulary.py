@@ -24,7 +24,8 @@ class Tokenizer:
 
     Attributes:
       size: the last id plus one.
-      eos_id: the token that ends an assistant's turn.
+      eos_id: the token that ends an assistant's turn, and so a demonstration.
+      end_ids: the tokens that end a response, `eos_id` among them.
       added_ids: those of `ADDED_TOKENS`, in that order.
       special_ids: all added tokens (chat, control, recall, think); no span may copy one.
     """
@@ -36,6 +37,7 @@ class Tokenizer:
         chat_template: str,
         eos_token: str,
         bos_token: str = "",
+        end_ids: Sequence[int] = (),
         special_tokens: Mapping[str, str] | None = None,
     ):
         """Read a tokenizer.json; those of the four tokens that it lacks get the next free ids.
@@ -43,18 +45,26 @@ class Tokenizer:
         Args:
           eos_token, bos_token: for the template, which writes them where the model needs them;
             bos_token is "" if the model has none.
+          end_ids: the tokens at which the model's own settings end a response; () for eos_token
+            alone.
           special_tokens: further tokens for the template, such as {"pad_token": "<|pad|>"}.
 
         Raises:
-          TaskInputError: the text is not a tokenizer, it lacks a special token, or the template
-            is broken.
+          TaskInputError: the text is not a tokenizer, it lacks a special token or one of end_ids,
+            or the template is broken.
         """
         self._tokenizer = with_tokens(read_tokenizer(tokenizer_json), ADDED_TOKENS)
         self.chat_template = chat_template
         self.eos_token, self.bos_token = eos_token, bos_token
         self.special_tokens = dict(special_tokens or {})
         self.size = max(self._tokenizer.get_vocab().values()) + 1
-        self.eos_id = self._id(eos_token)
+        stated = tuple(end_ids) or (self.id_of(eos_token),)
+        for number in stated:
+            if self._tokenizer.id_to_token(number) is None:
+                raise TaskInputError(
+                    f"eos_token_id = {number} is not an id of the tokenizer; take tokenizer.json, "
+                    "config.json and generation_config.json from the same model"
+                )
         named = {"eos_token": eos_token, "bos_token": bos_token, **self.special_tokens}
         named = {name: token for name, token in named.items() if token}
         # Also tokens of the vocabulary alone are read whole where the template writes them.
@@ -62,16 +72,39 @@ class Tokenizer:
             [
                 tokenizers.AddedToken(token, normalized=False)
                 for token in named.values()
-                if self._id(token) not in self._tokenizer.get_added_tokens_decoder()
+                if self.id_of(token) not in self._tokenizer.get_added_tokens_decoder()
             ]
         )
-        self.start_recall_id, self.end_recall_id = self._id(START_RECALL), self._id(END_RECALL)
-        self.think_id, self.end_think_id = self._id(THINK), self._id(END_THINK)
-        self.added_ids = tuple(map(self._id, ADDED_TOKENS))
+        self.start_recall_id, self.end_recall_id = self.id_of(START_RECALL), self.id_of(END_RECALL)
+        self.think_id, self.end_think_id = self.id_of(THINK), self.id_of(END_THINK)
+        self.added_ids = tuple(map(self.id_of, ADDED_TOKENS))
         self.special_ids = frozenset(self._tokenizer.get_added_tokens_decoder())
         self._template = ChatTemplate(chat_template, named)
+        self.eos_id = self._end_of_turn(stated)
+        self.end_ids = tuple(dict.fromkeys((*stated, self.eos_id)))
 
-    def _id(self, token: str) -> int:
+    def _end_of_turn(self, stated: Sequence[int]) -> int:
+        """Return the end token that the template writes after an assistant's turn.
+
+        If it writes none, or can't write such a turn, this is eos_token, or the first of the stated
+        ids if eos_token is not one of them.
+        """
+        eos_id, reply = self.id_of(self.eos_token), "An assistant's turn."
+        turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": reply}]
+        try:
+            _, found, after = self.render(turns, opens_turn=False).rpartition(reply)
+        except TaskInputError:
+            found = after = ""
+        written = self.encode(after) if found else []
+        ends = [number for number in written if number in (*stated, eos_id)]
+        return [*ends, *[eos_id] * (eos_id in stated), *stated][0]
+
+    def id_of(self, token: str) -> int:
+        """Return the id of a token.
+
+        Raises:
+          TaskInputError: the tokenizer lacks it.
+        """
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None:
             raise TaskInputError(
@@ -87,9 +120,15 @@ class Tokenizer:
             chat_template=self.chat_template,
             eos_token=self.eos_token,
             bos_token=self.bos_token,
+            end_ids=self.end_ids,
             special_tokens=self.special_tokens,
         )
         return make, (self.to_json(),)
+
+    def with_template(self, chat_template: str) -> "Tokenizer":
+        """Return the same tokenizer with another chat template."""
+        make, (tokenizer_json,) = self.__reduce__()
+        return make(tokenizer_json, chat_template=chat_template)
 
     def to_json(self) -> str:
         """Return the tokenizer.json with the added tokens."""
@@ -180,6 +219,16 @@ class Tokenizer:
           TaskInputError: the template fails on this conversation, or changes the user's text.
         """
         return self._template.prompt(system, user, thinking=thinking)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        opens_turn: bool = True,
+        thinking: bool | None = None,
+    ) -> str:
+        """Return what the chat template itself writes: see `ChatTemplate.render`."""
+        return self._template.render(messages, opens_turn=opens_turn, thinking=thinking)
 
     @functools.cached_property
     def _token_sizes(self) -> Int[np.ndarray, " V"]:

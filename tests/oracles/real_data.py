@@ -1,6 +1,5 @@
 """Real data sets and SmolLM2's tokenizer, where the machine has them."""
 
-import dataclasses
 import functools
 import os
 import pathlib
@@ -34,4 +33,4 @@ def smollm2_tokenizer() -> Tokenizer | None:
     if path is None:
         return None
     loaded = load_policy(path, dtype="bfloat16", param_dtype="bfloat16")
-    return Tokenizer(**dataclasses.asdict(loaded.tokenizer))
+    return loaded.tokenizer.tokenizer()

@@ -13,31 +13,134 @@ from recallm_jax.config.load import load_config
 from recallm_jax.convert import main
 from recallm_jax.policy.setup import set_up
 from recallm_jax.weights import hugging_face
+from recallm_jax.weights.source import load_policy
 from tasks.prompts.vocabulary import ADDED_TOKENS
 from tests.oracles import tiny_run
 from tests.oracles.tiny_models import tiny_folder
 from tests.oracles.tiny_run import CONFIG
 
+TEMPLATE = (
+    "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<turn>\n{% endif %}"
+)
+# Two end tokens, and a token of its own for each other use.
+IDS = {"bos_token_id": 36, "eos_token_id": [39, 38], "pad_token_id": 37}
+GENERATION = {**IDS, "eos_token_id": [38, 39], "temperature": 0.6, "transformers_version": "5.0"}
+
 
 def make_source(folder):
-    shutil.copytree(tiny_folder("qwen3_plain"), folder)
-    vocabulary = {chr(0x4E00 + n): n for n in range(39)} | {"<end>": 39}
+    """Make a folder of 40 rows, as many as its tokenizer has entries."""
+    shutil.copytree(tiny_folder("qwen2_plain"), folder)
+    vocabulary = {chr(0x4E00 + n): n for n in range(36)}
+    vocabulary |= {"<begin>": 36, "<pad>": 37, "<end of text>": 38, "<end>": 39}
     (folder / "tokenizer.json").write_text(Tokenizer(BPE(vocab=vocabulary, merges=[])).to_str())
-    settings = {"chat_template": "{{ messages }}", "eos_token": {"content": "<end>"}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    settings = {
+        "chat_template": TEMPLATE,
+        "bos_token": "<begin>",
+        "eos_token": {"content": "<end>"},
+        "pad_token": "<pad>",
+    }
+    config = json.loads((folder / "config.json").read_text()) | IDS
+    for name, content in (
+        ("tokenizer_config.json", settings),
+        ("config.json", config),
+        ("generation_config.json", GENERATION),
+    ):
+        (folder / name).write_text(json.dumps(content))
 
 
-def test_the_output_has_rows_and_ids_for_the_added_tokens(tmp_path, capsys):
-    make_source(tmp_path / "in")
-    out = tmp_path / "out"
-    assert main([f"--source={tmp_path / 'in'}", f"--out={out}", "--max-shard-gb=0.00002"]) == 0
-    assert capsys.readouterr().out == f"wrote {out}\n"
-    model = hugging_face.load(out)
-    assert model.config.vocab_rows == model.embedding[...].shape[0] == 128
-    files = hugging_face.load_tokenizer(out)
-    tokenizer = Tokenizer.from_str(files.tokenizer_json)
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source") / "in"
+    make_source(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def export(source):
+    out = source.with_name("out")
+    assert main([f"--source={source}", f"--out={out}", "--max-shard-gb=0.00002"]) == 0
+    return out
+
+
+def test_the_output_has_a_row_for_each_entry_of_the_tokenizer_and_no_more(export):
+    """A row of zeros wins where all other logits are negative."""
+    model = hugging_face.load(export)
+    assert model.embedding[...].shape[0] == model.output[...].shape[0] == 44
+    assert model.config.vocab_rows == 44
+    assert len(list(export.glob("model-*.safetensors"))) > 1
+    assert not list(export.parent.glob(".*partial"))
+
+
+def test_the_policy_is_read_back_from_the_output(source, export):
+    before, after = load_policy(source), load_policy(export)
+    jax.tree.map(np.testing.assert_array_equal, before.model, after.model)
+    assert after.model.config.vocab_rows == 128
+
+
+def test_both_tokenizer_files_have_the_added_tokens(export):
+    tokenizer = Tokenizer.from_str((export / "tokenizer.json").read_text())
     assert [tokenizer.token_to_id(token) for token in ADDED_TOKENS] == [40, 41, 42, 43]
-    assert len(list(out.glob("model-*.safetensors"))) > 1
+    settings = json.loads((export / "tokenizer_config.json").read_text())
+    added = settings["added_tokens_decoder"]
+    assert [added[str(number)]["content"] for number in range(40, 44)] == list(ADDED_TOKENS)
+    # So that they stay visible where special tokens are skipped.
+    assert not any(added[str(number)]["special"] for number in range(40, 44))
+
+
+def test_end_tokens_bos_and_pad_go_out_as_they_came_in(export):
+    assert json.loads((export / "generation_config.json").read_text()) == GENERATION
+    config = json.loads((export / "config.json").read_text())
+    assert {name: config[name] for name in IDS} == IDS
+    settings = json.loads((export / "tokenizer_config.json").read_text())
+    names = ("bos_token", "eos_token", "pad_token")
+    assert [settings[name] for name in names] == ["<begin>", "<end>", "<pad>"]
+
+
+def test_the_served_prompt_is_that_of_training_and_read_back_once(source, export):
+    before, after = (load_policy(folder).tokenizer.tokenizer() for folder in (source, export))
+    prompt = before.chat_prompt("", "一")
+    assert prompt == "一<end><turn>\n<think>\n"
+    assert after.render([{"role": "user", "content": "一"}]) == prompt
+    assert after.chat_prompt("", "一") == prompt
+    assert (after.end_ids, after.eos_id) == (before.end_ids, before.eos_id) == ((38, 39), 39)
+
+
+def test_a_folder_in_use_is_refused_before_any_work(tmp_path, capsys):
+    (tmp_path / "mine").write_text("keep")
+    assert main(["--source=nowhere", f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path} exists already; give a new folder or remove it first\n"
+    )
+    assert (tmp_path / "mine").read_text() == "keep"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("generation_config.json", {"eos_token_id": [38, 77]}, "eos_token_id = 77 is not an id"),
+        ("generation_config.json", {"eos_token_id": "<end>"}, "eos_token_id = '<end>' is neither"),
+        ("tokenizer_config.json", {"pad_token": "<none>"}, "names the token '<none>'"),
+        ("tokenizer_config.json", {"chat_template": "{{ messages.x.y }}"}, "chat template can't"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_one_line_and_leave_nothing(
+    tmp_path, capsys, name, changes, message
+):
+    source, out = tmp_path / "in", tmp_path / "out"
+    make_source(source)
+    content = json.loads((source / name).read_text())
+    (source / name).write_text(json.dumps({**content, **changes}))
+    assert main([f"--source={source}", f"--out={out}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {source}") and error.count("\n") == 1 and message in error
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_rules_of_spans_go_with_the_weights(export):
+    spans = json.loads((export / "config.json").read_text())["recall_spans"]
+    assert (spans["start_token_id"], spans["end_token_id"]) == (40, 41)
+    assert spans["vocab_size"] == 44 and spans["barrier_token_ids"] == [36, 37, *range(39, 44)]
 
 
 def test_a_missing_source_is_one_line_and_exit_code_2(tmp_path, capsys):
@@ -92,5 +195,6 @@ def test_a_trained_policy_is_written_as_weights_that_a_run_can_start_from(
     again = set_up(load_config([*CONFIG, f"--config.model.weights={out}"]))
     trained, _, _ = tiny_run.newest_policy(trained_run)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(again.policy.layers), trained.layers)
-    np.testing.assert_array_equal(again.policy.embedding[...], trained.embedding[...])
+    rows = again.tokenizer.size
+    np.testing.assert_array_equal(again.policy.embedding[:rows], trained.embedding[:rows])
     assert again.tokenizer.to_json() == set_up(load_config(CONFIG)).tokenizer.to_json()

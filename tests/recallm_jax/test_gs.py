@@ -1,6 +1,7 @@
 """Runs on gs://: checkpoints, evaluations, reports, weights and records, through an emulator."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import signal
@@ -19,6 +20,7 @@ from recallm_jax.runtime.metrics import MetricWriter, read_metrics
 from recallm_jax.runtime.profiling import traced
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
+from recallm_jax.weights.served_template import served_template
 from recallm_jax.weights.source import load_policy
 from storage import files
 from tests.oracles.fake_run import write_run
@@ -183,7 +185,8 @@ def test_weights_go_to_gs_and_come_back(weights, bucket, gcs, tmp_path, monkeypa
     out = f"{bucket}/converted"
     assert convert.main([f"--source={bucket}/model", f"--out={out}"]) == 0
     wanted, got = load_policy(weights), load_policy(out)
-    assert got.tokenizer == wanted.tokenizer
+    template = served_template(wanted.tokenizer.tokenizer(), thinking=True)
+    assert got.tokenizer == dataclasses.replace(wanted.tokenizer, chat_template=template)
     jax.tree.map(np.testing.assert_array_equal, got.model, wanted.model)
 
     def fetched() -> int:

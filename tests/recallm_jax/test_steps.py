@@ -94,7 +94,7 @@ def sampled_and_scored(config, context):
         context.place(prompts),
         row_keys(0, 0, np.array([text.number for text in texts], np.uint32), 2),
         sampling=Sampling(temperature=1.0),
-        limits=Limits(rules, 24, (context.tokenizer.eos_id,)),
+        limits=Limits(rules, 24, context.tokenizer.end_ids),
     )
     scoring = Scoring(rules=rules, budget=24, temperature=1.0, chunk=10)
     scores = score_in_parts(context.policy, rollout, scoring=scoring, packing=packed(rollout, 2))
@@ -134,7 +134,9 @@ def grpo_step(config, context):
 
 def on_eight_devices(alone):
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    return Context(place_model(alone.policy, mesh), alone.tokenizer, mesh, alone.console)
+    return Context(
+        place_model(alone.policy, mesh), alone.tokenizer, alone.files, mesh, alone.console
+    )
 
 
 @pytest.mark.slow

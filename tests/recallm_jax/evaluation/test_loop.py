@@ -61,7 +61,7 @@ def rows_of(texts, record, config, tokenizer):
     padded = [tokens + [tokenizer.eos_id] * (length - len(tokens)) for tokens in written]
     prompts, (text,) = prompts_and_texts([record], 256)
     rules = span_rules(config, tokenizer, constrained=False)
-    limits = Limits(rules, length, (tokenizer.eos_id,))
+    limits = Limits(rules, length, tokenizer.end_ids)
     given = decode(
         IndifferentPolicy(),
         prompts,

@@ -201,7 +201,7 @@ def test_places_are_right_in_text_with_several_bytes_a_character(tokenizer, alig
     rules = dataclasses.replace(span_rules(config, tokenizer), max_length=9)
     record, _ = question_record(tokenizer, STRANGE, QUESTION, task_settings(config))
     prompts, (text,) = prompts_and_texts([record], 256)
-    limits = Limits(rules, 60, (tokenizer.eos_id,))
+    limits = Limits(rules, 60, tokenizer.end_ids)
     rollout = decode(
         IndifferentPolicy(jnp.zeros((770, 768)).at[:, rules.start_token].add(9.0)),
         prompts,

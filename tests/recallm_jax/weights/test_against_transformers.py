@@ -43,7 +43,7 @@ def test_no_key_is_in_two_tables():
 @pytest.mark.parametrize("golden", EXPECTED["ropes"], ids=lambda golden: str(golden["fields"]))
 def test_rotary_settings_give_the_frequencies_and_the_factor_of_transformers(golden):
     config = read(QWEN3 | golden["fields"])
-    exported = read(write_config(config, param_dtype="float32", eos_id=0))
+    exported = read(write_config(config, param_dtype="float32"))
     for read_back in (config, exported):
         found, factor = frequencies(read_back)
         np.testing.assert_allclose(found, golden["frequencies"], rtol=2e-6)
@@ -54,7 +54,7 @@ def test_options_of_yarn_survive_an_export():
     options = {"attention_factor": 0.5, "mscale": 1.0, "mscale_all_dim": 0.7, "truncate": False}
     stated = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}
     config = read(QWEN3 | {"rope_scaling": stated | options})
-    written = write_config(config, param_dtype="float32", eos_id=0)
+    written = write_config(config, param_dtype="float32")
     assert written["rope_scaling"].items() >= (stated | options).items()
     assert read(written) == config
 

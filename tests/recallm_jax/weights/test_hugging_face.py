@@ -1,5 +1,6 @@
 """Hugging Face folders: saved ones are loaded again, and broken ones are refused."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,22 +8,32 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE
 
 from recallm_jax.models.presets import RopeScaling
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import hugging_face
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.hugging_face_config import read_config, write_config
+from recallm_jax.weights.special_ids import StatedIds
+from tasks.prompts.vocabulary import ADDED_TOKENS
 from tests.oracles.tiny_models import TINY, tiny_folder, tiny_model
 
+# As many entries as the tiny models have rows: 34 characters and six added tokens.
+_ENTRIES = Tokenizer(BPE(vocab={chr(0x4E00 + n): n for n in range(34)}, merges=[]))
+_ENTRIES.add_special_tokens(["<begin>", "<end>"])
+_ENTRIES.add_tokens([AddedToken(t, normalized=False, special=False) for t in ADDED_TOKENS])
 TOKENIZER = TokenizerFiles(
-    tokenizer_json=json.dumps(
-        {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 3, "content": "<end>"}]}
-    ),
+    tokenizer_json=_ENTRIES.to_str(),
     chat_template="{{ messages[0]['content'] }}",
     eos_token="<end>",
     bos_token="<begin>",
-    special_tokens={"pad_token": "<end>"},
+    special_tokens={"pad_token": "<begin>"},
+    stated=StatedIds(
+        {"bos_token_id": 34, "eos_token_id": [35, 3], "pad_token_id": 1},
+        {"eos_token_id": [3, 35], "top_p": 0.9},
+    ),
 )
 
 
@@ -80,7 +91,24 @@ def test_bfloat16_parameters_survive(tmp_path):
 def test_tokenizer_files_survive(tmp_path):
     hugging_face.save(tiny_model("llama_plain"), tmp_path / "out", TOKENIZER)
     assert hugging_face.load_tokenizer(tmp_path / "out") == TOKENIZER
-    assert json.loads((tmp_path / "out/config.json").read_text())["eos_token_id"] == 3
+
+
+@pytest.mark.parametrize(
+    ("pad_token", "stated", "written"),
+    [
+        ("丂", {"pad_token_id": 34}, "丂"),
+        ("", {"pad_token_id": 34}, "<begin>"),
+        ("", {}, "<end>"),
+    ],
+)
+def test_the_eos_token_pads_only_where_a_checkpoint_has_no_other(
+    tmp_path, pad_token, stated, written
+):
+    special = {"pad_token": pad_token} if pad_token else {}
+    files = dataclasses.replace(TOKENIZER, special_tokens=special, stated=StatedIds(stated))
+    hugging_face.save(tiny_model("llama_plain"), tmp_path / "out", files)
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["pad_token"] == written
 
 
 @pytest.mark.parametrize(
@@ -131,7 +159,7 @@ def test_both_spellings_of_rotary_settings_mean_the_same(folder):
     )
     assert older == newer
     assert newer.rope_scaling == RopeScaling("yarn", factor=4.0, original_max_positions=128)
-    written = write_config(newer, param_dtype="float32", eos_id=2)
+    written = write_config(newer, param_dtype="float32")
     assert read_config(written, "x", dtype="float32", remat="full") == newer
 
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import peft
@@ -15,7 +17,8 @@ from recallm_jax.weights.hugging_face import TokenizerFiles
 from tests.oracles.tiny_models import GOLDEN, tiny_model
 
 ROWS = (2, 5, 11, 37)
-FILES = TokenizerFiles('{"model": {"vocab": {"e": 0}}, "added_tokens": []}', "{{ x }}", "e", "")
+TOKENIZER = Tokenizer(BPE(vocab={chr(0x4E00 + n): n for n in range(40)}, merges=[]))
+FILES = TokenizerFiles(TOKENIZER.to_str(), "{{ messages }}", "一", "")
 
 
 @pytest.mark.parametrize("name", ["qwen2_plain", "smollm2_plain"])

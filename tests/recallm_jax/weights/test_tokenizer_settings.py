@@ -33,6 +33,7 @@ SETTINGS = {
 
 
 def load(folder, settings=SETTINGS, tokenizer=TOKENIZER):
+    (folder / "config.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return load_tokenizer(folder)
@@ -118,7 +119,7 @@ def test_a_damaged_tokenizer_is_refused(tmp_path, broken):
 def test_a_file_that_is_no_object_is_refused(tmp_path, name):
     load(tmp_path)
     (tmp_path / name).write_text("[]")
-    with pytest.raises(UserError, match=rf"{name} is not a JSON object; fetch it again"):
+    with pytest.raises(UserError, match=rf"{name} is not a JSON object; "):
         load_tokenizer(tmp_path)
 
 

@@ -1,0 +1,67 @@
+"""The rules of recall spans in an exported config.json, for the package `recall_spans`.
+
+With them transformers and vLLM constrain spans as the model was trained (`docs/serving.md`).
+"""
+
+import json
+from typing import Any
+
+from decoding.span_copy import SpanRules
+from recallm_jax.weights.added_tokens import tokenizer_size
+from storage.files import as_path, read_text
+from tasks.prompts.vocabulary import END_RECALL, START_RECALL, read_tokenizer
+
+# The key of config.json.
+KEY = "recall_spans"
+
+# The alignment of spans for weights that no run of ours has trained.
+USUAL_ALIGNMENT = "character"
+
+
+def recall_rules(rules: SpanRules, span_alignment: str) -> dict[str, Any]:
+    """Return the rules as plain values, for `KEY` of config.json.
+
+    Args:
+      span_alignment: the edges at which the rules let spans open and close
+        (`tasks.prompts.record.span_flags`).
+    """
+    return {
+        "start_token_id": rules.start_token,
+        "end_token_id": rules.end_token,
+        "vocab_size": rules.vocab_size,
+        "barrier_token_ids": sorted(rules.barriers),
+        "min_length": rules.min_length,
+        "max_length": rules.max_length,
+        "span_alignment": span_alignment,
+        "copy_source": rules.copy_source,
+        "paper_compatible": rules.paper_compatible,
+    }
+
+
+def rules_of_source(source: str, tokenizer_json: str) -> dict[str, Any]:
+    """Return the rules of weights from elsewhere: those that their config.json holds, if any.
+
+    Args:
+      source: a folder, local or on gs://, or a file, from which the weights have been read.
+      tokenizer_json: the text of a tokenizer.json that has the recall tokens.
+    """
+    config = as_path(source) / "config.json"
+    stored = json.loads(read_text(config)).get(KEY) if config.is_file() else None
+    return stored or usual_rules(tokenizer_json)
+
+
+def usual_rules(tokenizer_json: str) -> dict[str, Any]:
+    """Return the rules for weights that no run of ours has trained.
+
+    Args:
+      tokenizer_json: the text of a tokenizer.json that has the recall tokens.
+    """
+    tokenizer = read_tokenizer(tokenizer_json)
+    ids = tokenizer.get_vocab()
+    rules = SpanRules(
+        start_token=ids[START_RECALL],
+        end_token=ids[END_RECALL],
+        vocab_size=tokenizer_size(tokenizer),
+        barriers=tuple(tokenizer.get_added_tokens_decoder()),
+    )
+    return recall_rules(rules, USUAL_ALIGNMENT)
