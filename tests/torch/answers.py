@@ -17,9 +17,10 @@ from decoding.sampling import Sampling, row_keys
 from decoding.spans import find_spans, span_trace
 from recallm_jax.config.load import load_config
 from recallm_jax.data.arrays import prompts_and_texts
+from recallm_jax.data.settings import task_settings
 from recallm_jax.evaluation.question import QUOTE_FIRST, question_record
 from recallm_jax.policy.modes import span_rules
-from recallm_jax.policy.partitioning import for_rollout
+from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.policy.setup import set_up
 
 
@@ -29,8 +30,9 @@ def main(arguments: list[str]) -> None:
     config, asked = load_config(arguments[:cut]), arguments[cut + 1 :]
     context = set_up(config)
     tokenizer = context.tokenizer
+    settings = task_settings(config)
     records = [
-        question_record(tokenizer, document, question, config.decoding.span_alignment)
+        question_record(tokenizer, document, question, settings)[0]
         for document, question in zip(asked[::2], asked[1::2], strict=True)
     ]
     prompts, _ = prompts_and_texts(records, max(len(record.inputs) for record in records))
