@@ -19,7 +19,7 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
     arguments = [f"--document={document}", "--question=Who kept the lamp?", "--quote_first"]
     assert generate.main([*CONFIG, *arguments]) == 0
     out = capsys.readouterr().out
-    assert "recall span 1" in out and "of the prompt: …" in out
+    assert "recall span 1" in out and "of the document: …" in out
 
 
 @for_each("seed", range(4))
