@@ -35,11 +35,13 @@ _HARMLESS = {
     "ids, which the names of the tokens give": (
         *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"),
     ),
+    "the number of tokens, which tokenizer.json gives": ("vocab_size",),
     "SentencePiece, which a byte-level tokenizer is not": ("legacy", "sp_model_kwargs"),
     "where the files come from, and what reads them elsewhere": (
         *("tokenizer_class", "processor_class", "name_or_path", "backend", "tokenizer_type"),
         *("tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file"),
         *("is_local", "local_files_only", "transformers_version", "use_fast", "from_slow"),
+        *("trust_remote_code", "use_auth_token", "model_type", "full_tokenizer_file"),
         *("init_inputs", "device_map", "_commit_hash", "_from_auto"),
     ),
 }
