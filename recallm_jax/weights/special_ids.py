@@ -43,7 +43,7 @@ def read_stated(
     """Return the stated ids of a folder, given the fields of its two files.
 
     Raises:
-      UserError: an id of an end token is not a whole number.
+      UserError: an id is not a whole number.
     """
     for name, fields in (("config.json", config), ("generation_config.json", generation or {})):
         for number in _listed(fields.get(EOS)):
@@ -51,6 +51,12 @@ def read_stated(
                 raise UserError(
                     f"{folder}/{name}: {EOS} = {fields[EOS]!r} is neither the id of a token nor a "
                     "list of ids; correct it"
+                )
+        for key in (BOS, PAD):
+            # -1 stands for none in old files.
+            if fields.get(key) is not None and type(fields[key]) is not int:
+                raise UserError(
+                    f"{folder}/{name}: {key} = {fields[key]!r} is not the id of a token; correct it"
                 )
     ids = {name: config[name] for name in (BOS, EOS, PAD) if config.get(name) is not None}
     return StatedIds(ids, generation)

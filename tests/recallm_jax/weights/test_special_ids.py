@@ -45,6 +45,16 @@ def test_an_end_token_that_is_no_id_is_refused_with_its_file(bad):
         read_stated({"eos_token_id": 2}, {"eos_token_id": bad}, "in")
 
 
+@pytest.mark.parametrize("name", ["bos_token_id", "pad_token_id"])
+def test_other_ids_are_whole_numbers_and_minus_one_is_none(name):
+    for bad in ("2", [2], 2.0, True):
+        with pytest.raises(
+            UserError, match=rf"^in/config\.json: {name} = .* not the id of a token"
+        ):
+            read_stated({name: bad}, None, "in")
+    read_stated({name: -1}, {name: None}, "in")
+
+
 def made(template, eos_token, stated):
     files = dataclasses.replace(
         tiny_files(),
