@@ -1,6 +1,7 @@
 """A first look: one question about one document, answered with recall spans."""
 
 import dataclasses
+import re
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,6 +28,8 @@ from tasks.prompts.vocabulary import START_RECALL, Tokenizer
 
 # Makes a model that does not know recall spans yet begin with one.
 QUOTE_FIRST = f"The context says: {START_RECALL}"
+# Python reads bytes of an argument that are not UTF-8 so.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # Prompts are padded to multiples of this, so that few sizes are compiled.
 LENGTH_STEP = 64
 EXAMPLE_DOCUMENT = """\
@@ -52,12 +55,19 @@ def question_record(
       that this character would have if the prompt had the document's outer white space, too.
 
     Raises:
-      UserError: the document or the question is empty, or no span can begin in the document.
+      UserError: the document or the question is empty or not valid Unicode, or no span can begin
+        in the document.
     """
     if not question.strip():
         raise UserError("the question is empty; give one, such as --question='Who kept it?'")
     if not document.strip():
         raise UserError("the document is empty, so there is nothing to recall; give a text file")
+    for name, text in (("document", document), ("question", question)):
+        if broken := _SURROGATE.search(text):
+            raise UserError(
+                f"the {name} is not valid Unicode: its character {broken.start()} is "
+                f"U+{ord(broken[0]):04X}, half of a character; give it in UTF-8"
+            )
     outer = len(document) - len(document.lstrip())
     document = document.strip()
     user = f"{document}\n\n{question.strip()}"
