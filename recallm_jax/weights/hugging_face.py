@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from recallm_jax.models.presets import ModelConfig
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.runtime.errors import UserError
-from recallm_jax.weights import recall_rules
+from recallm_jax.weights import quantized, recall_rules
 from recallm_jax.weights.config_keys import check_generation_config
 from recallm_jax.weights.folder import write_folder
 from recallm_jax.weights.hugging_face_config import read_config, write_config
@@ -28,6 +29,9 @@ from recallm_jax.weights.special_ids import StatedIds, exported_ids, read_stated
 from recallm_jax.weights.tensors import assemble, check_names, disassemble
 from recallm_jax.weights.tokenizer_settings import read_special_tokens, read_template
 from tasks.prompts.vocabulary import Tokenizer
+
+# Other forms of a tokenizer, from which transformers makes a tokenizer.json.
+_OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,21 +89,37 @@ def load(
         tensor is not known, or the weights are quantized or hold NaN or infinity.
     """
     folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give a Hugging Face checkpoint folder")
-    if (folder / "adapter_config.json").exists():
-        raise UserError(
-            f"{folder} holds an adapter (adapter_config.json), which is not read; save the whole "
-            "model with PEFT's merge_and_unload"
-        )
-    config_path, generation_path = folder / "config.json", folder / "generation_config.json"
-    config = read_config(read_json(config_path), str(config_path), dtype=dtype, remat=remat)
-    if generation_path.exists():
-        check_generation_config(read_json(generation_path), str(generation_path))
+    config = read_sizes(folder, dtype=dtype, remat=remat)
     with ExitStack() as stack:
         config, tensors = with_ties(config, open_tensors(folder, stack))
         check_names(config, tensors.places, str(folder))
         return assemble(config, tensors.read, param_dtype, str(folder))
+
+
+def read_sizes(
+    folder: str | os.PathLike[str], *, dtype: str = "float32", remat: str = "full"
+) -> ModelConfig:
+    """Return the sizes of a folder's model, and refuse a folder that holds no supported one.
+
+    Raises:
+      UserError: config.json or generation_config.json is missing, damaged, or of a model that is
+        not supported; the weights are quantized, or those of an adapter.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give a Hugging Face checkpoint folder")
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder} holds an adapter (adapter_config.json), not a model; name it as "
+            "config.model.adapter beside the weights it was trained on, or merge it into them with "
+            "PEFT's merge_and_unload"
+        )
+    config_path, generation_path = folder / "config.json", folder / "generation_config.json"
+    quantized.check_folder(folder)
+    config = read_config(read_json(config_path), str(config_path), dtype=dtype, remat=remat)
+    if generation_path.exists():
+        check_generation_config(read_json(generation_path), str(generation_path))
+    return config
 
 
 def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
@@ -114,9 +134,20 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     folder = pathlib.Path(folder)
     tokenizer_path = folder / "tokenizer.json"
     if not tokenizer_path.exists():
-        raise UserError(f"{tokenizer_path} is missing; fetch the checkpoint's tokenizer files too")
+        others = [name for name in _OTHER_TOKENIZERS if (folder / name).exists()]
+        remedy = (
+            f"load the folder with transformers' AutoTokenizer, which reads {others[0]}, and save "
+            "it again"
+            if others
+            else "fetch the checkpoint's tokenizer files too"
+        )
+        raise UserError(f"{tokenizer_path} is missing; {remedy}")
     settings_path = folder / "tokenizer_config.json"
     settings = read_json(settings_path)
+    legacy_path = folder / "special_tokens_map.json"
+    if legacy_path.exists() and "added_tokens_decoder" not in settings:
+        # In folders of old versions of transformers this file has priority.
+        settings |= read_json(legacy_path)
     tokenizer_json = _read_text(tokenizer_path)
     special = read_special_tokens(settings, tokenizer_json, str(folder))
     template_path = folder / "chat_template.jinja"
@@ -128,7 +159,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> TokenizerFiles:
     if not template:
         raise UserError(
             f"{folder} has no chat template, neither {template_path.name} nor in "
-            f"{settings_path.name}; use an instruction-tuned checkpoint"
+            f"{settings_path.name}; use an instruction-tuned checkpoint, or add the "
+            f"{template_path.name} of one with the same tokenizer"
         )
     eos, bos = (_special_token(settings, name) for name in ("eos_token", "bos_token"))
     if not eos:

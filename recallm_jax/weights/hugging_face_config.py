@@ -103,6 +103,15 @@ def read_config(fields: dict[str, Any], origin: str, *, dtype: str, remat: str) 
 def _family(fields: dict[str, Any], origin: str) -> str:
     """Return the family that both `architectures` and `model_type` name; one of them may lack."""
     architectures, model_type = fields.get("architectures"), fields.get("model_type")
+    if architectures is not None and not (
+        isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
+    ):
+        raise UserError(
+            f"{origin}: architectures = {architectures!r} is not a list of names; take the "
+            "config.json that belongs to the weights"
+        )
+    if model_type is not None:
+        model_type = Settings(fields, origin).text("model_type")
     families = ARCHITECTURES | _ALIASES
     if architectures:
         if len(architectures) != 1 or architectures[0] not in families:

@@ -1,6 +1,7 @@
 """Recognising folders of quantized weights, which are not read."""
 
 import os
+import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ _CONFIGS = {
     "compression_config": "compressed-tensors",
     "quantization": "MLX",
 }
+# Its tensors have the names of those of compressed-tensors.
+_MODELOPT_FILE = "hf_quant_config.json"
 # The ends of names of tensors that only quantized weights have, with their method.
 _SUFFIXES = {
     ".SCB": "bitsandbytes (int8)",
@@ -56,6 +59,16 @@ def check_config(fields: Mapping[str, Any], folder: str | os.PathLike[str]) -> N
         if settings:
             stated = settings.get("quant_method") if isinstance(settings, dict) else None
             raise _refusal(folder, stated or method, f"{name} of its config.json")
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder with the file in which NVIDIA's Model Optimizer describes its weights.
+
+    Raises:
+      UserError: names the method, and the way to plain weights.
+    """
+    if (pathlib.Path(folder) / _MODELOPT_FILE).exists():
+        raise _refusal(folder, "modelopt", _MODELOPT_FILE)
 
 
 def check_tensors(names: Collection[str], folder: str | os.PathLike[str]) -> None:

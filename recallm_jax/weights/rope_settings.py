@@ -60,10 +60,12 @@ def read_rope(
         raise UserError(f"{origin}: {place} = {stated!r} is not an object of settings")
     settings = {name: value for name, value in stated.items() if value is not None}
     outer = Settings(fields, origin, {"rope_theta": DEFAULT_THETA})
-    inner = Settings(settings, f"{origin}: {place}", _DEFAULTS | {_ORIGINAL: max_positions})
+    inner = Settings(
+        settings, f"{origin}: {place}", _DEFAULTS | {_ORIGINAL: max_positions, "type": "default"}
+    )
     theta = (inner if "rope_theta" in settings else outer).number("rope_theta")
     # "type" is the older spelling of "rope_type"; some configs carry both.
-    kind = settings.get("rope_type", settings.get("type", "default"))
+    kind = inner.text("rope_type" if "rope_type" in settings else "type")
     if kind not in _OPTIONS:
         why = f": {_UNSUPPORTED[kind]}" if kind in _UNSUPPORTED else ""
         raise UserError(

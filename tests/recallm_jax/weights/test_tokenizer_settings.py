@@ -123,6 +123,20 @@ def test_a_file_that_is_no_object_is_refused(tmp_path, name):
         load_tokenizer(tmp_path)
 
 
+def test_special_tokens_map_decides_only_without_added_tokens_decoder(tmp_path):
+    """As in transformers, for which it is the file of old folders."""
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    assert load(tmp_path).eos_token == "<|im_end|>"
+    old = {name: value for name, value in SETTINGS.items() if name != "added_tokens_decoder"}
+    assert load(tmp_path, old).eos_token == "<|endoftext|>"
+
+
+def test_a_tokenizer_in_another_form_is_named(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing; .* reads tokenizer\.model"):
+        load_tokenizer(tmp_path)
+
+
 def test_of_several_templates_the_default_is_taken(tmp_path):
     several = [
         {"name": "tool_use", "template": "tools"},
