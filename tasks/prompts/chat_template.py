@@ -99,7 +99,12 @@ class ChatTemplate:
                     "give a text without white space at its beginning and end"
                 )
             raise _broken("it does not write the user's text as it is")
-        end = rendered.rindex(user) + len(user)
+        turns = rendered
+        if rendered.count(user) > 1:
+            # A short text may also occur in the header of the response, as "think" does.
+            closed = self.render(messages, opens_turn=False, thinking=thinking)
+            turns = closed if user in closed and rendered.startswith(closed) else rendered
+        end = turns.rindex(user) + len(user)
         return rendered[:end] + _with_thought(rendered[end:], thinking)
 
 

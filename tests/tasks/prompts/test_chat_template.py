@@ -79,6 +79,15 @@ def test_the_thought_is_opened_once_whatever_the_template_ends_in(header, with_t
         assert compiled.prompt("", user, thinking=False) == user + without
 
 
+@pytest.mark.parametrize("user", ["think", ">", "<think>", "a", "s", "<s>"])
+def test_a_users_text_that_the_header_repeats_opens_one_thought(user):
+    opens = "{% if add_generation_prompt %}<a><think>{{ '\\n' }}{% endif %}"
+    compiled = template("<s>{{ messages[0].content }}</s>" + opens)
+    turn = f"<s>{user}</s><a>"
+    assert compiled.prompt("", user, thinking=True) == f"{turn}<think>\n"
+    assert compiled.prompt("", user, thinking=False) == turn
+
+
 def test_a_template_may_leave_tokens_that_the_model_lacks_undefined():
     text = "{{ bos_token is defined }} {{ pad_token is defined }}{{ messages[0].content }}"
     compiled = ChatTemplate(text, {"pad_token": "<|pad|>"})
