@@ -73,11 +73,11 @@ def open_tensors(folder: pathlib.Path, stack: ExitStack) -> FolderTensors:
             ) from None
         files.update(dict.fromkeys(opened.keys(), opened))
     quantized.check_tensors(files, folder)
+    # The files of the inner model alone have names without its prefix.
+    inner = not any(name.startswith(_PREFIX) for name in files)
     places: dict[str, tuple[Any, str]] = {}
     for stored in sorted(name for name in files if not name.endswith(_BUFFERS)):
-        # A file of the inner model alone has names without its prefix.
-        inner = not stored.startswith(_PREFIX) and stored != TOP_NAMES["output"]
-        whole = _PREFIX + stored if inner and _PREFIX + stored not in files else stored
+        whole = _PREFIX + stored if inner and stored != TOP_NAMES["output"] else stored
         places[whole] = (files[stored], stored)
     return FolderTensors(places, str(folder))
 

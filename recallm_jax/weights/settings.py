@@ -17,7 +17,7 @@ def json_object(content: bytes, origin: str) -> dict[str, Any]:
     """
     try:
         found = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{origin} is not JSON ({error}); fetch it again") from None
     if not isinstance(found, dict):
         raise UserError(f"{origin} is not a JSON object; take the file that belongs to the weights")

@@ -64,7 +64,7 @@ def check_names(config: ModelConfig, held: Collection[str], origin: str) -> None
     """
     needed = stored_names(config)
     missing = [name for name in needed if name not in held]
-    if TOP_NAMES["output"] in missing:
+    if missing == [TOP_NAMES["output"]]:
         raise UserError(
             f"{origin} has no output matrix: there is no tensor {TOP_NAMES['output']!r}, and "
             "tie_word_embeddings = true does not put the embedding in its place; take a "

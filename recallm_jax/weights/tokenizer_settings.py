@@ -94,7 +94,7 @@ def read_special_tokens(
     """
     try:
         tokenizer = json.loads(tokenizer_json)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{folder}/{TOKENIZER} can't be read ({error}); fetch it again") from None
     if not isinstance(tokenizer, dict):
         raise UserError(f"{folder}/{TOKENIZER} is not a JSON object; fetch it again")

@@ -194,6 +194,23 @@ def test_tensors_without_a_use_are_named(folder):
     assert "holds tensor 'model.layers.1.mlp.up_proj.bias' and 1 more, which" in message(folder)
 
 
+def test_a_tensor_beside_the_model_is_named_as_in_the_file(folder):
+    edit_tensors(folder, **{"v_head.summary.weight": np.ones((1, 32), np.float32)})
+    assert "holds tensor 'v_head.summary.weight', which the decoder of qwen2" in message(folder)
+
+
+def test_a_file_with_other_names_is_not_taken_for_a_model_without_its_output(folder):
+    path = folder / "model.safetensors"
+    save_file({f"_orig_mod.{name}": x for name, x in load_file(path).items()}, path)
+    expected = "has no tensor 'model.embed_tokens.weight' and 26 more, which a qwen2 of 2 layers"
+    assert expected in message(folder)
+
+
+def test_json_that_is_nested_too_deeply_is_refused(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    assert "config.json is not JSON (maximum recursion depth" in message(folder)
+
+
 def test_a_missing_output_matrix_is_named(folder):
     edit_tensors(folder, **{"lm_head.weight": None})
     expected = "has no output matrix: there is no tensor 'lm_head.weight', and tie_word_embeddings"
