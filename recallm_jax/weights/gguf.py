@@ -84,7 +84,14 @@ def load(
 
         def read(name: str) -> np.ndarray:
             tensor = tensors[stored[name]]
-            values = dequantize(tensor.data, tensor.tensor_type)
+            try:
+                values = dequantize(tensor.data, tensor.tensor_type)
+            except NotImplementedError:
+                raise UserError(
+                    f"{path}: tensor {stored[name]!r} has values of type "
+                    f"{tensor.tensor_type.name}, which are not read; take a file in another "
+                    "quantization, such as Q8_0 or F16"
+                ) from None
             values = values.reshape(tuple(int(size) for size in tensor.shape[::-1]))
             if name.endswith("q_proj.weight"):
                 return _unpermute(values, config.num_heads)

@@ -39,7 +39,15 @@ def permuted(matrix, num_heads):
 
 
 def write_gguf(
-    path, *, quantized=False, pre="smollm", architecture="llama", absent=(), keys=None, tensors=None
+    path,
+    *,
+    quantized=False,
+    dtype=np.float32,
+    pre="smollm",
+    architecture="llama",
+    absent=(),
+    keys=None,
+    tensors=None,
 ):
     """Write tests/golden/tiny/llama_plain as GGUF, without some keys and with others added."""
     writer = GGUFWriter(path, architecture)
@@ -71,7 +79,7 @@ def write_gguf(
             tensor = permuted(tensor, 4)
         if stored.endswith("attn_k"):
             tensor = permuted(tensor, 2)
-        kind = None
+        kind, tensor = None, tensor.astype(dtype)
         if quantized and tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
             kind = GGMLQuantizationType.Q8_0
             tensor = quantize(tensor, kind)
@@ -127,6 +135,8 @@ def test_unsupported_contents_are_refused(tmp_path):
         gguf.load(write_gguf(tmp_path / "b.gguf", architecture="gemma"))
     # The file is whole: to fetch it again would not help.
     assert "truncated" not in str(error.value)
+    with pytest.raises(UserError, match=r"'token_embd\.weight' has values of type I8, which are"):
+        gguf.load(write_gguf(tmp_path / "d.gguf", dtype=np.int8))
     with pytest.raises(UserError, match="does not exist"):
         gguf.load(tmp_path / "c.gguf")
 
