@@ -9,6 +9,7 @@ first one.
 
 import json
 import sys
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def main() -> None:
     # Rows and products of the size that training gives them.
     changed = {
         name: value + 0.02 * jax.random.normal(next(keys), value.shape)
-        for name, value in model.trained().items()
+        for name, value in cast(dict[str, jax.Array], model.trained()).items()
     }
     model = model.with_trained(changed)
     peft.save(model, out, loaded.tokenizer)
