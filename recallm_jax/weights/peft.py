@@ -6,6 +6,7 @@ Its layout is that of peft 0.21: A as [rank, in], B as [out, rank].
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -50,6 +51,21 @@ _PLAIN: dict[str, Any] = {
     "layer_replication": None,
     "target_parameters": None,
 }
+# The same, of settings that an adapter which convert wrote does not have.
+_PLAIN_IF_GIVEN: dict[str, Any] = {
+    "alora_invocation_tokens": None,
+    "arrow_config": None,
+    "exclude_modules": None,
+    "kasa_config": None,
+    "monteclora_config": None,
+    "use_bdlora": None,
+    "use_qalora": False,
+    "velora_config": None,
+}
+# Initial values of A and B for which PEFT leaves the frozen weights as they are. With others, such
+# as "pissa", the adapter belongs to changed weights.
+_INITIAL = (True, False, None, "gaussian", "eva", "orthogonal")
+_MERGE = "merge the adapter into its weights with peft (merge_and_unload), and load the result"
 
 
 def save(
@@ -127,12 +143,20 @@ def _read_settings(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing; give a PEFT folder, such as convert writes") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); fetch it again") from None
-    for name, value in _PLAIN.items():
-        if settings.get(name, value) not in (value, None):
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} holds no object; give a PEFT folder, such as convert writes")
+    for name, value in (_PLAIN | _PLAIN_IF_GIVEN).items():
+        # PEFT writes {} and [] where it means None.
+        if settings.get(name) and settings[name] != value:
             raise UserError(
-                f"{path}: {name} = {settings[name]!r} is not supported, only {value!r} is; merge "
-                "the adapter into its weights with peft (merge_and_unload), and load the result"
+                f"{path}: {name} = {settings[name]!r} is not supported, only {value!r} is; {_MERGE}"
             )
+    initial = settings.get("init_lora_weights")
+    if initial not in _INITIAL:
+        raise UserError(
+            f"{path}: init_lora_weights = {initial!r} is not supported, because it changes the "
+            f"frozen weights; {_MERGE}"
+        )
     return settings
 
 
@@ -142,17 +166,24 @@ def _lora_of(settings: dict[str, Any], origin: str, rows: tuple[int, ...]) -> Lo
     if not isinstance(targets, list) or not set(targets) <= set(names):
         raise UserError(
             f"{origin}: target_modules = {targets!r} is not a list of some of {sorted(names)}; "
-            "merge the adapter into its weights with peft (merge_and_unload), and load the result"
+            f"{_MERGE}"
+        )
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        raise UserError(f"{origin}: r = {rank!r} is not a number of columns; fetch it again")
+    if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise UserError(
+            f"{origin}: lora_alpha = {alpha!r} is not a finite number above 0; fetch it again"
         )
     found = settings.get("trainable_token_indices")
     found = found.get("embed_tokens") if isinstance(found, dict) else found
-    if not isinstance(found, list) or sorted(found) != sorted(rows):
+    if not isinstance(found, list) or sorted(map(str, found)) != sorted(map(str, rows)):
         raise UserError(
             f"{origin}: trainable_token_indices = {found}, but the added tokens have the ids "
             f"{list(rows)}; give an adapter that convert wrote for these weights"
         )
     matrices = tuple(name for name in MATRICES if _module(name) in targets)
-    return Lora(settings["r"], float(settings["lora_alpha"]), matrices, tuple(found))
+    return Lora(rank, float(alpha), matrices, tuple(map(int, found)))
 
 
 def _module(name: str) -> str:

@@ -70,6 +70,38 @@ def test_a_damaged_adapter_is_refused_by_name(tmp_path, change, message):
         peft.load(folder, tiny_model("smollm2_plain"), ROWS)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"alora_invocation_tokens": [3]}, "alora_invocation_tokens = [3] is not supported"),
+        ({"use_qalora": True}, "use_qalora = True is not supported, only False is; merge the"),
+        ({"exclude_modules": ["up_proj"]}, "exclude_modules = ['up_proj'] is not supported"),
+        ({"init_lora_weights": "pissa"}, "'pissa' is not supported, because it changes the frozen"),
+        ({"r": "2"}, "r = '2' is not a number of columns"),
+        ({"lora_alpha": None}, "lora_alpha = None is not a finite number above 0"),
+        ({"trainable_token_indices": [2, "x", 3, 4]}, "trainable_token_indices = [2, 'x', 3, 4]"),
+    ],
+)
+def test_settings_that_compute_something_else_are_refused_by_name(tmp_path, change, message):
+    folder = shutil.copytree(GOLDEN / "peft" / "smollm2_plain", tmp_path / "adapter")
+    settings = json.loads((folder / peft.CONFIG).read_text())
+    (folder / peft.CONFIG).write_text(json.dumps(settings | change))
+    with pytest.raises(UserError) as error:
+        peft.load(folder, tiny_model("smollm2_plain"), ROWS)
+    assert message in str(error.value)
+
+
+def test_settings_that_peft_leaves_empty_are_taken(tmp_path):
+    folder = shutil.copytree(GOLDEN / "peft" / "smollm2_plain", tmp_path / "adapter")
+    settings = json.loads((folder / peft.CONFIG).read_text())
+    empty = {"modules_to_save": [], "exclude_modules": [], "rank_pattern": {}, "use_dora": None}
+    (folder / peft.CONFIG).write_text(json.dumps(settings | empty))
+    assert peft.load(folder, tiny_model("smollm2_plain"), ROWS).config.lora is not None
+    (folder / peft.CONFIG).write_text("[]")
+    with pytest.raises(UserError, match="holds no object; give a PEFT folder"):
+        peft.load(folder, tiny_model("smollm2_plain"), ROWS)
+
+
 def test_a_truncated_or_missing_file_is_refused(tmp_path):
     folder = shutil.copytree(GOLDEN / "peft" / "smollm2_plain", tmp_path / "adapter")
     whole = (folder / peft.WEIGHTS).read_bytes()
