@@ -49,7 +49,18 @@ class RecallSpans(LogitsProcessor):
             as a start token that makes it begin with a span.
           pad_token_id: the token that pads prompts on the left. Only rules that are
             `paper_compatible` need it; with others padding can't be copied, being an added token.
+
+        Raises:
+          RecallSpansError: an option can't be that of any prompts.
         """
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise RecallSpansError(f"max_new_tokens = {max_new_tokens} must be at least 1")
+        # The letters of a text would be taken for texts.
+        if isinstance(documents, str) or any(isinstance(texts, str) for texts in documents or ()):
+            raise RecallSpansError(
+                "documents must hold a list of texts for each prompt, such as [[document]] for one "
+                "prompt with one document"
+            )
         self._responses = Responses(rules, table, kept=256)
         self._documents, self._prefix_length = documents, prefix_length
         self._max_new_tokens, self._pad_token_id = max_new_tokens, pad_token_id
@@ -68,7 +79,8 @@ class RecallSpans(LogitsProcessor):
         """Make a processor for a folder that `python -m recallm_jax.convert` wrote.
 
         Raises:
-          RecallSpansError: the folder lacks a file, or its config.json has no rules.
+          RecallSpansError: the folder lacks a file, its config.json has no rules, or an option
+            can't be that of any prompts.
         """
         folder = pathlib.Path(folder)
         rules = rules_of(read_json(folder, "config.json"), str(folder / "config.json"))
@@ -93,8 +105,8 @@ class RecallSpans(LogitsProcessor):
         """Return the scores, with -inf for tokens that break a span.
 
         Raises:
-          RecallSpansError: rows were reordered (beam search) or cut back (assisted generation), or
-            a prompt doesn't hold its documents.
+          RecallSpansError: rows were reordered (beam search) or cut back (assisted generation),
+            responses are longer than `max_new_tokens`, or a prompt doesn't hold its documents.
         """
         if self._continues(input_ids):
             for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
@@ -114,8 +126,14 @@ class RecallSpans(LogitsProcessor):
         emitted = length - self._prompt_length
         spent = self._max_new_tokens is not None and emitted >= self._max_new_tokens
         one_more = length == self._seen.shape[1] + 1
-        if one_more and not spent and torch.equal(input_ids[:, :-1], self._seen):
-            return True
+        if one_more and torch.equal(input_ids[:, :-1], self._seen):
+            if not spent:
+                return True
+            raise RecallSpansError(
+                f"the rows go on after max_new_tokens = {self._max_new_tokens} of this processor; "
+                "give generate the same max_new_tokens, or for prompts that continue former ones "
+                "call reset() first"
+            )
         prompts = slice(None, self._prompt_length)
         if torch.equal(input_ids[:, prompts], self._seen[:, prompts]):
             raise RecallSpansError(

@@ -183,6 +183,25 @@ def test_beam_search_is_refused_in_one_line(model):
         responses(model, [prompt_of(DOCUMENTS[0])], processor_of(), num_beams=3)
 
 
+def test_responses_longer_than_the_processor_was_told_are_named(model):
+    with pytest.raises(RecallSpansError, match=r"the rows go on after max_new_tokens = 4 of this"):
+        responses(model, [prompt_of(DOCUMENTS[0])], processor_of(max_new_tokens=4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"documents": "text"}, "documents must hold a list of texts for each prompt"),
+        ({"documents": ["text"]}, "such as [[document]] for one prompt with one document"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0 must be at least 1"),
+    ],
+)
+def test_options_that_fit_no_prompts_are_named(options, message):
+    with pytest.raises(RecallSpansError) as error:
+        processor_of(**options)
+    assert message in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
