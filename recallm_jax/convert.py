@@ -17,9 +17,6 @@ import sys
 from collections.abc import Sequence
 from typing import cast
 
-import jax
-import jax.numpy as jnp
-
 from recallm_jax.config.kept import hold_to_config
 from recallm_jax.config.load import JobParser, load_config
 from recallm_jax.models.transformer import Transformer
@@ -30,12 +27,24 @@ from recallm_jax.runtime.kept_programs import USER, keep_programs
 from recallm_jax.training.restore import restore_policy
 from recallm_jax.weights import hugging_face, peft
 from recallm_jax.weights.folder import check_new
+from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.lora import merged
-from recallm_jax.weights.recall_rules import recall_rules, rules_of_source
+from recallm_jax.weights.recall_rules import recall_rules, stored_rules, usual_rules
 from recallm_jax.weights.served_template import served_template
 from recallm_jax.weights.source import load_policy
 from storage.errors import naming
 from storage.files import open_folder
+
+# Fields of a run that an export holds, though no checkpoint does: those of the chat template and of
+# the rules of spans.
+EXPORTED = (
+    "data.thinking",
+    "decoding.copy_source",
+    "decoding.max_recall_length",
+    "decoding.min_recall_length",
+    "decoding.paper_compatible",
+    "decoding.span_alignment",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,16 +62,23 @@ def _run(argv: Sequence[str]) -> None:
         action="store_true",
         help="write the adapters that a run trained, by themselves",
     )
-    parser.add_argument("--param-dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--max-shard-gb", type=float, default=5.0, help="size of a weights file")
+    parser.add_argument(
+        "--param-dtype", choices=("float32", "bfloat16"), help="type of the weights; float32"
+    )
+    parser.add_argument("--max-shard-gb", type=float, help="size of a weights file; 5")
     arguments, rest = parser.parse_known_args(argv)
     if (arguments.source is None) == (arguments.workdir is None):
         parser.error("give either --source, or --config and --workdir of a run")
-    max_shard_bytes = arguments.max_shard_gb * 1e9
-    if not 1 <= max_shard_bytes < math.inf:
-        raise UserError(
-            f"--max-shard-gb={arguments.max_shard_gb}: give a finite size above 0, such as 5"
+    if arguments.adapter and (arguments.param_dtype or arguments.max_shard_gb is not None):
+        parser.error(
+            "an adapter is one file of float32; leave out --param-dtype and --max-shard-gb, or "
+            "--adapter"
         )
+    param_dtype = arguments.param_dtype or "float32"
+    max_shard_gb = 5.0 if arguments.max_shard_gb is None else arguments.max_shard_gb
+    max_shard_bytes = max_shard_gb * 1e9
+    if not 1 <= max_shard_bytes < math.inf:
+        raise UserError(f"--max-shard-gb={max_shard_gb}: give a finite size above 0, such as 5")
     out = open_folder(arguments.out)
     check_new(out)
     if arguments.source is not None:
@@ -71,41 +87,44 @@ def _run(argv: Sequence[str]) -> None:
         if arguments.adapter:
             parser.error("--adapter is for the adapters of a run; give its --config and --workdir")
         keep_programs(USER)
-        loaded = load_policy(arguments.source, param_dtype=arguments.param_dtype)
+        loaded = load_policy(arguments.source, param_dtype=param_dtype)
         model, files = loaded.model, loaded.tokenizer
-        origin, thinking, what = arguments.source, True, ""
+        origin, what = arguments.source, ""
         with naming(origin):
-            rules = rules_of_source(origin, files.tokenizer().to_json())
+            usual = usual_rules(files.tokenizer().to_json())
+        rules = stored_rules(origin, usual)
+        if rules is None:
+            rules, files = usual, _served(files, origin, thinking=True)
     else:
         config = load_config(rest)
         keep_programs(config.compilation_cache)
         workdir = open_folder(arguments.workdir)
         remedy = "give the config of the run"
-        hold_to_config(config, workdir, fields=("data.thinking",), remedy=remedy)
+        hold_to_config(config, workdir, fields=EXPORTED, remedy=remedy)
         context = set_up(config)
         policy, stage, step = restore_policy(config, context, workdir)
         # A run trains the model that `set_up` made, which is always a Transformer.
         model = cast(Transformer, policy)
-        files, origin = context.files, config.model.weights
-        thinking = config.data.thinking
+        origin = config.model.weights
+        files = _served(context.files, origin, thinking=config.data.thinking)
         what = f": {stage.name} step {step}"
         trained_with = span_rules(config, context.tokenizer)
         rules = recall_rules(trained_with, config.decoding.span_alignment)
-    with naming(origin):
-        template = served_template(files.tokenizer(), thinking=thinking)
-    files = dataclasses.replace(files, chat_template=template)
     if arguments.adapter:
         peft.save(model, out, files, base=origin)
     else:
-        model = _cast(merged(model), arguments.param_dtype)
+        whole = merged(model, param_dtype)
         hugging_face.save(
-            model, out, files, recall_spans=rules, max_shard_bytes=int(max_shard_bytes)
+            whole, out, files, recall_spans=rules, max_shard_bytes=int(max_shard_bytes)
         )
     print(f"wrote {arguments.out}{what}")
 
 
-def _cast(policy: Transformer, dtype: str) -> Transformer:
-    return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), policy)
+def _served(files: TokenizerFiles, origin: str, *, thinking: bool) -> TokenizerFiles:
+    """Return the files with a chat template that writes the prompts of training."""
+    with naming(origin):
+        template = served_template(files.tokenizer(), thinking=thinking)
+    return dataclasses.replace(files, chat_template=template)
 
 
 if __name__ == "__main__":

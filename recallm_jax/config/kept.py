@@ -51,6 +51,7 @@ LATER: dict[str, Any] = {
     "model.lora.alpha": 32.0,
     "model.lora.matrices": ["query", "key", "value", "attention_output", "gate", "up", "down"],
     "model.adapter": "",
+    "decoding.paper_compatible": False,
     "data.system_prompt": "ours",
     "data.thinking": True,
     "data.traces": "",

@@ -23,11 +23,11 @@ from storage.files import Path
 CHECKPOINTS = "checkpoints"
 # In a checkpoint's metadata: the sums of arrays that are not in it.
 FROZEN = "frozen"
-# Fields that, with a checkpoint's arrays, decide the policy: sizes that are not shapes, and the
-# tokenizer.
-WEIGHTS = ("model.weights", "model.rope_scaling")
+# Fields that, with a checkpoint's arrays, decide the policy: sizes that are not shapes, such as the
+# scale of adapters, and the tokenizer.
+WEIGHTS = ("model.weights", "model.rope_scaling", "model.lora.")
 # Without a checkpoint these too: the seed draws the new rows, or a whole random model.
-START_WEIGHTS = (*WEIGHTS, "model.param_dtype", "seed")
+START_WEIGHTS = (*WEIGHTS, "model.adapter", "model.param_dtype", "seed")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,20 +32,31 @@ def with_lora(
     return Transformer(config, top, layers, model.placement)
 
 
-def merged(model: Transformer) -> Transformer:
-    """Return the model without adapters that computes the same: W + (alpha / rank) A B."""
-    lora = model.config.lora
-    if lora is None:
-        return model
-    top, layers = dict(top_arrays(model)), dict(layer_arrays(model))
-    for name in lora.matrices:
-        a, b = layers.pop(f"{name}_a"), layers.pop(f"{name}_b")
-        matrix = layers[name]
-        product = jnp.einsum("lir,lro->lio", a, b, preferred_element_type=jnp.float32)
-        layers[name] = (matrix + lora.scale * product).astype(matrix.dtype)
-    rows = jnp.array(lora.rows)
-    for name, matrix in zip(ADDED_ROWS, ("embedding", "output"), strict=True):
-        if name in top:
-            changed = top[matrix][rows] + top.pop(name)
-            top[matrix] = top[matrix].at[rows].set(changed.astype(top[matrix].dtype))
-    return Transformer(dataclasses.replace(model.config, lora=None), top, layers, model.placement)
+def merged(model: Transformer, dtype: str = "") -> Transformer:
+    """Return the model without adapters that computes the same: W + (alpha / rank) A B.
+
+    Args:
+      dtype: the type of the returned parameters, to which float32 sums are rounded once; "" keeps
+        the type of each.
+    """
+    lora, adapters = model.config.lora, adapter_specs(model.config)
+    top, layers = top_arrays(model), layer_arrays(model)
+
+    def whole(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        kept = {name: x for name, x in arrays.items() if name not in adapters}
+        return {name: x.astype(dtype or x.dtype) for name, x in kept.items()}
+
+    new_top, new_layers = whole(top), whole(layers)
+    if lora is not None:
+        for name in lora.matrices:
+            a, b = layers[f"{name}_a"], layers[f"{name}_b"]
+            product = jnp.einsum("lir,lro->lio", a, b, preferred_element_type=jnp.float32)
+            changed = layers[name] + lora.scale * product
+            new_layers[name] = changed.astype(new_layers[name].dtype)
+        rows = jnp.array(lora.rows)
+        for name, matrix in zip(ADDED_ROWS, ("embedding", "output"), strict=True):
+            if name in top:
+                changed = (top[matrix][rows] + top[name]).astype(new_top[matrix].dtype)
+                new_top[matrix] = new_top[matrix].at[rows].set(changed)
+    config = dataclasses.replace(model.config, lora=None)
+    return Transformer(config, new_top, new_layers, model.placement)

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from decoding.span_copy import SpanRules
+from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.added_tokens import tokenizer_size
 from storage.files import as_path, read_text
 from tasks.prompts.vocabulary import END_RECALL, START_RECALL, read_tokenizer
@@ -38,16 +39,30 @@ def recall_rules(rules: SpanRules, span_alignment: str) -> dict[str, Any]:
     }
 
 
-def rules_of_source(source: str, tokenizer_json: str) -> dict[str, Any]:
-    """Return the rules of weights from elsewhere: those that their config.json holds, if any.
+def stored_rules(source: str, usual: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the rules in the config.json of weights that were exported before; None without any.
 
     Args:
       source: a folder, local or on gs://, or a file, from which the weights have been read.
-      tokenizer_json: the text of a tokenizer.json that has the recall tokens.
+      usual: the usual rules for its tokenizer (`usual_rules`).
+
+    Raises:
+      UserError: the rules have other fields, or are for another tokenizer.
     """
-    config = as_path(source) / "config.json"
-    stored = json.loads(read_text(config)).get(KEY) if config.is_file() else None
-    return stored or usual_rules(tokenizer_json)
+    path = as_path(source) / "config.json"
+    stored = json.loads(read_text(path)).get(KEY) if path.is_file() else None
+    if stored is None:
+        return None
+    remedy = f"remove {KEY!r} from the file to get the usual rules, or export the run again"
+    if not isinstance(stored, dict) or stored.keys() != usual.keys():
+        raise UserError(f"{path}: {KEY} does not have the fields {', '.join(usual)}; {remedy}")
+    for name in ("start_token_id", "end_token_id", "vocab_size"):
+        if stored[name] != usual[name]:
+            raise UserError(
+                f"{path}: {KEY}.{name} = {stored[name]!r}, but the tokenizer has {usual[name]}; "
+                f"{remedy}"
+            )
+    return stored
 
 
 def usual_rules(tokenizer_json: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from recallm_jax.config.kept import keep_config
 from recallm_jax.config.load import load_config
 from recallm_jax.convert import main
 from recallm_jax.policy.setup import set_up
@@ -143,6 +144,41 @@ def test_the_rules_of_spans_go_with_the_weights(export):
     assert spans["vocab_size"] == 44 and spans["barrier_token_ids"] == [36, 37, *range(39, 44)]
 
 
+def test_an_export_that_is_converted_again_keeps_its_template_and_its_rules(export, tmp_path):
+    """A run may have trained without a thought, and with other bounds of a span."""
+    first, again = shutil.copytree(export, tmp_path / "first"), tmp_path / "again"
+    for name, change in (
+        ("tokenizer_config.json", lambda content: content.update(chat_template=TEMPLATE)),
+        ("config.json", lambda content: content["recall_spans"].update(max_length=7)),
+    ):
+        content = json.loads((first / name).read_text())
+        change(content)
+        (first / name).write_text(json.dumps(content))
+    assert main([f"--source={first}", f"--out={again}", "--param-dtype=bfloat16"]) == 0
+    settings = json.loads((again / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == TEMPLATE
+    assert json.loads((again / "config.json").read_text())["recall_spans"]["max_length"] == 7
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("data.thinking", "False", True),
+        ("decoding.copy_source", "prompt+response", "'prompt'"),
+        ("decoding.max_recall_length", "5", 32),
+        ("decoding.span_alignment", "word", "'character'"),
+    ],
+)
+def test_a_run_is_exported_with_its_own_template_and_rules(tmp_path, capsys, field, value, found):
+    run, out = tmp_path / "run", tmp_path / "out"
+    keep_config(load_config(CONFIG), run, may_change=(), remedy="")
+    arguments = [*CONFIG, f"--config.{field}={value}", f"--workdir={run}", f"--out={out}"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"{run} was made with config.{field} = {found}, not" in error
+    assert error.endswith("; give the config of the run\n") and not out.exists()
+
+
 def test_a_missing_source_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert main([f"--source={tmp_path / 'in'}", f"--out={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
@@ -162,6 +198,10 @@ def test_a_missing_source_is_one_line_and_exit_code_2(tmp_path, capsys):
         (["--workdir=run", "--out=out"], "--config is missing; give one, such as"),
         (["--source=in", "--out=out", "--max-shard-gb=nan"], "--max-shard-gb=nan: give a finite"),
         (["--source=in", "--out=out", "--max-shard-gb=0"], "--max-shard-gb=0.0: give a finite"),
+        (
+            ["--workdir=run", "--out=out", "--adapter", "--param-dtype=bfloat16"],
+            "an adapter is one file of float32; leave out --param-dtype and --max-shard-gb",
+        ),
     ],
 )
 def test_mistaken_arguments_are_one_line_and_exit_code_2(arguments, message, capsys):

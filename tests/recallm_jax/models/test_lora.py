@@ -104,6 +104,33 @@ def test_new_adapters_change_nothing(batch):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_weights_are_rounded_once_after_adapters_were_added():
+    """Rounded to bfloat16 first, most of what adapters learned would be lost."""
+    model = tiny_model("smollm2_plain")
+    frozen = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model)
+    small = with_lora(frozen, LORA, seed=1)
+    changed = {name: value + 1e-3 for name, value in small.trained().items()}
+    small = small.with_trained(changed)
+    whole, exact = (top_arrays(x) | layer_arrays(x) for x in (merged(small, "float32"), small))
+    for name in MATRICES:
+        a, b = (np.asarray(exact[f"{name}_{part}"], np.float64) for part in "ab")
+        wanted = np.asarray(exact[name], np.float64) + 2.0 * a @ b
+        np.testing.assert_allclose(whole[name], wanted, rtol=0, atol=1e-6, err_msg=name)
+    rows = np.array(LORA.rows)
+    wanted = np.asarray(exact["embedding"], np.float32)[rows] + 1e-3
+    np.testing.assert_allclose(whole["embedding"][rows], wanted, rtol=0, atol=1e-6)
+    assert {str(x.dtype) for x in whole.values()} == {"float32"}
+    halved = top_arrays(merged(small)) | layer_arrays(merged(small))
+    assert {str(x.dtype) for x in halved.values()} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_without_adapters_is_merged_to_itself(dtype):
+    model = tiny_model("smollm2_plain")
+    for got, x in zip(jax.tree.leaves(merged(model, dtype)), jax.tree.leaves(model), strict=True):
+        np.testing.assert_array_equal(got, x.astype(dtype))
+
+
 @pytest.mark.parametrize("name", ["qwen2_plain", "smollm2_plain"])
 def test_gradients_of_adapters_follow_from_those_of_the_merged_weights(name, batch):
     """For W' = W + s A B: dA = s dW' B^T and dB = s A^T dW'; a row's is the matrix's own."""
