@@ -1,6 +1,8 @@
 """Training adapters: what is trained, saved, resumed, exported and read again."""
 
 import json
+import shutil
+import warnings
 
 import jax
 import numpy as np
@@ -51,6 +53,17 @@ def test_a_checkpoint_holds_the_adapters_only(run):
     names = json.loads((newest / "metadata" / "metadata").read_text())["layout"]
     policy = {name.split(".")[1] for name in names if name.startswith("policy.")}
     assert policy == set(set_up(load_config(LORA)).policy.trained())
+
+
+def test_a_run_resumed_from_adapters_ends_with_the_same_bits(run, tmp_path):
+    again = shutil.copytree(run, tmp_path / "again")
+    shutil.rmtree(again / "checkpoints" / "grpo")
+    with even_tokens.rewarded(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert train.main([*LORA, f"--workdir={again}"]) == 0
+    got, expected = policy_of(again).trained(), policy_of(run).trained()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(got[name], value, err_msg=name)
 
 
 def test_adapters_of_other_weights_are_refused_in_one_line(run, capsys):

@@ -139,10 +139,23 @@ def on_eight_devices(alone):
     )
 
 
+def with_random_adapters(context):
+    """Return the context with adapters that are not 0, so that each has a gradient."""
+    keys = iter(jax.random.split(jax.random.key(1), 99))
+    trained = {
+        name: value + 0.1 * jax.random.normal(next(keys), value.shape)
+        for name, value in context.policy.trained().items()
+    }
+    return dataclasses.replace(context, policy=context.policy.with_trained(trained))
+
+
 @pytest.mark.slow
-def test_eight_devices_sample_score_and_update_like_one():
+@pytest.mark.parametrize("lora", [False, True])
+def test_eight_devices_sample_score_and_update_like_one(lora):
     config = load_config([*CONFIG, "--config.optimizer.learning_rate=0.1", LARGE_EPSILON])
+    config.model.lora.rank = 4 if lora else 0
     alone = set_up(config)
+    alone = with_random_adapters(alone) if lora else alone
     one, eight = grpo_step(config, alone), grpo_step(config, on_eight_devices(alone))
     rollout, scored, metrics, policy = one
     np.testing.assert_array_equal(eight[0].tokens, rollout.tokens)
@@ -154,7 +167,8 @@ def test_eight_devices_sample_score_and_update_like_one():
     for name in ("loss", "policy_loss", "kl", "entropy", "grad_norm"):
         assert abs(metrics[name]) > 1e-3
         np.testing.assert_allclose(eight[2][name], metrics[name], rtol=2e-4)
-    assert_moved_alike(eight[3], policy, jax.device_get(alone.policy))
+    start = jax.device_get(alone.policy)
+    assert_moved_alike(eight[3].trained(), policy.trained(), start.trained())
 
 
 @pytest.mark.parametrize(
