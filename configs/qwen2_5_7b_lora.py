@@ -1,6 +1,6 @@
 """Qwen2.5-7B-Instruct on one TPU host: LoRA over a frozen bfloat16 model, else as qwen2_5_7b.py.
 
-Result: not yet run. It fits the TPUs named here, as their compiler says: docs/lora.md.
+Result: not yet run, and not yet compiled whole: docs/lora.md says what is known.
 Hardware: one host of eight chips, `v5e:2x4` (the default) or `v6e:2x4`.
 
     python -m recallm_jax.plan --config=configs/qwen2_5_7b_lora.py --topology=v5e:2x4
