@@ -27,7 +27,7 @@ class Critic:
     trunk: Any = None
 
     def trained(self) -> "Critic":
-        """Return the critic without the arrays of its trunk that updates leave as they are."""
+        """Return the critic with only those arrays of its trunk that updates change."""
         return self if self.trunk is None else dataclasses.replace(self, trunk=self.trunk.trained())
 
     def with_trained(self, trained: "Critic") -> "Critic":

@@ -21,6 +21,10 @@ class AddedRows:
     """What is added to the rows of n tokens, in an embedding or output matrix that is frozen.
 
     The matrix is never copied: the differences are added to what was computed with it.
+
+    Attributes:
+      rows: the differences, float32.
+      tokens: the ids of the tokens.
     """
 
     rows: Float[AnyArray, "n D"]

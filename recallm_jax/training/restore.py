@@ -64,6 +64,8 @@ def restored_latest(
 ) -> tuple[LearnerState, dict[str, Any]] | None:
     """Return the newest checkpoint's state and metadata, with the frozen arrays of `state`.
 
+    None stands for a folder without a checkpoint.
+
     Raises:
       UserError: see `checkpoint.restore_latest`; or the frozen arrays are not those of the run.
     """

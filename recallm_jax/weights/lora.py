@@ -1,4 +1,4 @@
-"""Adapters of a model (LoRA): adding them, and adding them up with the weights."""
+"""Adapters of a model (LoRA): giving them to a model, and merging them into its weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ def with_lora(
     """Return a model whose own parameters are frozen, with float32 adapters.
 
     Args:
-      seed: the seed of new adapters, with which the model computes what it did without them.
-      values: the adapters, by name; None makes new ones.
+      seed: the seed of new adapters. They leave what the model computes unchanged.
+      values: the adapters by name, with the shapes of `adapter_specs`; None makes new ones.
     """
     config = dataclasses.replace(model.config, lora=lora)
     specs = adapter_specs(config)
