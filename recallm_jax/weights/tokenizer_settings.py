@@ -4,11 +4,11 @@ A key that changes how texts become tokens, and that nobody reads, would give pr
 was not trained on. So each key is in one of the sets below, and any other is refused by name.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recallm_jax.runtime.errors import UserError
+from recallm_jax.weights.settings import json_object
 
 CONFIG, TOKENIZER = "tokenizer_config.json", "tokenizer.json"
 _USED = frozenset(
@@ -92,12 +92,7 @@ def read_special_tokens(
       UserError: tokenizer.json is not a JSON object, or a key is unknown, changes how texts become
         tokens, or disagrees with the other file.
     """
-    try:
-        tokenizer = json.loads(tokenizer_json)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{folder}/{TOKENIZER} can't be read ({error}); fetch it again") from None
-    if not isinstance(tokenizer, dict):
-        raise UserError(f"{folder}/{TOKENIZER} is not a JSON object; fetch it again")
+    tokenizer = json_object(tokenizer_json.encode(), f"{folder}/{TOKENIZER}")
     for key in tokenizer.keys() - _TOKENIZER_KEYS:
         raise _unknown(f"{folder}/{TOKENIZER}", key, tokenizer[key])
     named = {}

@@ -215,7 +215,7 @@ def test_a_truncated_tokenizer_is_one_line_and_exit_code_2(tmp_path, capsys):
     tokenizer = tmp_path / "in" / "tokenizer.json"
     whole = tokenizer.read_bytes()
     for broken, message in (
-        (whole[:-9], "tokenizer.json can't be read"),
+        (whole[:-9], "tokenizer.json is not JSON"),
         (b"\xff" + whole, "is not UTF-8 text"),
     ):
         tokenizer.write_bytes(broken)
