@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt32
 from decoding.arrays import picked
 from decoding.copy_source import CopySource
 from decoding.errors import DecodingInputError
-from decoding.policy import Policy
+from decoding.policy import Policy, PromptCache
 from decoding.prompts import Prompts
 from decoding.sampling import RowSampling, Sampling, log_prob_of, penalise_repetition, sample
 from decoding.span_copy import (
@@ -120,6 +120,15 @@ class DecodeState:
         return picked(all_rows, self.home)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Prefilled:
+    """Prompts that the policy has read: what it gives for the next token, and its cache of them."""
+
+    logits: Float[Array, "B V"]
+    cache: PromptCache
+
+
 def start(
     policy: Policy,
     prompts: Prompts,
@@ -193,8 +202,25 @@ def enter(
     if len(prompts.lengths) != parts * count:
         tokens = picked(tokens.reshape(parts, -1, size), numbers).reshape(-1, size)
         lengths = picked(lengths.reshape(parts, -1), numbers).reshape(-1)
-    hidden, prompt_cache = policy.prefill(tokens, lengths)
-    logits = policy.unembed(hidden).reshape(parts, count, 1, -1)
+    return seat(policy, state, numbers, prefill(policy, tokens, lengths), place)
+
+
+def prefill(policy: Policy, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]) -> Prefilled:
+    """Run prompts through the policy."""
+    hidden, cache = policy.prefill(tokens, lengths)
+    return Prefilled(policy.unembed(hidden), cache)
+
+
+def seat(
+    policy: Policy,
+    state: DecodeState,
+    numbers: Int[Array, "A k"],
+    prefilled: Prefilled,
+    place: Int[Array, ""] | int,
+) -> DecodeState:
+    """Put k prefilled prompts of each part, with these numbers there, into the caches."""
+    parts, count = numbers.shape
+    logits = prefilled.logits.reshape(parts, count, 1, -1)
 
     def of_rows(old: Array, numbers: Array, new: Array) -> Array:
         groups = old.reshape(-1, num_rows // num_prompts, old.shape[-1])
@@ -206,7 +232,7 @@ def enter(
     return dataclasses.replace(
         state,
         logits=groups.reshape(state.logits.shape),
-        cache=policy.enter(state.cache, numbers, prompt_cache, jnp.asarray(place, jnp.int32)),
+        cache=policy.enter(state.cache, numbers, prefilled.cache, jnp.asarray(place, jnp.int32)),
     )
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -53,38 +53,71 @@ def decode(
             "decode runs several programs and can't be part of one; inside jax.jit call "
             "decode_at_once"
         )
-    if prefix is not None and not 1 <= prefix.shape[2] <= limits.max_new_tokens:
-        raise DecodingInputError(
-            f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
-            f"{limits.max_new_tokens}, or None"
-        )
+    check_prefix(prefix, limits)
     sizes = policy.prompt_sizes(prompts.tokens.shape[1])
     parts = policy.parts(keys.shape[0])
     longest = [sizes[-1]] * (keys.shape[0] // parts)
     if len(sizes) > 1:
         longest = [int(length) for length in descending(prompts.lengths, parts)]
     waves = plan_waves(longest, sizes)
-    capacity = first_capacity(limits)
-    grows = capacity < limits.max_new_tokens
-    state = begin(policy, prompts, keys, sampling, limits, _room(waves, sizes), capacity)
+    room, capacity = _room(waves, sizes), first_capacity(limits)
+    state = begin(policy, prompts, keys, sampling, limits, room, capacity)
     for wave in waves:
         state = enter_wave(policy, state, prompts, wave.count, wave.size, wave.first, wave.place)
+    for state in stages(policy, state, sampling, limits, prefix):  # noqa: B007
+        pass
+    return Rollout(prompts, *of_prompts(state, keys.shape[1]))
+
+
+def check_prefix(prefix: Int[AnyArray, "B G P"] | None, limits: Limits) -> None:
+    """Refuse a prefix that is empty or longer than a response.
+
+    Raises:
+      DecodingInputError: names both lengths.
+    """
+    if prefix is not None and not 1 <= prefix.shape[2] <= limits.max_new_tokens:
+        raise DecodingInputError(
+            f"the prefix has {prefix.shape[2]} tokens; give 1 to max_new_tokens = "
+            f"{limits.max_new_tokens}, or None"
+        )
+
+
+def stages(
+    policy: Policy,
+    state: DecodeState,
+    sampling: Sampling | RowSampling,
+    limits: Limits,
+    prefix: Int[AnyArray, "B G P"] | None,
+    every: int = 0,
+) -> Iterator[DecodeState]:
+    """Decode to the end, and yield the state after each program, at last the one at the end.
+
+    The next program frees the buffers of a state, so take out of it what is wanted.
+
+    Args:
+      every: the most steps of a program; 0 for as many as the sizes of the caches and rows allow.
+    """
+    limit = limits.max_new_tokens
+    capacity = first_capacity(limits)
+    grows = capacity < limit
+    clock = 0
     while True:
         fewest = next_size(state.num_rows) if grows else 0
-        state, living = go_on(policy, state, sampling, limits, prefix, fewest, capacity)
+        last = min(clock + every, capacity) if every else capacity
+        state, living = go_on(policy, state, sampling, limits, prefix, fewest, last)
         # Waits for the device.
-        living = int(living)
+        living, clock = int(living), int(state.clock)
+        yield state
         if not living:
-            break
+            return
         size = state.num_rows
-        while living <= next_size(size):
+        while grows and living <= next_size(size):
             size = next_size(size)
         if size < state.num_rows:
             state = compact(policy, state, size)
-        if state.clock == capacity:
-            capacity = min(max(2 * capacity, 4 * STRIDE), limits.max_new_tokens)
+        if clock == capacity:
+            capacity = min(max(2 * capacity, 4 * STRIDE), limit)
             state = dataclasses.replace(state, cache=policy.grow(state.cache, capacity))
-    return Rollout(prompts, *of_prompts(state, keys.shape[1]))
 
 
 # The steps that the caches have room for at first. Then it is 4 times as much, then doubled again
