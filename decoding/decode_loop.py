@@ -254,12 +254,14 @@ def step(
     logits = mask_logits(logits, state.span, state.source, rules)
     keys = jax.vmap(jax.vmap(jax.random.fold_in))(state.keys, steps)
     token, log_prob = sample(logits, keys, sampling)
+    is_given = jnp.zeros(steps.shape, bool)
     if prefix is not None:
         prefix = prefix.reshape(*state.lengths.shape, -1)
         place = jnp.minimum(steps, prefix.shape[2] - 1)
         given = jax.vmap(lambda of_part, *at: of_part[at])(prefix, state.home, place)
         given = jnp.where(steps < prefix.shape[2], given, SAMPLED)
-        token = jnp.where(given < 0, token, given)
+        is_given = given >= 0
+        token = jnp.where(is_given, given, token)
         log_prob = log_prob_of(logits, token, sampling)
 
     stopped = state.done
@@ -267,7 +269,7 @@ def step(
     # A row that has stopped writes nothing.
     place = jnp.where(stopped, limits.max_new_tokens, steps)
     tokens = _written(state.tokens, state.home, place, token)
-    ends = _ends(tokens, state.home, token, steps, limits)
+    ends = _ends(tokens, state.home, token, steps, limits) & ~is_given
     last = steps + 1 >= limits.max_new_tokens
     span, source = state.span, state.source
     # Without the constraint no mask reads the span state, so it need not move.

@@ -39,7 +39,8 @@ def decode(
     Args:
       prefix: P tokens that every response begins with; they count in its budget. A token `SAMPLED`
         leaves its place to the policy. Given tokens get log-probabilities as sampled ones do (-inf
-        for a forbidden token). They are not checked: a span in the prefix need not be a copy.
+        for a forbidden token). They are not checked: a span in the prefix need not be a copy, and a
+        stop token ends nothing there.
 
     Raises:
       DecodingInputError: the prefix is empty, or longer than `max_new_tokens`; or the call is part
@@ -64,9 +65,10 @@ def decode(
     state = begin(policy, prompts, keys, sampling, limits, room, capacity)
     for wave in waves:
         state = enter_wave(policy, state, prompts, wave.count, wave.size, wave.first, wave.place)
-    for state in stages(policy, state, sampling, limits, prefix):  # noqa: B007
+    decoded = state
+    for decoded in stages(policy, state, sampling, limits, prefix):  # noqa: B007
         pass
-    return Rollout(prompts, *of_prompts(state, keys.shape[1]))
+    return Rollout(prompts, *of_prompts(decoded, keys.shape[1]))
 
 
 def check_prefix(prefix: Int[AnyArray, "B G P"] | None, limits: Limits) -> None:
@@ -106,7 +108,7 @@ def stages(
         last = min(clock + every, capacity) if every else capacity
         state, living = go_on(policy, state, sampling, limits, prefix, fewest, last)
         # Waits for the device.
-        living, clock = int(living), int(state.clock)
+        living, clock = int(living), int(state.clock)  # type: ignore[arg-type]
         yield state
         if not living:
             return

@@ -67,8 +67,8 @@ def go_on_from(
     room = num_prompts // policy.parts(num_prompts) * size
     state = begin(policy, prompts, keys, sampling, limits, room, first_capacity(limits))
     state = _enter_all(policy, state, opened.prefilled)
-    for state in stages(policy, state, sampling, limits, prefix, every):
-        yield Rollout(prompts, *of_prompts(state, group_size))
+    for so_far in stages(policy, state, sampling, limits, prefix, every):
+        yield Rollout(prompts, *of_prompts(so_far, group_size))
 
 
 @functools.partial(jax.jit, donate_argnames="state")

@@ -37,7 +37,8 @@ class Request:
 
     Attributes:
       sampling: the settings of this request; None takes those of the call.
-      prefix: the tokens that each continuation begins with, as in `decode`; None for none.
+      prefix: the tokens that all continuations begin with, or those of each one, as in `decode`;
+        None for none.
     """
 
     tokens: Int[np.ndarray, " S"]
@@ -46,7 +47,7 @@ class Request:
     span_end: Bool[np.ndarray, " S"]
     keys: Key[Array, " G"]
     sampling: Sampling | None = None
-    prefix: Int[np.ndarray, " P"] | None = None
+    prefix: Int[np.ndarray, " P"] | Int[np.ndarray, "G P"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +135,14 @@ def _check(
             "give all prompts as many, and at least one"
         )
     prefix = np.zeros(0, np.int32) if request.prefix is None else np.asarray(request.prefix)
-    if len(prefix) > max_prefix:
+    if prefix.ndim == 2 and len(prefix) != group_size:
         raise DecodingInputError(
-            f"the prefix of prompt {number} has {len(prefix)} tokens, max_prefix is "
+            f"prompt {number} has {len(prefix)} prefixes for {group_size} continuations; give each "
+            "one, or one for all"
+        )
+    if prefix.shape[-1] > max_prefix:
+        raise DecodingInputError(
+            f"the prefix of prompt {number} has {prefix.shape[-1]} tokens, max_prefix is "
             f"{max_prefix}; raise max_prefix"
         )
     for name, tokens in (("prompt", np.asarray(request.tokens)), ("prefix of prompt", prefix)):
@@ -228,7 +234,7 @@ def _prefixes(requests: Sequence[Request], length: int) -> Int[np.ndarray, "B G 
     padded = np.full((len(requests), requests[0].keys.shape[0], length), SAMPLED, np.int32)
     for rows, request in zip(padded, requests, strict=True):
         if request.prefix is not None:
-            rows[:, : len(request.prefix)] = request.prefix
+            rows[:, : np.shape(request.prefix)[-1]] = request.prefix
     return padded
 
 

@@ -7,18 +7,20 @@ Without `--workdir` the starting weights answer. They do not know recall spans y
 `--quote_first` begin the response with one.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
 from decoding.policy import Policy
-from decoding.sampling import Sampling
+from recallm_jax.answering.console import show_as_it_comes
+from recallm_jax.answering.files import read_document
+from recallm_jax.answering.load import reader_of
 from recallm_jax.config.load import JobParser, parse_config
-from recallm_jax.evaluation.question import DocumentQuestion, answer, show
 from recallm_jax.policy.setup import set_up
-from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.errors import run_job
 from recallm_jax.runtime.kept_programs import keep_programs
 from recallm_jax.training.restore import restore_policy
-from storage.files import Path, as_path, open_folder, read_text
+from storage.files import open_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,23 +36,15 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--quote_first", action="store_true", help="begin with a recall span")
     arguments, config = parse_config(parser, argv)
-    sampling = Sampling(temperature=arguments.temperature)
-    document = _read(as_path(arguments.document))
+    document = read_document(arguments.document)
     keep_programs(config.compilation_cache)
     context = set_up(config)
     policy: Policy = context.policy
     if arguments.workdir:
         policy, _, _ = restore_policy(config, context, open_folder(arguments.workdir))
-    asked = DocumentQuestion(document, arguments.question, arguments.quote_first)
-    print(show(answer(config, context, policy, asked, sampling)))
-
-
-def _read(path: Path) -> str:
-    try:
-        return read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"--document={path} can't be read: {reason}; give a text file") from None
+    reader = reader_of(config, context, policy, temperature=arguments.temperature)
+    options = dataclasses.replace(reader.options, quote_first=arguments.quote_first)
+    show_as_it_comes(reader.open(document).stream(arguments.question, options))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from decoding.sampling import Sampling
+from recallm_jax.answering import example
+from recallm_jax.answering.console import show
+from recallm_jax.answering.load import reader_of
 from recallm_jax.config.kept import MAY_CHANGE, keep_config
 from recallm_jax.config.load import (
     JobParser,
@@ -43,13 +45,6 @@ from recallm_jax.config.load import (
 )
 from recallm_jax.config.rewards import check_rewards
 from recallm_jax.evaluation.loop import Evaluated, evaluate
-from recallm_jax.evaluation.question import (
-    EXAMPLE_DOCUMENT,
-    EXAMPLE_QUESTION,
-    DocumentQuestion,
-    answer,
-    show,
-)
 from recallm_jax.evaluation.summaries import format_table
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import set_up
@@ -212,10 +207,11 @@ def _first_look(config: ConfigDict, context: Context) -> None:
     limits = config.decoding
     limits.max_new_tokens = min(48, limits.max_new_tokens)
     limits.max_recall_length = max(limits.min_recall_length, min(12, limits.max_recall_length))
-    asked = DocumentQuestion(EXAMPLE_DOCUMENT, EXAMPLE_QUESTION, quote_first=True)
-    row = answer(config, context, context.policy, asked, Sampling(temperature=0.0))
+    reader = reader_of(config, context, context.policy)
+    options = dataclasses.replace(reader.options, quote_first=True)
+    found = reader.open(example.DOCUMENT).ask(example.QUESTION, options)
     print("A first recall span, made before any training: the span can only copy the document.")
-    print(f"\n{EXAMPLE_DOCUMENT}\n{EXAMPLE_QUESTION}\n\n{show(row)}\n", flush=True)
+    print(f"\n{example.DOCUMENT}\n{example.QUESTION}\n\n{show(found)}\n", flush=True)
 
 
 def _evaluate(

@@ -3,15 +3,18 @@
 A run is a function of its config; results of two configs are never mixed in one folder.
 """
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from recallm_jax.config.load import flatten
+from recallm_jax.config.fields import FIELDS
+from recallm_jax.config.load import check_config, flatten
 from recallm_jax.config.rewards import reward_file_hash
 from recallm_jax.runtime.errors import UserError
+from storage.errors import naming
 from storage.files import Path, make_folder, read_text, write_whole
 
 FILE = "config.json"
@@ -128,6 +131,30 @@ def kept_policy(folder: Path) -> str | None:
     """Return the policy that made a folder's results, as `keep_config` wrote it, or None."""
     path = folder / FILE
     return _values(read_text(path), path).get("policy") if path.exists() else None
+
+
+def kept_config(folder: Path) -> ConfigDict:
+    """Return the config of a run, as its workdir keeps it.
+
+    Raises:
+      UserError: the file is missing or damaged, or a later version can't read it.
+    """
+    path = folder / FILE
+    if not path.exists():
+        raise UserError(f"{path} is missing, which says how the run was made; give --config")
+    values = LATER | _values(read_text(path), path)
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, field = name.split(".")
+        if not sections and field not in FIELDS:
+            # The policy of an evaluation, and the hash of a reward's file.
+            continue
+        inside = functools.reduce(lambda at, part: at.setdefault(part, {}), sections, nested)
+        inside[field] = tuple(value) if isinstance(value, list) else value
+    config = ConfigDict(nested).lock()
+    with naming(str(path)):
+        check_config(config)
+    return config
 
 
 def keep_reward(config: ConfigDict, folder: Path) -> None:

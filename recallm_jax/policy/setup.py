@@ -19,7 +19,7 @@ from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights import peft
 from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.lora import merged, with_lora
-from recallm_jax.weights.source import load_policy
+from recallm_jax.weights.source import LoadedPolicy, load_policy
 from storage.errors import naming
 from tasks.prompts.vocabulary import Tokenizer
 from tasks.suites.registry import suite_tasks
@@ -61,6 +61,26 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
     return Context(placed, tokenizer, files, mesh, Console(silent=not processes.leads(mesh)))
 
 
+def set_up_weights(path: str, *, adapter: str = "", dtype: str = "float32") -> Context:
+    """Load weights on one device, without a config; see `weights/source.py` for the path.
+
+    Args:
+      adapter: a PEFT folder that is added to the weights; "" for none.
+      dtype: the type of weights and products.
+
+    Raises:
+      UserError: weights, tokenizer or adapter are missing or broken, or don't belong together.
+    """
+    with jax.default_device(_host()):
+        loaded = load_policy(path, dtype=dtype, param_dtype=dtype)
+        tokenizer, model = _tokenizer(loaded, path), loaded.model
+        if adapter:
+            model = merged(peft.load(adapter, model, tokenizer.added_ids))
+    mesh = partitioning.make_mesh(devices=jax.local_devices()[:1])
+    placed = partitioning.place_model(model, mesh)
+    return Context(placed, tokenizer, loaded.tokenizer, mesh, Console())
+
+
 def with_options(sizes: ModelConfig, config: ConfigDict) -> ModelConfig:
     """Return a loaded model's sizes with the options that only the config sets."""
     return dataclasses.replace(
@@ -90,14 +110,18 @@ def _load(config: ConfigDict) -> tuple[Transformer, Tokenizer, TokenizerFiles]:
             rope_scaling=ROPE_SCALINGS.get(config.model.rope_scaling),
             seed=config.seed,
         )
-    with naming(config.model.weights):
+    return loaded.model, _tokenizer(loaded, config.model.weights), loaded.tokenizer
+
+
+def _tokenizer(loaded: LoadedPolicy, origin: str) -> Tokenizer:
+    with naming(origin):
         tokenizer = loaded.tokenizer.tokenizer()
     if tokenizer.size > loaded.model.config.vocab_rows:
         raise UserError(
-            f"{config.model.weights}: the tokenizer has {tokenizer.size} entries, but the "
-            f"embedding {loaded.model.config.vocab_rows} rows; take both from the same model"
+            f"{origin}: the tokenizer has {tokenizer.size} entries, but the embedding "
+            f"{loaded.model.config.vocab_rows} rows; take both from the same model"
         )
-    return loaded.model, tokenizer, loaded.tokenizer
+    return tokenizer
 
 
 def lora_of(config: ConfigDict, rows: Sequence[int]) -> Lora | None:

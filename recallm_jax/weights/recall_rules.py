@@ -10,7 +10,8 @@ from decoding.span_copy import SpanRules
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.weights.added_tokens import tokenizer_size
 from storage.files import as_path, read_text
-from tasks.prompts.vocabulary import END_RECALL, START_RECALL, read_tokenizer
+from tasks.prompts.span_edges import token_edges
+from tasks.prompts.vocabulary import END_RECALL, START_RECALL, Tokenizer, read_tokenizer
 
 # The key of config.json.
 KEY = "recall_spans"
@@ -80,3 +81,27 @@ def usual_rules(tokenizer_json: str) -> dict[str, Any]:
         barriers=tuple(tokenizer.get_added_tokens_decoder()),
     )
     return recall_rules(rules, USUAL_ALIGNMENT)
+
+
+def rules_of(source: str, tokenizer: Tokenizer) -> tuple[SpanRules, str]:
+    """Return the rules of weights and their alignment: those stored with them, or the usual ones.
+
+    Raises:
+      UserError: see `stored_rules`.
+    """
+    usual = usual_rules(tokenizer.to_json())
+    stored = stored_rules(source, usual) or usual
+    alignment = stored["span_alignment"]
+    copies_response = stored["copy_source"] != "prompt"
+    rules = SpanRules(
+        start_token=stored["start_token_id"],
+        end_token=stored["end_token_id"],
+        vocab_size=stored["vocab_size"],
+        barriers=tuple(stored["barrier_token_ids"]),
+        min_length=stored["min_length"],
+        max_length=stored["max_length"],
+        copy_source=stored["copy_source"],
+        paper_compatible=stored["paper_compatible"],
+        edges=token_edges(tokenizer, alignment) if copies_response else b"",
+    )
+    return rules, alignment

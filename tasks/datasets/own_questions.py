@@ -110,6 +110,11 @@ CLOSINGS = (
 )
 
 
+def asked_last(question: str) -> tuple[str, str]:
+    """Return the text before and after a document, in the first wordings, the question last."""
+    return around(WORDINGS[0].format(question=question), INTRODUCTIONS[0], "end")
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """A question about a whole document.

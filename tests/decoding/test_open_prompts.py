@@ -74,10 +74,8 @@ def test_a_question_as_a_prefix_is_answered_like_one_in_the_prompt():
 
     def prompts_of(tokens):
         copyable = np.arange(len(tokens)) < len(document)
-        flags = {name: copyable[None] for name in ("copyable", "span_start", "span_end")}
-        return Prompts(
-            tokens[None].astype(np.int32), np.array([len(tokens)], np.int32), **flags
-        )
+        flags = dict.fromkeys(("copyable", "span_start", "span_end"), copyable[None])
+        return Prompts(tokens[None].astype(np.int32), np.array([len(tokens)], np.int32), **flags)
 
     keys = row_keys(0, 0, np.zeros(1, np.uint32), 1)
     greedy = Sampling(temperature=0.0)

@@ -13,12 +13,12 @@ import numpy as np
 
 from decoding.decode_loop import Limits
 from decoding.driver import decode
+from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from decoding.spans import find_spans, span_trace
+from recallm_jax.answering.prompt import QUOTE_FIRST, document_part, question_part
 from recallm_jax.config.load import load_config
-from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.settings import task_settings
-from recallm_jax.evaluation.question import QUOTE_FIRST, question_record
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.rollout_layout import for_rollout
 from recallm_jax.policy.setup import set_up
@@ -30,32 +30,35 @@ def main(arguments: list[str]) -> None:
     config, asked = load_config(arguments[:cut]), arguments[cut + 1 :]
     context = set_up(config)
     tokenizer = context.tokenizer
-    settings = task_settings(config)
-    records = [
-        question_record(tokenizer, document, question, settings)[0]
-        for document, question in zip(asked[::2], asked[1::2], strict=True)
-    ]
-    prompts, _ = prompts_and_texts(records, max(len(record.inputs) for record in records))
+    settings, rules = task_settings(config), span_rules(config, context.tokenizer)
+    limits = Limits(rules, config.decoding.max_new_tokens, tokenizer.end_ids)
     prefix = np.asarray(tokenizer.encode(QUOTE_FIRST), np.int32)
-    rules, budget = span_rules(config, tokenizer), config.decoding.max_new_tokens
-    rollout = decode(
-        for_rollout(context.policy),
-        context.place(prompts),
-        row_keys(0, 0, np.arange(len(records), dtype=np.uint32), 1),
-        sampling=Sampling(temperature=0.0),
-        limits=Limits(rules, budget, tokenizer.end_ids),
-        prefix=np.broadcast_to(prefix, (len(records), 1, len(prefix))),
-    )
-    spans = find_spans(rollout, span_trace(rollout, rules, budget), rules)
     answers = []
-    for number, record in enumerate(records):
-        ids = np.asarray(rollout.tokens)[number, 0, : int(rollout.lengths[number, 0])].tolist()
+    for document, question in zip(asked[::2], asked[1::2], strict=True):
+        part = document_part(tokenizer, document, settings)
+        rest = question_part(tokenizer, document, question, settings)
+        flags = (part.copyable, part.span_start, part.span_end)
+        prompts = Prompts(
+            np.concatenate([part.tokens, rest]).astype(np.int32)[None],
+            np.array([len(part.tokens) + len(rest)], np.int32),
+            *(np.pad(flag, (0, len(rest)))[None] for flag in flags),
+        )
+        rollout = decode(
+            for_rollout(context.policy),
+            context.place(prompts),
+            row_keys(0, 0, np.zeros(1, np.uint32), 1),
+            sampling=Sampling(temperature=0.0),
+            limits=limits,
+            prefix=prefix[None, None],
+        )
+        seen = span_trace(rollout, rules, limits.max_new_tokens)
+        ((spans,),) = find_spans(rollout, seen, rules)
         answers.append(
             {
-                "prompt": record.inputs.tolist(),
+                "prompt": prompts.tokens[0].tolist(),
                 "prefix": prefix.tolist(),
-                "answer": ids,
-                "spans": [[span.start, span.end] for span in spans[number][0]],
+                "answer": np.asarray(rollout.tokens)[0, 0, : int(rollout.lengths[0, 0])].tolist(),
+                "spans": [[span.start, span.end] for span in spans],
             }
         )
     print(json.dumps(answers))

@@ -1,0 +1,226 @@
+"""A reader: a loaded model that answers questions about documents and shows what it quotes.
+
+    from recallm_jax.answering.load import load_reader
+
+    reader = load_reader("runs/quickstart")
+    for answer in reader.ask([(document, "Who kept the lamp?"), (document, "When was it lit?")]):
+        print(answer.question, answer.answer, [span.places for span in answer.spans])
+
+A document is read once for all questions about it: in decoding's terms it is a prompt, and the
+questions are prefixes of its responses (`decoding/open_prompts.py`).
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from decoding.decode_loop import SAMPLED, Limits
+from decoding.open_prompts import OpenPrompts, go_on_from, open_prompts
+from decoding.policy import Policy
+from decoding.prompts import Prompts
+from decoding.rollout import Rollout
+from decoding.sampling import row_keys
+from decoding.scheduler import Request, decode_all
+from decoding.span_copy import SpanRules
+from recallm_jax.answering.answer import Answer, read_answer
+from recallm_jax.answering.prompt import DocumentPart, document_part
+from recallm_jax.answering.questions import (
+    STEP,
+    Form,
+    Options,
+    Pair,
+    Questions,
+    check_room,
+    grouped,
+    questions_about,
+)
+from recallm_jax.policy.context import Context
+from tasks.prompts.settings import TaskSettings
+
+# Questions about one document that are answered at the same time, and documents.
+MOST_QUESTIONS, MOST_DOCUMENTS = 8, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A model that answers questions about documents.
+
+    Attributes:
+      policy: laid out for decoding (`policy/rollout_layout.py`).
+      settings: give the system prompt, whether a thought is opened, and where spans may open.
+      options: those of questions that are asked without any.
+    """
+
+    context: Context
+    policy: Policy
+    settings: TaskSettings
+    rules: SpanRules
+    options: Options
+
+    @property
+    def form(self) -> Form:
+        """What the form of prompts depends on."""
+        shares = self.rules.copy_source == "prompt"
+        return Form(self.context.tokenizer, self.settings, shares, self.policy.max_positions)
+
+    def ask(self, questions: Iterable[Pair], options: Options | None = None) -> Iterator[Answer]:
+        """Yield the answers to pairs of document and question as they are ready, in any order.
+
+        `Answer.number` is the place of the pair. A document is read once for up to eight of its
+        questions. All questions are looked at before the first one is answered.
+
+        Raises:
+          UserError: a document or a question is empty or not text, or they are longer than the
+            model's context.
+        """
+        options = options or self.options
+        asked = list(questions)
+        groups = list(grouped(self.form, asked, options, most=MOST_QUESTIONS))
+        if not groups:
+            return
+        width = max(group.prefixes.shape[1] for group in groups)
+        rows = max(len(group.numbers) for group in groups)
+
+        def request(group: Questions) -> Request:
+            # Rows without a question answer the first one again, and end with it.
+            which = [*range(len(group.numbers)), *[0] * (rows - len(group.numbers))]
+            keys = _keys(options.seed, [asked[group.numbers[row]] for row in which])
+            padding = ((0, 0), (0, width - group.prefixes.shape[1]))
+            prefix = np.pad(group.prefixes[which], padding, constant_values=SAMPLED)
+            part = group.part
+            flags = (part.copyable, part.span_start, part.span_end)
+            return Request(part.tokens, *flags, keys=keys, prefix=prefix)
+
+        finished = decode_all(
+            self.policy,
+            map(request, groups),
+            buckets=_sizes(max(len(group.part.tokens) for group in groups)),
+            num_slots=min(MOST_DOCUMENTS, len(groups)),
+            sampling=options.sampling,
+            limits=self.limits(width, options),
+            max_prefix=width,
+        )
+        for one in finished:
+            yield from self.answers(one.rollout, groups[one.number], asked, options)
+
+    def open(self, document: str) -> "OpenDocument":
+        """Read a document, for questions that come one by one.
+
+        Raises:
+          UserError: as for `ask`.
+        """
+        form = self.form
+        part = document_part(form.tokenizer, document, form.settings)
+        check_room(form, part, 0, self.options)
+        return OpenDocument(self, document, self.opened(part) if form.shares else None)
+
+    def opened(self, part: DocumentPart) -> OpenPrompts:
+        """Run a document through the model."""
+        size = _sizes(len(part.tokens))[-1]
+
+        def padded(values: np.ndarray) -> np.ndarray:
+            return np.pad(values, (0, size - len(values)))[None]
+
+        prompts = Prompts(
+            tokens=padded(part.tokens),
+            lengths=np.array([len(part.tokens)], np.int32),
+            copyable=padded(part.copyable),
+            span_start=padded(part.span_start),
+            span_end=padded(part.span_end),
+        )
+        return open_prompts(self.policy, self.context.place(prompts))
+
+    def limits(self, prefix: int, options: Options) -> Limits:
+        """Return the limits of responses after prefixes of some tokens."""
+        return Limits(self.rules, prefix + options.max_new_tokens, self.context.tokenizer.end_ids)
+
+    def answers(
+        self, rollout: Rollout, group: Questions, asked: Sequence[Pair], options: Options
+    ) -> Iterator[Answer]:
+        """Yield the answers to a group's questions, as far as they are decoded."""
+        tokens, lengths = jax.device_get((rollout.tokens, rollout.lengths))
+        for row, number in enumerate(group.numbers):
+            response = tokens[0, row, group.skips[row] : lengths[0, row]]
+            yield read_answer(
+                response.tolist(),
+                self.context.tokenizer,
+                number=number,
+                asked=asked[number],
+                prompt_tokens=group.prompt_tokens[row],
+                limit=options.max_new_tokens,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenDocument:
+    """A document that the model has read, for questions that come one by one.
+
+    Attributes:
+      opened: None if questions don't share its part of the prompt.
+    """
+
+    reader: Reader
+    document: str
+    opened: OpenPrompts | None
+
+    def ask(self, question: str, options: Options | None = None) -> Answer:
+        """Return the answer to a question.
+
+        Raises:
+          UserError: as for `Reader.ask`.
+        """
+        *_, answer = self.stream(question, options)
+        return answer
+
+    def stream(
+        self, question: str, options: Options | None = None, *, every: int = 8
+    ) -> Iterator[Answer]:
+        """Yield the answer so far now and then, at last the whole one.
+
+        Args:
+          every: the most tokens between two answers.
+
+        Raises:
+          UserError: as for `Reader.ask`.
+        """
+        reader = self.reader
+        options = options or reader.options
+        asked = [(self.document, question)]
+        group = questions_about(reader.form, self.document, [question], [0], options)
+        rollouts = go_on_from(
+            reader.policy,
+            self.opened or reader.opened(group.part),
+            reader.context.place(_keys(options.seed, asked)[None]),
+            sampling=options.sampling,
+            limits=reader.limits(group.prefixes.shape[1], options),
+            prefix=group.prefixes[None],
+            every=every,
+        )
+        for rollout in rollouts:
+            (answer,) = reader.answers(rollout, group, asked, options)
+            yield answer
+            # The prefix is padded, so decoding goes on for some tokens after the limit.
+            if answer.tokens == options.max_new_tokens:
+                return
+
+
+def _sizes(longest: int) -> tuple[int, ...]:
+    """Return the lengths that documents of at most `longest` tokens are padded to, ascending.
+
+    They are few, so that few programs are compiled: 64, 96, 128, 192, and so on.
+    """
+    sizes = [STEP]
+    while sizes[-1] < longest:
+        power = 1 << (sizes[-1].bit_length() - 1)
+        sizes.append(power + power // 2 if sizes[-1] == power else 2 * power)
+    return tuple(sizes)
+
+
+def _keys(seed: int, asked: Sequence[Pair]) -> Key[Array, " G"]:
+    """Return a key for each question, which depends on its document and its words alone."""
+    numbers = [zlib.crc32(f"{document}\0{question}".encode()) for document, question in asked]
+    return row_keys(seed, 0, np.array(numbers, np.uint32), 1)[:, 0]

@@ -1,0 +1,101 @@
+"""Ask about a document, and see what the answer quotes from where.
+
+    python -m recallm_jax.ask --model=runs/quickstart --document=README.md
+
+On a terminal this asks for one question after the other; the document is read once. `--question`
+asks one question, and `--questions` those of a JSONL file, with one JSON object an answer on
+standard output: `question`, and `document` or `document_file` where --document is not given.
+"""
+
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+
+from tqdm import tqdm
+
+from decoding.sampling import Sampling
+from recallm_jax.answering.console import show_as_it_comes
+from recallm_jax.answering.files import answer_row, read_document, read_questions
+from recallm_jax.answering.load import load_reader
+from recallm_jax.config.load import JobParser
+from recallm_jax.runtime.errors import UserError, run_job
+from recallm_jax.runtime.kept_programs import USER, keep_programs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; return the exit code."""
+    return run_job(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = JobParser("python -m recallm_jax.ask", __doc__)
+    parser.add_argument(
+        "--model", required=True, help="a run's workdir, or weights: a folder, .gguf or .whl"
+    )
+    parser.add_argument("--adapter", default="", help="PEFT folder that is added to weights")
+    parser.add_argument("--document", help="text file; its text may be recalled")
+    parser.add_argument("--question", help="ask this one and end")
+    parser.add_argument("--questions", metavar="FILE.jsonl", help="ask these and end")
+    parser.add_argument("--max_new_tokens", type=int, help="limit of a response; the run's, or 512")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is sampled; 0")
+    parser.add_argument("--quote_first", action="store_true", help="begin with a recall span")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    arguments = parser.parse_args(argv)
+    if arguments.question is not None and arguments.questions is not None:
+        parser.error("give --question or --questions, not both")
+    if arguments.document is None and arguments.questions is None:
+        parser.error("--document is missing; give a text file")
+    # What is wrong with files is said before the model is loaded.
+    document = None if arguments.document is None else read_document(arguments.document)
+    pairs = read_questions(arguments.questions, document) if arguments.questions else []
+    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
+        raise UserError(f"--max_new_tokens={arguments.max_new_tokens}: give at least 1")
+    sampling = Sampling(temperature=arguments.temperature)
+    keep_programs(USER)
+    reader = load_reader(arguments.model, adapter=arguments.adapter, dtype=arguments.dtype)
+    options = dataclasses.replace(
+        reader.options,
+        max_new_tokens=arguments.max_new_tokens or reader.options.max_new_tokens,
+        sampling=sampling,
+        seed=arguments.seed,
+        quote_first=arguments.quote_first,
+    )
+    reader = dataclasses.replace(reader, options=options)
+    if pairs:
+        for answer in tqdm(reader.ask(pairs), "answers", total=len(pairs)):
+            print(json.dumps(answer_row(answer), ensure_ascii=False), flush=True)
+        return
+    assert document is not None
+    opened = reader.open(document)
+    questions = [arguments.question] if arguments.question is not None else _typed()
+    for question in questions:
+        try:
+            show_as_it_comes(opened.stream(question))
+        except UserError as error:
+            if arguments.question is not None:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+
+
+def _typed() -> Iterator[str]:
+    """Yield the questions that are typed, or come on standard input, a line each."""
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print("Ask about the document; an empty line ends.", flush=True)
+    read = functools.partial(input, "\n> " if terminal else "")
+    while True:
+        try:
+            line = read()
+        except EOFError:
+            return
+        if line.strip():
+            yield line
+        elif terminal:
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())
