@@ -21,8 +21,8 @@ def read_document(path: str) -> str:
 def read_questions(path: str, document: str | None) -> list[Pair]:
     """Return the documents and questions of a JSONL file.
 
-    A row has `question`, and `document` (a text) or `document_file` (a path), unless one document
-    is given for all rows.
+    A row has `question`, and `document` (a text) or `document_file` (a path, seen from the file's
+    folder), unless one document is given for all rows.
 
     Raises:
       UserError: the file or a document can't be read, or a row lacks a field.
@@ -47,8 +47,9 @@ def read_questions(path: str, document: str | None) -> list[Pair]:
         if file := row.get("document_file"):
             if not isinstance(file, str):
                 raise UserError(f"{where}: document_file = {file!r} must be a path")
-            text = documents[file] if file in documents else _read(where, file)
-            documents[file] = text
+            if file not in documents:
+                documents[file] = _read(where, str(as_path(path).parent / file))
+            text = documents[file]
         if not isinstance(text, str):
             raise UserError(
                 f"{where} has no text as its document; give document or document_file there, or "

@@ -23,7 +23,7 @@ from decoding.open_prompts import OpenPrompts, go_on_from, open_prompts
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
-from decoding.sampling import row_keys
+from decoding.sampling import row_keys, stack_sampling
 from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules
 from recallm_jax.answering.answer import Answer, read_answer
@@ -98,7 +98,7 @@ class Reader:
         finished = decode_all(
             self.policy,
             map(request, groups),
-            buckets=_sizes(max(len(group.part.tokens) for group in groups)),
+            buckets=sizes(max(len(group.part.tokens) for group in groups)),
             num_slots=min(MOST_DOCUMENTS, len(groups)),
             sampling=options.sampling,
             limits=self.limits(width, options),
@@ -120,7 +120,7 @@ class Reader:
 
     def opened(self, part: DocumentPart) -> OpenPrompts:
         """Run a document through the model."""
-        size = _sizes(len(part.tokens))[-1]
+        size = sizes(len(part.tokens))[-1]
 
         def padded(values: np.ndarray) -> np.ndarray:
             return np.pad(values, (0, size - len(values)))[None]
@@ -135,8 +135,14 @@ class Reader:
         return open_prompts(self.policy, self.context.place(prompts))
 
     def limits(self, prefix: int, options: Options) -> Limits:
-        """Return the limits of responses after prefixes of some tokens."""
-        return Limits(self.rules, prefix + options.max_new_tokens, self.context.tokenizer.end_ids)
+        """Return the limits of responses after prefixes of at most `prefix` tokens.
+
+        They leave an answer, which is cut at its own limit, untouched: as long as there is room for
+        a span, the mask doesn't depend on how much.
+        """
+        room = prefix + options.max_new_tokens + self.rules.min_length + 2
+        # Few values, so that few programs are compiled; the cost follows what is decoded.
+        return Limits(self.rules, sizes(room)[-1], self.context.tokenizer.end_ids)
 
     def answers(
         self, rollout: Rollout, group: Questions, asked: Sequence[Pair], options: Options
@@ -189,13 +195,16 @@ class OpenDocument:
         """
         reader = self.reader
         options = options or reader.options
+        # Greedy decoding is a program of its own; other settings share one.
+        sampling = options.sampling
+        settings = stack_sampling([[sampling]]) if sampling.temperature else sampling
         asked = [(self.document, question)]
         group = questions_about(reader.form, self.document, [question], [0], options)
         rollouts = go_on_from(
             reader.policy,
             self.opened or reader.opened(group.part),
             reader.context.place(_keys(options.seed, asked)[None]),
-            sampling=options.sampling,
+            sampling=settings,
             limits=reader.limits(group.prefixes.shape[1], options),
             prefix=group.prefixes[None],
             every=every,
@@ -208,16 +217,16 @@ class OpenDocument:
                 return
 
 
-def _sizes(longest: int) -> tuple[int, ...]:
-    """Return the lengths that documents of at most `longest` tokens are padded to, ascending.
+def sizes(longest: int) -> tuple[int, ...]:
+    """Return the lengths, ascending, to one of which at most `longest` tokens are padded.
 
     They are few, so that few programs are compiled: 64, 96, 128, 192, and so on.
     """
-    sizes = [STEP]
-    while sizes[-1] < longest:
-        power = 1 << (sizes[-1].bit_length() - 1)
-        sizes.append(power + power // 2 if sizes[-1] == power else 2 * power)
-    return tuple(sizes)
+    found = [STEP]
+    while found[-1] < longest:
+        power = 1 << (found[-1].bit_length() - 1)
+        found.append(power + power // 2 if found[-1] == power else 2 * power)
+    return tuple(found)
 
 
 def _keys(seed: int, asked: Sequence[Pair]) -> Key[Array, " G"]:

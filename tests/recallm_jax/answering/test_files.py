@@ -15,7 +15,7 @@ def test_rows_name_their_document_its_file_or_none(tmp_path):
     rows = [
         {"question": "one?"},
         {"question": "two?", "document": "A"},
-        {"question": "three?", "document_file": str(text)},
+        {"question": "three?", "document_file": text.name},
     ]
     file.write_text("\n\n".join(json.dumps(row) for row in rows))
     assert read_questions(str(file), "D") == [("D", "one?"), ("A", "two?"), ("B\r\nb\n", "three?")]
@@ -30,7 +30,10 @@ def test_rows_name_their_document_its_file_or_none(tmp_path):
         ('{"question": "a?"}', "line 2 has no text as its document; give document or"),
         ('{"question": "a?", "document": 3}', "line 2 has no text as its document"),
         ('{"question": "a?", "document_file": 3}', "line 2: document_file = 3 must be a path"),
-        ('{"question": "a?", "document_file": "no.txt"}', "line 2: no.txt can't be read: No such"),
+        (
+            '{"question": "a?", "document_file": "no.txt"}',
+            r"line 2: .*no\.txt can.t be read: No such",
+        ),
     ],
 )
 def test_a_bad_row_is_refused_by_its_line(tmp_path, line, message):
