@@ -28,11 +28,11 @@ $(BIN)/python:
 
 # Each stamp says that an installation of exactly these requirements succeeded.
 $(VENV)/installed: setup.py constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[report]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[report,serve]' --constraint constraints.txt
 	@touch $@
 
 $(VENV)/installed-test: setup.py constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[test,report,cache]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[test,report,cache,serve]' --constraint constraints.txt
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-plan: setup.py constraints.txt | $(BIN)/python

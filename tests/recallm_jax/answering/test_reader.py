@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,51 +9,17 @@ from decoding.decode_loop import Limits
 from decoding.driver import decode
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
-from recallm_jax.answering.load import reader_of
 from recallm_jax.answering.prompt import QUOTE_FIRST, document_part, question_part
 from recallm_jax.answering.reader import Reader
-from recallm_jax.config.load import load_config
-from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import UserError
 from storage.files import as_path, read_text
-from tests.oracles.consoles import toy_context
 from tests.oracles.loops import for_each
-from tests.oracles.toy_policy import IndifferentPolicy
+from tests.oracles.readers import tiny_reader, toy_reader
 
-CONFIG = ["--config=configs/quickstart.py:tiny", "--config.data.source=generated"]
 DOCUMENT = "The lamp was lit in 1874.\nAda Thorne kept it, by the light of 12 candles.\n"
 QUESTION = "Who kept the lamp lit?"
 BELL = "The bell rang 40 times on Sunday."
 STRANGE = "Käse für Zoë: 日本語 🙂🙃 naïve ½ café — “x²” ok. Käse für 🙂🙃 日本"
-
-
-def config_with(*options: str):
-    return load_config(
-        [
-            *CONFIG,
-            "--config.decoding.max_recall_length=5",
-            "--config.decoding.max_new_tokens=24",
-            *options,
-        ]
-    )
-
-
-def toy_reader(*options: str, quote_first: bool = True, policy=None) -> Reader:
-    config = config_with(*options)
-    reader = reader_of(config, toy_context(config), policy or IndifferentPolicy())
-    return dataclasses.replace(
-        reader, options=dataclasses.replace(reader.options, quote_first=quote_first)
-    )
-
-
-def tiny_reader(*options: str, temperature: float = 0.0) -> Reader:
-    """Return a reader with a small random transformer."""
-    config = config_with(*options)
-    context = set_up(config)
-    reader = reader_of(config, context, context.policy, temperature=temperature)
-    return dataclasses.replace(
-        reader, options=dataclasses.replace(reader.options, quote_first=True)
-    )
 
 
 def read_together(reader: Reader, document: str, question: str) -> str:
@@ -210,10 +175,7 @@ def test_places_are_right_in_text_with_several_bytes_a_character(alignment, copy
         "--config.decoding.max_recall_length=9",
         "--config.decoding.max_new_tokens=60",
     ]
-    config = config_with(*options)
-    start = toy_context(config).tokenizer.start_recall_id
-    spans_all_the_time = IndifferentPolicy(jnp.zeros((770, 768)).at[:, start].add(9.0))
-    reader = toy_reader(*options, policy=spans_all_the_time)
+    reader = toy_reader(*options, loves_spans=True)
     sampled = dataclasses.replace(reader.options, sampling=Sampling(temperature=1.0))
     spans = [
         (answer, span)

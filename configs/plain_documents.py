@@ -1,0 +1,54 @@
+"""An adapter for SmolLM2-135M-Instruct that quotes plain documents and answers questions on them.
+
+Trained on the questions of examples/plain_documents and on `retrieval`, in prompts of 350 to 1,100
+tokens. The cold start alone: 200 questions are too few for GRPO to learn more than their answers.
+Result: not yet run to its end.
+Hardware: 2 CPU cores, 12 GiB.
+
+    python examples/plain_documents/to_jsonl.py data
+    python -m recallm_jax.train --config=configs/plain_documents.py --config.data.dir=data \
+        --workdir=runs/plain_documents
+    python -m recallm_jax.convert --config=configs/plain_documents.py --config.data.dir=data \
+        --workdir=runs/plain_documents --out=adapter --adapter
+
+Variant: `:tiny` is a minute with a random model.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Return the config; see the module."""
+    options = common.parse_arg(arg, tiny=False)
+    config = common.base()
+    config.stages = ("sft1", "sft2")
+    config.model.unstack_decode = True
+    config.model.remat = "dots"
+    config.model.lora.rank = 8
+    config.model.lora.alpha = 16.0
+
+    # A document has its own length; lists of pairs are filled up to the target.
+    config.data.mixture = common.mixture("own_questions", "retrieval")
+    config.data.mixture.own_questions = 2.0
+    config.data.target_length = 1100
+    config.data.value_length = 6
+    config.decoding.max_new_tokens = 192
+
+    config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 4, 4, 2
+    config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 120, 4, 2
+    config.sft1.learning_rate = 2e-2
+    config.sft2.learning_rate = 2e-3
+    config.checkpoint.every_steps = 10
+
+    config.evaluation.lengths = (1100,)
+    config.evaluation.num_examples = 50
+    config.evaluation.batch_size = 10
+    config.evaluation.modes = common.MODES[:1]
+    config.evaluation.policies = ("start", "cold_start")
+    if options.tiny:
+        config = common.shrink(config)
+        # Without files.
+        config.data.mixture = common.mixture("retrieval")
+    return config
