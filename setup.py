@@ -6,10 +6,19 @@ from setuptools import find_packages, setup
 
 # Each pattern below includes the sub-packages.
 PACKAGES = ("benchmarks", "configs", "decoding", "recallm_jax", "rl", "storage", "tasks")
-JOBS = (
-    *("train", "evaluate", "ask", "generate", "serve"),
-    *("probe", "prepare", "convert", "report", "compare", "plan"),
-)
+JOBS = [
+    "train",
+    "evaluate",
+    "ask",
+    "generate",
+    "serve",
+    "probe",
+    "prepare",
+    "convert",
+    "report",
+    "compare",
+    "plan",
+]
 
 setup(
     name="recallm-jax",

@@ -142,9 +142,12 @@ def test_linked_sections_exist(path):
 
 def test_every_job_has_a_console_command():
     text = pathlib.Path("setup.py").read_text(encoding="utf-8")
-    jobs = re.search(r"JOBS = \((.*?)\)", text)
-    assert jobs is not None
-    for job in re.findall(r'"(\w+)"', jobs[1]):
+    listed = re.search(r"JOBS = \[(.*?)\]", text, re.DOTALL)
+    assert listed is not None
+    named = re.findall(r'"(\w+)"', listed[1])
+    jobs = {path.stem for path in pathlib.Path("recallm_jax").glob("*.py")}
+    assert set(named) == jobs - {"__init__", "registered_tasks"}
+    for job in named:
         assert callable(importlib.import_module(f"recallm_jax.{job}").main)
 
 
