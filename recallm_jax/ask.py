@@ -19,7 +19,7 @@ from decoding.sampling import Sampling
 from recallm_jax.answering.console import show_as_it_comes
 from recallm_jax.answering.files import answer_row, read_document, read_questions
 from recallm_jax.answering.load import load_reader
-from recallm_jax.config.load import JobParser
+from recallm_jax.config.load import JobParser, path_argument
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.kept_programs import USER, keep_programs
 
@@ -32,12 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.ask", __doc__)
     parser.add_argument(
-        "--model", required=True, help="a run's workdir, or weights: a folder, .gguf or .whl"
+        "--model",
+        type=path_argument,
+        required=True,
+        help="a run's workdir, or weights: a folder, .gguf or .whl",
     )
-    parser.add_argument("--adapter", default="", help="PEFT folder that is added to weights")
-    parser.add_argument("--document", help="text file; its text may be recalled")
+    parser.add_argument(
+        "--adapter", type=path_argument, help="PEFT folder that is added to weights"
+    )
+    parser.add_argument(
+        "--document", type=path_argument, help="text file; its text may be recalled"
+    )
     parser.add_argument("--question", help="ask this one and end")
-    parser.add_argument("--questions", metavar="FILE.jsonl", help="ask these and end")
+    parser.add_argument(
+        "--questions", type=path_argument, metavar="FILE.jsonl", help="ask these and end"
+    )
     parser.add_argument("--max_new_tokens", type=int, help="limit of a response; the run's, or 512")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--seed", type=int, default=0, help="of what is sampled; 0")
@@ -55,7 +64,8 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(f"--max_new_tokens={arguments.max_new_tokens}: give at least 1")
     sampling = Sampling(temperature=arguments.temperature)
     keep_programs(USER)
-    reader = load_reader(arguments.model, adapter=arguments.adapter, dtype=arguments.dtype)
+    _say(f"loading {arguments.model}")
+    reader = load_reader(arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype)
     options = dataclasses.replace(
         reader.options,
         max_new_tokens=arguments.max_new_tokens or reader.options.max_new_tokens,
@@ -69,6 +79,7 @@ def _run(argv: Sequence[str]) -> None:
             print(json.dumps(answer_row(answer), ensure_ascii=False), flush=True)
         return
     assert document is not None
+    _say(f"reading {len(document):,} characters")
     opened = reader.open(document)
     questions = [arguments.question] if arguments.question is not None else _typed()
     for question in questions:
@@ -78,6 +89,11 @@ def _run(argv: Sequence[str]) -> None:
             if arguments.question is not None:
                 raise
             print(f"error: {error}", file=sys.stderr)
+
+
+def _say(line: str) -> None:
+    """Print what takes a while, beside the answers."""
+    print(f"{line} …", file=sys.stderr, flush=True)
 
 
 def _typed() -> Iterator[str]:

@@ -18,7 +18,7 @@ another policy of the run than the last.
 import sys
 from collections.abc import Mapping, Sequence
 
-from recallm_jax.config.load import JobParser
+from recallm_jax.config.load import JobParser, path_argument
 from recallm_jax.evaluation.probe import format_probe
 from recallm_jax.evaluation.summaries import align
 from recallm_jax.reporting.comparison import comparison_charts, reward_table, score_table
@@ -39,7 +39,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--run", action="append", required=True, metavar="NAME=FOLDER", help="a run of a setting"
     )
-    parser.add_argument("--figure", help="picture to draw, such as compare.png")
+    parser.add_argument("--figure", type=path_argument, help="picture to draw, such as compare.png")
     parser.add_argument(
         "--probes", metavar="FIGURE", help="draw the probes of all runs in one picture, no more"
     )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from recallm_jax.config.kept import hold_to_config
-from recallm_jax.config.load import JobParser, load_config
+from recallm_jax.config.load import JobParser, load_config, path_argument
 from recallm_jax.models.transformer import Transformer
 from recallm_jax.policy.modes import span_rules
 from recallm_jax.policy.setup import set_up
@@ -54,9 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.convert", __doc__)
-    parser.add_argument("--source", help="weights to convert, if not those of a run")
-    parser.add_argument("--workdir", help="folder of a run; with its --config")
-    parser.add_argument("--out", required=True, help="a folder not there yet")
+    parser.add_argument(
+        "--source", type=path_argument, help="weights to convert, if not those of a run"
+    )
+    parser.add_argument("--workdir", type=path_argument, help="folder of a run; with its --config")
+    parser.add_argument("--out", type=path_argument, required=True, help="a folder not there yet")
     parser.add_argument(
         "--adapter",
         action="store_true",

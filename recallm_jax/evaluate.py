@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from recallm_jax.config.kept import keep_reward
-from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
+from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config, path_argument
 from recallm_jax.config.rewards import check_rewards, evaluation_rewards
 from recallm_jax.data.records import check_data
 from recallm_jax.evaluation.complete import complete_summaries
@@ -62,10 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.evaluate", __doc__)
-    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of the run")
     parser.add_argument("--label", default="", help="name of the evaluation's folder")
     parser.add_argument(
-        "--results", default="", help="folder that gets eval/LABEL, such as WORKDIR/ruler; WORKDIR"
+        "--results",
+        type=path_argument,
+        help="folder that gets eval/LABEL, such as WORKDIR/ruler; WORKDIR",
     )
     parser.add_argument(
         "--checkpoints",

@@ -15,7 +15,7 @@ from decoding.policy import Policy
 from recallm_jax.answering.console import show_as_it_comes
 from recallm_jax.answering.files import read_document
 from recallm_jax.answering.load import reader_of
-from recallm_jax.config.load import JobParser, parse_config
+from recallm_jax.config.load import JobParser, parse_config, path_argument
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime.errors import run_job
 from recallm_jax.runtime.kept_programs import keep_programs
@@ -30,9 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.generate", __doc__)
-    parser.add_argument("--document", required=True, help="text file; its text may be recalled")
+    parser.add_argument(
+        "--document", type=path_argument, required=True, help="text file; its text may be recalled"
+    )
     parser.add_argument("--question", required=True)
-    parser.add_argument("--workdir", default="", help="run whose newest checkpoint answers")
+    parser.add_argument("--workdir", type=path_argument, help="run whose newest checkpoint answers")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--quote_first", action="store_true", help="begin with a recall span")
     arguments, config = parse_config(parser, argv)

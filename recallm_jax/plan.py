@@ -33,6 +33,7 @@ from recallm_jax.config.load import (
     check_evaluation_mesh,
     check_training_mesh,
     parse_config,
+    path_argument,
 )
 from recallm_jax.planning import cost, table
 from recallm_jax.planning.abstract import abstract_context
@@ -74,7 +75,9 @@ def _run(argv: Sequence[str]) -> bool:
     parser.add_argument(
         "--no_compile", action="store_true", help="print the least time only, without traffic"
     )
-    parser.add_argument("--json", help="write the plan to this file, local or on gs://")
+    parser.add_argument(
+        "--json", type=path_argument, help="write the plan to this file, local or on gs://"
+    )
     arguments, config = parse_config(parser, argv)
     price = cost.parse_price(arguments.price_per_chip_hour)
     responses = _responses(arguments.response_lengths, config)

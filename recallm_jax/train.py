@@ -42,6 +42,7 @@ from recallm_jax.config.load import (
     check_evaluation_mesh,
     check_training_mesh,
     parse_config,
+    path_argument,
 )
 from recallm_jax.config.rewards import check_rewards
 from recallm_jax.evaluation.loop import Evaluated, evaluate
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.train", __doc__)
-    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of the run")
     parser.add_argument("--distributed", action="store_true", help="join other processes")
     parser.add_argument(
         "--profile",

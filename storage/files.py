@@ -40,15 +40,38 @@ def as_path(path: str | Path) -> Path:
     """Return a path to a local file or folder, or to one on gs://.
 
     Raises:
-      InputError: the path is a URL of another kind.
+      InputError: see `meant_path`.
     """
     if not isinstance(path, str):
         return path
-    if path.startswith(GS):
-        return epath.Path(path)
+    path = meant_path(path)
+    return epath.Path(path) if path.startswith(GS) else pathlib.Path(path)
+
+
+def meant_path(path: str) -> str:
+    """Return the path that a user means who types `path`: `~` and `~user` are homes.
+
+    Raises:
+      InputError: it is empty or "None", the home of nobody, a URL of another kind than gs://, or a
+        damaged one of that kind.
+    """
+    if not path.strip() or path == "None":
+        shown = "empty" if path != "None" else "None"
+        raise InputError(f"the path is {shown}; give a file or folder, local or on {GS}")
+    if path.startswith("gs:"):
+        bucket = path.removeprefix("gs:").lstrip("/")
+        if not bucket or not path.startswith(GS) or path.startswith(f"{GS}/"):
+            raise InputError(f"{path} names no bucket; write {GS}{bucket or 'BUCKET'}")
+        return path
     if "://" in path:
-        raise InputError(f"{path} can't be used; give a local path, or one on gs://")
-    return pathlib.Path(path)
+        raise InputError(f"{path} can't be used; give a local path, or one on {GS}")
+    home = os.path.expanduser(path)
+    if path.startswith("~") and home == path:
+        raise InputError(
+            f"{path} can't be used: there is no user {path[1:].partition('/')[0]!r}; give ./{path} "
+            "for a folder of this name"
+        )
+    return home
 
 
 def is_remote(path: str | Path) -> bool:

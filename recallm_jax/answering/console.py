@@ -45,7 +45,7 @@ def sources(answer: Answer, *, colour: bool = False) -> str:
         lines.append(f"  recall span {number}: {span.text!r}")
         lines += [f"    {line}" for line in _places(span, answer.document, colour)]
     if not answer.spans:
-        lines.append("  no recall span (a model learns to use them in the cold start)")
+        lines.append("  no recall span (--quote_first lets any model begin with one)")
     if not answer.finished:
         lines.append(f"  the answer was cut at {answer.tokens} tokens")
     return "\n".join(lines)

