@@ -67,8 +67,8 @@ def test_overrides_reach_the_fields_and_leave_the_others():
                 "--config.optimizer.learning_rate=1e-7",
                 "--config.seed",
                 "7",
-                "--config.stages=sft2",
-                "--config.stages=grpo",
+                "--config.stages=sft1",
+                "--config.stages=sft2,grpo",
             ]
         )
     )
@@ -83,6 +83,46 @@ def test_every_share_can_be_overridden_whatever_the_name_of_the_data_set():
     for dataset in common.DATASETS:
         config = load_config([QUICKSTART, f"--config.data.mixture.{dataset}=2"])
         assert config.data.mixture[dataset] == 2.0 and config.is_locked
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "value"),
+    [
+        ("stages=sft1,grpo", "stages", ("sft1", "grpo")),
+        ("stages=('sft1', 'grpo')", "stages", ("sft1", "grpo")),
+        ('stages=["grpo"]', "stages", ("grpo",)),
+        ("stages=('grpo',)", "stages", ("grpo",)),
+        ("stages=grpo", "stages", ("grpo",)),
+        ("evaluation.lengths=512,1_024", "evaluation.lengths", (512, 1024)),
+        ("evaluation.lengths=(512, 1024,)", "evaluation.lengths", (512, 1024)),
+        ("evaluation.suites=ruler_vt,ruler_fwe", "evaluation.suites", ("ruler_vt", "ruler_fwe")),
+        ("evaluation.suites=", "evaluation.suites", ()),
+        ("evaluation.suites=()", "evaluation.suites", ()),
+        ("grpo.steps=1e3", "grpo.steps", 1000),
+        ("optimizer.learning_rate=1e-5", "optimizer.learning_rate", 1e-5),
+        ("optimizer.learning_rate=1", "optimizer.learning_rate", 1.0),
+        ("data.dir=None", "data.dir", ""),
+        ("decoding.constrained=False", "decoding.constrained", False),
+        ("decoding.constrained=no", "decoding.constrained", False),
+        ("decoding.constrained=0", "decoding.constrained", False),
+        ("model.unstack_decode=True", "model.unstack_decode", True),
+        ("model.unstack_decode", "model.unstack_decode", True),
+    ],
+)
+def test_what_people_type_is_taken(typed, name, value):
+    found = flatten(load_config([QUICKSTART, f"--config.{typed}"]))[name]
+    assert found == value and type(found) is type(value)
+
+
+def test_a_bool_is_a_flag_alone_its_negation_or_has_a_value():
+    constrained = "decoding.constrained"
+    for arguments, value in (
+        (["--noconfig.decoding.constrained"], False),
+        (["--config.decoding.constrained", "--config.seed=1"], True),
+        (["--config.decoding.constrained", "false", "--config.seed=1"], False),
+        (["--noconfig.decoding.constrained", "--config.decoding.constrained"], True),
+    ):
+        assert flatten(load_config([QUICKSTART, *arguments]))[constrained] is value
 
 
 def test_an_override_may_come_before_the_config():
@@ -130,6 +170,17 @@ MISTAKES = {
     "unknown; use any of ruler, ruler_chat, helmet, helmet_chat, own, or single",
     "--confg.seed=1": "argument '--confg.seed=1' is unknown",
     "--config.seed": "--config.seed has no value; write --config.seed=VALUE",
+    "--noconfig.seed": "--noconfig.seed is unknown; write --config.seed=VALUE",
+    "--config.grpo.lr=1": "config.grpo.lr is not a field; did you mean config.sft1.learning_rate "
+    "or config.sft2.learning_rate or config.optimizer.learning_rate?",
+    "--config.sft2.lr=1": "did you mean config.sft2.learning_rate?",
+    "--config.mesh.fspd=2": "did you mean config.mesh.fsdp?",
+    "--config.grpo.steps=99999999999999999999": "= 99999999999999999999 is out of bounds; "
+    "give at most 2147483647",
+    "--config.grpo.steps=2147483648": "out of bounds; give at most 2147483647",
+    "--config.evaluation.lengths=512,long": "'512,long' has the wrong type; give int, or several "
+    "with commas between them",
+    "--config.decoding.constrained=maybe": "'maybe' has the wrong type; give true or false",
 }
 
 

@@ -79,6 +79,8 @@ def _share_of(dataset: str) -> Field:
 
 
 SHARE = "data.mixture."
+# Counts and lengths are computed in int32.
+MOST_INT = 2**31 - 1
 _DTYPES = ("float32", "bfloat16")
 _COLD_START = {
     "steps": _count("Updates of the stage."),
@@ -431,9 +433,7 @@ def _unknown_field(name: str) -> UserError:
     if name in sections:
         inside = ", ".join(field for field in FIELDS if field.startswith(name + "."))
         return UserError(f"config.{name} is a section; set one of its fields: {inside}")
-    last = name.rpartition(".")[2]
-    near = [field for field in FIELDS if field.rpartition(".")[2] == last]
-    near = near or difflib.get_close_matches(name, FIELDS, n=1)
+    near = _nearest(name)
     names = " or ".join(f"config.{field}" for field in near)
     remedy = f"did you mean {names}?" if near else "see recallm_jax/config/fields.py"
     if name.startswith(SHARE):
@@ -442,6 +442,20 @@ def _unknown_field(name: str) -> UserError:
             "(docs/your_own_data_set.md)"
         )
     return UserError(f"config.{name} is not a field; {remedy}")
+
+
+def _nearest(name: str) -> list[str]:
+    """Return the fields that a name may stand for: by last part, by its initials, by likeness."""
+    lasts = {field: field.rpartition(".")[2] for field in FIELDS}
+    last = name.rpartition(".")[2]
+    for same in (
+        [field for field in lasts if lasts[field] == last],
+        [field for field in lasts if "".join(word[0] for word in lasts[field].split("_")) == last],
+    ):
+        if same:
+            section = name.rpartition(".")[0] + "."
+            return [field for field in same if field.startswith(section)] or same
+    return difflib.get_close_matches(name, FIELDS, n=1)
 
 
 def check_field(name: str, value: Any) -> None:
@@ -478,6 +492,8 @@ def _check_value(name: str, field: Field, value: Any) -> None:
     if field.kind is str:
         if not value and not field.blank:
             raise UserError(f"config.{name} is empty; give a text")
+    elif field.kind is int and field.high == math.inf and value > MOST_INT:
+        raise UserError(f"config.{name} = {value!r} is out of bounds; give at most {MOST_INT}")
     elif not (
         field.low <= value <= field.high
         and field.above < value < field.below

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict, config_flags
 
 from recallm_jax.config.fields import FIELDS, check_field, find_field
 from recallm_jax.config.reference import columns
+from recallm_jax.config.typed import typed_value
 from recallm_jax.runtime.errors import UserError
 from storage.errors import InputError, naming
 from storage.files import meant_path
 from tasks.suites.registry import suite_tasks
 
-_OVERRIDE = re.compile(r"^--?(?:no)?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
+_OVERRIDE = re.compile(r"--?(?P<no>no)?config\.(?P<field>[^=]+)")
 
 
 class JobParser(argparse.ArgumentParser):
@@ -76,18 +77,15 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
         )
     config = _execute(f"--config={path}")
     check_config(config)
-    for override in overrides:
-        find_field(_named(override))
-    # ml_collections reads names as Python does: no part of one may begin with a digit. Nor does it
-    # set a field that the file leaves out, such as the share of a data set of the user's own.
-    odd = [
-        one
-        for one in overrides
-        if not all(map(str.isidentifier, _named(one).split("."))) or _named(one) not in FIELDS
-    ]
-    config = _overridden(config, [one for one in overrides if one not in odd])
-    for override in odd:
-        _set(config, _named(override), override.partition("=")[2])
+    for name, text in overrides:
+        *sections, last = name.split(".")
+        value = typed_value(name, text)
+        section = config
+        for one in sections:
+            section = section[one]
+        # The file may leave out the share of a data set of the user's own.
+        with config.unlocked():
+            section[last] = value
     check_config(config)
     _mean_paths(config)
     return config
@@ -109,49 +107,34 @@ def _mean_paths(config: ConfigDict) -> None:
                 section[last] = prefix + meant_path(path)
 
 
-def _named(override: str) -> str:
-    """Return the name of the field that an override sets, such as "grpo.steps"."""
-    match = _OVERRIDE.match(override)
-    assert match is not None
-    return match[1]
-
-
-def _set(config: ConfigDict, name: str, value: str) -> None:
-    """Set a field like its override."""
-    *sections, field = name.split(".")
-    for section in sections:
-        config = config[section]
-    kind = find_field(name).kind
-    try:
-        with config.unlocked():
-            config[field] = kind(value)
-    except (ValueError, TypeError):
-        raise _wrong_type(name, value) from None
-
-
-def _wrong_type(name: str, value: str) -> UserError:
-    field = find_field(name)
-    kind = f"a tuple of {field.kind.__name__}" if field.many else field.kind.__name__
-    return UserError(f"config.{name} = {value!r} has the wrong type; give {kind}")
-
-
-def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the config's path and the overrides, each as one argument with its value."""
+def _split(argv: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+    """Return the config's path, and the overrides as names of fields with the texts of values."""
     path, overrides = None, []
     waiting = list(argv)
     while waiting:
         argument = waiting.pop(0)
-        name, equals, value = argument.partition("=")
-        if name not in ("--config", "-config") and not _OVERRIDE.match(argument):
+        flag, equals, value = argument.partition("=")
+        named = _OVERRIDE.match(argument)
+        if flag not in ("--config", "-config") and named is None:
             raise UserError(f"argument {argument!r} is unknown; see --help")
+        if named is not None and find_field(named["field"]).kind is bool:
+            # As flags of other programs do: --config.NAME and --noconfig.NAME.
+            if named["no"] and not equals:
+                overrides.append((named["field"], "false"))
+                continue
+            if not equals and (not waiting or waiting[0].startswith("-")):
+                overrides.append((named["field"], "true"))
+                continue
+        if named is not None and named["no"]:
+            raise UserError(f"{flag} is unknown; write --config.{named['field']}=VALUE")
         if not equals:
             if not waiting or waiting[0].startswith("--"):
-                raise UserError(f"{name} has no value; write {name}=VALUE")
+                raise UserError(f"{flag} has no value; write {flag}=VALUE")
             value = waiting.pop(0)
-        if name in ("--config", "-config"):
+        if named is None:
             path = value
         else:
-            overrides.append(f"{name}={value}")
+            overrides.append((named["field"], value))
     if path is None:
         raise UserError("--config is missing; give one, such as --config=configs/quickstart.py")
     return path, overrides
@@ -174,21 +157,6 @@ def _execute(argument: str) -> ConfigDict:
         kind = type(config).__name__
         raise UserError(f"{argument}: get_config must return a ConfigDict, not {kind}")
     return config
-
-
-def _overridden(config: ConfigDict, overrides: Sequence[str]) -> ConfigDict:
-    """Return the config with fields that it has set to other values."""
-    values = flags.FlagValues()
-    argv = ["", *overrides]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-        return values.config
-    except Exception as error:
-        override = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error).strip(), re.DOTALL)
-        if override is None:
-            raise UserError(_last_line(error)) from None
-        raise _wrong_type(override[1], override[2]) from None
 
 
 def _last_line(error: Exception) -> str:

@@ -74,8 +74,8 @@ _INTRODUCTION = """\
 # Fields of a config
 
 A config file of `configs/` sets every field of this page, and the command line overrides any of \
-them: `--config.grpo.steps=20`. A tuple is written with quotes around it: \
-`--config.evaluation.lengths="(512, 1024)"`. Nothing has a hidden default: a config that lacks a \
+them: `--config.grpo.steps=20`. Several values have commas between them: \
+`--config.evaluation.lengths=512,1024`. Nothing has a hidden default: a config that lacks a \
 field is refused, and so is one with a field that is not listed here. A section that no stage of \
 the run uses is ignored.
 
