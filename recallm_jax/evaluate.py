@@ -100,6 +100,10 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(
             f"--label={label} names one policy; leave it out, as --checkpoints names its own"
         )
+    if not config.evaluation.num_examples:
+        raise UserError(
+            "config.evaluation.num_examples = 0 leaves nothing to evaluate; give at least 1"
+        )
     check_evaluation_mesh(config)
     shard = parse_shard(arguments.shard) if arguments.shard else None
     keep_programs(config.compilation_cache, workdir=workdir if arguments.distributed else None)

@@ -6,7 +6,8 @@ The same command goes on with a run that was interrupted. On SIGTERM the job fin
 step that is running, and exits with code 143. A run is a function of its config: what a step
 samples depends on the seed, the step and the examples alone.
 
-With `--profile=STEPS` it records a trace of these steps (docs/profiling.md).
+With `--profile=STEPS` it records a trace of these steps (docs/profiling.md). With `--dry_run` it
+checks all that comes before the first step, prints the stages, and ends.
 
 With `--distributed` several processes train one policy, on one host or many. Start all of them with
 the same command and a WORKDIR that all of them see (docs/training.md).
@@ -47,6 +48,8 @@ from recallm_jax.config.load import (
 from recallm_jax.config.rewards import check_rewards
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.summaries import format_table
+from recallm_jax.planning.dry_run import stage_works
+from recallm_jax.planning.table import works_table
 from recallm_jax.policy.context import Context
 from recallm_jax.policy.setup import set_up
 from recallm_jax.runtime import peers, processes, profiling
@@ -89,6 +92,11 @@ def _run(argv: Sequence[str]) -> None:
         help="record a trace of steps of the run, such as 3, 3:5 (steps 3 and 4) or grpo:3:5, "
         "into WORKDIR/profile (docs/profiling.md)",
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check config, data, weights and mesh, print the stages, and end; nothing is written",
+    )
     arguments, config = parse_config(parser, argv)
     check_training_mesh(config)
     check_evaluation_mesh(config)
@@ -101,10 +109,23 @@ def _run(argv: Sequence[str]) -> None:
         )
     steps = {stage: config[stage].steps for stage in config.stages}
     profiled = profiling.profiled_steps(arguments.profile, steps)
+    if arguments.dry_run:
+        _dry_run(config)
+        return
     workdir = open_folder(arguments.workdir)
     keep_programs(config.compilation_cache, workdir=workdir if arguments.distributed else None)
     with peers.joined(arguments.distributed), on_sigterm() as termination:
         train(config, workdir, termination, profiled)
+
+
+def _dry_run(config: ConfigDict) -> None:
+    """Do what comes before the first step, and print what the steps are."""
+    check_precision(config)
+    context = set_up(config)
+    check_records(config, context.tokenizer, plan_stages(config, context))
+    works = stage_works(config, list(context.mesh.devices.flat))
+    print(f"{works_table(works)}\n\nPrompts, responses, tokens and operations are of a step, at")
+    print("full lengths. Config, data, weights and mesh are in order; nothing was written.")
 
 
 def train(
@@ -218,7 +239,7 @@ def _first_look(config: ConfigDict, context: Context) -> None:
 def _evaluate(
     config: ConfigDict, context: Context, policy: Policy, label: str, made_by: str, workdir: Path
 ) -> None:
-    if label not in config.evaluation.policies:
+    if label not in config.evaluation.policies or not config.evaluation.num_examples:
         return
     evaluated = Evaluated(label, made_by, workdir / "eval" / label)
     summaries = evaluate(config, context, policy, evaluated)

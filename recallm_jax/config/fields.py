@@ -379,7 +379,9 @@ FIELDS = {
         empty=True,
         choices=("start", "cold_start", "grpo", "ppo"),
     ),
-    "evaluation.num_examples": _count("Prompts of a task at each length."),
+    "evaluation.num_examples": Field(
+        int, "Prompts of a task at each length; 0 leaves out the evaluations of `train`.", low=0
+    ),
     "evaluation.batch_size": _count("Prompts decoded at a time."),
     "evaluation.modes": Field(
         str,

@@ -6,6 +6,7 @@ from typing import Any
 from recallm_jax.planning.chips import GIB, Chip
 from recallm_jax.planning.compiling import Planned
 from recallm_jax.planning.cost import LeastTime, table_rows
+from recallm_jax.planning.dry_run import StageWork
 from recallm_jax.planning.estimate import at_least
 from recallm_jax.planning.programs import BATCH, GRADIENT, OPTIMISER, OTHERS, PARAMETERS, ROLLOUT
 
@@ -67,6 +68,26 @@ def time_table(least: LeastTime) -> str:
         for name, values, unit in table_rows(least)
     ]
     return _table(("at least (estimate)", *(f"{name} lengths" for name in least.times)), rows)
+
+
+def works_table(works: Sequence[StageWork]) -> str:
+    """Return a table of the work of a run's stages."""
+    head = ("stage", "steps", "prompts", "responses", "tokens", "TFLOP", "least s a step")
+    return _table(
+        head,
+        [
+            (
+                work.name,
+                f"{work.steps:,}",
+                f"{work.prompts:,}",
+                f"{work.responses:,}",
+                f"{work.tokens:,}",
+                _number(work.operations / 1e12),
+                "not known" if work.least_seconds is None else _number(work.least_seconds),
+            )
+            for work in works
+        ],
+    )
 
 
 def row(planned: Planned, chip: Chip, num_chips: int, advice: Sequence[str]) -> dict[str, Any]:

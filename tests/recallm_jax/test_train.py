@@ -8,10 +8,11 @@ import re
 import shutil
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
-from recallm_jax import train
+from recallm_jax import evaluate, train
 from recallm_jax.config.load import load_config
 from recallm_jax.policy import checkpoint
 from recallm_jax.policy.setup import set_up
@@ -165,6 +166,46 @@ def test_a_users_mistake_is_one_line_and_code_2(arguments, message, tmp_path, ca
     assert train.main([*CONFIG, *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
+
+
+def test_a_dry_run_shows_the_stages_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    # Arrays that are only described are no arrays.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    folder = tmp_path / "run"
+    assert train.main([*CONFIG, f"--workdir={folder}", "--dry_run"]) == 0
+    assert not folder.exists()
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:5]]
+    # Steps, prompts, responses, and tokens: prompts of 256 with a response or two of 160.
+    assert [row[:5] for row in rows] == [
+        ["sft1", "2", "2", "2", "832"],
+        ["sft2", "2", "2", "2", "832"],
+        ["grpo", "2", "2", "4", "1,152"],
+    ]
+    assert all(float(row[5]) > 0 and row[6] == "not known" for row in rows)
+    assert "nothing was written" in lines[-1]
+
+
+def test_a_dry_run_finds_what_a_run_would(tmp_path, capsys):
+    mistake = "--config.data.target_length=128"
+    assert train.main([*CONFIG, f"--workdir={tmp_path / 'run'}", "--dry_run", mistake]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert "raise target_length" in error
+
+
+def test_a_run_without_examples_is_not_evaluated(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = [
+        *("--config=configs/quickstart.py:tiny", f"--workdir={folder}"),
+        *("--config.stages=sft1", "--config.sft1.steps=1", "--config.evaluation.num_examples=0"),
+    ]
+    assert train.main(arguments) == 0
+    assert (folder / "checkpoints" / "sft1" / "1").exists() and not (folder / "eval").exists()
+    assert evaluate.main(arguments[:2] + arguments[4:]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == (
+        "error: config.evaluation.num_examples = 0 leaves nothing to evaluate; give at least 1"
+    )
 
 
 def test_a_failed_start_leaves_its_folder_free(tmp_path, capsys):
