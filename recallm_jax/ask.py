@@ -51,7 +51,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--seed", type=int, default=0, help="of what is sampled; 0")
     parser.add_argument("--quote_first", action="store_true", help="begin with a recall span")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of weights; float32")
     arguments = parser.parse_args(argv)
     if arguments.question is not None and arguments.questions is not None:
         parser.error("give --question or --questions, not both")
@@ -65,7 +65,9 @@ def _run(argv: Sequence[str]) -> None:
     sampling = Sampling(temperature=arguments.temperature)
     keep_programs(USER)
     _say(f"loading {arguments.model}")
-    reader = load_reader(arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype)
+    reader = load_reader(
+        arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype or ""
+    )
     options = dataclasses.replace(
         reader.options,
         max_new_tokens=arguments.max_new_tokens or reader.options.max_new_tokens,

@@ -44,7 +44,7 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--documents", type=int, default=4, help="documents that are kept for more questions; 4"
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of weights; float32")
     arguments = parser.parse_args(argv)
     for name in ("max_new_tokens", "max_waiting", "max_body_mb", "documents"):
         value = getattr(arguments, name)
@@ -64,7 +64,7 @@ def _run(argv: Sequence[str]) -> None:
     with _bound(arguments.host, arguments.port) as bound:
         keep_programs(USER)
         reader = load_reader(
-            arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype
+            arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype or ""
         )
         limit = arguments.max_new_tokens or reader.options.max_new_tokens
         reader = dataclasses.replace(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import html
 import json
 import pathlib
 import time
@@ -37,7 +38,7 @@ def make_app(service: Service, model: Served, *, max_body_bytes: int) -> Starlet
       max_body_bytes: the longest body of a request.
     """
     begun = int(time.time())
-    page = PAGE.read_text(encoding="utf-8").replace("{{ model }}", model.name)
+    page = PAGE.read_text(encoding="utf-8").replace("{{ model }}", html.escape(model.name))
 
     async def show_page(request: Request) -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})

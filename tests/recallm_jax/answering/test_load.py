@@ -48,6 +48,13 @@ def test_a_run_that_was_made_on_several_devices_is_loaded_on_one(copied_run):
     assert load_reader(copied_run).context.mesh.size == 1
 
 
+@pytest.mark.parametrize("option", [{"adapter": "a"}, {"dtype": "bfloat16"}])
+def test_a_run_takes_no_other_weights(trained_run, option):
+    (value,) = option.values()
+    with pytest.raises(UserError, match=f"is a run, which has its own weights; .* {value}"):
+        load_reader(trained_run, **option)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
