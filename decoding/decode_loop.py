@@ -254,14 +254,13 @@ def step(
     logits = mask_logits(logits, state.span, state.source, rules)
     keys = jax.vmap(jax.vmap(jax.random.fold_in))(state.keys, steps)
     token, log_prob = sample(logits, keys, sampling)
-    is_given = jnp.zeros(steps.shape, bool)
+    # Whether the prefix goes on after this token.
+    goes_on = jnp.zeros(steps.shape, bool)
     if prefix is not None:
         prefix = prefix.reshape(*state.lengths.shape, -1)
-        place = jnp.minimum(steps, prefix.shape[2] - 1)
-        given = jax.vmap(lambda of_part, *at: of_part[at])(prefix, state.home, place)
-        given = jnp.where(steps < prefix.shape[2], given, SAMPLED)
-        is_given = given >= 0
-        token = jnp.where(is_given, given, token)
+        given = _given(prefix, state.home, steps)
+        goes_on = _given(prefix, state.home, steps + 1) >= 0
+        token = jnp.where(given < 0, token, given)
         log_prob = log_prob_of(logits, token, sampling)
 
     stopped = state.done
@@ -269,7 +268,7 @@ def step(
     # A row that has stopped writes nothing.
     place = jnp.where(stopped, limits.max_new_tokens, steps)
     tokens = _written(state.tokens, state.home, place, token)
-    ends = _ends(tokens, state.home, token, steps, limits) & ~is_given
+    ends = _ends(tokens, state.home, token, steps, limits) & ~goes_on
     last = steps + 1 >= limits.max_new_tokens
     span, source = state.span, state.source
     # Without the constraint no mask reads the span state, so it need not move.
@@ -304,6 +303,15 @@ def step(
         ),
         log_probs=_written(state.log_probs, state.home, place, log_prob),
     )
+
+
+def _given(
+    prefix: Int[Array, "A rows P"], home: Int[Array, "A R"], steps: Int[Array, "A R"]
+) -> Int[Array, "A R"]:
+    """Return each row's token of a prefix at its step; SAMPLED after the prefix."""
+    place = jnp.minimum(steps, prefix.shape[2] - 1)
+    given = jax.vmap(lambda of_part, *at: of_part[at])(prefix, home, place)
+    return jnp.where(steps < prefix.shape[2], given, SAMPLED)
 
 
 def _written(

@@ -39,8 +39,8 @@ def decode(
     Args:
       prefix: P tokens that every response begins with; they count in its budget. A token `SAMPLED`
         leaves its place to the policy. Given tokens get log-probabilities as sampled ones do (-inf
-        for a forbidden token). They are not checked: a span in the prefix need not be a copy, and a
-        stop token ends nothing there.
+        for a forbidden token). They are not checked: a span in the prefix need not be a copy. A
+        stop token ends nothing if the prefix goes on after it.
 
     Raises:
       DecodingInputError: the prefix is empty, or longer than `max_new_tokens`; or the call is part

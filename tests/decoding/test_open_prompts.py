@@ -106,3 +106,15 @@ def test_a_prefix_longer_than_a_response_is_refused():
     opened, limits = open_prompts(policy, prompts), Limits(RULES, 2, (EOS,))
     with pytest.raises(DecodingInputError, match="prefix has 3 tokens; give 1 to max_new_tokens"):
         next(go_on_from(policy, opened, keys, sampling=SAMPLING, limits=limits, prefix=PREFIX))
+
+
+def test_a_stop_token_in_a_prefix_ends_the_response_only_if_nothing_follows():
+    policy, prompts = span_loving_policy(2), make_prompts(2)
+    keys = row_keys(2, 0, jnp.arange(NUM_PROMPTS), GROUP)
+    prefix = np.full((NUM_PROMPTS, GROUP, 4), SAMPLED, np.int32)
+    prefix[:, 0] = 1, EOS, 2, 3
+    prefix[:, 1, :2] = 1, EOS
+    rollout = decode(policy, prompts, keys, sampling=SAMPLING, limits=LONG, prefix=prefix)
+    tokens, lengths = np.asarray(rollout.tokens), np.asarray(rollout.lengths)
+    assert (tokens[:, 0, :4] == [1, EOS, 2, 3]).all() and (lengths[:, 0] > 4).all()
+    assert (tokens[:, 1, :2] == [1, EOS]).all() and (lengths[:, 1] == 2).all()
