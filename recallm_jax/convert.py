@@ -34,6 +34,7 @@ from recallm_jax.weights.served_template import served_template
 from recallm_jax.weights.source import load_policy
 from storage.errors import naming
 from storage.files import open_folder
+from storage.sole_writer import sole_writer
 
 # Fields of a run that an export holds, though no checkpoint does: those of the chat template and of
 # the rules of spans.
@@ -83,43 +84,47 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(f"--max-shard-gb={max_shard_gb}: give a finite size above 0, such as 5")
     out = open_folder(arguments.out)
     check_new(out)
-    if arguments.source is not None:
-        # --source takes no further arguments.
-        parser.parse_args(argv)
+    # Beside the folder, which appears when it is whole.
+    with sole_writer(out.parent, by=out.name):
+        if arguments.source is not None:
+            # --source takes no further arguments.
+            parser.parse_args(argv)
+            if arguments.adapter:
+                parser.error(
+                    "--adapter is for the adapters of a run; give its --config and --workdir"
+                )
+            keep_programs(USER)
+            loaded = load_policy(arguments.source, param_dtype=param_dtype)
+            model, files = loaded.model, loaded.tokenizer
+            origin, what = arguments.source, ""
+            with naming(origin):
+                usual = usual_rules(files.tokenizer().to_json())
+            rules = stored_rules(origin, usual)
+            if rules is None:
+                rules, files = usual, _served(files, origin, thinking=True)
+        else:
+            config = load_config(rest)
+            keep_programs(config.compilation_cache)
+            workdir = open_folder(arguments.workdir)
+            remedy = "give the config of the run"
+            hold_to_config(config, workdir, fields=EXPORTED, remedy=remedy)
+            context = set_up(config)
+            policy, stage, step = restore_policy(config, context, workdir)
+            # A run trains the model that `set_up` made, which is always a Transformer.
+            model = cast(Transformer, policy)
+            origin = config.model.weights
+            files = _served(context.files, origin, thinking=config.data.thinking)
+            what = f": {stage.name} step {step}"
+            trained_with = span_rules(config, context.tokenizer)
+            rules = recall_rules(trained_with, config.decoding.span_alignment)
         if arguments.adapter:
-            parser.error("--adapter is for the adapters of a run; give its --config and --workdir")
-        keep_programs(USER)
-        loaded = load_policy(arguments.source, param_dtype=param_dtype)
-        model, files = loaded.model, loaded.tokenizer
-        origin, what = arguments.source, ""
-        with naming(origin):
-            usual = usual_rules(files.tokenizer().to_json())
-        rules = stored_rules(origin, usual)
-        if rules is None:
-            rules, files = usual, _served(files, origin, thinking=True)
-    else:
-        config = load_config(rest)
-        keep_programs(config.compilation_cache)
-        workdir = open_folder(arguments.workdir)
-        remedy = "give the config of the run"
-        hold_to_config(config, workdir, fields=EXPORTED, remedy=remedy)
-        context = set_up(config)
-        policy, stage, step = restore_policy(config, context, workdir)
-        # A run trains the model that `set_up` made, which is always a Transformer.
-        model = cast(Transformer, policy)
-        origin = config.model.weights
-        files = _served(context.files, origin, thinking=config.data.thinking)
-        what = f": {stage.name} step {step}"
-        trained_with = span_rules(config, context.tokenizer)
-        rules = recall_rules(trained_with, config.decoding.span_alignment)
-    if arguments.adapter:
-        peft.save(model, out, files, base=origin)
-    else:
-        whole = merged(model, param_dtype)
-        hugging_face.save(
-            whole, out, files, recall_spans=rules, max_shard_bytes=int(max_shard_bytes)
-        )
-    print(f"wrote {arguments.out}{what}")
+            peft.save(model, out, files, base=origin)
+        else:
+            whole = merged(model, param_dtype)
+            hugging_face.save(
+                whole, out, files, recall_spans=rules, max_shard_bytes=int(max_shard_bytes)
+            )
+        print(f"wrote {arguments.out}{what}")
 
 
 def _served(files: TokenizerFiles, origin: str, *, thinking: bool) -> TokenizerFiles:

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 
+from ml_collections import ConfigDict
+
 from recallm_jax.config.kept import MAY_CHANGE, REWARD, STAGES, keep_config
 from recallm_jax.config.load import JobParser, parse_config, path_argument
 from recallm_jax.data.records import check_data, train_records, validation_records
@@ -19,7 +21,8 @@ from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.kept_programs import keep_programs
-from storage.files import open_folder
+from storage.files import Path, open_folder
+from storage.sole_writer import sole_writer
 from tasks.generate import gave_way
 from tasks.names import validation_task
 from tasks.prompts.record import write_jsonl
@@ -38,14 +41,19 @@ def _run(argv: Sequence[str]) -> None:
     if arguments.num_train < 1:
         raise UserError(f"--num_train={arguments.num_train}: give at least 1")
     out = open_folder(arguments.out)
+    with sole_writer(out):
+        _prepare(config, out, arguments.num_train)
+
+
+def _prepare(config: ConfigDict, out: Path, num_train: int) -> None:
     keep_programs(config.compilation_cache)
     tokenizer = load_tokenizer(config)
     check_data(config, tokenizer)
     remedy = "give another --out, or delete the folder"
     keep_config(config, out, may_change=MAY_CHANGE + STAGES + REWARD, remedy=remedy)
     with contextlib.closing(train_records(config, tokenizer, 0)) as stream:
-        first = islice(stream, arguments.num_train)
-        records = Console().progress(first, "train", total=arguments.num_train)
+        first = islice(stream, num_train)
+        records = Console().progress(first, "train", total=num_train)
         print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
     for dataset in mixture_datasets(config):
         for length in evaluated_lengths(config, dataset):

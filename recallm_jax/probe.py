@@ -70,9 +70,10 @@ def _probe(config: ConfigDict, workdir: Path, *, checkpoint: bool) -> list[Row]:
     else:
         hold_to_run(config, workdir, fields=START_WEIGHTS)
     probed = Evaluated(label, made_by, workdir / "probe" / label)
-    summaries = run_probe(config, context, policy, probed)
-    if context.leads:
-        write_machine(probed.folder)
+    with context.writing(probed.folder):
+        summaries = run_probe(config, context, policy, probed)
+        if context.leads:
+            write_machine(probed.folder)
     return summaries
 
 

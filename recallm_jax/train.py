@@ -74,6 +74,7 @@ from recallm_jax.training.stages import (
     policy_label,
 )
 from storage.files import Path, open_folder
+from storage.sole_writer import sole_writer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,8 +115,19 @@ def _run(argv: Sequence[str]) -> None:
         return
     workdir = open_folder(arguments.workdir)
     keep_programs(config.compilation_cache, workdir=workdir if arguments.distributed else None)
-    with peers.joined(arguments.distributed), on_sigterm() as termination:
+    with (
+        peers.joined(arguments.distributed),
+        # Before the weights are loaded, so that a second job is refused at once.
+        _only_here(workdir),
+        on_sigterm() as termination,
+    ):
         train(config, workdir, termination, profiled)
+
+
+def _only_here(workdir: Path) -> contextlib.AbstractContextManager[None]:
+    """Return a block in which no other job trains in the folder; the first process holds it."""
+    first = processes.number_and_count()[0] == 0
+    return sole_writer(workdir) if first else contextlib.nullcontext()
 
 
 def _dry_run(config: ConfigDict) -> None:

@@ -73,6 +73,19 @@ def evaluate(
     """
     folder = evaluated.folder
     kept_in = folder if shard is None else folder / SHARDS / shard.name
+    with context.writing(kept_in):
+        return _evaluate(config, context, policy, evaluated, shard)
+
+
+def _evaluate(
+    config: ConfigDict,
+    context: Context,
+    policy: Policy,
+    evaluated: Evaluated,
+    shard: Shard | None,
+) -> list[Row]:
+    folder = evaluated.folder
+    kept_in = folder if shard is None else folder / SHARDS / shard.name
     if context.leads:
         for held in (*shard_folders(folder), folder):
             check_kept(config, held, **HELD, policy=evaluated.made_by)

@@ -1,5 +1,6 @@
 """The context of a job: its policy, tokenizer, mesh and console."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -13,6 +14,8 @@ from recallm_jax.policy import partitioning
 from recallm_jax.runtime import processes
 from recallm_jax.runtime.console import Console
 from recallm_jax.weights.hugging_face import TokenizerFiles
+from storage.files import Path
+from storage.sole_writer import sole_writer
 from tasks.prompts.vocabulary import Tokenizer
 
 
@@ -36,6 +39,12 @@ class Context:
     def leads(self) -> bool:
         """Whether this process writes the files, where several train one policy."""
         return processes.leads(self.mesh)
+
+    def writing(self, folder: Path) -> contextlib.AbstractContextManager[None]:
+        """Return a block in which no other job writes a folder; see `storage/sole_writer.py`."""
+        if not self.leads:
+            return contextlib.nullcontext()
+        return sole_writer(folder, say=self.console.say)
 
     def place(self, batch: Any) -> Any:
         """Put arrays that have a leading prompt axis on the mesh, split over it.

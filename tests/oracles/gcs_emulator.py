@@ -7,7 +7,9 @@ move objects or upload nothing, and takes one request at a time. Faults can be o
 import contextlib
 import functools
 import http.server
+import io
 import json
+import re
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -141,7 +143,14 @@ class Handler(RequestHandler):
 
     def _meets_conditions(self) -> bool:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
-        there = self.emulator.generation(self.path) or "0"
+        path = self.path
+        if "multipart" in query.get("uploadType", []) and "ifGenerationMatch" in query:
+            # The name is in the body.
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.rfile = io.BytesIO(body)
+            named = re.search(rb'"name": *"([^"]+)"', body)
+            path += f"&name={urllib.parse.quote(named[1].decode())}" if named else ""
+        there = self.emulator.generation(path) or "0"
         wanted = query.get("ifGenerationMatch", [there])[0]
         return wanted == there and query.get("ifGenerationNotMatch", [""])[0] != there
 

@@ -1,0 +1,208 @@
+"""One process writes a folder: it holds the folder's lock, and another process is refused.
+
+In a local folder the lock is the kernel's, which ends with the process however it ends. On gs:// it
+is an object that its owner writes anew every `BEAT_SECONDS`; one that has not been written for
+`GONE_SECONDS` belongs to nobody. In both, the file says who holds it.
+"""
+
+import _thread
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from storage.errors import InputError
+from storage.files import Path, is_remote, make_folder, store
+
+FILE = "writer.lock"
+BEAT_SECONDS, GONE_SECONDS = 15.0, 90.0
+# Two processes that take over at once see each other after this time.
+_SETTLE_SECONDS = 2.0
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock.
+
+    Attributes:
+      since, beat: when it took the lock, and when it last said that it lives; seconds since 1970.
+    """
+
+    name: str
+    host: str
+    process: int
+    since: float
+    beat: float
+
+    def __str__(self) -> str:
+        since = datetime.datetime.fromtimestamp(self.since, datetime.UTC)
+        return f"process {self.process} on {self.host} since {since:%Y-%m-%d %H:%M:%S} UTC"
+
+    def as_json(self) -> str:
+        """Return the owner as the text of a lock's file."""
+        return json.dumps(dataclasses.asdict(self)) + "\n"
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path, *, say: Say = print, by: str = "") -> Iterator[None]:
+    """Hold a folder's lock for the block; the folder is made if it is missing.
+
+    If another process takes the lock over, because this one was paused for so long that it seemed
+    gone, the block is interrupted.
+
+    Args:
+      say: takes a line if the lock of a process that is gone is taken over.
+      by: names the part of the folder that is written, if others may write other parts.
+
+    Raises:
+      InputError: another process holds the lock, or has taken it over.
+    """
+    new = not is_remote(folder) and not folder.exists()
+    make_folder(folder)
+    path = folder / (f"{FILE}.{by}" if by else FILE)
+    held = _remote(folder, path, say) if is_remote(folder) else _local(folder, path, say)
+    try:
+        with held:
+            yield
+    finally:
+        if new:
+            # It stays if anything was written.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _me() -> Owner:
+    now = time.time()
+    return Owner(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
+
+
+def _read(text: str) -> Owner | None:
+    """Return the owner in a lock's file; None if it is empty or cut off."""
+    try:
+        return Owner(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
+
+
+def _refusal(folder: Path, owner: Owner | None) -> InputError:
+    who = f"by {owner}" if owner else "by another process"
+    return InputError(
+        f"{folder} is being written {who}; wait until it ends, end it, or give another folder"
+    )
+
+
+def _gone(folder: Path, owner: Owner) -> str:
+    return f"{folder} was being written by {owner}, which is gone; this process goes on there"
+
+
+@contextlib.contextmanager
+def _local(folder: Path, path: Path, say: Say) -> Iterator[None]:
+    with _locked(folder, path) as file:
+        if owner := _read(file.read()):
+            say(_gone(folder, owner))
+        file.seek(0)
+        file.truncate()
+        file.write(_me().as_json())
+        file.flush()
+        try:
+            yield
+        finally:
+            # Before the lock ends: who opens the path from now on makes a new file.
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _locked(folder: Path, path: Path) -> IO[str]:
+    """Return the lock's file, open and locked."""
+    while True:
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(open(path, "a+", encoding="utf-8"))
+            file.seek(0)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _refusal(folder, _read(file.read())) from None
+            # Its former owner may have deleted it in between.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                opened.pop_all()
+                return file
+
+
+@contextlib.contextmanager
+def _remote(folder: Path, path: Path, say: Say) -> Iterator[None]:
+    me = _me()
+    _take(folder, path, me, say)
+    ended, taken_over = threading.Event(), threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            # A fault of the network passes, or the job meets it itself.
+            with contextlib.suppress(Exception):
+                owner = _stored(path)
+                if owner is not None and owner.name != me.name:
+                    taken_over.set()
+                    _thread.interrupt_main()
+                    return
+                _store(path, dataclasses.replace(me, beat=time.time()))
+
+    thread = threading.Thread(target=beat, name="writer lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not taken_over.is_set():
+            raise
+        raise InputError(
+            f"{folder} has been taken over by {_stored(path)}, because this process gave no sign "
+            f"of life for {GONE_SECONDS:.0f} seconds; this one stops"
+        ) from None
+    finally:
+        ended.set()
+        thread.join()
+        if not taken_over.is_set():
+            with contextlib.suppress(Exception):
+                store(path).rm_file(str(path))
+
+
+def _take(folder: Path, path: Path, me: Owner, say: Say) -> None:
+    """Make the object of the lock, or replace that of a process which is gone.
+
+    Raises:
+      InputError: another process holds the lock.
+    """
+    owner = _stored(path)
+    if owner is not None:
+        if time.time() - owner.beat < GONE_SECONDS:
+            raise _refusal(folder, owner)
+        say(_gone(folder, owner))
+        with contextlib.suppress(FileNotFoundError):
+            store(path).rm_file(str(path))
+    try:
+        store(path).pipe_file(str(path), me.as_json().encode(), mode="create")
+    except FileExistsError:
+        raise _refusal(folder, _stored(path)) from None
+    if owner is not None:
+        # Another process may have found the same owner gone, and deleted what is there now.
+        time.sleep(_SETTLE_SECONDS)
+        if (stored := _stored(path)) is None or stored.name != me.name:
+            raise _refusal(folder, stored)
+
+
+def _stored(path: Path) -> Owner | None:
+    try:
+        return _read(store(path).cat_file(str(path)).decode())
+    except FileNotFoundError:
+        return None
+
+
+def _store(path: Path, owner: Owner) -> None:
+    store(path).pipe_file(str(path), owner.as_json().encode())
