@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from decoding.compilations import count_compilations
-from decoding.decode_loop import Limits
+from decoding.decode_loop import SAMPLED, Limits
 from decoding.driver import decode
 from decoding.sampling import Sampling, row_keys
 from recallm_jax.config.load import load_config
@@ -58,7 +58,7 @@ def rows_of(texts, record, config, tokenizer):
     """Return the rows of given responses, whatever the policy would write."""
     written = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
     length = max(map(len, written))
-    padded = [tokens + [tokenizer.eos_id] * (length - len(tokens)) for tokens in written]
+    padded = [tokens + [SAMPLED] * (length - len(tokens)) for tokens in written]
     prompts, (text,) = prompts_and_texts([record], 256)
     rules = span_rules(config, tokenizer, constrained=False)
     limits = Limits(rules, length, tokenizer.end_ids)
