@@ -211,6 +211,14 @@ def prefill(policy: Policy, tokens: Int[Array, "B S"], lengths: Int[Array, " B"]
     return Prefilled(policy.unembed(hidden), cache)
 
 
+def extend(
+    policy: Policy, prefilled: Prefilled, tokens: Int[Array, "B C"], counts: Int[Array, " B"]
+) -> Prefilled:
+    """Run more tokens of prompts through the policy; see `Policy.extend`."""
+    hidden, cache = policy.extend(tokens, counts, prefilled.cache)
+    return Prefilled(policy.unembed(hidden), cache)
+
+
 def seat(
     policy: Policy,
     state: DecodeState,

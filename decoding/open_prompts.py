@@ -1,6 +1,7 @@
 """Prompts that are prefilled once and continued many times, as a document is by questions.
 
-What differs from one continuation to the next, such as a question, is a prefix of the response.
+What differs from one continuation to the next, such as a question, is added to the open prompts, or
+is a prefix of the responses.
 """
 
 import dataclasses
@@ -37,6 +38,31 @@ def open_prompts(policy: Policy, prompts: Prompts) -> OpenPrompts:
     padding = size - prompts.tokens.shape[1]
     tokens = jnp.pad(prompts.tokens, ((0, 0), (0, padding)))
     return OpenPrompts(prompts, decode_loop.prefill(policy, tokens, prompts.lengths))
+
+
+@jax.jit
+def extended(
+    policy: Policy,
+    opened: OpenPrompts,
+    tokens: Int[AnyArray, "B C"],
+    counts: Int[AnyArray, " B"],
+) -> OpenPrompts:
+    """Return open prompts with more tokens, which spans can't copy; the given ones stay.
+
+    Args:
+      tokens, counts: see `Policy.extend`. A prompt must have room for them in its padding.
+    """
+    prompts = opened.prompts
+    rows, number = (x.astype(jnp.int32) for x in jnp.indices(tokens.shape))
+    lengths = jnp.asarray(prompts.lengths)
+    # What is padding here is written nowhere.
+    place = jnp.where(number < counts[:, None], lengths[:, None] + number, prompts.tokens.shape[1])
+    longer = dataclasses.replace(
+        prompts,
+        tokens=jnp.asarray(prompts.tokens).at[rows, place].set(tokens, mode="drop"),
+        lengths=lengths + counts,
+    )
+    return OpenPrompts(longer, decode_loop.extend(policy, opened.prefilled, tokens, counts))
 
 
 def go_on_from(

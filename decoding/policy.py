@@ -80,6 +80,21 @@ class Policy(Unembedding, Protocol):
         """Return the hidden state at each prompt's last token, and the prompt's cache."""
         ...
 
+    def extend(
+        self, tokens: Int[Array, "B C"], counts: Int[Array, " B"], cache: PromptCache
+    ) -> tuple[Float[Array, "B D"], PromptCache]:
+        """Return what `prefill` does for prompts with more tokens at their ends.
+
+        Only continuing open prompts (`decoding/open_prompts.py`) needs it.
+
+        Args:
+          tokens: further tokens of each prompt, at least one, padded on the right.
+          counts: the number of them; there must be room for them in what the prompts were padded to
+            when they were prefilled.
+          cache: of the prompts without these tokens; it stays as it is.
+        """
+        raise NotImplementedError
+
     def start(
         self, num_prompts: int, group_size: int, *, size: int, room: int, capacity: int
     ) -> Cache:

@@ -27,7 +27,7 @@ class Options:
     Attributes:
       max_new_tokens: the limit of a response; a span that is open there is cut.
       sampling: greedy by default. What is sampled depends on the seed, the document and the
-        question only.
+        question, and on whether questions are asked together or one by one; on nothing else.
       quote_first: begin every response with a recall span, whatever the model would do.
     """
 

@@ -6,8 +6,9 @@
     for answer in reader.ask([(document, "Who kept the lamp?"), (document, "When was it lit?")]):
         print(answer.question, answer.answer, [span.places for span in answer.spans])
 
-A document is read once for all questions about it: in decoding's terms it is a prompt, and the
-questions are prefixes of its responses (`decoding/open_prompts.py`).
+A document is read once for all questions about it: in decoding's terms it is a prompt. Questions
+that come one by one are added to it (`decoding/open_prompts.py`), those that come together are
+prefixes of its responses.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from decoding.decode_loop import SAMPLED, Limits
-from decoding.open_prompts import OpenPrompts, go_on_from, open_prompts
+from decoding.open_prompts import OpenPrompts, extended, go_on_from, open_prompts
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
@@ -27,7 +28,12 @@ from decoding.sampling import row_keys, stack_sampling
 from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules
 from recallm_jax.answering.answer import Answer, read_answer
-from recallm_jax.answering.prompt import DocumentPart, document_part
+from recallm_jax.answering.prompt import (
+    QUOTE_FIRST,
+    DocumentPart,
+    document_part,
+    question_part,
+)
 from recallm_jax.answering.questions import (
     STEP,
     Form,
@@ -36,7 +42,6 @@ from recallm_jax.answering.questions import (
     Questions,
     check_room,
     grouped,
-    questions_about,
 )
 from recallm_jax.policy.context import Context
 from tasks.prompts.settings import TaskSettings
@@ -116,11 +121,11 @@ class Reader:
         form = self.form
         part = document_part(form.tokenizer, document, form.settings)
         check_room(form, part, 0, self.options)
-        return OpenDocument(self, document, self.opened(part) if form.shares else None)
+        return OpenDocument(self, document, part, self.opened(part, STEP))
 
-    def opened(self, part: DocumentPart) -> OpenPrompts:
-        """Run a document through the model."""
-        size = sizes(len(part.tokens))[-1]
+    def opened(self, part: DocumentPart, room: int) -> OpenPrompts:
+        """Run a document through the model, with room for so many tokens after it."""
+        size = sizes(len(part.tokens) + room)[-1]
 
         def padded(values: np.ndarray) -> np.ndarray:
             return np.pad(values, (0, size - len(values)))[None]
@@ -166,12 +171,13 @@ class OpenDocument:
     """A document that the model has read, for questions that come one by one.
 
     Attributes:
-      opened: None if questions don't share its part of the prompt.
+      opened: the document's part of the prompt, with room for a question.
     """
 
     reader: Reader
     document: str
-    opened: OpenPrompts | None
+    part: DocumentPart
+    opened: OpenPrompts
 
     def ask(self, question: str, options: Options | None = None) -> Answer:
         """Return the answer to a question.
@@ -194,25 +200,41 @@ class OpenDocument:
           UserError: as for `Reader.ask`.
         """
         reader = self.reader
-        options = options or reader.options
+        options, form = options or reader.options, reader.form
+        tokenizer = form.tokenizer
+        ids = question_part(tokenizer, self.document, question, form.settings)
+        check_room(form, self.part, len(ids), options)
+        opened = self.opened
+        if len(self.part.tokens) + len(ids) > opened.prompts.tokens.shape[1]:
+            opened = reader.opened(self.part, len(ids))
+        padded = np.zeros((1, sizes(len(ids))[-1]), np.int32)
+        padded[0, : len(ids)] = ids
+        counts = np.array([len(ids)], np.int32)
+        asked = (self.document, question)
+        quote = np.asarray(tokenizer.encode(QUOTE_FIRST), np.int32)[None, None]
         # Greedy decoding is a program of its own; other settings share one.
         sampling = options.sampling
-        settings = stack_sampling([[sampling]]) if sampling.temperature else sampling
-        asked = [(self.document, question)]
-        group = questions_about(reader.form, self.document, [question], [0], options)
         rollouts = go_on_from(
             reader.policy,
-            self.opened or reader.opened(group.part),
-            reader.context.place(_keys(options.seed, asked)[None]),
-            sampling=settings,
-            limits=reader.limits(group.prefixes.shape[1], options),
-            prefix=group.prefixes[None],
+            extended(reader.policy, opened, padded, counts),
+            reader.context.place(_keys(options.seed, [asked])[None]),
+            sampling=stack_sampling([[sampling]]) if sampling.temperature else sampling,
+            limits=reader.limits(quote.shape[2], options),
+            prefix=quote if options.quote_first else None,
             every=every,
         )
         for rollout in rollouts:
-            (answer,) = reader.answers(rollout, group, asked, options)
+            tokens, lengths = jax.device_get((rollout.tokens, rollout.lengths))
+            answer = read_answer(
+                tokens[0, 0, : lengths[0, 0]].tolist(),
+                tokenizer,
+                number=0,
+                asked=asked,
+                prompt_tokens=len(self.part.tokens) + len(ids),
+                limit=options.max_new_tokens,
+            )
             yield answer
-            # The prefix is padded, so decoding goes on for some tokens after the limit.
+            # The limits leave some room after the answer's own.
             if answer.tokens == options.max_new_tokens:
                 return
 

@@ -111,6 +111,24 @@ def attend_group(
     return mixed if placement.splash else _named(mixed)
 
 
+def attend_after(
+    own: Projected,
+    keys: Float[Array, "B K S H"],
+    values: Float[Array, "B K S H"],
+    lengths: Int[Array, " B"],
+) -> Float[Array, "B R P N H"]:
+    """Attend from rows to their cached prompt, and causally to themselves.
+
+    The compiler splits it over devices as it finds fit: it is for a few tokens, such as a question.
+    """
+    among = attend_rows(*own, jnp.zeros(own.query.shape[:3], jnp.int32))
+    queries = own.query.reshape(own.query.shape[0], -1, *own.query.shape[3:])
+    key, value = (jnp.moveaxis(x, 1, 2) for x in (keys, values))
+    shared = attend(queries, key, value, key_lengths=lengths)
+    shared = (shared[0].reshape(among[0].shape), shared[1].reshape(among[1].shape))
+    return merge(shared, among)
+
+
 def _named(mixed):
     return jax.tree.map(lambda x: checkpoint_name(x, ATTENTION), mixed)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from recallm_jax.models.attention import Projected, attend_blocks, attend_prompts
 from recallm_jax.models.group_attention import (
     ATTENTION,
+    attend_after,
     attend_group,
     attend_prompt,
     padded_sizes,
@@ -171,6 +172,38 @@ class Transformer(nnx.Module):
         x, (keys, values) = lax.scan(block, self._embed(prompts, PROMPT), self.layers)
         last = self._norm(_at(x, lengths - 1), self.final_norm[...])
         return last, PromptCache(keys, values, lengths)
+
+    def extend(
+        self, tokens: Int[Array, "B C"], counts: Int[Array, " B"], cache: PromptCache
+    ) -> tuple[Float[Array, "B D"], PromptCache]:
+        """Return what `prefill` does for prompts with more tokens at their ends."""
+        batch, size = tokens.shape
+        number = jnp.arange(size, dtype=jnp.int32)[None]
+        positions = cache.lengths[:, None] + number
+        cos_sin = rotation(self.config, positions[:, None])
+        # Padding is written nowhere.
+        places = jnp.where(number < counts[:, None], positions, cache.keys.shape[3])
+        rows = jnp.arange(batch, dtype=jnp.int32)[:, None]
+
+        def block(x, inputs):
+            layer, keys, values = inputs
+            params = self._gathered(layer)
+            projected = self._project(params, x, cos_sin, OWN)
+            mixed = attend_after(projected, keys, values, cache.lengths)
+
+            def longer(cached, new):
+                new = new[:, 0].astype(cached.dtype)
+                return self._laid_out(
+                    cached.at[rows, :, places].set(new, mode="drop"), *PROMPT_CACHE
+                )
+
+            cached = longer(keys, projected.key), longer(values, projected.value)
+            return self._residual(params, x, mixed, OWN), cached
+
+        x = self._embed(tokens[:, None], OWN)
+        x, (keys, values) = lax.scan(block, x, (self.layers, cache.keys, cache.values))
+        last = self._norm(_at(x[:, 0], counts - 1), self.final_norm[...])
+        return last, PromptCache(keys, values, cache.lengths + counts)
 
     def parts(self, num_prompts: int) -> int:
         """Return A, the number of equal parts that devices split a batch of prompts into."""

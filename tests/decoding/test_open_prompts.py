@@ -10,7 +10,7 @@ import pytest
 from decoding.decode_loop import SAMPLED, Limits
 from decoding.driver import decode
 from decoding.errors import DecodingInputError
-from decoding.open_prompts import go_on_from, open_prompts
+from decoding.open_prompts import extended, go_on_from, open_prompts
 from decoding.prompts import Prompts
 from decoding.sampling import Sampling, row_keys
 from tests.oracles.tiny_models import tiny_model
@@ -118,3 +118,35 @@ def test_a_stop_token_in_a_prefix_ends_the_response_only_if_nothing_follows():
     tokens, lengths = np.asarray(rollout.tokens), np.asarray(rollout.lengths)
     assert (tokens[:, 0, :4] == [1, EOS, 2, 3]).all() and (lengths[:, 0] > 4).all()
     assert (tokens[:, 1, :2] == [1, EOS]).all() and (lengths[:, 1] == 2).all()
+
+
+@pytest.mark.parametrize("name", ["qwen2_plain", "llama_yarn"])
+def test_extended_prompts_are_continued_like_whole_ones(name):
+    """Of two prompts one gets more tokens than the other; the open ones stay as they were."""
+    model = tiny_model(name)
+    rng = np.random.default_rng(5)
+    rules = dataclasses.replace(RULES, vocab_size=model.vocab_rows)
+    before, counts = np.array([9, 14], np.int32), np.array([7, 3], np.int32)
+    whole = rng.integers(3, 30, (2, 40)).astype(np.int32)
+    copyable = np.arange(40) < before[:, None]
+
+    def prompts_of(lengths):
+        tokens = np.where(np.arange(40) < lengths[:, None], whole, 0).astype(np.int32)
+        flags = dict.fromkeys(("copyable", "span_start", "span_end"), copyable)
+        return Prompts(tokens, lengths, **flags)
+
+    more = np.stack([whole[row, size : size + 8] for row, size in enumerate(before)])
+    opened = open_prompts(model, prompts_of(before))
+    options = {"sampling": Sampling(temperature=0.7), "limits": Limits(rules, 12, ())}
+    keys = row_keys(0, 0, np.arange(2, dtype=np.uint32), 2)
+    for _ in range(2):
+        longer = extended(model, opened, more, counts)
+        *_, rollout = go_on_from(model, longer, keys, **options)
+        expected = decode(model, prompts_of(before + counts), keys, **options)
+        np.testing.assert_array_equal(rollout.tokens, expected.tokens)
+        np.testing.assert_allclose(rollout.log_probs, expected.log_probs, atol=1e-5)
+    np.testing.assert_array_equal(longer.prompts.tokens, prompts_of(before + counts).tokens)
+    *_, rollout = go_on_from(model, opened, keys, **options)
+    np.testing.assert_array_equal(
+        rollout.tokens, decode(model, prompts_of(before), keys, **options).tokens
+    )

@@ -51,6 +51,12 @@ class ToyPolicy(Policy):
         last = jnp.take_along_axis(prompts, lengths[:, None] - 1, axis=1)[:, 0]
         return self._hidden(last, prompt_sum, jnp.zeros_like(prompt_sum)), prompt_sum
 
+    def extend(self, tokens, counts, cache):
+        real = jnp.arange(tokens.shape[1])[None] < counts[:, None]
+        prompt_sum = cache + jnp.where(real, tokens, 0).sum(axis=1)
+        last = jnp.take_along_axis(tokens, counts[:, None] - 1, axis=1)[:, 0]
+        return self._hidden(last, prompt_sum, jnp.zeros_like(prompt_sum)), prompt_sum
+
     def start(self, num_prompts, group_size, *, size, room, capacity):
         del size, room, capacity
         zeros = jnp.zeros((1, num_prompts, group_size), jnp.int32)

@@ -17,13 +17,16 @@ def test_generate_shows_each_span_beside_its_place(tmp_path, capsys):
     assert "recall span 1" in out and "of the document: …" in out
 
 
-def test_one_prompt_alone_is_answered_on_many_devices(tmp_path, capsys):
+def test_one_prompt_alone_is_answered_alike_on_many_devices(tmp_path, capsys):
     document = tmp_path / "document.txt"
     document.write_text("The lamp was lit in 1874.\n")
     arguments = [f"--document={document}", "--question=When?", "--quote_first"]
-    mesh = ["--config.mesh.data=2", "--config.grpo.micro_batch=2"]
-    assert generate.main([*CONFIG, *mesh, *arguments]) == 0
-    assert "recall span 1" in capsys.readouterr().out
+    shown = []
+    for mesh in ([], ["data=2"], ["fsdp=2", "sequence=2", "tensor=2"]):
+        sizes = [f"--config.mesh.{axis}" for axis in mesh]
+        assert generate.main([*CONFIG, *sizes, *arguments]) == 0
+        shown.append(capsys.readouterr().out)
+    assert "recall span 1" in shown[0] and shown == [shown[0]] * 3
 
 
 def test_an_empty_document_is_refused(tmp_path, capsys):
