@@ -5,13 +5,13 @@ is an object that its owner writes anew every `BEAT_SECONDS`; one that has not b
 `GONE_SECONDS` belongs to nobody. In both, the file says who holds it.
 """
 
-import _thread
 import contextlib
 import dataclasses
 import datetime
 import fcntl
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -142,6 +142,8 @@ def _remote(folder: Path, path: Path, say: Say) -> Iterator[None]:
     me = _me()
     _take(folder, path, me, say)
     ended, taken_over = threading.Event(), threading.Event()
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
@@ -150,7 +152,7 @@ def _remote(folder: Path, path: Path, say: Say) -> Iterator[None]:
                 owner = _stored(path)
                 if owner is not None and owner.name != me.name:
                     taken_over.set()
-                    _thread.interrupt_main()
+                    signal.pthread_kill(main_thread, signal.SIGINT)
                     return
                 _store(path, dataclasses.replace(me, beat=time.time()))
 
