@@ -36,8 +36,8 @@ class Policy(Unembedding, Protocol):
     that is being decoded.
 
     A policy that inherits from this class and has one device, prompts of one size and a cache that
-    never grows can do without `parts`, `prompt_sizes`, `grow` and `gathered`, one whose open prompts
-    get no more tokens without `extend`, and one that is trained whole without `trained` and
+    never grows can do without `parts`, `prompt_sizes`, `grow` and `gathered`, one whose open
+    prompts get no more tokens without `extend`, and one that is trained whole without `trained` and
     `with_trained`.
     """
 
