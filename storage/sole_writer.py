@@ -1,6 +1,7 @@
 """One process writes a folder: it holds the folder's lock, and another process is refused.
 
-In a local folder the lock is the kernel's, which ends with the process however it ends. On gs:// it
+In a local folder the lock is the kernel's, which ends with the process however it ends; a file
+system that knows no locks holds nobody off, which is said in a line. On gs:// the lock
 is an object that its owner writes anew every `BEAT_SECONDS`; one that has not been written for
 `GONE_SECONDS` belongs to nobody. In both, the file says who holds it.
 """
@@ -8,6 +9,7 @@ is an object that its owner writes anew every `BEAT_SECONDS`; one that has not b
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -26,6 +28,8 @@ FILE = "writer.lock"
 BEAT_SECONDS, GONE_SECONDS = 15.0, 90.0
 # Two processes that take over at once see each other after this time.
 _SETTLE_SECONDS = 2.0
+# What file systems without locks answer.
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 Say = Callable[[str], None]
 
 
@@ -106,7 +110,7 @@ def _gone(folder: Path, owner: Owner) -> str:
 
 @contextlib.contextmanager
 def _local(folder: Path, path: Path, say: Say) -> Iterator[None]:
-    with _locked(folder, path) as file:
+    with _locked(folder, path, say) as file:
         if owner := _read(file.read()):
             say(_gone(folder, owner))
         file.seek(0)
@@ -121,8 +125,8 @@ def _local(folder: Path, path: Path, say: Say) -> Iterator[None]:
                 path.unlink()
 
 
-def _locked(folder: Path, path: Path) -> IO[str]:
-    """Return the lock's file, open and locked."""
+def _locked(folder: Path, path: Path, say: Say) -> IO[str]:
+    """Return the lock's file, open and locked if its file system can do that."""
     while True:
         with contextlib.ExitStack() as opened:
             file = opened.enter_context(open(path, "a+", encoding="utf-8"))
@@ -131,6 +135,10 @@ def _locked(folder: Path, path: Path) -> IO[str]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise _refusal(folder, _read(file.read())) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                say(f"the file system of {folder} has no locks: see that no other job writes there")
             # Its former owner may have deleted it in between.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 opened.pop_all()
@@ -170,8 +178,8 @@ def _remote(folder: Path, path: Path, say: Say) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        if not taken_over.is_set():
-            with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):
+            if (owner := _stored(path)) is not None and owner.name == me.name:
                 store(path).rm_file(str(path))
 
 
@@ -200,10 +208,13 @@ def _take(folder: Path, path: Path, me: Owner, say: Say) -> None:
 
 
 def _stored(path: Path) -> Owner | None:
+    """Return the owner in a lock's object; None if there is no object."""
     try:
-        return _read(store(path).cat_file(str(path)).decode())
+        text = store(path).cat_file(str(path)).decode(errors="replace")
     except FileNotFoundError:
         return None
+    # A damaged object has no owner who lives.
+    return _read(text) or Owner("", "an unknown host", 0, 0.0, 0.0)
 
 
 def _store(path: Path, owner: Owner) -> None:

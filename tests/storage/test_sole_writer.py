@@ -1,5 +1,6 @@
 """One process writes a folder: the second is refused, and what a dead one held is taken over."""
 
+import errno
 import json
 import os
 import signal
@@ -112,6 +113,27 @@ def test_on_gs_an_owner_without_a_sign_of_life_is_gone(bucket, quick):
     write_lock(folder)
     with pytest.raises(InputError, match="by process 7 on elsewhere"), sole_writer(folder):
         pass
+
+
+def test_on_gs_a_damaged_lock_belongs_to_nobody(bucket, quick):
+    folder, said = as_path(f"{bucket}/run"), []
+    (folder / locks.FILE).write_text("{")
+    with sole_writer(folder, say=said.append):
+        assert json.loads((folder / locks.FILE).read_text())["process"] == os.getpid()
+    assert "which is gone" in said[0] and not (folder / locks.FILE).exists()
+
+
+def test_where_the_file_system_has_no_locks_the_job_says_so_and_goes_on(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    said = []
+    with sole_writer(tmp_path, say=said.append):
+        pass
+    assert said == [
+        f"the file system of {tmp_path} has no locks: see that no other job writes there"
+    ]
 
 
 def test_on_gs_an_owner_that_works_for_long_is_not_taken_for_gone(bucket, quick):
