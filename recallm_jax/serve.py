@@ -3,18 +3,17 @@
     python -m recallm_jax.serve --model=runs/quickstart
 
 The page is at /, the endpoint at /v1. Questions are answered one after the other: this is for
-trying and evaluating a model, not for many users (docs/serve.md). On SIGTERM the questions that
+trying and evaluating a model, not for many users (docs/ask.md). On SIGTERM the questions that
 wait are answered, then the server ends.
 """
 
 import contextlib
-import dataclasses
 import socket
 import sys
 from collections.abc import Sequence
 
-from recallm_jax.answering.load import load_reader
-from recallm_jax.config.load import JobParser, path_argument
+from recallm_jax.answering.arguments import add_model_arguments, check_limit, named_reader
+from recallm_jax.config.load import JobParser
 from recallm_jax.runtime.errors import UserError, run_job
 from recallm_jax.runtime.kept_programs import USER, keep_programs
 
@@ -26,29 +25,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = JobParser("python -m recallm_jax.serve", __doc__)
-    parser.add_argument(
-        "--model",
-        type=path_argument,
-        required=True,
-        help="a run's workdir, or weights: a folder, .gguf or .whl",
-    )
-    parser.add_argument(
-        "--adapter", type=path_argument, help="PEFT folder that is added to weights"
-    )
+    add_model_arguments(parser)
     parser.add_argument("--name", help="the model's name for clients; the path's last part")
     parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine alone")
     parser.add_argument("--port", type=int, default=8000, help="8000")
-    parser.add_argument("--max_new_tokens", type=int, help="limit of a response; the run's, or 512")
     parser.add_argument("--max_waiting", type=int, default=16, help="questions that may wait; 16")
     parser.add_argument("--max_body_mb", type=float, default=4.0, help="size of a request; 4")
     parser.add_argument(
         "--documents", type=int, default=4, help="documents that are kept for more questions; 4"
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of weights; float32")
     arguments = parser.parse_args(argv)
-    for name in ("max_new_tokens", "max_waiting", "max_body_mb", "documents"):
+    check_limit(arguments)
+    for name in ("max_waiting", "max_body_mb", "documents"):
         value = getattr(arguments, name)
-        if value is not None and not value > 0:
+        if not value > 0:
             raise UserError(f"--{name}={value}: give a number above 0")
     try:
         import uvicorn
@@ -63,13 +53,7 @@ def _run(argv: Sequence[str]) -> None:
     # A port that can't be had is said before the model is loaded.
     with _bound(arguments.host, arguments.port) as bound:
         keep_programs(USER)
-        reader = load_reader(
-            arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype or ""
-        )
-        limit = arguments.max_new_tokens or reader.options.max_new_tokens
-        reader = dataclasses.replace(
-            reader, options=dataclasses.replace(reader.options, max_new_tokens=limit)
-        )
+        reader = named_reader(arguments)
         name = arguments.name or arguments.model.rstrip("/").rpartition("/")[2]
         service = Service(
             reader, most_waiting=arguments.max_waiting, most_documents=arguments.documents

@@ -48,7 +48,8 @@ def read_questions(path: str, document: str | None) -> list[Pair]:
             if not isinstance(file, str):
                 raise UserError(f"{where}: document_file = {file!r} must be a path")
             if file not in documents:
-                documents[file] = _read(where, str(as_path(path).parent / file))
+                name = f"{where}: document_file = {file!r}"
+                documents[file] = _read(name, str(as_path(path).parent / file))
             text = documents[file]
         if not isinstance(text, str):
             raise UserError(
@@ -88,4 +89,4 @@ def _read(name: str, path: str) -> str:
         return read_text(as_path(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"{name}: {path} can't be read: {reason}; give a text file") from None
+        raise UserError(f"{name} can't be read: {reason}; give a text file") from None

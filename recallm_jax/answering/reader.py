@@ -112,15 +112,18 @@ class Reader:
         for one in finished:
             yield from self.answers(one.rollout, groups[one.number], asked, options)
 
-    def open(self, document: str) -> "OpenDocument":
+    def open(self, document: str, options: Options | None = None) -> "OpenDocument":
         """Read a document, for questions that come one by one.
+
+        Args:
+          options: those of the questions to come; a document that leaves them no room is refused.
 
         Raises:
           UserError: as for `ask`.
         """
         form = self.form
         part = document_part(form.tokenizer, document, form.settings)
-        check_room(form, part, 0, self.options)
+        check_room(form, part, 0, options or self.options)
         return OpenDocument(self, document, part, self.opened(part, STEP))
 
     def opened(self, part: DocumentPart, room: int) -> OpenPrompts:

@@ -112,7 +112,7 @@ async def _body(request: Request, limit: int) -> Any:
 
     Raises:
       TooLarge: it is longer than `limit` bytes.
-      BadRequest: it is not JSON.
+      BadRequest: it is not JSON, or a text in it is not valid Unicode.
     """
     body = bytearray()
     async for chunk in request.stream():
@@ -120,9 +120,16 @@ async def _body(request: Request, limit: int) -> Any:
         if len(body) > limit:
             raise TooLarge(f"the body has more than {limit} bytes; send a shorter document")
     try:
-        return json.loads(body)
+        value = json.loads(body)
+        # JSON can spell halves of characters, which no answer could hold.
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadRequest(
+            "a text of the body is not valid Unicode: it holds half of a character"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise BadRequest(f"the body is not JSON ({error})") from None
+    return value
 
 
 async def _next(request: Request, answers: AsyncGenerator[Answer, None]) -> Answer:

@@ -117,6 +117,6 @@ class Service:
                 reader = dataclasses.replace(reader, settings=settings)
             while len(self._documents) >= self._most_documents:
                 self._documents.popitem(last=False)
-            self._documents[key] = reader.open(inquiry.document)
+            self._documents[key] = reader.open(inquiry.document, inquiry.options)
         self._documents.move_to_end(key)
         return self._documents[key]

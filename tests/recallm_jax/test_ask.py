@@ -59,8 +59,8 @@ def test_questions_of_a_file_are_answered_as_json(asked, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--question=a?", "--questions=b"], "give --question or --questions, not both; see"),
-        (["--document=none.txt"], "--document=none.txt: none.txt can't be read: No such file"),
-        (["--questions=none.jsonl"], "--questions=none.jsonl: none.jsonl can't be read"),
+        (["--document=none.txt"], "--document=none.txt can't be read: No such file"),
+        (["--questions=none.jsonl"], "--questions=none.jsonl can't be read"),
         (["--max_new_tokens=0"], "--max_new_tokens=0: give at least 1"),
         (["--model=none", "--question=a?"], "none does not exist; give a Hugging Face folder"),
         (["--question=!"], "the question '!' has no word; ask in words"),

@@ -39,4 +39,4 @@ def test_an_empty_document_is_refused(tmp_path, capsys):
 def test_a_missing_document_is_one_line_and_code_2(capsys):
     assert generate.main([*CONFIG, "--document=none.txt", "--question=?"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: --document=none.txt: none.txt can't be read")
+    assert error.startswith("error: --document=none.txt can't be read")

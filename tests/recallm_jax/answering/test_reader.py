@@ -108,6 +108,25 @@ def test_what_is_sampled_depends_on_document_question_and_seed_alone():
     assert opened.ask(QUESTION, other).text != alone
 
 
+def test_questions_draw_from_keys_of_their_own():
+    """The toy policy reads no prompt, so only the keys can make answers differ."""
+    reader = toy_reader(quote_first=False)
+    sampled = dataclasses.replace(reader.options, sampling=Sampling(temperature=1.0))
+    asked = [(DOCUMENT, "When?"), (DOCUMENT, "Who?"), (BELL, "When?"), (DOCUMENT, "When?")]
+    texts = {answer.number: answer.text for answer in reader.ask(asked, sampled)}
+    assert len({texts[number] for number in range(3)}) == 3 and texts[3] == texts[0]
+    opened = reader.open(DOCUMENT)
+    assert opened.ask("When?", sampled).text != opened.ask("Who?", sampled).text
+
+
+def test_a_document_is_refused_by_the_limit_of_what_is_asked():
+    reader = toy_reader(quote_first=False)
+    long, short = (dataclasses.replace(reader.options, max_new_tokens=n) for n in (600, 8))
+    with pytest.raises(UserError, match="max_new_tokens"):
+        reader.open(DOCUMENT, long)
+    assert reader.open(DOCUMENT, short).ask(QUESTION, short).tokens == 8
+
+
 def test_an_answer_has_no_more_tokens_than_the_limit_and_says_that_it_was_cut():
     opened = toy_reader(quote_first=False).open(DOCUMENT)
     for limit in (1, 24, 40):

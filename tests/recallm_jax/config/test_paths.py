@@ -43,6 +43,8 @@ PATH_FIELDS = sorted(name for name, field in FIELDS.items() if field.path)
 def flags_of(job):
     """Return the flags of a job that its source declares as paths."""
     text = pathlib.Path(f"recallm_jax/{job}.py").read_text(encoding="utf-8")
+    if "add_model_arguments(parser)" in text:
+        text += pathlib.Path("recallm_jax/answering/arguments.py").read_text(encoding="utf-8")
     return set(re.findall(r'add_argument\(\s*"--(\w+)",\s*type=path_argument', text))
 
 

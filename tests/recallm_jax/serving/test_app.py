@@ -154,6 +154,7 @@ def test_a_bad_request_is_refused_in_one_line_and_the_server_goes_on(client, fie
         (b"[" * 15_000, 400, "the body is not JSON"),
         (b" " * (MAX_BODY + 1), 413, f"the body has more than {MAX_BODY} bytes"),
         (b"[1]", 400, "must be"),
+        (rb'{"document": "\ud800", "question": "a?", "model": "toy"}', 400, "half of a character"),
     ],
 )
 def test_a_body_that_cannot_be_read_is_refused(server, path, body, status, message):
