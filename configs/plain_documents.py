@@ -1,9 +1,9 @@
 """An adapter for SmolLM2-135M-Instruct that quotes plain documents and answers questions on them.
 
-Trained on the questions of examples/plain_documents and on `retrieval`, in prompts of 350 to 1,100
-tokens. The cold start alone: 200 questions are too few for GRPO to learn more than their answers.
-Result: not yet run to its end.
-Hardware: 2 CPU cores, 12 GiB.
+A cold start, without GRPO, on the questions of examples/plain_documents and on `retrieval`, in
+prompts of 350 to 1,100 tokens.
+Result: not yet run to its end; sizes and rates are starting points.
+Hardware: meant for 2 CPU cores.
 
     python examples/plain_documents/to_jsonl.py data
     python -m recallm_jax.train --config=configs/plain_documents.py --config.data.dir=data \

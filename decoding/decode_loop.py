@@ -226,7 +226,12 @@ def seat(
     prefilled: Prefilled,
     place: Int[Array, ""] | int,
 ) -> DecodeState:
-    """Put k prefilled prompts of each part, with these numbers there, into the caches."""
+    """Put k prefilled prompts of each part into the caches, in the logits and places of their rows.
+
+    Args:
+      numbers: their numbers in their parts.
+      place: see `Policy.enter`.
+    """
     parts, count = numbers.shape
     logits = prefilled.logits.reshape(parts, count, 1, -1)
 

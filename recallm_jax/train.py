@@ -136,8 +136,11 @@ def _dry_run(config: ConfigDict) -> None:
     context = set_up(config)
     check_records(config, context.tokenizer, plan_stages(config, context))
     works = stage_works(config, list(context.mesh.devices.flat))
-    print(f"{works_table(works)}\n\nPrompts, responses, tokens and operations are of a step, at")
-    print("full lengths. Config, data, weights and mesh are in order; nothing was written.")
+    print(
+        f"{works_table(works)}\n\n"
+        "Prompts, responses, tokens and operations are of a step, at full lengths.\n"
+        "Config, data, weights and mesh are in order; nothing was written."
+    )
 
 
 def train(

@@ -78,14 +78,7 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
     config = _execute(f"--config={path}")
     check_config(config)
     for name, text in overrides:
-        *sections, last = name.split(".")
-        value = typed_value(name, text)
-        section = config
-        for one in sections:
-            section = section[one]
-        # The file may leave out the share of a data set of the user's own.
-        with config.unlocked():
-            section[last] = value
+        _set(config, name, typed_value(name, text))
     check_config(config)
     _mean_paths(config)
     return config
@@ -93,18 +86,23 @@ def load_config(argv: Sequence[str]) -> ConfigDict:
 
 def _mean_paths(config: ConfigDict) -> None:
     """Put the paths that are meant in the place of those that were typed."""
-    for name, field in FIELDS.items():
-        *sections, last = name.split(".")
-        section = config
-        for one in sections:
-            section = section[one]
-        if field.path and section[last] not in ("", *field.words):
-            prefix, path = "", section[last]
-            if field.prefixed:
-                kind, colon, path = path.partition(":")
-                prefix = kind + colon
-            with naming(f"config.{name}"):
-                section[last] = prefix + meant_path(path)
+    for name, value in flatten(config).items():
+        field = find_field(name)
+        if not field.path or value in ("", *field.words):
+            continue
+        prefix = value[: value.find(":") + 1] if field.prefixed else ""
+        with naming(f"config.{name}"):
+            _set(config, name, prefix + meant_path(value.removeprefix(prefix)))
+
+
+def _set(config: ConfigDict, name: str, value: Any) -> None:
+    """Set a field by its dotted name."""
+    *sections, last = name.split(".")
+    for section in sections:
+        config = config[section]
+    # The file may leave out the share of a data set of the user's own.
+    with config.unlocked():
+        config[last] = value
 
 
 def _split(argv: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:

@@ -71,10 +71,13 @@ def evaluate(
     Raises:
       UserError: the folder holds rows that another config or policy made, or a task is empty.
     """
-    folder = evaluated.folder
-    kept_in = folder if shard is None else folder / SHARDS / shard.name
-    with context.writing(kept_in):
+    with context.writing(_kept_in(evaluated, shard)):
         return _evaluate(config, context, policy, evaluated, shard)
+
+
+def _kept_in(evaluated: Evaluated, shard: Shard | None) -> Path:
+    """Return the folder that the rows are written to."""
+    return evaluated.folder if shard is None else evaluated.folder / SHARDS / shard.name
 
 
 def _evaluate(
@@ -84,8 +87,7 @@ def _evaluate(
     evaluated: Evaluated,
     shard: Shard | None,
 ) -> list[Row]:
-    folder = evaluated.folder
-    kept_in = folder if shard is None else folder / SHARDS / shard.name
+    folder, kept_in = evaluated.folder, _kept_in(evaluated, shard)
     if context.leads:
         for held in (*shard_folders(folder), folder):
             check_kept(config, held, **HELD, policy=evaluated.made_by)
