@@ -62,7 +62,7 @@ def test_questions_of_a_file_are_answered_as_json(asked, tmp_path, capsys):
         (["--document=none.txt"], "--document=none.txt can't be read: No such file"),
         (["--questions=none.jsonl"], "--questions=none.jsonl can't be read"),
         (["--max_new_tokens=0"], "--max_new_tokens=0: give at least 1"),
-        (["--model=none", "--question=a?"], "none does not exist; give a Hugging Face folder"),
+        (["--model=none", "--question=a?"], "none does not exist; give the workdir of a run"),
         (["--question=!"], "the question '!' has no word; ask in words"),
         (["--temperature=-1", "--question=a?"], "temperature"),
     ],

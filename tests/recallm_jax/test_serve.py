@@ -36,7 +36,7 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded(capsys):
         (["--port=70000"], "--port=70000: give a number from 1 to 65535, or 0"),
         (["--host=nowhere.invalid"], "--host=nowhere.invalid: "),
         (["--max_waiting=0"], "--max_waiting=0: give a number above 0"),
-        (["--port=0"], "none does not exist; give a Hugging Face folder"),
+        (["--port=0"], "none does not exist; give the workdir of a run"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(arguments, message, capsys):

@@ -73,7 +73,7 @@ def test_a_run_without_its_config_is_refused(copied_run, content, message):
 
 
 def test_a_path_to_nothing_is_refused_with_what_it_may_be(tmp_path):
-    with pytest.raises(UserError, match="does not exist; give a Hugging Face folder"):
+    with pytest.raises(UserError, match="does not exist; give the workdir of a run, or weights"):
         load_reader(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"config\.json"):
