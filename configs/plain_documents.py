@@ -37,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.decoding.max_new_tokens = 768
 
     config.sft1.steps, config.sft1.batch_size, config.sft1.micro_batch = 4, 4, 2
-    config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 150, 4, 2
+    config.sft2.steps, config.sft2.batch_size, config.sft2.micro_batch = 100, 4, 2
     config.sft1.learning_rate = 2e-2
     config.sft2.learning_rate = 2e-3
     config.checkpoint.every_steps = 10
