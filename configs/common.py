@@ -94,6 +94,7 @@ def base() -> ConfigDict:
             "evaluation": evaluation(),
             "probe": probe(),
             "checkpoint": {"every_steps": 20, "keep": 2},
+            "tracking": {"wandb_project": ""},
         }
     )
 

@@ -72,11 +72,8 @@ def _run(argv: Sequence[str]) -> None:
     arguments, rest = parser.parse_known_args(argv)
     if (arguments.source is None) == (arguments.workdir is None):
         parser.error("give either --source, or --config and --workdir of a run")
-    if arguments.adapter and (arguments.param_dtype or arguments.max_shard_gb is not None):
-        parser.error(
-            "an adapter is one file of float32; leave out --param-dtype and --max-shard-gb, or "
-            "--adapter"
-        )
+    if arguments.adapter and arguments.max_shard_gb is not None:
+        parser.error("an adapter is one file; leave out --max-shard-gb, or --adapter")
     param_dtype = arguments.param_dtype or "float32"
     max_shard_gb = 5.0 if arguments.max_shard_gb is None else arguments.max_shard_gb
     max_shard_bytes = max_shard_gb * 1e9
@@ -118,7 +115,7 @@ def _run(argv: Sequence[str]) -> None:
             trained_with = span_rules(config, context.tokenizer)
             rules = recall_rules(trained_with, config.decoding.span_alignment)
         if arguments.adapter:
-            peft.save(model, out, files, base=origin)
+            peft.save(model, out, files, base=origin, param_dtype=param_dtype)
         else:
             whole = merged(model, param_dtype)
             hugging_face.save(

@@ -31,6 +31,7 @@ from recallm_jax.config.load import JobParser, check_evaluation_mesh, parse_conf
 from recallm_jax.config.rewards import check_rewards, evaluation_rewards
 from recallm_jax.data.records import check_data
 from recallm_jax.evaluation.complete import complete_summaries
+from recallm_jax.evaluation.curves import write_curves
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.merge import merge
 from recallm_jax.evaluation.rescore import rescore
@@ -95,6 +96,7 @@ def _run(argv: Sequence[str]) -> None:
                     f"--{other} out"
                 )
         print(format_table(_saved_rows(config, results / label, arguments)))
+        write_curves(workdir, results.parent)
         return
     if label and arguments.checkpoints:
         raise UserError(
@@ -113,6 +115,7 @@ def _run(argv: Sequence[str]) -> None:
     # After the block, so that the failure of one process does not end the others.
     if summaries:
         print(f"\n{format_table(summaries)}")
+        write_curves(workdir, results.parent)
     if failures:
         raise UserError(f"{len(failures)} not evaluated: {'; '.join(failures)}")
 

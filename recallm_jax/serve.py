@@ -1,10 +1,12 @@
 """Serve a model on this machine: a page to ask on, and OpenAI's chat completions.
 
+    python -m recallm_jax.serve
     python -m recallm_jax.serve --model=runs/quickstart
 
-The page is at /, the endpoint at /v1. Questions are answered one after the other: this is for
-trying and evaluating a model, not for many users (docs/ask.md). On SIGTERM the questions that
-wait are answered, then the server ends.
+Where no model is named, it is SmolLM2-135M-Instruct with the adapter in the box. The page is at /,
+the endpoint at /v1. Questions are answered one after the other: this is for trying and evaluating
+a model, not for many users (docs/ask.md). On SIGTERM the questions that wait are answered, then the
+server ends.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from recallm_jax.answering import box
 from recallm_jax.answering.arguments import add_model_arguments, check_limit, named_reader
 from recallm_jax.config.load import JobParser
 from recallm_jax.runtime.errors import UserError, run_job
@@ -54,7 +57,8 @@ def _run(argv: Sequence[str]) -> None:
     with _bound(arguments.host, arguments.port) as bound:
         keep_programs(USER)
         reader = named_reader(arguments)
-        name = arguments.name or arguments.model.rstrip("/").rpartition("/")[2]
+        path = arguments.model or box.NAME
+        name = arguments.name or path.rstrip("/").rpartition("/")[2]
         service = Service(
             reader, most_waiting=arguments.max_waiting, most_documents=arguments.documents
         )

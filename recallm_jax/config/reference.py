@@ -22,6 +22,7 @@ _SECTIONS = {
     "evaluation": "Evaluation",
     "probe": "The lost-in-thought probe",
     "checkpoint": "Checkpoints",
+    "tracking": "Trackers beside TensorBoard",
 }
 
 

@@ -1,4 +1,4 @@
-"""Metrics: in `metrics.jsonl`, in TensorBoard if clu is installed, and on the console.
+"""Metrics: in `metrics.jsonl`, in TensorBoard if it is installed, and on the console.
 
 A line of `metrics.jsonl` is {"stage": "grpo", "step": 3, "time": seconds, "reward": 0.5, …}; steps
 count from 0 in each stage.
@@ -8,32 +8,45 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from recallm_jax.runtime.console import Console
-from recallm_jax.runtime.errors import full_disk
 from recallm_jax.runtime.jsonl import NUMBER, read_rows
-from recallm_jax.runtime.tensorboard import SummaryWriter, summary_writer
+from recallm_jax.runtime.tensorboard import FOLDER, EventFile, Point, event_file
 from storage.files import Path, appending, as_path, make_folder, write_whole
 
-FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
+FILE = "metrics.jsonl"
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Another place that gets the points of a run."""
+
+    def add(self, point: Point) -> None:
+        """Add a point to each curve that it names."""
+
+    def close(self) -> None:
+        """Bring what is buffered to its place, and take no more."""
 
 
 class MetricWriter:
     """Writes metrics to every place at once; use it in `with`, or call `close`.
 
-    Only the process that leads has a writer.
+    Only the process that leads has a writer. The event file of TensorBoard begins with what
+    `metrics.jsonl` holds, so that both say the same after a kill too.
+
+    Args:
+      tracker: a further place; it is closed with the writer.
     """
 
-    def __init__(self, workdir: str | Path):
+    def __init__(self, workdir: str | Path, tracker: Tracker | None = None):
         folder = as_path(workdir)
         self._console = Console()
         make_folder(folder)
         self._path = folder / FILE
-        self._summary_writer: SummaryWriter | None = None
-        with self._full_disk():
-            self._summary_writer = summary_writer(folder / TENSORBOARD)
+        self._tracker = tracker
+        self._events = self._event_file(read_metrics(self._path))
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -43,8 +56,12 @@ class MetricWriter:
 
     def resume(self, stage: str, step: int) -> None:
         """Forget a stage's rows from `step` on: they are about to be written again."""
-        rows = [r for r in read_metrics(self._path) if r["stage"] != stage or r["step"] < step]
-        write_whole(self._path, "".join(map(_line, rows)))
+        rows = read_metrics(self._path)
+        kept = [row for row in rows if row["stage"] != stage or row["step"] < step]
+        write_whole(self._path, "".join(map(_line, kept)))
+        if len(kept) < len(rows) and self._events is not None:
+            self._events.close()
+            self._events = self._event_file(kept)
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Write the metrics of one step: anything that `float` takes."""
@@ -53,29 +70,28 @@ class MetricWriter:
         with appending(self._path) as add:
             add(_line(row))
         self._console.say(f"{stage} {step}: {format_metrics(values)}")
-        if self._summary_writer is not None:
-            with self._full_disk():
-                self._summary_writer.write_scalars(
-                    step, {f"{stage}/{name}": value for name, value in values.items()}
-                )
+        for place in filter(None, (self._events, self._tracker)):
+            place.add(_point(row))
+
+    def track(self, point: Point) -> None:
+        """Give the tracker a point that is no step's: an evaluation's."""
+        if self._tracker is not None:
+            self._tracker.add(point)
 
     def close(self) -> None:
         """Flush what is still buffered."""
-        if self._summary_writer is not None:
-            with self._full_disk():
-                self._summary_writer.close()
+        with contextlib.ExitStack() as stack:
+            for place in filter(None, (self._events, self._tracker)):
+                stack.callback(place.close)
 
-    @contextlib.contextmanager
-    def _full_disk(self) -> Iterator[None]:
-        """Raise TensorFlow's own error for a full disk as an `OSError`, and write no more."""
-        try:
-            yield
-        except Exception as error:
-            met = full_disk(error, self._path.parent / TENSORBOARD)
-            if met is None:
-                raise
-            self._summary_writer = None
-            raise met from None
+    def _event_file(self, rows: Sequence[Mapping[str, Any]]) -> EventFile | None:
+        return event_file(self._path.parent / FOLDER, map(_point, rows))
+
+
+def _point(row: Mapping[str, Any]) -> Point:
+    stage = row["stage"]
+    values = {f"{stage}/{k}": v for k, v in row.items() if k not in ("stage", "step", "time")}
+    return Point(row["step"], float(row["time"]), values)
 
 
 class SilentWriter:
@@ -89,6 +105,9 @@ class SilentWriter:
 
     def resume(self, stage: str, step: int) -> None:
         """Forget nothing."""
+
+    def track(self, point: Point) -> None:
+        """Track nothing."""
 
     def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Write nothing."""

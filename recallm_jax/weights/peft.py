@@ -74,11 +74,13 @@ def save(
     tokenizer: TokenizerFiles,
     *,
     base: str = "",
+    param_dtype: str = "float32",
 ) -> None:
     """Write a model's adapters and its tokenizer as a PEFT folder, whole or not at all.
 
     Args:
       base: the name of the frozen weights, for PEFT's `base_model_name_or_path`.
+      param_dtype: the type of the file's numbers, "float32" or "bfloat16"; PEFT reads both.
 
     Raises:
       UserError: the model has no adapters, the folder has contents, or it can't be written.
@@ -104,7 +106,8 @@ def save(
     }
 
     def write(partial: pathlib.Path) -> None:
-        save_file(_to_peft(model), partial / WEIGHTS, metadata={"format": "pt"})
+        tensors = {name: x.astype(jnp.dtype(param_dtype)) for name, x in _to_peft(model).items()}
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         (partial / WEIGHTS).chmod(0o644)
         (partial / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
         write_tokenizer(partial, tokenizer, max_length=model.config.max_positions)

@@ -199,8 +199,8 @@ def test_a_missing_source_is_one_line_and_exit_code_2(tmp_path, capsys):
         (["--source=in", "--out=out", "--max-shard-gb=nan"], "--max-shard-gb=nan: give a finite"),
         (["--source=in", "--out=out", "--max-shard-gb=0"], "--max-shard-gb=0.0: give a finite"),
         (
-            ["--workdir=run", "--out=out", "--adapter", "--param-dtype=bfloat16"],
-            "an adapter is one file of float32; leave out --param-dtype and --max-shard-gb",
+            ["--workdir=run", "--out=out", "--adapter", "--max-shard-gb=1"],
+            "an adapter is one file; leave out --max-shard-gb, or --adapter",
         ),
     ],
 )

@@ -3,8 +3,11 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +26,9 @@ from recallm_jax.weights.hugging_face import TokenizerFiles
 from recallm_jax.weights.served_template import served_template
 from recallm_jax.weights.source import load_policy
 from storage import files
+from tests.oracles.event_files import curves
 from tests.oracles.fake_run import write_run
+from tests.oracles.gcs_tls import proxied
 from tests.oracles.killed_runs import CONFIG, STEPS, Run, assert_same, results
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -129,7 +134,7 @@ def test_a_report_and_new_scores_equal_those_of_the_same_run_in_a_local_folder(
     assert f"{bucket}/eval/none holds no rows; evaluate first" in capsys.readouterr().err
 
 
-def test_metrics_and_tensorboard_files_arrive(bucket):
+def test_metrics_and_tensorboard_files_arrive(bucket, tmp_path):
     folder = files.as_path(f"{bucket}/run")
     with MetricWriter(folder) as writer:
         for step in range(3):
@@ -140,8 +145,31 @@ def test_metrics_and_tensorboard_files_arrive(bucket):
         writer.write("grpo", 1, {"reward": 7})
     rows = read_metrics(folder / "metrics.jsonl")
     assert [(row["step"], row["reward"]) for row in rows] == [(0, 0.0), (1, 7.0)]
-    events = list((folder / "tensorboard").glob("events*"))
-    assert len(events) == 2 and all(b"grpo/reward" in path.read_bytes() for path in events)
+    (events,) = (folder / "tensorboard").glob("events*")
+    (tmp_path / events.name).write_bytes(events.read_bytes())
+    assert curves(tmp_path) == {"grpo/reward": [(0, 0.0), (1, 7.0)]}
+
+
+@pytest.mark.slow
+def test_tensorboard_itself_reads_the_bucket(gcs, bucket, tmp_path):
+    with MetricWriter(f"{bucket}/run") as writer:
+        for step in range(3):
+            writer.write("grpo", step, {"reward": step / 4})
+    code = (
+        "import json, sys; from tests.oracles.event_files import curves;"
+        "print(json.dumps(curves(sys.argv[1])))"
+    )
+    with proxied(gcs, tmp_path) as variables:
+        # In a process of its own, because TensorFlow's client reads the environment only once.
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"{bucket}/run/tensorboard"],
+            env={**os.environ, "PYTHONPATH": ".", **variables},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == {"grpo/reward": [[0, 0.0], [1, 0.25], [2, 0.5]]}
 
 
 def test_a_trace_arrives_also_of_steps_that_were_interrupted(bucket, monkeypatch):

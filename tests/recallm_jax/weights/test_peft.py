@@ -50,6 +50,19 @@ def test_an_adapter_is_written_as_peft_wrote_it(name, tmp_path):
     assert sorted(ours["target_modules"]) == sorted(theirs["target_modules"])
 
 
+def test_an_adapter_in_bfloat16_is_half_as_large_and_reads_back_rounded(tmp_path):
+    folder = GOLDEN / "peft" / "smollm2_plain"
+    model = peft.load(folder, tiny_model("smollm2_plain"), ROWS)
+    peft.save(model, tmp_path / "out", FILES, param_dtype="bfloat16")
+    got, expected = (load_file(path / peft.WEIGHTS) for path in (tmp_path / "out", folder))
+    for tensor in expected:
+        assert got[tensor].dtype == jnp.bfloat16
+        np.testing.assert_allclose(
+            got[tensor].astype(np.float32), expected[tensor], rtol=2**-8, atol=1e-6
+        )
+    peft.load(tmp_path / "out", tiny_model("smollm2_plain"), ROWS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
