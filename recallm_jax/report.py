@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from recallm_jax.config.load import JobParser, path_argument
 from recallm_jax.reporting.data import load_run
 from recallm_jax.reporting.page import render
+from recallm_jax.reporting.progress import left_to_do
 from recallm_jax.reporting.run_figure import write_run_figure
 from recallm_jax.runtime.errors import run_job
 from storage.files import Path, as_path, is_remote, write_whole
@@ -31,9 +32,11 @@ def _run(argv: Sequence[str]) -> None:
         "--figure", type=path_argument, help="also draw a picture, such as docs/run.png"
     )
     arguments = parser.parse_args(argv)
-    path = build_report(arguments.workdir)
+    path, run = build_report(arguments.workdir), load_run(arguments.workdir)
     if arguments.figure is not None:
-        write_run_figure(load_run(arguments.workdir), arguments.figure)
+        write_run_figure(run, arguments.figure)
+    if left := left_to_do(run):
+        print(f"not finished: {'; '.join(left)}")
     print(f"report: {path if is_remote(path) else path.resolve().as_uri()}")
 
 

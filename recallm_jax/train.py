@@ -257,7 +257,7 @@ def _first_look(config: ConfigDict, context: Context) -> None:
     reader = reader_of(config, context, context.policy)
     options = dataclasses.replace(reader.options, quote_first=True)
     found = reader.open(example.DOCUMENT).ask(example.QUESTION, options)
-    print("A first recall span, made before any training: the span can only copy the document.")
+    print("A first recall span, made before this run trains: the span can only copy the document.")
     print(f"\n{example.DOCUMENT}\n{example.QUESTION}\n\n{show(found)}\n", flush=True)
 
 

@@ -76,6 +76,20 @@ class Chart:
             for number, line in enumerate(self.series)
         ]
 
+    def y_range(self) -> tuple[Number, Number]:
+        """Return the lowest and the highest y: the bounds, or else those of the values.
+
+        If there is one value only, the range begins at 0, as what is measured mostly does, and ends
+        there.
+        """
+        values = [y for line in self.series for _, y in line.points]
+        values += [y for line in self.series for interval in line.intervals for y in interval]
+        low, high = self.bounds
+        low, high = min(values) if low is None else low, max(values) if high is None else high
+        if low == high:
+            low, high = min(0.0, low), max(0.0, high)
+        return low, high if low < high else low + 1.0
+
     def line(self, points: Sequence[Point]) -> list[Point]:
         """Return the points that a line is drawn through: their moving mean if `smooth`."""
         return moving_mean(points, len(points) // 10 if self.smooth else 0)

@@ -83,6 +83,8 @@ def draw_chart(axes: Axes, chart: Chart) -> None:
         )
     axes.set_title(chart.title, fontsize=10)
     low, high = chart.bounds
+    if low == high and len({y for series in chart.series for _, y in series.points}) == 1:
+        low, high = chart.y_range()
     if low is not None and high is not None:
         # Dots on a bound need room.
         room = 0.02 * (high - low)

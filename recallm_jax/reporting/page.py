@@ -13,8 +13,9 @@ from markupsafe import Markup
 from recallm_jax.reporting.curves import length_charts, probe_charts, stage_charts
 from recallm_jax.reporting.data import Run, Tally, colour, count, main_labels, select, titles
 from recallm_jax.reporting.examples import choose_examples, make_example
+from recallm_jax.reporting.progress import left_to_do
 from recallm_jax.reporting.speed import COLOURS, OTHER, seconds_shown, stage_speeds
-from recallm_jax.reporting.svg import draw_svg, interval_bar, parts_bar
+from recallm_jax.reporting.svg import draw_svg, interval_bar, parts_bar, share_scale
 from recallm_jax.reporting.verdicts import reward_sentence, verdicts
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.speed import PARTS
@@ -37,6 +38,7 @@ def render(run: Run) -> str:
     environment.filters["seconds"] = seconds_shown
     environment.filters["svg"] = draw_svg
     environment.globals["interval_bar"] = interval_bar
+    environment.globals["share_scale"] = share_scale
     environment.globals["parts_bar"] = functools.partial(parts_bar, colours=COLOURS)
     examples = [
         make_example(f"e{number}-{place}", row)
@@ -50,6 +52,7 @@ def render(run: Run) -> str:
         run=run,
         made=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         facts=_facts(run),
+        left=left_to_do(run),
         verdicts=verdicts(run),
         overall=_tables(run, by_dataset=False),
         detailed=_tables(run, by_dataset=True),

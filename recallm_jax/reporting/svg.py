@@ -79,10 +79,7 @@ def _draw_series(
 
 def _y_axis(chart: Chart) -> tuple[list[Number], Number, Number]:
     """Return the ticks of y, and the lowest and highest y of the drawing."""
-    values = [y for line in chart.series for _, y in line.points]
-    values += [bound for line in chart.series for interval in line.intervals for bound in interval]
-    low, high = chart.bounds
-    low, high = min(values) if low is None else low, max(values) if high is None else high
+    low, high = chart.y_range()
     ticks = _ticks(low, high)
     return ticks, min(low, ticks[0]), max(high, ticks[-1])
 
@@ -155,20 +152,36 @@ def parts_bar(parts: Mapping[str, float], colours: Mapping[str, int]) -> Markup:
     )
 
 
+_SHARES = {0.0: "0", 0.25: "", 0.5: "50", 0.75: "", 1.0: "100 %"}
+_BAR_WIDTH, _BAR_HEIGHT = 150, 16
+
+
+def _along_bar(share: Number) -> Number:
+    return 4 + (_BAR_WIDTH - 8) * share
+
+
+def share_scale() -> Markup:
+    """Draw the scale of `interval_bar`: 0 to 100 %."""
+    names = "".join(
+        _text("tick", _along_bar(share), 12, name, anchor)
+        for (share, name), anchor in zip(
+            _SHARES.items(), ("start", *3 * ("middle",), "end"), strict=True
+        )
+        if name
+    )
+    return Markup(f'<svg viewBox="0 0 {_BAR_WIDTH} {_BAR_HEIGHT}" role="img">{names}</svg>')
+
+
 def interval_bar(value: Number, low: Number, high: Number, colour: int) -> Markup:
     """Draw a share with its interval on a scale from 0 to 1."""
-    width, height = 150, 16
-
-    def place(share: Number) -> Number:
-        return 4 + (width - 8) * share
-
+    height, place = _BAR_HEIGHT, _along_bar
     ticks = "".join(
         f'<line class="grid" x1="{place(t):.1f}" x2="{place(t):.1f}" y1="2" y2="{height - 2}"/>'
-        for t in (0, 0.25, 0.5, 0.75, 1)
+        for t in _SHARES
     )
     return Markup(
-        f'<svg class="interval s{colour}" viewBox="0 0 {width} {height}" aria-hidden="true">{ticks}'
-        f'<line class="whisker" x1="{place(low):.1f}" x2="{place(high):.1f}" '
+        f'<svg class="interval s{colour}" viewBox="0 0 {_BAR_WIDTH} {height}" aria-hidden="true">'
+        f'{ticks}<line class="whisker" x1="{place(low):.1f}" x2="{place(high):.1f}" '
         f'y1="{height / 2}" y2="{height / 2}"/>'
         f'<circle cx="{place(value):.1f}" cy="{height / 2}" r="4"/></svg>'
     )

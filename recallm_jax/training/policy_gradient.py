@@ -76,8 +76,9 @@ def run_policy(
         if stage.name != PPO and not scored.spread.any():
             ids = [record.example_id for record in collected.records]
             few = _few(processes.texts_of_all(ids, context.mesh))
+            left = ", only the KL penalty does" if run.options.kl_coefficient else ""
             context.console.say(
-                f"{stage.name} {step}: rewards differ in no group; they teach nothing: {few}"
+                f"{stage.name} {step}: rewards differ in no group; they teach nothing{left}: {few}"
             )
         drawn += collected.draws * stage.batch_size
         run = run.sized(processes.fetch(scored.rollout.lengths))

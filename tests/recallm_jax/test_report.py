@@ -180,6 +180,29 @@ def test_a_run_in_progress_has_a_page(tmp_path):
     assert "No evaluation has been written yet" in page
 
 
+def test_what_is_left_to_do_is_said_on_the_page_and_in_the_terminal(tmp_path, capsys):
+    write_run(tmp_path, examples=1)
+    assert report.main([f"--workdir={tmp_path}"]) == 0
+    assert "not finished" not in capsys.readouterr().out
+    assert "This run is not finished" not in (tmp_path / "report.html").read_text("utf-8")
+    metrics = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["evaluation"] = {"num_examples": 1, "policies": ["start", "cold_start", "grpo", "ppo"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(tmp_path / "eval" / "grpo")
+    # sft1 has 4 steps, sft2 has 12.
+    for kept, line in [
+        (4 + 12, "grpo has not begun; grpo has no evaluation"),
+        (4 + 7, "sft2 has made 7 of 12 steps, the last at 2026-"),
+    ]:
+        (tmp_path / "metrics.jsonl").write_text("".join(metrics[:kept]))
+        assert report.main([f"--workdir={tmp_path}"]) == 0
+        said = capsys.readouterr().out
+        assert f"not finished: {line}" in said and "ppo" not in said
+        page = (tmp_path / "report.html").read_text("utf-8")
+        assert f"<b>This run is not finished:</b> {line}" in page
+
+
 def test_a_short_grpo_is_called_too_short(tmp_path):
     rows = [{"stage": "grpo", "step": n, "time": n, "reward": 0.5} for n in range(4)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -31,6 +31,22 @@ def test_a_chart_of_any_values_has_finite_places_inside_the_frame(values):
     assert all(0 <= place <= 330 for place in places)
 
 
+@pytest.mark.parametrize(
+    ("value", "ticks"),
+    [
+        (0.0, ["0", "0.25", "0.5", "0.75", "1"]),
+        (4.0, ["0", "1", "2", "3", "4"]),
+        (-2.0, ["-2", "-1.5", "-1", "-0.5", "0"]),
+    ],
+)
+def test_the_axis_of_a_constant_begins_at_nothing(value, ticks):
+    chart = chart_of(Series("a", [(0, value), (1, value)], 0))
+    svg = draw_svg(chart)
+    assert re.findall(r'text-anchor="end">([^<]*)<', svg) == ticks
+    low, high = drawn(chart).get_ylim()
+    assert (low, high) == pytest.approx((float(ticks[0]), float(ticks[-1])), abs=0.1)
+
+
 @pytest.mark.parametrize("number", [1, 2, 8, 20])
 @pytest.mark.parametrize("points", [1, 3])
 def test_whiskers_of_any_number_of_lines_are_side_by_side_inside_the_frame(number, points):

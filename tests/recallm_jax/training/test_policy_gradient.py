@@ -141,12 +141,18 @@ def spoilt(monkeypatch):
         yield patch
 
 
-def test_steps_that_teach_nothing_are_reported_and_one_without_rewards_ends_the_stage(dapo, spoilt):
+@pytest.mark.parametrize(
+    ("kl_coefficient", "left"), [(0.0, ""), (0.1, ", only the KL penalty does")]
+)
+def test_steps_that_teach_nothing_are_reported_and_one_without_rewards_ends_the_stage(
+    dapo, spoilt, kl_coefficient, left
+):
     config, context, stage = dapo
     console = Listening()
     context = dataclasses.replace(context, console=console)
     config = config.copy_and_resolve_references()
     config.grpo.max_draws = config.grpo.minibatches = config.grpo.epochs = 1
+    config.grpo.kl_in, config.grpo.kl_coefficient = "reward", kl_coefficient
     spoilt.setattr(
         policy_gradient, "policy_update", lambda state, part, **_: (state, {"loss": jnp.zeros(())})
     )
@@ -162,7 +168,7 @@ def test_steps_that_teach_nothing_are_reported_and_one_without_rewards_ends_the_
         loop = Loop(range(3), data, Progress(), lambda *row: None, save)
         run_policy(config, context, stage, state, state.policy, loop)
     assert re.match(
-        r"grpo 0: rewards differ in no group; they teach nothing: \S+/0, \S+/1, ", said[0]
+        rf"grpo 0: rewards differ in no group; they teach nothing{left}: \S+/0, \S+/1, ", said[0]
     )
     assert re.match(r"grpo 1: no reward for \S+/4, response 0: it raised", said[1])
     # The step can be repeated, with its prompts.
@@ -210,7 +216,7 @@ def test_a_batch_without_rewards_stops_the_run_after_saving_it(spoilt, tmp_path,
     spoilt.undo()
     said, error = capsys.readouterr()
     # A line about the first step, whose rewards are all equal.
-    assert re.search(r"grpo 0: rewards differ in no group; they teach nothing: \S+/\d+, ", said)
+    assert re.search(r"grpo 0: rewards differ in no group; they teach nothing.*: \S+/\d+, ", said)
     assert re.search(r"grpo 1: no reward for \S+/\d+, response 0: it raised", said)
     error = error.strip().splitlines()[-1]
     assert error.startswith("error: grpo 1: no response has a reward; the first: ")
