@@ -67,4 +67,8 @@ main() {
   printf 'worker %s: set up\n' "$HOSTNAME"
 }
 
-main "$@"
+case ${1-} in
+  "") main ;;
+  -h | --help | help) awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "${BASH_SOURCE[0]}" ;;
+  *) die "launch/bootstrap.sh takes no argument, and got '$1'; see --help" ;;
+esac

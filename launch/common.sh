@@ -21,6 +21,8 @@ readonly SSH_OPTIONS=(-oConnectTimeout=15 -oServerAliveInterval=15 -oServerAlive
 readonly REMOTE=recallm-jax
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly LAUNCH
+SCRIPT=launch/${0##*/}
+readonly SCRIPT
 
 declare -A FLAGS=()
 LIMIT=0         # seconds that a call of gcloud may take; 0 for no limit
@@ -56,6 +58,17 @@ quote() {
   printf '%s' "${line# }"
 }
 
+# Print usage and end, if that is what the arguments before -- ask for.
+help_wanted() {
+  local argument
+  for argument in "$@"; do
+    case $argument in
+      --) return ;;
+      -h | --help | help) usage && exit ;;
+    esac
+  done
+}
+
 # parse_flags "NAME= SWITCH ..." ARGUMENT...: fill FLAGS, CREATE_FLAGS and, after --, JOB.
 parse_flags() {
   local known=" $1 name= project= zone= dry-run " argument name
@@ -67,22 +80,22 @@ parse_flags() {
     name=${name%%=*}
     case $argument in
       --)
-        [[ $known == *" -- "* ]] || die "this command takes nothing after --; see launch/README.md"
+        [[ $known == *" -- "* ]] || die "this command takes nothing after --; see $SCRIPT --help"
         JOB=("$@")
         return
         ;;
       --create-flag=?*)
-        [[ $known == *" create-flag= "* ]] || die "unknown flag $argument; see launch/README.md"
+        [[ $known == *" create-flag= "* ]] || die "unknown flag $argument; see $SCRIPT --help"
         CREATE_FLAGS+=("${argument#*=}")
         ;;
       --*=*)
-        [[ $known == *" $name= "* ]] || die "unknown flag --$name=; see launch/README.md"
+        [[ $known == *" $name= "* ]] || die "unknown flag --$name=; see $SCRIPT --help"
         [[ -n ${argument#*=} ]] || die "--$name= has no value"
         FLAGS[$name]=${argument#*=}
         ;;
       --*)
         [[ $known != *" $name= "* ]] || die "--$name needs a value: --$name=VALUE"
-        [[ $known == *" $name "* ]] || die "unknown flag $argument; see launch/README.md"
+        [[ $known == *" $name "* ]] || die "unknown flag $argument; see $SCRIPT --help"
         FLAGS[$name]=1
         ;;
       *) die "unexpected argument '$argument'; flags are --name=value, the job follows --" ;;
@@ -293,6 +306,26 @@ job_name() {
     fi
     before=$argument
   done
+}
+
+# Print how many chips a type has: v4 and v5p are named by their cores, two a chip.
+chips_of() {
+  local size=${1##*-}
+  [[ $size =~ ^[0-9]{1,5}$ ]] || size=0
+  case $1 in
+    v4-* | v5p-*) printf '%s' $((10#$size / 2)) ;;
+    *) printf '%s' $((10#$size)) ;;
+  esac
+}
+
+# check_config_here TYPE: refuse a JOB whose config its VM would refuse. This takes the checkout's own
+# Python, and is left out where there is none.
+check_config_here() {
+  local name root=$LAUNCH/..
+  name=$(job_name)
+  [[ " train evaluate probe prepare generate plan " == *" $name "* && -x $root/.venv/bin/python ]] || return 0
+  (cd "$root" && PYTHONPATH=. JAX_PLATFORMS=cpu .venv/bin/python launch/check_config.py "$(chips_of "$1")" "$name" "${JOB[@]}") ||
+    exit "$BAD_INPUT"
 }
 
 # check_for_several_hosts REMEDY: refuse a JOB that can't run on all hosts of a slice.

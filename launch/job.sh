@@ -219,5 +219,6 @@ check() {
 
 case ${1-} in
   start | loop | status | log | stop | check) "$@" ;;
-  *) die "unknown command '${1-}'; see launch/job.sh" ;;
+  -h | --help | help) awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "${BASH_SOURCE[0]}" ;;
+  *) die "unknown command '${1-}'; see launch/job.sh --help" ;;
 esac

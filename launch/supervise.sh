@@ -1,12 +1,5 @@
 #!/usr/bin/env bash
-# Keeps a job running on a TPU VM that may be taken away: creates the VM, sets it up, runs the job,
-# and does so again after a preemption. Training and evaluation go on from their --workdir, which
-# must be on gs://. Ends when the job is done or can't go on. launch/README.md says how to use it.
-#
-#   launch/supervise.sh --name=… --zone=… --accelerator-type=… [--spot] [--queued] …
-#     -- python -m recallm_jax.train --config=… --workdir=gs://…
-#
-# Stopped and started again with the same command, it goes on watching what is there.
+# Keeps a job running on a TPU VM that may be taken away: launch/supervise.sh --help.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -15,6 +8,37 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 readonly PATIENCE=3
 # Once all workers were seen running for this many seconds, earlier losses don't count any more.
 readonly WELL=${RECALLM_WELL:-3600}
+
+usage() {
+  cat <<'END'
+Keeps a job running on a TPU VM that may be taken away: creates the VM, sets it up, runs the job, and
+does so again after a preemption. Training and evaluation go on from their --workdir, which must be
+on gs://. It ends when the job is done or can't go on. launch/README.md says who restarts what.
+
+  launch/supervise.sh --name=NAME --zone=ZONE --accelerator-type=TYPE [FLAGS]
+    -- python -m recallm_jax.train --config=... --workdir=gs://...
+
+The job's config is checked here first, with the Python of the clone's .venv. Stopped and started
+again with the same command, it goes on watching what is there.
+
+The VM, as in launch/tpu_vm.sh create and setup:
+  --name=NAME, --zone=ZONE, --project=PROJECT, --accelerator-type=TYPE, --spot, --queued,
+  --valid-until-duration=TIME, --service-account=EMAIL, --bucket=gs://BUCKET,
+  --runtime-version=VERSION, --create-flag=FLAG, --committed, --python=PATH
+The job:
+  --restarts=N            how often a failed job is started again; 3
+  --pause=SECONDS         before a worker starts it again; 10, on several hosts 150
+  --grace=SECONDS         how long a job may take to save before it is ended; 300
+  --again                 run it once more, although it had ended with code 0
+The watch:
+  --recreations=N         how many losses of the VM without an hour of work between; 20
+  --poll=SECONDS          between two looks; 60
+  --look-limit=SECONDS    how long a look may take; 300
+  --delete                delete the VM when the job is done
+  --iap, --internal-ip    how ssh reaches the VM
+  --dry-run               print every gcloud command, and run none
+END
+}
 
 tpu_vm() { "$LAUNCH/tpu_vm.sh" "$@"; }
 
@@ -283,6 +307,7 @@ main() {
   TYPE=${FLAGS[accelerator-type]:-${TPU_VM_TYPE-}}
   ! has_several_hosts "$TYPE" ||
     check_for_several_hosts "give a type of one host, or run it on a VM that is there: launch/tpu_vm.sh run --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
+  check_config_here "$TYPE"
   POLL=$(number_flag poll 60)
   RESTARTS=$(number_flag restarts 3)
   RECREATIONS=$(number_flag recreations 20)
@@ -343,4 +368,5 @@ main() {
   fi
 }
 
+help_wanted "$@"
 main "$@"

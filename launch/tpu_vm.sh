@@ -1,10 +1,6 @@
 #!/usr/bin/env bash
-# Drives recallm-jax on a Google Cloud TPU VM from your own machine. launch/README.md says how.
-#
-#   launch/tpu_vm.sh create | setup | run | status | logs | stop | fetch | delete  --name=… --zone=…
-#
-# --dry-run prints every gcloud command and runs none. Nothing is remembered between two calls:
-# gcloud is asked what exists.
+# Drives recallm-jax on a Google Cloud TPU VM from your own machine: launch/tpu_vm.sh --help.
+# Nothing is remembered between two calls: gcloud is asked what exists.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -16,7 +12,55 @@ readonly PAUSE_ALONE=10 PAUSE_TOGETHER=150
 readonly LOOKS=20
 
 usage() {
-  sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'
+  cat <<'END'
+Drives recallm-jax on a Google Cloud TPU VM from your own machine. launch/README.md is the tour.
+
+  launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [--project=PROJECT] [--dry-run] [FLAGS]
+
+create    Make the VM, or ask for it in the queue. From then on it costs money.
+          --accelerator-type=TYPE        such as v6e-8, v5litepod-8, v5p-8
+          --spot                         cheaper; it may be taken away at any time
+          --queued                       wait in the queue until there is capacity
+          --no-wait                      with --queued: don't wait here
+          --valid-until-duration=TIME    with --queued: give up after it, such as 6h
+          --service-account=EMAIL        the account by which jobs read and write gs://
+          --bucket=gs://BUCKET           check first that it is there
+          --runtime-version=VERSION      the VM's software; chosen by the type
+          --create-flag=FLAG             a further flag of gcloud's create; may be repeated
+          --poll=SECONDS                 between two looks at the queue; 30
+setup     Copy the last commit to all workers, and install it there.
+          --committed                    although the clone has uncommitted changes
+          --python=PATH                  the interpreter on the VM
+run       Start a job: run [FLAGS] -- python -m recallm_jax.train --config=... --workdir=...
+          Its config is checked here first, with the Python of the clone's .venv.
+          --worker=NUMBER                on one worker; all
+          --restarts=N                   how often a crash starts it again; 3
+          --pause=SECONDS                before it starts again; 10, on several hosts 150
+          --accelerator-type=TYPE        for the check of the mesh, and for --dry-run
+status    Show the request, the VM, and the job of each worker.
+logs      Show the job's output until it ends.
+          --worker=NUMBER                0, or all
+          --lines=N                      how many of those there are; 100
+          --no-follow                    end at once
+stop      Let the job finish its step and save, then end it.
+          --grace=SECONDS                how long it may take; 300
+fetch     Copy the files of a run to this machine.
+          --workdir=FOLDER               on gs://, or on worker 0
+          --to=FOLDER                    runs/fetched
+          --checkpoints                  these too
+delete    Delete the VM and its request, and wait until nothing is left.
+          --poll=SECONDS, --tries=N      how it waits; 10, 30
+
+Every command:
+          --name=NAME                    or TPU_VM_NAME
+          --zone=ZONE                    or TPU_VM_ZONE
+          --project=PROJECT              or TPU_VM_PROJECT, or gcloud's own
+          --dry-run                      print every gcloud command, and run none
+Those that open ssh (setup, run, status, logs, stop, fetch):
+          --iap                          through Identity-Aware Proxy
+          --internal-ip                  from a machine in the same network
+TPU_VM_TYPE takes the place of --accelerator-type.
+END
 }
 
 # Refuse a TYPE that doesn't exist; set RUNTIME, the software version of its generation's images.
@@ -206,6 +250,7 @@ run() {
   local worker=${FLAGS[worker]:-all} restarts workdir workers states
   [[ $worker == all || $worker =~ ^[0-9]+$ ]] || die "--worker=$worker must be all, or a worker's number"
   restarts=$(number_flag restarts 3)
+  check_config_here "${FLAGS[accelerator-type]:-${TPU_VM_TYPE-}}"
   workdir=$(workdir_of_job)
   workers=$(worker_count)
   # A dry run asks nothing: the accelerator type says whether there are several hosts.
@@ -338,8 +383,8 @@ delete() {
   done
 }
 
+help_wanted "$@"
 case ${1-} in
   create | setup | run | status | logs | stop | fetch | delete) "$@" ;;
-  -h | --help | help) usage ;;
-  *) die "unknown command '${1-}'; one of create, setup, run, status, logs, stop, fetch, delete (launch/README.md)" ;;
+  *) die "unknown command '${1-}'; one of create, setup, run, status, logs, stop, fetch, delete; see launch/tpu_vm.sh --help" ;;
 esac
