@@ -53,7 +53,7 @@ def test_every_flag_is_in_the_readme():
         "checkpoints",
         "shard",
     }
-    assert named - flags - elsewhere == {"dry-run"}
+    assert named - flags - elsewhere == {"dry-run", "help", "profile"}
 
 
 def test_the_troubleshooting_table_quotes_what_the_scripts_say():
