@@ -3,7 +3,8 @@
 In a local folder the lock is the kernel's, which ends with the process however it ends; a file
 system that knows no locks holds nobody off, which is said in a line. On gs:// the lock
 is an object that its owner writes anew every `BEAT_SECONDS`; one that has not been written for
-`GONE_SECONDS` belongs to nobody. In both, the file says who holds it.
+`GONE_SECONDS`, or whose owner was a process of this machine that has ended, belongs to nobody. Who
+comes before that waits for a sign of life. In both, the file says who holds it.
 """
 
 import contextlib
@@ -39,6 +40,7 @@ class Owner:
 
     Attributes:
       since, beat: when it took the lock, and when it last said that it lives; seconds since 1970.
+      machine: the start of a machine and the numbering of its processes; "" if unknown.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Owner:
     process: int
     since: float
     beat: float
+    machine: str = ""
 
     def __str__(self) -> str:
         since = datetime.datetime.fromtimestamp(self.since, datetime.UTC)
@@ -86,7 +89,29 @@ def sole_writer(folder: Path, *, say: Say = print, by: str = "") -> Iterator[Non
 
 def _me() -> Owner:
     now = time.time()
-    return Owner(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now)
+    return Owner(uuid.uuid4().hex, socket.gethostname(), os.getpid(), now, now, _machine())
+
+
+def _machine() -> str:
+    """Return what processes share that see each other by their numbers; "" if that is hidden."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _has_ended(owner: Owner) -> bool:
+    """Return whether the owner was a process of this machine, and is no more."""
+    if not owner.machine or owner.machine != _machine():
+        return False
+    try:
+        os.kill(owner.process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _read(text: str) -> Owner | None:
@@ -191,8 +216,8 @@ def _take(folder: Path, path: Path, me: Owner, say: Say) -> None:
     """
     owner = _stored(path)
     if owner is not None:
-        if time.time() - owner.beat < GONE_SECONDS:
-            raise _refusal(folder, owner)
+        if not _has_ended(owner):
+            _wait_for_sign(folder, path, owner, say)
         say(_gone(folder, owner))
         with contextlib.suppress(FileNotFoundError):
             store(path).rm_file(str(path))
@@ -204,6 +229,25 @@ def _take(folder: Path, path: Path, me: Owner, say: Say) -> None:
         # Another process may have found the same owner gone, and deleted what is there now.
         time.sleep(_SETTLE_SECONDS)
         if (stored := _stored(path)) is None or stored.name != me.name:
+            raise _refusal(folder, stored)
+
+
+def _wait_for_sign(folder: Path, path: Path, owner: Owner, say: Say) -> None:
+    """Return when an owner has given no sign of life for long enough, or has let go.
+
+    Raises:
+      InputError: it lives.
+    """
+    left = min(GONE_SECONDS, owner.beat + GONE_SECONDS - time.time())
+    if left > 0:
+        say(f"{folder} is being written by {owner}: waiting up to {left:.0f} s for a sign of life")
+    until = time.monotonic() + left
+    while time.monotonic() < until:
+        time.sleep(min(BEAT_SECONDS / 10, left))
+        stored = _stored(path)
+        if stored is None:
+            return
+        if stored != owner:
             raise _refusal(folder, stored)
 
 

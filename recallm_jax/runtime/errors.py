@@ -121,6 +121,9 @@ def _leave_after_fault(error: Exception) -> None:
 
 def _stopped(how: str, code: int, *, leave: bool) -> int:
     """Say that a signal ended the job; `leave` the process, or return its exit code."""
+    if leave:
+        # The job is ending: a second Ctrl-C would only break its last line.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     print(f"{how}; the same command goes on", file=sys.stderr)
     peers.leave(code, f"{how}; the same command goes on")
     if leave:

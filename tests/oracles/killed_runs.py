@@ -28,12 +28,13 @@ CONFIG = [
 class Run:
     """A workdir, and the processes that train in it."""
 
-    def __init__(self, workdir, cache: Path, scratch: Path):
+    def __init__(self, workdir, cache: Path, scratch: Path, *, devices: int = 1):
         self.workdir, self.phase = str(workdir), scratch / "phase"
         self.environment = {
             **os.environ,
-            # No simulated devices; and compiled in little time, once for all processes.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            # Compiled in little time, once for all processes.
+            "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+            f"--xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
@@ -49,10 +50,15 @@ class Run:
             text=True,
         )
 
-    def finish(self, *arguments) -> None:
+    def ended(self, *arguments) -> tuple[int, str]:
+        """Run to its end; return the code and what it printed."""
         process = self.start(*arguments)
         out, _ = process.communicate(timeout=1800)
-        assert process.returncode == 0, out[-3000:]
+        return process.returncode, out
+
+    def finish(self, *arguments) -> None:
+        code, out = self.ended(*arguments)
+        assert code == 0, out[-3000:]
 
     def doing(self) -> str:
         return self.phase.read_text().strip() if self.phase.exists() else "start"

@@ -1,12 +1,15 @@
 """A training run to be killed: `… -m tests.oracles.killed_train FILE POINT COUNT ARGUMENTS…`.
 
 Runs `recallm_jax.train` with the arguments, and says in FILE what it is doing. At the COUNT-th time
-that it comes to POINT, its process gets SIGKILL; with the point "none" others are to kill it. The
+that it comes to POINT, its process gets SIGKILL, or the signal that follows the point, as in
+"save:SIGTERM"; with the point "none" others are to kill it. Of its rewards a share, SLOW_REWARDS in
+the environment, take five seconds longer. The
 reward is one that a random model can earn, or GRPO would have nothing to learn. TensorFlow, which
 takes seconds to load, is kept out unless the arguments want SeqIO.
 """
 
 import os
+import random
 import runpy
 import signal
 import sys
@@ -35,10 +38,11 @@ POINTS = (
 )
 
 
-def die() -> None:
+def die(number: int = signal.SIGKILL) -> None:
     sys.stdout.flush()
-    os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    os.kill(os.getpid(), number)
+    if number == signal.SIGKILL:
+        time.sleep(60)
 
 
 class Countdown:
@@ -46,7 +50,8 @@ class Countdown:
 
     def __init__(self, file: str, point: str, count: int):
         self.file = os.open(file, os.O_WRONLY | os.O_CREAT)
-        self.point, self.left = point, count
+        self.point, _, name = point.partition(":")
+        self.signal, self.left = signal.Signals[name or "SIGKILL"], count
         self.doing("start")
 
     def doing(self, what: str) -> None:
@@ -60,7 +65,7 @@ class Countdown:
 
     def reach(self, point: str) -> None:
         if self.is_due(point):
-            die()
+            die(self.signal)
 
 
 def patch(countdown: Countdown) -> None:
@@ -80,6 +85,8 @@ def patch(countdown: Countdown) -> None:
 
     def rewarded(*arguments, **options):
         countdown.doing("reward")
+        if random.SystemRandom().random() < float(os.environ.get("SLOW_REWARDS", "0")):
+            time.sleep(5)
         found = reward(*arguments, **options)
         countdown.reach("reward")
         countdown.doing("update")
@@ -163,7 +170,7 @@ def patch(countdown: Countdown) -> None:
 
 if __name__ == "__main__":
     file, point, count, *arguments = sys.argv[1:]
-    assert point in (*POINTS, "none"), point
+    assert point.partition(":")[0] in (*POINTS, "none"), point
     if SEQIO not in arguments:
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
     patch(Countdown(file, point, int(count)))

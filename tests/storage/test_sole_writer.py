@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def write_lock(folder, **changes):
     (folder / locks.FILE).write_text(json.dumps(owner | changes))
 
 
-def test_a_second_writer_is_refused_with_who_holds_the_folder(folder):
+def test_a_second_writer_is_refused_with_who_holds_the_folder(folder, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
     with sole_writer(folder):
         with pytest.raises(InputError) as refused, sole_writer(folder):
             pass
@@ -110,9 +112,48 @@ def test_on_gs_an_owner_without_a_sign_of_life_is_gone(bucket, quick):
     with sole_writer(folder, say=said.append):
         assert json.loads((folder / locks.FILE).read_text())["process"] == os.getpid()
     assert "process 7 on elsewhere since 1970-01-01 00:00:00 UTC, which is gone" in said[0]
+
+
+def test_on_gs_who_comes_soon_after_a_crash_elsewhere_waits_and_goes_on(bucket, quick):
+    folder, said = as_path(f"{bucket}/run"), []
     write_lock(folder)
-    with pytest.raises(InputError, match="by process 7 on elsewhere"), sole_writer(folder):
+    start = time.monotonic()
+    with sole_writer(folder, say=said.append):
+        assert time.monotonic() - start >= 0.4
+    assert re.search(r"by process 7 on elsewhere since .*: waiting up to \d s for a sign", said[0])
+    assert said[1].endswith("which is gone; this process goes on there")
+
+
+@pytest.mark.parametrize("how", ["local", "elsewhere"])
+def test_on_gs_a_job_that_starts_again_after_a_crash_is_not_refused(
+    bucket, quick, how, monkeypatch
+):
+    folder, said = as_path(f"{bucket}/run"), []
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            HOLDER.replace("pathlib.Path(", "as_path(").replace(
+                "import pathlib, sys, time", "import sys, time\nfrom storage.files import as_path"
+            ),
+            str(folder),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        holder.kill()
+        holder.wait()
+    if how == "local":
+        # Without a pause: it is known that the process has ended.
+        monkeypatch.setattr(locks, "GONE_SECONDS", 1e6)
+    else:
+        monkeypatch.setattr(locks, "_machine", lambda: "another")
+        monkeypatch.setattr(locks, "GONE_SECONDS", 4.0)
+    with sole_writer(folder, say=said.append):
         pass
+    assert f"was being written by process {holder.pid} on " in said[-1]
+    assert len(said) == (1 if how == "local" else 2)
 
 
 def test_on_gs_a_damaged_lock_belongs_to_nobody(bucket, quick):
