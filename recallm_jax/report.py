@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from recallm_jax.config.load import JobParser, path_argument
-from recallm_jax.reporting.data import load_run
+from recallm_jax.reporting.data import Run, load_run
 from recallm_jax.reporting.page import render
 from recallm_jax.reporting.progress import left_to_do
 from recallm_jax.reporting.run_figure import write_run_figure
@@ -32,7 +32,8 @@ def _run(argv: Sequence[str]) -> None:
         "--figure", type=path_argument, help="also draw a picture, such as docs/run.png"
     )
     arguments = parser.parse_args(argv)
-    path, run = build_report(arguments.workdir), load_run(arguments.workdir)
+    run = load_run(arguments.workdir)
+    path = write_report(run, arguments.workdir)
     if arguments.figure is not None:
         write_run_figure(run, arguments.figure)
     if left := left_to_do(run):
@@ -46,8 +47,12 @@ def build_report(workdir: str | Path) -> Path:
     Raises:
       UserError: there is nothing to report on, or a file is damaged.
     """
-    page = render(load_run(workdir))
-    path = as_path(workdir) / FILE
+    return write_report(load_run(workdir), workdir)
+
+
+def write_report(run: Run, workdir: str | Path) -> Path:
+    """Write the page of a run that is read; return its path."""
+    page, path = render(run), as_path(workdir) / FILE
     write_whole(path, page)
     return path
 

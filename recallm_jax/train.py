@@ -270,8 +270,8 @@ def _evaluate(
     summaries = evaluate(config, context, policy, evaluated)
     context.console.say(f"\n{format_table(summaries)}\n")
     if context.leads:
-        write_curves(workdir, workdir)
-        output.writer.track(evaluation_point(workdir, evaluated.folder, summaries))
+        write_curves(workdir)
+        output.writer.track(evaluation_point(evaluated.folder, summaries))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import datetime
 import errno
 import fcntl
 import json
+import math
 import os
 import signal
 import socket
@@ -27,6 +28,8 @@ from storage.files import Path, is_remote, make_folder, store
 
 FILE = "writer.lock"
 BEAT_SECONDS, GONE_SECONDS = 15.0, 90.0
+# The most by which the clocks of two machines differ.
+_CLOCKS_APART = 600.0
 # Two processes that take over at once see each other after this time.
 _SETTLE_SECONDS = 2.0
 # What file systems without locks answer.
@@ -238,14 +241,20 @@ def _wait_for_sign(folder: Path, path: Path, owner: Owner, say: Say) -> None:
     Raises:
       InputError: it lives.
     """
-    left = min(GONE_SECONDS, owner.beat + GONE_SECONDS - time.time())
+    age = time.time() - owner.beat
+    left = min(GONE_SECONDS, GONE_SECONDS - age)
+    if age < _CLOCKS_APART:
+        # Its clock may be late.
+        left = max(left, 2 * BEAT_SECONDS)
     if left > 0:
-        say(f"{folder} is being written by {owner}: waiting up to {left:.0f} s for a sign of life")
+        say(
+            f"{folder} is being written by {owner}: waiting up to {math.ceil(left)} s for a sign of life"
+        )
     until = time.monotonic() + left
     while time.monotonic() < until:
         time.sleep(min(BEAT_SECONDS / 10, left))
         stored = _stored(path)
-        if stored is None:
+        if stored is None or _has_ended(stored):
             return
         if stored != owner:
             raise _refusal(folder, stored)

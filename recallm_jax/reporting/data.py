@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from recallm_jax.evaluation.files import read_rows
+from recallm_jax.evaluation.files import SUMMARY, read_rows
 from recallm_jax.evaluation.probe import SUMMARY as PROBE_SUMMARY
 from recallm_jax.evaluation.probe import read_summary
 from recallm_jax.evaluation.statistics import (
@@ -46,6 +46,7 @@ class Run:
       rows: evaluation rows of all labels, tasks and modes.
       probes: summary rows of each lost-in-thought probe, by label.
       labels, modes, lengths, datasets: the values that occur in the rows, in order.
+      evaluated: the labels whose evaluation is whole.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Run:
     modes: list[str]
     lengths: list[int]
     datasets: list[str]
+    evaluated: frozenset[str] = frozenset()
 
 
 def load_run(workdir: str | Path) -> Run:
@@ -91,6 +93,7 @@ def load_run(workdir: str | Path) -> Run:
         modes=_ordered({row["mode"] for row in rows}, MODES),
         lengths=sorted({row["target_length"] for row in rows}),
         datasets=sorted({row["dataset"] for row in rows}),
+        evaluated=frozenset(path.parent.name for path in folder.glob(f"eval/*/{SUMMARY}")),
     )
 
 

@@ -23,8 +23,8 @@ def left_to_do(run: Run) -> list[str]:
     evaluation = run.config.get("evaluation", {})
     made = {"start", *(stage if stage in POLICY_STAGES else "cold_start" for stage in stages)}
     lines += [
-        f"{label} has no evaluation"
+        f"{label} has no whole evaluation"
         for label in evaluation.get("policies", [])
-        if evaluation.get("num_examples") and label in made and label not in run.labels
+        if evaluation.get("num_examples") and label in made and label not in run.evaluated
     ]
     return lines

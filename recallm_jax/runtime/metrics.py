@@ -81,7 +81,8 @@ class MetricWriter:
     def close(self) -> None:
         """Flush what is still buffered."""
         with contextlib.ExitStack() as stack:
-            for place in filter(None, (self._events, self._tracker)):
+            # The last one is closed first: a tracker may wait for its server.
+            for place in filter(None, (self._tracker, self._events)):
                 stack.callback(place.close)
 
     def _event_file(self, rows: Sequence[Mapping[str, Any]]) -> EventFile | None:

@@ -79,7 +79,9 @@ class EventFile:
         self._last = time.monotonic()
 
     def close(self) -> None:
-        """Flush, and write no more."""
+        """Flush, and write no more; closed again, it does nothing."""
+        if self._file.closed:
+            return
         try:
             self.flush()
         finally:

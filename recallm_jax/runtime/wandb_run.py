@@ -6,12 +6,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.errors import TryAgain, UserError
 from recallm_jax.runtime.tensorboard import Point
 from storage.files import Path, is_remote, read_text, write_whole
 
 # The id of the run, so that a job that goes on adds to it.
 FILE = "wandb_run.txt"
+# Seconds for what is not sent yet when a job ends; `wandb sync` sends the rest.
+_MOST_AT_THE_END = 60.0
 
 
 class WandbRun:
@@ -31,7 +33,7 @@ class WandbRun:
         self._run.log({f"{stage}/step": point.step, **point.values})
 
     def close(self) -> None:
-        """Wait until all points are sent, or written in offline mode."""
+        """Wait a minute at most until all points are sent, or written in offline mode."""
         self._run.finish()
 
 
@@ -42,9 +44,11 @@ def wandb_run(project: str, config: ConfigDict, workdir: Path) -> WandbRun:
 
     Raises:
       UserError: wandb is not installed, or does not start.
+      TryAgain: its server can't be reached.
     """
     try:
         import wandb
+        from wandb.errors import AuthenticationError, CommError
     except ImportError:
         raise UserError(
             f"config.tracking.wandb_project = {project!r} needs wandb: "
@@ -62,9 +66,12 @@ def wandb_run(project: str, config: ConfigDict, workdir: Path) -> WandbRun:
             name=workdir.name,
             dir=str(folder),
             config=config.to_dict(),
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(console="off", silent=True, finish_timeout=_MOST_AT_THE_END),
         )
     except wandb.Error as error:
+        passing = isinstance(error, CommError) and not isinstance(error, AuthenticationError)
+        if passing:
+            raise TryAgain(f"Weights & Biases can't be reached ({error})") from None
         raise UserError(
             f"Weights & Biases does not start ({error}); run `wandb login`, set "
             "WANDB_MODE=offline, or leave config.tracking.wandb_project empty"

@@ -30,6 +30,9 @@ def check(*arguments):
         ("0", "train", "env", "A=1", "recallm-train", "--config", CONFIG.partition("=")[2]),
         ("8", "probe", "python", "-m", "recallm_jax.probe", CONFIG, "--checkpoint"),
         ("4", "evaluate", "python", "-mrecallm_jax.evaluate", CONFIG, "--label", "start"),
+        ("1", "prepare", "python", "-m", "recallm_jax.prepare", CONFIG, *MESH, "--out=config.x"),
+        ("1", "evaluate", "recallm-evaluate", CONFIG, *MESH, "--rescore", "--label=a"),
+        ("8", "train", "recallm-train", CONFIG, "--config.optimizer.learning_rate", "1e-5"),
     ],
 )
 def test_a_config_that_works_passes_without_a_word(arguments):
@@ -94,6 +97,23 @@ def test_run_checks_it_too_with_the_chips_of_the_type(checked, kind, chips):
     done = checked.tpu_vm("run", *flags, "--", *TRAIN, "--workdir=gs://b/a")
     assert done.returncode == 2 and "config.x is wrong" in done.stderr
     assert (checked.folder / "asked").read_text().split("\n")[1] == chips
+
+
+def test_a_python_that_does_not_work_is_no_reason_to_refuse(checked):
+    executable(checked.clone / ".venv/bin/python", "#!/bin/sh\nexit 1\n")
+    checked.commit()
+    done = supervise(checked, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the config is not checked here: ") == 1
+
+
+def test_the_last_commit_is_checked_if_that_is_sent(checked):
+    executable(checked.clone / ".venv/bin/python", "#!/bin/sh\ncat launch/mark\nexit 2\n")
+    (checked.clone / "launch/mark").write_text("committed")
+    checked.commit()
+    (checked.clone / "launch/mark").write_text("edited")
+    assert supervise(checked, "--dry-run").stdout == "edited"
+    assert supervise(checked, "--dry-run", "--committed").stdout == "committed"
 
 
 def test_jobs_without_a_config_are_not_asked(checked):

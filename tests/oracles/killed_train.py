@@ -129,7 +129,7 @@ def patch(countdown: Countdown) -> None:
     def saved(manager, *arguments):
         countdown.doing("save")
         # The save before is over, so that what lies there half done is of this one.
-        manager.wait_until_finished()
+        checkpoint.finish(manager)
         save(manager, *arguments)
         countdown.reach("save")
         if countdown.is_due("commit"):

@@ -36,7 +36,8 @@ def assert_one_line(out: str, line: str) -> None:
 
 def wait_until(run: Run, doing: str, most: float = 600) -> None:
     until = time.monotonic() + most
-    while run.doing() != doing and time.monotonic() < until:
+    while run.doing() != doing:
+        assert time.monotonic() < until, f"the run does {run.doing()!r}, not {doing!r}"
         time.sleep(0.01)
 
 
@@ -88,16 +89,23 @@ def test_ctrl_c_twice_is_still_one_line(pause, whole, scratch):
 
 def test_a_run_goes_on_with_another_number_of_devices(whole, scratch):
     folder = scratch / "devices"
-    Run(folder, scratch / "cache", scratch).ended("between", 9)
+    code, _ = Run(folder, scratch / "cache", scratch).ended("between", 9)
+    assert code == -signal.SIGKILL
     split = ("--config.mesh.fsdp=2",)
     Run(folder, scratch / "cache_2", scratch, devices=2).finish("none", 1, *split)
     found = metrics_of(folder)
     assert [(row["stage"], row["step"]) for row in found] == [
         (stage, step) for stage, steps in STEPS.items() for step in range(steps)
     ]
-    # Sums over two devices round otherwise, and the rewards of later steps hang on samples.
-    for got, wanted in zip(results(folder)["arrays"], whole["arrays"], strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=0.05)
+    # The cold start was made on one device: it is the same to the bit.
+    assert found[:7] == whole["metrics"][:7]
+    # Sums over two devices round otherwise, and what is sampled then may differ.
+    changes = [
+        np.abs(got - wanted).max() / np.abs(wanted).max()
+        for got, wanted in zip(results(folder)["arrays"], whole["arrays"], strict=True)
+        if wanted.size > 64
+    ]
+    assert max(changes) < 0.1
 
 
 @contextlib.contextmanager
@@ -137,7 +145,7 @@ def test_a_disk_that_fills_up_and_has_room_again(whole, scratch):
 def test_a_file_system_that_can_only_be_read(whole, scratch):
     with mounted(scratch / "fixed", megabytes=500) as remount:
         run = Run(scratch / "fixed" / "run", scratch / "cache", scratch)
-        run.ended("between", 5)
+        assert run.ended("between", 5)[0] == -signal.SIGKILL
         remount("ro")
         code, out = run.ended()
         assert code == 2 and "Traceback" not in out, out[-2000:]

@@ -189,10 +189,12 @@ def test_what_is_left_to_do_is_said_on_the_page_and_in_the_terminal(tmp_path, ca
     config = json.loads((tmp_path / "config.json").read_text())
     config["evaluation"] = {"num_examples": 1, "policies": ["start", "cold_start", "grpo", "ppo"]}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    shutil.rmtree(tmp_path / "eval" / "grpo")
+    for label in ("start", "cold_start"):
+        (tmp_path / "eval" / label / "summary.json").write_text("[]")
+    # GRPO's has rows, but not all of them.
     # sft1 has 4 steps, sft2 has 12.
     for kept, line in [
-        (4 + 12, "grpo has not begun; grpo has no evaluation"),
+        (4 + 12, "grpo has not begun; grpo has no whole evaluation"),
         (4 + 7, "sft2 has made 7 of 12 steps, the last at 2026-"),
     ]:
         (tmp_path / "metrics.jsonl").write_text("".join(metrics[:kept]))

@@ -81,9 +81,14 @@ def disturb(event: str, run: Run, reader: Reader, rng: random.Random, gcs) -> No
 def start_once(run: Run, rng: random.Random, gcs, *, remote: bool) -> tuple[str, bool]:
     """Start a run, and disturb it; return what happened and whether the run is done."""
     event = rng.choice([*CODES] if remote else [*SIGNALS, "second process"])
+    run.phase.unlink(missing_ok=True)
     process = run.start()
     reader = Reader(process)
     try:
+        if event in ("terminated", "interrupted"):
+            # While Python imports the program, a signal meets Python alone.
+            while run.doing() == "start" and process.poll() is None:
+                time.sleep(0.02)
         wait_for(reader, rng.choice([0, 1, 2, 3, 5]), rng.uniform(0, 2))
         disturb(event, run, reader, rng, gcs)
         code = process.wait(timeout=1800)

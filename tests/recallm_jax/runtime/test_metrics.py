@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
+from recallm_jax.runtime import metrics
 from recallm_jax.runtime.errors import UserError, full_disk_message
 from recallm_jax.runtime.metrics import MetricWriter, format_metrics, read_metrics
 from recallm_jax.runtime.tensorboard import Point
@@ -150,6 +151,18 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
             writer.write("grpo", 0, {"reward": 0.5})
         monkeypatch.undo()
     assert full_disk_message(caught.value).startswith("the disk is full; free some space")
+
+
+def test_a_fault_at_the_restart_is_the_one_that_is_raised(tmp_path, monkeypatch):
+    with MetricWriter(tmp_path) as writer:
+        writer.write("grpo", 0, {"reward": 0.5})
+
+    def full(folder, points):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space left"), MetricWriter(tmp_path) as writer:
+        monkeypatch.setattr(metrics, "event_file", full)
+        writer.resume("grpo", 0)
 
 
 def test_a_tracker_gets_the_steps_and_the_evaluations(tmp_path):

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from recallm_jax.config.load import load_config
-from recallm_jax.runtime.errors import UserError
+from recallm_jax.runtime.errors import TryAgain, UserError
 from recallm_jax.runtime.metrics import MetricWriter
 from recallm_jax.runtime.tensorboard import Point
 from recallm_jax.runtime.wandb_run import wandb_run
@@ -110,6 +110,19 @@ def test_without_wandb_the_field_is_refused(tmp_path, config, monkeypatch):
         "config.tracking.wandb_project = 'recall' needs wandb: pip install 'recallm-jax[wandb]', "
         "or leave the field empty"
     )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("CommError", TryAgain), ("UsageError", UserError)])
+def test_a_server_that_is_down_is_no_mistake_of_the_user(name, kind, tmp_path, config, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    errors = pytest.importorskip("wandb.errors")
+
+    def refuse(**options):
+        raise getattr(errors, name)("no answer")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(kind, match="no answer"):
+        wandb_run("recall", config, tmp_path)
 
 
 def test_without_an_account_it_says_what_to_do(tmp_path):
