@@ -247,9 +247,8 @@ def _wait_for_sign(folder: Path, path: Path, owner: Owner, say: Say) -> None:
         # Its clock may be late.
         left = max(left, 2 * BEAT_SECONDS)
     if left > 0:
-        say(
-            f"{folder} is being written by {owner}: waiting up to {math.ceil(left)} s for a sign of life"
-        )
+        most = math.ceil(left)
+        say(f"{folder} is being written by {owner}: waiting up to {most} s for a sign of life")
     until = time.monotonic() + left
     while time.monotonic() < until:
         time.sleep(min(BEAT_SECONDS / 10, left))
