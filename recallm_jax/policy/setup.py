@@ -77,6 +77,9 @@ def set_up_weights(path: str, *, adapter: str = "", dtype: str = "float32") -> C
         if adapter:
             model = merged(peft.load(adapter, model, tokenizer.added_ids))
     mesh = partitioning.make_mesh(devices=jax.local_devices()[:1])
+    # On a CPU, arrays of all layers at once would be copied at every token.
+    unstack = mesh.devices.flat[0].platform == "cpu"
+    model = model.with_config(dataclasses.replace(model.config, unstack_decode=unstack))
     placed = partitioning.place_model(model, mesh)
     return Context(placed, tokenizer, loaded.tokenizer, mesh, Console())
 
