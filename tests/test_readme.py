@@ -174,7 +174,7 @@ def test_the_wheel_holds_every_package_and_every_data_file():
     }
     data = {
         path
-        for folder in folders
+        for folder in folders | {path.parent for path in shipped}
         for path in folder.iterdir()
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
