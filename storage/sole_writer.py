@@ -43,7 +43,7 @@ class Owner:
 
     Attributes:
       since, beat: when it took the lock, and when it last said that it lives; seconds since 1970.
-      machine: the start of a machine and the numbering of its processes; "" if unknown.
+      machine: where the process number counts, as `_machine` names it; "" if unknown.
     """
 
     name: str
@@ -96,7 +96,7 @@ def _me() -> Owner:
 
 
 def _machine() -> str:
-    """Return what processes share that see each other by their numbers; "" if that is hidden."""
+    """Name this start of the machine and its process numbers, of this container; "" if hidden."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -112,7 +112,8 @@ def _has_ended(owner: Owner) -> bool:
         os.kill(owner.process, 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except PermissionError:
+        # It is there, and another user's.
         return False
     return False
 

@@ -52,7 +52,7 @@ def wandb_run(project: str, config: ConfigDict, workdir: Path) -> WandbRun:
     except ImportError:
         raise UserError(
             f"config.tracking.wandb_project = {project!r} needs wandb: "
-            "pip install 'recallm-jax[wandb]', or leave the field empty"
+            "pip install -e '.[wandb]' -c constraints.txt, or leave the field empty"
         ) from None
     if not (workdir / FILE).exists():
         write_whole(workdir / FILE, uuid.uuid4().hex[:8])

@@ -2,10 +2,10 @@
 
 Runs `recallm_jax.train` with the arguments, and says in FILE what it is doing. At the COUNT-th time
 that it comes to POINT, its process gets SIGKILL, or the signal that follows the point, as in
-"save:SIGTERM"; with the point "none" others are to kill it. Of its rewards a share, SLOW_REWARDS in
-the environment, take five seconds longer. The
-reward is one that a random model can earn, or GRPO would have nothing to learn. TensorFlow, which
-takes seconds to load, is kept out unless the arguments want SeqIO.
+"save:SIGTERM"; with the point "none" others are to kill it. The reward is one that a random model
+can earn, or GRPO would have nothing to learn; a share of the rewards, SLOW_REWARDS in the
+environment, takes five seconds longer. TensorFlow, which takes seconds to load, is kept out unless
+the arguments want SeqIO.
 """
 
 import os

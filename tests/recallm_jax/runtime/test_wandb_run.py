@@ -107,8 +107,8 @@ def test_without_wandb_the_field_is_refused(tmp_path, config, monkeypatch):
     with pytest.raises(UserError) as caught:
         wandb_run("recall", config, tmp_path)
     assert str(caught.value) == (
-        "config.tracking.wandb_project = 'recall' needs wandb: pip install 'recallm-jax[wandb]', "
-        "or leave the field empty"
+        "config.tracking.wandb_project = 'recall' needs wandb: pip install -e '.[wandb]' "
+        "-c constraints.txt, or leave the field empty"
     )
 
 
