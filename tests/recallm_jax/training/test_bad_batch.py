@@ -18,7 +18,6 @@ from recallm_jax.data.arrays import prompts_and_texts
 from recallm_jax.data.records import train_records
 from recallm_jax.policy import setup as policy_setup
 from recallm_jax.policy.setup import set_up
-from recallm_jax.runtime import metrics
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training import policy_gradient, sft
 from recallm_jax.training.bad_batch import Inspected, NotFinite, write_bad_batch
@@ -39,10 +38,9 @@ CONFIG = [
 
 @pytest.fixture(autouse=True)
 def _training_alone(monkeypatch):
-    """Leave out evaluations and TensorBoard: they take most of the time, and play no part here."""
+    """Leave out evaluations: they take most of the time, and play no part here."""
     for name in ("_evaluate", "_first_look"):
         monkeypatch.setattr(train, name, lambda *arguments: None)
-    monkeypatch.setattr(metrics, "summary_writer", lambda folder: None)
 
 
 def poison(monkeypatch, module, name: str, *, after: int) -> None:
