@@ -25,7 +25,7 @@ from benchmarks.report import make_parser, write_report
 from recallm_jax.answering.files import read_questions
 from recallm_jax.answering.questions import Pair
 
-QUESTIONS = Path("examples/plain_documents/held_out.jsonl")
+QUESTIONS = Path("examples/plain_documents/own_questions_validation.jsonl")
 
 
 @contextlib.contextmanager

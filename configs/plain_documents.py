@@ -6,10 +6,8 @@ Result: 10 of 50 held-out questions right, a quote that holds the answer for 13,
 (2026-12-01); the adapter is the one in the box, recallm_jax/answering/plain_documents.
 Hardware: 2 CPU cores, 7 GiB of memory; 101 minutes on a slow machine.
 
-    python examples/plain_documents/to_jsonl.py data
-    python -m recallm_jax.train --config=configs/plain_documents.py --config.data.dir=data \
-        --workdir=runs/plain_documents
-    python -m recallm_jax.convert --config=configs/plain_documents.py --config.data.dir=data \
+    python -m recallm_jax.train --config=configs/plain_documents.py --workdir=runs/plain_documents
+    python -m recallm_jax.convert --config=configs/plain_documents.py \
         --workdir=runs/plain_documents --out=adapter --adapter --param-dtype=bfloat16
 
 Variant: `:tiny` is a minute with a random model.
@@ -30,6 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.lora.rank = 8
     config.model.lora.alpha = 16.0
 
+    config.data.dir = common.PLAIN_DOCUMENTS
     # A document has its own length; lists of pairs and essays are filled up to the target.
     config.data.mixture = common.mixture(own_questions=1.0, retrieval=0.3, multi_niah=0.2)
     config.data.target_length = 1100

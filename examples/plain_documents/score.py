@@ -1,6 +1,7 @@
-"""Score answers to the held-out questions, as `python -m recallm_jax.ask --questions` writes them.
+r"""Score answers to the held-out questions, as `python -m recallm_jax.ask --questions` writes them.
 
-    python -m recallm_jax.ask --questions=examples/plain_documents/held_out.jsonl > answers.jsonl
+    python -m recallm_jax.ask \
+        --questions=examples/plain_documents/own_questions_validation.jsonl > answers.jsonl
     python examples/plain_documents/score.py box=answers.jsonl
 
 prints a row for each NAME=FILE: the share of answers that are right (an accepted answer and little
@@ -18,7 +19,7 @@ from recallm_jax.evaluation.summaries import align
 from tasks.scoring.answers import matches_reference
 from tasks.sources.passages import places
 
-QUESTIONS = pathlib.Path(__file__).parent / "held_out.jsonl"
+QUESTIONS = pathlib.Path(__file__).parent / "own_questions_validation.jsonl"
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -83,12 +83,24 @@ def _alone() -> MultiprocessingOptions:
 
 def _manager(path: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     logging.getLogger("absl").addFilter(_not_by_orbax)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _without_late_writes
     return ocp.CheckpointManager(path, options=options, item_names=(_ARRAYS, _METADATA))
 
 
 def _not_by_orbax(record: logging.LogRecord) -> bool:
     """Keep Orbax from logging, with pages of traceback, the failures that it raises as well."""
     return "orbax" not in record.pathname
+
+
+def _without_late_writes(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Show an exception that nobody can catch, unless it says only that a write ended too late.
+
+    When one of Orbax's writes fails, it closes the event loop of the others, and TensorStore shows
+    a traceback for each of them that ends after that.
+    """
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def save(

@@ -7,7 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from types import FrameType
+from typing import NoReturn, cast
 
 from recallm_jax.runtime import peers
 from recallm_jax.runtime.termination import Terminated
@@ -66,6 +67,9 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
       argv: arguments without the program's name; None takes those of the command line.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    # A process that was started in the background may have been told to ignore Ctrl-C.
+    if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
     code = EXIT_BAD_INPUT
     try:
         job(arguments)
@@ -102,6 +106,12 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     return code
 
 
+def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:
+    """Stop the job at Ctrl-C, and let a second one not stop it while it closes its files."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def _of_storage(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     """Return the message of a fault of gs://, and the exit code; raise any other error."""
     message = faults.describe(error, arguments)
@@ -122,7 +132,7 @@ def _leave_after_fault(error: Exception) -> None:
 def _stopped(how: str, code: int, *, leave: bool) -> int:
     """Say that a signal ended the job; `leave` the process, or return its exit code."""
     if leave:
-        # The job is ending: a second Ctrl-C would only break its last line.
+        # The job is ending: Ctrl-C after SIGTERM would only break its last line.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     print(f"{how}; the same command goes on", file=sys.stderr)
     peers.leave(code, f"{how}; the same command goes on")

@@ -2,10 +2,10 @@
 
 A row of JSONL has `question`, `answers` (aliases of one answer, or `answer` alone) and one of
 
-* `document`, a text that is shown whole and unchanged, with `evidence`: verbatim quotes from it
-  that lead to the answer, in the order of the reasoning. Without quotes the evidence is the
-  sentence that holds an answer and has the most words of the question, for a bare number at least
-  one;
+* `document`, a text that is shown whole and unchanged, or `document_file`, a path seen from the
+  folder of the JSONL; with `evidence`: verbatim quotes from it that lead to the answer, in the
+  order of the reasoning. Without quotes the evidence is the sentence that holds an answer and has
+  the most words of the question, for a bare number at least one;
 * `passages`, objects with `title`, `text` and, if it is known, `gold`: whether the passage leads to
   the answer. Without `gold` it is the passage with that sentence. Distractors fill the prompt.
 
@@ -16,13 +16,15 @@ import dataclasses
 import functools
 import itertools
 import logging
+import posixpath
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from storage.files import reading
 from tasks.datasets.dataset import Dataset
 from tasks.datasets.questions import (
     CONCLUSIONS,
@@ -61,7 +63,7 @@ from tasks.sources.passages import (
     read_passage,
     support,
 )
-from tasks.sources.table import Source, list_field, pick, plain_text, read_table
+from tasks.sources.table import Source, list_field, pick, plain_text, read_rows, read_table
 
 DATASET = "own_questions"
 MAX_DOCUMENT, MAX_PASSAGES = 10_000_000, 1_000
@@ -265,6 +267,36 @@ def _of_passages(raw: Mapping, text: str, answers: tuple[str, ...]) -> Question:
     return Question(text, text, answers, tuple(evidence.values()), tuple(others))
 
 
+def _raw_rows(path: str) -> Iterator[Any]:
+    """Yield the raw rows of a file, each with the text of its `document_file` as its document."""
+    texts: dict[str, Any] = {}
+    for raw in read_rows(path):
+        file = raw.get("document_file") if isinstance(raw, Mapping) else None
+        if file is None:
+            yield raw
+            continue
+        if file not in texts:
+            texts[file] = _text_of(path, file)
+        text = texts[file]
+        yield text if isinstance(text, UnfitRowError) else _with_document(raw, text)
+
+
+def _with_document(raw: Mapping, text: str) -> Any:
+    if raw.get("document") is not None:
+        return UnfitRowError("both document and document_file")
+    return {**raw, "document": text}
+
+
+def _text_of(path: str, file: Any) -> str | UnfitRowError:
+    if not isinstance(file, str) or not file:
+        return UnfitRowError("a document_file that is not a path")
+    try:
+        with reading(posixpath.join(posixpath.dirname(path), file)) as opened:
+            return opened.read().decode("utf-8")
+    except (OSError, ValueError):
+        return UnfitRowError(f"document_file {file} can't be read as UTF-8")
+
+
 SOURCE = Source(
     dataset=DATASET,
     files={
@@ -273,6 +305,7 @@ SOURCE = Source(
     },
     where="rows of your own: docs/tasks.md says how they are written",
     parse=parse,
+    read=_raw_rows,
     key=lambda row: (row.text, _on(row)),
     # Questions about one document stay in one split.
     group=lambda row: _on(row),

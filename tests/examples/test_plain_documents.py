@@ -1,46 +1,33 @@
-"""The plain documents: every question has its evidence, and the two files share no document."""
+"""The plain documents: every question has its evidence, and the two splits share no document."""
 
-import importlib.util
-import json
 import pathlib
 
 import pytest
 
-from tasks.datasets.own_questions import Reading, parse
+from tasks.datasets.own_questions import SOURCE, Reading
+from tasks.sources.table import read_rows, read_table
 
 FOLDER = pathlib.Path("examples/plain_documents")
-FILES = {"train": 200, "held_out": 50}
+SPLITS = {"train": 200, "validation": 50}
 
 
-@pytest.fixture(scope="module")
-def to_jsonl():
-    spec = importlib.util.spec_from_file_location("to_jsonl", FOLDER / "to_jsonl.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def rows(split: str) -> list[dict]:
+    return list(read_rows(str(FOLDER / f"own_questions_{split}.jsonl")))
 
 
-def test_the_rows_are_read_as_questions_with_their_evidence(to_jsonl, tmp_path, capsys):
-    to_jsonl.main(str(tmp_path))
-    for name, split in to_jsonl.SPLITS.items():
-        lines = (tmp_path / f"own_questions_{split}.jsonl").read_text("utf-8").splitlines()
-        assert len(lines) == FILES[name]
-        for row in map(json.loads, lines):
-            reading = parse(row)
-            assert isinstance(reading, Reading)
-            quotes = [reading.document[slice(*part)] for part in reading.evidence]
-            assert len(quotes) == len(row["evidence"])
-            assert any(row["answers"][0] in quote for quote in quotes)
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_question_is_read_with_its_evidence(split):
+    table = read_table(SOURCE, str(FOLDER), split)
+    assert not table.skipped and len(table.rows) == SPLITS[split]
+    for row, raw in zip(table.rows, rows(split), strict=True):
+        assert isinstance(row, Reading) and row.text == raw["question"]
+        quotes = [row.document[slice(*part)] for part in row.evidence]
+        assert len(quotes) == len(raw["evidence"])
+        assert any(raw["answers"][0] in quote for quote in quotes)
 
 
-def test_no_document_is_in_both_files_and_none_is_left_over():
-    used = {
-        name: {
-            json.loads(line)["document_file"]
-            for line in (FOLDER / f"{name}.jsonl").read_text("utf-8").splitlines()
-        }
-        for name in FILES
-    }
-    assert not used["train"] & used["held_out"]
+def test_no_document_is_in_both_splits_and_none_is_left_over():
+    used = {split: {row["document_file"] for row in rows(split)} for split in SPLITS}
+    assert not used["train"] & used["validation"]
     there = {f"documents/{path.name}" for path in (FOLDER / "documents").iterdir()}
-    assert used["train"] | used["held_out"] == there
+    assert used["train"] | used["validation"] == there

