@@ -302,6 +302,7 @@ def evaluation() -> dict:
     """Return the validation, which asks every policy of a run the same prompts."""
     return {
         "lengths": (512, 1024),
+        "datasets": (),
         "suites": (),
         "policies": ("start", "cold_start", "grpo", "ppo"),
         "num_examples": 64,

@@ -28,7 +28,9 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.model.unstack_decode = True
     config.model.remat = "dots"
-    config.data.mixture = common.mixture("retrieval")
+    # Lists of pairs fill a prompt; a document has its own length.
+    config.data.mixture = common.mixture("retrieval", own_questions=0.25)
+    config.data.dir = common.PLAIN_DOCUMENTS
     config.data.target_length = 1024
     config.data.value_length = 6
     config.decoding.max_new_tokens = 128
@@ -49,6 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ppo.value_learning_rate = 1e-4
 
     config.evaluation.lengths = (1024, 4096)
+    config.evaluation.datasets = ("retrieval",)
     config.evaluation.num_examples = 12
     config.evaluation.batch_size = 12
     config.evaluation.modes = common.MODES[:1]
@@ -66,6 +69,7 @@ def _short(config: ConfigDict) -> ConfigDict:
     """Return the variant with short prompts of two tasks."""
     config.model.remat = "full"
     config.data.mixture = common.mixture("retrieval", "math_retrieval")
+    config.data.dir = ""
     config.data.target_length = 224
     config.data.terms = (1, 1)
     config.data.operators = "+-"
@@ -74,6 +78,7 @@ def _short(config: ConfigDict) -> ConfigDict:
     config.sft2.batch_size, config.sft2.micro_batch = 8, 4
     config.grpo.steps, config.grpo.prompts_per_step, config.grpo.micro_batch = 10, 4, 2
     config.evaluation.lengths = (224,)
+    config.evaluation.datasets = ()
     config.evaluation.num_examples = config.evaluation.batch_size = 24
     config.evaluation.policies = ("start", "cold_start", "grpo", "ppo")
     return config

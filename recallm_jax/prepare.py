@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from recallm_jax.config.kept import MAY_CHANGE, REWARD, STAGES, keep_config
 from recallm_jax.config.load import JobParser, parse_config, path_argument
 from recallm_jax.data.records import check_data, train_records, validation_records
-from recallm_jax.data.settings import evaluated_lengths, mixture_datasets
+from recallm_jax.data.settings import evaluated_datasets, evaluated_lengths
 from recallm_jax.policy.setup import load_tokenizer
 from recallm_jax.runtime.console import Console
 from recallm_jax.runtime.errors import UserError, run_job
@@ -55,7 +55,7 @@ def _prepare(config: ConfigDict, out: Path, num_train: int) -> None:
         first = islice(stream, num_train)
         records = Console().progress(first, "train", total=num_train)
         print(out / "train.jsonl", write_jsonl(out / "train.jsonl", records))
-    for dataset in mixture_datasets(config):
+    for dataset in evaluated_datasets(config):
         for length in evaluated_lengths(config, dataset):
             path = out / f"{validation_task(dataset, length)}.jsonl"
             print(path, write_jsonl(path, validation_records(config, tokenizer, dataset, length)))

@@ -191,8 +191,9 @@ FIELDS = {
     ),
     "model.attention": Field(
         str,
-        '"auto" takes JAX\'s splash kernel on TPUs and plain XLA attention elsewhere.',
-        choices=("auto", "xla", "splash"),
+        "\"auto\" takes JAX's splash kernel on TPUs, cuDNN's for prompts in 16-bit floats on GPUs, "
+        "and plain XLA attention elsewhere.",
+        choices=("auto", "xla", "splash", "cudnn"),
     ),
     "model.unstack_decode": Field(
         bool, "Decode from separate arrays for each layer: faster on a CPU, takes more memory."
@@ -364,6 +365,12 @@ FIELDS = {
     "optimizer.clip_norm": _positive("The gradient is scaled down to this norm."),
     "evaluation.lengths": Field(
         int, "Prompt lengths of the validation tasks, in tokens.", many=True, low=128
+    ),
+    "evaluation.datasets": Field(
+        str,
+        "The data sets of the mixture that are evaluated; () for all of them.",
+        many=True,
+        empty=True,
     ),
     "evaluation.suites": Field(
         str,

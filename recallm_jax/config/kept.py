@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "grpo.rollout_parts",
     "ppo.rollout_parts",
     "evaluation.lengths",
+    "evaluation.datasets",
     "evaluation.modes",
     "evaluation.suites",
     "evaluation.policies",
@@ -70,6 +71,7 @@ LATER: dict[str, Any] = {
     "reward.many_shot_gold_mode": "top_k_gold",
     "reward.function": "",
     "tracking.wandb_project": "",
+    "evaluation.datasets": [],
 }
 # How responses are scored: saved ones can be scored again.
 REWARD = ("reward.", "reward_function_sha256")

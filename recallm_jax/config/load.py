@@ -220,6 +220,12 @@ def _check_sizes(config: ConfigDict) -> None:
         )
     if not sum(config.data.mixture.values()) and not config.evaluation.suites:
         raise UserError("config.data.mixture has only zeros; give a data set a share above 0")
+    for name in config.evaluation.datasets:
+        if not config.data.mixture.get(name, 0):
+            raise UserError(
+                f"config.evaluation.datasets: {name!r} is no data set of the mixture; name those "
+                "that have a share in config.data.mixture, or give () for all"
+            )
     with naming("config.evaluation.suites"):
         suite_tasks(config.evaluation.suites)
     if len(set(config.stages)) < len(config.stages):

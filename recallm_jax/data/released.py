@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from recallm_jax.data.settings import (
     RELEASE,
     drawn_dataset,
+    evaluated_datasets,
     evaluated_lengths,
-    mixture_datasets,
     prompt_room,
     task_settings,
 )
@@ -52,7 +52,7 @@ def check_splits(config: ConfigDict) -> None:
       TaskInputError: a split has no file.
     """
     absent, found = [], 0
-    for dataset in mixture_datasets(config):
+    for dataset in evaluated_datasets(config):
         lengths = evaluated_lengths(config, dataset)
         for length in lengths:
             release_files(_folder(config), dataset, validation_split(length))

@@ -83,6 +83,12 @@ def mixture_datasets(config: ConfigDict) -> list[str]:
     return sorted(name for name, rate in config.data.mixture.items() if rate > 0)
 
 
+def evaluated_datasets(config: ConfigDict) -> list[str]:
+    """Return the data sets of the mixture that are evaluated: those that are named, or all."""
+    named = config.evaluation.datasets
+    return [name for name in mixture_datasets(config) if name in named or not named]
+
+
 def mixture_rates(config: ConfigDict) -> dict[str, float]:
     """Return the data sets of the mixture by name, each with its share^(1 / temperature).
 

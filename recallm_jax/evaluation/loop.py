@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -30,6 +31,9 @@ from rl.rewards.rule import RewardRule
 from storage.files import Path
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
+
+# Prompts are padded to multiples of this, so that few sizes are compiled.
+PADDED = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +108,7 @@ def _evaluate(
                 title=f"{evaluated.label}: {task.name} {mode.name}",
                 records=records if shard is None else shard.of(records),
                 mode=mode,
-                # A benchmark's rows may be longer in our tokens than in those of its tokenizer.
-                length=max(task.length, *(len(record.inputs) for record in records)),
+                length=_padded_length(task, records),
                 max_new_tokens=task.max_new_tokens,
                 batch_size=config.evaluation.batch_size,
             )
@@ -132,6 +135,16 @@ def _records(task: EvaluationTask, tokenizer: Tokenizer) -> list[Record]:
             "lengths, or its suite out of config.evaluation.suites"
         )
     return records
+
+
+def _padded_length(task: EvaluationTask, records: Sequence[Record]) -> int:
+    """Return the length that prompts are padded to: about that of the longest one.
+
+    Documents may be much shorter than the task's length, and a benchmark's rows longer in our
+    tokens than in those of its tokenizer.
+    """
+    longest = max(len(record.inputs) for record in records)
+    return min(-longest // PADDED * -PADDED, max(task.length, longest))
 
 
 def _rows(tokenizer: Tokenizer, rewards: RewardRule, names: Row, answered: Answered) -> list[Row]:

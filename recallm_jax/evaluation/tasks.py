@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from recallm_jax.data.records import validation_records
-from recallm_jax.data.settings import evaluated_lengths, mixture_datasets, task_settings
+from recallm_jax.data.settings import evaluated_datasets, evaluated_lengths, task_settings
 from tasks.names import validation_task
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
@@ -34,7 +34,7 @@ def evaluation_tasks(config: ConfigDict) -> list[EvaluationTask]:
     """Return a config's tasks at all its lengths; a task makes its records on demand."""
     found = []
     new_tokens = config.decoding.max_new_tokens
-    for dataset in mixture_datasets(config):
+    for dataset in evaluated_datasets(config):
         for length in evaluated_lengths(config, dataset):
             records = functools.partial(validation_records, config, dataset=dataset, length=length)
             name = validation_task(dataset, length)

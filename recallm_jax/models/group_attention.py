@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from recallm_jax.models import splash
+from recallm_jax.models import cudnn, splash
 from recallm_jax.models.attention import Projected, attend, attend_from, merge
 from recallm_jax.models.kv_cache import PROMPT_BLOCK
 from recallm_jax.models.placement import Placement
@@ -33,9 +33,11 @@ class _Part(NamedTuple):
     parts: int
     # How splash attention runs; None for attention by plain XLA.
     kernel: splash.Kernel | None
+    # Whether cuDNN computes what it can.
+    cudnn: bool
 
 
-WHOLE = _Part((), 1, None)
+WHOLE = _Part((), 1, None, cudnn=False)
 
 
 def padded_sizes(size: int, length: int, placement: Placement | None) -> tuple[int, int]:
@@ -153,6 +155,8 @@ def _prompt_part(whole: Projected, part: _Part):
     """Attend causally with the queries of one part to the keys of all parts."""
     if part.kernel is not None:
         return splash.attend_causal(*whole, part.axes, part.parts, part.kernel)
+    if part.parts == 1 and part.cudnn and cudnn.takes(whole.query):
+        return cudnn.attend_causal(*whole)
     if part.parts == 1:
         return attend(*whole, causal=True)[0]
     first = lax.axis_index(part.axes) * whole.query.shape[1]
@@ -172,7 +176,8 @@ def _whole(prompt: Projected, part: _Part) -> Projected:
 def _part(prompt: Projected, placement: Placement) -> _Part:
     axes, parts = placement.parts("length", prompt.query.shape[1])
     kernel = splash.Kernel(interpret=not placement.on_tpu) if placement.splash else None
-    return _Part(axes if parts > 1 else (), parts, kernel)
+    by_cudnn = placement.attention == "cudnn"
+    return _Part(axes if parts > 1 else (), parts, kernel, by_cudnn)
 
 
 def _key_heads_as_queries(tokens: Projected, placement: Placement) -> Projected:

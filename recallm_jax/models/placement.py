@@ -73,13 +73,14 @@ class Placement:
     Attributes:
       stored: the rules, as pairs, for stored parameters and for activations.
       used: the rules for parameters while many tokens are multiplied by them.
-      splash: whether attention of many tokens is JAX's splash attention instead of plain XLA.
+      attention: how many tokens attend: by plain XLA ("xla"), by JAX's splash attention ("splash"),
+        or prompts by cuDNN and responses by plain XLA ("cudnn").
     """
 
     mesh: Mesh
     stored: tuple[tuple[str, tuple[str, ...]], ...]
     used: tuple[tuple[str, tuple[str, ...]], ...]
-    splash: bool = False
+    attention: str = "xla"
 
     def spec(self, axes: Sequence[str | None], sizes: Sequence[int]) -> PartitionSpec:
         """Return the mesh axes of each axis of an array; see `partition_spec`."""
@@ -94,6 +95,11 @@ class Placement:
     def whole_parts(self, axis: str) -> int:
         """Return the number of parts of an array axis that all its mesh axes divide."""
         return math.prod(self.mesh.shape[name] for name in dict(self.stored)[axis])
+
+    @property
+    def splash(self) -> bool:
+        """Whether tokens attend by splash attention."""
+        return self.attention == "splash"
 
     @property
     def on_tpu(self) -> bool:

@@ -171,16 +171,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+# The attention of each kind of device; plain XLA on any other.
+KERNELS = {"tpu": "splash", "gpu": "cudnn"}
+
+
 def placement(mesh: Mesh, rules: Rules = TRAIN_RULES, *, attention: str = "auto") -> Placement:
     """Return the placement by which a model keeps its arrays where the rules say.
 
     Args:
-      attention: "xla", "splash", or "auto": splash if the mesh has TPUs, even ones that are only
-        described.
+      attention: "xla", "splash", "cudnn", or "auto": the kernel of the mesh's devices, even of TPUs
+        that are only described.
     """
-    on_tpu = mesh.devices.flat[0].platform == "tpu"
-    splash = on_tpu if attention == "auto" else attention == "splash"
-    return Placement(mesh, tuple(rules.items()), tuple(GATHERED_RULES.items()), splash)
+    if attention == "auto":
+        attention = KERNELS.get(mesh.devices.flat[0].platform, "xla")
+    return Placement(mesh, tuple(rules.items()), tuple(GATHERED_RULES.items()), attention)
 
 
 def place_model(

@@ -52,12 +52,14 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
         )
     partitioning.check_config(model.config, mesh)
     platform = mesh.devices.flat[0].platform
-    if config.model.attention == "splash" and platform != "tpu":
+    attention = config.model.attention
+    if attention not in ("auto", "xla", partitioning.KERNELS.get(platform)):
+        (needed,) = (name for name, kernel in partitioning.KERNELS.items() if kernel == attention)
         raise UserError(
-            f"config.model.attention = 'splash' needs TPUs, and the devices here are {platform}; "
-            "use 'auto'"
+            f"config.model.attention = {attention!r} needs {needed.upper()}s, and the devices here "
+            f"are {platform}; use 'auto'"
         )
-    placed = partitioning.place_model(model, mesh, attention=config.model.attention)
+    placed = partitioning.place_model(model, mesh, attention=attention)
     return Context(placed, tokenizer, files, mesh, Console(silent=not processes.leads(mesh)))
 
 

@@ -13,7 +13,7 @@ from recallm_jax.data.released import (
     say_shared_questions,
     shared_questions,
 )
-from recallm_jax.data.settings import RELEASE, evaluated_lengths, mixture_datasets, prompt_room
+from recallm_jax.data.settings import RELEASE, evaluated_datasets, evaluated_lengths, prompt_room
 from recallm_jax.evaluation.tasks import suite_records
 from recallm_jax.runtime.errors import UserError
 from recallm_jax.training.stages import SFT_STAGES, Stage
@@ -59,7 +59,7 @@ def check_records(config: ConfigDict, tokenizer: Tokenizer, stages: Sequence[Sta
     """
     check_data(config, tokenizer)
     shared = {}
-    for dataset in mixture_datasets(config):
+    for dataset in evaluated_datasets(config):
         for length in evaluated_lengths(config, dataset):
             with naming(f"config.evaluation.lengths = {length}"):
                 records = validation_records(

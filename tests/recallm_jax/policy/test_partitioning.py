@@ -167,4 +167,10 @@ def test_only_data_crosses_from_slice_to_slice():
 def test_attention_is_chosen_by_the_devices_of_the_mesh():
     chips = make_mesh(fsdp=4, devices=[Chip(number) for number in range(4)])
     assert placement(chips).splash and not placement(chips, attention="xla").splash
-    assert not placement(make_mesh()).splash
+    assert placement(make_mesh()).attention == "xla"
+
+
+def test_prompts_attend_by_cudnn_on_gpus():
+    mesh = jax.sharding.Mesh(np.array([Chip(0, platform="gpu")]), ("data",))
+    assert placement(mesh).attention == "cudnn"
+    assert placement(mesh, attention="xla").attention == "xla"
