@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -17,7 +16,7 @@ from recallm_jax.evaluation.files import (
     write_in_order,
     write_summaries,
 )
-from recallm_jax.evaluation.respond import Asked
+from recallm_jax.evaluation.respond import Asked, padded_length
 from recallm_jax.evaluation.rows import Answered, response_rows
 from recallm_jax.evaluation.shards import SHARDS, Shard, note_examples, shard_folders
 from recallm_jax.evaluation.sheet import Sheet, answer_missing
@@ -31,9 +30,6 @@ from rl.rewards.rule import RewardRule
 from storage.files import Path
 from tasks.prompts.record import Record
 from tasks.prompts.vocabulary import Tokenizer
-
-# Prompts are padded to multiples of this, so that few sizes are compiled.
-PADDED = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +97,7 @@ def _evaluate(
     summaries = []
     for task in evaluation_tasks(config):
         records = _records(task, context.tokenizer)
+        longest = max(len(record.inputs) for record in records)
         if shard is not None:
             note_examples(kept_in, task.name, records)
         for mode in modes:
@@ -108,7 +105,7 @@ def _evaluate(
                 title=f"{evaluated.label}: {task.name} {mode.name}",
                 records=records if shard is None else shard.of(records),
                 mode=mode,
-                length=_padded_length(task, records),
+                length=padded_length(longest, task.length),
                 max_new_tokens=task.max_new_tokens,
                 batch_size=config.evaluation.batch_size,
             )
@@ -135,16 +132,6 @@ def _records(task: EvaluationTask, tokenizer: Tokenizer) -> list[Record]:
             "lengths, or its suite out of config.evaluation.suites"
         )
     return records
-
-
-def _padded_length(task: EvaluationTask, records: Sequence[Record]) -> int:
-    """Return the length that prompts are padded to: about that of the longest one.
-
-    Documents may be much shorter than the task's length, and a benchmark's rows longer in our
-    tokens than in those of its tokenizer.
-    """
-    longest = max(len(record.inputs) for record in records)
-    return min(-longest // PADDED * -PADDED, max(task.length, longest))
 
 
 def _rows(tokenizer: Tokenizer, rewards: RewardRule, names: Row, answered: Answered) -> list[Row]:

@@ -23,6 +23,8 @@ from tasks.prompts.record import Record
 
 # The beginnings of the responses to a record, G of them, by its example id.
 Prefixes = Mapping[str, Sequence[Sequence[int]]]
+# Prompts are padded to multiples of this, so that few sizes are compiled.
+PADDED = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,15 @@ class Asked:
     max_new_tokens: int
     batch_size: int
     prefixes: Prefixes | None = None
+
+
+def padded_length(longest: int, target_length: int) -> int:
+    """Return the length that a task's prompts are padded to: about that of its longest one.
+
+    Documents may be much shorter than the target, and a benchmark's rows longer in our tokens than
+    in those of its tokenizer.
+    """
+    return min(-longest // PADDED * -PADDED, max(target_length, longest))
 
 
 def respond(

@@ -10,6 +10,7 @@ from recallm_jax.data.settings import mixture_rates
 from recallm_jax.evaluation.files import read_rows
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.rescore import rescore
+from recallm_jax.evaluation.respond import padded_length
 from recallm_jax.evaluation.rows import suite_scores
 from recallm_jax.evaluation.summaries import across_lengths, format_table, overall_rows, suite_task
 from recallm_jax.evaluation.tasks import evaluation_tasks
@@ -165,3 +166,21 @@ def test_a_task_without_prompts_is_named(monkeypatch, tmp_path):
             toy_summaries(load_config([*CONFIG, *options]), tmp_path)
     finally:
         registry._all_tasks.cache_clear()
+
+
+def test_the_data_sets_of_a_mixture_that_are_named_are_evaluated():
+    options = ["--config=configs/quickstart.py:tiny", "--config.evaluation.lengths=256,512"]
+    assert len(evaluation_tasks(load_config(options))) == 4
+    named = load_config([*options, "--config.evaluation.datasets=math_retrieval"])
+    names = [task.name for task in evaluation_tasks(named)]
+    assert names == ["recallm_math_retrieval_val_256", "recallm_math_retrieval_val_512"]
+    with pytest.raises(UserError, match=r"evaluation.datasets: 'musique' is no data set of the m"):
+        load_config([*options, "--config.evaluation.datasets=math_retrieval,musique"])
+
+
+@pytest.mark.parametrize(
+    ("longest", "target", "padded"),
+    [(600, 4096, 640), (4000, 4096, 4096), (240, 256, 256), (700, 700, 700), (5000, 4096, 5000)],
+)
+def test_prompts_are_padded_to_about_the_longest(longest, target, padded):
+    assert padded_length(longest, target) == padded
