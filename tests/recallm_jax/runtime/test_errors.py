@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -33,3 +36,36 @@ def test_an_error_that_may_pass_is_one_line_and_75(capsys):
 
     assert run_job(job, []) == 75
     assert capsys.readouterr().err == "error: /d/f can't be read now\n"
+
+
+CLOSES_SLOWLY = """
+import sys, time
+from recallm_jax.runtime.errors import run_job
+
+def job(arguments):
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("closing", flush=True)
+        time.sleep(1)
+        print("closed", flush=True)
+
+sys.exit(run_job(job))
+"""
+
+
+def test_a_second_ctrl_c_does_not_stop_a_job_that_closes_its_files():
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLOSES_SLOWLY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in ("begun", "closing"):
+        assert process.stdout.readline().strip() == line
+        process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert out.splitlines() == ["closed", "interrupted; the same command goes on"]
+    assert process.returncode == 130
