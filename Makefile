@@ -51,9 +51,9 @@ ASKED := --document=examples/plain_documents/documents/house_for_sale.txt \
 	--question="What is the area of the former classroom?"
 quickstart: $(VENV)/installed $(WHEEL)
 	$(BIN)/python -m recallm_jax.train --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
 	$(BIN)/python -m recallm_jax.ask --model=$(WORKDIR) $(ASKED)
 	$(BIN)/python -m recallm_jax.ask $(ASKED)
-	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)
 
 # These targets share compiled programs; programs that were compiled over a week ago are deleted.
 smoke test test-slow test-torch: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/programs

@@ -39,10 +39,12 @@ class Mixture:
 
     Attributes:
       rates: the share of each data set in the mixture.
+      evaluated: the data sets that have validation tasks.
       cache_dir: where their cache will be read, since SeqIO's tasks remember where they found it.
     """
 
     rates: Mapping[str, float]
+    evaluated: Sequence[str]
     validation_lengths: Sequence[int]
     num_validation: int
     seed: int
@@ -74,7 +76,7 @@ def register(tokenizer: Tokenizer, settings: TaskSettings, mixture: Mixture) -> 
             _add_order(f"order_of_{name}", number, num_train)
         if _must_register(name, (wanted, settings)):
             _add(name, tokenizer, make, "train", num_train, scored)
-        for length in mixture.validation_lengths:
+        for length in mixture.validation_lengths if dataset in mixture.evaluated else ():
             sized = dataclasses.replace(settings, target_length=length)
             task = validation_task(dataset, length)
             make = functools.partial(record, dataset, tokenizer, sized, "validation", seed)

@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 import zlib
 
@@ -49,6 +50,13 @@ def _programs_of_one_module_at_a_time():
     """Drop compiled programs: each holds memory maps, and their number in a process is limited."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible():
+    """A shell that starts the tests in the background ignores Ctrl-C for all that they start."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from recallm_jax.data.settings import (
     RELEASE,
     check_system_prompt,
     drawn_dataset,
+    evaluated_datasets,
     mixture_rates,
     task_settings,
 )
@@ -157,6 +158,7 @@ def register_tasks(config: ConfigDict, tokenizer: Tokenizer, **options: int):
         tf.config.set_visible_devices([], "GPU")
     mixture = mixtures.Mixture(
         rates=mixture_rates(config),
+        evaluated=evaluated_datasets(config),
         validation_lengths=tuple(config.evaluation.lengths),
         num_validation=config.evaluation.num_examples,
         seed=config.seed,

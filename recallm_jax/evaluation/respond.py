@@ -23,7 +23,7 @@ from tasks.prompts.record import Record
 
 # The beginnings of the responses to a record, G of them, by its example id.
 Prefixes = Mapping[str, Sequence[Sequence[int]]]
-# Prompts are padded to multiples of this, so that few sizes are compiled.
+# Prompts are padded to multiples of this, or of an eighth of the target: few sizes are compiled.
 PADDED = 128
 
 
@@ -54,7 +54,8 @@ def padded_length(longest: int, target_length: int) -> int:
     Documents may be much shorter than the target, and a benchmark's rows longer in our tokens than
     in those of its tokenizer.
     """
-    return min(-longest // PADDED * -PADDED, max(target_length, longest))
+    multiple = max(PADDED, target_length // 8)
+    return min(-longest // multiple * -multiple, max(target_length, longest))
 
 
 def respond(

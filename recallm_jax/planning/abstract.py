@@ -58,6 +58,7 @@ def abstract_context(config: ConfigDict, devices: Sequence[jax.Device]) -> Conte
     check_lengths(config, sizes)
     mesh = partitioning.make_mesh(**config.mesh, devices=devices)
     partitioning.check_config(sizes, mesh)
+    partitioning.check_attention(config.model.attention, mesh)
     model = jax.eval_shape(functools.partial(random_transformer, sizes), jax.random.key(0))
     dtype, adapters = jnp.dtype(config.model.param_dtype), model.trained()
     model = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), model)

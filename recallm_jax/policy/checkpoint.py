@@ -46,6 +46,8 @@ def open_manager(folder: str | Path, *, keep: int) -> ocp.CheckpointManager:
     """
     path = _absolute(folder)
     make_folder(path)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _without_late_writes
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         cleanup_tmp_directories=True,
@@ -83,8 +85,6 @@ def _alone() -> MultiprocessingOptions:
 
 def _manager(path: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     logging.getLogger("absl").addFilter(_not_by_orbax)
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = _without_late_writes
     return ocp.CheckpointManager(path, options=options, item_names=(_ARRAYS, _METADATA))
 
 
@@ -99,7 +99,8 @@ def _without_late_writes(unraisable: "sys.UnraisableHookArgs") -> None:
     When one of Orbax's writes fails, it closes the event loop of the others, and TensorStore shows
     a traceback for each of them that ends after that.
     """
-    if str(unraisable.exc_value) != "Event loop is closed":
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
 
 

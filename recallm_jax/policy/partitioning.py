@@ -11,6 +11,7 @@ Mesh axes are named in this file only. Models name the axes of their arrays logi
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -171,8 +172,30 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-# The attention of each kind of device; plain XLA on any other.
-KERNELS = {"tpu": "splash", "gpu": "cudnn"}
+# The platform of each attention that is a kernel of its own.
+PLATFORMS = {"splash": "tpu", "cudnn": "gpu"}
+
+
+def check_attention(attention: str, mesh: Mesh) -> None:
+    """Refuse the kernel of another platform (config.model.attention).
+
+    Raises:
+      UserError: the mesh has other devices than the kernel needs.
+    """
+    platform = mesh.devices.flat[0].platform
+    if platform != PLATFORMS.get(attention, platform):
+        raise UserError(
+            f"config.model.attention = {attention!r} needs {PLATFORMS[attention].upper()}s, and "
+            f"the devices here are {platform}; use 'auto'"
+        )
+
+
+def _best_attention(device: Any) -> str:
+    if device.platform == "tpu":
+        return "splash"
+    # NVIDIA's say "9.0"; others have names. Before 8.0 cuDNN has no such kernel.
+    capable = re.fullmatch(r"(\d+)\.\d+", getattr(device, "compute_capability", ""))
+    return "cudnn" if device.platform == "gpu" and capable and int(capable[1]) >= 8 else "xla"
 
 
 def placement(mesh: Mesh, rules: Rules = TRAIN_RULES, *, attention: str = "auto") -> Placement:
@@ -183,7 +206,7 @@ def placement(mesh: Mesh, rules: Rules = TRAIN_RULES, *, attention: str = "auto"
         that are only described.
     """
     if attention == "auto":
-        attention = KERNELS.get(mesh.devices.flat[0].platform, "xla")
+        attention = _best_attention(mesh.devices.flat[0])
     return Placement(mesh, tuple(rules.items()), tuple(GATHERED_RULES.items()), attention)
 
 

@@ -51,15 +51,8 @@ def set_up(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> C
             file=sys.stderr,
         )
     partitioning.check_config(model.config, mesh)
-    platform = mesh.devices.flat[0].platform
-    attention = config.model.attention
-    if attention not in ("auto", "xla", partitioning.KERNELS.get(platform)):
-        (needed,) = (name for name, kernel in partitioning.KERNELS.items() if kernel == attention)
-        raise UserError(
-            f"config.model.attention = {attention!r} needs {needed.upper()}s, and the devices here "
-            f"are {platform}; use 'auto'"
-        )
-    placed = partitioning.place_model(model, mesh, attention=attention)
+    partitioning.check_attention(config.model.attention, mesh)
+    placed = partitioning.place_model(model, mesh, attention=config.model.attention)
     return Context(placed, tokenizer, files, mesh, Console(silent=not processes.leads(mesh)))
 
 

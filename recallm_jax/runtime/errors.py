@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, cast
+from typing import cast
 
 from recallm_jax.runtime import peers
 from recallm_jax.runtime.termination import Terminated
@@ -69,7 +69,7 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     arguments = sys.argv[1:] if argv is None else argv
     # A process that was started in the background may have been told to ignore Ctrl-C.
     if argv is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt_once)
+        signal.signal(signal.SIGINT, _Interrupts().handle)
     code = EXIT_BAD_INPUT
     try:
         job(arguments)
@@ -106,10 +106,19 @@ def run_job(job: Callable[[Sequence[str]], None], argv: Sequence[str] | None = N
     return code
 
 
-def _interrupt_once(number: int, frame: FrameType | None) -> NoReturn:
-    """Stop the job at Ctrl-C, and let a second one not stop it while it closes its files."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+class _Interrupts:
+    """Ctrl-C: the first stops the job, the second lets it close its files, the third ends it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take the signal; a handler as `signal.signal` wants it."""
+        self.count += 1
+        if self.count == 1:
+            raise KeyboardInterrupt
+        if self.count > 2:
+            os._exit(EXIT_INTERRUPTED)
 
 
 def _of_storage(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:

@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import posixpath
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from storage.files import reading
+from storage.errors import InputError
+from storage.files import Path, as_path, read_text, told
 from tasks.datasets.dataset import Dataset
 from tasks.datasets.questions import (
     CONCLUSIONS,
@@ -269,31 +269,32 @@ def _of_passages(raw: Mapping, text: str, answers: tuple[str, ...]) -> Question:
 
 def _raw_rows(path: str) -> Iterator[Any]:
     """Yield the raw rows of a file, each with the text of its `document_file` as its document."""
-    texts: dict[str, Any] = {}
+    folder = as_path(path.removeprefix("file://")).parent
+    texts: dict[str, str | UnfitRowError] = {}
     for raw in read_rows(path):
         file = raw.get("document_file") if isinstance(raw, Mapping) else None
         if file is None:
             yield raw
-            continue
-        if file not in texts:
-            texts[file] = _text_of(path, file)
-        text = texts[file]
-        yield text if isinstance(text, UnfitRowError) else _with_document(raw, text)
+        elif raw.get("document") is not None:
+            yield UnfitRowError("both document and document_file")
+        elif not isinstance(file, str) or not file:
+            yield UnfitRowError("a document_file that is not a path")
+        else:
+            if file not in texts:
+                texts[file] = _text_of(folder / file, file)
+            text = texts[file]
+            yield text if isinstance(text, UnfitRowError) else {**raw, "document": text}
 
 
-def _with_document(raw: Mapping, text: str) -> Any:
-    if raw.get("document") is not None:
-        return UnfitRowError("both document and document_file")
-    return {**raw, "document": text}
-
-
-def _text_of(path: str, file: Any) -> str | UnfitRowError:
-    if not isinstance(file, str) or not file:
-        return UnfitRowError("a document_file that is not a path")
+def _text_of(path: Path, file: str) -> str | UnfitRowError:
+    """Return the text of a document; a fault of the disk or the network is no fault of a row."""
     try:
-        with reading(posixpath.join(posixpath.dirname(path), file)) as opened:
-            return opened.read().decode("utf-8")
-    except (OSError, ValueError):
+        with told(str(path)):
+            return read_text(path)
+    except InputError:
+        raise
+    # The last one: the path holds a zero byte, or the file is not UTF-8.
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
         return UnfitRowError(f"document_file {file} can't be read as UTF-8")
 
 

@@ -1,17 +1,8 @@
 """Clouds for the tests of launch/: without a VM, and with one that is set up."""
 
-import signal
-
 import pytest
 
 from tests.launch.stand_ins import make_cloud
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _interruptible():
-    """A shell that starts the tests in the background ignores Ctrl-C for all that they start."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ TOKENIZER = tiny_tokenizer()
 SETTINGS = TaskSettings(target_length=400)
 OPTIONS = {
     "rates": {"retrieval": 1.0, "math_retrieval": 3.0},
+    "evaluated": ("retrieval", "math_retrieval"),
     "validation_lengths": (400, 1024),
     "num_validation": 4,
     "seed": 0,

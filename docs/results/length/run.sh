@@ -7,7 +7,7 @@ set -eu
 seed=$1 folder=$2 lengths=${3:-(512,1024,2048,4096,7936)}
 arms=${4:-direct probe cold_start grpo lora}
 shared="--config=configs/quickstart.py --config.data.mixture.own_questions=0 --config.seed=$seed
-  --config.sft2.steps=20
+  --config.data.dir= --config.sft2.steps=20
   --config.evaluation.lengths=$lengths --config.evaluation.num_examples=16
   --config.evaluation.batch_size=8 --config.checkpoint.every_steps=50"
 both="--config.evaluation.modes=('constrained-greedy','unconstrained-greedy')"

@@ -43,6 +43,13 @@ def assert_same(first: Record, second: Record):
         np.testing.assert_equal(getattr(first, field.name), getattr(second, field.name))
 
 
+def test_data_sets_that_are_not_evaluated_get_no_validation_prompts(tmp_path):
+    named = "--config.evaluation.datasets=math_retrieval"
+    assert prepare.main([*ARGUMENTS, named, f"--out={tmp_path}", "--num_train=4"]) == 0
+    files = {path.name for path in tmp_path.glob("*.jsonl")}
+    assert files == {"train.jsonl", "recallm_math_retrieval_val_256.jsonl"}
+
+
 def test_prepared_files_hold_the_generated_records(prepared, records, tokenizer):
     config = config_of(f"jsonl:{prepared}/train.jsonl")
     # The file is read again from its start when it ends.

@@ -3,6 +3,7 @@
 import errno
 import functools
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -245,3 +246,25 @@ def test_a_full_disk_is_reported_and_leaves_no_half_checkpoint(tmp_path, monkeyp
             with pytest.raises(UserError, match="the disk is full while writing"):
                 checkpoint.save(manager, 2, make_state(2), {})
         assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (RuntimeError("Event loop is closed"), False),
+        (RuntimeError("Event loop is running"), True),
+        (OSError("Event loop is closed"), True),
+    ],
+)
+def test_writes_that_end_after_one_has_failed_are_not_shown(
+    error, shown, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    checkpoint.open_manager(tmp_path, keep=1).close()
+
+    class Late:
+        def __del__(self):
+            raise error
+
+    Late()
+    assert (type(error).__name__ in capsys.readouterr().err) == shown

@@ -14,6 +14,7 @@ from recallm_jax.policy.partitioning import (
     ROLLOUT_RULES,
     TRAIN_RULES,
     batch_sharding,
+    check_attention,
     check_config,
     make_mesh,
     model_shardings,
@@ -171,6 +172,16 @@ def test_attention_is_chosen_by_the_devices_of_the_mesh():
 
 
 def test_prompts_attend_by_cudnn_on_gpus():
-    mesh = jax.sharding.Mesh(np.array([Chip(0, platform="gpu")]), ("data",))
-    assert placement(mesh).attention == "cudnn"
-    assert placement(mesh, attention="xla").attention == "xla"
+    def mesh(capability):
+        device = Chip(0, platform="gpu")
+        object.__setattr__(device, "compute_capability", capability)
+        return jax.sharding.Mesh(np.array([device]), ("data",))
+
+    assert placement(mesh("9.0")).attention == placement(mesh("8.0")).attention == "cudnn"
+    # A T4, and one of AMD.
+    assert placement(mesh("7.5")).attention == placement(mesh("gfx942")).attention == "xla"
+    assert placement(mesh("9.0"), attention="xla").attention == "xla"
+    with pytest.raises(UserError, match="'splash' needs TPUs, and the devices here are gpu; use"):
+        check_attention("splash", mesh("9.0"))
+    with pytest.raises(UserError, match="'cudnn' needs GPUs, and the devices here are cpu; use"):
+        check_attention("cudnn", make_mesh())

@@ -355,7 +355,7 @@ def test_rows_may_name_the_file_of_their_document(tmp_path):
 def test_document_files_that_can_not_be_read_are_counted(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     (tmp_path / "good.txt").write_text("A text.", encoding="utf-8")
-    files = ["none.txt", "latin.txt", 3, ""]
+    files = ["none.txt", "latin.txt", 3, "", ["latin.txt"], {}]
     rows = [{**contract(n), "document": None, "document_file": x} for n, x in enumerate(files)]
     rows += [contract(7, document_file="good.txt"), contract(8)]
     write(tmp_path, "own_questions_train.jsonl", rows)
@@ -366,5 +366,5 @@ def test_document_files_that_can_not_be_read_are_counted(tmp_path):
         "document_file none.txt can't be read as UTF-8": 1,
         "document_file latin.txt can't be read as UTF-8": 1,
         "both document and document_file": 1,
-        "a document_file that is not a path": 2,
+        "a document_file that is not a path": 4,
     }
