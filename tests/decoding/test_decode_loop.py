@@ -128,7 +128,7 @@ def test_a_prompts_responses_do_not_depend_on_its_batch():
         np.testing.assert_array_equal(rollout.tokens[0], together.tokens[b])
 
 
-@pytest.mark.parametrize("kind", ["toy", "transformer"])
+@pytest.mark.parametrize("kind", ["toy", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_rows_that_stop_are_left_out_and_change_nothing_for_the_others(kind, monkeypatch):
     """The caches grow from 4 tokens to 16 and 24, and the rows become fewer, down to one."""
     policy, rules = span_loving_policy(12), RULES

@@ -19,7 +19,12 @@ from recallm_jax.weights.tensors import layer_arrays, top_arrays
 from tests.oracles import even_tokens
 from tests.oracles.tiny_run import CONFIG
 
-LORA = (*CONFIG, "--config.model.lora.rank=2", "--config.model.lora.alpha=8")
+LORA = (
+    *CONFIG,
+    *("--config.model.lora.rank=2", "--config.model.lora.alpha=8"),
+    # Evaluations take most of the time of a tiny run.
+    "--config.evaluation.num_examples=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,8 @@ def test_a_run_resumed_from_adapters_ends_with_the_same_bits(run, tmp_path):
 
 
 def test_adapters_of_other_weights_are_refused_in_one_line(run, capsys):
-    arguments = [*LORA, "--config.seed=1", f"--workdir={run}", "--label=x"]
+    arguments = [*LORA, "--config.evaluation.num_examples=1", "--config.seed=1"]
+    arguments += [f"--workdir={run}", "--label=x"]
     assert evaluate.main(arguments) == 2
     assert "config.seed" in capsys.readouterr().err
 
