@@ -109,6 +109,18 @@ def write(path, body: str) -> str:
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"),
+    [("def get_config(:\n", "invalid syntax"), ("import no_such_module\n", "No module named")],
+)
+def test_a_config_that_python_can_not_run_is_refused_in_one_line(text, reason, tmp_path, capsys):
+    file = tmp_path / "mine.py"
+    file.write_text(text, encoding="utf-8")
+    assert run_job(load_config, [f"--config={file}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --config={file}: {reason}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("body", "message"),
     [
         (
