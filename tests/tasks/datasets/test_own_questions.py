@@ -1,5 +1,6 @@
 """A user's own questions: whole documents with quotes, or passages among distractors."""
 
+import errno
 import json
 import pathlib
 import re
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import settings as limits
 
 from recallm_jax.policy.tiny import tiny_tokenizer
+from storage.errors import InputError
+from tasks.datasets import own_questions
 from tasks.datasets.own_questions import SOURCE, Reading, parse
 from tasks.datasets.registry import find
 from tasks.errors import TaskInputError, UnfitRowError
@@ -368,3 +371,17 @@ def test_document_files_that_can_not_be_read_are_counted(tmp_path):
         "both document and document_file": 1,
         "a document_file that is not a path": 4,
     }
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "no disk"), InputError("no network")])
+def test_a_fault_of_the_disk_or_the_network_is_no_fault_of_a_row(fault, tmp_path, monkeypatch):
+    """A process that left the row out would draw other examples than the others."""
+
+    def fail(path):
+        raise fault
+
+    monkeypatch.setattr(own_questions, "read_text", fail)
+    rows = [contract(1), contract(2, document=None, document_file="a.txt")]
+    write(tmp_path, "own_questions_train.jsonl", rows)
+    with pytest.raises(type(fault), match=r"no (disk|network)"):
+        read_table(SOURCE, str(tmp_path), "train")
