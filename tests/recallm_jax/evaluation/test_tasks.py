@@ -7,11 +7,13 @@ import pytest
 
 from recallm_jax.config.load import load_config
 from recallm_jax.data.settings import mixture_rates
+from recallm_jax.evaluation import loop
 from recallm_jax.evaluation.files import read_rows
 from recallm_jax.evaluation.loop import Evaluated, evaluate
 from recallm_jax.evaluation.rescore import rescore
 from recallm_jax.evaluation.respond import padded_length
 from recallm_jax.evaluation.rows import suite_scores
+from recallm_jax.evaluation.shards import Shard
 from recallm_jax.evaluation.summaries import across_lengths, format_table, overall_rows, suite_task
 from recallm_jax.evaluation.tasks import evaluation_tasks
 from recallm_jax.policy.setup import check_lengths
@@ -187,3 +189,42 @@ def test_the_data_sets_of_a_mixture_that_are_named_are_evaluated():
 )
 def test_prompts_are_padded_to_about_the_longest(longest, target, padded):
     assert padded_length(longest, target) == padded
+
+
+def test_all_shards_pad_to_the_longest_prompt_of_the_task(tmp_path, monkeypatch):
+    """So that a response is computed alike in whichever shard it lies."""
+    rows = [
+        {
+            "question": f"How many boats lie in harbour {number}?",
+            "answer": f"{number + 20} boats",
+            "document": f"In harbour {number} lie {number + 20} boats. " * (1 + 40 * number),
+            "evidence": f"In harbour {number} lie {number + 20} boats.",
+        }
+        for number in range(2)
+    ]
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    for split in ("train", "validation"):
+        (tmp_path / f"own_questions_{split}.jsonl").write_text(text, encoding="utf-8")
+    asked = []
+
+    def answer(config, context, policy, sheet, rows):
+        asked.append(sheet.asked)
+        return rows
+
+    monkeypatch.setattr(loop, "answer_missing", answer)
+    config = load_config(
+        [
+            *("--config=configs/mixture.py:of=own,tiny", "--config.data.source=generated"),
+            *(f"--config.data.dir={tmp_path}", "--config.evaluation.lengths=2048"),
+            *("--config.evaluation.num_examples=2", "--config.evaluation.modes=constrained-greedy"),
+        ]
+    )
+    toy = Evaluated("toy", "toy step 0", tmp_path / "eval")
+    for number in range(2):
+        shard = Shard(number, 2)
+        evaluate(config, toy_context(config), random_toy_policy(0, 768), toy, shard)
+    prompts = [len(one.records[0].inputs) for one in asked]
+    assert [len(one.records) for one in asked] == [1, 1] and prompts[0] != prompts[1]
+    assert padded_length(min(prompts), 2048) < padded_length(max(prompts), 2048) < 2048
+    # That of both together.
+    assert {one.length for one in asked} == {padded_length(max(prompts), 2048)}
