@@ -42,7 +42,10 @@ def found(monkeypatch):
 def calls(function, *arguments) -> collections.Counter[str]:
     """Return how often a GPU's program calls each routine of cuDNN."""
     program = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
-    return collections.Counter(re.findall(r"custom_call @(__cudnn[$\w]+)", program))
+    found = collections.Counter(re.findall(r"custom_call @(__cudnn[$\w]+)", program))
+    # A query sees no later key.
+    assert len(re.findall(r"mask_type[^,]*CAUSAL", program)) == found.total()
+    return found
 
 
 @pytest.mark.parametrize("axes", [{}, {"data": 2}, {"data": 2, "tensor": 2}])
