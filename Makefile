@@ -49,6 +49,8 @@ $(WHEEL): | $(BIN)/python
 # A document that neither the model of the quickstart nor the one in the box was trained on.
 ASKED := --document=examples/plain_documents/documents/house_for_sale.txt \
 	--question="What is the area of the former classroom?"
+# Large pages save a twelfth of a step's time on a CPU (docs/profiling.md); glibc 2.35 and newer.
+quickstart: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 quickstart: $(VENV)/installed $(WHEEL)
 	$(BIN)/python -m recallm_jax.train --config=configs/quickstart.py --workdir=$(WORKDIR)
 	$(BIN)/python -m recallm_jax.report --workdir=$(WORKDIR)

@@ -3,9 +3,9 @@
 Runs `recallm_jax.train` with the arguments, and says in FILE what it is doing. At the COUNT-th time
 that it comes to POINT, its process gets SIGKILL, or the signal that follows the point, as in
 "save:SIGTERM"; with the point "none" others are to kill it. The reward is one that a random model
-can earn, or GRPO would have nothing to learn; a share of the rewards, SLOW_REWARDS in the
-environment, takes five seconds longer. TensorFlow, which takes seconds to load, is kept out unless
-the arguments want SeqIO.
+can earn, or GRPO would have nothing to learn. A share of the rewards, SLOW_REWARDS in the
+environment, takes five seconds longer; the time of a response's reward is limited to REWARD_SECONDS.
+TensorFlow, which takes seconds to load, is kept out unless the arguments want SeqIO.
 """
 
 import os
@@ -20,6 +20,7 @@ from recallm_jax.evaluation import loop
 from recallm_jax.policy import checkpoint
 from recallm_jax.runtime import metrics
 from recallm_jax.training import policy_gradient, rollouts, sft
+from rl.rewards import guarded
 from storage import files
 from tests.oracles import even_tokens
 
@@ -158,6 +159,7 @@ def patch(countdown: Countdown) -> None:
                 countdown.reach("config")
             return self.context.__exit__(*exception)
 
+    guarded.SECONDS = float(os.environ.get("REWARD_SECONDS", guarded.SECONDS))
     rollouts.decode, rollouts.reward_groups = sampled, rewarded
     for (module, name), update in updates.items():
         setattr(module, name, updated(update))

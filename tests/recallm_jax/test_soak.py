@@ -2,7 +2,7 @@
 
 `SOAK_MINUTES=60 make test-slow` makes it long. Each start of a run meets one of the events below,
 at a random time, until the run is done. Then the next run begins, by turns in a local folder and in
-a bucket of an emulator.
+a bucket of an emulator. All the while the rewards of some responses hang, and are given up.
 """
 
 import collections
@@ -18,6 +18,7 @@ import pytest
 from tests.oracles.killed_runs import STEPS, Run, assert_same, results
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+HANGING = ("none", "1", "--config.reward.function=tests.oracles.hanging_reward:score")
 MINUTES = float(os.environ.get("SOAK_MINUTES", "5"))
 SIGNALS = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM, "interrupted": signal.SIGINT}
 # The code with which a start may end after each event; 0 if it was done before.
@@ -67,7 +68,7 @@ def disturb(event: str, run: Run, reader: Reader, rng: random.Random, gcs) -> No
             process.send_signal(SIGNALS[event])
     elif event == "second process":
         if process.poll() is None:
-            code, out = run.ended()
+            code, out = run.ended(*HANGING)
             # The first may have ended while the second one started.
             assert code in (0, 2), out[-2000:]
             assert code == 0 or "is being written" in out or process.poll() is not None
@@ -83,7 +84,7 @@ def start_once(run: Run, rng: random.Random, gcs, *, remote: bool) -> tuple[str,
     """Start a run, and disturb it; return what happened and whether the run is done."""
     event = rng.choice([*CODES] if remote else [*SIGNALS, "second process"])
     run.phase.unlink(missing_ok=True)
-    process = run.start()
+    process = run.start(*HANGING)
     reader = Reader(process)
     try:
         if event in ("terminated", "interrupted"):
@@ -109,9 +110,12 @@ def start_once(run: Run, rng: random.Random, gcs, *, remote: bool) -> tuple[str,
 def test_a_disturbed_run_ends_with_the_bits_of_an_undisturbed_one(
     tmp_path, gcs, bucket, capsys, monkeypatch
 ):
+    monkeypatch.setenv("REWARD_SECONDS", "3")
     whole = Run(tmp_path / "whole", tmp_path / "cache", tmp_path)
-    whole.finish()
+    whole.finish(*HANGING)
     wanted = results(whole.workdir)
+    hung = sum(row.get("without_reward", 0) for row in wanted["metrics"])
+    assert hung > 0
     monkeypatch.setenv("SLOW_REWARDS", "0.05")
     seed = int(os.environ.get("SOAK_SEED", random.SystemRandom().randrange(1 << 16)))
     rng, events, runs = random.Random(seed), collections.Counter(), 0
@@ -127,4 +131,7 @@ def test_a_disturbed_run_ends_with_the_bits_of_an_undisturbed_one(
         runs += 1
     minutes = (time.monotonic() - start) / 60
     with capsys.disabled():
-        print(f"\nseed {seed}, {minutes:.0f} minutes, {runs} runs: {dict(events)}")
+        print(
+            f"\nseed {seed}, {minutes:.0f} minutes, {runs} runs, in each {hung:g} rewards hang: "
+            f"{dict(events)}"
+        )
