@@ -79,9 +79,11 @@ def lying(tree: Any, shardings: Shardings) -> Any:
 
 
 def in_order(tree: Any, order: Int[np.ndarray, " B"]) -> Any:
-    """Return arrays with their prompts in an order, each placed on devices as it was."""
-    if (order == np.arange(len(order))).all():
-        return tree
+    """Return arrays with their prompts in an order, each placed on devices as it was.
+
+    Arrays that are in order already are copied like others: a program compiles for how its
+    arguments are placed.
+    """
     return _taken(tree, order, shardings=shardings_of(tree))
 
 

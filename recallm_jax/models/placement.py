@@ -29,7 +29,9 @@ def partition_spec(
 
     A mesh axis that does not divide an array axis is dropped for that array, which is then whole
     along it, for example if there are fewer key heads than `tensor` devices.
-    `partitioning.check_config` refuses sizes for which this would waste a mesh axis.
+    `partitioning.check_config` refuses sizes for which this would waste a mesh axis. Mesh axes of
+    one device, and axes at the end that are whole, are left out, as JAX leaves them out for what a
+    program returns: an array that is told otherwise would make the next call compile again.
 
     Args:
       axes: the logical name of each array axis; None is never split.
@@ -49,10 +51,13 @@ def partition_spec(
                     f"{mesh_axis!r}; change the rules"
                 )
             used[mesh_axis] = name
-            if size % (parts * mesh.shape[mesh_axis]) == 0:
-                parts *= mesh.shape[mesh_axis]
+            count = mesh.shape[mesh_axis]
+            if count > 1 and size % (parts * count) == 0:
+                parts *= count
                 chosen.append(mesh_axis)
         entries.append(chosen[0] if len(chosen) == 1 else tuple(chosen) or None)
+    while entries and entries[-1] is None:
+        entries.pop()
     return PartitionSpec(*entries)
 
 
@@ -88,7 +93,8 @@ class Placement:
 
     def parts(self, axis: str, size: int) -> tuple[tuple[str, ...], int]:
         """Return the mesh axes that split an array axis, and the number of parts."""
-        entry = self.spec([axis], [size])[0]
+        entries = self.spec([axis], [size])
+        entry = entries[0] if entries else ()
         axes = (entry,) if isinstance(entry, str) else tuple(entry or ())
         return axes, math.prod(self.mesh.shape[name] for name in axes)
 

@@ -164,7 +164,7 @@ def key_name(key: Any) -> Any:
 
 def batch_sharding(mesh: Mesh, rules: Rules = TRAIN_RULES) -> NamedSharding:
     """Return the sharding of arrays whose leading axis is the batch of prompts."""
-    return NamedSharding(mesh, PartitionSpec(rules["batch"]))
+    return NamedSharding(mesh, partition_spec(["batch"], [mesh.size], mesh, rules))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

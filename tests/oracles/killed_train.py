@@ -4,8 +4,8 @@ Runs `recallm_jax.train` with the arguments, and says in FILE what it is doing. 
 that it comes to POINT, its process gets SIGKILL, or the signal that follows the point, as in
 "save:SIGTERM"; with the point "none" others are to kill it. The reward is one that a random model
 can earn, or GRPO would have nothing to learn. A share of the rewards, SLOW_REWARDS in the
-environment, takes five seconds longer; the time of a response's reward is limited to REWARD_SECONDS.
-TensorFlow, which takes seconds to load, is kept out unless the arguments want SeqIO.
+environment, takes five seconds longer; a response's reward may take REWARD_SECONDS. TensorFlow,
+which takes seconds to load, is kept out unless the arguments want SeqIO.
 """
 
 import os

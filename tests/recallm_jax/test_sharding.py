@@ -39,9 +39,13 @@ from rl.learner import (
     LearnerState,
     PolicyLoss,
     Scoring,
+    apply_gradient,
     init_state,
+    policy_gradient,
     policy_update,
     score_in_parts,
+    score_parts,
+    sft_gradient,
     sft_update,
 )
 from rl.packing import Packing, one_a_row, pack
@@ -405,3 +409,30 @@ def test_the_policy_that_samples_is_the_policy_that_learns(model):
     half = dataclasses.replace(CONFIG, dtype="bfloat16")
     policy = policy.with_config(half)
     assert {x.dtype.name for x in jax.tree.leaves(for_rollout(policy))} == {"bfloat16", "float32"}
+
+
+@pytest.mark.parametrize("axes", [{}, MIXED], ids=str)
+def test_no_step_but_the_first_compiles(axes, model, prompts):
+    mesh = make_mesh(**axes)
+    policy, (prompts,) = placed(model, (prompts,), mesh)
+    index = jax.jit(index_prompts, static_argnums=(1, 2))(prompts, RULES, CONFIG.vocab_rows)
+    shape = (NUM_PROMPTS, 1, LENGTH)
+    tokens, lengths, found = jax.device_put(
+        (np.ones(shape, np.int32), np.full(shape[:2], LENGTH), np.zeros(shape, np.float32)),
+        batch_sharding(mesh),
+    )
+    rollout = Rollout(prompts, index, tokens, lengths, found)
+    scoring, kept = scoring_on(mesh), []
+    as_given = one_a_row(NUM_PROMPTS, 1, LENGTH, num_parts=2)
+    sft_state = start_state(policy, mesh)
+    state = start_state(policy, mesh)
+    for order in (as_given.order, as_given.order[::-1], as_given.order):
+        packing = dataclasses.replace(as_given, order=order)
+        scores = score_in_parts(state.policy, rollout, scoring=scoring, packing=packing)
+        batch = Batch(rollout, advantages=found[..., :1], reference_log_probs=scores)
+        options = {"optimizer": OPTIMIZER, "scoring": scoring, "packing": packing}
+        state, _ = policy_update(state, batch, loss=LOSS, **options)
+        sft_state, _ = sft_update(sft_state, rollout, **options)
+        programs = (score_parts, policy_gradient, sft_gradient, apply_gradient)
+        kept.append([program._cache_size() for program in programs])
+    assert kept == [kept[0]] * 3
