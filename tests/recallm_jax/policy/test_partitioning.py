@@ -39,7 +39,7 @@ def specs_of(shardings):
 @needs_eight
 def test_parameters_lie_as_their_rules_say():
     model = tiny_model("llama_plain")
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    mesh = make_mesh(fsdp=2, sequence=2, tensor=2)
     shardings = model_shardings(model, mesh)
     assert jax.tree.structure(shardings) == jax.tree.structure(model)
     train = specs_of(shardings)
@@ -49,7 +49,7 @@ def test_parameters_lie_as_their_rules_say():
     assert train["down"] == PartitionSpec(None, "tensor", split)
     # A parameter with the name of a field that every parameter has must not be mistaken for it.
     assert train["value"] == PartitionSpec(None, split, "tensor")
-    assert train["final_norm"] == PartitionSpec(None)
+    assert train["final_norm"] == PartitionSpec()
     rollout = specs_of(model_shardings(model, mesh, ROLLOUT_RULES))
     assert rollout["query"] == PartitionSpec(None, None, "tensor")
 
@@ -58,8 +58,8 @@ def test_parameters_lie_as_their_rules_say():
 def test_heads_are_never_cut_in_two():
     # One key head of 12 numbers: 12 divides by 2, one head does not.
     model = tiny_model("smollm2_plain")
-    specs = specs_of(model_shardings(model, make_mesh(tensor=2)))
-    assert specs["key"] == PartitionSpec(None, ("fsdp", "sequence"), None)
+    specs = specs_of(model_shardings(model, make_mesh(fsdp=2, tensor=2)))
+    assert specs["key"] == PartitionSpec(None, "fsdp")
 
 
 @needs_eight
@@ -106,7 +106,16 @@ def test_optimiser_state_lies_as_its_parameters():
 @needs_eight
 def test_a_mesh_axis_that_does_not_divide_is_dropped():
     spec = partition_spec(("batch", None), (6, 5), make_mesh(data=2, fsdp=4), TRAIN_RULES)
-    assert spec == PartitionSpec("data", None)
+    assert spec == PartitionSpec("data")
+
+
+@needs_eight
+def test_what_splits_nothing_is_not_named():
+    mesh = make_mesh(fsdp=2, tensor=2)
+    spec = partition_spec(("batch", None, "heads"), (8, 5, 3), make_mesh(), TRAIN_RULES)
+    assert spec == PartitionSpec()
+    spec = partition_spec(("batch", "heads", "layers"), (8, 4, 3), mesh, TRAIN_RULES)
+    assert spec == PartitionSpec("fsdp", "tensor")
 
 
 def test_collisions_and_unknown_axes_are_refused():
