@@ -20,9 +20,10 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# A model that leaves room on every chip is copied to each; the others are split over them.
-_COPIED = {"data": 8, "rollout_parts": 1, "logits_chunk": 512}
-_SPLIT = {"fsdp": 8, "rollout_parts": 1, "logits_chunk": 512}
+# A model that leaves room on every chip is copied to each; the others are split over them. Logits of
+# a chunk are those of 16 responses, and Qwen's tokens are three times as many.
+_COPIED = {"data": 8, "rollout_parts": 1, "logits_chunk": 384}
+_SPLIT = {"fsdp": 8, "rollout_parts": 1, "logits_chunk": 128}
 TOPOLOGIES = {
     "smollm2-135m": {"v5e:2x4": _COPIED, "v6e:2x4": _COPIED},
     "qwen2.5-0.5b": {"v5e:2x4": _SPLIT, "v6e:2x4": _SPLIT},

@@ -4,7 +4,8 @@ It is trained on prompts of 1,024 tokens, lists of keys and values and some plai
 cold start and a few steps of GRPO, and evaluated on lists of 1,024 and 4,096 tokens, before and
 after.
 Result: exact match 0 % at both lengths before, 92 % and 75 % after (n = 12 each; 2026-12-01). With
-lists alone it took 13 minutes, installation included (2026-11-30, docs/results/README.md).
+lists alone it took 13 minutes, installation included (2026-11-30); on a slow machine it takes three
+times as long (docs/results/README.md).
 Hardware: 2 CPU cores, 12 GiB (training used 10 GB).
 
     python -m recallm_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
