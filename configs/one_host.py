@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# A model that leaves room on every chip is copied to each; the others are split over them. Logits of
-# a chunk are those of 16 responses, and Qwen's tokens are three times as many.
+# A model that leaves room on every chip is copied to each; the others are split over them. A chunk
+# has the logits of 16 responses; Qwen's vocabulary is three times as large.
 _COPIED = {"data": 8, "rollout_parts": 1, "logits_chunk": 384}
 _SPLIT = {"fsdp": 8, "rollout_parts": 1, "logits_chunk": 128}
 TOPOLOGIES = {

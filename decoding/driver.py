@@ -61,7 +61,9 @@ def decode(
     if len(sizes) > 1:
         longest = [int(length) for length in descending(prompts.lengths, parts)]
     waves = plan_waves(longest, sizes)
-    room, capacity = _room(waves, sizes), first_capacity(limits)
+    # The same room for all batches: all later programs are compiled for it, and read only what
+    # prompts have filled.
+    room, capacity = len(longest) * sizes[-1], first_capacity(limits)
     state = begin(policy, prompts, keys, sampling, limits, room, capacity)
     for wave in waves:
         state = enter_wave(policy, state, prompts, wave.count, wave.size, wave.first, wave.place)
@@ -292,10 +294,3 @@ def plan_waves(longest: Sequence[int], sizes: Sequence[int]) -> list[Wave]:
             waves.append(Wave(first, count, size, place))
             first, left, place = first + count, left - count, place + count * size
     return waves
-
-
-def _room(waves: Sequence[Wave], sizes: Sequence[int]) -> int:
-    """Return room for the waves: that of all prompts at one of the sizes, so of few values."""
-    count = sum(wave.count for wave in waves)
-    taken = sum(wave.count * wave.size for wave in waves)
-    return next(count * size for size in sizes if count * size >= taken)

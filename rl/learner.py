@@ -300,13 +300,14 @@ def _of_runs(add: Callable, trained, slots: Slots, packing: Packing) -> tuple[An
 
 
 @functools.partial(
-    jax.jit, static_argnames=("optimizer", "matrices_only"), donate_argnames="changed"
+    jax.jit, static_argnames=("optimizer", "shardings", "matrices_only"), donate_argnames="changed"
 )
 def apply_gradient(
     changed: LearnerState,
     gradient: Any,
     *,
     optimizer: optax.GradientTransformation,
+    shardings: Shardings,
     matrices_only: bool = False,
 ) -> tuple[LearnerState, Float[Array, ""]]:
     """Return the state after a step along a gradient, and the gradient's norm.
@@ -314,6 +315,7 @@ def apply_gradient(
     Args:
       changed: the part of a state that updates change, see `changed_part`; donated.
       gradient: of the trained parameters, or of the vocabulary's matrices only.
+      shardings: the layout of `changed`, and of the state after it.
     """
     trained = _trained(changed.policy, changed.critic)
     norm = optax.tree.norm(gradient)
@@ -324,11 +326,13 @@ def apply_gradient(
     policy, critic = trained, None
     if changed.critic is not None:
         policy, critic = trained["policy"], trained["critic"]
-    return LearnerState(policy, optimizer_state, changed.step + 1, critic), norm
+    after = LearnerState(policy, optimizer_state, changed.step + 1, critic)
+    return lying(after, shardings), norm
 
 
 def _applied(state: LearnerState, gradient: Any, **options: Any) -> tuple[LearnerState, Array]:
-    changed, norm = apply_gradient(changed_part(state), gradient, **options)
+    changed = changed_part(state)
+    changed, norm = apply_gradient(changed, gradient, shardings=shardings_of(changed), **options)
     return with_changed(state, changed), norm
 
 

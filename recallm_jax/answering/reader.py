@@ -24,7 +24,7 @@ from decoding.open_prompts import OpenPrompts, extended, go_on_from, open_prompt
 from decoding.policy import Policy
 from decoding.prompts import Prompts
 from decoding.rollout import Rollout
-from decoding.sampling import row_keys, stack_sampling
+from decoding.sampling import RowSampling, Sampling, row_keys, stack_sampling
 from decoding.scheduler import Request, decode_all
 from decoding.span_copy import SpanRules
 from recallm_jax.answering.answer import Answer, read_answer
@@ -35,6 +35,7 @@ from recallm_jax.answering.prompt import (
     question_part,
 )
 from recallm_jax.answering.questions import (
+    GREEDY,
     STEP,
     Form,
     Options,
@@ -87,8 +88,9 @@ class Reader:
         groups = list(grouped(self.form, asked, options, most=MOST_QUESTIONS))
         if not groups:
             return
-        width = max(group.prefixes.shape[1] for group in groups)
-        rows = max(len(group.numbers) for group in groups)
+        # Few sizes, so that calls with other questions share programs.
+        width = sizes(max(group.prefixes.shape[1] for group in groups))[-1]
+        rows = _power_of_two(max(len(group.numbers) for group in groups))
 
         def request(group: Questions) -> Request:
             # Rows without a question answer the first one again, and end with it.
@@ -104,7 +106,7 @@ class Reader:
             self.policy,
             map(request, groups),
             buckets=sizes(max(len(group.part.tokens) for group in groups)),
-            num_slots=min(MOST_DOCUMENTS, len(groups)),
+            num_slots=min(MOST_DOCUMENTS, _power_of_two(len(groups))),
             sampling=options.sampling,
             limits=self.limits(width, options),
             max_prefix=width,
@@ -215,14 +217,15 @@ class OpenDocument:
         counts = np.array([len(ids)], np.int32)
         asked = (self.document, question)
         quote = np.asarray(tokenizer.encode(QUOTE_FIRST), np.int32)[None, None]
-        # Greedy decoding is a program of its own; other settings share one.
-        sampling = options.sampling
+        # Room for the usual answer, so that shorter ones share its programs.
+        longest = max(options.max_new_tokens, reader.options.max_new_tokens)
+        limits = reader.limits(quote.shape[2], dataclasses.replace(options, max_new_tokens=longest))
         rollouts = go_on_from(
             reader.policy,
             extended(reader.policy, opened, padded, counts),
             reader.context.place(_keys(options.seed, [asked])[None]),
-            sampling=stack_sampling([[sampling]]) if sampling.temperature else sampling,
-            limits=reader.limits(quote.shape[2], options),
+            sampling=_settings(options.sampling),
+            limits=limits,
             prefix=quote if options.quote_first else None,
             every=every,
         )
@@ -252,6 +255,18 @@ def sizes(longest: int) -> tuple[int, ...]:
         power = 1 << (found[-1].bit_length() - 1)
         found.append(power + power // 2 if found[-1] == power else 2 * power)
     return tuple(found)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+def _settings(sampling: Sampling) -> Sampling | RowSampling:
+    """Return settings that share few programs: greedy decoding has its own, all others have one."""
+    if sampling.temperature == 0:
+        # Which tokens are kept doesn't matter for the likeliest.
+        sampling = dataclasses.replace(GREEDY, repetition_penalty=sampling.repetition_penalty)
+    return sampling if sampling == GREEDY else stack_sampling([[sampling]])
 
 
 def _keys(seed: int, asked: Sequence[Pair]) -> Key[Array, " G"]:

@@ -52,10 +52,11 @@ def padded_length(longest: int, target_length: int) -> int:
     """Return the length that a task's prompts are padded to: about that of its longest one.
 
     Documents may be much shorter than the target, and a benchmark's rows longer in our tokens than
-    in those of its tokenizer.
+    in those of its tokenizer. Lengths are few, since programs are compiled for each.
     """
     multiple = max(PADDED, target_length // 8)
-    return min(-longest // multiple * -multiple, max(target_length, longest))
+    rounded = -longest // multiple * -multiple
+    return rounded if longest > target_length else min(rounded, target_length)
 
 
 def respond(

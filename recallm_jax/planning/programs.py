@@ -172,10 +172,12 @@ def _rounds(parts: MicroBatches) -> int:
 def _application(
     name: str, state: LearnerState, gradient: Any, beside: Parts, options: Mapping, *, runs: int = 1
 ) -> Program:
+    changed = changed_part(state)
+    options = {**options, "shardings": shardings_of(changed)}
     return Program(
         f"{name}.apply",
         "apply",
-        functools.partial(apply_gradient.lower, changed_part(state), gradient, **options),
+        functools.partial(apply_gradient.lower, changed, gradient, **options),
         {**_of_state(state), GRADIENT: gradient},
         beside,
         NO_GROUPS,

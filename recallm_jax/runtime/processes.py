@@ -185,7 +185,8 @@ def texts_of_all(texts: Sequence[str], mesh: Mesh | None) -> list[str]:
     sizes = multihost_utils.process_allgather(np.array(len(said), np.int32))
     if not sizes.any():
         return []
-    padded = np.zeros(sizes.max(), np.uint8)
+    # Few sizes: a program is compiled for each, in all processes.
+    padded = np.zeros(1 << int(sizes.max() - 1).bit_length(), np.uint8)
     padded[: len(said)] = said
     gathered = multihost_utils.process_allgather(padded)
     lists = [

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from decoding import driver
+from decoding.compilations import count_compilations
 from decoding.decode_loop import Limits
 from decoding.driver import decode
 from decoding.prompts import Prompts
@@ -106,6 +108,22 @@ def test_what_is_sampled_depends_on_document_question_and_seed_alone():
     assert opened.ask(QUESTION).text == alone
     other = dataclasses.replace(reader.options, seed=1)
     assert opened.ask(QUESTION, other).text != alone
+
+
+def test_settings_that_change_nothing_compile_nothing():
+    opened = toy_reader().open(DOCUMENT)
+    plain = opened.ask(QUESTION)
+    with count_compilations(driver.begin, driver.go_on) as compiled:
+        filtered = Sampling(temperature=0.0, top_p=0.9, min_p=0.1, top_k=3)
+        same = dataclasses.replace(opened.reader.options, sampling=filtered)
+        assert opened.ask(QUESTION, same).text == plain.text
+        shorter = dataclasses.replace(same, max_new_tokens=same.max_new_tokens // 3)
+        assert plain.text.startswith(opened.ask(QUESTION, shorter).text)
+        assert compiled() == 0
+        for temperature in (0.5, 0.9):
+            warm = dataclasses.replace(same, sampling=Sampling(temperature=temperature))
+            opened.ask(QUESTION, warm)
+        assert compiled() <= 2
 
 
 def test_questions_draw_from_keys_of_their_own():

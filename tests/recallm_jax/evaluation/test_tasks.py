@@ -184,7 +184,7 @@ def test_the_data_sets_of_a_mixture_that_are_named_are_evaluated():
     ("longest", "target", "padded"),
     [
         *[(600, 4096, 1024), (4000, 4096, 4096), (6500, 7168, 7168), (600, 1024, 640)],
-        *[(240, 256, 256), (700, 700, 700), (5000, 4096, 5000)],
+        *[(240, 256, 256), (700, 700, 700), (5000, 4096, 5120)],
     ],
 )
 def test_prompts_are_padded_to_about_the_longest(longest, target, padded):
