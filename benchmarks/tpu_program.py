@@ -97,13 +97,7 @@ def carried_bytes(sizes: Sizes) -> int:
     """
     groups = jax.eval_shape(
         lambda model, prompts, keys: start(
-            model,
-            prompts,
-            keys,
-            SAMPLING,
-            sizes.limits(),
-            sizes.num_prompts * model.prompt_sizes(sizes.prompt)[-1],
-            sizes.new_tokens,
+            model, prompts, keys, SAMPLING, sizes.limits(), sizes.new_tokens
         ),
         *sizes.arguments(),
     )

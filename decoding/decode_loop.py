@@ -135,13 +135,11 @@ def start(
     keys: Key[Array, "B G"],
     sampling: Sampling | RowSampling,
     limits: Limits,
-    room: int,
     capacity: int,
 ) -> DecodeState:
     """Return the state before the prompts have entered the caches, with their text indexed.
 
     Args:
-      room: the room in the caches for the prompts of a part; see `Policy.start`.
       capacity: the number of steps that there is room for; `Policy.grow` gives more.
     """
     num_prompts, group_size = keys.shape
@@ -167,11 +165,7 @@ def start(
         seen=seen,
         logits=jnp.zeros((*shape, vocab_rows), jnp.float32),
         cache=policy.start(
-            num_prompts,
-            group_size,
-            size=prompts.tokens.shape[1],
-            room=room,
-            capacity=capacity,
+            num_prompts, group_size, size=prompts.tokens.shape[1], capacity=capacity
         ),
         tokens=jnp.zeros((*shape, limit), jnp.int32),
         lengths=jnp.zeros(shape, jnp.int32),

@@ -61,10 +61,9 @@ def decode(
     if len(sizes) > 1:
         longest = [int(length) for length in descending(prompts.lengths, parts)]
     waves = plan_waves(longest, sizes)
-    # The same room for all batches: all later programs are compiled for it, and read only what
-    # prompts have filled.
-    room, capacity = len(longest) * sizes[-1], first_capacity(limits)
-    state = begin(policy, prompts, keys, sampling, limits, room, capacity)
+    # There is room for full prompts, whatever these are: all later programs are compiled for it,
+    # and read only what prompts have filled.
+    state = begin(policy, prompts, keys, sampling, limits, first_capacity(limits))
     for wave in waves:
         state = enter_wave(policy, state, prompts, wave.count, wave.size, wave.first, wave.place)
     decoded = state
@@ -157,7 +156,7 @@ def descending(lengths: Int[Array, " B"], parts: int) -> tuple[Int[Array, ""], .
     return tuple(jnp.sort(lengths.reshape(parts, -1), axis=1, descending=True).max(axis=0))
 
 
-begin = jax.jit(start, static_argnames=("limits", "room", "capacity"))
+begin = jax.jit(start, static_argnames=("limits", "capacity"))
 
 
 @functools.partial(jax.jit, static_argnames=("count", "size"), donate_argnames="state")
@@ -254,7 +253,7 @@ def decode_at_once(
     """
     limit, num_prompts = limits.max_new_tokens, keys.shape[0] // policy.parts(keys.shape[0])
     size = policy.prompt_sizes(prompts.tokens.shape[1])[-1]
-    state = start(policy, prompts, keys, sampling, limits, num_prompts * size, limit)
+    state = start(policy, prompts, keys, sampling, limits, limit)
     state = enter_wave(policy, state, prompts, num_prompts, size, 0, 0)
     state, _ = go_on(policy, state, sampling, limits, None, 0, limit)
     return Rollout(prompts, *of_prompts(state, keys.shape[1]))

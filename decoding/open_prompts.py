@@ -88,13 +88,10 @@ def go_on_from(
     """
     check_prefix(prefix, limits)
     prompts = opened.prompts
-    num_prompts, group_size = keys.shape
-    size = policy.prompt_sizes(prompts.tokens.shape[1])[-1]
-    room = num_prompts // policy.parts(num_prompts) * size
-    state = begin(policy, prompts, keys, sampling, limits, room, first_capacity(limits))
+    state = begin(policy, prompts, keys, sampling, limits, first_capacity(limits))
     state = _enter_all(policy, state, opened.prefilled)
     for so_far in stages(policy, state, sampling, limits, prefix, every):
-        yield Rollout(prompts, *of_prompts(so_far, group_size))
+        yield Rollout(prompts, *of_prompts(so_far, keys.shape[1]))
 
 
 @functools.partial(jax.jit, donate_argnames="state")

@@ -96,16 +96,13 @@ class Policy(Unembedding, Protocol):
         """
         raise NotImplementedError
 
-    def start(
-        self, num_prompts: int, group_size: int, *, size: int, room: int, capacity: int
-    ) -> Cache:
+    def start(self, num_prompts: int, group_size: int, *, size: int, capacity: int) -> Cache:
         """Return a cache without prompts, for B prompts with G rows each.
 
         The rows of a part are in the order of its prompts.
 
         Args:
-          size: the most tokens of a prompt.
-          room: the tokens of all prompts of a part, padded to their `prompt_sizes`.
+          size: the most tokens of a prompt; there is room for all prompts at that size.
           capacity: the tokens that there is room for in each row.
         """
         ...

@@ -263,13 +263,8 @@ def _empty_slots(
 ) -> DecodeState:
     """Return slots in which all rows have stopped."""
     many, keys = jax.tree.map(lambda x: jnp.repeat(x, num_slots, axis=0), (prompts, keys))
-    room = num_slots * _padded_size(policy, prompts)
-    state = start(policy, many, keys, sampling, limits, room, limits.max_new_tokens)
+    state = start(policy, many, keys, sampling, limits, limits.max_new_tokens)
     return dataclasses.replace(state, clock=None, done=jnp.ones_like(state.done))
-
-
-def _padded_size(policy: Policy, prompts: Prompts) -> int:
-    return policy.prompt_sizes(prompts.tokens.shape[1])[-1]
 
 
 @functools.partial(jax.jit, static_argnames="limits", donate_argnames="state")
@@ -283,9 +278,9 @@ def _admit(
     limits: Limits,
 ) -> DecodeState:
     """Prefill a prompt into a slot."""
-    size = _padded_size(policy, prompts)
+    size = policy.prompt_sizes(prompts.tokens.shape[1])[-1]
     # Its caches have no part in the program.
-    one = start(policy, prompts, keys, sampling, limits, size, 1)
+    one = start(policy, prompts, keys, sampling, limits, 1)
     first = slot * keys.shape[1]
 
     def put(into: Any, of_one: Any) -> Any:

@@ -213,15 +213,13 @@ class Transformer(nnx.Module):
         """Return the lengths, ascending, that prompts of at most `size` tokens are padded to."""
         return prompt_sizes(size, self.placement)
 
-    def start(
-        self, num_prompts: int, group_size: int, *, size: int, room: int, capacity: int
-    ) -> Cache:
+    def start(self, num_prompts: int, group_size: int, *, size: int, capacity: int) -> Cache:
         """Return a cache without prompts, and with room for them and for G rows each."""
         config, parts = self.config, self.parts(num_prompts)
         stretches = 1 if self.placement is None else self.placement.whole_parts("length")
         sizes = self.prompt_sizes(size)
         block = PROMPT_BLOCK if len(sizes) > 1 else sizes[0] // stretches
-        blocks = room // stretches // block
+        blocks = num_prompts // parts * sizes[-1] // stretches // block
         cache = empty_cache(
             config.num_layers,
             config.num_kv_heads,

@@ -136,10 +136,8 @@ class Decoding:
         count, group_size = self.keys.shape
 
         def begin(policy: Transformer) -> Any:
-            size = policy.prompt_sizes(self.prompts.tokens.shape[1])[-1]
-            room = count // policy.parts(count) * size
-            capacity = self.limits.max_new_tokens
-            return policy.start(count, group_size, size=size, room=room, capacity=capacity)
+            size, capacity = self.prompts.tokens.shape[1], self.limits.max_new_tokens
+            return policy.start(count, group_size, size=size, capacity=capacity)
 
         cache = jax.eval_shape(begin, self.policy)
         placement = self.policy.placement

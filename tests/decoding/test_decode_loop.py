@@ -110,7 +110,7 @@ def test_a_step_sorts_nothing(rules):
     keys = row_keys(0, 0, np.arange(NUM_PROMPTS), GROUP)
     policy, limits = span_loving_policy(7), Limits(rules, NEW, stop_tokens=(EOS,))
     sampling = Sampling(0.7, top_k=5, top_p=0.9, min_p=0.1)
-    state = begin(policy, prompts, keys, sampling, limits, NUM_PROMPTS * SIZE, NEW)
+    state = begin(policy, prompts, keys, sampling, limits, NEW)
     of_step = jax.make_jaxpr(lambda state: step(policy, state, sampling, limits))(state)
     assert " sort[" not in str(of_step)
     # The name of the operation is right.
@@ -343,7 +343,9 @@ def test_a_row_with_a_shorter_prefix_samples_after_it():
             np.testing.assert_array_equal(of_mixed[:, rows], alone[:, rows])
 
 
-def test_prompts_of_different_lengths_are_padded_to_different_sizes_and_decode_alike(monkeypatch):
+def test_prompts_of_different_lengths_are_padded_to_different_sizes_and_decode_alike(
+    monkeypatch, request
+):
     policy, prompts = tiny_model("llama_plain"), make_prompts(19)
     prompts = dataclasses.replace(prompts, lengths=jnp.array([7, 20, 3, 8], jnp.int32))
     expected = sample_responses(policy, prompts)
@@ -356,6 +358,9 @@ def test_prompts_of_different_lengths_are_padded_to_different_sizes_and_decode_a
     monkeypatch.setattr(driver, "enter_wave", seen)
     for module in (transformer, group_attention):
         monkeypatch.setattr(module, "PROMPT_BLOCK", 4)
+    # No program that was compiled for other blocks serves here, nor one of these later.
+    request.addfinalizer(jax.clear_caches)
+    jax.clear_caches()
     found = sample_responses(policy, prompts)
     assert waves == [(1, 20), (2, 8), (1, 4)]
     np.testing.assert_array_equal(found.tokens, expected.tokens)
@@ -396,7 +401,7 @@ def test_after_a_span_that_the_budget_cuts_short_the_mask_stops_working():
     keys = row_keys(0, 0, jnp.arange(NUM_PROMPTS), GROUP)
     policy = span_loving_policy(0)
     advance = jax.jit(lambda state: step(policy, state, SAMPLING, limits))
-    state = begin(policy, prompts, keys, SAMPLING, limits, NUM_PROMPTS * SIZE, NEW)
+    state = begin(policy, prompts, keys, SAMPLING, limits, NEW)
     state = enter_wave(policy, state, prompts, NUM_PROMPTS, SIZE, 0, 0)
     open_before_the_last = None
     for _ in range(NEW):

@@ -57,8 +57,8 @@ class ToyPolicy(Policy):
         last = jnp.take_along_axis(tokens, counts[:, None] - 1, axis=1)[:, 0]
         return self._hidden(last, prompt_sum, jnp.zeros_like(prompt_sum)), prompt_sum
 
-    def start(self, num_prompts, group_size, *, size, room, capacity):
-        del size, room, capacity
+    def start(self, num_prompts, group_size, *, size, capacity):
+        del size, capacity
         zeros = jnp.zeros((1, num_prompts, group_size), jnp.int32)
         return ToyCache(prompt_sum=zeros, seen=zeros)
 

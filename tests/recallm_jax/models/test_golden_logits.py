@@ -41,8 +41,7 @@ def all_logits(model, tokens, steps=None):
     scored = model.unembed(model.score(prompts, lengths, responses[:, None]))
 
     _, prompt_cache = model.prefill(prompts, lengths)
-    room = len(SPLITS) * model.prompt_sizes(size)[-1]
-    cache = model.start(len(SPLITS), 1, size=size, room=room, capacity=count)
+    cache = model.start(len(SPLITS), 1, size=size, capacity=count)
     numbers = jnp.arange(len(SPLITS), dtype=jnp.int32)[None]
     cache = model.enter(cache, numbers, prompt_cache, jnp.int32(0))
 

@@ -55,9 +55,9 @@ def scored(model, batch):
 def decoded(model, batch):
     """The logits after the prompts and after two more tokens."""
     hidden, prompt_cache = model.prefill(batch["prompts"], batch["lengths"])
-    size, parts = model.prompt_sizes(SIZE)[-1], model.parts(PROMPTS)
+    parts = model.parts(PROMPTS)
     count = PROMPTS // parts
-    cache = model.start(PROMPTS, 1, size=size, room=count * size, capacity=64)
+    cache = model.start(PROMPTS, 1, size=SIZE, capacity=64)
     numbers = jnp.tile(jnp.arange(count), (parts, 1))
     cache = model.enter(cache, numbers, prompt_cache, jnp.int32(0))
     found = [model.unembed(hidden)]

@@ -131,7 +131,7 @@ def started(model, batch, order, capacity):
     """Return the hidden states of the prompts, which enter one by one, and a cache with them."""
     sizes = model.prompt_sizes(SIZE)
     padded = [next(size for size in sizes if size >= LENGTHS[number]) for number in order]
-    cache = model.start(NUM_PROMPTS, GROUP, size=SIZE, room=sum(padded), capacity=capacity)
+    cache = model.start(NUM_PROMPTS, GROUP, size=SIZE, capacity=capacity)
     hidden, place = {}, 0
     for number, size in zip(order, padded, strict=True):
         prompt = jnp.pad(batch["prompts"][number : number + 1], ((0, 0), (0, 9)))[:, :size]
@@ -189,7 +189,7 @@ def test_a_step_copies_nothing_of_the_size_of_a_cache(model, small_blocks):
     """The compiled step of a policy with room for 999 tokens moves what a few blocks hold."""
     for unstack in (False, True):
         policy = unstacked(model, unstack)
-        cache = policy.start(1, 2, size=999, room=policy.prompt_sizes(999)[-1], capacity=999)
+        cache = policy.start(1, 2, size=999, capacity=999)
         steps = (jnp.zeros((1, 2), jnp.int32), jnp.int32(500))
         leaves, tree = jax.tree.flatten(cache)
 
@@ -294,7 +294,7 @@ def test_a_prompt_takes_the_place_of_another(model, batch, small_blocks):
     for unstack in (False, True):
         policy = unstacked(model, unstack)
         size = policy.prompt_sizes(SIZE)[-1]
-        cache = policy.start(NUM_PROMPTS, GROUP, size=SIZE, room=2 * size, capacity=LENGTH)
+        cache = policy.start(NUM_PROMPTS, GROUP, size=SIZE, capacity=LENGTH)
         prompts = jnp.pad(batch["prompts"], ((0, 0), (0, size - SIZE)))
         for slot, number in ((0, 1), (1, 0), (0, 0), (1, 1)):
             one = policy.prefill(prompts[number : number + 1], batch["lengths"][number][None])[1]
