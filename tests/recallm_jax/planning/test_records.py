@@ -15,7 +15,7 @@ DOCS = pathlib.Path(__file__).parents[3] / "docs"
 CONFIGS = {
     "qwen2_5_7b.py": tuple(qwen2_5_7b.TOPOLOGIES),
     "llama3_1_8b.py": tuple(llama3_1_8b.TOPOLOGIES),
-    "one_host.py:model=qwen2.5-1.5b": ("v5e:2x4",),
+    **{f"one_host.py:model={model}": ("v5e:2x4",) for model in ("qwen2.5-1.5b", "qwen2.5-0.5b")},
 }
 PAIRS = [(name, topology) for name, topologies in CONFIGS.items() for topology in topologies]
 
