@@ -1,7 +1,7 @@
 """All parameters of a model of 0.1 to 1.5 billion, trained on one TPU host of eight chips.
 
-Result: not yet run. Qwen2.5-0.5B and 1.5B fit `v5e:2x4`, as the TPU's compiler says (docs/plan.md);
-SmolLM2, and `v6e:2x4` with twice the memory, are not compiled yet.
+Result: not yet run. All three fit `v5e:2x4`, as the TPU's compiler says (docs/plan.md); `v6e:2x4`,
+with twice the memory, is not compiled yet.
 Hardware: one host of eight chips, `v5e:2x4` (the default; type v5litepod-8) or `v6e:2x4` (v6e-8).
 
     python -m recallm_jax.plan --config=configs/one_host.py:model=qwen2.5-1.5b --topology=v6e:2x4

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from configs import llama3_1_8b, qwen2_5_7b
+from configs import llama3_1_8b, one_host, qwen2_5_7b
 from recallm_jax.config.load import load_config
 from recallm_jax.planning.chips import GIB, chip_of
 
@@ -15,7 +15,7 @@ DOCS = pathlib.Path(__file__).parents[3] / "docs"
 CONFIGS = {
     "qwen2_5_7b.py": tuple(qwen2_5_7b.TOPOLOGIES),
     "llama3_1_8b.py": tuple(llama3_1_8b.TOPOLOGIES),
-    **{f"one_host.py:model={model}": ("v5e:2x4",) for model in ("qwen2.5-1.5b", "qwen2.5-0.5b")},
+    **{f"one_host.py:model={model}": ("v5e:2x4",) for model in one_host.TOPOLOGIES},
 }
 PAIRS = [(name, topology) for name, topologies in CONFIGS.items() for topology in topologies]
 
