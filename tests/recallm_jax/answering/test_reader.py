@@ -126,6 +126,15 @@ def test_settings_that_change_nothing_compile_nothing():
         assert compiled() <= 2
 
 
+def test_a_penalty_on_repetition_is_the_same_for_greedy_questions_one_by_one_and_together():
+    reader = tiny_reader()
+    penalised = Sampling(temperature=0.0, repetition_penalty=100.0)
+    options = dataclasses.replace(reader.options, sampling=penalised)
+    (together,) = reader.ask([(DOCUMENT, QUESTION)], options)
+    assert reader.open(DOCUMENT).ask(QUESTION, options).text == together.text
+    assert together.text != reader.open(DOCUMENT).ask(QUESTION).text
+
+
 def test_questions_draw_from_keys_of_their_own():
     """The toy policy reads no prompt, so only the keys can make answers differ."""
     reader = toy_reader(quote_first=False)
